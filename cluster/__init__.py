@@ -1,6 +1,6 @@
-"""Raft: PySyncObj made safe, its log, its transport.
+"""Raft: PySyncObj behind a guard, the durable log, and the transport.
 
-Knows commands and state only as bytes and callbacks (`ports.py`). Imports nothing of ours. `docs/raft.md` lists where
-PySyncObj departs from the Raft paper and what stands in front of each departure; all that touches its inside is in
-`seams.py`.
+This package knows commands and state only as bytes and callbacks (`ports.py`), and imports no other package of this
+repository. `docs/raft.md` lists where PySyncObj departs from the Raft paper, and what this package does about each
+departure. All code that touches its internals is in `seams.py`.
 """

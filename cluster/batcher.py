@@ -1,17 +1,17 @@
-"""Many small requests, few log entries.
+"""Batching: many small requests become few log entries.
 
-While fewer than `in_flight_max` proposals are under way, everything that has queued is closed into one batch and
-proposed. There is no timer: a lone request is proposed at once, and batches form only because requests queue while
-proposals are under way. More than one proposal is allowed under way so that the disk, the network and the state machine
-work at the same time; few, so that batches grow with the load instead of the log filling with small entries.
+While fewer than `in_flight_max` proposals are in flight, everything in the queue is closed into one batch and proposed.
+There is no timer: a single request is proposed at once, and batches form only because requests queue while proposals
+are in flight. Several proposals may be in flight, so that the disk, the network and the state machine work at the same
+time. Their number is small, so that batches grow with the load and the log does not fill with small entries.
 
-Items belong to *shares*: those of one share keep their order, and shares take turns. The order of service is that of
-fair queueing by start times (Goyal, Vin and Cheng, 1996): a share's item starts when its former item is through, or now
-if there is none, and the item that starts first is taken first. Virtual time is counted in units that each waiting
-share has been given. So a share that queues thousands of units delays another one by about as many units as the other
-one sends itself, and nobody waits for ever. A share may hold as many units as are free in the queue (a dynamic
-threshold: Choudhury and Hahne, 1998), so that one share fills at most half of it, and there is always room for one that
-comes new. Both cost O(log shares) an item.
+Items belong to *shares*. Items of one share keep their order, and shares take turns. The order of service is that of
+fair queueing by start times (Goyal, Vin and Cheng, 1996): a share's item starts when its previous item is complete, or
+now if there is none, and the item that starts first is taken first. Virtual time is counted in units that each waiting
+share has been given. So a share that queues thousands of units delays another share by about as many units as the other
+one sends, and no share waits for ever. A share may hold as many units as are free in the queue (a dynamic threshold:
+Choudhury and Hahne, 1998), so one share fills at most half of it, and a new share always has room. Both cost O(log
+shares) an item.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from cluster.raft import ProposeError, ProposeResult
 IN_FLIGHT_MAX = 4
 
 IN_FLIGHT_ENTRIES = 2
-"""Full proposals that may be under way: what a new item of another share waits for at most. More of them are allowed
-only while they are small.
+"""Full proposals in flight, at most: a new item of another share waits for no more than these. More are allowed only
+while they are small.
 """
 
 Item = TypeVar("Item")
@@ -43,13 +43,13 @@ class Refusal(Enum):
     """Why an item has no results."""
 
     OVERLOADED = "overloaded"
-    """Nothing was done: the queue has no room for more of this share."""
+    """Nothing was done: the queue has no room for more items of this share."""
     TOO_LARGE = "too_large"
-    """Nothing was done: the item alone is more than one log entry may hold."""
+    """Nothing was done: the item alone exceeds the limit of a log entry."""
     NOT_LEADER = "not_leader"
     """Nothing was done."""
     OUTCOME_UNKNOWN = "outcome_unknown"
-    """Leadership was lost under way: it may or may not be applied."""
+    """Leadership was lost during the proposal: the item may or may not be applied."""
 
 
 _REFUSAL = {ProposeError.NOT_LEADER: Refusal.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN: Refusal.OUTCOME_UNKNOWN}
@@ -66,7 +66,7 @@ class _Queued(Generic[Item]):
 
 
 class _Share(Generic[Item]):
-    """The items of one share that wait, in their order. `start` is when the first of them starts, in virtual time."""
+    """The waiting items of one share, in order. `start` is when the first of them starts, in virtual time."""
 
     __slots__ = ("items", "key", "start", "units")
 
@@ -78,10 +78,10 @@ class _Share(Generic[Item]):
 
 
 class _Turns(Generic[Item]):
-    """What waits, and whose turn it is. Virtual time begins again at 0 when nothing waits.
+    """The queue of items, and the turns of the shares. Virtual time restarts at 0 when the queue is empty.
 
-    A share that has nothing more, and was given more than its turn, is remembered until the virtual time has caught up:
-    else it would get as much again with its next item.
+    A share without items that was given more than its turn is stored until the virtual time has caught up. Otherwise it
+    would get as much again with its next item.
     """
 
     def __init__(self) -> None:
@@ -97,12 +97,12 @@ class _Turns(Generic[Item]):
         return bool(self._heap)
 
     def units_of(self, key: Hashable) -> int:
-        """Units of a share that wait."""
+        """The waiting units of a share."""
         share = self._shares.get(key)
         return 0 if share is None else share.units
 
     def add(self, key: Hashable, queued: _Queued[Item]) -> None:
-        """Queue an item behind those of its share."""
+        """Queue an item after those of its share."""
         share = self._shares.get(key)
         if share is None:
             share = self._shares[key] = _Share(key, max(self._now, self._ahead.pop(key, 0.0)))
@@ -132,7 +132,7 @@ class _Turns(Generic[Item]):
         return queued
 
     def clear(self) -> list[_Queued[Item]]:
-        """Take everything."""
+        """Take all items."""
         waiting = [queued for share in self._shares.values() for queued in share.items]
         self._begin_again()
         return waiting
@@ -162,7 +162,7 @@ class _Turns(Generic[Item]):
 
 
 class BatcherCounts(msgspec.Struct):
-    """What a batcher has done since it began; `units / proposals` is the mean batch."""
+    """Counters of a batcher since it was created; `units / proposals` is the mean batch."""
 
     proposals: int = 0
     units: int = 0
@@ -174,16 +174,15 @@ class Batcher(Generic[Item]):
 
     An item stands for `units` results and about `size` bytes; the state machine returns one result a unit, in order.
     Every item's `done` is called exactly once, in the order of submission within one proposal: `(None, its results)` or
-    `(why not, ())`.
+    `(the reason, ())`.
 
     Args:
-        propose: `Raft.propose`.
-        encode: makes the payload of a proposal; must give at most the sum of the items' sizes and a little.
-        later: runs a function soon, after what has already arrived (`loop.call_soon`); so requests that come together
-            are one entry.
-        units_max, bytes_max: of one proposal. An item is never split, so one item may have more units, but not more
+        propose: `Raft.propose`. encode: makes the payload of a proposal; must give at most the sum of the items' sizes
+        and a little. later: runs a function soon, after the events that have already arrived (`loop.call_soon`), so
+        that requests that arrive together become one entry. units_max, bytes_max: of one proposal. An item is never
+        split, so one item may have more units, but not more
             bytes.
-        queue_max: units that may wait. Of one share as many as are free, so at most half of them.
+        queue_max: units that may wait. One share may hold as many as are free, so at most half of them.
     """
 
     def __init__(
@@ -216,17 +215,17 @@ class Batcher(Generic[Item]):
 
     @property
     def queued(self) -> int:
-        """Units that wait for a proposal."""
+        """The units that wait for a proposal."""
         return self._turns.units
 
     @property
     def in_flight(self) -> int:
-        """Proposals under way."""
+        """The number of proposals in flight."""
         return self._in_flight
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
+        """Whether no item waits and no proposal is in flight."""
         return not self._turns and not self._in_flight
 
     def submit(self, item: Item, units: int, size: int, done: ItemDone, share: Hashable = "") -> None:
@@ -246,10 +245,9 @@ class Batcher(Generic[Item]):
         return not turns or turns.units_of(share) + units <= self._queue_max - turns.units
 
     def hold(self) -> Release:
-        """Propose nothing more until the function that is returned is called; what is under way goes on, and items may
-        queue.
+        """Hold all proposals until the returned function is called. Proposals in flight continue, and items may queue.
 
-        There may be several holds, each with its own end: nothing is proposed before all of them have ended.
+        There may be several holds, each with its own function. Nothing is proposed before all of them have ended.
         """
         self._holds += 1
         ended = False
@@ -265,7 +263,7 @@ class Batcher(Generic[Item]):
         return release
 
     def fail_queued(self, refusal: Refusal) -> None:
-        """Refuse everything that waits; what is under way is told by its proposal."""
+        """Reject all waiting items. Items in flight are answered by their proposals."""
         for queued in self._turns.clear():
             self._refuse(queued.done, refusal)
 
@@ -291,7 +289,9 @@ class Batcher(Generic[Item]):
             self._propose(self._encode([queued.item for queued in batch]), partial(self._resolved, batch))
 
     def _take(self) -> list[_Queued[Item]]:
-        """The next proposal's items: as many as fit, at least one. Who is next is not passed over for a smaller one."""
+        """The items of the next proposal: as many as fit, at least one. The next item is never skipped in favour of a
+        smaller one.
+        """
         turns = self._turns
         batch = [turns.pop()]
         units, size = batch[0].units, batch[0].size

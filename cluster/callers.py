@@ -1,8 +1,8 @@
-"""Who may call the Raft port how often, and how much is logged of those who are turned away.
+"""Rate limits of the Raft port: how often an address may connect, and how many refusals are logged.
 
-A TLS handshake costs about 1.3 ms of a core, in another thread than Raft's, and whoever reaches the port can begin one.
-So each address has a rate and a share of the callers that have not said yet who they are; all addresses of no peer
-together have a rate, too. A caller beyond that is turned away before its handshake begins.
+A TLS handshake costs about 1.3 ms of a core, in another thread than Raft's, and everyone who reaches the port can begin
+one. So each address has a rate, and a limit of callers that are not identified yet. All addresses that belong to no
+peer also share a rate. A caller beyond these limits is refused before its handshake begins.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ STRANGERS_RATE, STRANGERS_BURST = 50.0, 100.0
 """The same for all addresses together that are no peer's."""
 
 ADDRESSES_MAX = 4_096
-"""Addresses remembered. The one that has been quiet for longest is forgotten first: its allowance is full again by
-then, or nearly.
+"""Addresses that are stored. The one that has been quiet for longest is dropped first, because its budget is full again
+by then, or nearly.
 """
 
 UNKNOWN_CALLERS_MAX = 64
-"""Connections at a time that have not said yet who they are."""
+"""Connections at a time that are not identified yet."""
 
 UNKNOWN_OF_ADDRESS_MAX = 32
-"""Of these, of one address."""
+"""Connections of one address among these."""
 
 REPEATED_EVERY = 600.0
-"""Seconds after which a refusal is logged again that has not changed."""
+"""Seconds after which an unchanged refusal is logged again."""
 
 LINES_RATE, LINES_BURST = 0.2, 20.0
-"""Lines a second about refusals, and how many at once."""
+"""Log lines a second about refusals, and how many at once."""
 
 
 class Allowance:
@@ -55,7 +55,7 @@ class Allowance:
         self._since = now
 
     def take(self, now: float) -> bool:
-        """Whether there is one left, which is then taken."""
+        """Take a token; whether there was one."""
         self._left = min(self._burst, self._left + (now - self._since) * self._rate)
         self._since = now
         if self._left < 1:
@@ -77,7 +77,7 @@ def caller_of(host: str) -> str:
 
 
 class Doorkeeper:
-    """Admits callers, or not. `clock` gives seconds.
+    """Decides whether a caller may connect. `clock` gives seconds.
 
     Attributes:
         peers: the addresses of peers, as `caller_of` gives them.
@@ -91,8 +91,8 @@ class Doorkeeper:
         self.peers: frozenset[str] = frozenset()
 
     def refusal(self, host: str) -> tuple[str, str] | None:
-        """Why a caller from `host` is turned away, as kind and text. None: it may begin its handshake, and `leaves`
-        must follow.
+        """The kind and text of the refusal of a caller from `host`. None: it may begin its handshake, and `leaves` must
+        be called later.
         """
         caller, now = caller_of(host), self._clock()
         if self._unknown.total() >= UNKNOWN_CALLERS_MAX or self._unknown[caller] >= UNKNOWN_OF_ADDRESS_MAX:
@@ -105,11 +105,11 @@ class Doorkeeper:
 
     @property
     def unknown(self) -> int:
-        """Callers that have not said yet who they are."""
+        """The number of callers that are not identified yet."""
         return self._unknown.total()
 
     def leaves(self, host: str) -> None:
-        """The caller has said who it is, or was refused."""
+        """Record that the caller is identified or was refused."""
         caller = caller_of(host)
         self._unknown[caller] -= 1
         if not self._unknown[caller]:
@@ -128,7 +128,7 @@ class Doorkeeper:
 
 
 class RefusalLog:
-    """Logs refusals when they change: one line for each peer and reason, and not one for each attempt. `clock` gives
+    """Logs refusals when they change: one line for each peer and reason, not one for each attempt. `clock` gives
     seconds.
     """
 
@@ -158,6 +158,6 @@ class RefusalLog:
         log.warning("raft port: refused %s: %s%s%s", who, text, again, others)
 
     def connected(self, peer: str) -> None:
-        """A peer was let in: its next refusal is news."""
+        """Record that a peer was accepted, so that its next refusal is logged."""
         if self._last.pop(peer, None) is not None:
             log.info("raft port: %s is connected, it was refused before", peer)

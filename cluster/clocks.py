@@ -1,17 +1,17 @@
-"""Wall clocks of the nodes: entries stamped too far in the future are not appended, and the skew between nodes is
-known.
+"""Wall clocks of the nodes. Entries stamped too far in the future are not appended, and the skew between nodes is
+measured.
 
-The leader stamps entries with its clock, and time in the state machine never runs backwards. So one entry stamped in a
-distant future would stay for ever. The rules:
+The leader stamps entries with its clock, and time in the state machine never runs backwards. So the effect of one entry
+stamped in a distant future would be permanent. The rules:
 
 - A follower does not append an entry that is stamped more than `AHEAD_MAX` ahead of its own clock. To refuse to append
   is always safe: to Raft it is a message that was lost. It never refuses what is committed, nor a stamp that the state
   has reached already.
-- So an entry from the future is committed only if a majority of the clocks allows it. A leader whose entries so many
-  voters refuse that no majority is left gives up the lead, and does not stand again for `BENCHED` seconds.
-- Nobody says in a pre-vote that it would vote for a candidate whose clock is that far ahead of its own.
-- A follower whose own clock is the wrong one takes an entry when the others have committed it. The leader names it in
-  its status and its log.
+- So an entry from the future is committed only if a majority of the clocks allows it. A leader whose entries are
+  refused by so many voters that no majority is left steps down, and does not campaign for `BENCHED` seconds.
+- No node grants a pre-vote to a candidate whose clock is that far ahead of its own.
+- A follower whose own clock is wrong appends an entry when the others have committed it. The leader names this follower
+  in its status and its log.
 
 Clocks travel in messages. A message takes time, so a clock that arrives looks slow: of the last `SAMPLES` the fastest
 one counts.
@@ -34,13 +34,15 @@ AHEAD_MAX = 5.0
 five seconds leave room for a node that has just started and whose clock is still being set."""
 
 BENCHED = 5.0
-"""Seconds for which a leader whose entries were refused does not stand: the others elect within two election timeouts."""
+"""Seconds for which a leader whose entries were refused does not campaign: the others elect a leader within two
+election timeouts.
+"""
 
 SKEW_WARNING = AHEAD_MAX / 2
 """Seconds of skew that are worth a warning."""
 
 SKEW_LASTS = 5.0
-"""Seconds that it must last: a node that was paused reads old messages for a moment."""
+"""Seconds that the skew must last, because a node that was paused reads old messages for a moment."""
 
 REFUSAL_LOGGED_EVERY = 60.0
 """Seconds between two lines about refused entries of one peer."""
@@ -54,8 +56,8 @@ class Clocks:
     """What this node knows of its own clock and of those of the others.
 
     Attributes:
-        refused: entries that this node did not append because of their stamps.
-        benched_until: this node does not stand for election before.
+        refused: entries that this node did not append because of their stamps. benched_until: this node does not
+        campaign before this time.
     """
 
     def __init__(self, node_id: str, timekeeper: Timekeeper, clock: Clock) -> None:
@@ -77,19 +79,19 @@ class Clocks:
     # ------------------------------------------------------------------ skew
 
     def heard(self, peer: str, their_now: int) -> None:
-        """A message of a peer says what its clock shows; 0 for nothing."""
+        """Record the clock in a peer's message; 0 if the message has none."""
         if their_now:
             samples = self._samples.setdefault(peer, deque(maxlen=SAMPLES))
             samples.append((their_now - self._time.now()) / 1e9)
             self._judge(peer, max(samples))
 
     def skew(self, peer: str) -> float | None:
-        """Seconds by which the peer's clock is ahead of this node's, negative if behind; None when it has said nothing."""
+        """Seconds by which the peer's clock is ahead of this node's, negative if behind; None if it is unknown."""
         samples = self._samples.get(peer)
         return max(samples) if samples else None
 
     def forget(self, peer: str) -> None:
-        """The peer's connection broke: what it said is old."""
+        """Drop the samples of a peer whose connection broke."""
         self._samples.pop(peer, None)
         self._skewed_since.pop(peer, None)
         self._refusers.pop(peer, None)
@@ -158,21 +160,23 @@ class Clocks:
             log.warning("%s refuses entry %d of this leader: it is stamped too far ahead of the clock of %s", peer, index, peer)
 
     def accepted_by(self, peer: str, next_index: int) -> None:
-        """A follower has everything below `next_index`, perhaps what it refused before."""
+        """Record that a follower has everything below `next_index`, which may include an entry that it refused before."""
         if next_index > self._refusers.get(peer, next_index):
             del self._refusers[peer]
 
     @property
     def refusers(self) -> frozenset[str]:
-        """Followers that do not take this leader's entries because of their stamps."""
+        """The followers that do not append this leader's entries because of their stamps."""
         return frozenset(self._refusers)
 
     def no_longer_leads(self) -> None:
-        """What followers thought of the entries of this leadership is over."""
+        """Drop the refusals of followers at the end of a leadership."""
         self._refusers.clear()
 
     def loses_lead(self, members: Membership) -> bool:
-        """Whether so many voters refuse this leader's entries that nothing can be committed; it is benched then."""
+        """Whether so many voters refuse this leader's entries that nothing can be committed. If so, this node is
+        benched.
+        """
         if not self._refusers:
             return False
         refusers = [voter for voter in members.voters if voter in self._refusers]
@@ -186,7 +190,7 @@ class Clocks:
 
     @property
     def benched(self) -> bool:
-        """Whether this node lost the lead because of its clock a moment ago."""
+        """Whether this node stepped down a moment ago because of its clock."""
         return self._clock() < self.benched_until
 
 

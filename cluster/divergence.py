@@ -1,17 +1,17 @@
-"""The divergence alarm: do all nodes have the same state after the same entry?
+"""The divergence check: all nodes must have the same state after the same entry.
 
-Equal logs give equal states as long as `apply` is deterministic and memory keeps what was written to it. Neither can be
-proved at run time, so it is watched: after the first command of each block of log indexes every node tells every other
-the digest of its state. Digests are running hashes, so a difference stays, and one comparison in a block finds what
-went wrong anywhere before.
+Equal logs give equal states as long as `apply` is deterministic and memory is not corrupted. Neither can be proved at
+run time, so it is checked: after the first command of each block of log indexes every node sends the running hash of
+its state to every other node. A difference of running hashes stays, so one comparison per block detects every earlier
+error.
 
-Each node judges for itself, by what it was told: whoever holds another digest than a majority of the voters leaves
-service. Nobody is stopped by another node's word alone. A node that sees a majority against a third passes on what the
-majority said, because the third may be cut off from some of it. Without a majority on either side nobody knows who is
-right: that is logged and counted, and decided when the others report.
+Each node decides for itself: a node whose hash differs from that of a majority of the voters stops. No node is stopped
+by the message of one other node. A node that sees a majority against a third node forwards the hashes of the majority,
+because the third node may be cut off from some of it. Without a majority the correct state is unknown: this is logged
+and counted, and decided when the other nodes report.
 
-Digests are of committed entries, so they do not depend on terms, and only digests at the same index are compared. What
-a peer said counts while its connection lasts; on a new one it says its newest digests again.
+Hashes are of committed entries, so they do not depend on terms, and only hashes at the same index are compared. A
+peer's hashes count while its connection lasts; on a new connection it sends its newest ones again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from cluster.settings import RaftSettings
 log = logging.getLogger(__name__)
 
 KEPT = 256
-"""Digests remembered of each node."""
+"""Hashes that are stored of each node."""
 
 RESENT = 4
-"""Newest digests told to a peer on a new connection: what was said before may have been lost."""
+"""Newest hashes that are sent to a peer on a new connection, because earlier messages may have been lost."""
 
 Digests = dict[int, bytes]
 
@@ -43,7 +43,7 @@ def _remember(digests: Digests, index: int, digest: bytes) -> None:
 
 
 class DivergenceWatch:
-    """One node's watch. It keeps nothing on disk.
+    """The divergence check of one node. It stores nothing on disk.
 
     Attributes:
         compared: digests of other nodes that were compared with the own one at the same index.
@@ -68,7 +68,7 @@ class DivergenceWatch:
         self.undecided = 0
 
     def set_membership(self, membership: Membership) -> None:
-        """Who is asked, and whose digests make a majority: those of the voters."""
+        """Set the peers, and the voters whose hashes make a majority."""
         self._membership = membership
         peers = [member.node_id for member in membership.others(self._node_id)]
         self._heard = {peer: self._heard.get(peer, {}) for peer in peers}
@@ -105,7 +105,7 @@ class DivergenceWatch:
                 self._say(peer, self._node_id, index, self._own[index])
 
     def disconnected(self, peer: str) -> None:
-        """What the peer said no longer counts: it may come back with another state."""
+        """Drop the hashes of a peer, because it may return with another state."""
         if peer in self._heard:
             self._heard[peer].clear()
         self._outbox = [(to, message) for to, message in self._outbox if to != peer]
@@ -159,7 +159,7 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ judgement
 
     def _camps(self, index: int) -> dict[bytes, list[str]]:
-        """Who holds which digest at an index, as far as is known here."""
+        """The known hashes of all nodes at an index."""
         camps: dict[bytes, list[str]] = {}
         for node, digests in ((self._node_id, self._own), *self._heard.items()):
             if index in digests:
@@ -188,7 +188,7 @@ class DivergenceWatch:
                     self._differs(node, index, camps, agreed, pass_on=pass_on)
 
     def _differs(self, node: str, index: int, camps: dict[bytes, list[str]], agreed: bytes, *, pass_on: bool) -> None:
-        """A node is alone against a majority: it gets to know what the majority said."""
+        """Forward the majority's hashes to a node that differs."""
         self._tell(f"{node} differs", "%s has diverged and must leave service: at index %d %s", node, index, _described(camps))
         if pass_on:
             for witness in camps[agreed]:
@@ -208,7 +208,7 @@ class DivergenceWatch:
         )
 
     def _tell(self, what: str, text: str, *values: object) -> None:
-        """Log once, not at every block: a difference stays. Forgotten when all nodes agree again."""
+        """Log a difference once, not at every block. The next one is logged after all nodes agree again."""
         if what not in self._told:
             self._told.add(what)
             log.critical(text, *values)

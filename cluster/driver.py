@@ -1,6 +1,4 @@
-"""Runs one node's Raft under asyncio: ticks when something is due by the clock, and at once when there is something to
-do.
-"""
+"""Runs one node's Raft under asyncio. It ticks when something is due by the clock, and at once when there is work."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from cluster.raft import Raft
 log = logging.getLogger(__name__)
 
 WAIT_MIN = 0.001
-"""Seconds between two ticks that are due by the clock: what is overdue must not keep the event loop from everything
-else.
-"""
+"""Seconds between two ticks that are due by the clock, so that overdue work does not block the event loop."""
 
 PAUSE_NOTED = 1.0
 """Seconds by which a tick may be late before it is logged."""
@@ -25,8 +21,8 @@ class RaftDriver:
     """The asyncio owner of a `Raft`.
 
     It asks the node when it wants to tick next (`Raft.due_in`), so an idle node costs next to nothing. `wake` schedules
-    a tick at once; many calls before it runs are one tick. Proposals, and messages that change something, wake the
-    driver by themselves.
+    a tick at once; several calls before it runs cause one tick. Proposals, and messages that change something, wake the
+    driver.
     """
 
     def __init__(self, raft: Raft, *, wire_failed: asyncio.Future[None] | None = None) -> None:
@@ -62,8 +58,8 @@ class RaftDriver:
         self._arm(wait)
 
     def _arm(self, wait: float) -> None:
-        """Look again after `wait` seconds. A timer that is due before that stays: making a new one each time would cost
-        more.
+        """Schedule a tick after `wait` seconds. A timer that is due before that stays, because creating a new one each
+        time would cost more.
         """
         loop = self._ended.get_loop() if self._ended is not None else asyncio.get_running_loop()
         due_at = loop.time() + wait
@@ -96,13 +92,13 @@ class RaftDriver:
             self._arm(max(WAIT_MIN, wait))
 
     def stop(self) -> None:
-        """Let `run` return, also one that begins later."""
+        """Let `run` return, also if it begins later."""
         self._stopping = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     async def run(self) -> None:
-        """Tick until `stop`, or until cancelled. Raises what stopped the node."""
+        """Tick until `stop` or cancellation. Raises the exception that stopped the node."""
         loop = asyncio.get_running_loop()
         self._call_soon = loop.call_soon
         self._ended = loop.create_future()

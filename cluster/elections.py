@@ -1,10 +1,10 @@
-"""Pre-vote: nobody raises its term before a majority says that it would vote for it.
+"""Pre-vote: a node raises its term only after a majority says that it would vote for the node.
 
-Of two nodes that ask at the same time with equal logs, the one with the greater id goes first and the other gives way,
-so that they do not both stand, each with its own vote, and wait for another timeout.
+If two nodes with equal logs ask at the same time, the one with the greater id campaigns first, and the other waits. So
+they do not both campaign, split the votes, and wait for another timeout.
 
-A node behind a cut would else come back with a higher term and depose a leader that everybody else can reach (Ongaro's
-thesis, section 9.6).
+Without pre-vote a node behind a partition would return with a higher term and depose a leader that all others can reach
+(Ongaro's thesis, section 9.6).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cluster.settings import RaftSettings
 
 
 class PreVoting:
-    """This node's rounds of asking, and what it knows of the leader when others ask."""
+    """This node's pre-vote rounds, and what it knows of the leader when other nodes ask."""
 
     def __init__(self, settings: RaftSettings, clock: Clock, randomness: Randomness) -> None:
         self._settings = settings
@@ -28,19 +28,21 @@ class PreVoting:
         self._yields_until = -1e9
 
     def heard_leader(self) -> None:
-        """A message of the current leader came in."""
+        """Record a message of the current leader."""
         self._leader_heard = self._clock()
 
     def leader_lost(self) -> None:
-        """The connection to the leader broke: others may stand."""
+        """Record that the connection to the leader broke, so that other nodes may campaign."""
         self._leader_heard = -1e9
 
     def leader_is_fresh(self) -> bool:
-        """Whether the leader was heard of within the shortest election timeout."""
+        """Whether a message of the leader arrived within the shortest election timeout."""
         return self._clock() - self._leader_heard < self._settings.election_timeout_min
 
     def short_delay(self) -> float:
-        """Seconds to wait before standing when the leader's connection broke: random, so that two nodes seldom collide."""
+        """Seconds to wait before campaigning after the leader's connection broke. They are random, so that two nodes
+        seldom collide.
+        """
         return self._settings.heartbeat * (0.2 + 1.8 * self._randomness.random())
 
     def round_due(self, term: int) -> bool:
@@ -58,12 +60,12 @@ class PreVoting:
         return self._round_term != 0 and self._clock() < self._round_ends
 
     def defer(self) -> None:
-        """Another node was told that it would get this one's vote: let it stand, and ask for nothing meanwhile."""
+        """Record that another node got this node's pre-vote. This node does not campaign while that one may."""
         self._round_term = 0
         self._yields_until = self._clock() + self._settings.election_timeout_min / 2
 
     def defers(self) -> bool:
-        """Whether another node is being let stand."""
+        """Whether this node waits for another one to campaign."""
         return self._clock() < self._yields_until
 
     def granted(self, peer: str, term: int) -> None:
@@ -72,7 +74,7 @@ class PreVoting:
             self._granted.add(peer)
 
     def won(self, term: int, majority: int) -> bool:
-        """Whether `majority` peers would vote in `term`; a won round is spent."""
+        """Whether `majority` peers would vote in `term`. A won round is used once."""
         if self._round_term != term or self._clock() >= self._round_ends or len(self._granted) < majority:
             return False
         self._round_term = 0

@@ -1,4 +1,4 @@
-"""What can go wrong in the cluster layer.
+"""The exceptions of the cluster layer.
 
 ClusterError
 ├── RaftFatalError         the node must stop: going on could break the promise
@@ -25,7 +25,7 @@ class RaftFatalError(ClusterError):
 
 
 class DivergedError(RaftFatalError):
-    """This node's state is not that of the majority: it must stop, and must not start again on what it has.
+    """This node's state is not that of the majority. It must stop, and must not start again on its data.
 
     Attributes:
         node_id: this node.
@@ -77,7 +77,7 @@ class LogAbiError(ClusterError):
 
 
 class WireRefusedError(ClusterError):
-    """A message or a connection on the Raft port was refused. `kind` is the counter it goes to."""
+    """A message or a connection on the Raft port was refused. `kind` names the counter."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -85,7 +85,7 @@ class WireRefusedError(ClusterError):
 
 
 class MissingEntriesError(ClusterError):
-    """The log does not have the entry at `index` (any more): a snapshot stands for it, or it is of another schema."""
+    """The log does not have the entry at `index`: a snapshot covers it, or it is of another schema."""
 
     def __init__(self, index: int) -> None:
         super().__init__(f"entry {index} is not in the log")

@@ -1,20 +1,21 @@
-"""The guard: judges every message before PySyncObj or the leader's part sees it, and keeps what PySyncObj alone would
-lose.
+"""The guard: it checks every message before PySyncObj or `replication` handles it, and enforces rules of Raft that
+PySyncObj does not.
 
-What is kept here, by section of the Raft paper (`docs/raft.md` has each with its test):
+The rules, by section of the Raft paper (`docs/raft.md` has each with its test):
 
 - section 5.3: entries are removed only from the first one that conflicts (`_append_entries`), never a committed one;
 - the commit index a follower takes over covers only entries that *this* message verified (`_held` and `_mismatch`);
-- on any mismatch the follower asks for what follows its commit index, which always matches, so catching up always ends;
-- answers of an older term count for nothing (`_append_reply`); a leader that meets a newer term steps down (section
-  5.1, `_newer_term`);
-- no message leaves before the log, the term and the vote it speaks of are durable (`outbox.Outbox`);
-- a vote counts once a peer and term; nobody campaigns without a majority that would vote for it (`can_campaign`:
+- on any mismatch the follower asks for the entries after its commit index, which always matches, so catching up always
+  ends;
+- answers of an older term are ignored (`_append_reply`); a leader that sees a newer term steps down (section 5.1,
+  `_newer_term`);
+- no message is sent before the log, the term and the vote that it reports are durable (`outbox.Outbox`);
+- a vote counts once per peer and term; a node campaigns only if a majority would vote for it (`can_campaign`:
   pre-vote);
-- a snapshot older than what the follower has is refused (`transfer.Receiver`);
+- a snapshot older than the follower's log is refused (`transfer.Receiver`);
 - an entry stamped too far in the future is not appended before it is committed (`_refuse_future`, `clocks.py`);
-- a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged
-  (`Replication._recovering`).
+- a node that lost its disk neither votes nor is counted until it has caught up past every entry that it may have
+  acknowledged (`Replication._recovering`).
 """
 
 from __future__ import annotations
@@ -41,21 +42,20 @@ from cluster.settings import RaftSettings
 from cluster.transfer import Receiver, Senders
 
 Install = Callable[[str, int, SnapshotMark], None]
-"""Takes over a snapshot that is durable, from a leader in a term."""
+"""Installs a durable snapshot from a leader in a term."""
 
 
 class Guard:
     """One node's guard.
 
     Attributes:
-        skipped: entries that arrived though they were here already.
-        leader_lost_at: when the connection to the leader broke the last time.
-        leader_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this
-            node verified.
-        introductions: the owner's word on connections (set by the owner, if it has any).
+        skipped: entries that arrived although they were in the log already. leader_lost_at: when the connection to the
+        leader last broke. leader_commit: the commit index of the last leader's message; None before the first one.
+        PySyncObj gets a smaller one: up to where this node verified its log. introductions: the owner's part of the
+        introduction on new connections (set by the owner, if it has one).
 
     Args:
-        install: takes over an incoming snapshot that is durable.
+        install: installs an incoming snapshot that is durable.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Guard:
     # ------------------------------------------------------------------ the wire's side
 
     def on_connected(self, peer: str) -> None:
-        """The wire reached a peer."""
+        """The wire connected to a peer."""
         self.peers.connected.add(peer)
         if self.introductions is not None:
             term, last_index = self._raft_log.term, self._raft_log.last_index
@@ -132,8 +132,8 @@ class Guard:
             self._replication.unsent = True
 
     def on_disconnected(self, peer: str) -> None:
-        """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for
-        silence.
+        """The wire lost the connection to a peer. If the peer is the leader, this node begins a pre-vote soon, without
+        waiting for the election timeout.
         """
         self.peers.connected.discard(peer)
         progress = self.peers.get(peer)
@@ -148,11 +148,11 @@ class Guard:
             self.core.campaign_by(self._clock() + self.voting.short_delay())
 
     def receive(self, peer: str, data: bytes) -> bool:
-        """A message from a peer; whether there is something to do now. There is not for heartbeats and their answers.
+        """Handle a message from a peer. Returns whether there is work now; heartbeats and their answers cause none.
 
         Raises:
-            WireRefusedError: no honest node says that; the wire closes the connection.
-            RaftFatalError: this node must stop.
+            WireRefusedError: no correct node sends this message; the wire closes the connection. RaftFatalError: this
+            node must stop.
         """
         message = m.decode(data)
         kind = type(message)
@@ -182,7 +182,7 @@ class Guard:
             self.introductions.objected(peer, message.body)
 
     def reply(self, peer: str, next_index: int, *, reset: bool, success: bool, from_future: bool = False) -> None:
-        """Answer a leader. A commit that is only told wants no answer, unless something is wrong with it."""
+        """Answer a leader. A message that only carries a commit index is answered only if it does not match."""
         if self._quiet and success:
             return
         voter = not self._raft_log.recovering
@@ -192,7 +192,7 @@ class Guard:
     # ------------------------------------------------------------------ follower
 
     def _from_leader(self, peer: str, term: int) -> bool:
-        """Whether a leader's message is of a current leadership; tells a leader of an older one."""
+        """Whether a leader's message is of the current term. A leader of an older term gets a `StaleTerm`."""
         if term < self._raft_log.term:
             self._outbox.send(peer, m.StaleTerm(self._raft_log.term))
             return False
@@ -236,8 +236,8 @@ class Guard:
             self._quiet = False
 
     def _refuse_future(self, peer: str, message: m.AppendEntries, count: int) -> None:
-        """Take the first `count` entries and ask for the next one again: it is stamped too far ahead of this node's
-        clock.
+        """Append the first `count` entries and ask for the next one again, because it is stamped too far ahead of this
+        node's clock.
         """
         if count:
             self._append_entries(peer, msgspec.structs.replace(message, entries=message.entries[:count], clock=0))
@@ -246,14 +246,16 @@ class Guard:
         self.reply(peer, message.prev_index + count + 1, reset=True, success=False, from_future=True)
 
     def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
-        """All of it is here already, and more: PySyncObj would cut the rest away. It sees a heartbeat, the leader a
-        yes.
+        """Handle a message whose entries are all in the log, which goes on behind them. PySyncObj would cut the rest,
+        so it gets a heartbeat; the leader gets a success.
         """
         self.core.follow(peer, message.term, min(message.commit_index, verified))
         self.reply(peer, verified + 1, reset=False, success=True)
 
     def _mismatch(self, peer: str, message: m.AppendEntries) -> None:
-        """The entry before is not here: ask for what follows the commit index. That much every leader has."""
+        """The previous entry is not in the log: ask for the entries after the commit index, up to which every leader's
+        log matches.
+        """
         commit_index = self._raft_log.commit_index
         self.core.follow(peer, message.term, min(message.commit_index, commit_index))
         self.reply(peer, commit_index + 1, reset=True, success=False)
@@ -268,8 +270,8 @@ class Guard:
                 self._outbox.send(peer, m.SnapshotAck(whole.term, whole.index, whole.held))
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
-        """Campaign at the next tick, if that can be won. PySyncObj would keep the request until then, and depose the
-        leader at any time later.
+        """Campaign at the next tick, if a majority would vote for this node. PySyncObj would keep the request for
+        longer, and depose the leader at a later time.
         """
         able = self._members.votes and not self._raft_log.recovering
         if message.term == self._raft_log.term and able and self._members.current.have_majority(self._reached()):
@@ -281,7 +283,7 @@ class Guard:
     # ------------------------------------------------------------------ leader
 
     def _append_reply(self, peer: str, message: m.AppendReply) -> bool:
-        """An answer to this leader; whether there is something to do now. Answers of an older term count for nothing."""
+        """Handle an answer to this leader. Returns whether there is work now. Answers of an older term are ignored."""
         progress = self.peers.get(peer)
         if progress is None:
             return False
@@ -299,7 +301,7 @@ class Guard:
             raft_log.end_recovery()
 
     def _newer_term(self, peer: str, term: int) -> None:
-        """Section 5.1: adopt it and follow."""
+        """Adopt a newer term and follow (section 5.1)."""
         self.core.adopt_term(peer, term)
 
     def _stale_term(self, peer: str, message: m.StaleTerm) -> None:
@@ -312,7 +314,7 @@ class Guard:
     # ------------------------------------------------------------------ elections
 
     def can_campaign(self) -> bool:
-        """Whether this node may become a candidate now; asks the others for it as a side effect."""
+        """Whether this node may become a candidate now. It also sends the pre-votes."""
         members = self._members
         needed = members.current.majority - 1
         if (
@@ -334,7 +336,7 @@ class Guard:
         return False
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Section 5.4.1."""
+        """Whether a candidate's log is at least as up to date as this node's (section 5.4.1)."""
         return (last_term, last_index) >= (self._raft_log.last_term, self._raft_log.last_index)
 
     def _pre_vote(self, peer: str, message: m.PreVote) -> None:
@@ -357,7 +359,7 @@ class Guard:
         self._outbox.send(peer, m.PreVoteReply(message.term, granted, self._raft_log.term))
 
     def _goes_first(self, peer: str, message: m.PreVote) -> bool:
-        """Whether this node asks as well, for the same term and with the same log, and has the greater id."""
+        """Whether this node asks too, for the same term and with the same log, and has the greater id."""
         return (
             self.voting.round_is_open()
             and message.term == self._raft_log.term + 1
@@ -402,7 +404,7 @@ class Guard:
         self._outbox.send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     def _poll_incoming(self) -> None:
-        """Take over the snapshot that came whole, once it is checked, unless term or log have gone past it meanwhile."""
+        """Install the received snapshot once it is checked, unless the term or the log has passed it in the meantime."""
         whole = self._receiver.whole
         if whole is None:
             return
@@ -424,7 +426,7 @@ class Guard:
             self._replication.snapshot_taken(progress, message)
 
     def tick(self) -> None:
-        """What is due by the clock: the digests of new states, the snapshots under way."""
+        """Do what is due by the clock: send the hashes of new states, continue the transfers of snapshots."""
         self._poll_incoming()
         for peer, message in self._watch.tick():
             if peer in self.peers.connected:

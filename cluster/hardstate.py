@@ -1,6 +1,8 @@
-"""Term, vote, commit index and the right to vote: what a node must not forget besides its log (Raft paper, figure 2).
+"""The hard state: term, vote, commit index and the right to vote, which a node must keep besides its log (Raft paper,
+figure 2).
 
-One small file, replaced atomically and synced before any message that reflects it leaves (`raft_log.RaftLog.sync`).
+It is one small file, which is replaced atomically and synced before any message that depends on it is sent
+(`raft_log.RaftLog.sync`).
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ FILE = "hardstate"
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True):
-    """`commit_index` is a hint that may be old. `recovering`: the node forgot what it acknowledged and must not vote
-    yet. `node_id`: whose it is; "" where an earlier version wrote it."""
+    """`commit_index` is a hint that may be old. `recovering`: the node lost entries that it may have acknowledged, and
+    must not vote yet. `node_id`: the node that wrote it; "" if an earlier version wrote it.
+    """
 
     term: int = 0
     voted_for: str | None = None
@@ -27,10 +30,10 @@ class HardState(msgspec.Struct, frozen=True, array_like=True):
 
 
 def load(disk: Disk) -> HardState | None:
-    """The stored state; None on a disk that never had one.
+    """The stored hard state; None on a disk that never had one.
 
     Raises:
-        LogDamagedError: the file is there and does not check.
+        LogDamagedError: the file exists, and its checksum is wrong.
     """
     try:
         data = disk.read(FILE)
@@ -45,6 +48,6 @@ def load(disk: Disk) -> HardState | None:
 
 
 def store(disk: Disk, state: HardState) -> None:
-    """Write the state, durable on return."""
+    """Write the hard state. It is durable on return."""
     body = msgspec.msgpack.encode(state)
     disk.replace(FILE, zlib.crc32(body).to_bytes(4, "little") + body)

@@ -1,8 +1,8 @@
-"""What nodes say of themselves first on each connection, before anything else counts: where their log ends, and what
-their owner wants known.
+"""Introductions: the first message of a node on each connection. It says where the node's log ends, and contains bytes
+of the node's owner.
 
-The cluster layer carries the owner's bytes and asks it for a verdict. A peer that gets an objection to what it has said
-of itself decides by its own knowledge whether that is right; nobody is stopped by another node's word alone.
+The cluster layer carries the owner's bytes and asks the owner to check those of a peer. A peer that gets an objection
+decides by its own knowledge whether the objection is right. No node is stopped by the message of another node alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 
 
 class Claim(NamedTuple):
-    """What a peer said. `acknowledged`: up to where it has acknowledged this leader's log in this term; 0 where that is
-    not known, or does not bind it: this node does not lead, the peer knows a later term, or has lost its disk."""
+    """The introduction of a peer. `acknowledged`: up to where the peer has acknowledged this leader's log in this term.
+    It is 0 if this node does not lead, the peer knows a later term, or the peer lost its disk.
+    """
 
     body: bytes
     last_index: int
@@ -20,21 +21,21 @@ class Claim(NamedTuple):
 
 
 class Introductions(Protocol):
-    """The owner's side."""
+    """The owner's part of introductions."""
 
     def own(self) -> bytes:
-        """What this node says of itself."""
+        """The bytes of the owner in this node's introduction."""
 
     def heard(self, peer: str, claim: Claim) -> bytes | None:
-        """A peer has introduced itself; an objection for it to hear, or None.
+        """Check the introduction of a peer. Returns the objection to send to it, or None.
 
         Raises:
-            RaftFatalError: by that this node knows that it must stop itself.
+            RaftFatalError: the introduction shows that this node must stop.
         """
 
     def objected(self, peer: str, body: bytes) -> None:
-        """A peer objects to what this node said.
+        """Handle a peer's objection to this node's introduction.
 
         Raises:
-            RaftFatalError: it is right: this node must stop.
+            RaftFatalError: the objection is right, and this node must stop.
         """

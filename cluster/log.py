@@ -1,18 +1,18 @@
-"""The Raft log on disk: append, then one fdatasync before anything is said about it.
+"""The Raft log on disk: entries are appended, then one fdatasync makes them durable before any message reports them.
 
-Layout: segment files `log-<first index>.seg`. A segment is a header and records, one an entry:
+The log is stored in segment files `log-<first index>.seg`. A segment is a header and records, one per entry:
 
     header   magic "QBLOG1\\n\\0", u32 length, u32 crc32 of magic and length, msgpack SegmentHeader, u32 crc32 of it
     record   u32 length of payload, u64 index, u64 term, u32 crc32 of that, u32 crc32 of the payload, payload     (little-endian)
 
 Entries follow each other without gaps, across segments too. Only the end of the last segment may be torn by a crash:
-what was cut there had not been synced, so nobody was told of it. Anything else that does not check is damage, and
-damage is never read over:
+the lost part had not been synced, so no message had reported it. Every other wrong checksum is damage, and damage is
+never skipped:
 
-- a record that is cut off by the end of the file (its head checks, or is itself cut off), or an end of zeros, is a torn
-  write: it goes; so does a last segment that is cut off within its header;
-- a last record that is whole but does not check may be a torn write or a bit that flipped later. It goes, and the log
-  says `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up.
+- a record that is cut off by the end of the file (its head has a right checksum, or is cut off itself), or an end of
+  zeros, is a torn write and is removed, and so is a last segment that is cut off within its header;
+- a last record that is complete but has a wrong checksum may be a torn write or a later bit flip. It is removed, and
+  the log is `doubtful`: the node may have lost an entry that it acknowledged, and must not vote until it has caught up.
   `load` leaves the file as it is, so that the doubt can be made durable before `cut_torn_end` removes the cause;
 - a bad record with a good one behind it is damage: `LogDamagedError`.
 
@@ -37,7 +37,7 @@ from cluster.ports import Disk, DiskFile, LogEntry, Schemas
 
 MAGIC = b"QBLOG1\n\0"
 SEGMENT_BYTES = 32 * 1024 * 1024
-"""A new segment begins when one is longer: old ones go as a whole."""
+"""A new segment begins when the last one is longer than this. Old segments are removed as a whole."""
 
 HEADER_BYTES_MAX = 4096
 _RECORD = struct.Struct("<IQQII")
@@ -47,8 +47,8 @@ _FRONT = struct.Struct("<II")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a segment says of itself. `abi` is the schema of the first command in it, and of those behind it up to one
-    that names another.
+    """The header of a segment. `abi` is the schema of its first command, and of the following ones up to a command that
+    names another schema.
     """
 
     format: int
@@ -84,7 +84,7 @@ def _encode_record(entry: LogEntry) -> bytes:
 
 
 def encode_header(header: SegmentHeader) -> bytes:
-    """How a segment begins; `read_header` reads it."""
+    """The first bytes of a segment; `read_header` reads them."""
     body = msgspec.msgpack.encode(header)
     front = MAGIC + _U32.pack(len(body))
     return front + _U32.pack(zlib.crc32(front)) + body + _U32.pack(zlib.crc32(body))
@@ -112,12 +112,12 @@ def read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
 
 
 def entry_size(entry: LogEntry) -> int:
-    """Bytes of the entry's record."""
+    """The record of an entry."""
     return _RECORD.size + len(entry.payload)
 
 
 def read_record(data: bytes, offset: int) -> LogEntry | None:
-    """The record at `offset`, or None when there is no good one."""
+    """The record at `offset`, or None if there is no valid one."""
     if offset + _RECORD.size > len(data):
         return None
     length, index, term, head_crc, payload_crc = _RECORD.unpack_from(data, offset)
@@ -129,7 +129,7 @@ def read_record(data: bytes, offset: int) -> LogEntry | None:
 
 
 def _cut_off(data: bytes, offset: int) -> bool:
-    """Whether the bad record at `offset` was never written whole: cut off by the end of the file, or an end of zeros."""
+    """Whether the invalid record at `offset` was never completely written: the file ends within it, or ends with zeros."""
     if offset + _RECORD.size > len(data) or not any(data[offset:]):
         return True
     length, _, _, head_crc, _ = _RECORD.unpack_from(data, offset)
@@ -138,7 +138,7 @@ def _cut_off(data: bytes, offset: int) -> bool:
 
 
 def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:
-    """Offset of a good record with a later index behind a bad one at `offset`, or None."""
+    """The offset of a valid record with a later index after an invalid one at `offset`, or None."""
     for index in range(expected + 1, expected + 65):
         needle = struct.pack("<Q", index)
         at = data.find(needle, offset + 1)
@@ -152,7 +152,7 @@ def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:
 
 
 def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, list[LogEntry], list[int], int, bool]:
-    """Read a segment: header, entries, their offsets, the length of the good part, and whether the rest is doubtful.
+    """Read a segment: header, entries, their offsets, the length of the valid part, and whether the rest is doubtful.
 
     Raises:
         LogDamagedError: there is damage that is not a torn end.
@@ -189,8 +189,8 @@ class DurableLog:
     """The segments of one node. Appends are buffered by the system until `sync`.
 
     Args:
-        abi: the schema of the commands, where there is one only.
-        schemas: where it may change in the middle. A segment ends with the entry that changes it.
+        abi: the schema of the commands, if there is only one. schemas: the schemas, if the log may change from one to
+        another. A segment ends with the entry that changes the schema.
 
     Attributes:
         doubtful: the last record did not check and was dropped; see the module's text.
@@ -210,7 +210,9 @@ class DurableLog:
         self._node_id = node_id
         self._schemas = schemas or Schemas(lambda: abi, frozenset({abi}))
         self._abis: list[tuple[int, str]] = []
-        """From which index on commands are in which schema; the first pair is that of the first segment."""
+        """The index from which on commands are in a schema, and the schema; the first pair is that of the first
+        segment.
+        """
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._file: DiskFile | None = None
@@ -258,7 +260,7 @@ class DurableLog:
         return entries
 
     def cut_torn_end(self) -> None:
-        """Remove what `load` did not take at the end of the last segment."""
+        """Remove the end of the last segment that `load` did not accept."""
         torn, self._torn = self._torn, None
         if torn is None:
             return
@@ -276,7 +278,7 @@ class DurableLog:
         return self._segments[-1].last_index if self._segments else 0
 
     def append(self, entry: LogEntry) -> None:
-        """Write an entry; the first one may have any index, the others follow."""
+        """Append an entry. The first one may have any index, the others follow without gaps."""
         segment = self._segments[-1] if self._segments else None
         assert self._torn is None, "cut_torn_end comes before the first append"
         assert segment is None or entry.index == segment.last_index + 1, f"entry {entry.index} does not follow the log's end"
@@ -329,7 +331,7 @@ class DurableLog:
             self._file = None
 
     def sync(self) -> None:
-        """Make everything durable. An OSError here ends the process: what was written is then unknown."""
+        """Make everything durable. An OSError here ends the process, because the contents of the disk are unknown then."""
         if self.dirty:
             if self._file is not None:
                 self._file.sync()
@@ -353,12 +355,12 @@ class DurableLog:
             file.sync()
 
     def clear(self) -> None:
-        """Remove everything: a snapshot that is durable stands for more than the log has."""
+        """Remove everything, because a durable snapshot covers more than the log has."""
         self.cut_from(0)
         self.dirty = False
 
     def compact_to(self, index: int) -> None:
-        """Archive the segments that hold nothing from `index` on. The last segment stays; a new one begins with the
+        """Archive the segments that have no entry from `index` on. The last segment stays; a new one begins with the
         next entry.
         """
         firsts = [segment.first_index for segment in self._segments]
@@ -372,7 +374,7 @@ class DurableLog:
             self._disk.sync_names()
 
     def roll(self) -> None:
-        """Let the next entry begin a new segment, so that the present ones can go as a whole later."""
+        """Let the next entry begin a new segment, so that the present ones can be removed as a whole later."""
         if self._segments and self._segments[-1].offsets:
             self._begin_segment(self._segments[-1].last_index + 1)
 
@@ -386,7 +388,7 @@ def read_segments(*directories: Path, abis: Collection[str] | None = None) -> It
     """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node
     writes them.
 
-    A torn end is passed over, as a node would. With `abis`, segments of other schemas are passed over too.
+    A torn end is skipped, as a node does. With `abis`, segments of other schemas are skipped too.
 
     Raises:
         LogDamagedError: see `scan`.
@@ -405,7 +407,7 @@ def segment_abis(directory: Path) -> dict[str, str]:
     out.
 
     Raises:
-        LogDamagedError: a file is no segment.
+        LogDamagedError: a file is not a segment.
     """
     headers = {}
     for path in sorted(directory.glob("log-*.seg")):
@@ -417,10 +419,10 @@ def segment_abis(directory: Path) -> dict[str, str]:
 
 
 def members_of(entry: LogEntry) -> Membership | None:
-    """The membership that an entry says; None for any other entry.
+    """The membership in an entry; None for any other kind of entry.
 
     Raises:
-        ValueError: it is not a possible one.
+        ValueError: the membership is invalid.
     """
     return decode_members(entry.payload[1:], entry.index) if entry.payload[0] == MEMBERS else None
 

@@ -1,7 +1,7 @@
-"""A node's log written anew in another schema: entries keep their index and term, and the node its term, vote and right
-to vote.
+"""Conversion of a node's log to another schema. Entries keep their index and term, and the node keeps its term, vote
+and right to vote.
 
-So Raft sees no difference: whoever had an entry has it, committed or not, and the same votes were given.
+So nothing changes for Raft: each node has the same entries, committed or not, and the same votes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from cluster.log import DurableLog, command_of
 from cluster.ports import Disk, LogEntry
 
 Convert = Callable[[bytes], bytes]
-"""A command's bytes in the old schema to those in the other one."""
+"""Converts a command's bytes from the old schema to the other one."""
 
 
 def convert_entry(entry: LogEntry, convert: Convert) -> LogEntry:
-    """The entry in the other schema; one without a command is the same."""
+    """The entry in the other schema. An entry without a command does not change."""
     command = command_of(entry)
     if command is None:
         return entry
@@ -28,11 +28,11 @@ def convert_entry(entry: LogEntry, convert: Convert) -> LogEntry:
 
 
 def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_abi: str, convert: Convert) -> list[LogEntry]:
-    """Write the whole log of `source` to `target`, which is empty; durable on return. The entries as they were written.
+    """Write the whole log of `source` to `target`, which is empty. It is durable on return. Returns the entries as
+    written.
 
     Raises:
-        LogDamagedError: the log cannot be trusted.
-        LogAbiError: it is not of `from_abi`.
+        LogDamagedError: the log cannot be trusted. LogAbiError: the log is not of `from_abi`.
     """
     old = DurableLog(source, node_id=node_id, abi=from_abi)
     entries = [convert_entry(entry, convert) for entry in old.load()]
@@ -50,10 +50,10 @@ def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_a
 
 
 def raise_term(disk: Disk, above: HardState | None) -> None:
-    """Make a node that goes back to an older log begin in a term that is later than any it has known since.
+    """Let a node that returns to an older log begin in a term that is later than any it has known since.
 
-    What was applied since has lower terms than whatever comes now: a node that did not go back notices that its entries
-    are not those of its cluster, and stops.
+    All entries since then have lower terms than the next ones. So a node that did not return to the older log detects
+    that its entries are not those of its cluster, and stops.
     """
     state = hardstate.load(disk)
     if state is not None and above is not None:

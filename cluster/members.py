@@ -1,13 +1,12 @@
-"""One node's part in changes of the membership: what it holds to be the membership, and as the leader how it changes
-that.
+"""One node's part in changes of the membership: its current membership, and the changes that it makes as the leader.
 
 What makes a change safe (Ongaro's thesis, chapter 4, and his correction of 2015; the argument is in `docs/raft.md`):
 
-- one at a time: the next one waits until the last one is committed (`_check_settled`), so any two majorities have a
-  node in common;
+- there is one change at a time: the next one waits until the last one is committed (`_check_settled`), so any two
+  majorities have a node in common;
 - a leader changes nothing before an entry of its own term is committed (`_check_own_term`);
-- a membership counts from the moment its entry is in the log, and no longer once that is cut (`_refresh`);
-- learners get the log and count for nothing; they become voters through a second entry, when they are level
+- a membership is in force from the moment its entry is in the log, until the entry is cut (`_refresh`);
+- learners get the log and do not count for majorities; they become voters by a second entry, when they are caught up
   (`_promote`).
 """
 
@@ -42,11 +41,11 @@ class Members:
     """The membership as this node sees it.
 
     Attributes:
-        current: the membership that counts here: the newest in the log. settled: the newest that is committed.
-        ids: the other members. other_voters: those of them who vote.
+        current: the membership in force on this node: the newest in the log. settled: the newest that is committed.
+        ids: the other members. other_voters: those of them that vote.
 
     Args:
-        on_change: called when `current` changed.
+        on_change: called after `current` changed.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Members:
         self.votes = membership.is_voter(node_id)
 
     def _refresh(self) -> None:
-        """The log names another membership than before. It counts at once, committed or not."""
+        """Take the newest membership from the log. It is in force at once, committed or not."""
         self._take(self._raft_log.memberships.newest or self._first)
         self._set_peers()
         self.tell_wire()
@@ -102,8 +101,8 @@ class Members:
         return self._raft_log.memberships.at(self._raft_log.commit_index) or self._first
 
     def tell_wire(self) -> None:
-        """Let the wire reach all that are members, or were until a change that is not committed yet; and nobody who was
-        removed.
+        """Let the wire connect to all members, and to those removed by a change that is not committed yet, and to no
+        other removed node.
         """
         peers = {**_addresses(self.settled, self._settings.node_id), **_addresses(self.current, self._settings.node_id)}
         if peers != self._wire_peers or self.settled.removed:
@@ -115,7 +114,7 @@ class Members:
 
     @property
     def under_way(self) -> bool:
-        """Whether the membership that counts here is not known to be committed."""
+        """Whether the membership in force is not known to be committed."""
         return self.current.index > self._raft_log.commit_index
 
     def change(self, change: Change, done: ChangeDone) -> None:
@@ -123,7 +122,7 @@ class Members:
         self._queue.append((change, done))
 
     def leadership_lost(self) -> None:
-        """What was under way may or may not be committed by the next leader."""
+        """Answer pending changes at the end of a leadership: the next leader may or may not commit them."""
         for peer in self._peers:
             peer.round = None
         pending, self._pending = self._pending, None
@@ -131,14 +130,14 @@ class Members:
             pending[1](ChangeResult(ChangeError.OUTCOME_UNKNOWN, "leadership was lost before the change was committed"))
 
     def refuse_queued(self) -> None:
-        """Answer what waits: this node does not lead."""
+        """Answer pending changes, because this node does not lead."""
         queue, self._queue = self._queue, []
         leader = self.core.leader_id
         for _, done in queue:
             done(ChangeResult(ChangeError.NOT_LEADER, f"{leader} leads" if leader else "this node knows of no leader"))
 
     def tick(self) -> None:
-        """Notice what was committed, make what was asked for, and promote who is level.
+        """Handle committed changes, make the requested ones, and promote learners that are caught up.
 
         Raises:
             RemovedError: this node was removed.
@@ -206,13 +205,13 @@ class Members:
         return index
 
     def committed(self, index: int) -> None:
-        """The entry with a membership at `index` was applied."""
+        """Record that the entry with a membership at `index` was applied."""
         if self._pending is not None and self._pending[0] == index:
             (_, done), self._pending = self._pending, None
             done(ChangeResult(index=index))
 
     def _promote(self, learner: str) -> None:
-        """Make a learner a voter, if it is level and nothing speaks against it now."""
+        """Make a learner a voter, if it is caught up and a change is possible now."""
         if not self._is_caught_up(learner) or learner not in self._peers.connected:
             return
         try:
@@ -221,8 +220,8 @@ class Members:
             log.debug("%s is level and not promoted yet: %s", learner, refusal)
 
     def _is_caught_up(self, learner: str) -> bool:
-        """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section
-        4.2.1).
+        """Whether a learner is caught up: it copied all entries that the log had at the start of a round in less than
+        an election timeout (thesis, section 4.2.1).
         """
         now = self._clock()
         peer = self._peers[learner]

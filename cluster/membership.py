@@ -1,14 +1,14 @@
-"""Who belongs to a cluster, and how that changes: one node at a time, through the log (Ongaro's thesis, chapter 4).
+"""The membership of a cluster. It changes by one node at a time, through the log (Ongaro's thesis, chapter 4).
 
-Each change is a log entry with the whole list, of a type of its own. It counts from the moment it is appended, is
-undone when the entry is cut, and is in every snapshot behind it. So a node's membership is that of the last such entry
-in its log, else that of its newest snapshot, else that of its settings (a cluster that was never changed).
+Each change is a log entry of a separate type, with the whole list. It is in force from the moment it is appended, is
+undone when the entry is cut, and is in every later snapshot. So a node's membership is that of the last such entry in
+its log, or else that of its newest snapshot, or else that of its settings (a cluster that was never changed).
 `docs/raft.md` has the argument why that is safe.
 
-Roles: a voter counts for majorities. A learner gets the log, and the leader makes it a voter by itself as soon as it is
-level. A read-only member gets the log for good and never votes: it is there for feeds, history and queries.
+Roles: a voter counts for majorities. A learner gets the log, and the leader makes it a voter as soon as it is caught
+up. A read-only member gets the log and never votes: it serves feeds, history and queries.
 
-An id is used once. A node that was removed is told so whenever it calls, for ever, and a new node needs a new id.
+An id is used once. A removed node gets a `Removed` message whenever it connects, for ever. A new node needs a new id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEMBERS_MAX = 32
 
 
 class Role(Enum):
-    """What a member does; see the module's text."""
+    """The roles of members; see the module's text."""
 
     VOTER = "voter"
     LEARNER = "learner"
@@ -47,25 +47,25 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AddMember(msgspec.Struct, frozen=True):
-    """Add a node, as a learner (who becomes a voter by itself) or read-only."""
+    """Add a node, as a learner, which becomes a voter automatically, or read-only."""
 
     member: Member
 
 
 class RemoveMember(msgspec.Struct, frozen=True):
-    """Remove a node for good."""
+    """Remove a node permanently."""
 
     node_id: str
 
 
 class PromoteMember(msgspec.Struct, frozen=True):
-    """Make a learner a voter. The leader's own decision: nobody asks for it."""
+    """Make a learner a voter. The leader decides this; it is not requested."""
 
     node_id: str
 
 
 Change = AddMember | RemoveMember
-"""What can be asked of the leader."""
+"""The changes that can be requested of the leader."""
 
 
 class ChangeError(Enum):
@@ -74,32 +74,32 @@ class ChangeError(Enum):
     NOT_LEADER = "not_leader"
     """Nothing was done: ask the leader."""
     OUTCOME_UNKNOWN = "outcome_unknown"
-    """Leadership was lost under way: look at the membership of the next leader."""
+    """Leadership was lost during the change: read the membership of the next leader."""
     UNDER_WAY = "change_under_way"
     """Nothing was done: another change is not committed yet. Try again soon."""
     NOT_READY = "leader_not_ready"
     """Nothing was done: this leader has committed nothing in its term yet. Try again soon."""
     NO_MAJORITY = "no_majority"
-    """Nothing was done: of the voters after the change no majority is connected and has its disk, so it could not be
+    """Nothing was done: no majority of the voters after the change is connected and not recovering, so it could not be
     committed.
     """
     INVALID = "invalid_member"
-    """Nothing was done: an id, a role or an address is not possible; the text says which and what was expected."""
+    """Nothing was done: an id, a role or an address is invalid; the text says which and what was expected."""
     ALREADY_MEMBER = "already_member"
-    """Nothing was done: it is a member."""
+    """Nothing was done: the node is a member already."""
     ID_USED = "id_used"
     """Nothing was done: a node with this id was removed, and an id is used once."""
     UNKNOWN_MEMBER = "unknown_member"
-    """Nothing was done: it is no member."""
+    """Nothing was done: the node is not a member."""
     OWN_REMOVAL = "own_removal"
-    """Nothing was done: a leader does not remove itself. Hand leadership over first."""
+    """Nothing was done: a leader does not remove itself. Transfer leadership first."""
     LAST_VOTER = "last_voter"
-    """Nothing was done: it is the only voter."""
+    """Nothing was done: the node is the only voter."""
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
-    """What became of a change. Without error it is committed at `index`; a learner is promoted later, by itself. `text`
-    explains an error.
+    """The result of a change. Without an error it is committed at `index`; a learner is promoted later, automatically.
+    `text` explains an error.
     """
 
     error: ChangeError | None = None
@@ -111,7 +111,7 @@ ChangeDone = Callable[[ChangeResult], None]
 
 
 class ChangeRefusedError(ClusterError):
-    """A change that does not fit the membership. `error` says why in one word, the text in a sentence."""
+    """A change does not fit the membership. `error` is the reason, the text explains it."""
 
     def __init__(self, error: ChangeError, text: str) -> None:
         super().__init__(text)
@@ -119,14 +119,14 @@ class ChangeRefusedError(ClusterError):
 
 
 class Membership(msgspec.Struct, frozen=True, array_like=True):
-    """All members, the ids of those that were removed, and the index of the log entry that says so (0: the settings)."""
+    """All members, the ids of removed nodes, and the index of the log entry with this list (0 for the settings)."""
 
     members: tuple[Member, ...]
     removed: tuple[str, ...] = ()
     index: int = 0
 
     def get(self, node_id: str) -> Member | None:
-        """The member of that id, None when it is none."""
+        """The member with an id, or None."""
         return next((member for member in self.members if member.node_id == node_id), None)
 
     @property
@@ -136,12 +136,12 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def learners(self) -> tuple[str, ...]:
-        """Ids of those that become voters when they are level."""
+        """The ids of the members that become voters when they are caught up."""
         return tuple(member.node_id for member in self.members if member.role is Role.LEARNER)
 
     @property
     def majority(self) -> int:
-        """How many voters decide."""
+        """The number of voters that make a majority."""
         return len(self.voters) // 2 + 1
 
     def is_voter(self, node_id: str) -> bool:
@@ -160,7 +160,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
         """The membership after `change`; its index is still unknown (0).
 
         Raises:
-            ChangeRefusedError: the change does not fit.
+            ChangeRefusedError: the change does not fit the membership.
         """
         if isinstance(change, AddMember):
             return self._with(change.member)
@@ -194,10 +194,10 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
         return added
 
     def check(self) -> None:
-        """State what holds for every membership.
+        """Check the invariants of a membership.
 
         Raises:
-            ValueError: it does not; the text names the field.
+            ValueError: an invariant is broken; the text names the field.
         """
         ids = [member.node_id for member in self.members]
         if not self.voters:
@@ -218,8 +218,8 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MembershipHistory:
-    """The memberships that a node's snapshot and log name, oldest first: the newest one counts, the others are there to
-    go back to.
+    """The memberships in a node's snapshot and log, oldest first. The newest one is in force; the others are used when
+    entries are cut.
     """
 
     def __init__(self, base: Membership | None) -> None:
@@ -227,32 +227,32 @@ class MembershipHistory:
 
     @property
     def newest(self) -> Membership | None:
-        """The one that counts; None when none is named."""
+        """The membership in force; None if there is none in the snapshot and the log."""
         return self._named[-1] if self._named else None
 
     def at(self, index: int) -> Membership | None:
-        """The one after the entry at `index`, which is not older than the log's beginning."""
+        """The membership after the entry at `index`, which is not older than the log's beginning."""
         return next((one for one in reversed(self._named) if one.index <= index), None)
 
     def add(self, membership: Membership) -> None:
-        """An entry that names one was appended. What the snapshot names already is passed over."""
+        """Add the membership of an appended entry. One that the snapshot has already is skipped."""
         if not self._named or membership.index > self._named[-1].index:
             self._named.append(membership)
 
     def cut_from(self, index: int) -> bool:
-        """The entries from `index` on were removed. Whether any of them named one."""
+        """Drop the memberships of the entries from `index` on, which were removed. Returns whether there were any."""
         before = len(self._named)
         self._named = [one for one in self._named if one.index < index]
         return len(self._named) < before
 
     def forget_before(self, index: int) -> None:
-        """Nobody will ask for a point before `index`."""
+        """Drop the memberships that are only needed before `index`."""
         held = self.at(index)
         self._named = [one for one in self._named if one is held or one.index > index]
 
 
 class _Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a log entry says."""
+    """The body of a log entry with a membership."""
 
     members: tuple[Member, ...]
     removed: tuple[str, ...]
@@ -271,7 +271,7 @@ def decode_members(body: bytes, index: int) -> Membership:
     """The membership of the entry at `index`.
 
     Raises:
-        ValueError: it is none, or not a possible one.
+        ValueError: the entry has no membership, or an invalid one.
     """
     read = _decoder.decode(body)
     membership = Membership(read.members, read.removed, index)

@@ -1,8 +1,8 @@
-"""What nodes say to each other: typed msgpack frames, never a pickle.
+"""The messages between nodes: typed msgpack frames, never a pickle.
 
 PySyncObj hands dictionaries to its transport and expects dictionaries back; `guard.py` translates. Each message carries
-the sender's term. Decoding checks types; `check_entries` checks what types cannot say. Section numbers are those of the
-Raft paper (extended version).
+the sender's term. Decoding checks types; `check_entries` checks all other rules. Section numbers are those of the Raft
+paper (extended version).
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from cluster.ports import LogEntry
 COMMAND = 0
 """First payload byte of an entry that carries a command (PySyncObj's REGULAR)."""
 NO_OP = 1
-"""First payload byte of the entry a new leader begins its term with."""
+"""First payload byte of the entry with which a new leader begins its term."""
 MEMBERS = 4
-"""First payload byte of the entry that says who belongs to the cluster (`membership.py`). PySyncObj, which knows 0 to
-3, passes it over.
-"""
+"""First payload byte of an entry with a membership (`membership.py`). PySyncObj, which knows 0 to 3, skips it."""
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-"""Terms, indexes and byte counts. The bound keeps sums of them within what is written to disk."""
+"""The type of terms, indexes and byte counts. The bound keeps their sums within the integers that are written to disk.
+"""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -33,10 +32,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class AppendEntries(_Message, frozen=True, tag=1):
-    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it
-    is.
+    """Section 5.3. `prev_index` is 0 if the leader has no entry before the next one; the follower then answers with the
+    end of its log.
 
-    `clock` here and below: the sender's wall clock, in nanoseconds since the Unix epoch; 0 says nothing (`clocks.py`).
+    `clock` here and below: the sender's wall clock, in nanoseconds since the Unix epoch; 0 if it is not sent
+    (`clocks.py`).
     """
 
     commit_index: Natural
@@ -48,13 +48,13 @@ class AppendEntries(_Message, frozen=True, tag=1):
 
 
 class Heartbeat(_Message, frozen=True, tag=2):
-    """The leader lives; nothing is said of the log. Sent while a snapshot is under way to this follower."""
+    """A heartbeat that says nothing of the log. It is sent during the transfer of a snapshot to this follower."""
 
     clock: Natural = 0
 
 
 class AppendReply(_Message, frozen=True, tag=3):
-    """`success`: everything below `next_index` is durable here. `reset`: send from `next_index`.
+    """`success`: everything below `next_index` is durable on the sender. `reset`: send from `next_index`.
 
     `voter` is False while the sender has lost its disk and must not be counted. `from_future`: the entry at
     `next_index` was not appended, because it is stamped too far ahead of the sender's clock.
@@ -76,11 +76,13 @@ class RequestVote(_Message, frozen=True, tag=4):
 
 
 class Vote(_Message, frozen=True, tag=5):
-    """Yes, in this term."""
+    """The sender votes for the receiver in this term."""
 
 
 class PreVote(_Message, frozen=True, tag=6):
-    """Would you vote for me in `term`? (Section 9.6 of Ongaro's thesis.) Changes nothing at either end."""
+    """A pre-vote: would the receiver vote for the sender in `term`? (Section 9.6 of Ongaro's thesis.) It changes no
+    state.
+    """
 
     last_index: Natural
     last_term: Natural
@@ -95,11 +97,11 @@ class PreVoteReply(_Message, frozen=True, tag=7):
 
 
 class TimeoutNow(_Message, frozen=True, tag=8):
-    """Stand for election at once: the leader is leaving (section 3.10 of the thesis)."""
+    """Campaign at once, because the leader transfers leadership (section 3.10 of the thesis)."""
 
 
 class SnapshotChunk(_Message, frozen=True, tag=9):
-    """Section 7. `size` bytes in all make the snapshot of the state at `index`; these begin at `offset`."""
+    """Section 7. A chunk of the snapshot at `index`, which has `size` bytes; the chunk begins at `offset`."""
 
     index: Natural
     index_term: Natural
@@ -109,32 +111,34 @@ class SnapshotChunk(_Message, frozen=True, tag=9):
 
 
 class SnapshotAck(_Message, frozen=True, tag=10):
-    """`received` bytes of the snapshot at `index` are here in one piece."""
+    """The sender has the first `received` bytes of the snapshot at `index`."""
 
     index: Natural
     received: Natural
 
 
 class Recovered(_Message, frozen=True, tag=11):
-    """A node that lost its disk holds everything up to `index` and may vote again; `docs/raft.md` has the argument."""
+    """The receiver, which lost its disk, has everything up to `index` and may vote again; `docs/raft.md` has the
+    argument.
+    """
 
     index: Natural
 
 
 class StaleTerm(_Message, frozen=True, tag=12):
-    """Your term is over; mine is `term` (section 5.1)."""
+    """The sender knows a newer `term` than the receiver (section 5.1)."""
 
 
 class Removed(_Message, frozen=True, tag=14):
-    """You were removed from the cluster, by the entry at `index` or before; that is committed. The last message on a
-    connection.
+    """The receiver was removed from the cluster, by the entry at `index` or an earlier one, which is committed. It is
+    the last message on a connection.
     """
 
     index: Natural
 
 
 class StateDigest(_Message, frozen=True, tag=13):
-    """The state of `node` after the entry at `index` has this digest. Said by the node itself, or passed on
+    """The running hash of the state of `node` after the entry at `index`. It is sent by the node itself, or forwarded
     (`divergence.py`).
     """
 
@@ -154,7 +158,7 @@ class Introduction(_Message, frozen=True, tag=15):
 
 
 class Objection(_Message, frozen=True, tag=16):
-    """What you said of yourself cannot be; `body` is for your owner to judge."""
+    """An objection to the receiver's introduction; the receiver's owner checks `body`."""
 
     body: Annotated[bytes, msgspec.Meta(max_length=4096)]
 
@@ -191,7 +195,7 @@ def decode(data: bytes) -> AnyMessage:
     """The message in `data`.
 
     Raises:
-        WireRefusedError: it is none, or says what no honest node says.
+        WireRefusedError: the bytes are not a message, or no correct node sends it.
     """
     try:
         message = _decoder.decode(data)
@@ -211,8 +215,9 @@ _raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def narrowed(data: bytes) -> bytes | None:
-    """An encoded message as protocol 1 writes it; None for one that it does not have. What it lacks says nothing that a
-    node depends on: clocks, and what nodes tell of themselves."""
+    """An encoded message in protocol 1; None for one that protocol 1 does not have. It lacks only fields on which no
+    node depends: clocks and introductions.
+    """
     parts = _raw.decode(data)
     length = FORMER_LENGTHS.get(msgspec.msgpack.decode(parts[0]))
     if length is None:
@@ -224,7 +229,7 @@ def check_entries(message: AppendEntries) -> None:
     """Entries follow each other from `prev_index` + 1, terms do not fall, payloads are commands, no-ops or memberships.
 
     Raises:
-        WireRefusedError: they do not.
+        WireRefusedError: one of these rules is broken.
     """
     index, term = message.prev_index, message.prev_term
     for entry in message.entries:

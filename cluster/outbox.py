@@ -1,4 +1,4 @@
-"""What this node says to its peers leaves here, once what it speaks of is durable."""
+"""The outbox: it sends a message to a peer after the log, term and vote that the message reports are durable."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cluster.raft_log import RaftLog
 
 
 class Outbox:
-    """The one way to the wire."""
+    """The only sender of messages to the wire."""
 
     def __init__(self, raft_log: RaftLog, wire: Wire) -> None:
         self._raft_log = raft_log
         self._wire = wire
 
     def send(self, peer: str, message: m.AnyMessage) -> bool:
-        """Send a message when log, term and vote are durable. False when it certainly does not arrive."""
+        """Make log, term and vote durable, then send a message. Returns False if it certainly does not arrive."""
         self._raft_log.sync()
         return self._wire.send(peer, m.encode(message))
 

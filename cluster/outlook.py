@@ -1,5 +1,5 @@
-"""Says in the log why nothing can be committed: which voters are missing, or that no leader is found although enough
-are there.
+"""Logs why nothing can be committed: which voters are missing, or that there is no leader although a majority is
+connected.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from cluster.ports import Clock
 log = logging.getLogger(__name__)
 
 NOTED_AFTER = 2.0
-"""Seconds that a majority or a leader must be missing before it is worth a line: elections take a few tenths of one."""
+"""Seconds for which a majority or a leader must be missing before it is logged: elections take a few tenths of a
+second.
+"""
 
 REPEATED_EVERY = 60.0
 
 
 class Outlook:
-    """Looks at what a node reaches, and logs when that changes what the cluster can do."""
+    """Watches the connections of a node, and logs changes of what the cluster can do."""
 
     def __init__(self, node_id: str, clock: Clock) -> None:
         self._node_id = node_id

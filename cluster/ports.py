@@ -1,4 +1,4 @@
-"""What the cluster layer asks of its surroundings: a state machine, snapshots, a disk, a wire, a clock.
+"""The interfaces that the cluster layer needs: a state machine, snapshots, a disk, a wire, a clock.
 
 Everything here is implemented twice: for production (`storage.RealDisk`, `wire.TlsWire`, and in `node` the engine and
 the snapshot store) and for the simulation (in memory, under one seed). Nothing in this package reads a clock, a socket
@@ -32,11 +32,10 @@ class LogEntry(NamedTuple):
 
 
 class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
-    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log
-    with both).
+    """The position of a snapshot in the log: its last entry, and the one before that (PySyncObj begins its log with
+    both).
 
-    `members` is the membership there; None as long as no log entry ever said one, so that the configuration goes on
-    saying it.
+    `members` is the membership there; None if no log entry has ever had one, so that the configuration applies.
     """
 
     last: LogEntry
@@ -45,15 +44,15 @@ class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def index(self) -> int:
-        """The last index whose effect is in the snapshot."""
+        """The index of the last entry whose effect is in the snapshot."""
         return self.last.index
 
 
 @dataclass(frozen=True)
 class Timekeeper:
-    """How entries are stamped, for `clocks.Clocks`. All times are nanoseconds since the Unix epoch.
+    """How entries are stamped with times, for `clocks.Clocks`. All times are nanoseconds since the Unix epoch.
 
-    `now` reads this node's wall clock. `stamp` finds the time in the first bytes of a command, 0 when there is none.
+    `now` reads this node's wall clock. `stamp` reads the time from the first bytes of a command, 0 if there is none.
     `reached` is the time that the state machine has reached: a stamp up to it changes nothing.
     """
 
@@ -64,11 +63,11 @@ class Timekeeper:
 
 @dataclass(frozen=True)
 class Schemas:
-    """In which schema (ABI) the commands of the log are. One entry may say that what comes behind it is in another one.
+    """The schemas (ABIs) of the commands in the log. An entry may change the schema of the entries after it.
 
-    `in_force`: that of the state. `behind`: what a command says of those behind it; None where it says nothing.
-    `accepted`: those that this node can read. `may_apply`: whether a committed command can be applied now. Where it
-    cannot, nothing is applied, and it is asked again with every tick, until what the owner prepares for it is ready.
+    `in_force`: the schema of the state. `behind`: the schema that a command sets for the entries after it; None if it
+    sets none. `accepted`: the schemas that this node can read. `may_apply`: whether a committed command can be applied
+    now. If not, nothing is applied, and it is called again with every tick, until the owner is ready.
     """
 
     in_force: Callable[[], str]
@@ -78,26 +77,25 @@ class Schemas:
 
 
 class StateMachine(Protocol):
-    """What is replicated."""
+    """The replicated state machine."""
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a committed command; the result goes to whoever proposed it, on the node where that was. If the result
-        is a function, what it returns goes there, and the other nodes do not call it.
+        """Apply a committed command. The result goes to the proposer, on the node that proposed it. If the result is a
+        function, only that node calls it, and its return value is the result.
 
-        Total and deterministic. Whatever it raises stops the node.
+        It must be total and deterministic. An exception stops the node.
         """
 
     def digest(self) -> bytes:
-        """A running hash of all that was applied and of what came of it, 1 to 64 bytes, equal on all nodes after the
-        same entry.
+        """The running hash of all entries applied and their results, 1 to 64 bytes, equal on all nodes after the same
+        entry.
 
-        Cheap: it is asked for between two commands. A difference must stay: what differs once differs after each later
-        command.
+        It must be cheap, because it is called between two commands. A difference must stay after each later command.
         """
 
 
 class CaptureState(Enum):
-    """What became of the snapshot that `Snapshots.capture` began."""
+    """The progress of the snapshot that `Snapshots.capture` began."""
 
     IDLE = 0
     RUNNING = 1
@@ -115,78 +113,80 @@ class SnapshotSource(Protocol):
         """Bytes from `offset`, at most `length`, fewer only at the end.
 
         Raises:
-            SnapshotUnreadableError: they are not there.
+            SnapshotUnreadableError: the bytes cannot be read.
         """
 
     def close(self) -> None:
-        """Release it."""
+        """Close the source."""
 
 
 class SnapshotUnreadableError(ClusterError):
-    """The newest snapshot cannot be read any more; the text says where. The state in memory is as good as it was."""
+    """The newest snapshot can no longer be read; the text says where. The state in memory is not affected."""
 
 
 class SnapshotSink(Protocol):
-    """A snapshot coming in from the leader. Nothing of it is visible before `finish`."""
+    """An incoming snapshot from the leader. It is not visible before `finish`."""
 
     def write(self, data: bytes) -> None:
         """Append."""
 
     def finish(self) -> None:
-        """All of it is written: begin to check it whole (ABI, counts, hash) and to make its state. Returns at once."""
+        """The snapshot is completely written: begin to check it (ABI, counts, hash) and to build its state. Returns at
+        once.
+        """
 
     def poll(self) -> SnapshotMark | None:
-        """Its mark once it is checked, durable and the newest, which it becomes in this call; None until then. Called
-        after `finish`.
+        """The position of the snapshot once it is checked and durable, or None until then. In that call it becomes the
+        newest one. Called after `finish`.
 
         Raises:
-            SnapshotRefusedError: it is damaged or of another schema; nothing changed.
+            SnapshotRefusedError: the snapshot is damaged or of another schema; nothing changed.
         """
 
     def abort(self) -> None:
-        """Forget it, also after `finish`; what `poll` has told stays."""
+        """Discard the snapshot, also after `finish`. A result that `poll` has returned stays valid."""
 
 
 class SnapshotRefusedError(ClusterError):
-    """An incoming snapshot was not taken; the text says why."""
+    """An incoming snapshot was not installed; the text says why."""
 
 
 class Snapshots(Protocol):
-    """Where snapshots are kept, and the state machine they are of.
+    """The store of snapshots of the state machine.
 
     Attributes:
-        damaged: whether `examine` has found the newest snapshot to be other than what was written. It is sent to nobody
-            then, and the next capture has nothing of it and takes its place.
+        damaged: whether `examine` found that the newest snapshot differs from what was written. It is not sent to a
+        peer then, and the next capture is complete and replaces it.
     """
 
     @property
     def damaged(self) -> bool: ...
 
     def newest(self) -> SnapshotMark | None:
-        """The newest whole snapshot, or None. Raises if one is there but cannot be trusted."""
+        """The newest complete snapshot, or None. Raises if there is one that cannot be trusted."""
 
     def restore(self, mark: SnapshotMark) -> None:
         """Make the state machine's state that of the newest snapshot. Raises if that fails; the node then stops.
 
-        Quick for one that has just come in by a sink; else as long as it takes to read it.
+        It is quick for one that a sink has just received; otherwise it takes as long as reading the snapshot.
         """
 
     def capture(self, mark: SnapshotMark) -> None:
         """Begin to write the state as it is now, which is the state after `mark`. Returns before it is durable."""
 
     def poll(self) -> CaptureState:
-        """What became of the capture. DONE and FAILED are told once, then IDLE."""
+        """The progress of the capture. DONE and FAILED are returned once, then IDLE."""
 
     def examine(self) -> None:
-        """Begin to compare the newest snapshot with what was written; `damaged` tells the result. Returns at once.
-        Nothing while one goes on.
+        """Begin to compare the newest snapshot with what was written; the result is in `damaged`. Returns at once. A
+        call during a comparison does nothing.
         """
 
     def open_source(self) -> SnapshotSource:
         """The newest snapshot, for sending.
 
         Raises:
-            SnapshotUnreadableError: it is not there whole.
+            SnapshotUnreadableError: there is no complete snapshot.
         """
 
     def open_sink(self) -> SnapshotSink:
@@ -194,7 +194,7 @@ class Snapshots(Protocol):
 
 
 class DiskFile(Protocol):
-    """An open file. Writes become durable with `sync` only."""
+    """An open file. Writes become durable only with `sync`."""
 
     def append(self, data: bytes) -> None:
         """Write at the end."""
@@ -216,7 +216,7 @@ class Disk(Protocol):
         """All files, sorted."""
 
     def read(self, name: str) -> bytes:
-        """A file whole. Raises FileNotFoundError."""
+        """The contents of a file. Raises FileNotFoundError."""
 
     def settle(self, name: str) -> None:
         """Make durable what an earlier process wrote to a file, and let `read` return only what is on the disk.
@@ -230,7 +230,7 @@ class Disk(Protocol):
         """Open for appending, created when absent."""
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file anew, durable and atomic: after a crash it is whole, old or new."""
+        """Replace the contents of a file, durably and atomically: after a crash the file is complete, old or new."""
 
     def remove(self, name: str) -> None:
         """Delete a file."""
@@ -243,11 +243,13 @@ class Disk(Protocol):
 
 
 class Wire(Protocol):
-    """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way.
+    """Carries messages between nodes, in order while a connection lasts. A broken connection loses the messages in
+    flight.
 
     Attributes:
-        accepts_unknown: whether a node of this cluster's authority that is no peer is let in. True while this node
-            knows of no leader: the next one may have become a member when this node was away.
+        accepts_unknown: whether a node with a certificate of this cluster's authority that is not a peer is accepted.
+        It is true while this node knows no leader, because the leader may have become a member while this node was
+        away.
     """
 
     accepts_unknown: bool
@@ -258,18 +260,17 @@ class Wire(Protocol):
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:
-        """Begin. The callbacks get the peer's node id."""
+        """Start. The callbacks get the peer's node id."""
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
-        """From now on these are the peers, with their addresses. A connection to any other node may stay until it
-        breaks.
+        """Set the peers and their addresses. A connection to any other node may stay until it breaks.
 
-        `removed_peers` has the nodes that are not let in, with the last message for each: it is sent when it calls, and
-        at once if it is connected; then the connection is closed.
+        `removed_peers` has the nodes that are not accepted, with the last message for each. It is sent when the node
+        connects, or at once if it is connected; then the connection is closed.
         """
 
     def send(self, peer: str, message: bytes) -> bool:
-        """Queue a message. False when it certainly will not arrive."""
+        """Queue a message. Returns False if it certainly will not arrive."""
 
     def stop(self) -> None:
         """Close every connection."""

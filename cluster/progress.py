@@ -1,8 +1,7 @@
-"""What a node knows of its peers: one record each, as etcd's `tracker.Progress`.
+"""What a node knows of its peers: one record per peer, like etcd's `tracker.Progress`.
 
-Only a leader learns how far its peers are. Everything else about a peer stands in the same record, so that a connection
-that breaks, a new term or a change of the membership is one method here and not one in each place that remembers
-something.
+Only a leader knows how far its peers are. The same record has all other facts about a peer, so that a broken
+connection, a new term or a change of the membership is handled by one method here.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from enum import Enum
 from cluster.ports import Clock, SnapshotSource
 
 FIRST_SENT = 2
-"""The first entry that is ever sent: every log begins with the same entry 1."""
+"""The index of the first entry that is ever sent, because every log begins with the same entry 1."""
 
 
 class Flow(Enum):
@@ -25,12 +24,14 @@ class Flow(Enum):
     REPLICATE = "replicate"
     """The peer's log is known up to `match_index`; entries are sent without waiting for answers."""
     SNAPSHOT = "snapshot"
-    """A snapshot is on its way. No entries are sent."""
+    """A snapshot is being sent. No entries are sent."""
 
 
 @dataclass(slots=True)
 class Sending:
-    """A snapshot on its way to a peer. Times are those of the node's clock, in seconds; the rest counts bytes."""
+    """The transfer of a snapshot to a peer. Times are those of the node's clock, in seconds; the other numbers are
+    bytes.
+    """
 
     source: SnapshotSource
     term: int
@@ -42,7 +43,7 @@ class Sending:
 
 @dataclass(slots=True)
 class Delivered:
-    """The snapshot that a peer got whole last."""
+    """The last snapshot that a peer received completely."""
 
     index: int
     at: float
@@ -54,14 +55,13 @@ class Progress:
     """One peer.
 
     Attributes:
-        votes: whether it is a voter. What a learner acknowledges counts for nothing.
-        match_index: up to where its log is known to be equal and durable; 0 while it is recovering.
-        next_index: the next entry to send. Invariant: 0 <= match_index < next_index.
-        answered_at: when it last answered this leader.
-        recovery_index: it has lost its disk, and votes again when it holds a log up to this entry that a majority of
-            others committed; 0 for a peer that has not. Invariant: a peer that recovers has match_index 0.
-        round: of a learner: the end of the log when it began to copy it, and when that was.
-        sending, delivered: the snapshot on its way to it, and the one that it got whole last.
+        votes: whether it is a voter. A learner's acknowledgements do not count. match_index: up to where its log is
+        known to be equal and durable; 0 while it is recovering. next_index: the next entry to send. Invariant: 0 <=
+        match_index < next_index. answered_at: when it last answered this leader. recovery_index: the peer has lost its
+        disk, and votes again when its log reaches this entry, which a majority of others committed; 0 for a peer that
+        has not. Invariant: a recovering peer has match_index 0. round: for a learner, the end of the log when it began
+        to copy it, and the time of that. sending, delivered: the snapshot that is being sent to it, and the last one
+        that it received completely.
     """
 
     node_id: str
@@ -76,7 +76,7 @@ class Progress:
 
     @property
     def flow(self) -> Flow:
-        """What is sent to it."""
+        """The replication state of the peer."""
         if self.sending is not None:
             return Flow.SNAPSHOT
         return Flow.REPLICATE if self.match_index else Flow.PROBE
@@ -87,23 +87,23 @@ class Progress:
         return self.recovery_index > 0
 
     def begin(self, next_index: int, now: float) -> None:
-        """This node begins to lead, or the peer is new: nothing is known of it."""
+        """Reset the record, because this node became leader or the peer is new."""
         self.match_index, self.next_index, self.answered_at = 0, next_index, now
         self.recovery_index, self.round = 0, None
 
     def reconnected(self, last_index: int) -> None:
-        """What was on its way is lost. A peer that has acknowledged nothing is asked where it is, as by a new leader."""
+        """Record that messages in flight are lost. A peer that has acknowledged nothing is probed, as by a new leader."""
         self.next_index = (self.match_index or last_index) + 1
 
     def disconnected(self) -> None:
-        """The peer may lose its disk, and what it got, before it is back."""
+        """Record a broken connection: the peer may lose its disk, and what it received, before it reconnects."""
         self.recovery_index = 0
         self.delivered = None
         self.stop_sending()
 
     def acknowledged(self, next_index: int) -> bool:
-        """Everything below `next_index` is durable there. Returns whether that is news. What was sent since then stays
-        sent.
+        """Record that everything below `next_index` is durable on the peer. Returns whether that is new. Entries that
+        were sent after it are not sent again.
         """
         assert not self.recovering, f"{self.node_id} acknowledges while it is recovering"
         if next_index - 1 <= self.match_index:
@@ -113,21 +113,21 @@ class Progress:
         return True
 
     def go_back(self, next_index: int) -> None:
-        """Send from `next_index` again, but nothing that was acknowledged."""
+        """Send again from `next_index`, but nothing that was acknowledged."""
         self.next_index = max(self.match_index + 1, FIRST_SENT, next_index)
 
     def recovers(self, recovery_index: int) -> None:
-        """The peer has lost its disk: whatever it acknowledged before counts no more."""
+        """Record that the peer has lost its disk, so that its earlier acknowledgements do not count."""
         self.recovery_index, self.match_index = recovery_index, 0
 
     def stop_sending(self) -> None:
-        """Give up the snapshot on its way."""
+        """Abort the transfer of a snapshot."""
         sending, self.sending = self.sending, None
         if sending is not None:
             sending.source.close()
 
     def check(self, last_index: int) -> None:
-        """The invariants. They hold between two messages, and are checked in production."""
+        """Check the invariants. They hold between two messages, and are checked in production."""
         assert 0 <= self.match_index < self.next_index <= last_index + 1, (
             f"{self.node_id}: match {self.match_index}, next {self.next_index}, the log ends at {last_index}"
         )
@@ -138,8 +138,7 @@ class Peers:
     """The other members, by id.
 
     Attributes:
-        connected: the nodes with a connection. They may be none of the members: a node that was just removed, or is not
-            one yet.
+        connected: the nodes with a connection. A node may be connected that was just removed, or is not a member yet.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -166,7 +165,7 @@ class Peers:
         return {peer.node_id for peer in self if peer.recovering}
 
     def set_members(self, voters: Iterable[str], others: Iterable[str], last_index: int) -> None:
-        """Who the other members are. What is known of those that stay, stays."""
+        """Set the other members. The records of those that stay are kept."""
         roles = {**dict.fromkeys(others, False), **dict.fromkeys(voters, True)}
         for node_id in self._by_id.keys() - roles.keys():
             self._by_id[node_id].stop_sending()
@@ -179,15 +178,15 @@ class Peers:
             self._by_id[node_id] = peer
 
     def begin_term(self, last_index: int) -> None:
-        """This node begins to lead, with a log that ends at `last_index`."""
+        """Reset all records, because this node became leader with a log that ends at `last_index`."""
         for peer in self:
             peer.begin(last_index + 1, self._clock())
 
     def voters_since(self, moment: float) -> int:
-        """How many voters have answered since then."""
+        """The number of voters that have answered since that time."""
         return sum(peer.votes and peer.answered_at > moment for peer in self)
 
     def committed_index(self, own_index: int) -> int:
-        """Up to where a majority of the voters has the log, this node up to `own_index`."""
+        """The index up to which a majority of the voters has the log; this node has it up to `own_index`."""
         held = sorted((own_index, *(peer.match_index for peer in self if peer.votes)))
         return held[(len(held) - 1) // 2]

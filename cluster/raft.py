@@ -1,23 +1,23 @@
 """One node's consensus: PySyncObj behind one `propose(bytes)`.
 
-Single-threaded and driven from outside: the owner calls `tick` when `due_in` says so, and at once when `wake` is
-called, and passes on what the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in
-the simulation.
+It is single-threaded and driven by its owner, which calls `tick` when `due_in` says so, or at once after `wake`, and
+passes on the messages of the wire. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the
+simulation.
 
-The contract, in one page:
+The contract:
 
 - `propose(payload, done)`: `done` is called exactly once, from a later `tick`, `receive` or `stop`. No error: the
-  payload is durable on a majority, was applied here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it
-  was not proposed. OUTCOME_UNKNOWN: leadership was lost under way; it may or may not be applied.
+  payload is durable on a majority, was applied here, and `value` is the result of `StateMachine.apply`. NOT_LEADER: it
+  was not proposed. OUTCOME_UNKNOWN: leadership was lost during the proposal; it may or may not be applied.
 - `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is
   applied here.
 - `change_members(change, done)`: add or remove a node, one at a time, on the leader; see `membership.py` and the
   method.
-- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The
-  node must then stop; every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last
-  write failed. DivergedError: the state is not that of the majority, and the node must not start on it again.
-  RemovedError: the node was removed from the cluster.
-- After `stop` nothing is done any more: messages are ignored, proposals are answered NOT_LEADER at once.
+- If it is unsafe to continue, `tick` or `receive` raises RaftFatalError (or OSError from the disk). The node must then
+  stop. Every later call raises RaftFatalError, so no message depends on a disk whose last write failed. DivergedError:
+  the state is not that of the majority, and the node must not start on it again. RemovedError: the node was removed
+  from the cluster.
+- After `stop` messages are ignored, and proposals are answered NOT_LEADER at once.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ POLL = 0.01
 """Seconds between ticks while a snapshot is written, sent or checked."""
 
 STANDING_POLL = 0.02
-"""Seconds between ticks of a node that would stand for election: it asks the others every 0.15 s, and their answers
-wake it.
-"""
+"""Seconds between ticks of a node that wants to campaign: it sends pre-votes every 0.15 s, and the answers wake it."""
 
 IDLE_MAX = 1.0
 """Seconds between ticks at most."""
 
 CAPTURE_RETRY = 10.0
-"""Seconds after a snapshot that failed to the next try: the log still holds everything, so there is no hurry."""
+"""Seconds from a failed snapshot to the next attempt. It is not urgent, because the log still has everything."""
 
 ELECTION_SECONDS = 0.5
-"""After so long without the leader's connection nobody should wait for the next one any more."""
+"""Seconds without a connection to the leader after which requests no longer wait for the next leader."""
 
 
 class ProposeError(Enum):
-    """Why a proposal came to nothing that this node can vouch for."""
+    """Why a proposal has no result."""
 
     NOT_LEADER = "not_leader"
     OUTCOME_UNKNOWN = "outcome_unknown"
 
 
 class ProposeResult(msgspec.Struct, frozen=True):
-    """What became of a proposal. `index` is its place in the log, `value` what apply returned; both only without error."""
+    """The result of a proposal. `index` is its place in the log, `value` the result of apply; both are set only without
+    an error.
+    """
 
     error: ProposeError | None = None
     index: int = 0
@@ -183,11 +183,11 @@ class Raft:
             self._core.begin_with(mark.last, mark.previous, clear=False)
 
     def introduce(self, introductions: Introductions) -> None:
-        """Have the owner speak first on each connection. Call it before `start`."""
+        """Set the owner's part of introductions. Call it before `start`."""
         self._guard.introductions = introductions
 
     def start(self) -> None:
-        """Begin to speak with the peers."""
+        """Start the connections to the peers."""
         self._wire.start(self.receive, self._connected_to, self._disconnected_from)
 
     def _connected_to(self, peer: str) -> None:
@@ -236,9 +236,9 @@ class Raft:
         """Add or remove a node. `done` is called exactly once, from a later `tick`, `receive` or `stop`.
 
         Without error the change is committed on a majority of the voters after it. An added learner then gets the log,
-        and the leader makes it a voter as soon as it is level; `status().members` shows how far it is. A removed node
-        that is connected is told, and stops with RemovedError. Every error but OUTCOME_UNKNOWN says that nothing was
-        done.
+        and the leader makes it a voter as soon as it is caught up; `status().members` shows how far it is. A removed
+        node that is connected gets a message, and stops with RemovedError. Every error but OUTCOME_UNKNOWN means that
+        nothing was done.
         """
         self.wake()
         self._members.change(change, done)
@@ -256,8 +256,8 @@ class Raft:
         self._proposals.append((payload, done))
 
     def receive(self, peer: str, data: bytes) -> None:
-        """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node
-        must stop.
+        """Handle a message from a peer. Raises WireRefusedError for a message that no correct peer sends,
+        RaftFatalError if the node must stop.
         """
         if self._stopped:
             return
@@ -314,7 +314,7 @@ class Raft:
             self._pending[self._replication.append(m.COMMAND, payload)] = done
 
     def due_in(self) -> float:
-        """Seconds until the next tick, if nothing wakes the node before; 0 or less when it is due."""
+        """Seconds until the next tick, unless the node is woken before; 0 or less if a tick is due."""
         since = self._clock() - self._ticked_at
         if self._stopped or self._failure is not None:
             return IDLE_MAX - since
@@ -340,7 +340,7 @@ class Raft:
     def transfer_leadership(self, successor: str = "") -> bool:
         """Ask the voter `successor`, or the most advanced follower, to take over.
 
-        False when this node does not lead or has failed, or the one who is to lead is not up to date.
+        Returns False if this node does not lead or has failed, or the successor is not up to date.
         """
         if self._stopped or self._failure is not None:
             return False
@@ -362,25 +362,25 @@ class Raft:
 
     @property
     def leader_id(self) -> str:
-        """Who leads, as far as this node knows; "" for nobody."""
+        """The id of the leader, as far as this node knows; "" for none."""
         return self._core.leader_id
 
     @property
     def election_in_progress(self) -> bool:
-        """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be
-        one in a moment.
+        """Whether the connection to the leader broke a moment ago and no other leader is known yet, so that a new one
+        can be expected soon.
         """
         recently = self._clock() - self._guard.leader_lost_at < ELECTION_SECONDS
         return recently and not self.is_leader and self._core.leader_id not in self._peers.connected
 
     @property
     def commit_index(self) -> int:
-        """Up to where the log is known to be committed."""
+        """The index up to which the log is known to be committed."""
         return self._core.commit_index
 
     @property
     def abi_at_end(self) -> str:
-        """The schema in which the next command is to be proposed."""
+        """The schema of the next proposal."""
         return self._raft_log.abi_at_end
 
     @property
@@ -389,7 +389,7 @@ class Raft:
         return self._raft_log.abi_at_start if self._raft_log.first_index <= 1 and not self._snapshot_index else ""
 
     def status(self) -> RaftStatus:
-        """Where this node is now."""
+        """The status of this node now."""
         core, raft_log, members = self._core, self._raft_log, self._members
         return RaftStatus(
             role=core.role,
@@ -453,7 +453,7 @@ class Raft:
         return entry.payload[0] != m.COMMAND or self._may_apply(entry.payload[1:])
 
     def apply(self, entry: LogEntry) -> None:
-        """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
+        """See `seams.CoreHooks`. An exception of the state machine stops the node."""
         kind, index = entry.payload[0], entry.index
         value: object = None
         if kind == m.COMMAND and len(entry.payload) > 1:
@@ -469,7 +469,7 @@ class Raft:
             done(ProposeResult(index=index, value=value() if callable(value) else value))
 
     def role_changed(self, role: str) -> None:
-        """See `seams.CoreHooks`. Proposals under way are answered at once: only the log knows what becomes of them."""
+        """See `seams.CoreHooks`. Proposals in flight are answered at once with OUTCOME_UNKNOWN."""
         if role != "leader":
             self._fail_pending()
 
@@ -516,7 +516,7 @@ class Raft:
             self.barrier(lambda _result: None)
 
     def _capture(self) -> None:
-        """Begin a snapshot of the state as it is now."""
+        """Begin a snapshot of the current state."""
         last = self._raft_log.entry(self._core.applied_index)
         previous = self._raft_log.entry(last.index - 1)
         self._capturing = last.index
@@ -525,7 +525,9 @@ class Raft:
         self._snapshots.capture(SnapshotMark(last, previous, self._raft_log.memberships.at(last.index)))
 
     def _finish_capture(self) -> None:
-        """Compact the log when the snapshot is durable. While one is on its way to a peer, the log behind it stays."""
+        """Compact the log when the snapshot is durable. During the transfer of a snapshot to a peer, the entries after
+        that snapshot are kept.
+        """
         if not self._capturing or self._senders.any:
             return
         state = self._snapshots.poll()
@@ -539,7 +541,7 @@ class Raft:
             self._capture_after = self._clock() + CAPTURE_RETRY
 
     def _restore(self) -> SnapshotMark:
-        """Make the state that of the newest snapshot."""
+        """Load the state of the newest snapshot."""
         mark = self._snapshots.newest()
         if mark is None:
             raise RaftFatalError("the snapshot that was to be loaded is gone")
@@ -553,7 +555,7 @@ class Raft:
         return mark
 
     def _install(self, peer: str, term: int, _mark: SnapshotMark) -> None:
-        """Take over a snapshot that came whole, begin the log with it, and tell the leader."""
+        """Install a received snapshot, begin the log with it, and answer the leader."""
         self._core.follow(peer, term, 0)
         mark = self._restore()
         self._core.begin_with(mark.last, mark.previous, clear=True)
@@ -573,10 +575,10 @@ def open_raft(
     timekeeper: Timekeeper | None = None,
     schemas: Schemas | None = None,
 ) -> Raft:
-    """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start`
-    then.
+    """Open a node on its disk: load the newest snapshot, align the log with it, and read term and vote. Call `start`
+    afterwards.
 
-    Without a `timekeeper` entries have no stamps, and clocks are not compared. Without `schemas` there is one only,
+    Without a `timekeeper` entries have no stamps, and clocks are not compared. Without `schemas` the only schema is
     that of the settings.
 
     Raises:

@@ -1,16 +1,16 @@
 """PySyncObj's journal over the durable log and the hard state.
 
-PySyncObj wants a list of entries whose first two are those of the newest snapshot; on disk there may be more in front
-(whole segments go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned
-here, before PySyncObj looks: left to itself it would clear a log that does not begin so, entries behind the snapshot
-included.
+PySyncObj needs a list of entries whose first two are those of the newest snapshot. The disk may have earlier entries
+(only whole segments are removed) or lack entries (an installed snapshot covers everything up to its index). This module
+aligns both before PySyncObj reads the list: PySyncObj would clear a log with another beginning, entries after the
+snapshot included.
 
-Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in
-the page cache only, and this node must not vote with it or acknowledge it before it is on the disk.
+Opening syncs every file and the directory before anything is read. Data that a killed process wrote and did not sync is
+in the page cache only, and this node must not vote with it or acknowledge it before it is on the disk.
 
-Nothing is synced on the way in. `sync` is called before any message leaves that speaks of what was appended, so one
-fdatasync covers all that was appended in a tick, and no message speaks of what is not durable. `durable_index` is up to
-where the log is.
+Appending does not sync. `sync` is called before any message is sent that reports appended entries, so one fdatasync
+covers all entries of a tick, and no message reports an entry that is not durable. The log is durable up to
+`durable_index`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ from cluster.ports import Disk, LogEntry, SnapshotMark
 
 
 class RaftLog:
-    """The log in memory, durable where it was synced, and the hard state. The methods in camel case are those that
-    PySyncObj calls.
+    """The log in memory and on disk, and the hard state. PySyncObj calls the methods in camel case.
 
     Attributes:
-        memberships: those that the newest snapshot and the log name.
-        on_membership: called when that changed (set by the owner).
+        memberships: those in the newest snapshot and the log. on_membership: called after they changed (set by the
+        owner).
 
     Args:
-        node_id: whose log and hard state they must be; "" takes any.
+        node_id: the node to which the log and the hard state must belong; "" accepts any.
     """
 
     def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool, node_id: str = "") -> None:
@@ -75,16 +74,16 @@ class RaftLog:
         self.sync()
 
     def _settle(self) -> None:
-        """Make durable what the last process left behind; see the module's text."""
+        """Sync the files that the last process left; see the module's text."""
         for name in self._disk.names():
             self._disk.settle(name)
         self._disk.sync_names()
 
     def _claim(self, node_id: str) -> None:
-        """See to it that term and vote are this node's own: another node's would be broken promises.
+        """Check that term and vote belong to this node: with another node's it could vote twice in a term.
 
         Raises:
-            LogDamagedError: they are another node's.
+            LogDamagedError: they belong to another node.
         """
         if self._state.node_id not in ("", node_id):
             raise LogDamagedError(
@@ -122,7 +121,7 @@ class RaftLog:
         self._entries = [mark.previous, mark.last, *behind]
 
     def add(self, command: bytes, idx: int, term: int) -> None:
-        """Append. What a snapshot stands for is kept in memory only."""
+        """Append an entry. Entries that the snapshot covers are kept in memory only."""
         entry = LogEntry(command, idx, term)
         self._entries.append(entry)
         self.bytes_appended += len(command)
@@ -132,7 +131,7 @@ class RaftLog:
                 self.on_membership()
 
     def _note_membership(self, payload: bytes, index: int) -> bool:
-        """Whether the entry names a membership."""
+        """Record the membership of an entry; whether it has one."""
         if payload[0] != MEMBERS or index <= self._base_index:
             return False
         try:
@@ -142,7 +141,7 @@ class RaftLog:
         return True
 
     def clear(self) -> None:
-        """Forget everything, because a snapshot that was installed stands for it; its two entries are added then."""
+        """Remove everything, because an installed snapshot covers it. Its two entries are added afterwards."""
         self._log.clear()
         self._entries = []
         self._durable_index = 0
@@ -150,7 +149,7 @@ class RaftLog:
         self.on_membership()
 
     def rebase(self, mark: SnapshotMark) -> None:
-        """From now on a durable snapshot stands for everything up to `mark`."""
+        """Record that a durable snapshot covers everything up to `mark`."""
         self._base_index = mark.index
         self._marked = mark.members
 
@@ -167,7 +166,7 @@ class RaftLog:
                 self.on_membership()
 
     def compact_to(self, index: int) -> None:
-        """Forget the entries before `index`: a snapshot that is durable stands for them."""
+        """Remove the entries before `index`, which a durable snapshot covers."""
         del self._entries[: max(0, index - self.first_index)]
         self._log.roll()
         self._log.compact_to(self.first_index)
@@ -199,12 +198,10 @@ class RaftLog:
         self._log.close()
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
-        """Remember the commit index. It reaches the disk with the next change of term or with the next hint
-        (`note_commit`).
+        """Set the commit index. It is written to disk with the next change of term or the next hint (`note_commit`).
 
         Raises:
-            RaftFatalError: it goes back, or lies beyond the end of the log. Both would break Raft's promises, so the
-                node stops.
+            RaftFatalError: it decreases, or is beyond the end of the log. Both violate Raft, so the node stops.
         """
         if raftCommitIndex != self._state.commit_index:
             if raftCommitIndex < self._state.commit_index:
@@ -218,7 +215,7 @@ class RaftLog:
         return self._state.commit_index
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
-        """Set term and vote; durable before the next message leaves."""
+        """Set term and vote. They are durable before the next message is sent."""
         self._set(term=term, voted_for=votedForNodeId)
 
     def getCurrentTerm(self) -> int:  # noqa: N802
@@ -226,11 +223,11 @@ class RaftLog:
         return self._state.term
 
     def getVotedForNodeId(self) -> str | None:  # noqa: N802
-        """Whom this node voted for in the current term."""
+        """The node for which this node voted in the current term."""
         return self._state.voted_for
 
     def note_commit(self) -> None:
-        """Write the commit index, so that a restart need not ask for what it has."""
+        """Write the commit index, so that a restarted node can apply those entries at once."""
         self._state_dirty = self._state_dirty or self._state != self._stored
 
     def _set(self, **changes: Any) -> None:
@@ -272,7 +269,7 @@ class RaftLog:
         return self._state.recovering
 
     def end_recovery(self) -> None:
-        """The node has caught up past anything it may have acknowledged; durable on return."""
+        """Record that the node has caught up past every entry that it may have acknowledged. It is durable on return."""
         self._set(recovering=False)
         self.sync()
 
@@ -300,7 +297,7 @@ class RaftLog:
 
     @property
     def durable_index(self) -> int:
-        """Up to where the log is durable here."""
+        """The index up to which the log is durable on this node."""
         return self._durable_index
 
     def entry(self, index: int) -> LogEntry:

@@ -1,14 +1,13 @@
-"""The leader's part: what it sends to each peer, what it makes of the answers, what is committed, and when it steps
-down.
+"""The leader's part: what it sends to each peer, how it handles the answers, what it commits, and when it steps down.
 
 - Entries leave before the leader has synced them (thesis, section 10.2.1). It counts itself up to
-  `RaftLog.durable_index` only, and commits nothing beyond it: the stored commit index would else pass the end of its
-  log after a crash.
+  `RaftLog.durable_index` only, and commits nothing beyond it. Otherwise the stored commit index could be beyond the end
+  of its log after a crash.
 - Only entries of the own term are committed by counting (section 5.4.2).
 - Entries are encoded once a round, however many peers get them.
-- A commit is told with the next entries, or after `COMMIT_TOLD_AFTER` with a message that nobody answers.
-- Answers of an older term count for nothing. A node that lost its disk is sent entries and counted for nothing until it
-  holds everything that it may have acknowledged (`_recovering`).
+- The commit index is sent with the next entries, or after `COMMIT_TOLD_AFTER` in a message that is not answered.
+- Answers of an older term are ignored. A recovering node gets entries, and is not counted until it has every entry that
+  it may have acknowledged (`_recovering`).
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 from cluster.transfer import Senders
 
 COMMIT_TOLD_AFTER = 0.0015
-"""Seconds after which followers are told of a commit if no entry tells them before. A lone command then costs each
-follower one message less, and a follower applies it this much later."""
+"""Seconds after which followers get the commit index if no entries carry it before. A single command then costs each
+follower one message less, and a follower applies it this much later.
+"""
 
 NEVER = float("inf")
 
 
 class Replication:
-    """One node's part as a leader. Does nothing while it does not lead.
+    """One node's part as a leader. It does nothing while the node does not lead.
 
     Attributes:
         unsent: entries wait to be sent.
@@ -64,24 +64,24 @@ class Replication:
         self.unsent = False
 
     def begin(self) -> None:
-        """This node was elected, and the first entry of its term is in the log."""
+        """Begin to lead: this node was elected, and the first entry of its term is in the log."""
         self._peers.begin_term(self._core.no_op_index - 1)
         self._commit_told_at = NEVER
         self.send()
 
     def append(self, kind: int, body: bytes) -> int:
-        """Append an entry, which leaves with the next `send_due`; its index."""
+        """Append an entry, which the next `send_due` sends. Returns its index."""
         self.unsent = True
         return self._core.append(kind, body)
 
     # ------------------------------------------------------------------ sending
 
     def due_at(self) -> float:
-        """When `send_due` has something to send."""
+        """The time at which `send_due` has something to send."""
         return min(self._heartbeat_at, self._commit_told_at)
 
     def send_due(self) -> None:
-        """Send what is new, what is due by the clock, or nothing."""
+        """Send new entries and the messages that are due by the clock."""
         if not self._core.leads:
             return
         now = self._clock()
@@ -91,7 +91,7 @@ class Replication:
             self._tell_commit()
 
     def send(self) -> None:
-        """Send everybody what is next for it, or a heartbeat. All of it is answered."""
+        """Send to each peer its next entries or a heartbeat. All of these messages are answered."""
         self.unsent = False
         self._heartbeat_at = self._clock() + self._settings.heartbeat
         self._commit_told_at = NEVER
@@ -130,7 +130,7 @@ class Replication:
         return m.encode(message), first + len(entries) - 1
 
     def _tell_commit(self) -> None:
-        """Tell those that have acknowledged the end of the log up to where it is committed. Nobody answers that."""
+        """Send the commit index to the peers that have acknowledged the end of the log. They do not answer."""
         self._commit_told_at = NEVER
         raft_log, last = self._raft_log, self._raft_log.last_index
         told = m.AppendEntries(
@@ -144,7 +144,7 @@ class Replication:
     # ------------------------------------------------------------------ answers
 
     def replied(self, peer: Progress, message: m.AppendReply) -> bool:
-        """An answer of this term; whether there is something to do now."""
+        """Handle an answer of this term. Returns whether there is work now."""
         peer.answered_at = self._clock()
         self._clocks.heard(peer.node_id, message.clock)
         if message.from_future:
@@ -166,8 +166,8 @@ class Replication:
         return self.unsent or message.from_future or (news and self._can_commit())
 
     def _recovering(self, peer: Progress, message: m.AppendReply, next_index: int) -> None:
-        """A node without a vote: send it entries, count nothing, and let it vote again behind an entry that a majority
-        of others committed.
+        """Handle an answer of a recovering node: send it entries, do not count it, and let it vote again after an entry
+        that a majority of others committed.
         """
         if not peer.recovering:
             peer.recovers(self.append(m.COMMAND, b""))
@@ -180,7 +180,7 @@ class Replication:
             peer.next_index = max(peer.next_index, next_index)
 
     def snapshot_taken(self, peer: Progress, message: m.SnapshotAck) -> None:
-        """A peer acknowledges bytes of a snapshot."""
+        """Handle the acknowledgement of bytes of a snapshot."""
         peer.answered_at = self._clock()
         was_busy = peer.flow is Flow.SNAPSHOT
         for chunk in self._senders.acknowledged(peer, message):
@@ -201,7 +201,7 @@ class Replication:
         return index > self._core.commit_index and self._raft_log.term_at(index) == self._raft_log.term
 
     def advance(self) -> None:
-        """Commit what a majority of the voters has."""
+        """Commit the entries that a majority of the voters has."""
         if self._core.leads and self._can_commit():
             self._core.commit_to(self._committed_index())
             self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_TOLD_AFTER)
@@ -209,7 +209,7 @@ class Replication:
     # ------------------------------------------------------------------ the lead
 
     def step_down_if_alone(self) -> None:
-        """Follow, if no majority of the voters has answered for a while: somebody else may lead."""
+        """Step down if no majority of the voters has answered for a while, because another node may lead."""
         if not self._core.leads:
             return
         voters = 1 + sum(peer.votes for peer in self._peers)
@@ -218,7 +218,7 @@ class Replication:
             self._core.step_down()
 
     def transfer_leadership(self, successor: str) -> bool:
-        """Ask a voter that has the whole log to campaign, `successor` or any; whether one was asked."""
+        """Ask a voter that has the whole log to campaign, `successor` or any. Returns whether one was asked."""
         last = self._raft_log.last_index
         able = [
             peer.node_id

@@ -1,10 +1,10 @@
-"""Everything that touches PySyncObj 0.3.17's inside. `tests/unit/cluster/test_seams.py` has a test per seam.
+"""All code that touches the internals of PySyncObj 0.3.17. `tests/unit/cluster/test_seams.py` has a test for each seam.
 
-PySyncObj decides here what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and
-the role. What a leader does is ours (`replication.py`), and so is when anything happens (`Core.tick`). ADR 0044 says
-why.
+PySyncObj decides what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and the
+role. This package decides what a leader does (`replication.py`), and when anything happens (`Core.tick`). ADR 0044
+gives the reasons.
 
-Names of the library that are replaced, for all nodes of a process:
+These names of the library are replaced, for all nodes of a process:
 
 ==============================  ============================================================  ====================================
 name                            why                                                           goes when
@@ -16,7 +16,7 @@ name                            why                                             
 `syncobj.pickle`                nothing is ever pickled: using it stops the node              it pickles in its own transport only
 ==============================  ============================================================  ====================================
 
-Messages that PySyncObj is given though no peer sent them in this form:
+PySyncObj gets these messages although no peer sent them in this form:
 
 ==============================  ============================================================  ====================================
 method                          why                                                           goes when
@@ -62,13 +62,13 @@ SLICE_SECONDS = 0.02
 """How long entries are applied in one go; an entry that takes longer is a slice of its own. The heartbeat is 0.07 s."""
 
 FOREVER = 10**9
-"""A number that a setting never reaches: when to compact is decided in `raft.py`."""
+"""A number that a setting never reaches, because `raft.py` decides when to compact."""
 
 logging.getLogger("pysyncobj").setLevel(logging.ERROR)
 
 
 class Randomness(Protocol):
-    """What PySyncObj uses of the module `random`."""
+    """The functions of the module `random` that PySyncObj uses."""
 
     def random(self) -> float:
         """From 0 to 1."""
@@ -89,12 +89,14 @@ class PeerNode(Node):  # type: ignore[misc]  # PySyncObj has no types
 
 @cache
 def peer_node(node_id: str) -> PeerNode:
-    """The one object for a node: PySyncObj looks nodes up several times a message, and finds the same object at once."""
+    """The single object of a node. PySyncObj looks nodes up several times per message, and comparing identical objects
+    is fast.
+    """
     return PeerNode(node_id)
 
 
 class _NoPickle:
-    """Stands where PySyncObj expects `pickle`."""
+    """Replaces `pickle` in PySyncObj."""
 
     @staticmethod
     def dumps(_value: object) -> bytes:
@@ -106,35 +108,35 @@ class _NoPickle:
 
 
 class CoreHooks(Protocol):
-    """What the core asks of its owner."""
+    """The interface that the core needs from its owner."""
 
     def can_campaign(self) -> bool:
         """Whether this node may become a candidate now."""
 
     def send(self, peer: str, message: m.AnyMessage) -> bool:
-        """Send a message once what it speaks of is durable."""
+        """Send a message after the state that it reports is durable."""
 
     def acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
         """Answer a leader's entries."""
 
     def begin_leading(self) -> None:
-        """This node was elected; the first entry of its term is in the log."""
+        """Called when this node was elected; the first entry of its term is in the log."""
 
     def can_apply(self, entry: LogEntry) -> bool:
-        """Whether a committed entry can be applied now; where not, it is asked again with the next tick."""
+        """Whether a committed entry can be applied now. If not, this is called again with the next tick."""
 
     def apply(self, entry: LogEntry) -> None:
         """Apply a committed entry."""
 
     def role_changed(self, role: str) -> None:
-        """The role changed, just now."""
+        """Called when the role changed."""
 
     def more_to_apply(self) -> None:
-        """A slice of the committed entries was applied, and there are more: tick again soon."""
+        """Called when a slice of the committed entries was applied and there are more: tick again soon."""
 
 
 class _Transport(Transport):  # type: ignore[misc]  # PySyncObj has no types
-    """What PySyncObj says, as typed messages."""
+    """The messages of PySyncObj, as typed messages."""
 
     ready = True
 
@@ -143,7 +145,7 @@ class _Transport(Transport):  # type: ignore[misc]  # PySyncObj has no types
         self._hooks = hooks
 
     def send(self, node: Node, message: dict[str, Any]) -> bool:
-        """A message from PySyncObj to a peer."""
+        """Translate and send a message from PySyncObj to a peer."""
         kind = message["type"]
         if kind == "next_node_idx":
             self._hooks.acknowledge(node.id, message["next_node_idx"], reset=message["reset"], success=message["success"])
@@ -167,10 +169,10 @@ def _replaced(**names: object) -> Iterator[None]:
 
 
 def install(clock: Clock, randomness: Randomness) -> None:
-    """Give PySyncObj this process's clock and randomness, and take its pickle away.
+    """Replace the clock, the randomness and the pickle of PySyncObj.
 
     Raises:
-        RaftFatalError: another version of PySyncObj is installed than this file knows.
+        RaftFatalError: the installed version of PySyncObj is not the one that this file supports.
     """
     if VERSION != SUPPORTED_VERSION:
         raise RaftFatalError(f"pysyncobj {VERSION} is installed, {SUPPORTED_VERSION} is what this software was written for")
@@ -181,8 +183,8 @@ def install(clock: Clock, randomness: Randomness) -> None:
 
 
 def configuration(settings: RaftSettings, **more: object) -> SyncObjConf:
-    """PySyncObj's configuration: its times are ours, and it ticks, compacts and changes members only when it is told
-    to.
+    """PySyncObj's configuration: it uses the times of the settings, and ticks, compacts and changes members only on
+    request.
     """
     return SyncObjConf(
         raftMinTimeout=settings.election_timeout_min,
@@ -244,17 +246,17 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     @property
     def no_op_index(self) -> int:
-        """Index of the entry with which this node last began to lead, 0 before."""
+        """The index of the first entry of this node's last leadership, 0 before that."""
         return self._SyncObj__noopIDx or 0
 
     @property
     def applied_index(self) -> int:
-        """The last entry that was applied."""
+        """The index of the last entry that was applied."""
         return self._SyncObj__raftLastApplied
 
     @property
     def commit_index(self) -> int:
-        """Up to where the log is known to be committed."""
+        """The index up to which the log is known to be committed."""
         return self._SyncObj__raftCommitIndex
 
     @property
@@ -264,7 +266,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     @property
     def election_deadline(self) -> float:
-        """When a node that is not the leader campaigns."""
+        """The time at which a node that is not the leader campaigns."""
         return self._SyncObj__raftElectionDeadline
 
     def campaign_by(self, deadline: float) -> None:
@@ -272,13 +274,13 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__raftElectionDeadline = min(self.election_deadline, deadline)
 
     def set_voters(self, others: Iterable[str]) -> None:
-        """Which other nodes vote."""
+        """Set the other nodes that vote."""
         self._SyncObj__otherNodes = set(map(peer_node, others))
 
     # ------------------------------------------------------------------ what is due
 
     def campaign_if_due(self) -> None:
-        """Become a candidate if the election timeout is over and nothing speaks against it (section 5.2)."""
+        """Become a candidate if the election timeout is over and the owner allows it (section 5.2)."""
         if self.leads or self.election_deadline >= self._now() or not self._hooks.can_campaign():
             return
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
@@ -295,9 +297,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             self._SyncObj__onBecomeLeader()
 
     def apply_committed(self) -> None:
-        """Apply what is committed, a slice at a time, so that heartbeats and messages get their turn between two
-        slices.
-        """
+        """Apply committed entries, one slice at a time, so that heartbeats and messages are handled between two slices."""
         end = min(self.commit_index, self.applied_index + self._slice_entries)
         if end == self.applied_index:
             return
@@ -316,18 +316,18 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     # ------------------------------------------------------------------ the leader's part
 
     def append(self, kind: int, body: bytes) -> int:
-        """As the leader, append an entry; its index."""
+        """Append an entry as the leader. Returns its index."""
         index = self._log.last_index + 1
         self._log.add(bytes((kind,)) + body, index, self.raftCurrentTerm)
         return index
 
     def commit_to(self, index: int) -> None:
-        """The log is committed up to `index`, which is not before what was known."""
+        """Set the commit index, which does not decrease."""
         self._SyncObj__raftCommitIndex = index
         self._log.setRaftCommitIndex(index)
 
     def step_down(self) -> None:
-        """As the leader, follow; as PySyncObj does when no majority answers."""
+        """Step down, as PySyncObj does if no majority answers."""
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
 
@@ -343,13 +343,15 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__onMessageReceived(peer_node(peer), message)
 
     def follow(self, peer: str, term: int, commit_index: int) -> None:
-        """The leader lives, and what is in the log up to `commit_index` is committed."""
+        """Handle a heartbeat of the leader: the log is committed up to `commit_index`."""
         self._deliver(peer, {"type": "append_entries", "term": term, "commit_index": commit_index})
 
     def take_entries(
         self, peer: str, term: int, commit_index: int, previous: tuple[int, int], entries: Sequence[LogEntry]
     ) -> None:
-        """Entries of the leader, behind the one with index and term `previous`, which is here; the log ends with them."""
+        """Append entries of the leader after the one with index and term `previous`, which is in the log. The log ends
+        with them.
+        """
         self._deliver(
             peer,
             {
@@ -363,8 +365,8 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         )
 
     def begin_with(self, last: LogEntry, previous: LogEntry, *, clear: bool) -> None:
-        """The state is that of a snapshot up to `last`. With `clear`, or if the log does not begin with its two
-        entries, nothing else is in it.
+        """Begin the log with a snapshot up to `last`. With `clear`, or if the log does not begin with the snapshot's
+        two entries, all other entries are removed.
         """
         log = self._log
         if clear or len(log) < 2 or log[0] != previous or log[1] != last:
@@ -374,17 +376,17 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__raftLastApplied = last.index
 
     def adopt_term(self, peer: str, term: int) -> None:
-        """A peer knows of a newer term (section 5.1): adopt it and follow."""
+        """Adopt a newer term of a peer (section 5.1) and follow."""
         self._deliver(peer, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": -1})
 
     def take_vote_request(self, peer: str, term: int, last_index: int, last_term: int) -> None:
-        """A candidate asks for this node's vote."""
+        """Handle a candidate's request for this node's vote."""
         self._deliver(peer, {"type": "request_vote", "term": term, "last_log_index": last_index, "last_log_term": last_term})
 
     def take_vote(self, peer: str, term: int) -> None:
-        """A peer votes for this node."""
+        """Handle a peer's vote for this node."""
         self._deliver(peer, {"type": "response_vote", "term": term})
 
     def take_over(self, peer: str, term: int) -> None:
-        """The leader asks this node to campaign at once."""
+        """Handle the leader's request to campaign at once."""
         self._deliver(peer, {"type": "timeout_now", "term": term})

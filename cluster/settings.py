@@ -1,4 +1,4 @@
-"""The settings of one node's Raft, checked by whoever reads the configuration file."""
+"""The settings of one node's Raft. The reader of the configuration file checks them."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from cluster.log import SEGMENT_BYTES
 from cluster.membership import Member, Membership, Role
 
 ENTRY_BYTES_MAX = 512 * 1024
-"""Bytes of one proposal. Below what PySyncObj sends whole: longer entries take a path that the guard refuses."""
+"""Bytes of one proposal. This is below the size that PySyncObj sends whole: longer entries take a path that the guard
+refuses.
+"""
 
 APPEND_BYTES_MAX = 1024 * 1024
 """Bytes of entries after which PySyncObj ends an AppendEntries message."""
 
 TRAILING_ENTRIES = 1_000
-"""Entries kept behind a snapshot, so that a node that was away for a moment needs no snapshot."""
+"""Entries before a snapshot that the log keeps, so that a node that was away for a moment needs no snapshot."""
 
 CHUNK_BYTES = 256 * 1024
-"""Bytes of one piece of a snapshot on its way to a peer."""
+"""Bytes of one chunk of a snapshot that is sent to a peer."""
 
 CHUNKS_IN_FLIGHT = 4
-"""Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
+"""Chunks in flight: enough to keep a link busy, too few to delay heartbeats."""
 
 TRANSFER_BYTES_PER_SECOND = 16 * 1024 * 1024
-"""How fast a snapshot goes to a peer. As fast as it can, it takes link, disk and processor from the commits: the peer
-will be loading it for longer than it takes to send it at this rate."""
-
-SNAPSHOT_ENTRIES = 20_000
-"""Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in
-memory.
+"""Bytes a second of a snapshot that is sent to a peer. Without this limit, sending it starves commits of network, disk
+and CPU. At this rate, loading the snapshot still takes the peer longer than receiving it.
 """
 
+SNAPSHOT_ENTRIES = 20_000
+"""Log entries after which a snapshot is taken, because all entries after the newest snapshot are in memory."""
+
 APPLY_SLICE = 256
-"""Entries applied in one tick at most; `seams.SLICE_SECONDS` ends a slice before that if they are long."""
+"""Entries that are applied in one tick, at most; `seams.SLICE_SECONDS` ends a slice before that if they take long."""
 
 DIGEST_INTERVAL = 64
-"""Log indexes in a block; nodes compare the digests of their states once a block (`divergence.py`)."""
+"""Log indexes in a block; nodes compare their running hashes once per block (`divergence.py`)."""
 
 TRANSFER_TIMEOUT = 5.0
-"""Seconds without an answer after which a snapshot's transfer begins anew."""
+"""Seconds without an answer after which sending a snapshot starts again."""
 
 TAKING_TIMEOUT = 2.0
-"""Seconds after which a peer that got a snapshot whole and still asks for what is in it has not taken it: putting it in
-place takes less.
+"""Seconds after which a peer that received a complete snapshot and still asks for its entries counts as not having
+installed it. Installing it takes less time.
 """
 
 OFFER_AGAIN = 30.0
-"""Seconds until a snapshot that a peer did not take is sent to it again, if there is no newer one; it may refuse the
-schema. Also those between two looks whether the newest snapshot is damaged, and so the least between two snapshots that
-are taken because one was."""
+"""Seconds until a snapshot that a peer did not install is sent to it again, if there is no newer one; the peer may
+refuse the schema. Also the seconds between two checks of the newest snapshot for damage, and so the least time between
+two snapshots that replace damaged ones.
+"""
 
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
@@ -59,9 +61,8 @@ assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 class RaftSettings:
     """Times are seconds.
 
-    `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they say who
-    belongs to the cluster until the log does (`membership.py`). Without `members` all are voters, and have no
-    addresses.
+    `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they are the
+    membership until the log has one (`membership.py`). Without `members` all nodes are voters, and have no addresses.
 
     `rejoin`: the disk was lost, see `docs/raft.md`. `join`: this node is added to a running cluster. It begins without
     a log, has no vote, and waits until a leader speaks to it; the configuration names the members it can reach.
@@ -86,7 +87,7 @@ class RaftSettings:
 
     @property
     def first_membership(self) -> Membership:
-        """Who belongs to the cluster as long as no log entry says so."""
+        """The membership of the cluster while the log has none."""
         members = self.members or tuple(Member(node_id, Role.VOTER) for node_id in (self.node_id, *self.peers))
         if self.join:
             members = tuple(

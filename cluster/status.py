@@ -1,4 +1,4 @@
-"""What a node's Raft shows of itself."""
+"""The status of a node's Raft."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MemberState(msgspec.Struct, frozen=True):
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
-    """Where this node is, at one moment.
+    """The status of this node at one moment.
 
     `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters
     is connected, this node included and followers that refuse this leader's stamps excluded. `members_index`: the log

@@ -1,8 +1,8 @@
 """A directory on a real disk, with the durability that `ports.Disk` promises.
 
-Every OSError names its path. Running out of descriptors or memory before anything was written puts nothing in doubt, so
-opening is tried again, with a descriptor that was kept in reserve for this (`Opener`). An error of a write or a sync is
-raised as it is: what is on the disk is then unknown, and the node must stop.
+Every OSError names its path. A shortage of descriptors or memory before anything was written does no harm, so opening
+is retried, with a reserve descriptor (`Opener`). An error of a write or a sync is raised: the contents of the disk are
+then unknown, and the node must stop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cluster.ports import DiskFile
 log = logging.getLogger(__name__)
 
 TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
-"""Errors that say that the system is short of something for the moment."""
+"""Errors of a temporary shortage of the system."""
 
 OPEN_TRIES = 20
 OPEN_PAUSE = 0.005
-"""Tries to open a file, and seconds between them: 0.1 s in all, a third of the shortest election timeout."""
+"""Attempts to open a file, and seconds between them: 0.1 s in all, a third of the shortest election timeout."""
 
 RESERVE = 2
-"""Descriptors kept for the moment when there are no others: one for a file, one for a directory."""
+"""Reserve descriptors for a shortage: one for a file, one for a directory."""
 
 
 @contextlib.contextmanager
@@ -42,10 +42,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 class Opener:
-    """Opens files also when the process or the system has no descriptors left.
+    """Opens files even if the process or the system has no descriptors left.
 
     Attributes:
-        shortages: how often a file could not be opened at the first try.
+        shortages: how often a file could not be opened at the first attempt.
     """
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class RealDisk:
                 self._sync_directory(each.parent)
 
     def names(self) -> list[str]:
-        """All files, sorted; leftovers of an interrupted `replace` are none."""
+        """All files, sorted, without leftovers of an interrupted `replace`."""
         return sorted(entry.name for entry in self._directory.iterdir() if entry.is_file() and not entry.name.endswith(".tmp"))
 
     def read(self, name: str) -> bytes:
@@ -192,7 +192,7 @@ class RealDisk:
         return RealFile(self._directory / name, self._fsync, self._opener, self._synced)
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write anew: temporary file, fsync, rename, fsync of the directory."""
+        """Replace a file: temporary file, fsync, rename, fsync of the directory."""
         temporary = self._directory / f"{name}.tmp"
         with self._opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor, _named(temporary):
             view = memoryview(data)

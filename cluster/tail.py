@@ -1,9 +1,9 @@
-"""Reading the log of a running node from another process, entry by entry, as far as the node says that it is applied.
+"""Reading the log of a running node from another process, entry by entry, up to the index that the node has applied.
 
 The node only appends to a segment, cuts off what was never committed, moves whole segments to its archive, and, when it
-installs a snapshot, removes all of them. So what is at or below an index that the node had applied *before* the file
-was read is as it was committed, provided that the file was still part of the log *after* it was read: one that was
-removed may end with entries that another leader's have replaced.
+installs a snapshot, removes all of them. So an entry up to an index that the node had applied *before* the file was
+read is committed, provided that the file was still part of the log *after* it was read. A removed file may end with
+entries that another leader has replaced.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from cluster.log import HEADER_BYTES_MAX, entry_size, read_header, read_record
 from cluster.ports import LogEntry
 
 READ_BYTES = 4 * 1024 * 1024
-"""Read at a time; an entry is at most 512 KiB."""
+"""Bytes that are read at a time; an entry is at most 512 KiB."""
 
 TRIES = 5
-"""How often a segment is looked for that is being moved to the archive at this moment."""
+"""Attempts to open a segment that is being moved to the archive."""
 
 
 class LogTail:
     """The committed entries of a node's log, in order.
 
     Args:
-        directories: the log's and the archive's, the log's first.
-        abis: of the commands; segments of others are passed over.
-        next_index: the entry to begin with.
+        directories: the log's and the archive's, the log's first. abis: the schemas of the commands; segments of other
+        schemas are skipped. next_index: the index of the first entry to read.
     """
 
     def __init__(self, directories: Sequence[Path], abis: Collection[str], next_index: int) -> None:
@@ -42,8 +41,8 @@ class LogTail:
         """Index of the entry at `_offset`."""
 
     def read(self, applied: int) -> list[LogEntry]:
-        """Some of the entries up to `applied`, which the node had applied before; none only when there are none to
-        read.
+        """Some of the entries up to `applied`, which the node had applied before the call. The result is empty only if
+        there are none.
 
         Raises:
             MissingEntriesError: the next entry is in no segment.
@@ -66,7 +65,7 @@ class LogTail:
             self._file = -1
 
     def _open(self) -> bool:
-        """Open the segment that the next entry must be in, if it is there."""
+        """Open the segment that must have the next entry, if it exists."""
         path = segment_with(self._directories, self.next_index)
         if path is None:
             return False
@@ -82,7 +81,7 @@ class LogTail:
         return True
 
     def _read(self, applied: int) -> list[LogEntry]:
-        """What the open segment has; when it has no more, it is closed."""
+        """Entries of the open segment, which is closed at its end."""
         entries: list[LogEntry] = []
         offset, position = self._offset, self._position
         while not entries:

@@ -1,11 +1,11 @@
 """Sending a snapshot to a node that is behind the log, and receiving one (Raft paper, section 7).
 
-A snapshot is one run of bytes in chunks, a few under way at a time, so that it shares the link with heartbeats and
-entries. The follower acknowledges how much it has without a gap; a transfer that breaks begins anew. Nothing of it is
-visible before it is whole and checked.
+A snapshot is sent in chunks, a few in flight at a time, so that it shares the link with heartbeats and entries. The
+follower acknowledges how many bytes it has without a gap. Sending restarts after a broken connection. The snapshot is
+not visible before it is complete and checked.
 
-A peer that does not take a snapshot is a reason to look whether it is damaged on this disk; if it is, a fresh one is
-taken, and sent.
+If a peer does not install a snapshot, this node checks whether the snapshot is damaged on its disk. If so, a new one is
+taken and sent.
 
 Verifying a received snapshot takes seconds and runs beside heartbeats. Until it is done, the follower withholds the
 last acknowledgement and repeats the one before, so the leader neither gives up nor compacts its log.
@@ -56,12 +56,12 @@ class Senders:
 
     @property
     def any(self) -> bool:
-        """Whether any snapshot is on its way: the log behind it must not be compacted before it is there."""
+        """Whether a snapshot is being sent. The entries after it must not be compacted before it arrives."""
         return any(peer.sending is not None for peer in self._peers)
 
     def start(self, peer: Progress, term: int) -> bool:
-        """Begin, unless one is on its way; whether one is. A damaged one is not sent, nor one again soon that the peer
-        has not taken.
+        """Begin to send a snapshot, unless one is being sent. Returns whether one is being sent. A damaged one is not
+        sent, nor soon again one that the peer did not install.
         """
         if peer.sending is not None:
             return True
@@ -92,19 +92,19 @@ class Senders:
         return waited >= OFFER_AGAIN or (newest is not None and newest.index > last.index)
 
     def _examine(self, reason: str) -> None:
-        """Have the newest snapshot looked at, unless that was done a moment ago."""
+        """Check the newest snapshot for damage, unless that was done a moment ago."""
         if self._clock() - self._examined_at >= OFFER_AGAIN:
             self._examined_at = self._clock()
             log.warning("%s: looking whether the newest one is damaged", reason)
             self._snapshots.examine()
 
     def stop(self) -> None:
-        """Give up all."""
+        """Abort all."""
         for peer in self._peers:
             peer.stop_sending()
 
     def acknowledged(self, peer: Progress, ack: m.SnapshotAck) -> list[m.SnapshotChunk]:
-        """Take note of an acknowledgement; the chunks to send next."""
+        """Handle an acknowledgement. Returns the chunks to send next."""
         sending = peer.sending
         if sending is None or ack.index != sending.source.mark.index:
             return []
@@ -119,7 +119,7 @@ class Senders:
         return list(self._chunks(peer, sending))
 
     def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
-        """The chunks whose time has come; gives up transfers of an older term and those that nobody answers."""
+        """The chunks that are due. Also aborts those of an older term and those that are not answered."""
         for peer in self._peers:
             sending = peer.sending
             if sending is None:
@@ -176,12 +176,12 @@ class Receiver:
         self.refused = 0
 
     def drop(self, peer: str) -> None:
-        """The sender is gone."""
+        """Handle the loss of the sender."""
         if self._from[0] == peer:
             self.abort()
 
     def abort(self) -> None:
-        """Forget what came in."""
+        """Discard the received bytes."""
         if self._sink is not None:
             self._sink.abort()
         self._sink = self.whole = None

@@ -4,8 +4,8 @@ One connection a pair of nodes: the one with the greater id calls. If it does no
 was removed, the other calls after a while; of two connections the one that the greater id made stays. A caller is let
 in only if its certificate is of this cluster's authority and names a peer, or any node while this one looks for a
 leader (`ports.Wire.accepts_unknown`); then both say `Hello` (cluster, node, protocol, ABI) and only then messages
-count. A frame is a 4-byte big-endian length and that many bytes; an empty frame is a sign of life. Whatever does not
-fit is refused, counted by kind in `refused`, and the connection is closed; the node goes on.
+count. A frame is a 4-byte big-endian length and that many bytes; an empty frame is a keepalive. An invalid frame or
+caller is refused and counted by kind in `refused`, and the connection is closed; the node continues.
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = 2
 FORMER_PROTOCOL = 1
-"""Of version 0.2.0. It is spoken with a peer that does not offer `ALPN`."""
+"""The protocol of version 0.2.0. It is used with a peer that does not offer `ALPN`."""
 ALPN = "quorumbook-raft/2"
-"""What this protocol is called in the TLS handshake. Version 0.2.0 offers nothing there."""
+"""The name of this protocol in the TLS handshake. Version 0.2.0 offers no name."""
 FRAME_MAX = 8 * 1024 * 1024
-"""Bytes of a frame. The longest honest one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
+"""Bytes of a frame. The longest valid one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
 HELLO_MAX = 1024
-"""Bytes of the first frame: nobody gets to make us allocate more before we know who it is."""
+"""Bytes of the first frame: a caller that is not identified cannot make the node allocate more."""
 WRITE_BUFFER_MAX = 64 * 1024 * 1024
-"""Bytes waiting for a peer that does not read; beyond that the connection is given up."""
+"""Bytes waiting for a peer that does not read; with more the connection is closed."""
 HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
-"""Threads that make the steps of callers' handshakes, so that no stranger takes the time of the thread that Raft runs
-in.
-"""
+"""Threads for the handshakes of callers, so that no unknown caller takes time of the thread of Raft."""
 KEEPALIVE = 0.3
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
@@ -51,7 +49,7 @@ RETRY_MIN, RETRY_MAX = 0.05, 1.0
 CALL_AFTER = 2.0
 """Seconds that the smaller id waits to be called before it calls."""
 CONNECTED_CHECK = 0.5
-"""Seconds between looks whether a connection that the other node made still stands."""
+"""Seconds between checks whether a connection that the other node made still exists."""
 PAUSE_NOTED = 0.5
 """Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no
 processor.
@@ -204,7 +202,7 @@ class TlsWire:
         self._know(settings.peers)
 
     def _know(self, peers: Mapping[str, str]) -> None:
-        """These are the peers. Only addresses that are numbers are known to be theirs before they call."""
+        """Set the peers. Only numeric addresses are known to be theirs before they call."""
         self._peers = dict(peers)
         self._door.peers = frozenset(caller_of(split_address(address)[0]) for address in peers.values() if address)
 
@@ -238,7 +236,9 @@ class TlsWire:
             self._fail(error)
 
     async def _listen(self) -> None:
-        """Accept callers, for ever. By hand, because a server of asyncio's does not tell which handshakes failed."""
+        """Accept callers until cancelled. It does not use an asyncio server, because that does not report failed
+        handshakes.
+        """
         loop = asyncio.get_running_loop()
         host, port = split_address(self._settings.listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -378,7 +378,7 @@ class TlsWire:
             writer.transport.abort()
 
     async def _keep_calling(self, peer: str) -> None:
-        """Call a peer whenever there is no connection, as long as it is one."""
+        """Call a peer whenever there is no connection, as long as it is a peer."""
         pause = RETRY_MIN
         while peer in self._peers:
             if peer > self._node_id:
@@ -484,7 +484,7 @@ class TlsWire:
             del buffer[:at]
 
     async def _watch(self, connection: _Connection) -> None:
-        """Say that we live, and notice when the peer no longer does."""
+        """Send keepalives, and detect a peer that sends nothing."""
         loop = asyncio.get_running_loop()
         while not connection.writer.transport.is_closing():
             due = loop.time() + KEEPALIVE
