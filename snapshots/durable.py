@@ -1,8 +1,8 @@
-"""Directories that appear whole, and disappear whole, whatever moment the process is killed at.
+"""Directories that are created and deleted atomically, even if the process is killed.
 
-A directory in the making has a suffix behind its final name. Only a rename gives it the final name, after everything in
-it is on the disk; and only a rename takes that name away before anything in it is deleted. `clean` puts in order what a
-kill left behind.
+A directory that is being written has a suffix after its final name. A rename gives it the final name, after all its
+contents are on the disk. A rename also removes that name before any contents are deleted. `clean` removes what a killed
+process left.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def publish(draft: Path, final: Path) -> None:
-    """Give a finished directory its name, durably; one that has the name already makes way."""
+    """Give a finished directory its name, durably. It replaces a directory that has the name already."""
     old = final.with_name(final.name + REPLACED)
     if final.exists():
         os.rename(final, old)
@@ -57,7 +57,7 @@ def publish(draft: Path, final: Path) -> None:
 
 
 def discard(final: Path) -> None:
-    """Delete a finished directory; fine if it is gone."""
+    """Delete a finished directory, if it exists."""
     trash = final.with_name(final.name + TRASH)
     with contextlib.suppress(FileNotFoundError):
         os.rename(final, trash)
@@ -66,7 +66,7 @@ def discard(final: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a directory that has no final name, or whatever else lies there; fine if it is gone."""
+    """Delete a directory without a final name, or a file, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -74,13 +74,13 @@ def remove(path: Path) -> None:
 
 
 def remove_drafts(parent: Path) -> None:
-    """Delete drafts that a killed writer left. Only for whoever is sure that no writer is at work."""
+    """Delete drafts that a killed writer left. The caller must be sure that no writer runs."""
     for path in parent.glob(f"*{DRAFT}"):
         remove(path)
 
 
 def clean(parent: Path) -> None:
-    """Remove what a killed process left, and give back the name to a directory that was being replaced."""
+    """Remove what a killed process left, and restore the name of a directory that was being replaced."""
     for path in sorted(parent.iterdir()):
         if path.name.endswith(REPLACED):
             final = path.with_name(path.name.removesuffix(REPLACED))

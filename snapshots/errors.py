@@ -1,4 +1,4 @@
-"""What can go wrong with snapshots.
+"""The exceptions of snapshots.
 
 SnapshotError
 ├── SnapshotDamagedError   a snapshot on disk is not what was written

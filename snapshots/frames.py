@@ -1,8 +1,8 @@
-"""What goes down the pipe to the writer: length-prefixed msgpack frames.
+"""The protocol of the pipe to the writer: length-prefixed msgpack frames.
 
-`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), attachments in pieces
-(`Attached`), then `End`. A pipe that ends before `End` is a parent that died or changed its mind: the writer throws
-away what it has.
+A snapshot is a `Begin`, then changes of tables in chunks and in any order (`Rows`, `Deleted`, `Purged`), attachments in
+chunks (`Attached`), then an `End`. If the pipe ends before `End`, the parent died or cancelled, and the writer discards
+the snapshot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from snapshots.manifest import Row, SnapshotFields
 from statemachine.freezing import Piece
 
 FRAME_ROW_BYTES = 64 * 1024
-"""Rows are sent in pieces of about that many bytes: what a pipe holds. Encoding one does not hold the interpreter for
+"""Bytes of a chunk of rows, about the capacity of a pipe. Encoding one chunk does not hold the interpreter lock for
 long.
 """
 
@@ -35,46 +35,42 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Rows that a table has from now on."""
+    """Rows to add or replace."""
 
     table: str
     rows: list[tuple[bytes, bytes]]
 
 
 class Deleted(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Keys that a table has no more."""
+    """Keys to delete."""
 
     table: str
     keys: list[bytes]
 
 
 class Purged(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Ranges of keys, the end excluded, in which a table has no rows of before. Rows that come with or after it are not
-    meant.
-    """
+    """Half-open ranges of keys to delete. They apply to existing rows only, not to rows of this frame or later ones."""
 
     table: str
     ranges: list[tuple[bytes, bytes]]
 
 
 class End(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """All has been said; how many rows each table must have now."""
+    """The end of the snapshot, with the number of rows that each table must have."""
 
     counts: dict[str, int]
 
 
 class Attached(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The next piece of a file that lies beside the tables: what is kept with the state and is no part of it. See
-    `ATTACHMENTS`.
-    """
+    """The next chunk of an attachment: a file beside the tables that is not part of the state. See `ATTACHMENTS`."""
 
     name: str
     data: bytes
 
 
 ATTACHMENTS = frozenset({"MARKET"})
-"""The files that a snapshot may have beside its database. Each is written anew for each snapshot, sealed and sent like
-the others; none is needed.
+"""The files that a snapshot may have beside its database. Each is written again for each snapshot, and checked and sent
+like the others. All are optional.
 """
 
 AnyFrame = Begin | Rows | Deleted | Purged | End | Attached
@@ -84,7 +80,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[bytes]:
-    """The frames of a snapshot that is written whole, as bytes."""
+    """The frames of a complete snapshot, as bytes."""
     pieces = (Piece(name, list(tables[name]), [], []) for name in begin.tables)
     return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, pieces)
 
@@ -95,7 +91,7 @@ def change_frames(
     """The frames of changes, as bytes.
 
     Args:
-        attachments: by name, what makes each; called where the frames are iterated.
+        attachments: the function that makes each attachment, by name; called where the frames are iterated.
     """
     yield _framed(begin)
     waiting: dict[str, tuple[list[Row], list[int]]] = {name: ([], [0]) for name in begin.tables}
@@ -129,10 +125,10 @@ def _framed(frame: AnyFrame) -> bytes:
 
 
 def read_frames(stream: BinaryIO) -> Iterator[AnyFrame]:
-    """The frames of a pipe, until it ends, also in the middle of one.
+    """The frames of a pipe, until the pipe ends, which may be within a frame.
 
     Raises:
-        msgspec.ValidationError, msgspec.DecodeError: what came is no frame.
+        msgspec.ValidationError, msgspec.DecodeError: the bytes are not a frame.
     """
     while True:
         header = stream.read(_HEADER)

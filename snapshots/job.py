@@ -1,4 +1,4 @@
-"""A snapshot being written by a process of its own, as its parent sees it."""
+"""The parent's side of a snapshot that a separate process writes."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ EXIT_CONTRADICTION = 4
 
 
 class JobState(Enum):
-    """What became of a snapshot."""
+    """The progress of a snapshot."""
 
     RUNNING = 1
     DONE = 2
-    """It is whole, checked, and on the disk."""
+    """It is complete, checked, and on the disk."""
     FAILED = 3
-    """Nothing of it is left."""
+    """It was discarded."""
 
 
 class WriteJob:
-    """Feeds the rows to the writer and tells how it ends. Nothing here blocks for longer than it takes to start a
+    """Sends the rows to the writer and reports the result. No method blocks for longer than it takes to start a
     process.
 
-    A thread does the feeding: the pipe is full most of the time, and the engine must not wait for it. Nobody calls
-    `os.fork`: a fork of the engine would copy its threads' locks and its sockets.
+    A thread sends the rows, because the pipe is full most of the time and the engine must not wait for it. `os.fork` is
+    not used: a fork of the engine would copy its threads' locks and its sockets.
 
     Args:
-        pieces: what the writer is to read (`frames`), iterated in another thread.
-        on_done: called once, from `poll`, with the manifest of a finished snapshot.
+        pieces: the frames for the writer (`frames`), iterated in another thread. on_done: called once, from `poll`,
+        with the manifest of a finished snapshot.
 
     Attributes:
-        contradiction: it failed because the state itself is wrong.
+        contradiction: whether it failed because the state itself is wrong.
     """
 
     def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
@@ -70,17 +70,19 @@ class WriteJob:
 
     @property
     def settled(self) -> bool:
-        """Whether it was polled to its end, or cancelled."""
+        """Whether its result was polled, or it was cancelled."""
         return self._state is not JobState.RUNNING
 
     def poll(self) -> JobState:
-        """What became of it. `manifest` is set when DONE, `reason` when FAILED."""
+        """The progress of the job. `manifest` is set when DONE, `reason` when FAILED."""
         if self._state is JobState.RUNNING and self._process.poll() is not None:
             self._end()
         return self._state
 
     def cancel(self) -> None:
-        """Kill the writer if it still runs. The snapshot is then absent, or, if it had just been finished, whole."""
+        """Kill the writer if it still runs. The snapshot is then absent, or complete if the writer had just finished
+        it.
+        """
         if self._state is JobState.RUNNING:
             self._process.kill()
             self._process.wait()

@@ -1,6 +1,6 @@
-"""What a snapshot says of itself.
+"""The manifest: the description of a snapshot.
 
-The manifest lies in the snapshot's RocksDB, in a column family of its own and written last, and once more in the seal
+It is stored in the snapshot's RocksDB, in a separate column family that is written last, and also in the file SEAL
 (`seal`), where it can be read without opening the database. Both are compared at every load.
 """
 
@@ -21,11 +21,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
-    """What whoever takes a snapshot knows of it.
+    """The fields of the manifest that the engine process knows.
 
     `index` and `term` are those of the last log entry in it; `mark` is the cluster layer's note of that point, kept as
-    it is. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A `full_hash` that is
-    not empty is compared with the rows.
+    it is. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A non-empty `full_hash`
+    is compared with the rows.
     """
 
     index: int
@@ -72,7 +72,7 @@ manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 def make_manifest(fields: SnapshotFields, abi: str, tables: list[TableSummary], full_hash: bytes) -> Manifest:
-    """The manifest of a snapshot whose rows were counted and hashed."""
+    """The manifest of a snapshot with the counts and hashes of its rows."""
     return Manifest(
         FORMAT,
         abi,
@@ -88,10 +88,10 @@ def make_manifest(fields: SnapshotFields, abi: str, tables: list[TableSummary], 
 
 
 class RowHasher:
-    """Hashes tables as they pass: one hash a table, and the engine's full hash over all of them.
+    """Hashes tables incrementally: one hash per table, and the engine's full hash over all of them.
 
-    Feed it tables in their order: `begin` with a table's name and number of rows, then all its rows, in pieces as you
-    like.
+    Call it for the tables in their order: `begin` with a table's name and number of rows, then all its rows, in chunks
+    of any size.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class RowHasher:
         self._done: list[TableSummary] = []
 
     def begin(self, name: str, rows: int) -> None:
-        """A table begins. Raises ValueError if the one before had another number of rows than announced."""
+        """Begin a table. Raises ValueError if the previous one had another number of rows than announced."""
         self._close()
         self._name, self._announced, self._seen = name, rows, 0
         heading = _encode([name, rows])
@@ -111,9 +111,7 @@ class RowHasher:
         self._full.update(heading)
 
     def rows(self, rows: Collection[Row]) -> None:
-        """Rows of the current table. Lets other threads run meanwhile, but for a small part of the time when they are
-        many.
-        """
+        """Add rows of the current table. With many rows, other threads can run for most of the time."""
         piece = b"".join(chain.from_iterable(rows))
         self._table.update(piece)
         self._full.update(piece)

@@ -1,4 +1,6 @@
-"""Conservation of money, counted over a snapshot's rows: a state that has lost or made money never becomes a snapshot."""
+"""Conservation of money, checked over a snapshot's rows: a state that has lost or created money never becomes a
+snapshot.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ _currency_decoder = msgspec.msgpack.Decoder(CurrencyRow)
 
 
 class MoneyError(SnapshotError):
-    """Balances and fees of a currency are not its deposits less its withdrawals."""
+    """Balances and fees of a currency do not equal its deposits less its withdrawals."""
 
 
 class MoneyCheck:
-    """Give it the rows of all tables as they pass, then ask: per currency, balances + fees == deposited - withdrawn."""
+    """Sums the rows of all tables, then checks per currency: balances + fees == deposited - withdrawn."""
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
         self._expected: dict[str, int] = {}
 
     def take(self, table: str, rows: list[Row]) -> None:
-        """Rows of a table, in pieces."""
+        """Add rows of a table, in chunks."""
         if table == "balance":
             for _, row in rows:
                 balance = _balance_decoder.decode(row)
@@ -42,7 +44,7 @@ class MoneyCheck:
         """Compare.
 
         Raises:
-            MoneyError: it does not add up; the text names the currency and both sums.
+            MoneyError: the sums differ; the text names the currency and both sums.
         """
         unknown = sorted(self._held.keys() - self._expected.keys())
         if unknown:

@@ -1,4 +1,4 @@
-"""Where snapshots lie: one directory each, named by the log index in 20 digits, so that names sort as indexes do."""
+"""The directories of snapshots: one per snapshot, named by the log index in 20 digits, so that names sort like indexes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A snapshot's RocksDB: a column family a table, written as changes to the one before, and read whole. The only file
-that knows rocksdict.
+"""A snapshot's RocksDB: one column family per table, written as changes to the previous snapshot, and read completely.
+This is the only file that uses rocksdict.
 
-RocksDB keeps rows in files (SST) that never change once written; what is newer lies in newer files. So the next
-snapshot can share the files of the one before, as hard links, and add one with what changed (`Draft`). Compaction
-writes a table anew without the rows that are gone.
+RocksDB stores rows in files (SST) that never change once written; newer rows are in newer files. So the next snapshot
+shares the files of the previous one, as hard links, and adds one with the changes (`Draft`). Compaction rewrites a
+table without the deleted rows.
 """
 
 from __future__ import annotations
@@ -38,25 +38,26 @@ _MANIFEST_KEY = b"manifest"
 _DEFAULT_FAMILY = "default"
 _ENTRIES = re.compile("# entries=([0-9]+)")
 _TRANSIENT = ("LOCK", "LOG")
-"""Files that say nothing of the contents; RocksDB makes them anew."""
+"""Files without contents of the tables; RocksDB creates them again."""
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 READ_ROWS = 2_000
-"""Rows are read in pieces of that many, about 2 ms each, in which no other thread has its turn. While one is read,
-another thread hashes the one before, which needs the interpreter only to begin."""
+"""Rows in a chunk that is read at a time, about 2 ms, during which no other thread runs. Another thread hashes the
+previous chunk at the same time, almost without the interpreter lock.
+"""
 
 GARBAGE_RATIO = 2
 GARBAGE_ROWS = 1_000
-"""A table whose files hold more entries than that many times its rows, and so many more, is written anew."""
+"""A table is rewritten if its files have more entries than this multiple of its rows, and this many more."""
 
 FILES_MAX = 24
-"""So is a table in more files than that: each is asked for each row."""
+"""A table in more files than this is rewritten too, because each file is searched for each row."""
 
 TABLE_FILE = ".sst"
-"""How the names of files end that never change."""
+"""The suffix of files that never change."""
 
 Keep = Callable[[str, list[Row]], None]
-"""Takes a table's rows, in pieces."""
+"""Takes a table's rows, in chunks."""
 
 
 def _options() -> Any:
@@ -72,7 +73,7 @@ def _options() -> Any:
 
 
 def _compact(family: Any) -> None:
-    """Write all rows of a table anew. Forced, since RocksDB otherwise may only give the files another place."""
+    """Rewrite all rows of a table. It is forced, because RocksDB may otherwise only move the files."""
     options = CompactOptions()
     options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
     family.compact_range(None, None, options)
@@ -85,7 +86,7 @@ def _families(tables: Iterable[str]) -> dict[str, Any]:
 class RocksWriter:
     """Writes a snapshot's database: changes in any order, then `settle`, `read`, and `close` with the manifest.
 
-    There is no write-ahead log: a snapshot that was not closed is thrown away.
+    There is no write-ahead log: a snapshot that was not closed is discarded.
 
     Args:
         directory: empty, or with the files of another snapshot, which then has the same tables.
@@ -101,14 +102,14 @@ class RocksWriter:
         self._handles = {name: self._database.get_column_family_handle(name) for name in (*self._names, MANIFEST_FAMILY)}
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
-        """Write rows of a table; those with the same keys are replaced."""
+        """Write rows of a table. They replace rows with the same keys."""
         handle, batch = self._handles[table], WriteBatch(raw_mode=True)
         for key, value in rows:
             batch.put(key, value, handle)
         self._database.write(batch, self._write_options)
 
     def delete(self, table: str, keys: Iterable[bytes]) -> None:
-        """Delete rows; fine where there are none."""
+        """Delete rows, if they exist."""
         handle, batch = self._handles[table], WriteBatch(raw_mode=True)
         for key in keys:
             batch.delete(key, handle)
@@ -122,8 +123,8 @@ class RocksWriter:
         self._database.write(batch, self._write_options)
 
     def settle(self, counts: Mapping[str, int]) -> list[str]:
-        """Bring everything into files; compact the tables whose files hold much that is gone, given how many rows each
-        has. Returns those.
+        """Flush everything into files, and compact the tables whose files have many deleted entries, given the number
+        of rows of each. Returns the names of those tables.
         """
         compacted = []
         for name in self._names:
@@ -143,7 +144,7 @@ class RocksWriter:
         return _read_tables(self._database, {name: counts[name] for name in self._names}, keep)
 
     def close(self, manifest: Manifest | None) -> None:
-        """Flush the tables, then the manifest, and close; without a manifest just close."""
+        """Flush the tables, then the manifest, and close. Without a manifest it only closes."""
         if manifest is not None:
             for name in self._names:
                 self._database.get_column_family(name).flush(True)

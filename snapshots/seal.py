@@ -1,11 +1,11 @@
-"""The seal: a list of a snapshot's files with their sizes and digests, and its manifest, written when all else is on
-the disk.
+"""The file SEAL: the list of a snapshot's files with their sizes and checksums, and the manifest. It is written after
+all other files are on the disk.
 
-RocksDB checks its blocks when it reads them, but not all of its files, and its errors do not always name one. The seal
-is checked before the database is opened: a file that is not bit for bit what was written is named, and nothing is read
-from it. It is also the header of a snapshot's transfer to another node.
+RocksDB checks its blocks when it reads them, but not all of its files, and its errors do not always name a file. The
+checksums are compared before the database is opened: an error names the file that changed, and nothing is read from it.
+SEAL is also the header of a snapshot that is sent to another node.
 
-A seal file is a magic line, the 32-byte blake2b digest of the rest, and the rest: msgpack of `Seal`.
+The file is a magic line, the 32-byte blake2b checksum of the rest, and the rest: msgpack of `Seal`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _check_names(files: list[FileEntry]) -> None:
 
 
 def seal_directory(directory: Path, manifest: Manifest) -> Seal:
-    """Sync all files, digest them, and write the seal; everything is on the disk on return."""
+    """Sync all files, compute their checksums, and write SEAL. Everything is on the disk on return."""
     sync_tree(directory)
     entries = []
     for path in sorted(directory.iterdir()):
@@ -127,10 +127,10 @@ def read_seal(directory: Path) -> Seal:
 
 
 def check_files(directory: Path) -> Seal:
-    """A snapshot's seal, after every file was compared with it. O(bytes).
+    """A snapshot's seal, after comparing every file with it. O(bytes).
 
     Raises:
-        SnapshotDamagedError: a file is missing or not what was written.
+        SnapshotDamagedError: a file is missing or differs from what was written.
     """
     seal = read_seal(directory)
     for entry in seal.files:
@@ -149,7 +149,7 @@ def check_files(directory: Path) -> Seal:
 
 
 def read_attachment(directory: Path, name: str) -> bytes | None:
-    """A file of a snapshot that is no part of its database, compared with the seal; None where it has none of that
+    """A file of a snapshot that is not part of its database, compared with the seal; None if there is no file of that
     name.
 
     Raises:

@@ -1,12 +1,11 @@
-"""A node's snapshots: written by a process of their own, checked before they are read, sent to and taken from other
-nodes.
+"""A node's snapshots. A separate process writes them; they are checked before they are read, sent to other nodes and
+received from them.
 
     DIRECTORY/00000000000000012345/    the snapshot at log index 12345: RocksDB's files, and SEAL
     DIRECTORY/writer.lock              held by the process that writes one
 
-A snapshot that can be seen is whole. If the newest one does not check, that is an error and not a reason to take the
-one before: the log behind the newest may already be gone, and a node that goes back in time has forgotten what it
-acknowledged.
+A visible snapshot is complete. If the newest one is damaged, that is an error and not a reason to use an older one: the
+log before the newest may already be compacted, and a node with an older state has lost entries that it acknowledged.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from snapshots.writer import locked
 from statemachine.freezing import Frozen
 
 LOCK_SECONDS = 60.0
-"""How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is
-nearly done.
+"""Seconds for which opening waits for the writer of a killed parent. The writer ends when it detects this, or completes
+the snapshot if that is nearly done.
 """
 
 
@@ -44,14 +43,13 @@ class SnapshotStore:
     One process at a time; not for several threads, but for `check`.
 
     Args:
-        directory: made if it does not exist; what a killed process left in it is removed.
-        keep: how many snapshots stay when a new one is finished.
-        abi: of what is written, where nothing else is said.
-        accepts: the ABIs of what may be read; only `abi` unless named.
+        directory: it is created if it does not exist. Files that a killed process left in it are removed. keep: how
+        many snapshots are kept when a new one is finished. abi: the default ABI of written snapshots. accepts: the ABIs
+        that may be read; by default only `abi`.
 
     Raises:
-        SnapshotBusyError: another process writes here and does not end.
-        OSError: the directory cannot be used.
+        SnapshotBusyError: another process writes into the directory and does not end. OSError: the directory cannot be
+        used.
     """
 
     def __init__(self, directory: Path, keep: int = 2, *, abi: str = ABI, accepts: Collection[str] = ()) -> None:
@@ -80,8 +78,7 @@ class SnapshotStore:
             time.sleep(0.02)
 
     def newest(self) -> Manifest | None:
-        """The manifest of the newest snapshot, None if there is none. Its files are checked when it is asked for the
-        first time.
+        """The manifest of the newest snapshot, or None. The first call checks the snapshot's files.
 
         Raises:
             SnapshotDamagedError: a file of it is not what was written. Never falls back to an older one.
@@ -138,7 +135,7 @@ class SnapshotStore:
         return read_attachment(snapshot_path(self._directory, manifest.index), name)
 
     def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]], *, abi: str = "") -> WriteJob:
-        """Begin to write a snapshot whole. Returns at once; poll the job.
+        """Begin to write a complete snapshot. Returns at once; poll the job.
 
         Args:
             tables: in their order; must not change any more. Iterated in another thread, once.
@@ -183,7 +180,8 @@ class SnapshotStore:
         prune(self._directory, self._keep)
 
     def open_source(self) -> Source:
-        """The newest snapshot as one run of bytes. It stays readable until closed, also when it is pruned meanwhile.
+        """The newest snapshot as a sequence of bytes. It stays readable until it is closed, even if it is pruned before
+        that.
 
         Raises:
             NoSnapshotError: there is none.
@@ -195,5 +193,5 @@ class SnapshotStore:
         return Source(snapshot_path(self._directory, manifest.index))
 
     def open_sink(self) -> Sink:
-        """Begin to receive a snapshot. Nothing of it can be seen before `finish`."""
+        """Begin to receive a snapshot. It is not visible before `finish`."""
         return Sink(self._directory, self._accepts, self._finished)

@@ -1,8 +1,8 @@
-"""A snapshot on its way from one node to another, as one run of bytes.
+"""Sending a snapshot to another node, and receiving one, as a sequence of bytes.
 
-The run is a 4-byte big-endian length, that many bytes of seal (`seal`), and the contents of the files that the seal
-lists, in its order. The receiver keeps at most the seal and one piece in memory, and believes nothing: names are
-checked, digests compared, and the database is read whole before the snapshot is given its name.
+The sequence is a 4-byte big-endian length, that many bytes of SEAL (`seal`), and the contents of the files that it
+lists, in its order. The receiver has at most SEAL and one chunk in memory, and trusts nothing: it checks names,
+compares checksums, and reads the whole database before it gives the snapshot its name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from snapshots.seal import Seal, decode_seal, encode_seal, new_digest, read_atta
 
 LENGTH_BYTES = 4
 SEAL_BYTES_MAX = 16 * 1024 * 1024
-"""A seal has about 60 bytes a file; one that announces more than this is no seal."""
+"""The largest accepted size of SEAL, which has about 60 bytes per file."""
 
 
 class Source:
-    """A snapshot to send. Its files are held open, so deleting it does not disturb a transfer under way.
+    """A snapshot to send. Its files stay open, so deleting the snapshot does not disturb the sending.
 
     Attributes:
         manifest: of the snapshot.
@@ -80,7 +80,7 @@ class Source:
         return part
 
     def close(self) -> None:
-        """Release the files. May be called again."""
+        """Close the files. May be called again."""
         for file in self._files:
             file.close()
         self._files = []
@@ -98,7 +98,7 @@ def _refusals() -> Iterator[None]:
 
 
 class Sink:
-    """A snapshot coming in. `write` takes pieces of any size; what is wrong with them is told by `verify`.
+    """An incoming snapshot. `write` takes chunks of any size; `verify` reports their errors.
 
     Args:
         accepts: the ABIs that a snapshot may have.
@@ -121,7 +121,7 @@ class Sink:
         self._ended = False
 
     def write(self, data: bytes) -> None:
-        """Append. After a fault, more is ignored."""
+        """Append bytes. After an error further bytes are ignored."""
         assert not self._ended
         if self._fault:
             return
@@ -139,9 +139,9 @@ class Sink:
         return self.publish()
 
     def verify(self, keep: Keep | None = None) -> Manifest:
-        """Check the snapshot whole and make it durable, all but its name; its manifest. O(everything).
+        """Check the complete snapshot and make it durable, without its name. Returns its manifest. O(everything).
 
-        The one method that may run in another thread. `abort` then ends it at its next piece.
+        This method may run in another thread. `abort` then ends it at its next chunk.
 
         Args:
             keep: takes the rows, in pieces; what it was given before an error must not be used.
@@ -185,7 +185,7 @@ class Sink:
             return read_attachment(self._draft, name)
 
     def publish(self) -> Manifest:
-        """Give the verified snapshot its name; it is then the newest, if it is.
+        """Give the verified snapshot its name.
 
         Raises:
             SnapshotRefusedError: the disk refuses; nothing of it was kept.
@@ -203,7 +203,7 @@ class Sink:
         return manifest
 
     def abort(self) -> None:
-        """Forget it. May be called again, while it is verified in another thread, and after `publish`."""
+        """Discard the snapshot. May be called again, during `verify` in another thread, and after `publish`."""
         self._ended = True
         self._remove()
 

@@ -1,13 +1,14 @@
-"""`python -m snapshots.writer DIRECTORY`: writes one snapshot from what comes in by the standard input, and ends.
+"""`python -m snapshots.writer DIRECTORY`: writes one snapshot from its standard input, and ends.
 
-A process of its own, because a write to RocksDB holds the interpreter lock, and would stop the engine's heartbeats. It
-is started anew for each snapshot: nothing has to be kept alive, and nothing can go stale.
+It is a separate process, because a write to RocksDB holds the interpreter lock and would delay the engine's heartbeats.
+It is started for each snapshot, so no long-lived process has to be supervised.
 
-The snapshot is read back and checked before it gets its name, since the log behind it is deleted on the strength of it.
-Whenever the process is killed, the snapshot is there whole or not at all. If the input ends early, it is not made.
+The snapshot is read back and checked before it gets its name, because the log that it covers is deleted afterwards. If
+the process is killed at any time, the snapshot is complete or absent. If the input ends early, the snapshot is
+discarded.
 
-What comes in are changes to an earlier snapshot, or to nothing. The earlier one stays as it is: what does not change is
-shared with it.
+The input is changes to an earlier snapshot, or to an empty one. The earlier snapshot does not change; unchanged files
+are shared with it.
 
 Exit codes: 0 and the manifest's bytes on the standard output; 1 and a reason on the standard error; 3 when the input
 ended early; 4 when the money in the tables does not add up: then the state itself is wrong.
@@ -41,16 +42,16 @@ EXIT_FAILED = 1
 EXIT_INPUT_ENDED = 3
 LOCK = "writer.lock"
 NICENESS = 5
-"""The engine goes first."""
+"""The priority is below that of the engine."""
 
 
 class InputEnded(SnapshotError):  # noqa: N818 - not a fault: the parent died or cancelled
-    """The input ended before the snapshot did."""
+    """The input ended before the snapshot was complete."""
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; it goes with the process, however that ends.
+    """Hold the directory's lock, which the end of the process releases in any case.
 
     Raises:
         SnapshotBusyError: another process holds it.
@@ -67,11 +68,11 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def write(directory: Path, stream: BinaryIO) -> Manifest:
-    """Write the snapshot that comes in by `stream` and return its manifest. The directory's lock must be held.
+    """Write the snapshot from `stream` and return its manifest. The directory's lock must be held.
 
     Raises:
-        InputEnded: it did before the snapshot was whole.
-        SnapshotError, ValueError, OSError: the snapshot could not be made. Nothing of it is left then.
+        InputEnded: the input ended before the snapshot was complete. SnapshotError, ValueError, OSError: the snapshot
+        could not be made. Nothing of it is left then.
     """
     frames = read_frames(stream)
     begin = next(frames, None)
@@ -123,10 +124,10 @@ def share_files(base: Path, draft: Path, begin: Begin) -> dict[str, FileEntry]:
 
 
 def check_shared(seal: Seal, shared: Mapping[str, FileEntry]) -> None:
-    """Files that are shared with the base are still those of then: damage must not get a fresh seal.
+    """Check that files shared with the base did not change, so that damage does not get a new checksum.
 
     Raises:
-        SnapshotDamagedError: one is not.
+        SnapshotDamagedError: a shared file changed.
     """
     for entry in seal.files:
         if shared.get(entry.name, entry) != entry:
@@ -134,7 +135,7 @@ def check_shared(seal: Seal, shared: Mapping[str, FileEntry]) -> None:
 
 
 def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
-    """Write the database; the manifest if it all came."""
+    """Write the database. Returns the manifest if the input was complete."""
     writer = RocksWriter(draft, begin.tables)
     manifest = None
     try:
@@ -152,7 +153,7 @@ def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
 
 
 def _take_changes(writer: RocksWriter, draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> dict[str, int]:
-    """Write what comes in; how many rows each table must have then."""
+    """Write the input. Returns the number of rows that each table must have."""
     for frame in frames:
         match frame:
             case Rows(table, rows):
@@ -181,7 +182,7 @@ def _attach(draft: Path, name: str, data: bytes) -> None:
 
 
 def main() -> int:
-    """The process. Returns its exit code."""
+    """Run the process. Returns its exit code."""
     # Ctrl-C in a terminal goes to all processes of the node; the parent decides, and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)

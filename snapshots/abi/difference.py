@@ -1,8 +1,8 @@
-"""What changed between two schemas, in words, and whether data can follow without code.
+"""The differences between two schemas, in words, and whether data can be converted without code.
 
-Without code: fields added with a default, types widened, enumeration values added or renumbered, commands and tables
-added, anything reordered. All else needs a migration that says what becomes of the data. A removed field is of that
-kind: it may be a renamed or a moved one.
+These need no code: fields added with a default, types widened, enumeration values added or renumbered, commands and
+tables added, anything reordered. All others need a migration that defines how the data is converted. A removed field
+needs one, because it may be a renamed or a moved one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _UNBOUNDED = {"ge", "gt", "le", "lt", "min_length", "max_length"}
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A difference. `place` is the table, struct or enumeration; `automatic`: data of the old schema follows without
-    code.
+    """A difference. `place` is the table, struct or enumeration; `automatic`: data of the old schema is converted
+    without code.
     """
 
     place: str
@@ -160,7 +160,7 @@ def widens(old: TypeNode, new: TypeNode) -> bool:
 
 
 def _looser(old: TypeNode, new: TypeNode) -> bool:
-    """Whether the new bounds let all through that the old ones do."""
+    """Whether the new bounds allow every value that the old ones allow."""
     before = dict(old.bounds)
     for name, bound in new.bounds:
         if name not in _UNBOUNDED or name not in before:

@@ -1,8 +1,9 @@
-"""A level: the schema and the rules by which every entry of the log is read and applied. Part of the replicated state.
+"""A level: the schema and the rules by which every entry of the log is read and applied. It is part of the replicated
+state.
 
 A cluster runs at one level, whatever software its nodes have. Its entries, outcomes, events, hashes and snapshots are
-those of the level's version, byte for byte. The entry `SetLevel` changes it: what comes before is of the old level,
-what comes behind is of the new one, on every node.
+those of the level's version, byte for byte. The entry `SetLevel` changes it: on every node, earlier entries are of the
+old level, and later ones of the new level.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def rules_of(version: str, abi: str) -> int:
 
 
 class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A log entry: from the next entry on the cluster runs at level `to`. It has no effect where the level is another
-    one than `old`.
+    """A log entry: from the next entry on the cluster runs at level `to`. It has no effect if the level in force is not
+    `old`.
     """
 
     old: Level
@@ -88,10 +89,10 @@ def encode_set_level(entry: SetLevel) -> bytes:
 
 
 def decode_set_level(payload: bytes) -> SetLevel | None:
-    """What an entry says about the level; None for any other entry.
+    """The change of the level in an entry; None for any other entry.
 
     Raises:
-        msgspec.DecodeError: it begins like one and is none.
+        msgspec.DecodeError: the entry begins like a `SetLevel` and cannot be decoded.
     """
     return _decoder.decode(payload[1:]) if payload[:1] == ENTRY_MARK else None
 
@@ -102,7 +103,7 @@ def is_level_entry(payload: bytes) -> bool:
 
 
 def abi_behind(payload: bytes) -> str | None:
-    """In which ABI the entries behind this one are; None where it does not say so."""
+    """The ABI of the entries after this one; None if it does not set one."""
     try:
         entry = decode_set_level(payload)
     except msgspec.DecodeError:

@@ -1,8 +1,8 @@
-"""Commands of this software as an earlier version's schema writes them.
+"""Conversion of this software's commands to an earlier version's schema.
 
-The schema is append-only: what a later version added stands at the end of a struct and has a default. So a command
-whose new fields have their defaults is the earlier version's command, without them. One that says more cannot be said
-at that level, and is refused before it is proposed.
+The schema is append-only: the fields that a later version added are at the end of a struct and have defaults. So a
+command whose new fields have their defaults equals the earlier version's command without them. A command with other
+values does not exist at that level, and is rejected before it is proposed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class NotAtLevelError(ValueError):
-    """A command needs a later level than the one in force; the text says what of it."""
+    """A command needs a later level than the one in force; the text names the field."""
 
 
 class Narrowing:
@@ -41,7 +41,7 @@ class Narrowing:
         """The earlier version's command.
 
         Raises:
-            NotAtLevelError: it says more than that version knows.
+            NotAtLevelError: it has a value that the earlier version does not have.
         """
         kind = type(command)
         added = self._added.get(kind)

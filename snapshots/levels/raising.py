@@ -1,8 +1,7 @@
-"""A state of one level as a state of the next: what happens at the entry that changes the level.
+"""Conversion of a state to the next level, at the entry that changes the level.
 
-Every node converts its own state at the same entry. What comes out follows from the state alone, so equal states stay
-equal, however each node came to its own. The running hash goes on from that of the old level: nodes that differed
-before differ after it.
+Every node converts its own state at the same entry. The result depends on the state alone, so equal states stay equal.
+The running hash continues from that of the old level, so nodes that differed before differ after it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def raised(engine: Engine, old: Level, to: Level) -> Engine:
     """The engine's state at the level of this software. O(everything); `engine` is not changed.
 
     Raises:
-        MigrationError, StateError: it cannot be converted.
+        MigrationError, StateError: the state cannot be converted.
     """
     # Clients and gateways need levels, and none of this.
     from snapshots.migration.chain import Chains

@@ -1,5 +1,5 @@
-"""States of any supported level: made empty or from tables, and moved on by log entries, those that change the level
-included.
+"""States of any supported level: creating them, empty or from tables, and applying log entries, including those that
+change the level.
 
 Whoever follows a log (the engine process, the history, an audit) holds an `Engine` and asks `apply` for the next one:
 it is the same object but for an entry that changes the level.
@@ -48,7 +48,7 @@ def level_with(abi: str) -> Level:
 
 
 def empty(level: Level = OWN) -> Engine:
-    """An exchange in which nothing has happened yet."""
+    """An empty state."""
     engine: Engine = _v0_2_0().FormerEngine() if level.abi == V0_2_0.abi else Engine()
     return engine
 

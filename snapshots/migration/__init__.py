@@ -1,6 +1,6 @@
 """Bringing stored data from one schema to another: rows of tables and entries of the log.
 
-plan        what an author writes (`Migration`), and what becomes of data without it
+plan        what an author writes (`Migration`), and how data is converted without it
 codec       rows and log entries of any known schema, as plain Python values and back
 convert     one step: every value of one schema as one of the next
 chain       which steps lead from one ABI to another

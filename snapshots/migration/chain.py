@@ -1,8 +1,8 @@
-"""Which steps lead from one ABI to another.
+"""Chains of migration steps from one ABI to another.
 
-From each ABI there is one way on: an executable of the operator's that is named after it, else the migration whose
-source it is, else the next release (or this software), if data follows there without code. A step that would lose
-fields or tables without a reason is no way: see `losses`.
+From each ABI there is one step: an executable of the operator that is named after it, or else the migration whose
+source it is, or else a conversion without code to the next release (or this software). A step that would lose fields or
+tables without a reason is not allowed: see `losses`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must be true of a migrated state, always. One failure, and nothing of it is used."""
+"""The checks of every migrated state. After one failure nothing of the result is used."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MONEY, QUEUES, WHOLE_REFERENCES, STATE, UNIQUE_KEYS, ROWS = (
 
 
 def compare(before: Facts, after: Facts, dropped: Collection[int]) -> None:
-    """Money and queues are the same after a step as before it, but for orders that were dropped with a reason.
+    """Check that a step changes neither money nor queues, except orders that were dropped with a reason.
 
     Raises:
-        MigrationError: they are not.
+        MigrationError: they differ.
     """
     for currency in sorted({*before.money, *after.money}):
         was, now = before.money.get(currency, 0), after.money.get(currency, 0)
@@ -51,7 +51,7 @@ def compare(before: Facts, after: Facts, dropped: Collection[int]) -> None:
 
 
 def check_keys(table: str, rows: list[Row], codec: Codec) -> None:
-    """No key comes twice in rows sorted by key.
+    """Check that no key occurs twice in rows sorted by key.
 
     Raises:
         MigrationError: one does.
@@ -63,7 +63,7 @@ def check_keys(table: str, rows: list[Row], codec: Codec) -> None:
 
 
 def check_references(tables: Tables) -> None:
-    """Every row refers to rows that are there.
+    """Check that every row refers to existing rows.
 
     Raises:
         MigrationError: one does not.
@@ -84,10 +84,11 @@ def check_references(tables: Tables) -> None:
 
 
 def check_engine(rows: Mapping[str, list[Row]], facts: Facts) -> Engine:
-    """The engine takes the rows, and its books have the orders of `facts` in their order. The engine.
+    """Restore an engine from the rows, and check that its books have the orders of `facts` in their order. Returns the
+    engine.
 
     Raises:
-        MigrationError: it does not.
+        MigrationError: the engine rejects the rows, or a book differs.
     """
     try:
         engine = Engine.restore(rows)
@@ -114,8 +115,7 @@ def _check_side(engine: Engine, facts: Facts, product_id: str, side: Side) -> No
 
 
 def finish(rows: Mapping[str, list[Row]], codec: Codec) -> dict[str, list[Row]]:
-    """What the engine keeps of bytes that are no longer the same: the running hash begins anew, fingerprints cannot be
-    compared.
+    """Reset what depends on changed bytes: the running hash restarts, and fingerprints cannot be compared.
 
     Raises:
         MigrationError: the rows are not of the codec's schema.

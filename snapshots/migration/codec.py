@@ -1,5 +1,4 @@
-"""Rows and log entries of any schema as plain values, and back: what the schema's description says is all that is
-needed.
+"""Conversion of rows and log entries of any schema to plain values and back, by the schema's description alone.
 
 A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's
 name; lists are lists; numbers, texts and bytes are themselves. Part of a key that does not stand in the row is a value
@@ -33,7 +32,7 @@ _BOUNDS: dict[str, Callable[[Any, Any], bool]] = {"ge": operator.ge, "gt": opera
 
 
 class CodecError(ValueError):
-    """A value is not of its type. `path` leads to it."""
+    """A value does not have its type. `path` locates it."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path}: {what}" if path else what)
@@ -41,13 +40,13 @@ class CodecError(ValueError):
         self.what = what
 
     def within(self, name: str) -> CodecError:
-        """The same, one level further out."""
+        """The same error, with the name of an enclosing value before its path."""
         inner = f"{name}.{self.path}" if self.path and not self.path.startswith("[") else f"{name}{self.path}"
         return CodecError(inner, self.what)
 
 
 class Codec:
-    """Reads and writes what a schema describes. Readers and writers are made once a type."""
+    """Reads and writes the values of a schema. Readers and writers are made once per type."""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -59,7 +58,7 @@ class Codec:
         """A row as plain values.
 
         Raises:
-            CodecError: it is not of the table's type, or its key is not its own.
+            CodecError: the row does not have the table's type, or its key does not match it.
         """
         kind = self.schema.table(table)
         assert kind is not None, f"no table {table}"

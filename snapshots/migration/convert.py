@@ -1,4 +1,4 @@
-"""One step: every value of one schema as one of the next, by itself or with the author's functions."""
+"""One step: it converts every value of one schema to the next, automatically or with the author's functions."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Converter:
         self._rows: dict[str, Callable[[Values], Values | Drop]] = {}
 
     def new_table(self, table: str) -> str | None:
-        """What a table of the source is called in the target; None if it is removed."""
+        """The target's name of a table of the source; None if the table is removed."""
         name = self.migration.renamed_tables.get(table, table)
         return None if table in self.migration.removed_tables else name
 
     def is_unchanged(self, table: str) -> bool:
-        """Whether the rows' bytes stay as they are: nobody has to look at them."""
+        """Whether the rows' bytes do not change, so that they need not be decoded."""
         source, target = self.source.schema, self.target.schema
         old, new = source.table(table), target.table(self.new_table(table) or "")
         if old is None or new is None or table in self.migration.rows or (old.row, old.key) != (new.row, new.key):
@@ -157,8 +157,8 @@ class Converter:
         return self._structs[name]
 
     def _open_struct(self, name: str, table: str = "") -> Convert:
-        """The same, with the old fields still in it. `table`: its rows are meant, whose fields may be renamed for
-        themselves.
+        """Like `_struct`, with the old fields kept. `table`: the table of the row, which may have its own renamed
+        fields.
         """
         old, new = self.source.schema.structs[name], self._new_struct(name)
         moved = renamed_fields(self.migration, name, table)

@@ -1,9 +1,9 @@
-"""What a step would lose: stored fields and tables that have no place in the next schema, and that nobody has agreed to
-lose.
+"""Losses of a step: stored fields and tables that the next schema does not have, and whose removal the migration does
+not declare.
 
-A field that is renamed, or moved to another table, looks like a removed one beside an added one: by the schemas alone
-they cannot be told apart. So no step drops anything in silence. The migration renames the field (`renamed_fields`), or
-says why it goes (`removed`, `removed_tables`).
+A field that is renamed, or moved to another table, looks like a removed field and an added one; the schemas alone do
+not distinguish these cases. So no step drops anything silently. The migration renames the field (`renamed_fields`), or
+gives the reason of its removal (`removed`, `removed_tables`).
 
 A loss has the name that an author writes: `table.column` where only rows of that table have the field, `Struct.field`
 where the struct also stands inside other values (remembered outcomes, commands of the log), the table's name where the
@@ -35,8 +35,8 @@ SCRIPT_ADVICE = (
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """A stored field or table that the next schema does not have. `names`: any of them in the migration agrees to it,
-    the first is shown.
+    """A stored field or table that the next schema does not have. `names`: any of them in the migration declares the
+    removal; messages show the first.
     """
 
     names: tuple[str, ...]
@@ -49,19 +49,19 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 def losses(source: Schema, target: Schema, migration: Migration) -> list[Loss]:
-    """All that the step takes away, agreed to or not; renamed fields, tables and structs are no losses."""
+    """All losses of the step, declared or not. Renamed fields, tables and structs are not losses."""
     return [*_table_losses(source, target, migration), *_struct_losses(source, target, migration)]
 
 
 def check(source: Schema, target: Schema, migration: Migration, script: Path | None = None) -> None:
-    """Nothing vanishes without a reason, and every name that the migration gives is one of something that vanishes or
-    is renamed.
+    """Check that every loss has a reason, and that every name in the migration is that of a removed or renamed field or
+    table.
 
     Args:
         script: the executable that the step is, if it is one.
 
     Raises:
-        MigrationError: it names all that would vanish, or a name that stands for nothing.
+        MigrationError: the text names all undeclared losses, or a name that matches nothing.
     """
     where = f"{script}.toml" if script is not None else f"the migration from {migration.source[:12]}"
     found = losses(source, target, migration)

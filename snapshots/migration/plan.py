@@ -1,14 +1,13 @@
-"""What the author of a migration writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook migrate
-new` writes a first form of it.
+"""The parts of a migration that its author writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook
+migrate new` writes a first version of it.
 
-Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their
-defaults, enumerations by their members' names, tables and structs by theirs. A function gets what became of its value
-by itself, with all old fields still in it, and returns the new value: fields that the new schema does not have are
-dropped afterwards, and one that is missing is an error. What is dropped must be named in `removed`: nothing vanishes in
-silence.
+Values are plain (see `codec`). Without the author's parts, data is converted automatically: fields by their names, new
+fields by their defaults, enumerations by their members' names, tables and structs by their names. A function gets the
+automatically converted value, with all old fields kept, and returns the new value. Fields that the new schema does not
+have are dropped afterwards, and a missing field is an error. Every dropped field must be named in `removed`.
 
-Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter
-whether a command was applied before the migration or is converted and applied after it.
+Every node converts its own data. The result of a function must depend on its argument only, and must be the same
+whether a command was applied before the migration, or is converted and applied after it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Tables = dict[str, list[Values]]
 
 @dataclass(frozen=True)
 class Drop:
-    """Returned for a row that does not go on; `reason` is told in the report."""
+    """The return value for a row that is dropped; the report has the `reason`."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""What a migration did, in figures."""
+"""The report of a migration, in figures."""
 
 from __future__ import annotations
 

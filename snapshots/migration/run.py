@@ -1,7 +1,7 @@
-"""A whole state through a chain of steps, and the log behind it. Nothing is written here: rows in, rows out.
+"""Running a migration: converts a state, and the log after it, by a chain of steps. This module writes nothing: it
+takes rows and returns rows.
 
-What comes out was checked: see `checks`. Everything that goes wrong is a `MigrationError` that names the check and the
-row.
+The result is checked, see `checks`. Every failure is a `MigrationError` that names the check and the row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FACT_TABLES = ("currency", "balance", "order")
 
 
 class PlainTables(Tables):
-    """Tables as plain values, each read when it is asked for."""
+    """Tables as plain values. Each is read on first access."""
 
     def __init__(self, rows: Mapping[str, list[Row]], codec: Codec) -> None:
         super().__init__()
@@ -58,11 +58,10 @@ class StateMigration:
     """A snapshot's tables through all steps.
 
     Args:
-        progress: told what begins.
+        progress: called with the name of each step that begins.
 
     Attributes:
-        report: what was done so far.
-        engine: has the state once `run` has ended in this software's schema.
+        report: the report so far. engine: has the state once `run` has ended in this software's schema.
     """
 
     def __init__(self, steps: list[Step], progress: Callable[[str], None] = lambda _line: None) -> None:
@@ -124,7 +123,7 @@ class _StepRun:
         return rows, self._report
 
     def _facts_before(self) -> Facts | None:
-        """None if nothing that the facts are read from changes."""
+        """None if the step changes no table from which the facts are read."""
         migration = self._step.migration
         standard = migration.facts_before is facts_of and migration.facts_after is facts_of and migration.whole is None
         if standard and self._step.script is None and all(map(self._converter.is_unchanged, _FACT_TABLES)):
@@ -268,7 +267,7 @@ ADVICE = "A node that the version before stopped gracefully, after its snapshot,
 
 
 def explained(error: Exception) -> str:
-    """What an author's function did wrong, and in which line of it."""
+    """The error of an author's function, with its line."""
     if isinstance(error, CodecError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]

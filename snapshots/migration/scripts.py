@@ -1,8 +1,8 @@
 """A step that is an external executable: `<executable> <tsv directory> <out directory>`, named after the source ABI.
 
 The first directory has every table of the source schema as TSV (see `tsv`), the second one, empty at first, must have
-every table of the target's when the executable ends with exit code 0. Amounts are whole numbers in smallest units.
-Commands in the log are not given to it: they follow by themselves or not at all.
+every table of the target's when the executable ends with exit code 0. Amounts are whole numbers in smallest units. It
+does not get the commands in the log: they are converted automatically, or the migration fails.
 
 Beside it, `<executable>.toml` says what of the old schema has no place in the new one, and why (see `losses`):
 
@@ -35,7 +35,7 @@ from snapshots.migration.types import Types
 from statemachine.tables import REFERENCES
 
 TIMEOUT = 3600.0
-"""Seconds. A migration that takes longer is part of no start."""
+"""The time limit in seconds. A longer migration cannot be part of a node's start."""
 
 _OUTPUT = 2_000
 
