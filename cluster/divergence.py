@@ -97,9 +97,7 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ the others
 
     def connected(self, peer: str) -> None:
-        """A peer can be reached (again): it is told the newest digests, but for those that everybody is about to be
-        told.
-        """
+        """Send the newest hashes to a peer that connected, except those that all peers are about to get."""
         for index in list(self._own)[-RESENT:]:
             if index not in self._unsaid:
                 self._say(peer, self._node_id, index, self._own[index])

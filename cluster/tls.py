@@ -1,9 +1,9 @@
 """TLS for servers on an event loop that must not wait: handshakes are made in other threads.
 
-A handshake costs about a millisecond of a core, almost all of it inside OpenSSL, which gives the interpreter lock away
-meanwhile. asyncio makes it in the loop's thread; so whoever opens connections takes that time from everything else on
-the loop. `TlsProtocol` gives each step of a handshake to a small pool of threads, and goes on in the loop: from then on
-it looks to the protocol inside like any transport with TLS.
+A handshake costs about a millisecond of a core, almost all of it inside OpenSSL, which releases the interpreter lock
+for that time. asyncio makes handshakes in the loop's thread, so new connections take that time from all other work of
+the loop. `TlsProtocol` makes each step of a handshake in a small pool of threads, and continues in the loop. To the
+protocol inside it then looks like any transport with TLS.
 
 Nothing is allocated for TLS before the first byte arrives, so a connection that says nothing costs a descriptor, and no
 time.

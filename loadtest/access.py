@@ -26,7 +26,7 @@ class Access:
         self.admin = self.layout.admin()
 
     def reload(self) -> None:
-        """Read the directory anew: nodes have come or gone. Raises as the constructor."""
+        """Read the directory again, after nodes were added or removed. Raises like the constructor."""
         self.layout = ClusterDirectory(self.directory)
         here = self.layout.node_ids
         self.natives = {node_id: self.layout.addresses[node_id] for node_id in here}

@@ -1,7 +1,7 @@
-"""When answers came, and the longest time without one: what a failover looks like to clients.
+"""The times of answers, and the longest time without one: the effect of a failover on clients.
 
-Time is divided into slots; those with an acknowledged request are remembered. Slots of several processes, on machines
-whose clocks are in step, can be put together.
+Time is divided into slots; those with an acknowledged request are stored. Slots of several processes, on machines with
+synchronous clocks, can be combined.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Continuity:
         return fresh
 
     def merge(self, slots: Iterable[int]) -> None:
-        """Take over the slots of another process."""
+        """Add the slots of another process."""
         self._slots.update(slots)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Drop all slots."""
         self._slots.clear()
         self._told.clear()
 

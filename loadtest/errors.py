@@ -1,4 +1,4 @@
-"""What can go wrong in a load test.
+"""The exceptions of a load test.
 
 LoadTestError
 ├── SetupRefusedError    the exchange refused a product, account, key or deposit of the test
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 
 class LoadTestError(Exception):
-    """Root of the errors of this package."""
+    """The base of all exceptions of this package."""
 
 
 class SetupRefusedError(LoadTestError):

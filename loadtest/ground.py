@@ -1,4 +1,4 @@
-"""Where a test runs: a cluster of its own on loopback, made fresh in a directory, started, and stopped at the end."""
+"""The cluster of a test: it is created in a directory, runs on loopback, and is stopped at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
 
 MARK = "made-by-loadtest"
-"""A file that says: this directory may be deleted and made anew."""
+"""A marker file: a directory with it may be deleted and created again."""
 
 READY_SECONDS = 40.0
 PORTS_APART = 100
@@ -42,14 +42,14 @@ class Ground:
         await self.cluster.wait_ready(seconds)
 
     def stop(self) -> None:
-        """Stop what runs; what does not stop in time is killed."""
+        """Stop the running nodes; kill those that do not stop in time."""
         self.cluster.stop(seconds=10.0)
 
 
 def prepare(
     directory: Path, *, nodes: int = 3, usual_ports: bool = False, settings: Mapping[str, Setting] | None = None
 ) -> Ground:
-    """A fresh cluster in `directory`, not started. Old log segments are kept, for the audit.
+    """A new cluster in `directory`, not started. Old log segments are kept, for the audit.
 
     `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With
     `usual_ports` the ports are those that a person expects if nothing listens there, else any that are free.

@@ -1,6 +1,7 @@
-"""The history of a run in a file: what clients asked and were told, when, and in full, as `linearizability` judges it.
+"""The history of a run in a file: all requests and answers of clients, with their times, as `linearizability` checks
+them.
 
-A line of JSON an operation. Times are monotonic seconds of the recording process.
+Each operation is a line of JSON. Times are monotonic seconds of the recording process.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ class History:
     """Writes operations to a file, the first `most` of them.
 
     Attributes:
-        complete: nothing was left out.
-        last_sequence: the greatest sequence that an answer in it tells.
+        complete: whether no operation was left out. last_sequence: the largest sequence in an answer.
     """
 
     def __init__(self, path: Path, most: int) -> None:
@@ -36,7 +36,7 @@ class History:
         self._file: TextIO | None = path.open("w", encoding="ascii")
 
     def add(self, operation: Operation) -> None:
-        """Keep an operation."""
+        """Write an operation."""
         if self.written >= self._most:
             self.complete = False
         elif self._file is not None:
@@ -46,12 +46,12 @@ class History:
                 self.last_sequence = max(self.last_sequence, operation.outcome.sequence)
 
     def flush(self) -> None:
-        """Hand everything to the operating system, so that another reader sees it."""
+        """Flush everything to the operating system, so that another process can read it."""
         if self._file is not None:
             self._file.flush()
 
     def close(self) -> None:
-        """Keep nothing more. Again: no effect."""
+        """Close the file. A second call has no effect."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -61,7 +61,6 @@ def operations(path: Path) -> Iterator[Operation]:
     """The operations in a file of a `History`.
 
     Raises:
-        RecordError: a line is not one.
-        OSError: the file cannot be read.
+        RecordError: a line is not an operation. OSError: the file cannot be read.
     """
     return decoded_lines(path, _decoder, RecordError)

@@ -1,24 +1,24 @@
-"""Whether what clients saw is what one exchange, doing one thing after another, could have shown them.
+"""Checks that a history of clients is linearizable: a single exchange that executes one operation after another could
+have given the same answers.
 
 Linearizability (Herlihy and Wing, *Linearizability: A Correctness Condition for Concurrent Objects*, 1990): there is
-one order of all operations such that each gives the result that it was told, and an operation that ended before another
-began stands before it. To find such an order is NP-complete in general. Here none has to be found: the exchange names
-it itself, since each outcome carries the sequence at which it was decided, and the log has the commands in that order.
-With the order as a witness it is enough to apply the log once and to compare; the cost is that of the replay, plus
-sorting, plus for each read the few states between its two ends.
+one order of all operations in which each gives its recorded result, and an operation that ended before another began
+comes first. Finding such an order is NP-complete in general. Here the order is known: each outcome has its sequence,
+and the log has the commands in that order. With this order as a witness it is enough to apply the log once and to
+compare. The cost is that of the replay, plus sorting, plus for each read the few states between its two ends.
 
 The history is what clients recorded, each request with the times at which it was sent and answered, all by one clock.
-The log is the committed batches in order, taken from where no client had a say. Checked is
+The log is the committed batches in order, read from the nodes. These are checked:
 
 - commands: each that was told is in the log, and an engine of our own, given the log, decides the same at the same
   sequence; none has an effect twice; none is there of which the client was told that nothing was done, or that nobody
   sent; an id is answered the same way each time;
-- time: what was sent after an answer came stands behind what was answered;
+- time: a command that was sent after an answer arrived comes after the answered command;
 - reads: each shows the state after some batch, not older than anything that was answered before it was sent (reads
   included), not newer than anything that was sent after it was answered.
 
-Commands with the same contents, their id among them, are one operation, from the first time they were sent. The engine
-forgets ids, so a history must not repeat one after more than `limits.OUTCOMES_PER_ACCOUNT` others of its account.
+Commands with the same contents, id included, are one operation, from the first time they were sent. The reply cache is
+bounded, so a history must not repeat an id after more than `limits.OUTCOMES_PER_ACCOUNT` others of its account.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Write(msgspec.Struct, frozen=True, tag=True):
     """A command that was sent at `asked`, by one attempt.
 
-    With `outcome`: it was answered so at `answered`. With `answered` alone: the client was told that nothing was done.
-    With neither: nobody knows.
+    With `outcome`: the command was answered with it at `answered`. With `answered` alone: the answer was that nothing
+    was done. With neither: the result is unknown.
     """
 
     command: AnyCommand
@@ -75,24 +75,24 @@ Operation = Write | Read
 
 
 class AnomalyKind(Enum):
-    """What is wrong with a history, the worst first."""
+    """The kinds of anomalies of a history, the worst first."""
 
     LOST = "lost"
-    """A client was told an outcome, and the command is not in the log."""
+    """A command was answered with an outcome, and is not in the log."""
     APPLIED_TWICE = "applied twice"
     """A command had an effect at two places of the log."""
     WRONG_OUTCOME = "wrong outcome"
-    """The engine, given the log, decides otherwise, or at another sequence."""
+    """The replay of the log gives another outcome or another sequence."""
     CHANGED_ANSWER = "changed answer"
-    """The same command was answered in two ways."""
+    """The same command was answered with different outcomes."""
     REFUSED_BUT_APPLIED = "refused, but applied"
-    """Every attempt was told that nothing was done, and the command is in the log."""
+    """Every attempt was answered that nothing was done, and the command is in the log."""
     NOT_SENT = "not sent"
     """A command is in the log that no client sent."""
     OUT_OF_ORDER = "out of order"
-    """A command stands before another one that was answered before it was sent."""
+    """A command is in the log before another one that was answered before it was sent."""
     WRONG_READ = "wrong read"
-    """A read shows no state of its time."""
+    """A read does not match any state of its time."""
 
 
 class Anomaly(msgspec.Struct, frozen=True):
@@ -103,9 +103,7 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """What a judgement found. `told`: answers with an outcome; `unanswered`: commands of which the client never learned
-    anything.
-    """
+    """The result of a check. `told`: answers with an outcome; `unanswered`: commands without any answer."""
 
     told: int = 0
     unanswered: int = 0
@@ -118,12 +116,12 @@ class Verdict(msgspec.Struct):
         return not self.anomalies
 
     def add(self, kind: AnomalyKind, text: str) -> None:
-        """Note a contradiction."""
+        """Record a contradiction."""
         self.anomalies.append(Anomaly(kind, text))
 
 
 def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool = True, engine: Engine | None = None) -> Verdict:
-    """Compare what clients saw with the committed log.
+    """Compare the history of clients with the committed log.
 
     Args:
         history: in any order.
@@ -132,8 +130,8 @@ def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool 
         engine: an empty one that replays the log, of the level that the log has; one of this version unless given.
 
     Raises:
-        ValueError: a read whose answer does not follow from the state (status, trades), or an old read without its
-            sequence.
+        ValueError: the answer of a read is not a function of the state (status, trades), or an old read has no
+        sequence.
     """
     verdict = Verdict()
     writes = _Writes(verdict)
@@ -165,7 +163,7 @@ def _checked(read: Read) -> Read:
 
 
 class _Sent:
-    """One command, as all who sent it know it. `asked` is the first time at which it may have had an effect."""
+    """One command, with all attempts to send it. `asked` is the first time at which it may have had an effect."""
 
     __slots__ = ("answers", "applied", "asked", "command", "effects", "first", "refused")
 
@@ -240,19 +238,17 @@ class _Writes:
         self._asked_least = list(accumulate((first for _, first in reversed(asked)), min))[::-1]
 
     def oldest(self, asked: float) -> int:
-        """The sequence that whatever was sent at `asked` comes after or shows: the largest that was told before."""
+        """The least sequence that an operation sent at `asked` comes after or shows: the largest one answered before."""
         at = bisect_left(self._told_times, asked)
         return self._told_most[at - 1] if at else 0
 
     def newest(self, answered: float) -> float:
-        """The sequence that whatever was answered at `answered` cannot show more than: commands sent later are not in
-        it.
-        """
+        """The largest sequence that an answer at `answered` can show: it excludes commands that were sent later."""
         at = bisect_right(self._asked_times, answered)
         return self._asked_least[at] - 1 if at < len(self._asked_least) else inf
 
     def compare(self, batch: Batch, outcomes: Sequence[AnyOutcome]) -> None:
-        """Take note of what the engine decides about a batch."""
+        """Record the engine's outcomes of a batch."""
         for command, outcome in zip(batch.commands, outcomes, strict=True):
             sent = self._sent.get(_as_sent(command))
             if sent is None or outcome.duplicate:
@@ -262,7 +258,7 @@ class _Writes:
                 sent.effects.append(outcome.sequence)
 
     def end(self) -> None:
-        """Judge each command by all that is known now."""
+        """Check each command."""
         for sent in self._sent.values():
             self._verdict.unanswered += not sent.answers and sent.asked != inf
             if len(sent.effects) > 1:
@@ -289,8 +285,8 @@ class _Writes:
 
 
 def _as_sent(command: AnyCommand) -> bytes:
-    """What a command is known by: its contents, but for a key's secret and passphrase, which nodes encrypt before the
-    log has them.
+    """The identity of a command: its contents without a key's secret and passphrase, which nodes encrypt before they
+    propose them.
     """
     if isinstance(command, PutApiKey):
         command = msgspec.structs.replace(command, secret="", passphrase="", sealed_by=0)
@@ -298,7 +294,7 @@ def _as_sent(command: AnyCommand) -> bytes:
 
 
 def _plain(outcome: AnyOutcome) -> bytes:
-    """The outcome as it was the first time."""
+    """The first outcome, without `duplicate`."""
     return _encode(msgspec.structs.replace(outcome, duplicate=False))
 
 
@@ -307,7 +303,7 @@ def _is_remembered(outcome: AnyOutcome) -> bool:
 
 
 class _Open:
-    """A read that looks for its state, between the sequences `oldest` and `newest`."""
+    """A read whose state is searched for, between the sequences `oldest` and `newest`."""
 
     __slots__ = ("newest", "oldest", "read")
 
@@ -320,8 +316,8 @@ class _Open:
 class _ReadSweep:
     """Finds for each read the first state that it can have seen.
 
-    The first one is the right one to take: it leaves most room to the reads behind it. A read waits until every read
-    that was answered before it was sent has found its own.
+    Taking the first one is right, because it leaves the most states for later reads. A read waits until every read that
+    was answered before it was sent has found its state.
     """
 
     def __init__(self, verdict: Verdict, writes: _Writes, reads: Iterable[Read]) -> None:
@@ -349,7 +345,7 @@ class _ReadSweep:
         self._looking = left
 
     def end(self) -> None:
-        """There are no more states."""
+        """Finish after the last state."""
         for one in (*self._looking, *self._waiting):
             self._fail(one)
 

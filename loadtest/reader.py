@@ -1,5 +1,5 @@
-"""A reader of the feed that changes nodes, as a market data client does when its node dies, and counts what it missed
-or saw twice.
+"""A reader of the feed that changes nodes, as a market data client does when its node fails, and counts missing and
+repeated events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a client keeps of its requests and answers, as JSON lines, for the audit afterwards.
+"""The record of a client's requests and answers, as JSON lines, for a later audit.
 
 A line is an answered command, or, at the end, one that was sent and never answered (kind "unanswered": it may or may
 not have been applied, at most once). Times are monotonic seconds of the recording process.
@@ -48,7 +48,7 @@ class Gap(msgspec.Struct, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """The length in seconds."""
         return self.end - self.begin
 
 
@@ -129,14 +129,14 @@ class Recorder:
             self._file.write(self._encode(line).decode() + "\n")
 
     def flush(self) -> None:
-        """Hand everything to the operating system, so that another process sees it."""
+        """Flush everything to the operating system, so that another process can read it."""
         if self._file is not None:
             self._file.flush()
         if self._history is not None:
             self._history.flush()
 
     def close(self) -> None:
-        """Write what was never answered, and close the files."""
+        """Write the unanswered commands, and close the files."""
         if self._file is None:
             return
         for sent, command in self._pending.values():

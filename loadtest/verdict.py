@@ -1,4 +1,6 @@
-"""The verdict at the end of a run: each line is checked on what the cluster left behind or tells, none is assumed."""
+"""The verdict at the end of a run. Each line is checked against the data or the answers of the cluster; none is
+assumed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ ANOMALIES_NAMED = 3
 
 
 class Verdict(msgspec.Struct):
-    """All lines, the audit's own among them. It holds when there are lines and every one holds."""
+    """All lines, those of the audit included. The verdict holds if there are lines and every one holds."""
 
     checks: list[AuditCheck] = []
 
@@ -35,7 +37,7 @@ class Verdict(msgspec.Struct):
 
     @property
     def holds(self) -> bool:
-        """Whether everything claimed is so."""
+        """Whether the verdict holds."""
         return bool(self.checks) and all(check.holds for check in self.checks)
 
     def print(self, console: Console) -> None:
@@ -50,7 +52,7 @@ class Verdict(msgspec.Struct):
 
 
 def hashes_equal(statuses: Statuses) -> AuditCheck:
-    """All nodes answer, and at the same sequence have the same state hash."""
+    """Check that all nodes answer, and have the same state hash at the same sequence."""
     claim = "the state hashes of all nodes are equal at the same sequence"
     missing = [name for name, status in statuses.items() if status is None]
     if missing:
@@ -66,12 +68,11 @@ def hashes_equal(statuses: Statuses) -> AuditCheck:
 
 
 def linearizable(history: History, log: Sequence[Batch], *, others: bool = False, engine: Engine | None = None) -> AuditCheck:
-    """What clients asked and were told is what one exchange could have done, one thing after another, in the log's
-    order and in real time.
+    """Check that the history of clients is linearizable, in the log's order and in real time.
 
-    Commands and barrier reads; `log` is every committed batch. Of a history that is not complete, what was kept is
-    judged. `others`: somebody else sent commands as well, which are in the log and not in the history.
-    `engine`: an empty one of the log's level, unless that is this version's.
+    Commands and barrier reads; `log` is every committed batch. An incomplete history is checked as far as it was
+    recorded. `others`: other clients sent commands too, which are in the log and not in the history. `engine`: an empty
+    one of the log's level, unless that is this version's.
     """
     claim = "what clients saw is linearizable: commands and barrier reads"
     found = judge(operations(history.path), log, complete=history.complete and not others, engine=engine)
@@ -84,7 +85,7 @@ def linearizable(history: History, log: Sequence[Batch], *, others: bool = False
 
 
 def caught_up(statuses: Statuses, node_id: str, killed_at: int) -> AuditCheck:
-    """The node that was killed after `killed_at` commands is back, ready, and where the others are."""
+    """Check that the node that was killed after `killed_at` commands is ready again and caught up."""
     claim = f"{node_id}, killed and started again, caught up"
     status = statuses.get(node_id)
     if status is None:
@@ -99,10 +100,9 @@ def caught_up(statuses: Statuses, node_id: str, killed_at: int) -> AuditCheck:
 
 
 async def money_conserved(client: ClusterClient, accounts: Sequence[str]) -> AuditCheck:
-    """Per currency: what all accounts have, plus fees, is what was deposited minus what was withdrawn. Asked over the
-    network.
+    """Check per currency, over the network: all balances plus fees equal deposits minus withdrawals.
 
-    `accounts` must be all accounts that hold money, and nobody may trade meanwhile.
+    `accounts` must be all accounts with money, and no client may trade during the check.
     """
     sums: dict[str, int] = {}
     for account_id in accounts:
@@ -130,8 +130,8 @@ def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visit
     """Every reader saw each event of its product once, up to the product's sequence, and readers of one product saw the
     same events.
 
-    One reader of each product must have made at least `visits_min` stays at nodes, else nothing is proven about
-    changing them.
+    One reader of each product must have connected to nodes at least `visits_min` times, or else the check proves
+    nothing about changing nodes.
     """
     claim = "the feeds have no gap and no duplicate, for readers that changed nodes"
     wrong: list[str] = []
@@ -159,7 +159,7 @@ async def books_rebuilt(
     """The books that readers and followers of the feeds have rebuilt are those that the exchange answers; a node at
     `url` answers over HTTP.
 
-    Nobody may trade meanwhile. Followers are given `seconds` to come level.
+    No client may trade during the check. Followers have `seconds` to catch up.
     """
     claim = "books rebuilt from the feeds equal the book, at levels 2 and 3"
     wrong: list[str] = []
