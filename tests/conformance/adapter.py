@@ -12,6 +12,7 @@ Rules of the judge that are not rules of this exchange are met here, and nowhere
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -244,4 +245,6 @@ class Adapter:
 
 
 if __name__ == "__main__":
-    sys.exit(serve_stdio(Adapter))
+    code = serve_stdio(Adapter)
+    sys.stdout.flush()
+    os._exit(code)  # the judge gives a candidate little time to end, and this one has nothing to close
