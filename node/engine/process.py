@@ -17,7 +17,6 @@ import logging
 import os
 import random
 import secrets
-import signal
 import sys
 import time
 from collections import Counter
@@ -41,6 +40,7 @@ from node import divergence, exit_codes, identity, pki, software, stale, stop_ti
 from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.config.start import stop_event
 from node.durations import EngineDurations
 from node.engine import levels, membership, other_versions
 from node.engine.entries import Entries
@@ -600,10 +600,7 @@ def _acquire(path: Path) -> PidFile:
 
 
 async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Modes) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     # The thread that feeds a snapshot's writer must release the interpreter to the event loop quickly: the loop needs
     # it back after every fsync of Raft's.
     sys.setswitchinterval(SWITCH_INTERVAL)

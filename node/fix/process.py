@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from pathlib import Path
 
 import click
 
 from node.certificates import CertificateWatch
-from node.config.file import load
 from node.config.settings import NodeConfig
+from node.config.start import begin, stop_event
 from node.errors import QuorumbookError
 from node.fix.server import FixServer
 from node.gateway.auth import Authenticator, Revocation
@@ -27,8 +26,6 @@ from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
 from node.keys.sealing import ClusterKeys
 from node.pki import server_context
-from node.system import logs
-from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 
 log = logging.getLogger(__name__)
@@ -61,11 +58,7 @@ async def run(config: NodeConfig, stop: asyncio.Event) -> None:
 
 
 async def _until_signal(config: NodeConfig) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run(config, stop)
+    await run(config, stop_event())
 
 
 @click.command()
@@ -74,9 +67,7 @@ def main(path: Path) -> None:
     """Serve FIX for one node."""
     watch_parent()
     try:
-        config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} fix", config.log_format)
-        raise_limit()
+        config = begin(path, "fix")
         asyncio.run(_until_signal(config))
     except QuorumbookError as error:
         raise click.ClickException(str(error)) from None

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,16 +16,14 @@ from pathlib import Path
 import click
 
 from node.certificates import CertificateWatch
-from node.config.file import load
 from node.config.settings import NodeConfig
+from node.config.start import begin, stop_event
 from node.errors import QuorumbookError
 from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
 from node.pki import client_context, server_context
-from node.system import logs
-from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 from node.tracing import tracer_of
 from snapshots.abi import ABI
@@ -78,11 +75,7 @@ def _calm_collector() -> None:
 
 
 async def _until_signal(config: NodeConfig, worker: int) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run(config, worker, stop)
+    await run(config, worker, stop_event())
 
 
 def _runner() -> Callable[[Coroutine[None, None, None]], None]:
@@ -101,9 +94,7 @@ def main(path: Path, worker: int) -> None:
     """Serve REST and WebSocket for one node."""
     watch_parent()
     try:
-        config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} gateway-{worker}", config.log_format)
-        raise_limit()
+        config = begin(path, f"gateway-{worker}")
         _runner()(_until_signal(config, worker))
     except QuorumbookError as error:
         raise click.ClickException(str(error)) from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
-import signal
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -19,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import ClusterError, MissingEntriesError
 from node import exit_codes
-from node.config.file import load
 from node.config.settings import NodeConfig
+from node.config.start import begin, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect
 from node.history.fetching import Fetcher, Found
@@ -31,8 +30,6 @@ from node.history.state import StateStore
 from node.history.store import HistoryStore
 from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
-from node.system import logs
-from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 from snapshots.errors import SnapshotError
 
@@ -154,10 +151,7 @@ class GaveUp(click.ClickException):
 
 async def run(config: NodeConfig) -> None:
     """Keep the history until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     try:
         keeper = open_keeper(config)
     except HistoryError as error:
@@ -188,9 +182,7 @@ def main(path: Path) -> None:
     """Keep the history of one node."""
     watch_parent()
     try:
-        config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} history", config.log_format)
-        raise_limit()
+        config = begin(path, "history")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(run(config))
     except (QuorumbookError, SnapshotError, ClusterError, SQLAlchemyError, OSError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import click
 
 from cluster.errors import ClusterError, MissingEntriesError
 from node import exit_codes
-from node.config.file import load
 from node.config.settings import NodeConfig
+from node.config.start import begin, stop_event
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed, StreamError
 from node.history.fetching import Fetcher, Found
 from node.native.connection import NativeConnection
@@ -25,8 +24,6 @@ from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import Following
 from node.streams.records import Writer
-from node.system import logs
-from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 from snapshots.errors import SnapshotError
 
@@ -207,10 +204,7 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_broker) -> None:
     """Stream until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_event()
     tasks: set[asyncio.Task[None]] = set()
     following: Following | None = None
     try:
@@ -242,9 +236,7 @@ def main(path: Path) -> None:
     """Stream one node's log to a broker."""
     watch_parent()
     try:
-        config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} streams", config.log_format)
-        raise_limit()
+        config = begin(path, "streams")
         asyncio.run(run(config))
     except (QuorumbookError, SnapshotError, ClusterError, OSError) as error:
         raise click.ClickException(f"the stream stops: {error}") from None

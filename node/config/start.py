@@ -1,0 +1,33 @@
+"""The start of each process beside the engine: its configuration, its log, its descriptors, and the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.system import logs
+from node.system.descriptors import raise_limit
+
+
+def begin(path: Path, role: str) -> NodeConfig:
+    """Read the configuration, set up the log under the node's id and `role`, and raise the limit of descriptors.
+
+    Raises:
+        QuorumbookError: the configuration is not usable, or the limit of descriptors is too low.
+    """
+    config = load(path)
+    logs.set_up(config.log_level, f"{config.node_id} {role}", config.log_format)
+    raise_limit()
+    return config
+
+
+def stop_event() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set. Call it in the event loop, once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
