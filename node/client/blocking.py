@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from node.client.native import AsyncClient
 from node.client.shapes import Balance, Book, Number, Order, Product, Trade
@@ -67,7 +67,36 @@ async def _next(items: AsyncGenerator[T, None]) -> T:
     return await anext(items)
 
 
-class Client:
+class Closing(Protocol):
+    """An async client: it has connections to close."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+C = TypeVar("C", bound=Closing)
+
+
+class Blocking(Generic[C]):
+    """A blocking client over an async one: a context manager that closes its connections, and then its loop."""
+
+    _loop: Loop
+    _client: C
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._loop.close_generators()
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+
+class Client(Blocking[AsyncClient]):
     """`AsyncClient` for programs without an event loop. May be used by several threads at a time."""
 
     def __init__(
@@ -85,18 +114,6 @@ class Client:
         except BaseException:
             self._loop.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._loop.close_generators()
-        self._loop.run(self._client.close())
-        self._loop.close()
 
     def products(self) -> list[Product]:
         """See `AsyncClient.products`."""

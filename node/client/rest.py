@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from node import pki
-from node.client.blocking import Loop
+from node.client.blocking import Blocking, Loop
 from node.cluster_directory import KeyFile, read_key
 from node.credentials import sign
 from node.errors import ConnectionLost, QuorumbookError
@@ -207,7 +207,7 @@ class AsyncRestClient:
         return message
 
 
-class RestClient:
+class RestClient(Blocking[AsyncRestClient]):
     """`AsyncRestClient` for programs without an event loop."""
 
     def __init__(
@@ -219,18 +219,6 @@ class RestClient:
         except BaseException:
             self._loop.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._loop.close_generators()
-        self._loop.run(self._client.close())
-        self._loop.close()
 
     def get(self, path: str, **parameters: object) -> Any:
         """See `AsyncRestClient.get`."""
