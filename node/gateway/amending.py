@@ -8,16 +8,15 @@ from typing import Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
 from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal
 from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
 from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text, to_units
-from node.native.protocol import FailCode, OrderQuery
+from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
-from statemachine.events import Amended, AnyOutcome, Armed, OrderState, Paired, Rejected, Replaced
+from statemachine.events import Amended, AnyOutcome, Armed, Paired, Rejected, Replaced
 from statemachine.types import Side
 
 NANOSECONDS = 1_000_000_000
@@ -228,17 +227,10 @@ def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
 
 async def _product(call: Call, product_id: str | None, order_id: int, client_oid: str) -> Product:
     """Return the product that the request names, or else the product of the order. Raises ApiError 404."""
-    if product_id is None:
-        if not order_id and not client_oid:
-            raise ApiError(404, "order not found", "id")
-        try:
-            order: OrderState = await call.read(OrderQuery(call.account_id, order_id, client_oid))
-        except RequestFailed as error:
-            if error.code is not FailCode.NOT_FOUND:
-                raise
-            raise UnknownHereError(404, "order not found", "id") from None
-        product_id = order.product_id
-    return await call.gateway.catalogue.product(product_text(product_id))
+    if product_id is None and not order_id and not client_oid:
+        raise ApiError(404, "order not found", "id")
+    query, unknown = OrderQuery(call.account_id, order_id, client_oid), UnknownHereError(404, "order not found", "id")
+    return await call.gateway.catalogue.product_of(product_id, query, call.read, unknown)
 
 
 def amended(outcome: AnyOutcome, product: Product) -> OrderJson:

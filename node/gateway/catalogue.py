@@ -7,17 +7,19 @@ copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
+from node.errors import RequestFailed
 from node.gateway.backend import Backend
-from node.gateway.errors import UnknownHereError
-from node.gateway.values import amount_text, rate
-from node.native.protocol import ControlsQuery, CurrenciesQuery, ProductsQuery
+from node.gateway.errors import ApiError, UnknownHereError
+from node.gateway.values import amount_text, product_text, rate
+from node.native.protocol import ControlsQuery, CurrenciesQuery, FailCode, OrderQuery, ProductsQuery
 from statemachine.decimals import to_text
+from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow, ProductRow, SwitchRow
 from statemachine.types import ProductStatus, Scope, Switch
 
@@ -181,6 +183,24 @@ class Catalogue:
         if product_id not in self.products:
             raise UnknownHereError(404, "Product not found", "product_id", detail=f"no product {product_id[:64]!r}")
         return self.products[product_id]
+
+    async def product_of(
+        self, product_id: str | None, query: OrderQuery, ask: Callable[[OrderQuery], Awaitable[Any]], unknown: ApiError
+    ) -> Product:
+        """Return the product that a request names, or else the product of the order that `query` asks for.
+
+        Raises:
+            ApiError: `unknown`, where there is no such order; 404, where there is no such product.
+        """
+        if product_id is None:
+            try:
+                order: OrderState = await ask(query)
+            except RequestFailed as error:
+                if error.code is not FailCode.NOT_FOUND:
+                    raise
+                raise unknown from None
+            product_id = order.product_id
+        return await self.product(product_text(product_id))
 
     async def currency(self, name: str) -> CurrencyRow:
         """The currency. Raises UnknownHereError 404."""

@@ -30,7 +30,7 @@ from node.gateway.requests import ABSENT, parse
 from node.gateway.values import check_name, iso, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome, Armed, Cancelled, OrderState, Rejected
+from statemachine.events import AnyOutcome, Armed, Cancelled, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
 
@@ -206,15 +206,8 @@ class Trader:
 
     async def _product(self, account_id: str, product_id: str | None, order_id: int, client_oid: str) -> Product:
         """The product that is named, or else the order's. Raises ApiError 404."""
-        if product_id is None:
-            try:
-                order: OrderState = await self._gateway.backend.query(OrderQuery(account_id, order_id, client_oid))
-            except RequestFailed as error:
-                if error.code is not FailCode.NOT_FOUND:
-                    raise
-                raise ApiError(404, "order not found", "order_id") from None
-            product_id = order.product_id
-        return await self._gateway.catalogue.product(product_text(product_id))
+        query, unknown = OrderQuery(account_id, order_id, client_oid), ApiError(404, "order not found", "order_id")
+        return await self._gateway.catalogue.product_of(product_id, query, self._gateway.backend.query, unknown)
 
     async def _carry_out(self, request_id: str, command: Command, product: Product | None) -> None:
         try:
