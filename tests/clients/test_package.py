@@ -5,7 +5,6 @@ work from it.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +13,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from tests.tree import copy_tree
 
 ROOT = Path(__file__).parents[2]
 LOAD_GENERATORS = {"locust", "gevent", "flask"}
@@ -25,17 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of what git has of this tree; without the compiled core, which takes a compiler a while."""
     place = tmp_path_factory.mktemp("wheel")
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (place / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, place / "source" / name)
+    copy_tree(place / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place)]
     subprocess.run([*pip, str(place / "source")], env={**os.environ, "QUORUMBOOK_CORE": "plain"}, check=True, timeout=600)
     (path,) = place.glob("*.whl")

@@ -18,6 +18,7 @@ import pytest
 
 from node.deployment.local_cluster import LocalCluster
 from tests.documentation.pages import ROOT, RUN, blocks
+from tests.tree import copy_tree
 
 pytestmark = pytest.mark.cluster
 
@@ -35,17 +36,7 @@ PREAMBLE = "set -euo pipefail\nip link set lo up\n"
 
 def clone(place: Path) -> Path:
     """What git has of this tree, changes that are not committed included, with an environment that needs no setup."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, place / name)
+    copy_tree(place)
     subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
     prefix = Path(sys.prefix)
     environment = place / ".venv"

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,11 +199,3 @@ async def serving(backend: FixBackend | None = None) -> AsyncIterator[Served]:
         served.close()
         await server.close()
         await server.feeds.close()
-
-
-async def until(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.005)

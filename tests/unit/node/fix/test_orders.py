@@ -12,7 +12,8 @@ from node.native.protocol import FailCode
 from statemachine.commands import AmendOrder, AnyCommand
 from statemachine.events import AnyOutcome
 from statemachine.types import Side
-from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with, until
+from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with
+from tests.unit.node.gateway.harness import until
 
 
 async def test_an_order_lives_from_new_to_filled() -> None:

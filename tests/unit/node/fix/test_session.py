@@ -12,8 +12,8 @@ from node.fix.wire import timestamp
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Side
-from tests.unit.node.fix.harness import Client, Fields, exchange, serving, trade_with, until
-from tests.unit.node.gateway.harness import SECRET
+from tests.unit.node.fix.harness import Client, Fields, exchange, serving, trade_with
+from tests.unit.node.gateway.harness import SECRET, until
 
 
 async def refused(client: Client) -> str:
