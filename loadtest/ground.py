@@ -23,10 +23,16 @@ READY_SECONDS = 40.0
 PORTS_APART = 100
 TRIES = 60
 PORT_RANGES = 220
+LOWEST_PORT = 10_000
 """All below the ports that the system hands out by itself."""
 
 USUAL_BASE = 7000
 """What `quorumbook init` takes."""
+
+PORT_SHARE = "QUORUMBOOK_PORT_SHARE"
+"""The environment variable that names the share of the port ranges which this process and its children take, as
+`number/count`: `0/2` and `1/2` never choose the same range. Tests that run in several processes set it.
+"""
 
 
 class Ground:
@@ -57,7 +63,7 @@ def prepare(
     Raises:
         LoadTestError: the directory holds something else, or a cluster that still runs, or no free ports were found.
     """
-    for base in _bases(usual_ports):
+    for base in first_ports(usual_ports):
         _clear(directory)
         initialise(directory, nodes, base_port=base, cluster_id=f"loadtest-{os.getpid()}")
         (directory / MARK).touch()
@@ -75,7 +81,7 @@ def place_for(directory: Path, make: Callable[[int], object]) -> None:
     Raises:
         LoadTestError: no free ports were found.
     """
-    for base in _bases(False):
+    for base in first_ports():
         if directory.exists():
             shutil.rmtree(directory)
         make(base)
@@ -84,12 +90,14 @@ def place_for(directory: Path, make: Callable[[int], object]) -> None:
     raise LoadTestError("no free range of ports on the loopback interface")
 
 
-def _bases(usual_first: bool) -> Iterator[int]:
-    """First ports of ranges to try; several tests at a time should not meet."""
+def first_ports(usual_first: bool = False) -> Iterator[int]:
+    """First ports of ranges of `PORTS_APART` ports, in random order, from this process's share of them."""
     if usual_first:
         yield USUAL_BASE
-    for place in Random().sample(range(PORT_RANGES), TRIES):
-        yield 10_000 + place * PORTS_APART
+    number, count = map(int, os.environ.get(PORT_SHARE, "0/1").split("/"))
+    places = range(number, PORT_RANGES, count)
+    for place in Random().sample(places, min(TRIES, len(places))):
+        yield LOWEST_PORT + place * PORTS_APART
 
 
 def _clear(directory: Path) -> None:

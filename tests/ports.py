@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from random import Random
 
-LOWEST, HIGHEST, APART = 10_000, 32_000, 50
-"""Below those that Linux gives to outgoing connections, of which there are always some; and enough apart for a node's
-servers.
-"""
+from loadtest.ground import PORT_SHARE, PORTS_APART, first_ports
+
+
+def take_share() -> None:
+    """Where pytest runs in several processes, choose ports from this process's share of them."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        os.environ[PORT_SHARE] = f"{worker.removeprefix('gw')}/{os.environ['PYTEST_XDIST_WORKER_COUNT']}"
 
 
 def free_port() -> int:
-    """A port on which nobody listens at this moment, nor on the `APART` - 1 behind it."""
-    for port in Random().sample(range(LOWEST, HIGHEST, APART), 50):
-        if all(_is_free(port + offset) for offset in range(APART)):
+    """A port on which nobody listens at this moment, nor on the `PORTS_APART` - 1 behind it."""
+    for port in first_ports():
+        if all(_is_free(port + offset) for offset in range(PORTS_APART)):
             return port
     raise AssertionError("no free port on loopback")
 
