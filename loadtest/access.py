@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest.market import Trader
 from node.cluster_directory import ClusterDirectory
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.native.connection import NativeConnection
 

@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Callable, Mapping
 
 from loadtest.books import OrderBook
-from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.credentials import Credentials
 from node.native.connection import NativeConnection
 from node.native.protocol import Events, encode
 from statemachine.events import AnyEvent, OrderMatched

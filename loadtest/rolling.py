@@ -26,9 +26,9 @@ import msgspec
 from loadtest.access import Access
 from loadtest.errors import LoadTestError
 from loadtest.ground import MARK, place_for
-from node.credentials import Credentials
 from node.deployment.local_cluster import LocalCluster
 from node.errors import QuorumbookError
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.native.protocol import NodeStatus
 from node.records.audit import audit_directory

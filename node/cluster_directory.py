@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from node import identity, pki
 from node.config.file import load
 from node.config.settings import NodeAddress, NodeConfig
-from node.credentials import Credentials
+from node.data_directory import identity
 from node.errors import DirectoryError
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.system import files
+from node.tls import pki
 from snapshots.abi import ABI
 
 REMOVED = "removed-nodes"

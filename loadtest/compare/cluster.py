@@ -19,8 +19,8 @@ from loadtest.errors import LoadTestError, WrongAnswerError
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
 from loadtest.recorder import percentile
-from node.credentials import Credentials
 from node.deployment.statuses import leader_of
+from node.keys.credentials import Credentials
 from node.native.connection import hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter
 from node.native.protocol import Failed, Results, Welcome, frame, response_decoder

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from node import exit_codes
-from node.certificates import WARN_DAYS, days_left, expiry
 from node.cli import levels, members
 from node.cli.groups import Commands
 from node.cli.output import duration, instant, print_json, show, table, working
@@ -31,6 +30,7 @@ from node.diagnosis.stopping import wait_until_may_stop
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 from node.system.processes import ENGINE_PID_FILE, locked_note
+from node.tls.certificates import WARN_DAYS, days_left, expiry
 
 COLUMNS = (
     "node",

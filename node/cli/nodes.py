@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from node import software, stop_times
 from node.cli.groups import Commands
 from node.cli.output import print_json
 from node.cli.target import json_option
@@ -24,6 +23,7 @@ from node.engine.modes import Mode
 from node.errors import NodeStartError
 from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
+from node.system import software, stop_times
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, locked_note, locked_pid, send
 from snapshots.abi import ABI
 from snapshots.levels.level import SUPPORTED

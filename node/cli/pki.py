@@ -9,7 +9,6 @@ import time
 import click
 from rich.text import Text
 
-from node.certificates import WARN_DAYS, Validity, days_left
 from node.cli.groups import Commands
 from node.cli.output import instant, print_json, show, table, working
 from node.cli.target import Target, json_option, place_option
@@ -18,6 +17,7 @@ from node.deployment.local_cluster import LocalCluster
 from node.deployment.renewing import Held, begin_roll, finish_roll, held, renew
 from node.deployment.statuses import Statuses
 from node.errors import DirectoryError
+from node.tls.certificates import WARN_DAYS, Validity, days_left
 
 SECOND = 1_000_000_000
 POLL_SECONDS = 0.25

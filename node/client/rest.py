@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
-from node import pki
 from node.client.blocking import Blocking, Loop
 from node.cluster_directory import KeyFile, read_key
-from node.credentials import sign
 from node.errors import ConnectionLost, QuorumbookError
+from node.keys.credentials import sign
+from node.tls import pki
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
 """Seconds between two attempts, doubling."""

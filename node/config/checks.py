@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfig
-from node.config.tls import check_tls
 from node.errors import ClusterKeyError, ConfigError
 from node.keys import addresses
 from node.keys.sealing import ClusterKeys
+from node.tls.checks import check_tls
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
 Fault = Callable[[str, str], ConfigError]

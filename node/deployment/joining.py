@@ -16,14 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from node import identity, pki
 from node.config.checks import check_address, split_address
 from node.config.file import load
 from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
 from node.config.text import Setting, changed
+from node.data_directory import identity
 from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError
 from node.keys.sealing import read_keys
+from node.tls import pki
 from snapshots.durable import sync_path
 
 DRAFTS = ".joining"

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from node import stop_times
 from node.cluster_directory import ClusterDirectory
 from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, leader_of
 from node.engine.modes import Mode
 from node.errors import NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
+from node.system import stop_times
 from node.system.logs import LOG_FILE
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, alive, descendants, locked_note, locked_pid, reap, send
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from node import identity
 from node.config.settings import NodeAddress
+from node.data_directory import identity
 from node.deployment import joining
 from node.deployment.local_cluster import LocalCluster
 from node.engine.membership import address_of, removal_fault

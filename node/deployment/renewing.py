@@ -1,6 +1,6 @@
 """Renewed certificates for the nodes of a cluster's directory, and another certificate authority.
 
-Nodes that run take renewed files up by themselves (`node.certificates`). An authority is changed in three steps, so
+Nodes that run take renewed files up by themselves (`node.tls.certificates`). An authority is changed in three steps, so
 that at each moment every node trusts every other: `begin_roll` adds a new authority to those that are trusted, `renew`
 gives the nodes certificates that it signs, `finish_roll` takes the former one away.
 """
@@ -15,13 +15,13 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from node import pki
-from node.certificates import Validity, signed_by, validity
 from node.cluster_directory import ClusterDirectory, read_key
 from node.config.settings import NodeConfig
 from node.deployment.setup import hosts_of
 from node.errors import SetupError
 from node.system import files
+from node.tls import pki
+from node.tls.certificates import Validity, signed_by, validity
 
 FORMER_KEY = "ca.key.former"
 """The key of the authority before a roll, until that is finished."""

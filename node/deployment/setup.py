@@ -23,15 +23,16 @@ from string import Template
 
 import msgspec
 
-from node import identity, pki
 from node.cluster_directory import KeyFile
 from node.config.checks import CLUSTER_ID, NODE_ID, split_address
 from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
+from node.data_directory import identity
 from node.errors import SetupError
 from node.keys import sealing
 from node.keys.issue import generate
 from node.system import files
+from node.tls import pki
 from snapshots.durable import sync_path
 
 NATIVE_OFFSET = 10

@@ -7,12 +7,12 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from node import pki
 from node.config.settings import NodeConfig
-from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.credentials import Credentials
 from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.tls import pki
 
 ANSWER_SECONDS = 1.0
 """Seconds after which a node without an answer is shown as down."""

@@ -31,15 +31,14 @@ from pathlib import Path
 
 import msgspec
 
-from node import software
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
-from node.credentials import Credentials
 from node.deployment.statuses import Statuses, ask_all
 from node.diagnosis.doctor import Doctor
 from node.diagnosis.redaction import scrub, secrets_of, settings
+from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
-from node.system import stacks
+from node.system import software, stacks
 from node.system.processes import PID_FILE, descendants, locked_pid
 from snapshots.abi import ABI
 from statemachine import CORE

@@ -23,13 +23,12 @@ from cryptography import x509
 from cluster.errors import ClusterError
 from cluster.log import read_segments, segment_abis
 from cluster.tail import LogTail, first_index
-from node import identity
-from node.certificates import WARN_DAYS, days_left, validity
 from node.config import shape
 from node.config.advice import advice
 from node.config.checks import split_address
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.data_directory import identity
 from node.diagnosis.findings import Finding, Level
 from node.errors import ConfigError, QuorumbookError
 from node.migration import switch
@@ -37,6 +36,7 @@ from node.native.protocol import NodeStatus
 from node.records import backup
 from node.system.descriptors import DESCRIPTORS_MIN
 from node.system.processes import PID_FILE, locked_pid
+from node.tls.certificates import WARN_DAYS, days_left, validity
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import ACCEPTED

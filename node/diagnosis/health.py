@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from node.certificates import days_left
-from node.credentials import Credentials
 from node.deployment.statuses import Statuses, ask_all, leader_of
 from node.diagnosis.findings import Finding, Level
-from node.durations import COMMIT, FSYNC
+from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
+from node.system.durations import COMMIT, FSYNC
+from node.tls.certificates import days_left
 
 HTTP_SECONDS = 2.0
 STATUS_BYTES_MAX = 1024 * 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from node.deployment.statuses import Statuses, leader_of
-from node.durations import APPLY, COMMIT, FSYNC, REQUEST
 from node.native.protocol import BookView, NodeStatus
+from node.system.durations import APPLY, COMMIT, FSYNC, REQUEST
 from statemachine.tables import ProductRow
 
 

@@ -32,7 +32,7 @@ from node.native.protocol import (
     PrepareLevel,
     StatusQuery,
 )
-from node.pki import client_context
+from node.tls.pki import client_context
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import OWN
 from snapshots.levels.raising import raised

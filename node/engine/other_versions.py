@@ -14,7 +14,7 @@ from node.errors import ConnectionLost, RequestFailed
 from node.migration.found import look
 from node.native.connection import NativeConnection
 from node.native.protocol import Welcome
-from node.pki import client_context
+from node.tls.pki import client_context
 from snapshots.abi import ABI
 from snapshots.errors import MigrationError
 

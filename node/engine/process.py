@@ -36,12 +36,11 @@ from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import PROTOCOL, Hello, TlsWire, WireSettings
-from node import divergence, exit_codes, identity, pki, software, stale, stop_times
-from node.certificates import CertificateWatch
+from node import exit_codes
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.config.start import stop_event
-from node.durations import EngineDurations
+from node.data_directory import divergence, identity, stale
 from node.engine import levels, membership, other_versions
 from node.engine.entries import Entries
 from node.engine.feed import Feed
@@ -58,10 +57,14 @@ from node.engine.startup import FULL, check_start, diagnosis_of_disk, diagnosis_
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.migration import switch
 from node.migration.start import at_start
+from node.system import software, stop_times
 from node.system.descriptors import raise_limit
+from node.system.durations import EngineDurations
 from node.system.logs import set_up
 from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
+from node.tls import pki
+from node.tls.certificates import CertificateWatch
 from node.tracing import tracer_of
 from snapshots.abi import ABI
 from snapshots.errors import LevelError, SnapshotError

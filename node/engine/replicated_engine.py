@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from node.durations import EngineDurations
 from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
+from node.system.durations import EngineDurations
 from snapshots.errors import LevelError
 from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level, is_level_entry
 from snapshots.levels.raising import raised

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError, SnapshotSink, SnapshotSource, SnapshotUnreadableError
+from node.data_directory.marks import encode_mark, mark_of
 from node.engine import market as kept_market
 from node.engine.market import Market
 from node.engine.replicated_engine import ReplicatedEngine
-from node.marks import encode_mark, mark_of
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
 from snapshots.levels.states import level_of, restored

@@ -22,10 +22,10 @@ from cluster.errors import LogAbiError, LogDamagedError
 from cluster.raft import Raft
 from node import exit_codes
 from node.config.settings import NodeConfig
+from node.data_directory.identity import Identity, Stage
 from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import DataDirectoryError, DatasetError
-from node.identity import Identity, Stage
 from node.keys.sealing import ClusterKeys
 from node.records import datasets
 from node.records.datasets import Seeding

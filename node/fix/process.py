@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 
-from node.certificates import CertificateWatch
 from node.config.settings import NodeConfig
 from node.config.start import begin, stop_event
 from node.errors import QuorumbookError
@@ -25,8 +24,9 @@ from node.gateway.feeds import Feeds
 from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
 from node.keys.sealing import ClusterKeys
-from node.pki import server_context
 from node.system.parent_watch import watch_parent
+from node.tls.certificates import CertificateWatch
+from node.tls.pki import server_context
 
 log = logging.getLogger(__name__)
 

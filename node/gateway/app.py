@@ -14,9 +14,8 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-from node import software
 from node.budget import Cost
-from node.calendars import CalendarText
+from node.config.calendars import CalendarText
 from node.errors import RequestFailed
 from node.gateway import accounts, admin, amending, controls, health, history, market, orders, sockets
 from node.gateway.calls import Call, Route, answer, failure_response, finish, peer_address
@@ -28,6 +27,7 @@ from node.gateway.http.messages import JSON, Request, Response, Router, json_res
 from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
 from node.gateway.ui.page import Page
+from node.system import software
 from statemachine.types import Permission
 
 log = logging.getLogger(__name__)

@@ -27,12 +27,12 @@ import msgspec
 
 from node.budget import Bucket
 from node.config.settings import AdminConfig
-from node.credentials import same_text
 from node.errors import ClusterKeyError, QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.values import NAME, order_text
 from node.keys import addresses
+from node.keys.credentials import same_text
 from node.keys.sealing import ApiKey, ClusterKeys, operator_key
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.commands import AnyCommand

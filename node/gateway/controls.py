@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from node.calendars import CalendarError, CalendarText, command_of
+from node.config.calendars import CalendarError, CalendarText, command_of
 from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product

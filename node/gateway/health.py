@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node import software
 from node.engine.membership import public
 from node.errors import QuorumbookError
 from node.gateway.backend import Backend
@@ -25,6 +24,7 @@ from node.gateway.http.server import HttpServer
 from node.gateway.metrics import Metrics
 from node.keys import addresses
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.system import software
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
 from statemachine import CORE

@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node import durations
-from node.durations import DurationCounts
 from node.engine.modes import Mode
 from node.native.protocol import NodeStatus
+from node.system import durations
+from node.system.durations import DurationCounts
 
 NODE_GAUGES: tuple[tuple[str, str, str], ...] = (
     ("term", "quorumbook_raft_term", "Raft's current term"),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import click
 
-from node.certificates import CertificateWatch
 from node.config.settings import NodeConfig
 from node.config.start import begin, stop_event
 from node.errors import QuorumbookError
@@ -23,8 +22,9 @@ from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
-from node.pki import client_context, server_context
 from node.system.parent_watch import watch_parent
+from node.tls.certificates import CertificateWatch
+from node.tls.pki import client_context, server_context
 from node.tracing import tracer_of
 from snapshots.abi import ABI
 

@@ -25,7 +25,7 @@ from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.framing import UNDECODABLE
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
-from node.pki import client_context
+from node.tls.pki import client_context
 from snapshots.levels.level import ACCEPTED
 
 log = logging.getLogger(__name__)

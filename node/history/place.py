@@ -17,8 +17,8 @@ import msgspec
 from cluster.errors import MissingEntriesError
 from cluster.ports import LogEntry
 from cluster.tail import LogTail
+from node.data_directory.marks import mark_of
 from node.history.store import Progress
-from node.marks import mark_of
 from node.migration import switch
 from node.migration.found import SNAPSHOTS
 from snapshots.abi import ABI

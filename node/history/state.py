@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from cluster.log import segment_abis
-from node import software
 from node.history.projection import Totals
+from node.system import software
 from snapshots import durable
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow

@@ -22,9 +22,9 @@ from cluster.log import command_of
 from cluster.log_conversion import convert_entry, convert_log
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
-from node import software
-from node.marks import mark_of
+from node.data_directory.marks import mark_of
 from node.migration.found import LOG, SNAPSHOTS, Found
+from node.system import software
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError
 from snapshots.job import JobState

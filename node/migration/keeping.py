@@ -14,11 +14,10 @@ from pathlib import Path
 from cluster import hardstate
 from cluster.log import DurableLog, read_segments
 from cluster.storage import RealDisk
-from node import software
 from node.migration import switch
 from node.migration.build import link_tree
 from node.migration.found import LOG, SNAPSHOTS
-from node.system import files
+from node.system import files, software
 from snapshots import durable
 from snapshots.levels.level import SetLevel
 from snapshots.naming import snapshot_paths

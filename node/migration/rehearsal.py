@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from node import software
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import DirectoryError
@@ -17,6 +16,7 @@ from node.migration.build import Builder, Built, Progress
 from node.migration.differences import TableDifference, differences, new_names
 from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look
 from node.migration.start import SCRIPTS
+from node.system import software
 from snapshots.abi import ABI
 from snapshots.migration.chain import Chains
 from snapshots.migration.scripts import tsv_schema

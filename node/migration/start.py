@@ -7,11 +7,11 @@ import logging
 import time
 from pathlib import Path
 
-from node import software
 from node.config.settings import NodeConfig
 from node.migration import switch
 from node.migration.build import Builder, Built
 from node.migration.found import Found, check_known, look
+from node.system import software
 from snapshots import durable
 from snapshots.abi import ABI
 from snapshots.errors import MigrationError

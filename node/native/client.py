@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import Any, TypeVar
 
 from node.config.settings import NodeAddress
-from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, OtherVersionError, RequestFailed
+from node.keys.credentials import Credentials, sign
 from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.native.feed_reader import FeedReader
 from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, LevelReport, NodeStatus, StatusQuery

@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self, cast, overload
 import msgspec
 
 from node.config.settings import NodeAddress
-from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, FramingError, RequestFailed
+from node.keys.credentials import Credentials, sign
 from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
 from node.native.narrowing import is_former, narrowed
 from node.native.protocol import (

@@ -19,8 +19,8 @@ from typing import Annotated
 import msgspec
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX
-from node.durations import DurationCounts
 from node.statistics import Figures
+from node.system.durations import DurationCounts
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
 from statemachine.tables import (
@@ -497,7 +497,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     processed commands and entries. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine
     process. `warnings`: faults that an operator should correct, such as contradictory addresses. `certificate_expires`:
     the time when the node's current certificate expires, in seconds since the epoch. `durations`: histograms of the
-    engine process since its start, by name: see `node.durations`. `abi` is that of the software. `level`, `level_abi`
+    engine process since its start, by name: see `node.system.durations`. `abi` is that of the software. `level`, `level_abi`
     and `level_rules`: version, ABI and rules number of the level of the node's state. `levels`: the versions whose
     levels it can run. Version 0.2.0 sends none of these.
     """

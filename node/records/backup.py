@@ -21,12 +21,12 @@ from cluster import hardstate
 from cluster.hardstate import HardState
 from cluster.ports import SnapshotMark
 from cluster.storage import RealDisk
-from node import identity
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
+from node.data_directory import identity
+from node.data_directory.marks import mark_of
 from node.errors import DataDirectoryError, DirectoryError
 from node.keys.sealing import ClusterKeys
-from node.marks import mark_of
 from node.system.processes import PID_FILE, PidFile
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
 from snapshots.frames import Begin, change_frames

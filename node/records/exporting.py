@@ -11,13 +11,13 @@ import msgspec
 
 from cluster.messages import NO_OP
 from cluster.ports import LogEntry, SnapshotMark
-from node import software
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
 from node.errors import DirectoryError
 from node.native.connection import NativeConnection
 from node.native.protocol import ControlAction, StatusQuery
 from node.records import backup
+from node.system import software
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.errors import SnapshotError
 from snapshots.job import JobState

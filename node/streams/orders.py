@@ -18,14 +18,14 @@ from typing import Any
 
 import msgspec
 
-from node import pki
 from node.client.shapes import Product, product
 from node.config.settings import NodeConfig
-from node.credentials import Credentials
 from node.errors import QuorumbookError, StreamError
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.native.protocol import CurrenciesQuery, ProductsQuery
 from node.streams.broker import BrokerError
+from node.tls import pki
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
 from statemachine.decimals import DecimalError

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from loadtest.ground import prepare
-from node import identity
 from node.cli import main
+from node.data_directory import identity
 from node.system.processes import PID_FILE, PidFile
 from tests.real_cluster import MakeGround, end
 

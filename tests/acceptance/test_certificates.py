@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from loadtest.ground import Ground, prepare
-from node.certificates import LOOK_SECONDS
 from node.cli import main
 from node.cluster_directory import ClusterDirectory
 from node.deployment.renewing import renew
 from node.system.processes import ENGINE_PID_FILE, locked_pid
+from node.tls.certificates import LOOK_SECONDS
 from tests.real_cluster import READY_SECONDS, end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

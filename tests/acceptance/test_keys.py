@@ -20,8 +20,8 @@ from click.testing import CliRunner
 from loadtest.ground import prepare
 from loadtest.rest import Request, signed_headers
 from node.cli.program import main
-from node.credentials import Credentials, sign
 from node.errors import RequestFailed
+from node.keys.credentials import Credentials, sign
 from node.native.protocol import BalancesQuery
 from tests.real_cluster import Exchange, end, put_market, start
 

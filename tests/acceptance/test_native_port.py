@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from node.credentials import Credentials, sign
+from node.keys.credentials import Credentials, sign
 from node.native.protocol import FRAME_MAX, FailCode, Failed, Hello, Results, Submit, Welcome, frame, response_decoder
 from statemachine.commands import CancelAll, Deposit
 from statemachine.events import Cancelled

@@ -15,8 +15,8 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.ground import Ground, prepare
-from node.credentials import Credentials
 from node.errors import NodeStartError
+from node.keys.credentials import Credentials
 from node.migration.found import look
 from node.records.audit import audit_directory
 from snapshots.abi import ABI

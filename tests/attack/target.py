@@ -18,7 +18,7 @@ import aiohttp
 
 from loadtest.access import Access
 from loadtest.market import Trader, traders
-from node.credentials import Credentials, sign
+from node.keys.credentials import Credentials, sign
 from node.native.connection import NativeConnection, hello
 from node.native.framing import FrameSplitter
 from node.native.protocol import StatusQuery, frame

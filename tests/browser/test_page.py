@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from statemachine.types import ProductStatus
 from tests.browser.stage import PRODUCT, QUIET, Stage
 from tests.browser.viewer import LOST, REFUSED, SECONDS, Viewer, viewing

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from loadtest.market import Trader
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 
 AXE = Path(__file__).parent / "vendor" / "axe-core-4.14.1" / "axe.min.js"
 SECONDS = 30.0

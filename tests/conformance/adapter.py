@@ -32,7 +32,7 @@ from tracebook.core.order import OrderSide
 from tracebook.core.order import OrderType as TheirType
 from tracebook.events.market_replay import MarketEvent
 
-from node.software import version
+from node.system.software import version
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,

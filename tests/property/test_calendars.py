@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from node.calendars import offsets_of
+from node.config.calendars import offsets_of
 from statemachine.commands import Batch, FollowCalendar, PutCalendar, PutProduct, SetCalendar
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from cluster.tls import TlsProtocol
-from node import pki
 from node.cluster_directory import ClusterDirectory
 from node.deployment.setup import initialise
+from node.tls import pki
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from cluster import wire as wire_module
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.wire import FRAME_MAX, HELLO_MAX, Hello, TlsWire, WireSettings, split_address
-from node import pki
+from node.tls import pki
 
 NOW = datetime.datetime.now(datetime.UTC)
 

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from node import exit_codes, stop_times
+from node import exit_codes
 from node.cli.program import main
 from node.config.file import load
 from node.deployment.setup import Host, initialise
 from node.gateway import health
+from node.system import stop_times
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "deploy" / "systemd" / "quorumbook@.service"

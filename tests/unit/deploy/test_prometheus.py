@@ -15,9 +15,9 @@ import msgspec
 import pytest
 import yaml
 
-from node.durations import EngineDurations
 from node.gateway.metrics import Metrics, who
 from node.native.protocol import MemberStatus, NodeStatus
+from node.system.durations import EngineDurations
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"

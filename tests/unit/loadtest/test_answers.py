@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.answers import fault
 from loadtest.rest import Request, answer_fault, flow_request, order_body, signed_headers
-from node.credentials import sign
+from node.keys.credentials import sign
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, Done, OrderState, Placed, Rejected
 from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from loadtest.reader import FeedReader, FeedTally
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
 from node.records.audit import AuditCheck
 from statemachine.events import OrderOpened

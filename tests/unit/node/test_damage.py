@@ -18,8 +18,9 @@ from cluster import hardstate
 from cluster.errors import ClusterError, LogDamagedError
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
-from node import exit_codes, identity
+from node import exit_codes
 from node.config.file import load
+from node.data_directory import identity
 from node.deployment.setup import initialise
 from node.engine import startup
 from node.engine.modes import Modes

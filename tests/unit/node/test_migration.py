@@ -21,17 +21,17 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk, RealFile
-from node import software
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.data_directory.marks import mark_of
 from node.deployment.setup import initialise
 from node.errors import DataDirectoryError, DirectoryError
-from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back, ways_back
 from node.migration.found import LOG, SNAPSHOTS, check_known, look
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
+from node.system import software
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from node.cli import main, session
 from node.cluster_directory import Access
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from tests.unit.node.cli.fakes import FakeClient
 
 Run = Callable[..., Result]

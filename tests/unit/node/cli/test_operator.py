@@ -12,12 +12,12 @@ import pytest
 
 from node.cli import bundles, checks, clusters, nodes, session, tops
 from node.cluster_directory import Access
-from node.credentials import Credentials
 from node.deployment import local_cluster
 from node.deployment import statuses as asked
 from node.deployment.statuses import Statuses
 from node.diagnosis import bundle, health
 from node.diagnosis.findings import Finding, Level
+from node.keys.credentials import Credentials
 from tests.ports import free_port
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient

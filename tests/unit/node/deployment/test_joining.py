@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node import identity
 from node.config.file import load
 from node.config.settings import NodeAddress, NodeConfig
 from node.config.text import change_settings
+from node.data_directory import identity
 from node.deployment import joining
 from node.deployment.setup import initialise
 from node.errors import ConfigError, SetupError

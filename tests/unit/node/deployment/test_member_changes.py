@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cluster.membership import AddMember, Role
-from node import identity
+from node.data_directory import identity
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
 from node.deployment.setup import initialise

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node import identity
 from node.cluster_directory import KeyFile
 from node.config.file import load
+from node.data_directory import identity
 from node.deployment.setup import Host, initialise
 from node.errors import SetupError
 from node.keys.sealing import read_keys

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from node.deployment.statuses import Statuses
-from node.durations import DurationCounts, Durations
 from node.native.protocol import MemberStatus, NodeStatus
+from node.system.durations import DurationCounts, Durations
 
 
 def counted(*seconds: float) -> DurationCounts:

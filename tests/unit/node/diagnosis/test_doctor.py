@@ -14,13 +14,13 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
-from node.certificates import validity
 from node.config.file import load
 from node.deployment.setup import initialise
 from node.diagnosis import doctor as doctors
 from node.diagnosis.doctor import Doctor
 from node.diagnosis.findings import Finding, Level, worst
 from node.system.processes import PID_FILE, PidFile
+from node.tls.certificates import validity
 from snapshots.abi import ABI
 from tests.ports import free_port
 from tests.unit.node.diagnosis.statuses import member, status

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.credentials import Credentials
 from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
+from node.keys.credentials import Credentials
 from node.keys.issue import revocation
 from node.keys.sealing import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.native.connection import NativeConnection, hello

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cluster.introductions import Claim
-from node import stale
+from node.data_directory import stale
 from node.engine.introductions import Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError
 from node.errors import DataDirectoryError
 

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from node.config.settings import SnapshotConfig, StartConfig
+from node.data_directory.identity import Identity, Stage
 from node.engine.housekeeping import SnapshotSchedule, staggered
 from node.engine.modes import Mode, Modes
 from node.engine.startup import check_start
 from node.errors import DataDirectoryError
-from node.identity import Identity, Stage
 from tests.unit.node.fakes import config_of
 
 

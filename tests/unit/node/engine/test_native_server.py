@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NativeConfig
-from node.credentials import Credentials, sign
 from node.engine import doors, native_server, session
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.credentials import Credentials, sign
 from node.native.connection import NativeConnection, hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter, pack
 from node.native.protocol import (

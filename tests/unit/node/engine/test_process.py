@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node import exit_codes, identity, pki
+from node import exit_codes
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.data_directory import identity
 from node.deployment.setup import initialise
 from node.engine import process as engine_process
 from node.engine.modes import Mode
@@ -30,6 +31,7 @@ from node.native.client import ClusterClient, Credentials, NativeConnection
 from node.native.protocol import ControlAction, ProductsQuery, StatusQuery
 from node.records import datasets
 from node.system.processes import ENGINE_PID_FILE
+from node.tls import pki
 from statemachine.events import OrderDone, Placed
 from statemachine.limits import CANCEL_AFTER_MIN
 from statemachine.types import DoneReason, TimeInForce

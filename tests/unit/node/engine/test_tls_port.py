@@ -14,15 +14,15 @@ import msgspec
 import pytest
 
 from cluster import tls
-from node import pki
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NativeConfig
-from node.credentials import Credentials
 from node.deployment.setup import initialise
 from node.engine import doors, native_server, session
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.credentials import Credentials
 from node.native.connection import NativeConnection
 from node.native.protocol import BookQuery, FailCode, Hello, NodeStatus, ProductsQuery, StatusQuery, frame
+from node.tls import pki
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission

@@ -12,7 +12,7 @@ from node.config.file import load
 from node.deployment.setup import initialise
 from node.fix import server as fix_server
 from node.fix.process import build
-from node.pki import server_context
+from node.tls.pki import server_context
 from tests.unit.node.fix.harness import Client, exchange
 from tests.unit.node.gateway.harness import until
 

@@ -14,7 +14,6 @@ import msgspec
 from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
-from node.credentials import Credentials, sign
 from node.engine.feed import Audience, Feed
 from node.engine.queries import BadQueryError, NotFoundError, Views
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed
@@ -22,6 +21,7 @@ from node.gateway.app import Application
 from node.gateway.backend import Lost, Outcomes, Resent
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
+from node.keys.credentials import Credentials, sign
 from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand, Batch, PutApiKey

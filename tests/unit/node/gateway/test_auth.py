@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from node.credentials import Credentials, sign
 from node.gateway import auth
 from node.gateway.auth import Authenticator, Claim
 from node.gateway.errors import ApiError
 from node.gateway.limits import Limits
+from node.keys.credentials import Credentials, sign
 from node.keys.sealing import ClusterKeys
 from node.native.protocol import ApiKeyQuery, MemberStatus
 from statemachine.types import Permission

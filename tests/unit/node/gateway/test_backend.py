@@ -21,7 +21,6 @@ import msgspec
 import pytest
 
 from node.config.file import load
-from node.credentials import Credentials
 from node.deployment import setup
 from node.engine.native_server import NativeServer
 from node.errors import RequestFailed
@@ -30,6 +29,7 @@ from node.gateway import feeds, health
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient, NativeConnection
 from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
 from statemachine.commands import Batch, PutApiKey, encode_batch

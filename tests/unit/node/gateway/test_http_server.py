@@ -22,7 +22,7 @@ from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.limits import Limits
-from node.pki import issue, make_authority, trusting_context
+from node.tls.pki import issue, make_authority, trusting_context
 from tests.unit.node.gateway.harness import HOST, STOP_TIMEOUT, Exchange, until
 
 HOST_LINE = b"Host: x\r\n"

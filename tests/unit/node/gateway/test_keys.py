@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.credentials import Credentials
 from node.errors import RequestFailed
 from node.gateway.auth import Authenticator
 from node.gateway.errors import ApiError, UnavailableError
+from node.keys.credentials import Credentials
 from node.keys.issue import revocation
 from node.keys.sealing import ClusterKeys, write_keys
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode

@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from node import software
-from node.credentials import Credentials
 from node.engine.modes import Mode, Modes
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway import admin, health
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.health import AGE_MAX, Monitor
+from node.keys.credentials import Credentials
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
+from node.system import software
 from node.system.processes import ENGINE_PID_FILE, PidFile, locked_pid
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse
 
-from node.credentials import Credentials
 from node.gateway import disconnects, socket_orders
 from node.gateway.errors import UnavailableError
+from node.keys.credentials import Credentials
 from statemachine.commands import CancelAllAfter
 from tests.unit.node.gateway.harness import Exchange, receive, until
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
-from node.credentials import sign
 from node.gateway import feeds, sessions, sockets
 from node.gateway import limits as bounds
 from node.gateway.channels import CHANNELS
+from node.keys.credentials import sign
 from node.native.protocol import AnyQuery, BookPageQuery
 from statemachine.commands import PlaceOrder
 from statemachine.types import OrderType, Side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.credentials import Credentials
+from node.keys.credentials import Credentials
 from statemachine.types import Permission
 from tests.unit.node.gateway.harness import Exchange
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from node.cluster_directory import KeyFile
 from node.config.settings import AdminConfig
-from node.credentials import Credentials
 from node.errors import ClusterKeyError, UnfitSecretError
 from node.gateway.auth import Claim
+from node.keys.credentials import Credentials
 from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from statemachine.commands import Batch, PutApiKey
 from statemachine.engine import Engine

@@ -7,7 +7,7 @@ import timeit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.durations import BOUNDS_S, DurationCounts, Durations, EngineDurations
+from node.system.durations import BOUNDS_S, DurationCounts, Durations, EngineDurations
 
 
 def counted(*seconds: float) -> DurationCounts:

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node import pki
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.config.tls import check_tls
 from node.deployment.setup import initialise
 from node.errors import ConfigError
+from node.tls import pki
+from node.tls.checks import check_tls
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 

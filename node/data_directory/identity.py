@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from node import divergence, stale
 from node.config.settings import NODE_COUNTS, NodeConfig
+from node.data_directory import divergence, stale
 from node.errors import DataDirectoryError
 from node.system import files
 from snapshots.durable import sync_path

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from node.config.settings import NodeConfig
 from node.errors import ConfigError
-from node.pki import certified_node_id, node_name
+from node.tls.pki import certified_node_id, node_name
 
 Fault = Callable[[str, str], ConfigError]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node import identity
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.data_directory import identity
+from node.data_directory.identity import Stage
 from node.deployment.setup import initialise
 from node.errors import DataDirectoryError
-from node.identity import Stage
 
 
 @pytest.fixture

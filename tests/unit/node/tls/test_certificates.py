@@ -14,8 +14,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
-from node import exit_codes, pki
-from node.certificates import DAY, CertificateWatch, expiry
+from node import exit_codes
 from node.cli import main
 from node.cluster_directory import ClusterDirectory, KeyFile
 from node.config.file import load
@@ -23,6 +22,8 @@ from node.config.settings import NodeConfig
 from node.deployment.renewing import FORMER_KEY, begin_roll, finish_roll, held, renew
 from node.deployment.setup import Host, initialise
 from node.errors import ConfigError, SetupError
+from node.tls import pki
+from node.tls.certificates import DAY, CertificateWatch, expiry
 
 LONG = datetime.timedelta(days=3650)
 

@@ -19,10 +19,10 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from node import pki
 from node.config.settings import NodeConfig
-from node.config.tls import check_tls
 from node.errors import ConfigError
+from node.tls import pki
+from node.tls.checks import check_tls
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import pytest
 
 from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError, RaftFatalError, RemovedError
-from node import divergence, exit_codes, identity, supervisor
+from node import exit_codes, supervisor
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.data_directory import divergence, identity
 from node.deployment.setup import initialise
 from node.engine import process as engine_process
 from node.errors import DataDirectoryError, cause
