@@ -12,6 +12,7 @@ loses it):
   numbers, self-trade in an auction, post-only), at the end of the queue of its price, and trades at once if it crosses.
   What the order held counts as available. Its fee rates, its time in force and its filled size stay. A triggered stop
   order becomes a plain order.
+- It may get another `client_oid`, which alone changes nothing else.
 - While its product has unfinished work, the order waits for its turn like a new one.
 - Everything is checked before anything changes. A rejected command leaves the order in its place.
 """
@@ -22,11 +23,13 @@ from statemachine import auctions, guards, pending, stops
 from statemachine.commands import AmendOrder, ReplaceOrder
 from statemachine.emit import order_amended
 from statemachine.entities import Account, Cancelling, Order, Placing, Product
+from statemachine.entry import is_command_id
 from statemachine.matching import close_order, detach, match
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Reason, Side
 from statemachine.validation import (
+    bad_command_id,
     cancel_order,
     check_limit_numbers,
     check_size,
@@ -55,20 +58,28 @@ def find(state: State, account: Account, command: AmendOrder | ReplaceOrder) -> 
 def amend(state: State, account: Account, order: Order, command: AmendOrder) -> Reject | None:
     """Amend an open order that may be cancelled. Returns the reject if it may not be amended. The account was touched."""
     product = order.product
-    reject = _shape(order, command)
+    reject = _shape(order, command) or _name(account, order, command.new_client_oid)
     if reject is not None:
         return reject
+    name = command.new_client_oid
     price, stop_price = command.price or order.price, command.stop_price or order.stop_price
     whole = order.remaining + order.reserve
     remaining = command.size - order.filled_size if command.size else whole
     moves = price != order.price or stop_price != order.stop_price
     if not moves and remaining == whole:
-        state.unchanged = True
+        if name and name != order.client_oid:
+            state.changes.touch_order(order)
+            _rename(account, order, name)
+            order_amended(state, product, order, order.price, order.remaining, order.status == _OPEN, False)
+        else:
+            state.unchanged = True
         return None
     size = command.size or order.size
     if not moves and remaining < whole:
         reject = check_size(product, size) if remaining > 0 else None
         if reject is None:
+            state.changes.touch_order(order)
+            _rename(account, order, name)
             _decrease(state, product, order, size, max(remaining, 0))
         return reject
     changed = _as_placed(order, price, size, stop_price)
@@ -80,10 +91,13 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
         return reject
     if order.size and remaining <= 0:
         state.changes.touch_order(order)
+        _rename(account, order, name)
         close_order(state, order, _CANCELLED)
         return None
     reject = _funds(state, product, order, price, remaining)
     if reject is None:
+        state.changes.touch_order(order)
+        _rename(account, order, name)
         _requeue(state, product, order, changed, remaining)
     return reject
 
@@ -108,6 +122,30 @@ def _shape(order: Order, command: AmendOrder) -> Reject | None:
     if command.stop_price and not waits:
         return Reject(Reason.NOT_AMENDABLE, "stop_price", "only a stop order that waits has one")
     return None
+
+
+def _name(account: Account, order: Order, name: str) -> Reject | None:
+    """Check the order's new `client_oid`."""
+    if not name or name == order.client_oid:
+        return None
+    if not is_command_id(name):
+        return bad_command_id("new_client_oid", Reason.INVALID_ID)
+    known = account.by_client_oid.get(name)
+    return Reject(Reason.COMMAND_ID_REUSED, "new_client_oid", f"order {known.order_id} has it") if known is not None else None
+
+
+def _rename(account: Account, order: Order, name: str) -> None:
+    """Give the order another `client_oid`. An earlier order that is done may then be the latest one with the old."""
+    old = order.client_oid
+    if not name or name == old:
+        return
+    if old:
+        del account.by_client_oid[old]
+        earlier = next((done for done in reversed(account.done) if done.client_oid == old), None)
+        if earlier is not None:
+            account.by_client_oid[old] = earlier
+    order.client_oid = name
+    account.by_client_oid[name] = order
 
 
 def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
@@ -164,12 +202,10 @@ def _funds(state: State, product: Product, order: Order, price: int, remaining: 
 
 
 def _decrease(state: State, product: Product, order: Order, size: int, remaining: int) -> None:
-    """Reduce the size; the order keeps its place in time."""
+    """Reduce the size; the order keeps its place in time. The order was touched."""
     if not remaining:
-        state.changes.touch_order(order)
         close_order(state, order, _CANCELLED)
         return
-    state.changes.touch_order(order)
     state.work += 1
     before, hold = order.remaining, _needed(product, order, order.price, remaining)
     shown = min(before, remaining)
@@ -183,8 +219,7 @@ def _decrease(state: State, product: Product, order: Order, size: int, remaining
 
 
 def _requeue(state: State, product: Product, order: Order, changed: Placing, remaining: int) -> None:
-    """Let the order enter again, with its new numbers."""
-    state.changes.touch_order(order)
+    """Let the order enter again, with its new numbers. The order was touched."""
     hold = _needed(product, order, changed.price, remaining)
     price, before, resting = order.price, order.remaining, order.status == _OPEN
     detach(product, order)

@@ -224,6 +224,10 @@ class AmendOrder(Command, frozen=True, tag=11):
     `price` is for limit orders, `stop_price` for waiting stop orders. A smaller size alone keeps the order's place in
     time. Every other change loses it, and an order that crosses at its new price trades. The command is atomic: the
     hold of the changed order is checked in one step.
+
+    `new_client_oid`, if not empty, is the order's `client_oid` from then on (FIX 5.0 SP2, OrderCancelReplaceRequest:
+    the ClOrdID of the request replaces that of the order). No order that the exchange still keeps for the account may
+    have it.
     """
 
     order_id: int
@@ -232,6 +236,7 @@ class AmendOrder(Command, frozen=True, tag=11):
     size: int = 0
     price: int = 0
     stop_price: int = 0
+    new_client_oid: str = ""
 
 
 class CancelAllAfter(Command, frozen=True, tag=13):
@@ -417,7 +422,8 @@ class FollowCalendar(Command, frozen=True, tag=48):
 
 class CorrectTrade(Command, frozen=True, tag=49):
     """Bust a trade (`new_price` 0), or correct its price. The other fields identify the trade, with the values of its
-    `OrderMatched`; `note` is text for people.
+    `OrderMatched`; `note` is text for people. `buyer_order_id` and `seller_order_id` name the orders in the reports of
+    both accounts; 0 leaves them out.
 
     The seller returns what the buyer paid too much, or the other way round. Returned fees come from what the exchange
     earned. The command is rejected if a side does not have available what it must return. Orders and the book do not
@@ -434,6 +440,8 @@ class CorrectTrade(Command, frozen=True, tag=49):
     seller_fee: int
     new_price: int = 0
     note: str = ""
+    buyer_order_id: int = 0
+    seller_order_id: int = 0
 
 
 TRANSFER_KINDS = (5, 6, 10)

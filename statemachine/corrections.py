@@ -17,15 +17,30 @@ article 18(2)(d): a venue can cancel transactions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from statemachine import answer
 from statemachine.commands import CorrectTrade
-from statemachine.emit import trade_corrected
+from statemachine.emit import report_correction, trade_corrected
 from statemachine.entities import Account, Product
 from statemachine.limits import AMOUNT_MAX, FEE_PPM_MAX, PPM, REMARK_MAX
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import CorrectionRow
-from statemachine.types import CorrectionKind, Reason
+from statemachine.types import CorrectionKind, Reason, ReportKind, Side
+
+
+class Correction(NamedTuple):
+    """One side of a corrected trade, as it is reported to its account."""
+
+    account: Account
+    side: Side
+    order_id: int
+    kind: ReportKind
+    trade_id: int
+    price: int
+    size: int
+    fee: int
 
 
 def correct_trade(state: State, command: CorrectTrade) -> Reject | None:
@@ -52,7 +67,16 @@ def correct_trade(state: State, command: CorrectTrade) -> Reject | None:
     kind = CorrectionKind.BUST if bust else CorrectionKind.PRICE
     row = CorrectionRow(command.product_id, command.trade_id, kind, command.new_price, state.time, command.note)
     state.records["correction"].put(row)
-    trade_corrected(state, product, command, kind, (0, 0) if bust else (command.buyer_fee, command.seller_fee))
+    fees = (0, 0) if bust else (command.buyer_fee, command.seller_fee)
+    trade_corrected(state, product, command, kind, fees)
+    for account, side, order_id, fee in (
+        (buyer, Side.BUY, command.buyer_order_id, fees[0]),
+        (seller, Side.SELL, command.seller_order_id, fees[1]),
+    ):
+        told = ReportKind.BUSTED if bust else ReportKind.CORRECTED
+        price = command.new_price or command.price
+        correction = Correction(account, side, order_id, told, command.trade_id, price, command.size, fee)
+        report_correction(state, product, correction)
     answer.done(state, True)
     return None
 
@@ -82,6 +106,9 @@ def _admit(state: State, product: Product, command: CorrectTrade) -> Reject | No
     for field in ("buyer_fee", "seller_fee"):
         if not -highest <= getattr(command, field) <= highest:
             return Reject(Reason.INVALID_FEE, field, f"expected at most {highest}")
+    for field in ("buyer_order_id", "seller_order_id"):
+        if not 0 <= getattr(command, field) <= state.last_order_id:
+            return Reject(Reason.UNKNOWN_ORDER, field, f"expected 0 to {state.last_order_id}")
     if len(command.note) > REMARK_MAX:
         return Reject(Reason.INVALID_ID, "note", f"expected at most {REMARK_MAX} characters")
     return None

@@ -47,6 +47,9 @@ cpdef int report(
 cdef int _report(
     State state, Product product, Order order, object stream, int kind, long long price, long long size, long long fee, bint taking
 ) except -1
+cdef tuple _named(State state, Order order, int kind)
+@cython.locals(events=Writer)
+cdef int _correction(State state, Product product, object stream, object correction, Order order) except -1
 @cython.locals(events=Writer)
 cpdef int stream_noted(State state, object stream, str origin, str text) except -1
 @cython.locals(events=Writer)

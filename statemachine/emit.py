@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from statemachine.commands import CorrectTrade
 from statemachine.entities import Order, Product
 from statemachine.state import State
-from statemachine.types import ChangeReason, DoneReason, ReportKind
+from statemachine.types import ChangeReason, DoneReason, OrderType, ReportKind, TimeInForce
 
 if TYPE_CHECKING:
+    from statemachine.corrections import Correction
     from statemachine.streams import Stream
 
 _FILLED: int = DoneReason.FILLED
@@ -29,6 +30,9 @@ _SELF_TRADE: int = ChangeReason.SELF_TRADE
 _AUCTION: int = ChangeReason.AUCTION
 _AMENDED: int = ChangeReason.AMENDED
 _REPORT_AMENDED: int = ReportKind.AMENDED
+_LIMIT: int = OrderType.LIMIT
+_GTC: int = TimeInForce.GTC
+_UNNAMED = ("", "")
 
 
 def _begin(state: State, product: Product, tag: int, fields: int) -> None:
@@ -261,7 +265,8 @@ def report(state: State, product: Product, order: Order, kind: int, price: int, 
 def _report(
     state: State, product: Product, order: Order, stream: Stream, kind: int, price: int, size: int, fee: int, taking: bool
 ) -> None:
-    _begin_in_stream(state, stream, 20, 27)
+    named = _named(state, order, kind)
+    _begin_in_stream(state, stream, 20, 29)
     events = state.events
     events.number(kind)
     events.text(product.product_id)
@@ -276,7 +281,7 @@ def _report(
     events.number(order.stop_price)
     events.number(order.size)
     events.number(order.funds)
-    events.number(order.remaining)
+    events.number(order.remaining + order.reserve)
     events.number(order.filled_size)
     events.number(order.executed_value)
     events.number(order.fill_fees)
@@ -287,6 +292,58 @@ def _report(
     events.number(size)
     events.number(fee)
     events.flag(taking)
+    events.text(named[0])
+    events.text(named[1])
+    _end_in_stream(state, stream)
+
+
+def _named(state: State, order: Order, kind: int) -> tuple[str, str]:
+    """The command id of the request that cancelled or amended the order, and the order's `client_oid` before it."""
+    requested = state.requested
+    if requested is None or requested.order is not order or kind not in (_DONE, _REPORT_AMENDED):
+        return _UNNAMED
+    return requested.command_id, requested.client_oid
+
+
+def report_correction(state: State, product: Product, correction: Correction) -> None:
+    """Report the product's latest event, a corrected trade, in the streams of one side's account."""
+    order = state.orders.get(correction.order_id)
+    if order is not None and (order.account is not correction.account or order.product is not product):
+        order = None
+    for stream in correction.account.streams or ():
+        _correction(state, product, stream, correction, order)
+
+
+def _correction(state: State, product: Product, stream: Stream, correction: Correction, order: Order | None) -> None:
+    """The fields of the order are 0 where the order is not known any more."""
+    _begin_in_stream(state, stream, 20, 29)
+    events = state.events
+    events.number(correction.kind)
+    events.text(product.product_id)
+    events.number(product.sequence)
+    events.number(correction.order_id)
+    events.text(order.client_oid if order is not None else "")
+    events.number(correction.side)
+    events.number(order.order_type if order is not None else _LIMIT)
+    events.number(order.time_in_force if order is not None else _GTC)
+    events.number(order.stop if order is not None else 0)
+    events.number(order.price if order is not None else 0)
+    events.number(order.stop_price if order is not None else 0)
+    events.number(order.size if order is not None else 0)
+    events.number(order.funds if order is not None else 0)
+    events.number(order.remaining + order.reserve if order is not None else 0)
+    events.number(order.filled_size if order is not None else 0)
+    events.number(order.executed_value if order is not None else 0)
+    events.number(order.fill_fees if order is not None else 0)
+    events.number(order.done_reason if order is not None else 0)
+    events.number(order.expires_at if order is not None else 0)
+    events.number(correction.trade_id)
+    events.number(correction.price)
+    events.number(correction.size)
+    events.number(correction.fee)
+    events.flag(False)
+    events.text("")
+    events.text("")
     _end_in_stream(state, stream)
 
 

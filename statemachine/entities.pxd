@@ -147,6 +147,7 @@ cdef class Placing:
 
 @cython.final
 cdef class Cancelling:
+    cdef public str command_id
     cdef public long long order_id
     cdef public str client_oid
     cdef public str product_id

@@ -472,15 +472,17 @@ class Placing:
 class Cancelling:
     """The fields of a `commands.CancelOrder`, by the same names. An impossible order id is stored as -1."""
 
-    __slots__ = ("client_oid", "order_id", "product_id")
+    __slots__ = ("client_oid", "command_id", "order_id", "product_id")
 
     def __init__(self) -> None:
+        self.command_id = ""
         self.order_id = 0
         self.client_oid = ""
         self.product_id = ""
 
     def take(self, command: CancelOrder | AmendOrder | ReplaceOrder) -> None:
         """Say what a command says."""
+        self.command_id = command.command_id
         self.order_id = command.order_id if command.order_id <= AMOUNT_MAX else -1
         self.client_oid = command.client_oid
         self.product_id = command.product_id

@@ -394,6 +394,7 @@ cdef class EntryReader:
         cdef wide order_id = 0
         if not _CANCEL_IS_KNOWN:
             return into.take(self.command())
+        into.command_id = self.command_id
         self._number(&order_id)
         into.order_id = <long long>order_id if order_id <= <wide>0x7fffffffffffffff else -1
         into.client_oid = self._text()

@@ -332,8 +332,14 @@ class OrderReported(Event, frozen=True, tag=20):
     `product_sequence` the number in it; `symbol` is the product, and `source` is the product sequence of the reported
     event.
 
-    The order's fields are those of `OrderState`, after the event. The fields of the trade are 0 in a report of another
-    kind. `liquidity_taker` says that the order was the taker.
+    The order's fields are those of `OrderState`, after the event; `remaining` includes what an iceberg hides. The
+    fields of the trade are 0 in a report of another kind. `liquidity_taker` says that the order was the taker. Where a
+    `CancelOrder` or an `AmendOrder` cancelled or amended the order, `request` is the id of that command, and
+    `orig_client_oid` is the order's `client_oid` before it; elsewhere both are empty.
+
+    A busted or corrected trade has the price and the fee after the correction; for a bust, the price of the trade. Its
+    `order_id` is 0 if the operator did not name the order. The order's other fields are 0 if the exchange does not keep
+    the order any more.
     """
 
     kind: ReportKind
@@ -360,6 +366,8 @@ class OrderReported(Event, frozen=True, tag=20):
     last_size: int = 0
     last_fee: int = 0
     liquidity_taker: bool = False
+    request: str = ""
+    orig_client_oid: str = ""
 
 
 class StreamNoted(Event, frozen=True, tag=21):

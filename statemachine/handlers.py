@@ -63,7 +63,7 @@ from statemachine.entry import is_command_id
 from statemachine.events import OrderTerms
 from statemachine.matching import accept, close_order, enter
 from statemachine.reject import Reject
-from statemachine.state import State
+from statemachine.state import Requested, State
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason
 from statemachine.validation import bad_command_id
@@ -311,7 +311,10 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Reject 
     order = validate_cancel(state, account, command)
     if isinstance(order, Reject):
         return order
+    if account.streams is not None:
+        state.requested = Requested(order, command.command_id, order.client_oid)
     close_order(state, order, _CANCELLED)
+    state.requested = None
     cancelled(state, [order], False)
     return None
 
@@ -321,7 +324,10 @@ def amend_order(state: State, account: Account, command: AmendOrder) -> Reject |
     order = amending.find(state, account, command)
     if isinstance(order, Reject):
         return order
+    if account.streams is not None:
+        state.requested = Requested(order, command.command_id, order.client_oid)
     reject = amending.amend(state, account, order, command)
+    state.requested = None
     if reject is None:
         answer.amended(state, order)
     return reject

@@ -35,6 +35,7 @@ cdef class State:
     cdef public bint guarded
     cdef readonly object timers
     cdef public bint unchanged
+    cdef public object requested
     cdef public long long work
     cdef public long long work_max
     cdef public long long makers_max

@@ -9,7 +9,7 @@ All other modules change the state through the methods here and those of `entiti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sortedcontainers import SortedDict
 
@@ -40,6 +40,16 @@ the whole state. From there on it detects a divergence.
 """
 
 
+class Requested(NamedTuple):
+    """The order that a client's command cancels or amends, the id of that command, and the order's `client_oid`
+    before it.
+    """
+
+    order: Order
+    command_id: str
+    client_oid: str
+
+
 class State:
     """The contents of all tables, in the engine's data structures.
 
@@ -52,7 +62,8 @@ class State:
     `event_products` of which product it is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome`
     is the one under way, `placing` or `cancelling` the command. `lowest` and `highest` are the prices between which the
     command under way traded. `unchanged`: the command under way changed nothing. `noted`: orders with options that
-    traded or left (`linked`). `work` counts the units of work of the batch under way; it begins no more than
+    traded or left (`linked`). `requested`: the order that the command under way cancels or amends, if its account has
+    report streams. `work` counts the units of work of the batch under way; it begins no more than
     `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
     `legacy`: which version wrote the current batch, as in `Batch.former`. Some nodes have its results in a snapshot of
@@ -82,6 +93,7 @@ class State:
         self.guarded = False
         self.timers: SortedDict = SortedDict()
         self.unchanged = False
+        self.requested: Requested | None = None
         self.work = 0
         self.work_max = WORK_PER_ENTRY
         self.makers_max = MAKERS_PER_ORDER

@@ -249,6 +249,10 @@ class ReportKind(IntEnum):
     """It is done for another reason than a complete fill; the last `TRADE` reports a complete fill."""
     AMENDED = 6
     """Its owner amended it."""
+    BUSTED = 7
+    """The operator cancelled one of its trades."""
+    CORRECTED = 8
+    """The operator corrected the price of one of its trades."""
 
 
 class Permission(IntEnum):

@@ -395,6 +395,7 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
     maker_buys = found.side is Side.BUY
     buyer, seller = (found.maker_account_id, found.taker_account_id)[:: 1 if maker_buys else -1]
     buyer_fee, seller_fee = (found.maker_fee, found.taker_fee)[:: 1 if maker_buys else -1]
+    buyer_order, seller_order = (found.maker_order_id, found.taker_order_id)[:: 1 if maker_buys else -1]
     command = CorrectTrade(
         OPERATOR,
         fresh_id(),
@@ -408,6 +409,8 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         seller_fee,
         scales.price_units(product_id, price),
         note,
+        buyer_order,
+        seller_order,
     )
     what = f"trade {trade_id}: {scales.size(product_id, found.size)} @ {scales.price(product_id, found.price)}, {buyer} from {seller}"
     if not yes:

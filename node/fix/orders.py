@@ -47,7 +47,12 @@ _ORD_REJECTS = {
     Reason.PRICE_OFF_TICK: "18",
 }
 """Values of OrdRejReason; 99 is any other."""
-_CXL_REJECTS = {Reason.UNKNOWN_ORDER: "1", Reason.ORDER_ALREADY_DONE: "0", Reason.AUCTION_OPENING: "2"}
+_CXL_REJECTS = {
+    Reason.UNKNOWN_ORDER: "1",
+    Reason.ORDER_ALREADY_DONE: "0",
+    Reason.AUCTION_OPENING: "2",
+    Reason.COMMAND_ID_REUSED: "6",
+}
 """Values of CxlRejReason; 99 is any other."""
 
 _ORDER_TYPES = {
@@ -175,7 +180,7 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, done))
 
     async def _replace(self, message: Message, number: int) -> None:
-        """An order is changed and stays the same order, under its own ClOrdID."""
+        """An order is changed and keeps its OrderID. From then on it has the ClOrdID of this request."""
         name = _name(message, tags.CL_ORD_ID)
         order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
         try:
@@ -189,6 +194,7 @@ class OrderEntry:
                 _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
                 _units(message, tags.PRICE, product.quote_scale, "Price"),
                 _units(message, tags.STOP_PX, product.quote_scale, "StopPx"),
+                name,
             )
         except _Refusal as refusal:
             self._sender.send(_cancel_reject(message, TO_REPLACE, "99", refusal.text), number)

@@ -14,10 +14,15 @@ from statemachine.events import OrderReported, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, ReportKind, StopType, TimeInForce
 
 NEW, TRADE, CANCELED, REPLACED, REJECTED, EXPIRED, RESTATED, STATUS, TRIGGERED = "0", "F", "4", "5", "8", "C", "D", "I", "L"
+TRADE_CORRECTED, TRADE_CANCELED = "G", "H"
 """Values of ExecType."""
 PARTIALLY, FILLED = "1", "2"
 """Values of OrdStatus, beside those that ExecType has too."""
 
+FIX_REQUEST = "f:"
+"""How the ids of commands begin that a session of FIX makes: `f:`, the MsgType, a colon, the ClOrdID."""
+
+_CORRECTIONS = {ReportKind.BUSTED: TRADE_CANCELED, ReportKind.CORRECTED: TRADE_CORRECTED}
 _REASONS = {
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "its time is over",
@@ -29,12 +34,14 @@ _REASONS = {
 
 def execution_report(report: OrderReported, product: Product) -> Fields:
     """The message that tells of a report."""
+    if report.kind in _CORRECTIONS:
+        return _correction(report, product)
     exec_type, status = _types(report)
     fields: Fields = [
         (tags.MSG_TYPE, "8"),
         (tags.ORDER_ID, order_text(report.order_id)),
-        (tags.CL_ORD_ID, report.client_oid or order_text(report.order_id)),
-        (tags.EXEC_ID, f"{report.symbol}-{report.source}-{report.order_id}"),
+        *_names(report),
+        (tags.EXEC_ID, _trade_id(report) if report.kind is ReportKind.TRADE else _event_id(report)),
         (tags.EXEC_TYPE, exec_type),
         (tags.ORD_STATUS, status),
         (tags.SYMBOL, report.symbol),
@@ -50,6 +57,54 @@ def execution_report(report: OrderReported, product: Product) -> Fields:
     if report.done_reason not in (DoneReason.NONE, DoneReason.FILLED):
         fields.append((tags.TEXT, _REASONS.get(report.done_reason, report.done_reason.name.lower().replace("_", " "))))
     return [*fields, (tags.TRANSACT_TIME, timestamp(report.time))]
+
+
+def _names(report: OrderReported) -> Fields:
+    """ClOrdID, and OrigClOrdID where the report answers a request of FIX: that request's id, and the order's before."""
+    own = report.client_oid or order_text(report.order_id)
+    if not report.request.startswith(FIX_REQUEST):
+        return [(tags.CL_ORD_ID, own)]
+    _, _, name = report.request.split(":", 2)
+    return [(tags.CL_ORD_ID, name), (tags.ORIG_CL_ORD_ID, report.orig_client_oid or order_text(report.order_id))]
+
+
+def _trade_id(report: OrderReported) -> str:
+    """ExecID of a trade. A correction refers to it (ExecRefID), and has only these fields of the trade."""
+    return f"{report.symbol}-T{report.trade_id}-{SIDE_CODES[report.side]}"
+
+
+def _event_id(report: OrderReported) -> str:
+    return f"{report.symbol}-{report.source}-{report.order_id or SIDE_CODES[report.side]}"
+
+
+def _correction(report: OrderReported, product: Product) -> Fields:
+    """A trade that the operator busted or whose price was corrected. The order's amounts still count the trade as it
+    was, as in REST. An order that the exchange does not keep any more is told of as filled.
+    """
+    known = bool(report.size or report.funds)
+    order_id = order_text(report.order_id) if report.order_id else "NONE"
+    done = not known or report.done_reason is not DoneReason.NONE or (report.size > 0 and report.remaining == 0)
+    reason = report.done_reason or DoneReason.FILLED
+    bust = report.kind is ReportKind.BUSTED
+    return [
+        (tags.MSG_TYPE, "8"),
+        (tags.ORDER_ID, order_id),
+        (tags.CL_ORD_ID, report.client_oid or order_id),
+        (tags.EXEC_ID, _event_id(report)),
+        (tags.EXEC_REF_ID, _trade_id(report)),
+        (tags.EXEC_TYPE, _CORRECTIONS[report.kind]),
+        (tags.ORD_STATUS, _status(done, reason, report.filled_size)),
+        (tags.SYMBOL, report.symbol),
+        (tags.SIDE, SIDE_CODES[report.side]),
+        *(_terms(report, product) if known else []),
+        (tags.LAST_QTY, product.size(report.last_size)),
+        (tags.LAST_PX, product.price(report.last_price)),
+        (tags.TRD_MATCH_ID, str(report.trade_id)),
+        *_fee(report.last_fee, product),
+        *_amounts(product, 0 if done else report.remaining, report.filled_size, report.executed_value),
+        (tags.TEXT, "the exchange cancelled the trade" if bust else "the exchange corrected the price of the trade"),
+        (tags.TRANSACT_TIME, timestamp(report.time)),
+    ]
 
 
 def status_report(order: OrderState, product: Product, request_id: str, time_ns: int) -> Fields:
@@ -128,8 +183,14 @@ def _trade(report: OrderReported, product: Product) -> Fields:
         (tags.LAST_PX, product.price(report.last_price)),
         (tags.TRD_MATCH_ID, str(report.trade_id)),
         (tags.AGGRESSOR, "Y" if report.liquidity_taker else "N"),
+        *_fee(report.last_fee, product),
+    ]
+
+
+def _fee(fee: int, product: Product) -> Fields:
+    return [
         (tags.NO_MISC_FEES, "1"),
-        (tags.MISC_FEE_AMT, product.price(report.last_fee)),
+        (tags.MISC_FEE_AMT, product.price(fee)),
         (tags.MISC_FEE_CURR, product.row.quote),
         (tags.MISC_FEE_TYPE, "4"),
     ]

@@ -17,7 +17,7 @@ from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, rejection
 from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
-from node.gateway.values import check_name, product_text, to_units
+from node.gateway.values import check_name, order_number, product_text, to_units
 from node.native.protocol import ControlsQuery, ControlsView
 from statemachine.commands import (
     CorrectTrade,
@@ -110,7 +110,9 @@ class GroupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A trade as it was told, and its new price; without one the trade is busted. `note` is for people."""
+    """A trade as it was told, and its new price; without one the trade is busted. `note` is for people. The orders'
+    ids are for the reports of both accounts, and may be left out.
+    """
 
     buyer: str
     seller: str
@@ -120,6 +122,8 @@ class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     seller_fee: DecimalText
     new_price: DecimalText = msgspec.field(default_factory=absent)
     note: str = ""
+    buyer_order_id: str = ""
+    seller_order_id: str = ""
 
 
 def _units(text: DecimalText, scale: int, field: str) -> int:
@@ -279,6 +283,8 @@ async def correct(call: Call) -> Answer[PutJson]:
         _units(request.seller_fee, quote, "seller_fee"),
         _units(request.new_price, quote, "new_price"),
         request.note,
+        order_number(request.buyer_order_id, "buyer_order_id") if request.buyer_order_id else 0,
+        order_number(request.seller_order_id, "seller_order_id") if request.seller_order_id else 0,
     )
     outcome = await call.command(command)
     if isinstance(outcome, Rejected):

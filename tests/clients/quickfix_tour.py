@@ -102,7 +102,7 @@ def tour(spec: TourSpec, application: Tour) -> None:
     application.wait("8F")
     send("QUORUMBOOK", key, "D", (11, "much"), (55, symbol), (54, "1"), (40, "2"), (44, "100"), (38, "99999999"))
     application.wait("88")
-    send("QUORUMBOOK", key, "H", (11, "one"), (55, symbol), (54, "1"), (790, "s"))
+    send("QUORUMBOOK", key, "H", (11, "g"), (55, symbol), (54, "1"), (790, "s"))
     application.wait("8I")
     send("QUORUMBOOK", key, "F", (11, "f"), (41, "nobody"), (55, symbol), (54, "1"))
     application.wait("9")

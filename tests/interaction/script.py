@@ -399,8 +399,10 @@ class Script:
             return ReplaceOrder(account, command_id, order_id, options.get("old", ""), "", new)
         known = self.engine.order(order_id) or self.engine.order_by_client_oid(account, options.get("oid", ""))
         base, quote = self.pairs[known.product_id if known is not None else "BTC-USD"]
-        numbers = [self.units(options.get(key, "0"), unit) for key, unit in (("size", base), ("price", quote), ("stop", quote))]
-        return AmendOrder(account, command_id, order_id, options.get("oid", ""), options.get("product", ""), *numbers)
+        keys = (("size", base), ("price", quote), ("stop", quote))
+        whole, limit, trigger = (self.units(options.get(key, "0"), unit) for key, unit in keys)
+        named = order_id, options.get("oid", ""), options.get("product", "")
+        return AmendOrder(account, command_id, *named, whole, limit, trigger, options.get("as", ""))
 
     def place(self, account: str, command_id: str, verb: str, size: str, plain: list[str], options: dict[str, str]) -> PlaceOrder:
         name, kind, *flags = plain

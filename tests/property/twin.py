@@ -9,6 +9,7 @@ postings.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -208,13 +209,22 @@ class Twin(TwinControls):
         limit, product = p.order_type is OrderType.LIMIT, self.products[p.product_id]
         if (c.size and not p.size) or (c.price and not limit) or (c.stop_price and not waits):
             return Reason.NOT_AMENDABLE
+        if reject := self.name_fault(c, p):
+            return reject
+        name = c.new_client_oid or p.client_oid
         left = c.size - order.filled if c.size else order.left
-        new = replace(p, size=c.size or p.size, price=c.price or p.price, stop_price=c.stop_price or p.stop_price)
+        new = replace(
+            p, size=c.size or p.size, price=c.price or p.price, stop_price=c.stop_price or p.stop_price, client_oid=name
+        )
         if (new.price, new.stop_price) != (p.price, p.stop_price) or left > order.left:
             return self.requeue(order, new if waits else replace(new, stop=StopType.NONE, stop_price=0), left, product)
         if left == order.left:
+            if name != p.client_oid:
+                order.command = new
+                self.tell_amended(order, p, order.shown if order in self.resting else order.left, requeued=False)
             return order
         if left <= 0:
+            order.command = replace(p, client_oid=name)
             self.leave(order, DoneReason.CANCELLED)
             return order
         reject = self.size_fault(new.size, product)
@@ -224,6 +234,15 @@ class Twin(TwinControls):
             order.slice = min(order.slice, left)
             self.tell_amended(order, p, old, requeued=False)
         return reject or order
+
+    def name_fault(self, c: AmendOrder, p: PlaceOrder) -> Reason | None:
+        """The new name of an order is well formed, and no order of the account has it."""
+        if c.new_client_oid in ("", p.client_oid):
+            return None
+        if re.fullmatch("[A-Za-z0-9_.:-]{1,96}", c.new_client_oid) is None:
+            return Reason.INVALID_ID
+        mine = (order.command.client_oid for order in self.orders if order.owner == c.account_id)
+        return Reason.COMMAND_ID_REUSED if c.new_client_oid in mine else None
 
     def requeue(self, order: TwinOrder, new: PlaceOrder, left: int, product: PutProduct) -> object:
         """It arrives again as `new`."""
@@ -237,6 +256,7 @@ class Twin(TwinControls):
         if reject is not None:
             return reject
         if new.size and left <= 0:
+            order.command = replace(order.command, client_oid=new.client_oid)
             self.leave(order, DoneReason.CANCELLED)
             return order
         changed = TwinOrder(0, new, order.product, left, exact=order.exact, fees=order.fees)

@@ -290,7 +290,8 @@ def _change(random: Random, account: str, command_id: str, number: int) -> AnyCo
     size = random.choice([0, random.randrange(1, 13) * lot])
     price = random.choice([0, 0, (10 + random.randrange(-3, 4)) * tick])
     stop = random.choice([0] * 6 + [(10 + random.randrange(-3, 4)) * tick])
-    return AmendOrder(account, command_id, *named, "", size, price, stop)
+    name = random.choice([""] * 5 + [f"o{number}", f"o{random.randrange(30)}", "not a name"])
+    return AmendOrder(account, command_id, *named, "", size, price, stop, name)
 
 
 def auction_command(random: Random, number: int) -> AnyCommand:

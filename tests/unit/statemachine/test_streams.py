@@ -6,7 +6,17 @@ from typing import Any
 
 import msgspec
 
-from statemachine.commands import AnyCommand, Batch, CancelAll, CancelOrder, NoteStream, PlaceOrder
+from statemachine.commands import (
+    AmendOrder,
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    CorrectTrade,
+    NoteStream,
+    OrderOptions,
+    PlaceOrder,
+)
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, Noted, OrderReported, Rejected, StreamNoted
 from statemachine.limits import NOTE_MAX, STREAMS_ACTIVE, STREAMS_PER_ACCOUNT
@@ -174,3 +184,62 @@ def test_a_closed_stream_is_told_nothing() -> None:
     assert told(engine, limit("ann", "1", Side.BUY, 10, 100)) == []
     assert isinstance(send(engine, note(text="x", open=True)), Rejected)
     assert opened(engine, reset=True, text="x").base == 0
+
+
+def reports(events: list[AnyEvent]) -> list[OrderReported]:
+    return [event for event in events if isinstance(event, OrderReported)]
+
+
+def test_a_cancel_and_an_amendment_are_named_in_their_reports_only() -> None:
+    engine = market()
+    opened(engine)
+    opened(engine, "bob-key/o", "bob")
+    told(engine, limit("bob", "0", Side.SELL, 3, 100))
+    told(engine, limit("ann", "1", Side.BUY, 10, 90, oid="one"))
+    (amended,) = reports(told(engine, AmendOrder("ann", "f:G:two", 0, "one", "", 8, 0, 0, "two")))
+    assert (amended.kind, amended.request, amended.orig_client_oid) == (ReportKind.AMENDED, "f:G:two", "one")
+    assert (amended.client_oid, amended.size, amended.remaining) == ("two", 8, 8)
+    crossing = AmendOrder("ann", "f:G:three", 0, "two", "", 0, 100, 0, "three")
+    events = engine.apply(Batch(engine.time + 1, [crossing])).events
+    mine = reports([event for event in events if event.product_id == STREAM])
+    assert [(each.kind, each.request) for each in mine] == [(ReportKind.AMENDED, "f:G:three"), (ReportKind.TRADE, "")]
+    (other,) = reports([event for event in events if event.product_id == "bob-key/o"])
+    assert (other.kind, other.request, other.orig_client_oid) == (ReportKind.TRADE, "", "")
+    (done,) = reports(told(engine, CancelOrder("ann", "f:F:four", 0, "three")))
+    assert (done.kind, done.request, done.client_oid, done.orig_client_oid) == (ReportKind.DONE, "f:F:four", "three", "three")
+    engine.check()
+
+
+def test_an_iceberg_is_reported_with_what_it_hides() -> None:
+    engine = market()
+    opened(engine)
+    iceberg = PlaceOrder("ann", "1", PRODUCT, Side.BUY, OrderType.LIMIT, 100, 10, options=OrderOptions(display_size=4))
+    told(engine, iceberg)
+    slice_traded = reports(told(engine, limit("bob", "2", Side.SELL, 4, 100)))
+    assert [(each.kind, each.remaining, each.filled_size) for each in slice_traded] == [(ReportKind.TRADE, 6, 4)]
+
+
+def test_a_bust_and_a_correction_are_reported_to_both_accounts() -> None:
+    engine = market()
+    opened(engine)
+    opened(engine, "bob-key/o", "bob")
+    told(engine, limit("ann", "1", Side.BUY, 2, 100, oid="one"))
+    first = reports(told(engine, limit("bob", "2", Side.SELL, 1, 100)))[0]
+    second = reports(told(engine, limit("bob", "3", Side.SELL, 1, 100)))[0]
+    correct = CorrectTrade("operator", "c1", PRODUCT, first.trade_id, "ann", "bob", 100, 1, 0, 0, 90, "", first.order_id)
+    events = engine.apply(Batch(engine.time + 1, [correct])).events
+    (mine,) = reports([event for event in events if event.product_id == STREAM])
+    assert (mine.kind, mine.trade_id, mine.order_id, mine.client_oid) == (
+        ReportKind.CORRECTED,
+        first.trade_id,
+        first.order_id,
+        "one",
+    )
+    assert (mine.last_price, mine.last_size, mine.filled_size, mine.side) == (90, 1, 2, Side.BUY)
+    (other,) = reports([event for event in events if event.product_id == "bob-key/o"])
+    assert (other.kind, other.order_id, other.filled_size, other.side) == (ReportKind.CORRECTED, 0, 0, Side.SELL)
+    bust = CorrectTrade("operator", "c2", PRODUCT, second.trade_id, "ann", "bob", 100, 1, 0, 0)
+    assert kinds(told(engine, bust)) == [ReportKind.BUSTED]
+    unknown = CorrectTrade("operator", "c3", PRODUCT, second.trade_id, "ann", "bob", 100, 1, 0, 0, buyer_order_id=99)
+    assert isinstance(send(engine, unknown), Rejected)
+    engine.check()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from node.errors import RequestFailed
 from node.fix.wire import timestamp
 from node.gateway.backend import Outcomes, Resent
 from node.native.protocol import FailCode
-from statemachine.commands import AmendOrder, AnyCommand
+from statemachine.commands import AmendOrder, AnyCommand, CorrectTrade
 from statemachine.events import AnyOutcome
+from statemachine.limits import OPERATOR
 from statemachine.types import Side
 from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with
 from tests.unit.node.gateway.harness import until
@@ -57,7 +60,7 @@ async def test_cancels_by_either_id() -> None:
         first, second = await client.next(), await client.next()
         client.send("F", (11, "c1"), (41, "one"), (55, PRODUCT), (54, 1))
         gone = await client.next()
-        assert (gone[150], gone[39], gone[11], gone[151]) == ("4", "4", "one", "0")
+        assert (gone[150], gone[39], gone[11], gone[41], gone[151]) == ("4", "4", "c1", "one", "0")
         client.send("F", (11, "c2"), (37, second[37]), (55, PRODUCT), (54, 1))
         assert (await client.next())[37] == second[37]
         client.send("F", (11, "c3"), (41, "one"), (55, PRODUCT), (54, 1))
@@ -139,22 +142,73 @@ async def test_orders_of_other_kinds() -> None:
         assert (await client.next())[150] == "8"
 
 
-async def test_an_order_is_changed_and_stays_the_same() -> None:
+async def test_a_changed_order_has_the_id_of_the_change() -> None:
     async with serving() as served:
         client = await served.logged_on()
         client.order("one", "1", "100", "0.05")
         new = await client.next()
         client.send("G", (11, "g1"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (38, "0.03"))
         less = await client.next()
-        assert (less[150], less[39], less[38], less[151], less[37], less[11]) == ("5", "0", "0.03", "0.03", new[37], "one")
+        assert (less[150], less[39], less[38], less[151], less[37]) == ("5", "0", "0.03", "0.03", new[37])
+        assert (less[11], less[41]) == ("g1", "one")
         client.send("G", (11, "g2"), (37, new[37]), (55, PRODUCT), (54, 1), (40, 2), (44, "101"))
         dearer = await client.next()
-        assert (dearer[150], dearer[44], dearer[38]) == ("5", "101", "0.03")
+        assert (dearer[150], dearer[44], dearer[38], dearer[11], dearer[41]) == ("5", "101", "0.03", "g2", "g1")
+        trade_with(served.backend, Side.SELL, 99_00, 1_000_000)
+        part = await client.next()
+        assert (part[150], part[11], 41 in part) == ("F", "g2", False)
         client.send("G", (11, "g3"), (41, "nobody"), (55, PRODUCT), (54, 1), (40, 2), (44, "101"))
         refused = await client.next()
         assert (refused[35], refused[434], refused[102], refused[11]) == ("9", "2", "1", "g3")
-        client.send("G", (11, "g4"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (44, "1.005"))
+        client.send("G", (11, "g4"), (41, "g2"), (55, PRODUCT), (54, 1), (40, 2), (44, "1.005"))
         assert "too precise" in (await client.next())[58]
+        client.send("G", (11, "g5"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (44, "102"))
+        assert (await client.next())[102] == "1"
+        client.order("two", "1", "90")
+        await client.next()
+        client.send("G", (11, "two"), (41, "g2"), (55, PRODUCT), (54, 1), (40, 2), (44, "102"))
+        taken = await client.next()
+        assert (taken[35], taken[102]) == ("9", "6")
+        client.send("F", (11, "c"), (41, "g2"), (55, PRODUCT), (54, 1))
+        assert (await client.next())[41] == "g2"
+
+
+async def test_a_change_that_comes_again_is_made_once() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one", "1", "100", "0.05")
+        await client.next()
+        for _ in range(2):
+            client.send("G", (11, "g1"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (38, "0.03"), (97, "Y"))
+        assert (await client.next())[150] == "5"
+        client.send("H", (11, "g1"), (55, PRODUCT), (54, 1))
+        assert (await client.next())[150] == "I"
+
+
+async def test_a_bust_and_a_corrected_price_refer_to_the_trade() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        trade_with(served.backend, Side.SELL, 100_00, 10_000_000)
+        client.order("one", "1", "100", "0.05")
+        new, trade = await client.next(), await client.next()
+        client.order("two", "1", "100", "0.05")
+        await client.next()
+        other = await client.next()
+        correct = CorrectTrade(OPERATOR, "c1", PRODUCT, 1, "alice", "bob", 100_00, 5_000_000, 1, 1, 99_00)
+        bust = CorrectTrade(OPERATOR, "c2", PRODUCT, 2, "alice", "bob", 100_00, 5_000_000, 1, 1)
+        order_id = int(new[37].replace("-", ""), 16)
+        served.backend.apply(replace(correct, buyer_order_id=order_id), bust)
+        corrected, busted = await client.next(), await client.next()
+        assert (corrected[150], corrected[19], corrected[31], corrected[32], corrected[880]) == (
+            "G",
+            trade[17],
+            "99",
+            "0.05",
+            "1",
+        )
+        assert (corrected[37], corrected[11], corrected[39], corrected[14]) == (new[37], "one", "2", "0.05")
+        assert (busted[150], busted[19], busted[31], busted[37], busted[137]) == ("H", other[17], "100", "NONE", "0")
+        assert len({message[17] for message in (new, trade, other, corrected, busted)}) == 5
 
 
 async def test_a_mass_cancel_of_one_side() -> None:
