@@ -12,7 +12,7 @@ from random import Random
 
 from loadtest.errors import LoadTestError
 from node.cluster_directory import ClusterDirectory
-from node.config.text import Setting, change_settings
+from node.config.file import Setting, change_settings
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
 

@@ -28,15 +28,14 @@ from pathlib import Path
 import msgspec
 
 from node import exit_codes
-from node.config.advice import advice
+from node.config.checks import advice
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.errors import QuorumbookError
 from node.system import logs, stop_times
 from node.system.descriptors import raise_limit
-from node.system.parent_watch import PARENT_PIPE
-from node.system.processes import PID_FILE, PidFile
+from node.system.processes import PARENT_PIPE, PID_FILE, PidFile
 
 LOG_SECONDS = 5.0
 """Between two looks at how large the log is."""

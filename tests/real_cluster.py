@@ -19,7 +19,7 @@ from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
 from loadtest.scenario import Scenario
 from loadtest.watch import Statuses, reached
-from node.config.text import Setting
+from node.config.file import Setting
 from node.native.protocol import ControlAction, StatusQuery
 
 READY_SECONDS = 40.0

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import click
 
-from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
+from node.cli.program import Commands
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, account_options, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed

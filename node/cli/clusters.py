@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +20,14 @@ from rich.text import Text
 
 from node import exit_codes
 from node.cli import levels, members
-from node.cli.groups import Commands
 from node.cli.output import duration, instant, print_json, show, table, working
+from node.cli.program import Commands
 from node.cli.session import Session, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
 from node.deployment.local_cluster import LocalCluster
-from node.deployment.rotation import rotate
+from node.deployment.renewing import rotate
 from node.deployment.statuses import Statuses, ask_all, asking, leader_of
 from node.diagnosis.stopping import wait_until_may_stop
 from node.errors import DirectoryError, RequestFailed
@@ -388,3 +391,30 @@ def rotate_key(target: Target, as_json: bool) -> None:
     )
     if elsewhere:
         click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you go on.")
+
+
+MODULE = "loadtest.demo"
+"""It reaches a cluster over the network only and stands above this package, so it is started and not imported."""
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the cluster up, and say how to trade on it.")
+@click.option(
+    "--flow",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Trade the recorded order flow in this file (csv, csv.gz).",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Of the traders' orders.")
+@click.option("--seconds", type=click.FloatRange(min=2), help="How long they trade.")
+def demo(keep: bool, flow: Path | None, seed: int | None, seconds: float | None) -> None:
+    """Start three nodes on this machine, trade, kill the leader, and check that nothing was lost, doubled or reordered.
+
+    Exit code 0 only if every check holds. Needs nothing but this package.
+    """
+    if importlib.util.find_spec(MODULE) is None:
+        raise click.ClickException("this installation has no load tests; the package from the wheel or the checkout has them")
+    words = ["--keep"] if keep else []
+    words += ["--flow", str(flow)] if flow is not None else []
+    words += ["--seed", str(seed)] if seed is not None else []
+    words += ["--seconds", str(seconds)] if seconds is not None else []
+    os.execv(sys.executable, [sys.executable, "-m", MODULE, *words])

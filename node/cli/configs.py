@@ -8,13 +8,12 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.groups import Commands
 from node.cli.output import print_json
+from node.cli.program import Commands
 from node.cli.target import Target, json_option, place_option
-from node.config.advice import advice
-from node.config.file import load
+from node.config.checks import advice
+from node.config.file import load, read_toml
 from node.config.settings import NodeConfig
-from node.config.shape import read_toml
 from node.diagnosis.redaction import flat, settings
 from node.errors import ConfigError, DirectoryError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from node.cli.groups import Commands
 from node.cli.output import instant, print_json, show, table
+from node.cli.program import Commands
 from node.cli.target import Target, cluster_option, json_option
 from node.config.settings import NodeConfig
 from node.deployment.local_cluster import LocalCluster

@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from node.cli import session
-from node.cli.groups import Commands
 from node.cli.output import Refusal, print_json, show, table
+from node.cli.program import Commands
 from node.cli.session import Session, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import KeyFile

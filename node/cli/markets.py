@@ -9,8 +9,8 @@ import click
 import msgspec
 from rich.table import Table
 
-from node.cli.groups import Commands
 from node.cli.output import Refusal, Rejection, instant, print_json, show, table, word
+from node.cli.program import Commands
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import click
 
-from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
+from node.cli.program import Commands
 from node.cli.target import CLUSTER_VARIABLE, default_place, deprecated, json_option
 from node.config.settings import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupError
@@ -363,7 +363,7 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
         return
     from sqlalchemy.exc import SQLAlchemyError  # it takes a moment that no other command should pay for
 
-    from node.history.going_back import go_back
+    from node.history.cutting import go_back
 
     for config, way in kept:
         try:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from node.cli.groups import Commands
 from node.cli.output import print_json
+from node.cli.program import Commands
 from node.cli.target import json_option
-from node.config.advice import advice
+from node.config.checks import advice
 from node.config.file import load
 from node.deployment.setup import Host, initialise, is_loopback
 from node.deployment.statuses import asking

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.groups import Commands
 from node.cli.output import Rejection, instant, print_json, show, table, word
+from node.cli.program import Commands
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, account_options, json_option
 from node.gateway.errors import SIZES

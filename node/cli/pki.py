@@ -9,8 +9,8 @@ import time
 import click
 from rich.text import Text
 
-from node.cli.groups import Commands
 from node.cli.output import instant, print_json, show, table, working
+from node.cli.program import Commands
 from node.cli.target import Target, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster

@@ -12,17 +12,17 @@ import signal
 
 import click
 from click.exceptions import NoSuchCommand
+from click.shell_completion import get_completion_class
 
 from cluster.errors import ClusterError
 from node import exit_codes
-from node.cli.groups import Commands
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": (
-        "demos.demo",
+        "clusters.demo",
         "Start three nodes on this machine, trade, kill the leader, and check that nothing was lost, doubled or reordered.",
     ),
     "init": (
@@ -54,34 +54,37 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calendar": ("controls.calendar", "Trading calendars."),
     "trade": ("controls.trade", "Trades: bust one, or correct its price."),
     "replay": (
-        "replays.replay",
+        "records.replay",
         "Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.",
     ),
     "doctor": (
-        "doctors.doctor",
+        "diagnosis.doctor",
         "Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.",
     ),
     "check": (
-        "checks.check",
+        "diagnosis.check",
         "Is the cluster well? Asks every node over the network and makes the checks that are named, or all.",
     ),
     "bundle": (
-        "bundles.bundle",
+        "diagnosis.bundle",
         "Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.",
     ),
-    "top": ("tops.top", "Show nodes and products live, until Ctrl-C."),
-    "bench": ("benches.bench", "Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way."),
+    "top": ("diagnosis.top", "Show nodes and products live, until Ctrl-C."),
+    "bench": (
+        "diagnosis.bench",
+        "Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way.",
+    ),
     "config": ("configs.config", "Configurations: check them, show what is in effect."),
     "audit": ("records.audit", "Read the nodes' logs, apply every command again, and compare with what clients and nodes say."),
     "history": ("history.history", "The market database that a node keeps where history.enabled is true."),
-    "export": ("tables.export_state", "Write the whole state of a node into DIR, a TSV file a table."),
-    "import": ("tables.import_state", "Let a new cluster, which has never run, begin with the state in the TSV files of DIR."),
+    "export": ("records.export_state", "Write the whole state of a node into DIR, a TSV file a table."),
+    "import": ("records.import_state", "Let a new cluster, which has never run, begin with the state in the TSV files of DIR."),
     "txlog": ("txlogs.txlog", "Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."),
     "snapshot": ("snapshots.snapshot", "The snapshots of nodes."),
     "backup": ("snapshots.backup", "Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs."),
     "pki": ("pki.pki", "Certificates: how long they are valid, renewing them, changing the authority."),
-    "completion": ("helps.completion", "Print the script that completes this command line in SHELL."),
-    "help": ("helps.help_", "Help on a command: help cluster up."),
+    "completion": ("program.completion", "Print the script that completes this command line in SHELL."),
+    "help": ("program.help_", "Help on a command: help cluster up."),
     "version": (
         "nodes.version",
         (
@@ -121,6 +124,22 @@ INSIDE = {
     "logs": "txlog show",
 }
 """What people look for at the top, and where it is."""
+
+
+class Commands(click.Group):
+    """A group whose list of commands is wrapped and not cut off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in `--help`: the first sentence of each."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, command.get_short_help_str(limit=1_000))
+            for name, command in found
+            if command is not None and not command.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 class Program(Commands):
@@ -221,3 +240,34 @@ def main() -> None:
     file that says where the nodes are. Exit codes: 1 refused, 2 wrong command line, 69 no leader answered and nothing
     was applied, 75 outcome unknown.
     """
+
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("help")
+@click.argument("words", metavar="[COMMAND]...", nargs=-1)
+@click.pass_context
+def help_(context: click.Context, words: tuple[str, ...]) -> None:
+    """Help on a command: help cluster up."""
+    place = context.find_root()
+    for word in words:
+        group = place.command
+        command = group.get_command(place, word) if isinstance(group, click.Group) else None
+        if command is None:
+            raise click.UsageError(f"No such command {' '.join(words)!r}.", place)
+        place = click.Context(command, info_name=word, parent=place)
+    click.echo(place.get_help())
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that completes this command line in SHELL.
+
+    For example: quorumbook completion bash > ~/.local/share/bash-completion/completions/quorumbook
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    click.echo(kind(context.find_root().command, {}, "quorumbook", "_QUORUMBOOK_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`audit`: what the nodes have on disk."""
+"""`audit`, `export`, `import`, `replay`: what nodes have on disk, and recorded order flows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from pathlib import Path
 
 import click
 import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from node.cli.output import print_json, show, table, working
-from node.cli.target import Target, earlier_place, json_option, place_option
+from node.cli.session import Session, run
+from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
+from node.cluster_directory import ClusterDirectory
+from node.config.file import load
 from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError
 from node.records.audit import AuditReport, audit_directory, audit_running
+from node.records.backup import unusable_keys
+from node.records.exporting import export_tables, import_tables, is_running, snapshot_now
+from node.records.replay import ReplayPlan, ReplayReport
+from node.records.replay import replay as replay_recording
+from statemachine.engine import Engine
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -73,3 +83,111 @@ def _show(report: AuditReport) -> None:
     ]
     title = f"{report.commands:,} commands up to index {report.commit_index:,}, sequence {report.sequence:,}"
     show(table(("", "claim", "checked"), rows, title=title))
+
+
+@click.command("export")
+@click.argument("destination", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@place_option
+@earlier_place("--from", "--from")
+@click.option("--node", "node_id", help="Which node's state. Default: the first.")
+@json_option
+def export_state(destination: Path, target: Target, node_id: str | None, as_json: bool) -> None:
+    """Write the whole state of a node into DIR, a TSV file a table. The secrets of API keys are in it, encrypted.
+
+    A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is
+    written.
+    """
+    config = load(node_config_path(target.directory, node_id))
+    with working(f"{config.node_id}: snapshot and tables"):
+        if is_running(config):
+            asyncio.run(snapshot_now(config))
+        manifest, rows = export_tables(config, destination)
+    if as_json:
+        print_json({"node_id": config.node_id, "index": manifest.index, "sequence": manifest.sequence, "rows": rows})
+        return
+    click.echo(
+        f"{config.node_id} at index {manifest.index:,}, sequence {manifest.sequence:,}, hash {manifest.full_hash.hex()[:16]}"
+    )
+    click.echo(", ".join(f"{name} {count:,}" for name, count in rows.items()))
+
+
+def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
+    """Say which API keys the nodes of a new cluster could not use."""
+    lost = unusable_keys(engine, layout)
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        click.echo(
+            f"API keys {', '.join(lost[:3])}{more} are encrypted under cluster keys that these nodes do not have: put the old cluster's cluster.key "
+            "in the place of theirs before they start",
+            err=True,
+        )
+
+
+@click.command("import")
+@click.argument("source", metavar="DIR", type=DIRECTORY)
+@place_option
+@earlier_place("--into", "--into")
+@json_option
+def import_state(source: Path, target: Target, as_json: bool) -> None:
+    """Let a new cluster, which has never run, begin with the state in the TSV files of DIR. Everything is checked
+    before anything is written.
+    """
+    layout = ClusterDirectory(target.directory)
+    with working("the tables are checked and written"):
+        engine = import_tables(source, layout)
+    warn_of_keys(engine, layout)
+    if as_json:
+        print_json({"nodes": layout.node_ids, "sequence": engine.sequence, "hash": engine.full_hash()})
+        return
+    click.echo(f"{', '.join(layout.node_ids)} begin with sequence {engine.sequence:,}, hash {engine.full_hash().hex()[:16]}")
+
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.argument("ops", type=FILE)
+@click.option("--trades", type=FILE, help="The executions of the time, to compare with.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many operations.")
+@click.option(
+    "--run-id", default="", help="Name of the run, part of its product's and accounts' names. Default: the first that is free."
+)
+@click.option("--chunk", type=click.IntRange(1, 1000), default=500, show_default=True, help="Commands under way at once.")
+@cluster_option
+@json_option
+def replay(target: Target, as_json: bool, ops: Path, trades: Path | None, limit: int | None, run_id: str, chunk: int) -> None:
+    """Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.
+
+    Exit code 1 if they are not the recorded ones.
+    """
+    plan = ReplayPlan(ops, trades, limit or 0, run_id, chunk)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
+        task = bar.add_task("replay")
+
+        async def work(session: Session) -> ReplayReport:
+            return await replay_recording(session.client, plan, lambda done, total: bar.update(task, completed=done, total=total))
+
+        report = run(target, work)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(describe(report))
+    if not report.perfect:
+        raise click.exceptions.Exit(1)
+
+
+def describe(report: ReplayReport) -> str:
+    """The report in a few lines."""
+    rate = f"{report.commands:,} commands in {report.seconds:.1f} s ({report.commands_per_second:,.0f}/s) on {report.product_id}"
+    lines = [f"{rate}, {report.rejected:,} rejected, longest wait for an answer {report.longest_pause:.2f} s"]
+    if report.expected is None or report.matched is None:
+        lines.append(f"{report.executed:,} executions")
+    else:
+        lines.append(f"{report.matched:,} of {report.expected:,} executions as recorded")
+        if report.executed != report.expected:
+            lines.append(f"{report.executed:,} executions happened")
+        if report.first_difference is not None:
+            lines.append(f"the first difference is execution {report.first_difference + 1:,}")
+    return "\n".join(lines)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from node.cli.groups import Commands
 from node.cli.output import instant, print_json, show, table, working
+from node.cli.program import Commands
+from node.cli.records import warn_of_keys
 from node.cli.session import Session, run
-from node.cli.tables import warn_of_keys
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.errors import DirectoryError, NodeStartError

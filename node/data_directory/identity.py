@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from node.config.settings import NODE_COUNTS, NodeConfig
-from node.data_directory import divergence, stale
+from node.data_directory import evidence
 from node.errors import DataDirectoryError
 from node.system import files
 from snapshots.durable import sync_path
@@ -72,11 +72,10 @@ def read(config: NodeConfig) -> Identity:
 
     Raises:
         DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was
-            removed, or its state has diverged (`divergence.py`); or a new cluster would begin with an even number of
+            removed, or there is evidence against a start (`evidence.py`); or a new cluster would begin with an even number of
             nodes.
     """
-    divergence.refuse_start(config.data_path)
-    stale.refuse_start(config.data_path)
+    evidence.refuse_start(config.data_path)
     path = config.data_path / FILE
     identity = _stored(path)
     if identity is None:

@@ -17,9 +17,8 @@ from pathlib import Path
 import msgspec
 
 from node.config.checks import check_address, split_address
-from node.config.file import load
+from node.config.file import Setting, changed, load
 from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
-from node.config.text import Setting, changed
 from node.data_directory import identity
 from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError

@@ -38,7 +38,7 @@ from node.diagnosis.doctor import Doctor
 from node.diagnosis.redaction import scrub, secrets_of, settings
 from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
-from node.system import software, stacks
+from node.system import logs, software
 from node.system.processes import PID_FILE, descendants, locked_pid
 from snapshots.abi import ABI
 from statemachine import CORE
@@ -173,7 +173,7 @@ class Bundle:
             self._tell(f"{node_id}: stacks")
             for each in (pid, *descendants(pid)):
                 self._process(f"{node_id}/processes/{each}", each)
-            asked = [each for each in (pid, *descendants(pid)) if stacks.ask(each)]
+            asked = [each for each in (pid, *descendants(pid)) if logs.request_stacks(each)]
             if asked:
                 time.sleep(STACKS_SECONDS)  # the handlers have nothing to wait for: they write at once
             else:

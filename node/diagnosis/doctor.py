@@ -23,9 +23,8 @@ from cryptography import x509
 from cluster.errors import ClusterError
 from cluster.log import read_segments, segment_abis
 from cluster.tail import LogTail, first_index
-from node.config import shape
-from node.config.advice import advice
-from node.config.checks import split_address
+from node.config import file as shape
+from node.config.checks import advice, split_address
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.data_directory import identity

@@ -40,7 +40,7 @@ from node import exit_codes
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.config.start import stop_event
-from node.data_directory import divergence, identity, stale
+from node.data_directory import evidence, identity
 from node.engine import levels, membership, other_versions
 from node.engine.entries import Entries
 from node.engine.feed import Feed
@@ -61,8 +61,7 @@ from node.system import software, stop_times
 from node.system.descriptors import raise_limit
 from node.system.durations import EngineDurations
 from node.system.logs import set_up
-from node.system.parent_watch import watch_parent
-from node.system.processes import ENGINE_PID_FILE, PidFile
+from node.system.processes import ENGINE_PID_FILE, PidFile, watch_parent
 from node.tls import pki
 from node.tls.certificates import CertificateWatch
 from node.tracing import tracer_of
@@ -273,7 +272,7 @@ def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, sta
     if records:
         last = records[-1]
         migrated = Migrated(last.from_abi, last.to_abi, last.steps, last.last_index, last.last_term, last.state_hash)
-    body = Body(known.incarnation, stale.count_start(config.data_path), start, migrated, own_places(config))
+    body = Body(known.incarnation, evidence.count_start(config.data_path), start, migrated, own_places(config))
 
     def voters() -> set[str]:
         return {state.member.node_id for state in raft.status().members if state.member.role is Role.VOTER}
@@ -486,10 +485,10 @@ def _stale(config: NodeConfig, error: StaleDataError) -> int:
         config.data_path,
         error.noticed_by,
         error.what,
-        stale.WAY_BACK,
+        evidence.STALE_REMEDY,
     )
     try:
-        stale.keep(config.data_path, stale.Evidence(config.node_id, error.noticed_by, error.what))
+        evidence.keep_staleness(config.data_path, evidence.Staleness(config.node_id, error.noticed_by, error.what))
     except OSError as failure:
         log.critical("%s cannot record that (%s): do not start it on this data directory again", config.node_id, failure)
     return exit_codes.CANNOT_START
@@ -526,7 +525,7 @@ def _keep_evidence(config: NodeConfig, error: Exception) -> None:
     if diverged is None:
         return
     try:
-        path = divergence.keep(config.data_path, diverged, time.time())
+        path = evidence.keep_divergence(config.data_path, diverged, time.time())
         log.critical("%s will not start on this data directory again: %s", config.node_id, path)
     except OSError as failure:
         log.critical("%s cannot keep the evidence (%s): do not start it on this data directory again", config.node_id, failure)

@@ -24,7 +24,7 @@ from node.gateway.feeds import Feeds
 from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
 from node.keys.sealing import ClusterKeys
-from node.system.parent_watch import watch_parent
+from node.system.processes import watch_parent
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import server_context
 

@@ -31,7 +31,7 @@ from node.gateway.values import (
     product_text,
 )
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
-from node.history.pages import Page, Place, TransferKind
+from node.history.queries import Page, Place, TransferKind
 from node.native.protocol import OrdersQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState

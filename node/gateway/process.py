@@ -22,7 +22,7 @@ from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
-from node.system.parent_watch import watch_parent
+from node.system.processes import watch_parent
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import client_context, server_context
 from node.tracing import tracer_of

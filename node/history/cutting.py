@@ -1,18 +1,24 @@
-"""A history cut back to an earlier place of its log, or set aside: what came after that place was undone.
+"""Cuts a history back to an earlier place in its log, for a rollback, or sets it aside.
 
-Rows that are only ever added go by the number of their command. What changes in place is made again: orders that were
-open at that place have their rows out of the exchange's state there, the last candles and hourly volumes come from the
-trades that stay. Days in Parquet files come back into the database where that place is in them, and go where it is
-before them.
-"""
+Rows that are only ever added are deleted by the sequence of their command. Rows that change in place are made again:
+orders that were open at that place come from the exchange's state there, and the last candles and hourly volumes come
+from the remaining trades. Days in Parquet files that end behind that place return to the database.
+
+A rollback cuts the history before the node's data goes back, because the earlier version's software cannot do that. It
+also returns the database to the schema that the earlier version knows. If this version is started again instead, it
+brings the schema up to date and continues from the log, so nothing is lost."""
 
 from __future__ import annotations
 
 import datetime
+import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from alembic import command
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy import Engine as Database
 
@@ -20,10 +26,18 @@ from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.archived import up_to
 from node.history.candles import HOUR, MINUTE, NANOSECONDS, bucket
-from node.history.database import connect, database_url, schema_name
+from node.history.database import alembic_config, connect, database_url, head, is_made, schema_name
 from node.history.partitions import DIRECTORY, alone
+from node.history.place import FETCHED
 from node.history.projection import Rows, order_row
-from node.history.store import Progress, add_volumes, put, put_candles
+from node.history.store import HistoryStore, Progress, add_volumes, put, put_candles
+from node.migration import switch
+from node.migration.build import Builder
+from node.migration.found import look
+from node.migration.start import chains
+from snapshots import durable
+from snapshots.abi.releases import Releases
+from snapshots.errors import MigrationError
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.tables import CounterRow
@@ -152,3 +166,62 @@ def _free(path: Path) -> Path:
         number += 1
         found = path.with_name(f"{path.name}-{number}")
     return found
+
+
+KNOWN = {
+    "0.1.0": ("0001", "fb85a1c11d8eaf339f8ceae43976c7893cfe26105e4d404c54e8a5cdc8e9c109"),
+    "0.2.0": ("0002", "0c057a71f339f13461cedd0559bfa43f602bc742d8361fb4bcfdc8eace5d7546"),
+}
+"""The schema that an earlier version knows, and the checksum that it compares. Later versions know the present one."""
+
+
+def go_back(config: NodeConfig, record: switch.Record) -> str:
+    """Make the node's history one that the version before can go on with. What was done, for a person; "" where there
+    is no history.
+
+    Raises:
+        HistoryError: the database is not this node's, or another process uses it.
+        MigrationError: the state at the end of the former log cannot be made.
+        sqlalchemy.exc.SQLAlchemyError, OSError: the database cannot be used; nothing was changed.
+    """
+    database = connect(config)
+    try:
+        if not is_made(database):
+            return ""
+        done = []
+        with database.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+        if revision == head():  # an older one was not written to since the migration
+            store = HistoryStore(database, config.cluster_id, config.node_id)
+            behind = store.progress.log_index - record.last_index
+            if behind > 0:
+                state = _state_before(config, record)
+                progress = Progress(record.last_index, state.sequence, state.time)
+                cut(database, config.history_path, state, progress)
+                done.append(f"cut back by {behind:,} log entries to sequence {state.sequence:,}")
+        wanted, checksum = KNOWN.get(Releases().versions.get(record.from_abi, ""), (head(), ""))
+        if revision is not None and wanted < revision:
+            with database.begin() as connection:
+                command.downgrade(alembic_config(connection), wanted)
+                connection.execute(tables.checksum.update().values(checksum=checksum))
+            done.append(f"schema {revision} is {wanted} again")
+        for own in ("state", FETCHED):
+            durable.remove(config.history_path / own)
+        return "; ".join(done) or "nothing to undo"
+    finally:
+        database.dispose()
+
+
+def _state_before(config: NodeConfig, record: switch.Record) -> Engine:
+    """The exchange at the end of the former log, as the migration made it."""
+    known = chains(config)
+    found = look(config.data_path / switch.FORMER / record.from_abi)
+    if found.abi is None:
+        return Engine()
+    steps = known.find(found.abi, record.to_abi)
+    with tempfile.TemporaryDirectory(prefix="quorumbook-rollback-") as name:
+        builder = Builder(found, Path(name) / "data", steps, known.releases, config.node_id, logging.getLogger(__name__).debug)
+        builder.build()
+    if builder.engine is None:
+        raise MigrationError("the state before is made", str(found.data), f"it is not of ABI {record.to_abi}")
+    return builder.engine

@@ -31,9 +31,8 @@ from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
-from node.history.place import Verdict, compare, placed, undone
+from node.history.place import FETCHED, Verdict, compare, needed_by_streams, placed, release, undone
 from node.history.projection import Projection, Rows, Step, apply, order_row
-from node.history.retention import needed_by_streams, release
 from node.history.state import StateStore, level_at_start, node_state, totals_of
 from node.history.store import Gap, HistoryStore, Progress
 from node.migration import switch
@@ -50,7 +49,6 @@ COMMANDS_PER_TRANSACTION = 2_000
 COMMAND_BYTES = 80
 """About so long is a command in the log: enough to know how many entries make a transaction."""
 REASON = "no node has kept them"
-FETCHED = "log"
 STATE_EVERY = 100_000
 STATE_SECONDS = 600.0
 """After so many commands, or so many seconds with any, the state is written: that much is applied again after a start."""

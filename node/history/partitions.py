@@ -44,8 +44,7 @@ from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import NANOSECONDS
-from node.history.database import connect
-from node.history.schema import is_made
+from node.history.database import connect, is_made
 from node.history.tables import Sum
 from snapshots.durable import sync_path
 from statemachine.types import OrderStatus

@@ -1,22 +1,26 @@
-"""Whether what a history has stored is of this node's log: entry for entry by index, term and digest, never by counts.
+"""A history's place in its node's log: whether the log still has what was stored, and which segments are not needed.
 
-Raft's logs have this property: two logs that have an entry of the same index and term are equal up to there. So one
-look at the last entry that was stored is enough. Where the log has it no more, a snapshot's mark may have it, and what
-a way back undid is noted beside the data (`switch.Rewind`).
-"""
+What was stored is compared entry for entry by index, term and digest, never by counts. Two Raft logs that have an entry
+of the same index and term are equal up to that entry. Therefore one look at the last stored entry is enough. Where the
+log no longer has that entry, a snapshot's manifest may have it. What a rollback undid is recorded beside the data
+(`switch.Rewind`)."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 from collections.abc import Sequence
 from enum import Enum
+from math import inf
 from pathlib import Path
 
 import msgspec
 
 from cluster.errors import MissingEntriesError
 from cluster.ports import LogEntry
-from cluster.tail import LogTail
+from cluster.tail import LogTail, first_index
+from node.config.settings import NodeConfig
 from node.data_directory.marks import mark_of
 from node.history.store import Progress
 from node.migration import switch
@@ -95,3 +99,33 @@ def _marked(snapshots: Path, index: int) -> LogEntry | None:
                 if entry.index == index:
                     return entry
     return None
+
+
+FETCHED = "log"
+"""Directory, in that of a reader, with log segments that it fetched from other nodes."""
+
+
+def release(directories: Sequence[Path], index: int, place: Path, bytes_kept: int) -> None:
+    """Delete segments in `place` whose entries are all at or below an index, but for the newest `bytes_kept` bytes of
+    them.
+
+    Args:
+        directories: where segments lie; a segment ends where the next one of any of them begins.
+    """
+    segments = sorted((first_index(path), path) for directory in directories for path in directory.glob("log-*.seg"))
+    following = dict(itertools.pairwise(sorted({first for first, _ in segments})))
+    read = [path for first, path in segments if path.parent == place and following.get(first, inf) <= index + 1]
+    kept = 0
+    for path in reversed(read):
+        with contextlib.suppress(FileNotFoundError):  # `migrate --finalize` deletes there, too
+            kept += path.stat().st_size
+            if kept > bytes_kept:
+                path.unlink()
+
+
+def needed_by_streams(config: NodeConfig) -> float:
+    """The log entry behind which the node's stream still needs the log; infinity where it keeps none."""
+    if not config.streams.enabled:
+        return inf
+    states = config.streams_path / "state"
+    return max((int(path.name) for path in snapshot_paths(states)), default=0) if states.is_dir() else 0

@@ -21,16 +21,15 @@ from node import exit_codes
 from node.config.settings import NodeConfig
 from node.config.start import begin, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
-from node.history.database import connect
+from node.history.database import connect, prepare
 from node.history.fetching import Fetcher, Found
 from node.history.keeper import Keeper
 from node.history.partitions import archive_days
-from node.history.schema import prepare
 from node.history.state import StateStore
 from node.history.store import HistoryStore
 from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
-from node.system.parent_watch import watch_parent
+from node.system.processes import watch_parent
 from snapshots.errors import SnapshotError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ Rows of an account are in the order of the commands that made them; see `pages`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, RowMapping, Select, Table, select
 
@@ -15,10 +15,8 @@ from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.archived import ID_MAX, Row, Times, Wanted, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
-from node.history.database import connect
-from node.history.pages import Page, TransferKind
+from node.history.database import check, connect, is_made
 from node.history.projection import NOT_STORED
-from node.history.schema import check, is_made
 from node.history.store import Gap, Progress, progress_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
@@ -283,3 +281,28 @@ def order_of(row: Row) -> OrderState:
         "stop": StopType(row["stop"]),
     }
     return OrderState(**(values | words), hold=0)
+
+
+Place = tuple[int, int]
+"""A row's place among an account's: its command's sequence, and the id of the trade or the position of the entry under
+it.
+"""
+
+
+class Page(NamedTuple):
+    """At most `limit` rows, older than the one at `after`, newer than the one at `before`. Times are nanoseconds since
+    the epoch, `end` excluded.
+    """
+
+    limit: int = 100
+    after: Place | None = None
+    before: Place | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+class TransferKind(NamedTuple):
+    """Transfers into an account or out of it, from and to another account (`internal`) or the world outside."""
+
+    incoming: bool
+    internal: bool

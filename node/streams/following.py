@@ -19,8 +19,8 @@ from cluster.ports import LogEntry
 from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import StreamError
+from node.history.place import FETCHED, release
 from node.history.projection import Step, apply
-from node.history.retention import release
 from node.history.state import StateStore, level_at_start, node_state
 from node.migration import switch
 from node.streams.broker import Broker, Place, Record
@@ -37,8 +37,6 @@ RECORDS_PER_BATCH = 2_000
 STATE_EVERY = 200_000
 STATE_SECONDS = 900.0
 """After so many commands, or so many seconds with any, the state is written."""
-
-FETCHED = "log"
 
 
 class Following:

@@ -24,7 +24,7 @@ from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import Following
 from node.streams.records import Writer
-from node.system.parent_watch import watch_parent
+from node.system.processes import watch_parent
 from snapshots.errors import SnapshotError
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,16 @@ new one.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import io
 import json
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
-
-from node.system import stacks
 
 LOG_FILE = "QUORUMBOOK_LOG_FILE"
 """Environment variable with the path of the file that is the processes' standard error, if it is one that is to be
@@ -129,9 +130,34 @@ def set_up(level: str, process: str, form: str = "text") -> None:
     """Log from `level` ("debug", "info" ...) on, in one of `FORMATS`. `process` names node and process in every line."""
     handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
-    stacks.enable()
+    _write_stacks_on_signal()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+STACKS_SIGNAL = signal.SIGUSR2
+
+
+def _write_stacks_on_signal() -> None:
+    """From now on this process writes its threads' stacks on SIGUSR2. Nothing where standard error is no file."""
+    with contextlib.suppress(AttributeError, ValueError, OSError, io.UnsupportedOperation):
+        faulthandler.register(STACKS_SIGNAL, file=sys.stderr, all_threads=True, chain=False)
+
+
+def request_stacks(pid: int) -> bool:
+    """Have a process write its stacks; False if it would not, and nothing was sent then."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    except (OSError, StopIteration, ValueError):
+        return False
+    if not caught >> (STACKS_SIGNAL - 1) & 1:
+        return False
+    try:
+        os.kill(pid, STACKS_SIGNAL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

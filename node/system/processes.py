@@ -11,9 +11,12 @@ import fcntl
 import os
 import signal
 import struct
+import sys
+import threading
 from pathlib import Path
 from typing import Self
 
+from node import exit_codes
 from node.errors import NodeRunningError
 
 PID_FILE = "node.pid"
@@ -145,3 +148,29 @@ def _fields(pid: int) -> list[str]:
 def _parent(pid: int) -> int | None:
     fields = _fields(pid)
     return int(fields[1]) if fields and fields[0] not in "ZX" else None
+
+
+PARENT_PIPE = "QUORUMBOOK_PARENT_PIPE"
+"""Environment variable with the number of the pipe's file descriptor."""
+
+
+def watch_parent() -> bool:
+    """End this process as soon as its supervisor ends. False when it was not started by one; nothing is watched then.
+
+    Call it once, early. The variable is taken out of the environment and the pipe is not handed on to grandchildren.
+    """
+    text = os.environ.pop(PARENT_PIPE, "")
+    if not text.isdigit():
+        return False
+    descriptor = int(text)
+    os.set_inheritable(descriptor, False)
+    threading.Thread(target=_wait_for_end, args=(descriptor,), name="parent-watch", daemon=True).start()
+    return True
+
+
+def _wait_for_end(descriptor: int) -> None:
+    while os.read(descriptor, 64):
+        continue
+    sys.stderr.write("the supervisor is gone; this process ends too\n")
+    sys.stderr.flush()
+    os._exit(exit_codes.ORPHANED)

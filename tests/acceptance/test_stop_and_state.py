@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from loadtest.ground import Ground, prepare
 from node.cli import main
-from node.config.text import Setting, change_settings
+from node.config.file import Setting, change_settings
 from node.engine.modes import Mode
 from node.system.processes import PID_FILE, descendants, locked_pid, send
 from tests.real_cluster import end

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from node.config.text import change_settings
+from node.config.file import change_settings
 from tests.chaos.faults import Fault
 from tests.chaos.relay import GOOD, Quality, RelayProcess
 from tests.chaos.stage import Stage

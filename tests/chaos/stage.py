@@ -20,7 +20,7 @@ from loadtest.scenario import Plan, Scenario
 from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
-from node.config.text import Setting, change_settings
+from node.config.file import Setting, change_settings
 from node.deployment.member_changes import Addition, MemberChanges
 from node.errors import NodeStartError
 from node.native.protocol import ControlAction

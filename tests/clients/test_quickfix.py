@@ -22,7 +22,7 @@ import node.fix
 from loadtest.access import Access
 from loadtest.ground import prepare
 from loadtest.market import set_up, traders
-from node.config.text import change_settings
+from node.config.file import change_settings
 from node.deployment.setup import FIX_OFFSET, HTTP_OFFSET
 from node.native.protocol import ControlAction, OrdersQuery, StatusQuery
 from statemachine.events import OrderState

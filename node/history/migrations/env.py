@@ -1,4 +1,4 @@
-"""Alembic's entry: run the steps on the connection that `node.history.schema` hands over, in its transaction."""
+"""Alembic's entry: run the steps on the connection that `node.history.database` hands over, in its transaction."""
 
 from __future__ import annotations
 

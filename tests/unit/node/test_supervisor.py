@@ -23,7 +23,7 @@ DEADLINE = 20.0
 BEGIN = """
 import os, signal, sys, time
 from pathlib import Path
-from node.system.parent_watch import watch_parent
+from node.system.processes import watch_parent
 watch_parent()
 name, directory = sys.argv[1], Path(sys.argv[2])
 def stop(number, frame):

@@ -157,7 +157,7 @@ def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) ->
 
 def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It kept what was undone, and the version before could not open it, and was started again for ever."""
-    from node.history import going_back
+    from node.history import cutting
     from node.history.process import open_keeper
 
     migrated(data)
@@ -181,7 +181,7 @@ def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: py
         log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), end + number, 9))
     log.close()
     assert len(follow(end + number)["orders"]) > len(before["orders"])
-    monkeypatch.setitem(going_back.KNOWN, "0.0.1", ("0002", going_back.KNOWN["0.2.0"][1]))
+    monkeypatch.setitem(cutting.KNOWN, "0.0.1", ("0002", cutting.KNOWN["0.2.0"][1]))
     told = json.loads(run("rollback", "cluster", "--without-export", "--json").stdout)["n1"]
     assert told["back"] is True
     assert f"cut back by {number} log entries" in told["history"]

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from node.cli import bundles, checks, clusters, nodes, session, tops
+from node.cli import clusters, nodes, session
+from node.cli import diagnosis as bundles
+from node.cli import diagnosis as checks
+from node.cli import diagnosis as tops
 from node.cluster_directory import Access
 from node.deployment import local_cluster
 from node.deployment import statuses as asked

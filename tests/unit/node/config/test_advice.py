@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config.advice import advice
+from node.config.checks import advice
 from node.config.file import load
 from node.deployment.setup import Host, initialise
 

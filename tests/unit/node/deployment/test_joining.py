@@ -9,9 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.config.file import load
+from node.config.file import change_settings, load
 from node.config.settings import NodeAddress, NodeConfig
-from node.config.text import change_settings
 from node.data_directory import identity
 from node.deployment import joining
 from node.deployment.setup import initialise

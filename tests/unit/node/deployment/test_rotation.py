@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.cluster_directory import ClusterDirectory
-from node.deployment.rotation import rotate
+from node.deployment.renewing import rotate
 from node.deployment.setup import initialise
 from node.errors import ClusterKeyError
 from node.keys.sealing import read_keys, write_keys

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cluster.introductions import Claim
-from node.data_directory import stale
+from node.data_directory import evidence
 from node.engine.introductions import Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError
 from node.errors import DataDirectoryError
 
@@ -67,14 +67,14 @@ def test_a_log_that_ends_before_what_it_acknowledged_is_noticed_by_the_leader(tm
 
 
 def test_what_was_noticed_is_noted_and_no_start_serves_from_it_again(tmp_path: Path) -> None:
-    stale.refuse_start(tmp_path)
-    stale.keep(tmp_path, stale.Evidence("n2", "n1", "this is start 3, and start 4 was met before"))
+    evidence.refuse_start(tmp_path)
+    evidence.keep_staleness(tmp_path, evidence.Staleness("n2", "n1", "this is start 3, and start 4 was met before"))
     with pytest.raises(DataDirectoryError, match=r"n1 noticed: this is start 3.*--rejoin"):
-        stale.refuse_start(tmp_path)
-    assert [stale.count_start(tmp_path) for _ in range(3)] == [1, 2, 3]
-    (tmp_path / stale.STARTS).write_text("{")
+        evidence.refuse_start(tmp_path)
+    assert [evidence.count_start(tmp_path) for _ in range(3)] == [1, 2, 3]
+    (tmp_path / evidence.STARTS).write_text("{")
     with pytest.raises(DataDirectoryError, match="is damaged"):
-        stale.count_start(tmp_path)
+        evidence.count_start(tmp_path)
 
 
 def test_a_node_that_migrated_otherwise_than_the_majority_stops(tmp_path: Path) -> None:

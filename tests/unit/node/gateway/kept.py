@@ -9,9 +9,8 @@ from pathlib import Path
 import msgspec
 
 from node.config.settings import HistoryConfig
-from node.history.database import connect
+from node.history.database import connect, prepare
 from node.history.projection import Projection, apply
-from node.history.schema import prepare
 from node.history.store import HistoryStore, Progress
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from node.history.archived import Row
-from node.history.pages import Page, TransferKind
 from node.history.partitions import DAY
 from node.history.projection import LedgerKind
-from node.history.queries import History
+from node.history.queries import History, Page, TransferKind
 from statemachine.events import OrderState
 from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS
 from tests.unit.node.history.logs import START, NodeLog

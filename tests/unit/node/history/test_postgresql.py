@@ -21,11 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import GRANULARITIES
-from node.history.database import connect
-from node.history.pages import Page, TransferKind
+from node.history.database import alembic_config, connect
 from node.history.partitions import archive_days
-from node.history.queries import History
-from node.history.schema import alembic_config
+from node.history.queries import History, Page, TransferKind
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy, check_coins

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from node.config.file import change_settings
 from node.config.settings import HistoryConfig
-from node.config.text import change_settings
 from node.history.queries import History
 from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome

@@ -12,8 +12,7 @@ from sqlalchemy import text, update
 
 from node.errors import HistoryError
 from node.history import tables
-from node.history.database import connect
-from node.history.schema import alembic_config
+from node.history.database import alembic_config, connect
 from tests.unit.node.history.logs import NodeLog
 from tests.unit.node.history.test_keeper import busy
 from tests.unit.node.history.versions import known_to_0001, make_0001
@@ -74,7 +73,7 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monke
         raise HistoryError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("node.history.schema.schema_checksum", fail)
+        patch.setattr("node.history.database.schema_checksum", fail)
         with pytest.raises(HistoryError, match="the disk is full"):
             earlier.keeper()
     earlier.follow()

@@ -7,9 +7,8 @@ from sqlalchemy import MetaData, insert
 from sqlalchemy.schema import CreateSchema
 
 from node.history import tables
-from node.history.database import connect, schema_name
+from node.history.database import alembic_config, connect, schema_name
 from node.history.projection import Row
-from node.history.schema import alembic_config
 from tests.unit.node.history.logs import NodeLog
 
 

@@ -14,7 +14,7 @@ from cluster.errors import DivergedError, RaftFatalError, RemovedError
 from node import exit_codes, supervisor
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.data_directory import divergence, identity
+from node.data_directory import evidence, identity
 from node.deployment.setup import initialise
 from node.engine import process as engine_process
 from node.errors import DataDirectoryError, cause
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> NodeConfig:
 
 
 def test_the_evidence_says_all_there_is(tmp_path: Path) -> None:
-    path = divergence.keep(tmp_path, ERROR, 1_700_000_000.25)
+    path = evidence.keep_divergence(tmp_path, ERROR, 1_700_000_000.25)
     assert msgspec.json.decode(path.read_bytes()) == {
         "node_id": "n1",
         "index": 640,
@@ -46,14 +46,14 @@ def test_the_evidence_says_all_there_is(tmp_path: Path) -> None:
 
 
 def test_without_evidence_nothing_is_refused(tmp_path: Path) -> None:
-    divergence.refuse_start(tmp_path)
-    divergence.refuse_start(tmp_path / "missing")
+    evidence.refuse_start(tmp_path)
+    evidence.refuse_start(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("rejoin", [False, True])
 def test_no_start_on_it_not_even_with_rejoin(config: NodeConfig, rejoin: bool) -> None:
     identity.mark_started(config, identity.read(config))
-    divergence.keep(config.data_path, ERROR, 0.0)
+    evidence.keep_divergence(config.data_path, ERROR, 0.0)
     expected = (
         rf"diverged\.json.*At index 640 its hash was {'01' * 16}, that of n2, n3 {'02' * 16}.*evidence.*audit.*new data.*--rejoin"
     )
@@ -62,25 +62,25 @@ def test_no_start_on_it_not_even_with_rejoin(config: NodeConfig, rejoin: bool) -
 
 
 def test_a_start_is_one_line_and_exit_code_2(tmp_path: Path, config: NodeConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    divergence.keep(config.data_path, ERROR, 0.0)
+    evidence.keep_divergence(config.data_path, ERROR, 0.0)
     (path,) = tmp_path.glob("cluster/*/node.toml")
     assert supervisor.run_or_explain(path) == exit_codes.CANNOT_START
     assert "the state in this data directory has diverged" in capsys.readouterr().err
 
 
 def test_evidence_that_cannot_be_read_is_still_evidence(config: NodeConfig) -> None:
-    (config.data_path / divergence.FILE).write_bytes(b"\xff{")
+    (config.data_path / evidence.DIVERGED).write_bytes(b"\xff{")
     with pytest.raises(DataDirectoryError, match="has diverged"):
         identity.read(config)
-    (config.data_path / divergence.FILE).unlink()
-    (config.data_path / divergence.FILE).mkdir()
+    (config.data_path / evidence.DIVERGED).unlink()
+    (config.data_path / evidence.DIVERGED).mkdir()
     with pytest.raises(DataDirectoryError, match="cannot be read"):
         identity.read(config)
 
 
 def test_a_new_data_directory_is_the_way_back(config: NodeConfig) -> None:
     identity.mark_started(config, identity.read(config))
-    divergence.keep(config.data_path, ERROR, 0.0)
+    evidence.keep_divergence(config.data_path, ERROR, 0.0)
     shutil.move(config.data_path, config.data_path.with_name("evidence"))
     made = identity.format_data(config, rejoin=True)
     assert made.stage is identity.Stage.REJOIN
@@ -115,7 +115,7 @@ async def test_an_engine_that_diverged_ends_with_70_and_its_evidence(
 
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
     assert await _until_diverged(config) == exit_codes.IN_DOUBT
-    assert (config.data_path / divergence.FILE).exists()
+    assert (config.data_path / evidence.DIVERGED).exists()
     assert "must not go on: the state of n1 has diverged: at index 640" in caplog.text
     assert "will not start on this data directory again" in caplog.text
     with pytest.raises(DataDirectoryError, match="has diverged"):
@@ -133,7 +133,7 @@ async def test_an_engine_that_was_removed_ends_with_4_and_does_not_start_again(
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
     assert await _until_diverged(config) == exit_codes.REMOVED == exit_codes.REMOVED
     assert "n1 was removed from its cluster (log entry 640)" in caplog.text
-    assert not (config.data_path / divergence.FILE).exists()
+    assert not (config.data_path / evidence.DIVERGED).exists()
     with pytest.raises(DataDirectoryError, match="n1 was removed from the cluster"):
         identity.read(config)
 
@@ -149,7 +149,7 @@ async def test_a_disk_that_takes_no_evidence_does_not_keep_it_in_service(
             raise ERROR
         return []
 
-    monkeypatch.setattr(divergence, "keep", full)
+    monkeypatch.setattr(evidence, "keep_divergence", full)
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
     assert await _until_diverged(config) == exit_codes.IN_DOUBT
     assert "cannot keep the evidence" in caplog.text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config.text import Setting, change_settings
+from node.config.file import Setting, change_settings
 
 TEXT = """cluster_id = "x"  # which cluster
 log_level = "info"

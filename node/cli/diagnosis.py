@@ -1,0 +1,390 @@
+"""`doctor`, `check`, `bundle`, `top`, `bench`: questions of an operator (`node/diagnosis/`) and how answers are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from node.cli import session
+from node.cli.output import Progress, print_json, progress, show, table
+from node.cli.session import Scales
+from node.cli.target import Target, cluster_option, json_option, place_option
+from node.cluster_directory import Access, ClusterDirectory
+from node.config.file import load
+from node.deployment.statuses import Statuses, ask_all, asking
+from node.diagnosis import bench as benchmark
+from node.diagnosis.bench import ORDERS, PRODUCT, Refused
+from node.diagnosis.bundle import LOG_BYTES, Bundle
+from node.diagnosis.doctor import Doctor
+from node.diagnosis.findings import Finding, Level, worst
+from node.diagnosis.health import LIMITS, Limits, checks, examine, observe
+from node.diagnosis.rates import Moment, NodeRates, ProductMoment, ProductRates, node_rates, product_rates
+from node.errors import ConfigError, ConnectionLost, DirectoryError, RequestFailed
+from node.native.client import ClusterClient
+from node.native.protocol import BookQuery, CurrenciesQuery, ProductsQuery
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
+STEPS = 10
+"""What a doctor tells of one node while it works."""
+
+
+@click.command()
+@place_option
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Only the node of this node.toml.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be given several times.")
+@click.option("--deep", is_flag=True, help="Also read every row of the snapshots, as a start does.")
+@click.option("--all", "everything", is_flag=True, help="Show what is well, too.")
+@json_option
+def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool, everything: bool, as_json: bool) -> None:
+    """Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.
+
+    Looks at configuration, limits, versions, certificates, data directory, ports, other nodes, disk space, the speed of
+    fsync, the clock, log and snapshots. Exit code: 0 all is well, 1 something needs attention, 2 a node cannot run, or
+    not for long.
+    """
+    paths = [path] if path is not None else _paths(target.directory, nodes)
+    findings: list[Finding] = []
+    with progress("looking", STEPS * len(paths)) as shown:
+        for each in paths:
+            findings += _examine(each, deep, shown)
+    level = worst(findings)
+    if as_json:
+        print_json({"level": level, "findings": findings})
+    else:
+        _show(findings, everything)
+    raise click.exceptions.Exit(min(level, Level.CRITICAL))
+
+
+def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
+    """The configurations in a cluster's directory. They are found without being read: one of them may be wrong.
+
+    Raises:
+        DirectoryError: there are none, or not those that were named.
+    """
+    found = {path.parent.name: path for path in sorted(directory.glob("*/node.toml"))}
+    if not found:
+        raise DirectoryError(f"{directory}: no node in it (expected {directory}/n1/node.toml); name a node.toml with --config")
+    if unknown := [node for node in nodes if node not in found]:
+        raise DirectoryError(f"no node {', '.join(unknown)} in {directory}; there are: {', '.join(found)}")
+    return [found[node] for node in nodes] or list(found.values())
+
+
+def _examine(path: Path, deep: bool, shown: Progress) -> list[Finding]:
+    statuses: Statuses = {}
+    name = path.resolve().parent.name
+    try:
+        config = load(path)
+        name = config.node_id
+        statuses = asyncio.run(asking(config)())
+    except (ConfigError, OSError):
+        pass  # the doctor says what is wrong with it
+    return Doctor(path, status=statuses.get(name), deep=deep, tell=lambda what: shown.step(f"{name}: {what}")).examine()
+
+
+def _show(findings: list[Finding], everything: bool) -> None:
+    bad = [finding for finding in findings if finding.level]
+    rows: list[list[str | Text]] = [
+        [finding.node_id, finding.check, Text(finding.level.name, style=STYLES[finding.level]), finding.text, finding.advice]
+        for finding in (findings if everything else bad)
+    ]
+    if rows:
+        show(table(("node", "check", "level", "found", "what to do"), rows))
+    well = len(findings) - len(bad)
+    click.echo(f"{well} of {len(findings)} checks found nothing wrong" if bad else f"all {well} checks found nothing wrong")
+
+
+NAMES = list(checks())
+
+
+def _explained() -> str:
+    """The checks and their thresholds, for `--help`."""
+    lines = []
+    for name, (limits, meaning) in LIMITS.items():
+        side = "below" if limits.falling else "above"
+        lines.append(f"{name}: {meaning}; warning {side} {limits.warning:g}, critical {side} {limits.critical:g}")
+    return "\n".join(lines)
+
+
+@click.command(
+    epilog="\b\nThresholds:\n" + _explained(),
+    help="""Is the cluster well? Asks every node over the network and makes the checks that are named, or all.
+
+    \b
+    Checks: leader, nodes, states, lag, fsync, commit, disk, certificates, clock, history, snapshot.
+
+    The output is one line with performance data, as Nagios plugins print it. Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also where no cluster
+    or key is found).""",
+)
+@click.argument("names", metavar="[CHECK]...", type=click.Choice(NAMES), nargs=-1)
+@click.option("--warning", type=float, help="The threshold of the one CHECK that is named.")
+@click.option("--critical", type=float, help="The threshold of the one CHECK that is named.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, 60),
+    default=1.0,
+    show_default=True,
+    help="Seconds over which durations are measured.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="A line for each finding behind the first one.")
+@cluster_option
+@json_option
+def check(
+    target: Target,
+    names: tuple[str, ...],
+    warning: float | None,
+    critical: float | None,
+    interval: float,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    chosen = list(dict.fromkeys(names)) or NAMES
+    limits = _limits(chosen, warning, critical)
+    try:
+        access = session.reach(target)
+        seen = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
+    except Exception as error:  # noqa: BLE001 - whatever it is, a monitoring system must not take it for a warning
+        click.echo(f"UNKNOWN - {error}")
+        raise click.exceptions.Exit(Level.UNKNOWN) from None
+    findings = examine(seen, chosen, limits)
+    level = worst(findings)
+    if as_json:
+        print_json({"level": level, "findings": findings})
+    else:
+        click.echo(line(level, findings))
+        for finding in findings if verbose else ():
+            click.echo(f"{finding.level.name} {_about(finding)}{': ' + finding.advice if finding.advice else ''}")
+    raise click.exceptions.Exit(level)
+
+
+def _limits(chosen: list[str], warning: float | None, critical: float | None) -> dict[str, Limits]:
+    """The thresholds, with those that were given in the place of the usual ones."""
+    found = {name: limits for name, (limits, _) in LIMITS.items()}
+    if warning is None and critical is None:
+        return found
+    if len(chosen) != 1 or chosen[0] not in LIMITS:
+        raise click.UsageError(f"--warning and --critical belong to one CHECK with a threshold: {', '.join(LIMITS)}.")
+    usual = found[chosen[0]]
+    given = Limits(usual.warning if warning is None else warning, usual.critical if critical is None else critical, usual.falling)
+    if (given.warning < given.critical) if given.falling else (given.warning > given.critical):
+        order = "at most" if given.falling else "at least"
+        raise click.UsageError(f"--critical: expected {order} the warning's {given.warning:g}, not {given.critical:g}.")
+    return {**found, chosen[0]: given}
+
+
+def line(level: Level, findings: list[Finding]) -> str:
+    """One line for Nagios: the level, what is wrong or else what was looked at, and the figures."""
+    bad = [finding for finding in findings if finding.level]
+    text = "; ".join(_about(finding) for finding in sorted(bad, key=lambda finding: -finding.level))
+    if not bad:
+        text = _about(findings[0]) if len(findings) == 1 else f"{len(findings)} findings, nothing wrong"
+    figures = " ".join(
+        f"'{'_'.join(filter(None, (finding.check, finding.node_id, name)))}'={value:g}"
+        for finding in findings
+        for name, value in finding.figures.items()
+    )
+    return f"{level.name} - {text.replace('|', '/')}" + (f" | {figures}" if figures else "")
+
+
+def _about(finding: Finding) -> str:
+    return " ".join(filter(None, (finding.check, f"of {finding.node_id}:" if finding.node_id else "-", finding.text)))
+
+
+MIB = 1024 * 1024
+
+
+@click.command()
+@cluster_option
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The archive. [default: quorumbook-bundle-TIME.tar.gz]"
+)
+@click.option(
+    "--log-mib",
+    type=click.IntRange(1, 1024),
+    default=LOG_BYTES // MIB,
+    show_default=True,
+    help="Of each node's log so many MiB, its end.",
+)
+@json_option
+def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> None:
+    """Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.
+
+    Of every node: status and metrics. Of the nodes on this machine besides: settings, the end of the log, stacks of the
+    processes, what the system says of them, names and sizes of files, and the doctor's findings. Nodes that are down
+    are no obstacle.
+    """
+    access = session.reach(target)
+    layout = None if target.is_remote else ClusterDirectory(target.directory)
+    now = datetime.datetime.now(datetime.UTC)
+    path = output or Path(f"quorumbook-bundle-{now:%Y%m%dT%H%M%SZ}.tar.gz")
+    if path.exists():
+        raise click.ClickException(f"{path} is there already; name another file with --output")
+    with progress("collecting", None) as shown:
+        made = Bundle(access.addresses, access.tls(), access.credentials, layout, tell=shown.step, log_bytes=log_mib * MIB)
+        asyncio.run(made.collect())
+        manifest = made.write(path, now)
+    missing = [entry for entry in manifest.files if entry.missing]
+    if as_json:
+        print_json({"path": str(path), "manifest": manifest})
+        return
+    click.echo(f"{path}: {len(manifest.files) - len(missing)} files, {path.stat().st_size / MIB:.1f} MiB")
+    for entry in missing:
+        click.echo(f"not in it: {entry.name}: {entry.missing}")
+    click.echo(f"Left out: {manifest.left_out}. Look through it before you give it away: manifest.json lists the files.")
+
+
+PRODUCTS_MAX = 20
+"""Products whose books are asked for at a time: the first of the list, or those that are named."""
+
+NODE_COLUMNS = (
+    "node",
+    "role",
+    "applied",
+    "lag",
+    "commands/s",
+    "entries/s",
+    "queued",
+    "fsync",
+    "commit",
+    "apply",
+    "request",
+    "disk free",
+)
+PRODUCT_COLUMNS = ("product", "status", "last", "bid", "ask", "trades", "trades/s", "events/s")
+
+
+@click.command()
+@cluster_option
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option("--product", "products", multiple=True, metavar="PRODUCT", help="Only this product; may be given several times.")
+@click.option("--count", type=click.IntRange(1), help="Show so many looks, one below the other, and end.")
+@json_option
+def top(target: Target, interval: float, products: tuple[str, ...], count: int | None, as_json: bool) -> None:
+    """Show nodes and products live, until Ctrl-C. Durations are 99th percentiles of the last interval.
+
+    fsync: making the log durable. commit: from proposing a log entry to a majority having it. apply: one log entry.
+        request: from the arrival of
+    commands at the leader's engine to the answer.
+    """
+    asyncio.run(_watch(target, interval, products, 1 if as_json and count is None else count, as_json))
+
+
+async def _watch(target: Target, interval: float, products: Sequence[str], count: int | None, as_json: bool) -> None:
+    access = session.reach(target)
+    client = session.open_client(target)
+    try:
+        before, _ = await _look(access, client, products)
+        if count is not None:
+            for _ in range(count):
+                await asyncio.sleep(interval)
+                after, scales = await _look(access, client, products)
+                if as_json:
+                    print_json({"nodes": node_rates(before, after), "products": product_rates(before, after)})
+                else:
+                    show(_view(before, after, scales))
+                before = after
+            return
+        with Live(auto_refresh=False, screen=True) as live:
+            while True:
+                await asyncio.sleep(interval)
+                after, scales = await _look(access, client, products)
+                live.update(_view(before, after, scales), refresh=True)
+                before = after
+    finally:
+        await client.close()
+
+
+async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) -> tuple[Moment, Scales | None]:
+    """What everybody says now; no products while no node answers for them."""
+    statuses = await ask_all(access.addresses, access.tls(), access.credentials)
+    found: dict[str, ProductMoment] = {}
+    scales = None
+    try:
+        async with asyncio.timeout(2.0):
+            rows = {row.product_id: row for row in await client.query(ProductsQuery())}
+            scales = Scales({row.currency: row.scale for row in await client.query(CurrenciesQuery())}, rows)
+            for product_id in list(wanted or rows)[:PRODUCTS_MAX]:
+                scales.product(product_id)
+                found[product_id] = ProductMoment(rows[product_id], await client.query(BookQuery(product_id, 1)))
+    except (ConnectionLost, RequestFailed, TimeoutError):
+        pass
+    return Moment(time.monotonic(), statuses, found), scales
+
+
+def _view(before: Moment, after: Moment, scales: Scales | None) -> Group:
+    answering = {each.node_id: each for each in node_rates(before, after)}
+    nodes = [_node_row(answering[node_id]) if node_id in answering else _silent(node_id) for node_id in after.statuses]
+    shown = [table(NODE_COLUMNS, nodes, right=NODE_COLUMNS[2:])]
+    if scales is not None and after.products:
+        rows = [_product_row(each, scales) for each in product_rates(before, after)]
+        shown.append(table(PRODUCT_COLUMNS, rows, right=PRODUCT_COLUMNS[2:]))
+    return Group(*shown)
+
+
+def _silent(node_id: str) -> list[str | Text]:
+    return [node_id, Text("does not answer", style="bold red"), *[""] * (len(NODE_COLUMNS) - 2)]
+
+
+def _node_row(each: NodeRates) -> list[str | Text]:
+    style = "bold green" if each.role == "leader" else "red" if each.role == "candidate" else ""
+    return [
+        each.node_id,
+        Text(each.role if each.ready else f"{each.role}, not ready", style=style if each.ready else "yellow"),
+        f"{each.applied:,}",
+        "" if each.lag is None else f"{each.lag:,}",
+        f"{each.commands_s:,.0f}",
+        f"{each.entries_s:,.0f}",
+        f"{each.queued:,}",
+        *(_milliseconds(seconds) for seconds in (each.fsync_p99_s, each.commit_p99_s, each.apply_p99_s, each.request_p99_s)),
+        "" if each.disk_free_percent is None else f"{each.disk_free_percent:.0f} %",
+    ]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:g} ms"
+
+
+def _product_row(each: ProductRates, scales: Scales) -> list[str | Text]:
+    prices = [scales.price(each.product_id, units) if units else "" for units in (each.last_price, each.bid, each.ask)]
+    return [each.product_id, each.status, *prices, f"{each.trades:,}", f"{each.trades_s:,.1f}", f"{each.events_s:,.1f}"]
+
+
+@click.command()
+@cluster_option
+@click.option(
+    "--seconds", type=click.FloatRange(0.5, 600), default=5.0, show_default=True, help="How long each of the two phases takes."
+)
+@json_option
+def bench(target: Target, seconds: float, as_json: bool) -> None:
+    """Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way.
+
+    Trades on a product and with accounts of its own, which stay; the product is closed at the end. Others on the same
+    cluster notice the load. Needs the operator's key.
+    """
+    access = session.reach(target)
+    with progress("setting up", 2 * seconds) as shown:
+
+        def tell(what: str, over: float) -> None:
+            shown.step(what, 0)
+            shown.at(over + (seconds if what.startswith("many") else 0.0))
+
+        try:
+            found = asyncio.run(benchmark.run(access, seconds, tell))
+        except Refused as error:
+            raise click.ClickException(f"the exchange refuses what the benchmark needs: {error}") from error
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found.orders_s:,.0f} orders a second")
+    click.echo(f"{1000 * found.latency_p99_s:.1f} ms p99 of one order, until it is durable on a majority and applied")
+    loaded = f"under load p99 {1000 * found.loaded_p99_s:.0f} ms for a request of {ORDERS} orders"
+    click.echo(f"  p50 {1000 * found.latency_p50_s:.1f} ms; {loaded}")
+    traded = f"{100 * found.trades_share:.0f} % traded at once"
+    click.echo(f"  {found.orders:,} orders in {found.seconds:.1f} s, {traded}; {found.nodes} nodes, product {PRODUCT}")
