@@ -20,6 +20,7 @@ from node.budget import AddressShares, Cost, Places, Shares, caller_of
 from node.config.settings import FixConfig
 from node.errors import QuorumbookError, RequestFailed
 from node.fix import tags
+from node.fix.counting import FixCounts
 from node.fix.fields import Message
 from node.fix.logon import CancelOnDisconnect, Doorkeeper, LogonRefusedError, Service, Terms
 from node.fix.market import MarketData
@@ -98,6 +99,7 @@ class Connection:
         """See `Link.write`."""
         if self.ended:
             raise ConnectionResetError("the connection has ended")
+        self._server.counts.sent(data)
         self._writer.write(data)
         if self._writer.transport.get_write_buffer_size() > WRITE_HIGH:
             try:
@@ -141,6 +143,7 @@ class Connection:
     async def refuse(self, message: Message | None, why: str) -> None:
         """A Logout for somebody who is not logged on; its number is 1, as nothing else has one."""
         log.info("FIX logon from %s refused: %s", self.address, why)
+        self._server.counts.refused_logons += 1
         if message is not None:
             names = [message.optional(tag) if _sound(message, tag) else None for tag in (tags.TARGET, tags.SENDER)]
             fields: Fields = [(tags.MSG_TYPE, "5"), (tags.TEXT, why)]
@@ -177,7 +180,9 @@ class Connection:
                 await asyncio.sleep(wait)
                 wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST)
             session.allowed = bool(self.identity.permissions & self.needed)
-            await session.take(Message(frame), frame.number)
+            message = Message(frame)
+            self._server.counts.received(message.type)
+            await session.take(message, frame.number)
 
     async def _look(self, session: Session) -> None:
         while True:
@@ -202,6 +207,7 @@ class Connection:
                 return None
             except OSError:
                 return None
+            self._server.counts.garbled += self._framer.garbled - garbled
             if self._framer.garbled > garbled and not self._server.may_be_garbled(self, self._framer.garbled - garbled):
                 self.close("too many garbled messages")
                 return None
@@ -225,6 +231,7 @@ class FixServer:
     feeds: Feeds
     auth: Authenticator
     connections: dict[Connection, None] = field(default_factory=dict)
+    counts: FixCounts = field(default_factory=FixCounts)
     _streams: dict[str, Connection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -275,8 +282,10 @@ class FixServer:
         task = asyncio.current_task()
         assert task is not None
         if self._handshakes.take(connection.address) or not self._places.enter(caller):
+            self.counts.refused_connections += 1
             writer.transport.abort()
             return
+        self.counts.connections += 1
         self._tasks.add(task)
         self.connections[connection] = None
         try:
@@ -287,6 +296,7 @@ class FixServer:
             log.info("FIX connection from %s: %s", connection.address, error)
         finally:
             self._tasks.discard(task)
+            self.counts.connections -= 1
             del self.connections[connection]
             self._places.leave(caller)
             await _finish(writer)
@@ -313,7 +323,8 @@ class FixServer:
         sender.send(terms.answer())
         session.begin(1)
         try:
-            await connection.serve(session, [sender.run()])
+            with self.counts.session(terms.service):
+                await connection.serve(session, [sender.run()])
         finally:
             market.close()
             self._markets.leave(terms.sender)
@@ -350,7 +361,8 @@ class FixServer:
             self._streams[terms.stream_id] = connection
         sender = StreamSender(self.backend, self.catalogue, connection, terms, origin, outcome)
         try:
-            await self._run_stream(connection, terms, sender, expected, too_low=too_low)
+            with self.counts.session(terms.service):
+                await self._run_stream(connection, terms, sender, expected, too_low=too_low)
         finally:
             if self._streams.get(terms.stream_id) is connection:
                 del self._streams[terms.stream_id]

@@ -125,6 +125,14 @@ def _type_is_third(raw: bytes) -> bool:
     return head is not None and raw[head.end() : head.end() + 3] == b"35="
 
 
+def type_of(encoded: bytes) -> str:
+    """The MsgType of a message as `encode` makes it."""
+    head = _HEAD.match(encoded)
+    assert head is not None, "encoded here"
+    begin = head.end() + len(b"35=")
+    return encoded[begin : encoded.index(b"\x01", begin)].decode()
+
+
 def encode(sender: str, target: str, number: int, fields: Sequence[tuple[int, str]], now_ns: int, first_ns: int = 0) -> bytes:
     """A message as bytes. With `first_ns` it is one that was sent before, at that time."""
     message = simplefix.FixMessage()

@@ -25,6 +25,8 @@ from node.gateway.metrics import Metrics
 from node.keys import addresses
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 from node.system import software
+from node.system.counts import counts_file
+from node.system.counts import read as read_counts
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
 from statemachine import CORE
@@ -220,6 +222,9 @@ async def metrics(gateway: Gateway, request: Request) -> Response:
     if networks and not HttpServer.is_local(address) and not addresses.allowed(address, addresses.networks(networks)):
         raise ApiError(403, "Forbidden", reason="forbidden", detail="this address is in no network of http.metrics_from")
     gateway.metrics.history(await _history(gateway))
+    configured = {"fix": bool(gateway.config.fix.listen), "streams": gateway.config.streams.enabled}
+    files = {name: counts_file(gateway.config.data_path, name) for name, enabled in configured.items() if enabled}
+    gateway.metrics.processes({name: read_counts(path) for name, path in files.items()})
     return Response(200, gateway.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from node.engine.modes import Mode
 from node.native.protocol import NodeStatus
 from node.system import durations
+from node.system.counts import Family
 from node.system.durations import DurationCounts
 
 NODE_GAUGES: tuple[tuple[str, str, str], ...] = (
@@ -108,6 +109,7 @@ class Metrics(Collector):
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
         self._mode = Gauge("quorumbook_node_mode", "1 for the mode that the node is in", ["node", "mode"], registry=own)
         self._counters: dict[str, int] = {}
+        self._processes: Mapping[str, Sequence[Family] | None] = {}
         self._durations: dict[str, DurationCounts] = {}
         self._build = Gauge(
             "quorumbook_build_info", "1, with the node's software and ABI", ["node", "software", "abi"], registry=own
@@ -152,7 +154,24 @@ class Metrics(Collector):
         )
         for (method, route), latencies in self._latencies.items():
             latency.add_metric([*own, method, route], _buckets(BUCKETS, latencies.counts), latencies.total)
-        return [requests, latency, *self._engine_durations(), *families(self._labels["node"], self._counters)]
+        own_engine = families(self._labels["node"], self._counters)
+        return [requests, latency, *self._engine_durations(), *own_engine, *self._other_processes()]
+
+    def _other_processes(self) -> Iterable[Metric]:
+        """What the node's other processes counted."""
+        node = self._labels["node"]
+        up = GaugeMetricFamily(
+            "quorumbook_process_up", "1 while a process of the node that is configured works", labels=["node", "process"]
+        )
+        for process, figures in self._processes.items():
+            up.add_metric([node, process], figures is not None)
+            for each in figures or ():
+                kind = CounterMetricFamily if each.counter else GaugeMetricFamily
+                family = kind(f"quorumbook_{each.name}", each.text, labels=["node", *([each.label] if each.label else [])])
+                for value, count in sorted(each.values.items()):
+                    family.add_metric([node, *([value] if each.label else [])], count)
+                yield family
+        yield up
 
     def _engine_durations(self) -> Iterable[Metric]:
         """The engine's histograms."""
@@ -215,6 +234,10 @@ class Metrics(Collector):
             gauge.clear()
             if field in values:
                 gauge.labels(node=self._labels["node"]).set(values[field])
+
+    def processes(self, found: Mapping[str, Sequence[Family] | None]) -> None:
+        """Take over what the node's other processes counted, by process; None for one that does not work."""
+        self._processes = found
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

@@ -24,6 +24,7 @@ from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import Following
 from node.streams.records import Writer
+from node.system.counts import Family, counts_file, keep_writing
 from node.system.processes import watch_parent
 from snapshots.errors import SnapshotError
 
@@ -87,6 +88,16 @@ def open_broker(config: NodeConfig) -> Broker:
         raise StreamError(f"{NEEDS[scheme]} is not installed: pip install 'quorumbook[{scheme}]'") from error
 
 
+def families(index: int, published: int, failures: int, *, publishes: bool) -> list[Family]:
+    """The figures of a stream."""
+    return [
+        Family("streams_publishing", "1 while this node publishes the stream, 0 while another does", {"": publishes}),
+        Family("streams_log_index", "Last log entry that the broker has, as far as this node knows", {"": index}),
+        Family("streams_records_published", "Records published", {"": published}, counter=True),
+        Family("streams_broker_errors", "How often the broker did not take records", {"": failures}, counter=True),
+    ]
+
+
 class Streamer:
     """Keeps a stream going: follows the engine, waits for the broker, stands by while another node streams.
 
@@ -102,6 +113,12 @@ class Streamer:
         self._fetcher = Fetcher(config, following.fetched)
         self._connection: NativeConnection | None = None
         self._pause_s = BROKER_PAUSE_MIN_S
+        self._publishes = False
+        self._failures = 0
+
+    def figures(self) -> list[Family]:
+        """What Prometheus reads of the stream."""
+        return families(self._following.place.index, self._following.published, self._failures, publishes=self._publishes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stream until `stop` is set.
@@ -115,9 +132,11 @@ class Streamer:
                     await self._take_over(stop)
                     await self._publish(stop)
                 except FencedError as error:
+                    self._publishes = False
                     log.info("another node streams now (%s); standing by", error)
                     await self._stand_by(stop)
                 except BrokerError as error:
+                    self._publishes, self._failures = False, self._failures + 1
                     log.warning("the broker does not take the stream: %s; trying again in %.1f s", error, self._pause_s)
                     await _pause(stop, self._pause_s)
                     self._pause_s = min(2 * self._pause_s, BROKER_PAUSE_MAX_S)
@@ -130,7 +149,7 @@ class Streamer:
         if await self._is_streamed_elsewhere(stop):
             raise FencedError("its place at the broker moves on")
         await asyncio.to_thread(self._following.begin)
-        self._pause_s = BROKER_PAUSE_MIN_S
+        self._pause_s, self._publishes = BROKER_PAUSE_MIN_S, True
         log.info("streaming behind log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
@@ -211,7 +230,9 @@ async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_
         broker = opened(config)
         config.streams_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         following = Following(config, broker, Writer(config.streams.prefix, config.streams.format))
-        tasks.add(asyncio.create_task(Streamer(config, following, broker).run(stop)))
+        streamer = Streamer(config, following, broker)
+        tasks.add(asyncio.create_task(streamer.run(stop)))
+        tasks.add(asyncio.create_task(keep_writing(counts_file(config.data_path, "streams"), streamer.figures)))
         if config.streams.orders:
             from node.streams.orders import run_orders
 

@@ -15,8 +15,11 @@ import msgspec
 import pytest
 import yaml
 
+from node.fix.counting import FixCounts
+from node.fix.wire import encode
 from node.gateway.metrics import Metrics, who
 from node.native.protocol import MemberStatus, NodeStatus
+from node.streams.process import families
 from node.system.durations import EngineDurations
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +78,10 @@ def rendered() -> str:
     metrics.cut_off("slow")
     metrics.refused("malformed")
     metrics.history({"behind": 3, "gaps": 0})
+    counts = FixCounts()
+    counts.received("D")
+    counts.sent(encode("QUORUMBOOK", "key", 1, [(35, "8")], 0))
+    metrics.processes({"fix": counts.families(), "streams": families(40, 7, 0, publishes=True)})
     return metrics.render().decode()
 
 
@@ -209,6 +216,13 @@ NORMAL = {
     'quorumbook_commands_queued{node="n1"}': "900x120",
     'quorumbook_disk_free_bytes{node="n1"}': "500x120",
     'quorumbook_disk_size_bytes{node="n1"}': "1000x120",
+    'quorumbook_process_up{node="n1",process="fix"}': "1x120",
+    'quorumbook_fix_messages_sent_total{node="n1",type="3"}': "0+1x120",
+    'quorumbook_fix_messages_sent_total{node="n1",type="8"}': "0+900x120",
+    'quorumbook_fix_logons_refused_total{node="n1"}': "0x120",
+    'quorumbook_streams_publishing{node="n1"}': "1x120",
+    'quorumbook_streams_publishing{node="n2"}': "0x120",
+    'quorumbook_streams_log_index{node="n1"}': "1000000000x120",
     'quorumbook_build_info{node="n1",abi="a"}': "1x120",
     'quorumbook_build_info{node="n2",abi="a"}': "1x120",
 }
@@ -227,6 +241,9 @@ WRONG = {
     "QuorumbookStrangers": {'quorumbook_refused_total{node="n1",port="raft",kind="certificate",by="stranger"}': "0+5x120"},
     "QuorumbookSnapshotsRefused": {'quorumbook_snapshots_not_taken_total{node="n1"}': "0+1x120"},
     "QuorumbookHistoryBehind": {'quorumbook_history_gaps{node="n1"}': "1x120"},
+    "QuorumbookProcessDown": {'quorumbook_process_up{node="n1",process="fix"}': "0x120"},
+    "QuorumbookFixRejects": {'quorumbook_fix_messages_sent_total{node="n1",type="3"}': "0+10x120"},
+    "QuorumbookStreamBehind": {'quorumbook_streams_publishing{node="n1"}': "0x120"},
     "QuorumbookErrors": {'quorumbook_http_requests_total{node="n1",status="503"}': "0+10x120"},
     "QuorumbookSlow": {'quorumbook_http_request_duration_seconds_bucket{node="n1",method="POST",le="0.1"}': "0+90x120"},
     "QuorumbookSlowFsync": {
