@@ -31,7 +31,8 @@ from node.deployment.local_cluster import LocalCluster
 from node.native.client import ClusterClient
 from node.native.products import put_again
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery, TradesQuery
-from node.records.audit import AuditCheck, audit_running, committed_batches, empty_engine
+from node.records.audit import AuditCheck, audit_running
+from node.records.committed_log import committed_batches, empty_engine
 from statemachine.commands import AnyCommand
 from statemachine.types import ProductStatus
 

@@ -1,43 +1,27 @@
-"""An audit of a cluster that does not trust its nodes: it reads their logs and applies every command again, to an
-engine of its own.
+"""An audit of a cluster that does not trust its nodes: it applies every committed command again to its own engine.
 
-What it proves:
+It proves four claims:
 
-- the nodes' logs agree on every committed entry;
-- every command that a client was told about is there exactly once, with the outcome that the client was told;
-- the whole state that follows from the log keeps its invariants, money conserved among them;
-- each node's state hash is the one that follows from the log.
-
-It needs the whole log: `raft.archive_log = true` keeps the segments that a node no longer needs itself. An entry counts
-as committed up to the highest commit index that a node tells, and without nodes up to the last entry that a majority of
-the voters have in common.
+- the nodes' logs agree on every committed entry (`committed_log.py`);
+- every command that a client knows the outcome of is in the log exactly once, with that outcome;
+- the state that follows from the log keeps its invariants, conservation of money included;
+- each node's state hash is the hash that follows from the log.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import inf
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from cluster.errors import LogDamagedError
-from cluster.log import command_of, members_of, read_segments, segment_abis
-from cluster.membership import Membership
-from cluster.ports import LogEntry
-from node.config.file import load
-from node.config.settings import NodeConfig
 from node.errors import AuditError
 from node.native.protocol import NodeStatus
+from node.records.committed_log import CommittedLog, retried
 from node.system import files
-from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.levels import states
-from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, decode_set_level, is_level_entry
+from snapshots.levels.level import is_level_entry
 from snapshots.levels.states import commands_of, level_of
 from statemachine.commands import AnyCommand, Batch, Deposit, Transfer, Withdraw
 from statemachine.engine import Engine
@@ -45,15 +29,12 @@ from statemachine.events import AnyOutcome, Cancelled, Placed, Rejected
 from statemachine.tables import BalanceRow, CurrencyRow
 from statemachine.types import Reason
 
-UNANSWERED = "unanswered"
-"""The kind of a command that was sent and never answered: it may be there, once, or not at all."""
-
 EXAMPLES = 3
 """How many differences a check names."""
 
-ATTEMPTS = 4
-ATTEMPT_PAUSE = 0.5
-"""How often the logs of running nodes are read before an error in them is believed, and the seconds between."""
+UNANSWERED = "unanswered"
+"""The kind of a command that was sent and never answered: it may be there, once, or not at all."""
+
 
 NOT_REMEMBERED = frozenset(
     {
@@ -68,8 +49,6 @@ NOT_REMEMBERED = frozenset(
 sequence.
 """
 
-_Found = TypeVar("_Found")
-
 
 class Acknowledged(msgspec.Struct, frozen=True):
     """A line of a client's record: what was sent, and what it was told. `kind` is the outcome's type in lower case."""
@@ -82,7 +61,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class AuditCheck(msgspec.Struct, frozen=True):
-    """One line of the report: what was claimed, whether it holds, and the figures behind it."""
+    """One line of the report: the claim, whether it holds, and the figures behind it."""
 
     claim: str
     holds: bool
@@ -102,39 +81,6 @@ class AuditReport(msgspec.Struct):
     def holds(self) -> bool:
         """Whether every claim holds."""
         return bool(self.checks) and all(check.holds for check in self.checks)
-
-
-class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    """An entry without its bytes."""
-
-    term: int
-    digest: bytes
-
-
-class _NodeLog:
-    """One node's log: where it is, and a mark an index."""
-
-    def __init__(self, node_id: str, directories: list[Path]) -> None:
-        self.node_id = node_id
-        self.directories = directories
-        self.marks: dict[int, _Mark] = {}
-        self.memberships: dict[int, Membership] = {}
-        for entry in self.entries():
-            self.marks[entry.index] = _mark(entry)
-            membership = members_of(entry)
-            if membership is not None:
-                self.memberships[entry.index] = membership
-
-    def entries(self) -> Iterator[LogEntry]:
-        """All entries, by index.
-
-        Raises:
-            AuditError: the log is damaged or cannot be read.
-        """
-        try:
-            yield from read_segments(*self.directories, abis=ACCEPTED)
-        except (LogDamagedError, OSError) as error:
-            raise AuditError(f"{self.node_id}: {error}") from error
 
 
 class _Applied(msgspec.Struct, frozen=True, array_like=True):
@@ -186,89 +132,22 @@ def audit_directory(
         AuditError: there is nothing to audit, the log does not reach back to its first entry, or files cannot be read.
         ConfigError: a node's configuration is not right.
     """
-    logs, told, commit_index = _opened(directory, statuses)
-    agreed, agreement = _agree(logs, commit_index, told)
-    replay = _replay(logs, agreed, commit_index, [status.sequence for status in told.values()])
-    checks = [agreement, _check_state(replay.engine), _check_money(replay.engine)]
+    log = CommittedLog(directory, statuses)
+    replay = _replay(log)
+    checks = [_check_logs(log), _check_state(replay.engine), _check_money(replay.engine)]
     if acks is not None:
         checks.append(_check_acknowledged(replay, read_acknowledged(acks)))
     if statuses is not None:
         checks.append(_check_hashes(replay, statuses))
     engine = replay.engine
-    return AuditReport(commit_index, engine.sequence, engine.state_hash.hex(), replay.commands, checks)
-
-
-def committed_batches(
-    directory: Path, statuses: Mapping[str, NodeStatus | None] | None = None, *, first: float = inf
-) -> list[Batch]:
-    """The committed batches of commands, in order, out of the logs of nodes that may be running; from the beginning
-    until they have `first` commands. The other arguments, and the errors, are those of `audit_directory`."""
-
-    def read() -> list[Batch]:
-        logs, told, commit_index = _opened(directory, statuses)
-        batches: list[Batch] = []
-        commands = 0
-        level = _level_at_start(_directories(logs))
-        for index, payload in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
-            try:
-                change = decode_set_level(payload)
-                batch = commands_of(level.abi, payload) if change is None else Batch(0, [])
-            except msgspec.DecodeError as error:
-                raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
-            if change is not None:
-                level = change.to if change.old.abi == level.abi else level
-                continue
-            batches.append(batch)
-            commands += len(batch.commands)
-            if commands >= first:
-                break
-        return batches
-
-    return _patiently(read)
-
-
-def empty_engine(directory: Path) -> Engine:
-    """An exchange in which nothing has happened yet, of the level at which the logs of the nodes in `directory` begin.
-    The errors are those of `audit_directory`.
-    """
-    configs = [load(path, dates=False) for path in sorted(directory.glob("*/node.toml"))]
-
-    def read() -> Engine:
-        try:
-            return states.empty(_level_at_start(each for config in configs for each in log_directories(config)))
-        except (LogDamagedError, OSError) as error:
-            raise AuditError(str(error)) from error
-
-    return _patiently(read)
-
-
-def _opened(
-    directory: Path, statuses: Mapping[str, NodeStatus | None] | None
-) -> tuple[list[_NodeLog], dict[str, NodeStatus], int]:
-    """The nodes' logs, what the nodes say, and the last index that is surely committed."""
-    configs = [load(path, dates=False) for path in sorted(directory.glob("*/node.toml"))]
-    if not configs:
-        raise AuditError(f"{directory}: no node in it (expected {directory}/n1/node.toml)")
-    logs = [log for log in map(_node_log, configs) if log.marks]
-    told = {node_id: status for node_id, status in (statuses or {}).items() if status is not None}
-    return logs, told, _commit_index(logs, [node.node_id for node in configs[0].nodes], told)
+    return AuditReport(log.commit_index, engine.sequence, engine.state_hash.hex(), replay.commands, checks)
 
 
 def audit_running(
     directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
 ) -> AuditReport:
     """`audit_directory` for nodes that may be running."""
-    return _patiently(lambda: audit_directory(directory, acks, statuses))
-
-
-def _patiently(read: Callable[[], _Found]) -> _Found:
-    """Read logs of nodes that may be running: one that is archiving a log segment makes it unreadable for a moment."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return read()
-        except AuditError:
-            time.sleep(ATTEMPT_PAUSE)
-    return read()
+    return retried(lambda: audit_directory(directory, acks, statuses))
 
 
 def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
@@ -283,36 +162,6 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
         raise AuditError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def log_directories(config: NodeConfig) -> list[Path]:
-    """Where a node's log segments are: those in use and, with `raft.archive_log`, the old ones."""
-    return sorted({path.parent for path in config.data_path.glob("*/log-*.seg")})
-
-
-def _node_log(config: NodeConfig) -> _NodeLog:
-    directories = log_directories(config)
-    others = {abi for directory in directories for abi in segment_abis(directory).values() if abi not in ACCEPTED}
-    if others:
-        raise AuditError(
-            f"{config.node_id}: the log begins with ABI {', '.join(sorted(others))}, this software has ABI {ABI}: an audit needs the whole "
-            "log and does not reach over a migration. Audit with the version that wrote it"
-        )
-    return _NodeLog(config.node_id, directories)
-
-
-def _directories(logs: Iterable[_NodeLog]) -> list[Path]:
-    return [directory for log in logs for directory in log.directories]
-
-
-def _level_at_start(directories: Iterable[Path]) -> Level:
-    """The level of the first entry of the logs in these directories."""
-    abis = {name: abi for directory in directories for name, abi in segment_abis(directory).items()}
-    return by_abi(abis[min(abis)]) or OWN if abis else OWN
-
-
-def _mark(entry: LogEntry) -> _Mark:
-    return _Mark(entry.term, hashlib.blake2b(entry.payload, digest_size=16).digest())
-
-
 def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
     remembered = not (isinstance(outcome, Rejected) and outcome.reason in NOT_REMEMBERED)
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
@@ -322,98 +171,28 @@ def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
     return _Applied(outcome.sequence, type(outcome).__name__.lower(), order_id, remembered, transfer)
 
 
-def _commit_index(logs: list[_NodeLog], configured: Sequence[str], told: Mapping[str, NodeStatus]) -> int:
-    """The last index that is surely committed; see the module's text.
-
-    Raises:
-        AuditError: no node has a log.
-    """
-    if not logs:
-        raise AuditError("no node here has a log")
-    last = max(max(log.marks) for log in logs)
-    if told:
-        return min(last, max(status.commit_index for status in told.values()))
-    everywhere = {index: membership for log in logs for index, membership in log.memberships.items()}
-    for index in range(last, 0, -1):
-        for log in logs:
-            if index in log.marks and _held_by_majority(
-                log, logs, index, _voters(everywhere | log.memberships, index, configured)
-            ):
-                return index
-    raise AuditError("no entry is in the logs of a majority of the voters")
-
-
-def _voters(memberships: Mapping[int, Membership], index: int, configured: Sequence[str]) -> Sequence[str]:
-    """Who votes at an index of the log; before the log says it, those whom the configuration lists."""
-    newest = max((at for at in memberships if at <= index), default=0)
-    return memberships[newest].voters if newest else configured
-
-
-def _held_by_majority(holder: _NodeLog, logs: list[_NodeLog], index: int, voters: Sequence[str]) -> bool:
-    """Whether a majority of the voters have the entry that this log has at `index`."""
-    same = [log for log in logs if log.node_id in voters and log.marks.get(index) == holder.marks[index]]
-    return len(same) > len(voters) // 2
-
-
-def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatus]) -> tuple[dict[int, _Mark], AuditCheck]:
-    """The committed entry of each index, and whether all logs agree on it.
-
-    A node that was cut off may hold entries that were never committed where others have committed ones of a later term.
-    That is no disagreement as long as it has not applied them; what it holds from there on does not count.
-    """
-    agreed: dict[int, _Mark] = {}
-    ends = {log.node_id: max(log.marks) for log in logs}
-    wrong: list[str] = []
-    left_over: list[str] = []
-    for index in range(1, commit_index + 1):
-        holders = [log for log in logs if index in log.marks and index <= ends[log.node_id]]
-        if not holders:
-            continue
-        agreed[index] = max((log.marks[index] for log in holders), key=lambda mark: mark.term)
-        for log in holders:
-            if log.marks[index] == agreed[index]:
-                continue
-            ends[log.node_id] = index - 1
-            status = told.get(log.node_id)
-            if log.marks[index].term == agreed[index].term or (status is not None and status.applied_index >= index):
-                wrong.append(f"{log.node_id} has another entry at {index}")
-            else:
-                left_over.append(f"{log.node_id} holds uncommitted entries from {index} on")
-    return agreed, AuditCheck(
+def _check_logs(log: CommittedLog) -> AuditCheck:
+    nodes = ", ".join(each.node_id for each in log.logs)
+    return AuditCheck(
         "the logs of all nodes have the same committed entries",
-        not wrong,
-        _some(wrong) or "; ".join([f"{len(agreed):,} entries, {', '.join(log.node_id for log in logs)}", *left_over]),
+        not log.differences,
+        _some(log.differences) or "; ".join([f"{len(log.agreed):,} entries, {nodes}", *log.uncommitted]),
     )
 
 
-def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, hashes_at: Iterable[int]) -> _Replay:
-    """Apply the committed entries. Raises as `_committed`."""
-    replay = _Replay(states.empty(_level_at_start(_directories(logs))), hashes_at)
-    for index, payload in _committed(logs, agreed, commit_index):
+def _replay(log: CommittedLog) -> _Replay:
+    """Apply the committed entries.
+
+    Raises:
+        AuditError: an entry is in no log, or is not a batch of commands.
+    """
+    replay = _Replay(states.empty(log.level_at_start()), [status.sequence for status in log.statuses.values()])
+    for index, payload in log.payloads():
         try:
             replay.apply(payload)
         except (msgspec.DecodeError, SnapshotError) as error:
             raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
     return replay
-
-
-def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[tuple[int, bytes]]:
-    """The committed entries that have commands or change the level, each from whichever log has it.
-
-    Raises:
-        AuditError: an entry is in no log.
-    """
-    expected = 1
-    for entry in heapq.merge(*(log.entries() for log in logs), key=lambda entry: entry.index):
-        if entry.index == expected <= commit_index and _mark(entry) == agreed.get(expected):
-            expected += 1
-            payload = command_of(entry)
-            if payload is not None:
-                yield entry.index, payload
-    if expected <= commit_index:
-        raise AuditError(
-            f"entry {expected} of {commit_index} is in no node's log: an audit needs all of them (raft.archive_log = true keeps them)"
-        )
 
 
 def _check_state(engine: Engine) -> AuditCheck:
@@ -506,6 +285,6 @@ def _check_hashes(replay: _Replay, statuses: Mapping[str, NodeStatus | None]) ->
 
 
 def _some(faults: list[str]) -> str:
-    """The first few of many."""
+    """Return the first few of many faults as text."""
     more = len(faults) - EXAMPLES
     return "; ".join(faults[:EXAMPLES]) + (f"; and {more:,} more" if more > 0 else "")

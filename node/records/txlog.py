@@ -28,7 +28,7 @@ from cluster.ports import LogEntry, Schemas
 from cluster.storage import RealDisk
 from node.config.settings import NodeConfig
 from node.errors import TxlogError
-from node.records.audit import log_directories
+from node.records.committed_log import log_directories
 from snapshots.abi import ABI
 from snapshots.levels.level import ACCEPTED, OWN, Level, SetLevel, abi_behind, by_abi, decode_set_level, encode_set_level
 from snapshots.levels.states import apply, commands_of, empty, encoded, restored

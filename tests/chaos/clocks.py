@@ -16,7 +16,7 @@ from pathlib import Path
 
 from loadtest.history import operations
 from loadtest.linearizability import Write
-from node.records.audit import committed_batches
+from node.records.committed_log import committed_batches
 from tests.chaos.errors import UnsafeError
 from tests.chaos.faults import Fault
 from tests.chaos.stage import Stage

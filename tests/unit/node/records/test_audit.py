@@ -17,7 +17,8 @@ from node.config.file import load
 from node.deployment.setup import initialise
 from node.errors import AuditError
 from node.native.protocol import NodeStatus
-from node.records.audit import Acknowledged, AuditReport, audit_directory, log_directories
+from node.records.audit import Acknowledged, AuditReport, audit_directory
+from node.records.committed_log import log_directories
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, Withdraw, encode_batch
 from statemachine.engine import Engine
