@@ -1,18 +1,18 @@
-"""Budgets: what a request costs, who pays for it, and how much each payer may spend.
+"""Budgets: the cost of a request, the payer, and how much each payer may spend.
 
-The rule (ADR 0027): one client's work costs that client, never the leader's lead. Every request has a *cost* in units,
-and every key, account and address has a *share*: a token bucket that fills with time. The engine's native protocol and
-the gateways' HTTP and WebSocket use these classes alike.
+The rule (ADR 0027): one client's work costs that client, and never costs the leader its leadership. Every request has a
+*cost* in units, and every key, account and address has a *share*: a token bucket that fills with time. The engine's
+native protocol and the gateways' HTTP and WebSocket use the same classes.
 
 One unit is the work of one ordinary command, such as a limit order that rests: about 0.1 ms of one core on each node.
-`Cost` prices the rest by it.
+`Cost` prices other requests in this unit.
 
-    Bucket           one payer's budget: so many units a second, so many at once
-    Shares           a bucket for each payer, in bounded memory, that nobody can reset
+    Bucket           one payer's budget: units a second on average, and units at once
+    Shares           a bucket for each payer, in bounded memory, that no payer can reset
     AddressShares    the same for addresses: an IPv4 address, an IPv6 /64 and the /48 around it
     Places           how many of something (connections, sessions, slow reads) one holder and all together may have at once
 
-Nothing here does I/O or reads a clock unasked. The classes belong to one thread each.
+Nothing here does I/O or reads a clock by default. Each object belongs to one thread.
 """
 
 from __future__ import annotations
@@ -28,49 +28,47 @@ BURST_SECONDS = 2.0
 """A payer that was quiet may spend at once what it could have spent in that time."""
 
 PAYERS_KEPT = 16_384
-"""Buckets kept of one kind: about 4 MB. More payers than that, all of them busy within `BURST_SECONDS`, share one
-bucket.
-"""
+"""Buckets kept of one kind: about 4 MB. If more payers are busy within `BURST_SECONDS`, the rest share one bucket."""
 
 WIDE_FACTOR = 16
-"""The share of an IPv6 /48, in shares of one /64. A site has a /48: it could send from 65,536 of them."""
+"""The share of an IPv6 /48, in shares of one /64. A site has a /48, so it could send from 65,536 of them."""
 
 _ROUNDING = 1e-6
-"""Units that may lack because seconds are fractions: who waits as long as was said is served."""
+"""Units that may be missing because seconds are fractions: a payer that waits as long as it was told to is served."""
 
 Payer = TypeVar("Payer", bound=Hashable)
 
 
 class Cost:
-    """Prices in units. What is not listed costs `REQUEST`."""
+    """Prices in units. Requests without a price of their own cost `REQUEST`."""
 
     REQUEST = 1.0
     """Any request: it is read, decoded and answered."""
     COMMAND = 1.0
     """A command, in place of the request it comes in: a request of 100 commands costs 100."""
     CANCEL_ALL = 10.0
-    """A command that may cancel up to 10,000 orders, and mostly cancels few."""
+    """A command that may cancel up to 10,000 orders, although it usually cancels few."""
     BARRIER = 2.0
-    """A linearizable read: its share of a log entry, which every node syncs."""
+    """A linearizable read: its part of a log entry that every node syncs."""
     SUBSCRIBE = 5.0
-    """A subscription; the events behind it are charged with `ROWS`."""
+    """A subscription. The events that follow are charged with `ROWS`."""
     HANDSHAKE = 10.0
     """A TLS handshake: about 1 ms of a core."""
     MALFORMED = 20.0
-    """A message that does not decode, and must be explained."""
+    """A message that cannot be decoded and needs an explanation."""
     ROWS = 100
-    """Rows (orders, price levels, trades, events) that are looked at for one unit more."""
+    """Rows (orders, price levels, trades, events) for each further unit."""
     BYTES = 64 * 1024
-    """Bytes of a request, received and decoded for one unit more."""
+    """Bytes of a request, received and decoded, for each further unit."""
 
     @staticmethod
     def rows(count: int) -> float:
-        """The price of looking at so many rows."""
+        """Return the price of reading rows."""
         return count / Cost.ROWS
 
     @staticmethod
     def length(size: int) -> float:
-        """The price of so many bytes."""
+        """Return the price of bytes."""
         return size / Cost.BYTES
 
 
@@ -88,24 +86,26 @@ class Bucket:
         self._at = now
 
     def wait(self, now: float, cost: float = 1.0) -> float:
-        """Seconds until `cost` may be spent; 0 when it may. What costs more than `burst` needs a full bucket."""
+        """Return the seconds until `cost` may be spent; 0 if it may be spent now. A cost above `burst` needs a full
+        bucket.
+        """
         self._fill(now)
         lacking = min(cost, self._burst) - self._left
         return lacking / self._rate if lacking > _ROUNDING else 0.0
 
     def spend(self, cost: float = 1.0) -> None:
-        """Charge for what was done, also beyond what is left: the next wait is longer."""
+        """Charge for work that is done, even beyond what is left. The next wait is then longer."""
         self._left -= cost
 
     def take(self, now: float, cost: float = 1.0) -> float:
-        """Spend `cost` if it is allowed and return 0; else return the seconds to wait."""
+        """Spend `cost` if that is allowed and return 0; otherwise return the seconds to wait."""
         seconds = self.wait(now, cost)
         if not seconds:
             self.spend(cost)
         return seconds
 
     def full(self, now: float) -> bool:
-        """Whether the bucket is as if it were new."""
+        """Return whether the bucket equals a new one."""
         self._fill(now)
         return self._left >= self._burst
 
@@ -117,8 +117,8 @@ class Bucket:
 class Shares(Generic[Payer]):
     """A bucket for each payer.
 
-    Memory is bounded, and forgetting never helps anybody: only a full bucket is forgotten, because a new one is full,
-    too. Where all `kept` buckets are in use, payers without one share a single bucket until there is room.
+    Memory is bounded, and a payer gains nothing when its bucket is dropped: only full buckets are dropped, and a new
+    bucket is full too. If all `kept` buckets are in use, payers without one share a single bucket until there is room.
 
     Args:
         rate: units a second for each payer; 0 means no limit.
@@ -127,7 +127,9 @@ class Shares(Generic[Payer]):
     """
 
     _LOOKS = 4
-    """Buckets looked at for a full one, each time there is no room. Constant work; the least recently used come first."""
+    """Buckets that are examined, least recently used first, to find a full one when there is no room. The work is
+    constant.
+    """
 
     def __init__(
         self, rate: float, burst: float = 0.0, *, kept: int = PAYERS_KEPT, clock: Callable[[], float] = time.monotonic
@@ -141,15 +143,15 @@ class Shares(Generic[Payer]):
         self._common: Bucket | None = None
 
     def wait(self, payer: Payer, cost: float = 1.0) -> float:
-        """Seconds until the payer may spend `cost`; 0 when they may. Nothing is charged."""
+        """Return the seconds until the payer may spend `cost`; 0 if it may now. Nothing is charged."""
         return self._bucket(payer).wait(self._clock(), cost) if self.rate else 0.0
 
     def take(self, payer: Payer, cost: float = 1.0) -> float:
-        """Charge the payer and return 0, or return the seconds after which it is worth asking again."""
+        """Charge the payer and return 0, or return the seconds after which a retry makes sense."""
         return self._bucket(payer).take(self._clock(), cost) if self.rate else 0.0
 
     def spend(self, payer: Payer, cost: float) -> None:
-        """Charge the payer for what turned out to cost more."""
+        """Charge the payer for a request that turned out to cost more."""
         if self.rate:
             self._bucket(payer).spend(cost)
 
@@ -201,7 +203,7 @@ class AddressShares:
         return max(seconds, self._wide.wait(site, cost)) if site else seconds
 
     def take(self, address: str, cost: float = 1.0) -> float:
-        """See `Shares.take`. Neither bucket is charged unless both have it."""
+        """See `Shares.take`. Neither bucket is charged unless both have enough."""
         seconds = self.wait(address, cost)
         if not seconds:
             self.spend(address, cost)
@@ -216,7 +218,7 @@ class AddressShares:
 
 
 class Places(Generic[Payer]):
-    """How many of something may be there at once: `each` for one holder, `total` for all."""
+    """Limits how many of something may exist at once: `each` for one holder, `total` for all."""
 
     def __init__(self, total: int, each: int) -> None:
         assert 0 < each <= total
@@ -226,7 +228,7 @@ class Places(Generic[Payer]):
         self._held: dict[Payer, int] = {}
 
     def enter(self, holder: Payer) -> bool:
-        """Take a place; False, and nothing taken, where there is none. Each True needs one `leave`."""
+        """Take a place. Returns False, and takes nothing, if there is none. Each True needs one `leave`."""
         held = self._held.get(holder, 0)
         if held >= self.each or self.taken >= self.total:
             return False
@@ -245,20 +247,20 @@ class Places(Generic[Payer]):
             self._held[holder] = held - 1
 
     def held(self, holder: Payer) -> int:
-        """How many places a holder has."""
+        """Return how many places a holder has."""
         return self._held.get(holder, 0)
 
 
 def caller_of(address: str) -> str:
-    """Who is behind an address, as far as anybody can tell: the IPv4 address, or the /64 of an IPv6 address. Other text
-    stays as it is.
+    """Return the caller behind an address, as far as it can be known: the IPv4 address, or the /64 of an IPv6 address.
+    Other text is returned as it is.
     """
     return networks(address)[0]
 
 
 @lru_cache(maxsize=4_096)
 def networks(address: str) -> tuple[str, str]:
-    """`caller_of` an address, and the /48 of an IPv6 address ("" for any other)."""
+    """Return `caller_of` an address, and the /48 of an IPv6 address ("" for other addresses)."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""A cluster as `quorumbook init` lays it out: where its nodes are, and how an operator or a trader reaches them.
+"""A cluster as `quorumbook init` lays it out: the places of its nodes, and how clients reach it.
 
 DIR/ca.pem  DIR/admin.json  DIR/n1/node.toml  DIR/n1/data/  DIR/n2/...
 """
@@ -21,14 +21,14 @@ from node.tls import pki
 from snapshots.abi import ABI
 
 REMOVED = "removed-nodes"
-"""File in a cluster's directory with the ids of nodes that were removed from there, one a line."""
+"""File in a cluster's directory with the ids of removed nodes, one a line."""
 
 
 class KeyFile(msgspec.Struct, frozen=True):
-    """An API key in a file. `account_id` is the account it acts for, empty for the operator's.
+    """An API key in a file. `account_id` is the account of the key; it is empty for the operator's key.
 
-    `nodes` (node id to native address "host:port") and `ca` (the cluster's authority as PEM) say where the cluster is
-    and whom to trust there, so that the file alone reaches it from any machine. Files of older versions have neither.
+    `nodes` (node id to native address "host:port") and `ca` (the cluster's authority as PEM) make the file enough to
+    reach the cluster from any machine. Files of older versions have neither.
     """
 
     key_id: str
@@ -39,37 +39,35 @@ class KeyFile(msgspec.Struct, frozen=True):
     ca: str = ""
 
     def __repr__(self) -> str:
-        """Without the secrets: a repr ends up in logs."""
+        """Omit the secrets, because a repr ends up in logs."""
         return f"KeyFile(key_id={self.key_id!r}, account_id={self.account_id!r})"
 
     def credentials(self) -> Credentials:
-        """The key for a client."""
+        """Return the key for a client."""
         return Credentials(self.key_id, self.secret, self.passphrase)
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How a client reaches a cluster: native addresses by node id, the authority that it trusts (PEM), and the key that
-    signs.
-    """
+    """How a client reaches a cluster: native addresses by node id, the trusted authority (PEM), and the signing key."""
 
     addresses: dict[str, str]
     authority: str
     credentials: Credentials
 
     def tls(self) -> ssl.SSLContext:
-        """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
+        """Make a client's TLS context, which trusts this cluster's nodes only and presents no certificate."""
         return pki.trusting_context(self.authority)
 
     def client(self, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
-        """A client that follows the leader."""
+        """Make a client that follows the leader."""
         return ClusterClient(
             self.addresses, tls=self.tls(), credentials=self.credentials, deadline=deadline, client=client, abi=ABI
         )
 
 
 class ClusterDirectory:
-    """Reads every node's configuration once, at construction. A certificate may have ended: with the directory it is
-    renewed.
+    """The directory of a cluster. It reads every node's configuration once, at construction. Certificates may have
+    expired, because the directory is needed to renew them.
 
     Args:
         directory: what `quorumbook init` made.
@@ -98,14 +96,14 @@ class ClusterDirectory:
         }
 
     def _noted(self) -> set[str]:
-        """Nodes that were removed from here, whose own directories may be gone; the other nodes' configurations go on
-        naming them.
+        """Return nodes that were removed here. Their directories may be gone, and the other nodes' configurations still
+        name them.
         """
         path = self.directory / REMOVED
         return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
     def note_removed(self, node_id: str) -> None:
-        """Remember that a node was removed from the cluster: an id is used once."""
+        """Record that a node was removed from the cluster: an id is used once."""
         noted = self._noted()
         if node_id not in noted:
             files.replace(self.directory / REMOVED, "".join(f"{each}\n" for each in sorted(noted | {node_id})).encode())
@@ -113,7 +111,7 @@ class ClusterDirectory:
 
     @property
     def node_ids(self) -> list[str]:
-        """The nodes that are here, sorted, without those that the cluster has removed."""
+        """The nodes in this directory, sorted, without removed ones."""
         return [node_id for node_id in self.configs if node_id not in self.removed]
 
     @property
@@ -133,26 +131,28 @@ class ClusterDirectory:
 
     @property
     def like(self) -> NodeConfig:
-        """The configuration of a node of the cluster; what is not about addresses is the same in all."""
+        """The configuration of one node of the cluster. Except for addresses, all nodes have the same settings."""
         return self.configs[(self.node_ids or list(self.configs))[0]]
 
     def _nodes(self) -> list[NodeAddress]:
-        """Where the nodes are. Each one's own file knows best; the others' files name those that are on other machines."""
+        """Return the addresses of the nodes: from each node's own file, or from the others' files for nodes on other
+        machines.
+        """
         active = [self.configs[node_id] for node_id in self.node_ids]
         named = {node.node_id: node for config in active for node in config.nodes}
         named.update((config.node_id, config.address(config.node_id)) for config in active)
         return [node for node_id, node in sorted(named.items()) if node_id not in self.removed]
 
     def log_file(self, node_id: str) -> Path:
-        """Where a node that runs in the background writes what it has to say."""
+        """Return the log file of a node that runs in the background."""
         return self.config_paths[node_id].parent / "node.log"
 
     def tls(self) -> ssl.SSLContext:
-        """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
+        """Make a client's TLS context, which trusts this cluster's nodes only and presents no certificate."""
         return pki.client_context(self.like, with_cert=False)
 
     def admin(self) -> Credentials:
-        """The operator's key, from `admin.json` or, where that is not kept, from a node's configuration.
+        """Return the operator's key from `admin.json` or, if that file is not here, from a node's configuration.
 
         Raises:
             DirectoryError: `admin.json` is not a key file.
@@ -164,22 +164,22 @@ class ClusterDirectory:
         return Credentials(admin.key_id, admin.secret, admin.passphrase)
 
     def access(self, credentials: Credentials | None = None) -> Access:
-        """How a client reaches the cluster; it acts as the operator unless `credentials` are given."""
+        """Return how a client reaches the cluster. It acts as the operator unless `credentials` are given."""
         authority = self.like.path(self.like.tls.ca).read_text(encoding="ascii")
         return Access(self.addresses, authority, credentials or self.admin())
 
     def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
-        """A client that follows the leader; it acts as the operator unless `credentials` are given."""
+        """Make a client that follows the leader. It acts as the operator unless `credentials` are given."""
         return ClusterClient(
             self.addresses, tls=self.tls(), credentials=credentials or self.admin(), deadline=deadline, client=client, abi=ABI
         )
 
 
 def read_key(path: Path) -> KeyFile:
-    """An API key from a JSON file with `key_id`, `secret` and `passphrase`.
+    """Read an API key from a JSON file with `key_id`, `secret` and `passphrase`.
 
     Raises:
-        DirectoryError: it is absent or not such a file.
+        DirectoryError: the file is missing or has other contents.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=KeyFile)

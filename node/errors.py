@@ -35,24 +35,22 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 
 def cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """The error of this kind because of which another one was raised, if there is one: what failed once raises other
-    errors from then on.
-    """
+    """Return the error of this kind in the chain of causes, if there is one: a first failure causes further errors."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
 
 
 class QuorumbookError(Exception):
-    """What every error of this package is."""
+    """The base of every error of this package."""
 
 
 class ConnectionLost(QuorumbookError):  # noqa: N818 - the event's name in this protocol
-    """The connection to a node ended, or could not be made. Whether requests under way were carried out is unknown."""
+    """The connection to a node ended or could not be made. Whether requests in flight were applied is unknown."""
 
 
 class RequestFailed(QuorumbookError):  # noqa: N818 - named after the message `Failed`
-    """A request has no result. `code` says why, `leader` where the leader is if the answer told."""
+    """A request has no result. `code` is the reason; `leader` is the leader's place if the answer named it."""
 
     def __init__(self, code: FailCode, message: str, leader: LeaderHint | None = None) -> None:
         super().__init__(f"{code.name}: {message}")
@@ -62,28 +60,28 @@ class RequestFailed(QuorumbookError):  # noqa: N818 - named after the message `F
 
 
 class OtherVersionError(RequestFailed):
-    """Nothing was sent: the node that leads has another schema than this software."""
+    """Nothing was sent: the leader has another schema than this software."""
 
 
 class FramingError(QuorumbookError):
-    """A peer sent bytes in which no frame boundary can be trusted any more; the connection has to be closed."""
+    """A peer sent bytes after which no frame boundary can be trusted. The connection must be closed."""
 
 
 class NodeRunningError(QuorumbookError):
-    """A node runs on this data directory already; the text names its pid."""
+    """A node already runs on this data directory; the message names its pid."""
 
 
 class NodeStartError(QuorumbookError):
-    """A node's processes could not be started, or did not become ready in time; the text names the log to read."""
+    """A node's processes did not start or become ready in time; the message names the log to read."""
 
 
 class DirectoryError(QuorumbookError):
-    """A directory is not what `quorumbook init` makes; the text says what is missing."""
+    """A directory is not one that `quorumbook init` makes; the message says what is missing."""
 
 
 class ConfigError(QuorumbookError):
-    """A node's configuration is not right. `key` is the key's dotted name, such as "raft.heartbeat", or "" for the
-    whole file.
+    """A node's configuration is wrong. `key` is the key's dotted name, such as "raft.heartbeat", or "" for the whole
+    file.
     """
 
     def __init__(self, file: str, key: str, text: str) -> None:
@@ -94,54 +92,54 @@ class ConfigError(QuorumbookError):
 
 
 class SetupError(QuorumbookError):
-    """A cluster cannot be laid out as asked; nothing was written."""
+    """A cluster cannot be laid out as requested; nothing was written."""
 
 
 class MembershipError(QuorumbookError):
-    """The cluster's membership was not changed as asked, or not in time; the text says why and where to look."""
-
-
-class DataDirectoryError(QuorumbookError):
-    """A data directory is not that of this node of this cluster, or its contents are gone. The text says what to do."""
-
-
-class ReplayError(QuorumbookError):
-    """A recorded order flow could not be sent through the cluster whole; the text says where it stopped."""
-
-
-class AuditError(QuorumbookError):
-    """An audit could not be made: files are missing or unreadable. The text names them."""
-
-
-class DatasetError(QuorumbookError):
-    """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was
-    expected.
+    """The cluster's membership was not changed as requested, or not in time; the message gives the reason and the place
+    to look.
     """
 
 
+class DataDirectoryError(QuorumbookError):
+    """A data directory belongs to another node or cluster, or its contents are gone. The message says what to do."""
+
+
+class ReplayError(QuorumbookError):
+    """A recorded order flow could not be sent completely; the message says where it stopped."""
+
+
+class AuditError(QuorumbookError):
+    """An audit could not be made, because files are missing or unreadable. The message names them."""
+
+
+class DatasetError(QuorumbookError):
+    """A dataset is invalid; nothing was applied. The message names file, line, column, field and the expected value."""
+
+
 class ClusterKeyError(QuorumbookError):
-    """A cluster key cannot be read, is not there, or is another one than that which encrypted an API key. The text says
-    which and what to do.
+    """A cluster key is missing or unreadable, or differs from the key that encrypted an API key. The message says
+    which, and what to do.
     """
 
 
 class UnfitSecretError(QuorumbookError):
-    """A secret or passphrase that an API key cannot have. The text names the field and what was expected, and shows
-    nothing of it.
+    """An API key cannot have this secret or passphrase. The message names the field and the expected value, and shows
+    no part of it.
     """
 
 
 class HistoryError(QuorumbookError):
-    """A history's database cannot be used: it is another node's, of another schema, or contradicts the log. The text
-    says which, and what to do.
+    """A history's database cannot be used: it belongs to another node, has another schema, or contradicts the log. The
+    message says which, and what to do.
     """
 
 
 class StreamError(QuorumbookError):
-    """A stream to a broker cannot go on as it is: its place is of another log, or entries are gone. A person has to
+    """A stream to a broker cannot continue: its place is of another log, or entries are missing. A person has to
     decide.
     """
 
 
 class TxlogError(QuorumbookError):
-    """A transaction log cannot be read, or does not hold what is needed. The text names the place."""
+    """A transaction log cannot be read, or lacks what is needed. The message names the place."""

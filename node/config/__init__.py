@@ -1,1 +1,1 @@
-"""A node's configuration: one TOML file, read, checked, changed."""
+"""The files that an operator writes: a node's configuration, and trading calendars."""

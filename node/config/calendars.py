@@ -1,8 +1,7 @@
-"""Trading calendars as people write them, made into the command that the exchange takes: the time zone becomes a table
-of offsets here, at the edge.
+"""Turns a trading calendar in TOML into the command that the exchange takes. The time zone becomes a table of offsets.
 
 time_zone = "Europe/Berlin"
-years = 10                                   # how far the table of offsets reaches; 10 by default
+years = 10                                   # length of the table of offsets; 10 by default
 random = 30                                  # all durations in seconds; 0 by default
 late = 60
 late_move = "0.02"                           # of the price
@@ -40,11 +39,11 @@ _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 
 
 class CalendarError(QuorumbookError):
-    """What is written is no calendar; the text names the field and what was expected."""
+    """The text is not a valid calendar. The message names the field and the expected value."""
 
 
 class CalendarText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A calendar as a person writes it; see the module."""
+    """A calendar as an operator writes it; see the module."""
 
     time_zone: str
     week: dict[str, list[str]]
@@ -59,7 +58,11 @@ class CalendarText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datetime) -> PutCalendar:
-    """The command that puts the calendar. Raises `CalendarError`."""
+    """Return the command that puts the calendar.
+
+    Raises:
+        CalendarError: a field is invalid.
+    """
     if text.time_zone not in available_timezones():
         raise CalendarError(f"time_zone: expected a name of the IANA database such as Europe/Berlin, not {text.time_zone!r}")
     if not 1 <= text.years <= YEARS_MAX:
@@ -90,8 +93,8 @@ def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datet
 
 
 def offsets_of(time_zone: str, start: datetime, years: int) -> list[tuple[int, int]]:
-    """The offsets of a time zone from a moment on, for some years: (second since the epoch from which it holds, seconds
-    east of UTC).
+    """Return the offsets of a time zone from a moment on, for some years: pairs of the second since the epoch from
+    which an offset holds, and the seconds east of UTC.
     """
     zone = ZoneInfo(time_zone)
 
@@ -141,6 +144,6 @@ def _phases(field: str, texts: list[str]) -> list[tuple[int, Phase]]:
 
 
 def clock(second: int) -> str:
-    """A second of the day as people write it."""
+    """Return a second of the day as text."""
     hour, rest = divmod(second, 3600)
     return f"{hour:02}:{rest // 60:02}" + (f":{rest % 60:02}" if rest % 60 else "")

@@ -1,7 +1,7 @@
-"""What a node's configuration must fulfil beyond its types, each check with a message that says what to change.
+"""Checks of a configuration beyond its types, with messages that say what to change.
 
-Numbers are bounded where a value outside can only be a mistake; relations hold between keys that contradict each other
-otherwise.
+A number has bounds where a value outside them can only be a mistake. Relations are checked between keys that can
+contradict each other. `advice` lists settings that are allowed but probably not intended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from node.tls.checks import check_tls
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
 Fault = Callable[[str, str], ConfigError]
-"""Makes the error for a key and what was expected."""
+"""Makes the error for a key and the expected value."""
 
 START_SOURCES = ("auto", "snapshot", "log", "dataset")
 FOLLOWERS = ("forward", "redirect")
@@ -51,7 +51,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "snapshot.every_bytes": (64 * 1024, 2**40, "bytes"),
     "snapshot.keep": (1, 100, "snapshots"),
     "native.queue_max": (1, 1_000_000, "commands"),
-    # That many orders with the longest names still fit into one log entry, which must stay under 512 KiB.
+    # This many orders with the longest names still fit into one log entry, which must stay under 512 KiB.
     "native.batch_commands_max": (1, COMMANDS_PER_SUBMIT_MAX, "commands"),
     "native.events_kept": (1, 10_000_000, "events"),
     "native.key_rate": (0, 10_000_000, "units a second"),
@@ -74,7 +74,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
 
 
 def check(config: NodeConfig, file: str, *, dates: bool = True) -> None:
-    """Check everything; unless `dates`, not whether the certificates are valid now.
+    """Check everything. Without `dates`, certificates need not be valid now.
 
     Raises:
         ConfigError: the first fault found.
@@ -99,7 +99,7 @@ def check(config: NodeConfig, file: str, *, dates: bool = True) -> None:
 
 
 def split_address(address: str) -> tuple[str, int] | None:
-    """Host and port of "host:port" (IPv6: "[::1]:80"); None if it is not of that form."""
+    """Return host and port of "host:port" (IPv6: "[::1]:80"); None if the text has another form."""
     host, _, port = address.rpartition(":")
     if _HOST.fullmatch(host) is None or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         return None
@@ -107,7 +107,7 @@ def split_address(address: str) -> tuple[str, int] | None:
 
 
 def check_address(node: NodeAddress, fault: Fault) -> None:
-    """Check a node's id and addresses, each by itself.
+    """Check a node's id and each of its addresses.
 
     Raises:
         ConfigError: made by `fault`, for one of `node_id`, `raft`, `native`, `http`.
@@ -247,7 +247,7 @@ def _check_admin(config: NodeConfig, fault: Fault) -> None:
         size = len(base64.b64decode(admin.secret, validate=True))
     except (binascii.Error, ValueError):
         size = 0
-    # The text itself is not shown: messages end up in logs.
+    # The message does not show the text, because messages end up in logs.
     if size < SECRET_BYTES_MIN or len(admin.secret) > SECRET_MAX:
         raise fault("admin.secret", f"expected base64 of at least {SECRET_BYTES_MIN} bytes, in at most {SECRET_MAX} characters")
     if not 0 < len(admin.passphrase) <= SECRET_MAX:
@@ -266,7 +266,7 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
     if config.history.archive_days == 1:
         raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
     database = config.history.database
-    # The text itself is not shown: it may hold a password.
+    # The message does not show the text, which may contain a password.
     if database and not database.startswith(("postgresql://", "sqlite:////")):
         raise fault(
             "history.database",
@@ -288,7 +288,7 @@ def _check_streams(config: NodeConfig, fault: Fault) -> None:
     if streams.format not in STREAM_FORMATS:
         raise fault("streams.format", f"expected one of {', '.join(STREAM_FORMATS)}, not {streams.format!r}")
     for position, option in enumerate(streams.options):
-        # The text itself is not shown: it may be a password.
+        # The message does not show the text, which may be a password.
         if not all(option.partition("=")[::2]):
             raise fault(f"streams.options[{position}]", 'expected "name=value", such as "security.protocol=SSL"')
 
@@ -309,12 +309,12 @@ def _check_keys(config: NodeConfig, fault: Fault) -> None:
 
 
 def advice(config: NodeConfig, path: Path) -> list[str]:
-    """A line for each thing that a person should look at. `path` is the configuration's file."""
+    """Return a line for each setting that a person should look at. `path` is the configuration's file."""
     return [*_open_secrets(config, path), *_plain_http(config)]
 
 
 def _open_secrets(config: NodeConfig, path: Path) -> Iterator[str]:
-    """Files with secrets that others on the machine may read."""
+    """Yield files with secrets that other users of the machine can read."""
     secrets = (
         (path, "the operator's key is in it"),
         (config.path(config.tls.key), "whoever has it can be this node"),
@@ -325,13 +325,13 @@ def _open_secrets(config: NodeConfig, path: Path) -> Iterator[str]:
             mode = file.stat().st_mode
         except OSError:
             continue
-        # Kubernetes mounts secrets as readable for the pod's group: that is how fsGroup works.
+        # Kubernetes makes mounted secrets readable for the pod's group: fsGroup works that way.
         if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
             yield f"{file} has mode {stat.S_IMODE(mode):04o}, and {why}: chmod 600"
 
 
 def _plain_http(config: NodeConfig) -> Iterator[str]:
-    """HTTP without TLS where others can listen in."""
+    """Yield a line if HTTP without TLS is reachable from other machines."""
     host = config.http.listen.rpartition(":")[0].strip("[]")
     try:
         local = ipaddress.ip_address(host).is_loopback

@@ -24,8 +24,8 @@ from node.errors import ConfigError
 
 
 def load(path: Path, *, dates: bool = True) -> NodeConfig:
-    """Read a node's configuration and check all of it, the files of `[tls]` included; unless `dates`, not whether the
-    certificates are valid now.
+    """Read a node's configuration and check all of it, including the files of `[tls]`. Without `dates`, certificates
+    need not be valid now.
 
     Raises:
         ConfigError: something is not right; the text names the file, the key and what was expected.
@@ -52,10 +52,10 @@ _MISMATCH = re.compile(r"^Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?(.*)`)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict.
+    """Read a TOML file.
 
     Raises:
-        ConfigError: it cannot be read, is not UTF-8 or not TOML; the text tells the line.
+        ConfigError: the file cannot be read, is not UTF-8 or not TOML; the message names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -76,7 +76,7 @@ def shaped(
     not_in_file: frozenset[str] = frozenset(),
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> S:
-    """The struct that a table describes.
+    """Convert a table to a struct.
 
     Args:
         file: the name for errors.
@@ -98,7 +98,7 @@ def shaped(
 def _key_faults(
     prefix: str, table: dict[str, Any], shape: type[msgspec.Struct], hidden: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
-    """Keys that are unknown or missing, in the order of the file."""
+    """Yield unknown and missing keys in the order of the file."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(shape) if field.name not in hidden}
     for key, value in table.items():
         if key not in fields:
@@ -125,7 +125,7 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _inner_shape(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
-    """The struct in a field's type, and whether the field is a list of them."""
+    """Return the struct in a field's type, and whether the field is a list of them."""
     if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
         return kind, False
     if typing.get_origin(kind) is list:
@@ -141,7 +141,7 @@ def _expected(kind: Any) -> str:
 
 
 def _readable(message: str) -> tuple[str, str]:
-    """msgspec's message as key and text."""
+    """Split msgspec's message into key and text."""
     found = _MISMATCH.match(message)
     if found is None:
         return "", message
@@ -153,12 +153,12 @@ Setting = bool | int | float | str | tuple[str, ...]
 
 
 def change_settings(path: Path, settings: Mapping[str, Setting]) -> None:
-    """Set keys of a node's TOML file, given by dotted name such as "snapshot.every_commands"."""
+    """Set keys of a node's TOML file, by dotted names such as "snapshot.every_commands"."""
     path.write_text(changed(path.read_text(encoding="utf-8"), settings), encoding="utf-8")
 
 
 def changed(text: str, settings: Mapping[str, Setting]) -> str:
-    """The text with these keys, given by dotted name."""
+    """Return the text with changed keys, by dotted name."""
     for name, value in settings.items():
         section, _, key = name.rpartition(".")
         text = _changed(text, section, key, _toml(value))
@@ -174,7 +174,7 @@ def _toml(value: Setting) -> str:
 
 
 def _changed(text: str, section: str, key: str, value: str) -> str:
-    """`text` with `key = value` in `[section]`: in the place of the key if it is there, else right behind the section's
+    """Return `text` with `key = value` in `[section]`. The line replaces the key's line, or follows the section's
     heading.
     """
     heading = re.compile(rf"^\[{re.escape(section)}\].*$", re.MULTILINE)

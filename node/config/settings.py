@@ -1,7 +1,7 @@
-"""A node's configuration: one TOML file, frozen and checked once, at start.
+"""A node's configuration: one TOML file, frozen, checked once at the start.
 
 Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `file.load` reads
-them; `docs/operations.md` explains every key.
+them, and `docs/operations.md` explains every key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 NODE_COUNTS = (1, 3, 5)
-"""How many nodes a cluster begins with. Later membership changes pass through even numbers."""
+"""The sizes of a new cluster. Later membership changes pass through even numbers."""
 
 COMMANDS_PER_SUBMIT_MAX = 1_000
 """Commands in one `Submit` of the native protocol."""
@@ -30,7 +30,7 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[snapshot]`: when snapshots are taken. `every_seconds` of 0: never by time."""
+    """`[snapshot]`: when snapshots are taken. `every_seconds` of 0 disables snapshots by time."""
 
     on_stop: bool = True
     every_commands: int = 200_000
@@ -40,8 +40,8 @@ class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StartConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from"}):
-    """`[start]`: what a node begins with. `source` is the key `from`; `dataset` is a directory, for a cluster that has
-    never run.
+    """`[start]`: where a node's state comes from. `source` is the key `from`. `dataset` is a directory for a cluster
+    that has never run.
     """
 
     source: str = "auto"
@@ -53,14 +53,15 @@ RENAMED = {
     "raft.snapshot_bytes": "snapshot.every_bytes",
     "raft.snapshots_kept": "snapshot.keep",
 }
-"""Keys of older files, and what stands in their place."""
+"""Keys of older files and their present names."""
 
 
 class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[native]`: the engine's own protocol over TLS.
 
-    `key_rate`: units of work a second for what one API key asks for but commands, `account_rate`: for the commands of
-    one account, wherever they come from. A unit is the work of one command (see `node.budget`). 0: no limit.
+    `key_rate` limits the requests of one API key other than commands, in units of work a second. `account_rate` limits
+    the commands of one account on all connections. One unit is the work of one command (see `node.budget`). 0 means no
+    limit.
     """
 
     listen: str
@@ -72,11 +73,11 @@ class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
+    """`[http]`: REST and WebSocket, with TLS when `tls` is true. Other nodes give `public_url` to clients.
 
-    `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests
-    a second, 0: no limit. `trusted_proxies`: networks of proxies whose word is taken for where a request comes from.
-    `metrics_from`: networks that may read /metrics, beside this machine; none: everybody may.
+    `followers`: "forward" commands to the leader, or "redirect" the client to it. `key_rate`, `address_rate`: requests
+    a second, 0 for no limit. `trusted_proxies`: networks of proxies that are believed about the origin of a request.
+    `metrics_from`: networks that may read /metrics besides this machine; none means everybody may.
     """
 
     listen: str
@@ -93,7 +94,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[tls]`: PEM files. The certificate's subject alternative name "quorumbook-node-<node_id>" says who a node is."""
+    """`[tls]`: PEM files. The certificate's subject alternative name "quorumbook-node-<node_id>" identifies a node."""
 
     ca: str
     certificate: str
@@ -101,9 +102,9 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[admin]`: the operator's API key, the same on every node; every other key lives in the replicated state.
+    """`[admin]`: the operator's API key, which is the same on every node. All other keys are in the replicated state.
 
-    `addresses`: networks that it may be used from; none: any.
+    `addresses`: networks from which it may be used; none means any.
     """
 
     key_id: str
@@ -112,16 +113,17 @@ class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Without the secrets: a repr ends up in logs."""
+        """Omit the secrets, because a repr ends up in logs."""
         return f"AdminConfig(key_id={self.key_id!r})"
 
 
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data
+    """`[history]`: the market database of this node. `database` is a URL for SQLAlchemy; empty means SQLite in the data
     directory.
 
-    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay.
-    `log_bytes`: so much of the log that this history has read stays on disk for those of other nodes, the newest of it.
+    `archive_days`: days that stay in the database before they move to Parquet files, once a day; 0 means that all stay.
+    `log_bytes`: the newest bytes of the log that stay on disk, after this history has read them, for the histories of
+    other nodes.
     """
 
     enabled: bool = False
@@ -131,10 +133,10 @@ class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[fix]`: sessions of FIX over TLS. `listen` empty: none are served.
+    """`[fix]`: FIX sessions over TLS. An empty `listen` disables them.
 
-    `key_rate`: messages a second of one API key, 0: no limit. `logon_age_max`: by how many seconds a Logon's
-    SendingTime may differ from our clock.
+    `key_rate`: messages a second of one API key, 0 for no limit. `logon_age_max`: seconds by which a Logon's
+    SendingTime may differ from the node's clock.
     """
 
     listen: str = ""
@@ -143,12 +145,12 @@ class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[streams]`: every event of the exchange to a broker, and orders in from a topic.
+    """`[streams]`: publishes every event of the exchange to a broker, and takes orders from a topic.
 
-    `url`: kafka://host:port,host:port or nats://host:port; empty: no stream. `prefix`: of the topics' names. `format`:
-    "json" or "msgpack". `partitions`, `replication`: of topics that the stream makes. `takeover`: seconds without
-    progress of another node's stream after which this one goes on in its place. `orders`: topic with orders to place;
-    empty: none. `options`: settings of the broker's client library, "name=value" each.
+    `url`: kafka://host:port,host:port or nats://host:port; empty means no stream. `prefix`: of the topics' names.
+    `format`: "json" or "msgpack". `partitions`, `replication`: of topics that the stream creates. `takeover`: seconds
+    without progress of another node's stream after which this node takes over. `orders`: a topic with orders to place;
+    empty means none. `options`: settings of the broker's client library, each "name=value".
     """
 
     url: str = ""
@@ -166,13 +168,13 @@ class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.url)
 
     def __repr__(self) -> str:
-        """Without the options: one of them may be a password."""
+        """Omit the options, because one of them may be a password."""
         return f"StreamsConfig(url={self.url!r}, prefix={self.prefix!r})"
 
 
 class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[tracing]`: traces of orders for OpenTelemetry. `endpoint`: of OTLP over HTTP; empty: none. `ratio`: share of
-    commands that are traced.
+    """`[tracing]`: traces of orders for OpenTelemetry. `endpoint`: URL of OTLP over HTTP; empty means no traces.
+    `ratio`: share of commands that are traced.
     """
 
     endpoint: str = ""
@@ -180,7 +182,7 @@ class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
+    """`[[nodes]]`: the addresses of each node of the cluster, this one included. `http` is its public URL."""
 
     node_id: str
     raft: str
@@ -189,10 +191,10 @@ class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole file. `directory` is where the file lies; it is not a key of the file.
+    """A whole file. `directory` is the file's directory; it is not a key of the file.
 
-    `log_bytes`, `log_files`: when node.log, which `quorumbook cluster up` has a node write, is renamed, and how many
-    older ones stay.
+    `log_bytes`: size at which node.log is renamed, if `quorumbook cluster up` started the node. `log_files`: how many
+    renamed logs stay.
     """
 
     cluster_id: str
@@ -218,7 +220,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directory: str = "."
 
     def path(self, name: str) -> Path:
-        """A path of the file, made absolute."""
+        """Make a path of the file absolute."""
         return (Path(self.directory) / name).resolve()
 
     @property
@@ -228,33 +230,37 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def cluster_key_path(self) -> Path:
-        """The file of cluster keys, under which API keys are encrypted."""
+        """The file with the cluster keys, which encrypt API keys."""
         return self.path(self.cluster_key)
 
     @property
     def history_path(self) -> Path:
-        """Where the history keeps its files."""
+        """The directory of the history's files."""
         return self.data_path / "history"
 
     @property
     def streams_path(self) -> Path:
-        """Where the stream keeps its files."""
+        """The directory of the stream's files."""
         return self.data_path / "streams"
 
     @property
     def keeps_log(self) -> bool:
-        """Whether log segments are kept that the engine no longer needs: for audits, or until the history and the
+        """Whether log segments stay after the engine no longer needs them: for audits, or until the history and the
         stream have read them.
         """
         return self.raft.archive_log or self.history.enabled or self.streams.enabled
 
     @property
     def engine_socket(self) -> Path:
-        """The Unix socket on which the engine speaks to this node's gateways."""
+        """The Unix socket between the engine and this node's gateways."""
         return self.data_path / "engine.sock"
 
     def address(self, node_id: str) -> NodeAddress:
-        """Where a node is. Raises KeyError for an unknown one."""
+        """Return the addresses of a node.
+
+        Raises:
+            KeyError: the node is unknown.
+        """
         for node in self.nodes:
             if node.node_id == node_id:
                 return node

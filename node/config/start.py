@@ -1,4 +1,4 @@
-"""The start of each process beside the engine: its configuration, its log, its descriptors, and the signals that end it."""
+"""Starts each process other than the engine: its configuration, log, file descriptors, and the signals that end it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Whose data directory this is: one small file, written when the directory is made and checked at every start.
+"""The identity of a data directory: one small file, written when the directory is made and checked at every start.
 
-A node that lost its disk has forgotten what it acknowledged and whom it voted for. If it started on an empty directory
-as if nothing had happened, it could vote a second time in the same term, or help to elect a leader without the entries
-it once acknowledged: a promise to a client would be broken. So a start never creates a data directory by itself.
-`quorumbook init` does, and `quorumbook node start --rejoin`, which makes the node come back without a vote until it has
-caught up.
+A node that lost its disk has forgotten what it acknowledged and how it voted. If it started on an empty directory as if
+nothing had happened, it could vote a second time in the same term, or help to elect a leader without the entries that
+it acknowledged. That would break a promise to a client. So a normal start never creates a data directory. `quorumbook
+init` does, and so does `quorumbook node start --rejoin`, after which the node does not vote until it has caught up.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ REMOVED_ADVICE = (
 )
 
 _HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
-"""What may lie in a data directory without anything having been stored in it."""
+"""Files that may be in a data directory in which nothing was stored."""
 
 
 class Stage(StrEnum):
-    """How far a data directory has come."""
+    """The stage of a data directory's life."""
 
     NEW = "new"
     """Made by `quorumbook init`; the node has never run on it."""
     REJOIN = "rejoin"
-    """Made after the disk was lost; the log does not know yet that the node must not vote."""
+    """Made after the disk was lost. The log does not say yet that the node must not vote."""
     STARTED = "started"
-    """The node has run on it: term, vote and log must be there from now on."""
+    """The node has run on it. From now on term, vote and log must exist."""
     REMOVED = "removed"
-    """The cluster has removed the node: it must not start on it again."""
+    """The cluster has removed the node, which must not start on it again."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of `identity.json`.
 
-    `incarnation` is random: a disk that was lost and made anew has another one. `joined`: made for a node that joins a
-    running cluster; until its log says otherwise it is no voter, whatever its configuration lists.
+    `incarnation` is random: a disk that was lost and made again has another one. `joined`: the node joins a running
+    cluster. It is not a voter until its log says so, whatever its configuration lists.
     """
 
     cluster_id: str
@@ -68,7 +67,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(config: NodeConfig) -> Identity:
-    """The identity of the configuration's data directory.
+    """Return the identity of the configuration's data directory.
 
     Raises:
         DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was
@@ -108,10 +107,10 @@ def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
 
 
 def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> Identity:
-    """Make the data directory, durable on return.
+    """Make the data directory; it is durable on return.
 
-    With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node
-    will come back without a vote. `joined`: see `Identity`.
+    With `rejoin` (the disk was lost) the directory may exist already. Its identity stays, and the node starts without a
+    vote. `joined`: see `Identity`.
 
     Raises:
         DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
@@ -136,8 +135,8 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
 
 
 def mark_started(config: NodeConfig, identity: Identity) -> Identity:
-    """Note, durably, that term, vote and log of this node exist now, and that its being without a vote stands there.
-    Call it when they do.
+    """Record, durably, that term, vote and log of this node exist, and that the log has its recovering state. Call it
+    when they do.
     """
     if identity.stage is Stage.STARTED:
         return identity
@@ -147,7 +146,7 @@ def mark_started(config: NodeConfig, identity: Identity) -> Identity:
 
 
 def mark_removed(config: NodeConfig) -> None:
-    """Note, durably, that the cluster has removed this node.
+    """Record, durably, that the cluster has removed this node.
 
     Raises:
         OSError: it could not be written.
@@ -159,7 +158,7 @@ def mark_removed(config: NodeConfig) -> None:
 
 
 def stage_of(config: NodeConfig) -> Stage | None:
-    """How far the data directory has come; None where there is none.
+    """Return the stage of the data directory; None if there is none.
 
     Raises:
         DataDirectoryError: the identity cannot be read.
@@ -189,7 +188,7 @@ def _stored(path: Path) -> Identity | None:
 
 
 def _contents(path: Path) -> list[str]:
-    """Names in a directory that say that something was stored there; none if it does not exist."""
+    """Return names in a directory which show that something was stored there; none if it does not exist."""
     try:
         return sorted(set(os.listdir(path)) - _HARMLESS)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The mark of Raft that a snapshot's manifest carries: bytes to the snapshots, which know nothing of Raft."""
+"""The Raft position in a snapshot's manifest. Snapshots store it as bytes, because they know nothing of Raft."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from snapshots.manifest import Manifest
 _decoder = msgspec.msgpack.Decoder(SnapshotMark)
 
 encode_mark = msgspec.msgpack.Encoder().encode
-"""The bytes for a manifest."""
+"""Encode a position for a manifest."""
 
 
 def mark_of(manifest: Manifest) -> SnapshotMark:
-    """The point of the log that a snapshot stands for."""
+    """Return the log position that a snapshot covers."""
     return _decoder.decode(manifest.mark)

@@ -1,8 +1,8 @@
-"""Rows of old days, from their Parquet files, as the database gave them before they moved.
+"""Rows of old days, read from their Parquet files as the database returned them before they moved.
 
-What is wanted is said once, of the columns of a table, and read in both places: comparisons, `&` and `|` mean the same
-for SQLAlchemy's columns and for pyarrow's fields. Whole row groups, and whole files by the ids that the table
-`partitions` notes, are passed over by their statistics.
+A condition is written once, over the columns of a table, and works in both places: comparisons, `&` and `|` mean the
+same for SQLAlchemy's columns and for pyarrow's fields. Statistics let the reader skip whole row groups, and the ids in
+the table `partitions` let it skip whole files.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from node.history.tables import Sum
 
 Row = Mapping[str, Any]
 Where = Callable[[Any], Any]
-"""Which rows: an expression of the columns, which are the attributes of what it is given."""
+"""A condition: a function from columns (as attributes) to an expression that selects rows."""
 
 ID_MAX = 2**63 - 1
 
 
 class Fields:
-    """A file's columns, as pyarrow means them. Those that an earlier version did not write have the value that it would
-    have written.
+    """The columns of a file as pyarrow's fields. A column that an earlier version did not write has the value that it
+    would have written.
     """
 
     def __init__(self, table: Table, written: Sequence[str], compute: Any) -> None:
@@ -41,21 +41,21 @@ class Fields:
 
 
 def default(column: Column[Any]) -> Any:
-    """The value of rows from before the column."""
+    """Return the value of a column in rows that are older than the column."""
     if isinstance(column.type, Boolean):
         return False
     return "" if isinstance(column.type, Text) else 0
 
 
 class Times(NamedTuple):
-    """Times, `end` excluded, of a column that grows with the ids."""
+    """A range of times, `end` excluded, of a column that grows with the ids."""
 
     column: str
     start: int | None
     end: int | None
 
     def hold(self, own: Any) -> Any:
-        """That they hold, which one of them must say."""
+        """Return the condition that a row is in the range. At least one of the two ends must be given."""
         time = getattr(own, self.column)
         if self.start is None:
             return time < self.end
@@ -63,8 +63,9 @@ class Times(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The last `limit` rows in the order of some columns, of which the ids (`partitions.id_of`) grow with the first.
-    Ids from `first` to `last` are enough to look at, and times within `times`."""
+    """A request for the last `limit` rows in the order of some columns; the ids (`partitions.id_of`) grow with the
+    first of these. Only ids from `first` to `last`, and times within `times`, need to be read.
+    """
 
     where: Where
     order: Sequence[str]
@@ -75,7 +76,7 @@ class Wanted(NamedTuple):
 
 
 def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> list[Row]:
-    """Rows of a table, the last one first, from the database and from files.
+    """Return rows of a table, the last one first, from the database and from files.
 
     Raises:
         HistoryError: there are files to read, and pyarrow is not installed.
@@ -87,7 +88,7 @@ def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> 
         found = found.where(wanted.times.hold(table.c), *_ids_within(connection, table, wanted.times))
     found = found.order_by(*falling).limit(wanted.limit)
     rows: list[Row] = [dict(row) for row in connection.execute(found).mappings()]
-    # Days and ids grow together, but for orders: they leave in another order than they came.
+    # Days and ids grow together, except for orders, which leave the database in another order than they arrived.
     if len(rows) == wanted.limit and table is not tables.orders:
         return rows
     for note in _partitions(connection, table, wanted):
@@ -98,8 +99,8 @@ def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> 
 
 
 def _ids_within(connection: Connection, table: Table, times: Times) -> list[ColumnElement[bool]]:
-    """The ids of the database's rows within some times: an index leads to them, and they lead through that of an
-    account.
+    """Return the range of ids of the database's rows within some times. One index finds the rows of the times, and
+    their ids narrow the read through an account's index.
     """
     number, time = id_of(table), table.c[times.column]
     found = []
@@ -113,7 +114,7 @@ def _ids_within(connection: Connection, table: Table, times: Times) -> list[Colu
 
 
 def _partitions(connection: Connection, table: Table, wanted: Wanted) -> list[RowMapping]:
-    """The files of a table that may have such rows, the one with the highest ids first."""
+    """Return the files of a table that may have such rows, the one with the highest ids first."""
     own = tables.partitions.c
     among = (own.table_name == table.name, own.first_id <= wanted.last, own.last_id >= wanted.first)
     found = select(tables.partitions).where(*among).order_by(own.last_id.desc(), own.day.desc())
@@ -121,18 +122,18 @@ def _partitions(connection: Connection, table: Table, wanted: Wanted) -> list[Ro
 
 
 def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
-    """The last of some rows, the last one first."""
+    """Sort rows, the last one first, and keep the first of them up to the limit."""
     return sorted(rows, key=lambda row: tuple(row[name] for name in order), reverse=True)[:limit]
 
 
 def up_to(file: Path, table: Table, sequence: int) -> list[Row]:
-    """All rows of one file that came with the commands up to `sequence`."""
+    """Return all rows of a file whose commands have sequences up to `sequence`."""
     order = [column.name for column in table.primary_key]
     return _read(file, table, Wanted(lambda own: own.sequence <= sequence, order, ID_MAX))
 
 
 def _read(file: Path, table: Table, wanted: Wanted) -> list[Row]:
-    """The last rows of one file that are wanted."""
+    """Read the last rows of one file that the request selects."""
     arrow, files = parquet()
     written = files.read_schema(file).names
     fields = Fields(table, written, arrow.compute)

@@ -1,8 +1,8 @@
-"""Candles: what trades did to a price in a stretch of time. Those of a minute and of an hour are stored, longer ones
-made of them.
+"""Candles: the first, highest, lowest and last price and the volume of a product in one bucket of time.
 
-A bucket begins at a multiple of its length since the epoch, so days begin at midnight UTC. A bucket without trades has
-no candle. Volumes are sums of whole numbers, so a candle made of smaller ones is exactly that of the trades.
+Candles of a minute and of an hour are stored; longer ones are made of them. A bucket begins at a multiple of its length
+since the epoch, so days begin at midnight UTC. A bucket without trades has no candle. Volumes are sums of whole
+numbers, so a candle made of smaller ones equals the candle made of the trades.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MINUTE = 60
 HOUR = 3600
 STORED = (MINUTE, HOUR)
 GRANULARITIES = (60, 300, 900, 3600, 21_600, 86_400)
-"""What the API offers, in seconds; each is a whole number of stored ones."""
+"""Bucket lengths that the API offers, in seconds. Each is a multiple of a stored length."""
 
 NANOSECONDS = 1_000_000_000
 
@@ -35,7 +35,7 @@ class Candle(msgspec.Struct):
     trades: int
 
     def add(self, later: Candle) -> None:
-        """Take in a later candle of the same bucket."""
+        """Add a later candle of the same bucket."""
         self.high = max(self.high, later.high)
         self.low = min(self.low, later.low)
         self.close = later.close
@@ -45,17 +45,17 @@ class Candle(msgspec.Struct):
 
 
 def bucket(seconds: int, granularity: int) -> int:
-    """Where the bucket begins that a moment is in."""
+    """Return the start of the bucket that contains a moment."""
     return seconds - seconds % granularity
 
 
 def of_trade(time: int, price: int, size: int, notional: int) -> Candle:
-    """The candle of one trade, at its second; `time` in nanoseconds."""
+    """Return the candle of one trade; its start is the trade's second. `time` is in nanoseconds."""
     return Candle(time // NANOSECONDS, price, price, price, price, size, notional, 1)
 
 
 def aggregate(candles: Iterable[Candle], granularity: int) -> list[Candle]:
-    """Candles of longer buckets. They come, and are returned, in the order of time; none of those given is changed."""
+    """Return candles of longer buckets. Input and output are in the order of time. The given candles do not change."""
     made: list[Candle] = []
     for candle in candles:
         start = bucket(candle.start, granularity)

@@ -43,13 +43,13 @@ from statemachine.events import OrderState
 from statemachine.tables import CounterRow
 
 ADDED = (tables.trades, tables.ledger, tables.transfers, tables.product_changes, tables.status_changes)
-"""Tables whose rows never change, by the sequence of their command."""
+"""Tables whose rows never change. Each row has the sequence of its command."""
 
 PARQUET = {table.name: table for table in (tables.trades, tables.ledger, tables.transfers, tables.orders)}
 
 
 def cut(database: Database, home: Path, state: Engine, progress: Progress) -> None:
-    """Make the history one that goes up to `progress` and no further, in one transaction.
+    """Cut the history so that it ends at `progress`, in one transaction.
 
     Args:
         home: the history's directory, with its files.
@@ -75,8 +75,8 @@ def cut(database: Database, home: Path, state: Engine, progress: Progress) -> No
 
 
 def _restore_days(connection: Connection, home: Path, progress: Progress) -> list[str]:
-    """Take back into the database what stays of days in files that end behind `progress`. The files, which are of no
-    use then.
+    """Return the remaining rows of days in files that end after `progress` to the database. Returns the files, which
+    are no longer needed.
     """
     day = str(datetime.datetime.fromtimestamp(progress.time // NANOSECONDS, datetime.UTC).date())
     own = tables.partitions.c
@@ -92,7 +92,9 @@ def _restore_days(connection: Connection, home: Path, progress: Progress) -> lis
 
 
 def _from_state(connection: Connection, state: Engine) -> None:
-    """Currencies, products and open orders as they were. Orders that were done by then have not changed since."""
+    """Restore currencies, products and open orders from the state. Orders that were done by then have not changed
+    since.
+    """
     tables_of = dict(state.tables())
     opened = [order_row(msgspec.msgpack.decode(row, type=OrderState), 0) for _, row in tables_of["order"]]
     counter = msgspec.msgpack.decode(tables_of["counter"][0][1], type=CounterRow)
@@ -107,8 +109,8 @@ def _from_state(connection: Connection, state: Engine) -> None:
 
 
 def _last_figures(connection: Connection, seconds: int) -> None:
-    """Candles and volumes of the minute and the hour at `seconds`, which were under way, from the trades that are left;
-    none later.
+    """Make the unfinished candles and volumes of the minute and the hour at `seconds` again from the remaining trades,
+    and delete later ones.
     """
     hour, minute = bucket(seconds, HOUR), bucket(seconds, MINUTE)
     candles, volumes, trades = tables.candles.c, tables.volumes.c, tables.trades
@@ -126,8 +128,7 @@ def _last_figures(connection: Connection, seconds: int) -> None:
 
 
 def set_aside(config: NodeConfig, mark: str) -> str:
-    """Put a history's database and files out of the way under another name, so that a new one begins. Where it is now,
-    for a person.
+    """Rename a history's database and files, so that a new history can begin. Returns the new name, for a person.
 
     Args:
         mark: what the names end with.
@@ -159,7 +160,7 @@ def set_aside(config: NodeConfig, mark: str) -> str:
 
 
 def _free(path: Path) -> Path:
-    """A name that nothing has yet."""
+    """Return the path, with a number where it already exists."""
     number = 1
     found = path
     while found.exists():
@@ -172,12 +173,12 @@ KNOWN = {
     "0.1.0": ("0001", "fb85a1c11d8eaf339f8ceae43976c7893cfe26105e4d404c54e8a5cdc8e9c109"),
     "0.2.0": ("0002", "0c057a71f339f13461cedd0559bfa43f602bc742d8361fb4bcfdc8eace5d7546"),
 }
-"""The schema that an earlier version knows, and the checksum that it compares. Later versions know the present one."""
+"""Schema revision and checksum of earlier versions. Versions that are not listed know the present schema."""
 
 
 def go_back(config: NodeConfig, record: switch.Record) -> str:
-    """Make the node's history one that the version before can go on with. What was done, for a person; "" where there
-    is no history.
+    """Return the node's history to a state from which the previous version can continue. Returns what was done, for a
+    person; "" if there is no history.
 
     Raises:
         HistoryError: the database is not this node's, or another process uses it.
@@ -191,7 +192,7 @@ def go_back(config: NodeConfig, record: switch.Record) -> str:
         done = []
         with database.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
-        if revision == head():  # an older one was not written to since the migration
+        if revision == head():  # a database of an older revision has had no writes since the migration
             store = HistoryStore(database, config.cluster_id, config.node_id)
             behind = store.progress.log_index - record.last_index
             if behind > 0:
@@ -213,7 +214,7 @@ def go_back(config: NodeConfig, record: switch.Record) -> str:
 
 
 def _state_before(config: NodeConfig, record: switch.Record) -> Engine:
-    """The exchange at the end of the former log, as the migration made it."""
+    """Return the exchange's state at the end of the former log, as the migration made it."""
     known = chains(config)
     found = look(config.data_path / switch.FORMER / record.from_abi)
     if found.abi is None:

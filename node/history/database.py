@@ -30,11 +30,11 @@ CONNECT_TIMEOUT = 5
 """Seconds until a PostgreSQL server that does not answer counts as down."""
 
 BUSY_TIMEOUT = 300.0
-"""Seconds for which SQLite waits for another writer: old days leave the database in one transaction each."""
+"""Seconds that SQLite waits for another writer. A whole day of rows leaves the database in one transaction."""
 
 
 def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
-    """The database; nothing is opened before it is used. With `read_only` every attempt to write fails."""
+    """Return the database. No connection opens before the first use. With `read_only` every attempt to write fails."""
     url = database_url(config)
     if url.get_backend_name() == "sqlite":
         made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
@@ -44,7 +44,7 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
     options = f"-csearch_path={schema_name(config.node_id)}"
     if read_only:
         options += " -cdefault_transaction_read_only=on"
-    # What a reader asks in one transaction is of one moment, as in SQLite.
+    # All reads of one transaction see the same moment, as in SQLite.
     isolation = "REPEATABLE READ" if read_only else "READ COMMITTED"
     return create_engine(
         url, connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT}, pool_pre_ping=True, isolation_level=isolation
@@ -52,7 +52,7 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
 
 
 def database_url(config: NodeConfig) -> URL:
-    """Where the database is."""
+    """Return the URL of the database."""
     if not config.history.database:
         return URL.create("sqlite", database=str(config.history_path / "history.sqlite"))
     url = make_url(config.history.database)
@@ -60,7 +60,7 @@ def database_url(config: NodeConfig) -> URL:
 
 
 def schema_name(node_id: str) -> str:
-    """PostgreSQL's schema of a node."""
+    """Return the name of a node's PostgreSQL schema."""
     return f"quorumbook_{node_id.lower().replace('-', '_')}"
 
 
@@ -73,8 +73,8 @@ def _sqlite_reader(connection: DBAPIConnection, _record: ConnectionPoolEntry) ->
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # Python's sqlite3 begins a transaction by itself before INSERT, and none before CREATE TABLE: a migration would be
-    # half there after a kill.
+    # Python's sqlite3 starts a transaction before INSERT but not before CREATE TABLE, so a kill could leave half a
+    # migration.
     connection.exec_driver_sql("BEGIN")
 
 
@@ -90,7 +90,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def schema_checksum() -> str:
-    """Of all tables, columns and indexes as this version has them."""
+    """Return a checksum over all tables, columns and indexes of this version."""
     lines = []
     for table in tables.metadata.sorted_tables:
         for column in table.columns:
@@ -101,7 +101,7 @@ def schema_checksum() -> str:
 
 
 def prepare(engine: Engine, node_id: str) -> None:
-    """Make the schema or bring it up to date, in one transaction, and check what is there.
+    """Create the schema or bring it up to date in one transaction, and check the result.
 
     Raises:
         HistoryError: the database has the schema of a later version, or one that was changed by other means.
@@ -125,7 +125,7 @@ def prepare(engine: Engine, node_id: str) -> None:
 
 
 def head() -> str:
-    """The latest revision, which this version makes."""
+    """Return the latest revision, which this version creates."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     latest = ScriptDirectory.from_config(config).get_current_head()
@@ -148,7 +148,7 @@ def check(connection: Connection) -> None:
 
 
 def is_made(engine: Engine) -> bool:
-    """Whether there is a history's schema in the database. A file of SQLite's that is not there stays away."""
+    """Return whether the database has a history's schema. A missing SQLite file is not created."""
     if engine.url.get_backend_name() == "sqlite" and not Path(engine.url.database or "").exists():
         return False
     return bool(inspect(engine).has_table("progress"))
@@ -159,7 +159,7 @@ def _name(engine: Engine) -> str:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration, to run the migrations on a connection."""
+    """Return Alembic's configuration to run the migrations on a connection."""
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

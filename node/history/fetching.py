@@ -1,9 +1,10 @@
-"""Log segments from other nodes, for a history whose node has them no more: it was away and took a snapshot instead.
+"""Fetches log segments from other nodes, for a history whose own node no longer has them because it installed a
+snapshot.
 
-A segment is copied as it lies on the other node's disk. What is missing here, and the other node had applied, is put
-beside the node's own log as a segment; there the history reads it like any other. Node asks node over the native
-protocol, with certificates on both sides, a piece of 256 KiB at a time and no more than `BYTES_PER_SECOND`, so that the
-other node's engine has a read and a frame of that size to send 16 times a second at most.
+A segment is copied as it lies on the other node's disk. The entries that are missing here, and that the other node has
+applied, become a segment beside the node's own log, and the history reads it like any other segment. Nodes ask each
+other over the native protocol with certificates on both sides. They transfer chunks of 256 KiB and at most
+`BYTES_PER_SECOND`, so the other node's engine reads and sends at most 16 chunks a second.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from snapshots.levels.level import ACCEPTED
 log = logging.getLogger(__name__)
 
 SEGMENT_MAX = 2 * SEGMENT_BYTES
-"""No segment is longer: one ends soon after `SEGMENT_BYTES`."""
+"""Upper bound of a segment's size: a segment ends soon after `SEGMENT_BYTES`."""
 BYTES_PER_SECOND = 4 * 1024 * 1024
 REFUSALS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
-"""Of a node that has not kept the entry, and of an earlier version, which does not know the question."""
+"""Answers of a node that has not kept the entry, and of an earlier version, which does not know the request."""
 ANSWER_TIMEOUT = 10.0
-"""Seconds for one piece."""
+"""Seconds for one chunk."""
 PIECE_AGAIN = 0.05
-"""Seconds before a node is asked again that reads a piece for another one at this moment."""
+"""Seconds before a node that is reading a chunk for another node is asked again."""
 
 
 class Found(Enum):
-    """What came of asking."""
+    """The result of asking the other nodes."""
 
     HERE = "the segment is here"
     NOWHERE = "no node has the entry"
@@ -63,7 +64,7 @@ class Fetcher:
         self._tls: ssl.SSLContext | None = None
 
     async def fetch(self, index: int, members: Iterable[MemberStatus]) -> Found:
-        """Get the segment that has entry `index` from one of the members, the first that has it.
+        """Get the segment with entry `index` from the first member that has it.
 
         Raises:
             OSError: it cannot be written.
@@ -96,7 +97,7 @@ class Fetcher:
             await connection.close()
 
     async def _copy(self, connection: NativeConnection, node_id: str, index: int) -> Found:
-        """Copy the whole segment; where it was removed in between, another node is asked."""
+        """Copy the whole segment. If it was removed in the meantime, another node is asked."""
         begun = await self._piece(connection, index, 0)
         if not begun.data:
             return Found.PERHAPS
@@ -133,11 +134,11 @@ class Fetcher:
 
 
 def cut(segment: Path, applied_index: int, wanted: int) -> bool:
-    """Leave of a segment what begins with entry `wanted` and ends with the last one that is sound and at most
-    `applied_index`; whether that is any.
+    """Keep the part of a segment that begins with entry `wanted` and ends with the last sound entry up to
+    `applied_index`. Returns whether anything is left.
 
-    Segments begin elsewhere on every node: one that began before `wanted` could have the name of one that is here and
-    ends earlier.
+    Segments begin at different entries on every node. A segment that began before `wanted` could have the name of a
+    local one that ends earlier.
 
     Raises:
         LogDamagedError: it is no segment.

@@ -1,18 +1,18 @@
-"""Following the log: from the last entry that is stored to the last one that the node has applied.
+"""Follows the log, from the last stored entry to the last entry that the node has applied.
 
-The engine here is at most a little behind the database: its state is written now and then, the rows with every piece of
-the log. So after a start the entries in between are applied once more, without storing anything, until both are at the
-same entry.
+The engine here is at most a little behind the database: its state is written at intervals, the rows with every chunk of
+the log. After a start the entries in between are applied again without storing anything, until the engine has reached
+the database.
 
-Log segments that are archived stay until they are behind the state that is on disk, and then as long as
-`history.log_bytes` has room for them, for the histories of other nodes. Entries that are not there all the same (the
-history was switched on later, or the node took a snapshot from another one in their place) are asked of other nodes
-(`fetching`). Where none has them they leave a gap, which is stored and told.
+Archived log segments stay until the state on disk covers them. After that they stay as long as `history.log_bytes` has
+room, for the histories of other nodes. Entries can be missing, because the history was enabled later or the node
+installed a snapshot in their place. They are then fetched from other nodes (`fetching`). If no node has them, the
+history records a gap and logs it.
 
-Before anything is stored, and again whenever the engine was started anew, the history looks whether its last entry is
-one of this log (`place`). If a way back undid it, the history is cut back to where the log goes on from; a history of
-another log is set aside, and a new one begins. Until then it does not answer: readers compare `progress.confirmed_by`
-with the engine's start.
+Before anything is stored, and again after every start of the engine, the history checks that its last entry belongs to
+this log (`place`). If a rollback undid that entry, the history is cut back to the last common entry. A history of
+another log is set aside, and a new one begins. Until this check has succeeded the history does not answer: readers
+compare `progress.confirmed_by` with the engine's start.
 """
 
 from __future__ import annotations
@@ -47,15 +47,17 @@ log = logging.getLogger(__name__)
 
 COMMANDS_PER_TRANSACTION = 2_000
 COMMAND_BYTES = 80
-"""About so long is a command in the log: enough to know how many entries make a transaction."""
+"""Approximate size of a command in the log, for estimating how many entries make a transaction."""
 REASON = "no node has kept them"
 STATE_EVERY = 100_000
 STATE_SECONDS = 600.0
-"""After so many commands, or so many seconds with any, the state is written: that much is applied again after a start."""
+"""The state is written after this many commands, or after this many seconds with at least one command. At most that
+much is applied again after a start.
+"""
 
 
 class OtherLogError(HistoryError):
-    """What a history has stored is not of the node's log."""
+    """The stored history does not belong to the node's log."""
 
 
 class Keeper:
@@ -81,9 +83,7 @@ class Keeper:
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _state_at(self, index: int) -> tuple[Engine, int]:
-        """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty
-        one.
-        """
+        """Return the latest state up to an entry: the history's own, else one of the node's, else the empty state."""
         loaded = self._state.load()
         if loaded is None or loaded[1] > index:
             loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(level_at_start(self._directories)), 0)
@@ -91,11 +91,11 @@ class Keeper:
 
     @property
     def fetched(self) -> Path:
-        """Where segments of other nodes' logs are put."""
+        """The directory of segments that were fetched from other nodes."""
         return self._config.history_path / FETCHED
 
     def _begin(self, engine: Engine, index: int) -> None:
-        """Go on from the state after an entry."""
+        """Continue from the state after an entry."""
         self._engine = engine
         self._projection = Projection(engine, {})
         self._tail = LogTail(self._directories, ACCEPTED, index + 1)
@@ -103,7 +103,7 @@ class Keeper:
         self._arrived = False
 
     def _arrive(self) -> None:
-        """The engine is where the database is: from here on there are rows to store.
+        """Begin to make rows: the engine has reached the database's place.
 
         Raises:
             OtherLogError: they contradict each other.
@@ -119,7 +119,7 @@ class Keeper:
         self._arrived = True
 
     def _compare_orders(self) -> None:
-        """What an earlier version stored has no term: the open orders tell whether it is of this log."""
+        """Compare the open orders, where an earlier version stored no term, to find whether the history is of this log."""
         fields = ("account_id", "client_oid", "product_id", "price", "size", "created_at", "filled_size")
         stored = {number: [row[name] for name in fields] for number, row in self._store.open_orders().items()}
         states = [msgspec.msgpack.decode(row, type=OrderState) for _, row in dict(self._engine.tables())["order"]]
@@ -128,12 +128,12 @@ class Keeper:
             raise OtherLogError(f"after log entry {self.progress.log_index} other orders are open than the history has")
 
     def meet(self, start: str) -> None:
-        """The engine was started as `start`: if that is news, its log may be another one than before."""
+        """Note the engine's start. After a new start the log may be another one than before."""
         if start != self._start:
             self._start, self._compared, self._confirmed = start, False, False
 
     def _is_of_this_log(self, applied: int) -> bool:
-        """Whether what is stored is of this log; False while the log does not go that far.
+        """Return whether the stored history is of this log; False while the log does not reach that far.
 
         Raises:
             MissingEntriesError: the entry that tells is not here.
@@ -149,7 +149,7 @@ class Keeper:
         return True
 
     def _confirm(self, applied: int) -> None:
-        """Note that the history is of this log: the entry is, and the state after it is what the history leads to."""
+        """Record that the history is of this log: the last entry is the same, and so is the state after it."""
         progress = self.progress
         _, entry = compare(self._config.data_path, self._directories, progress, applied)
         self._store.confirm(progress if entry is None else placed(progress, entry), self._start)
@@ -157,11 +157,11 @@ class Keeper:
 
     @property
     def progress(self) -> Progress:
-        """Up to where everything is stored."""
+        """The place up to which everything is stored."""
         return self._store.progress
 
     def advance(self, applied: int) -> bool:
-        """Store a piece of what the node has applied, up to entry `applied`; whether there was any.
+        """Store a chunk of what the node has applied, up to entry `applied`. Returns whether there was any.
 
         Raises:
             MissingEntriesError: the next entry is not here: put a segment with it into `fetched`, or `skip` it.
@@ -181,7 +181,7 @@ class Keeper:
         if not self._compared:
             return False
         if not self._confirmed and self.progress.term:
-            self._confirm(applied)  # the entry itself was compared: readers need not wait for the engine to arrive
+            self._confirm(applied)  # the entry itself was compared, so readers need not wait for the engine to reach it
         if self._tail.next_index - 1 - len(self._queued) == stored and not self._arrived:
             self._arrive()
         if self._arrived and not self._confirmed:
@@ -197,8 +197,8 @@ class Keeper:
         return True
 
     def _leave(self, error: OtherLogError) -> None:
-        """What is stored is not of this log: cut it back to the entry from which a way back went on, or begin a new
-        history.
+        """Leave entries that are not of this log: cut the history back to where a rollback continued, or begin a new
+        one.
 
         Raises:
             MissingEntriesError: entries that lead to that place are not here.
@@ -232,14 +232,14 @@ class Keeper:
         self._begin(engine, rewind.last_index)
 
     def _aside(self, why: str) -> HistoryError:
-        """Put a history of another log out of the way."""
+        """Set a history of another log aside."""
         self.close()
         place = set_aside(self._config, f"of-another-log-{self.progress.log_index}")
         self._state.forget(0)
         return HistoryError(f"this is not the history of this node's log: {why}. It is set aside ({place}), and a new one begins")
 
     def _piece(self, applied: int, stored: int) -> list[LogEntry]:
-        """Entries for one transaction; none beyond the last one stored together with earlier ones."""
+        """Return entries for one transaction. It does not mix entries that are already stored with new ones."""
         if not self._queued:
             self._queued = self._tail.read(applied)
         piece: list[LogEntry] = []
@@ -263,13 +263,13 @@ class Keeper:
         return apply(self._engine, payload)
 
     def skip(self, wanted: int) -> None:
-        """Go on without entry `wanted`, from a snapshot of the node's that stands for it.
+        """Continue without entry `wanted`, from one of the node's snapshots that covers it.
 
         Raises:
             HistoryError: there is none.
         """
         if not self._compared and wanted <= self.progress.log_index:
-            self._beyond = self.progress.log_index  # no node has what would tell: what comes next is behind a gap
+            self._beyond = self.progress.log_index  # no node has the entry that could decide: whatever follows is behind a gap
             return
         found = node_state(self._config.data_path / SNAPSHOTS, inf)
         if found is None or found[1] < wanted:
@@ -283,19 +283,19 @@ class Keeper:
         self._tail.close()
         self._begin(engine, index)
         self._confirmed = (
-            False  # the state is this node's own, so there is nothing to compare; it is noted when the engine has arrived
+            False  # the state is this node's own, so there is nothing to compare; it is confirmed when the engine has arrived
         )
         self._beyond = index
 
     def write_state(self) -> None:
-        """Begin to write the state, unless it is on disk or being written."""
+        """Start writing the state, unless it is on disk or being written."""
         index = self._tail.next_index - 1 - len(self._queued)
         if index >= self.progress.log_index:
             self._state.begin(self._engine, index)
             self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _tend_state(self) -> None:
-        """Begin to write the state when it is due; when one is on disk, let go of the log that it stands for."""
+        """Start writing the state when it is due. When one is on disk, delete the log segments that it covers."""
         written = self._state.index
         self._state.poll()
         if self._state.index != written:
@@ -305,8 +305,8 @@ class Keeper:
             self.write_state()
 
     def _release_log(self) -> None:
-        """Delete the segments that nobody needs any more: fetched ones, and archived ones beyond what stays for other
-        nodes' histories.
+        """Delete segments that nobody needs: fetched ones, and archived ones beyond the space kept for other nodes'
+        histories.
         """
         index = self._state.index
         release(self._directories, index, self.fetched, 0)
@@ -317,15 +317,16 @@ class Keeper:
         )
 
     def close(self) -> None:
-        """Close everything. What is not stored yet is in the log."""
+        """Close everything. Commands that are not stored yet are in the log."""
         self._state.cancel()
         self._tail.close()
         self._store.close()
 
 
 def _rows_of_state(engine: Engine, since: int) -> Rows:
-    """The currencies, products and orders that a state knows, but for orders that were done before `since`: they are
-    stored, perhaps in files already. What command placed an order is not known any more: 0."""
+    """Return the currencies, products and orders of a state, except orders that were done before `since`, which are
+    already stored or in files. The command that placed an order is no longer known, so its sequence is 0.
+    """
     rows = Rows()
     rows.currencies = [{"currency": row.currency, "scale": row.scale} for row in engine.currencies()]
     fixed = ("product_id", "base", "quote", "tick", "lot")

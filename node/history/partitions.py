@@ -1,12 +1,11 @@
-"""Old days as Parquet files: trades, ledger entries, transfers and done orders move there from the database, a file a
-table and day.
+"""Moves old days to Parquet files: trades, ledger entries, transfers and done orders, one file a table and day.
 
     data/history/parquet/trades/day=2026-01-31/trades.parquet
 
-DuckDB, pandas and polars read such a tree as one table with a column `day`. A file is whole and on the disk before its
-rows leave the database, and both the note of it and the deletion are one transaction: whatever is killed when, a row is
-in the database or in a file that is noted, never in neither. Money is int64, sums are decimal(38, 0), both in smallest
-units; `currencies` and `products` in the database have the scales.
+DuckDB, pandas and polars read such a tree as one table with a column `day`. A file is complete and on disk before its
+rows leave the database, and one transaction records the file and deletes the rows. So whenever the process is killed, a
+row is in the database or in a recorded file, never in neither. Money is int64 and sums are decimal(38, 0), both in
+smallest units; `currencies` and `products` in the database have the scales.
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ DIRECTORY = "parquet"
 DAY = 86_400 * NANOSECONDS
 ROWS_AT_A_TIME = 50_000
 DAYS_KEPT_MIN = 2
-"""Days that always stay: rolling figures of 24 hours need them."""
+"""Days that always stay in the database: rolling figures of 24 hours need them."""
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """A file, relative to the history's directory, with its rows."""
+    """A file, relative to the history's directory, with the number of its rows."""
 
     table: str
     day: str
@@ -67,8 +66,7 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
-    """Move everything of the days before `before` (UTC) to files. What was made; nothing where there is nothing left to
-    move.
+    """Move all days before `before` (UTC) to files. Returns the new files; none if no such day is left.
 
     Raises:
         HistoryError: there is no database, another process does it, `before` is too late, or pyarrow is not installed.
@@ -95,7 +93,11 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Hold the lock of the one process that moves days. Raises HistoryError where another one holds it."""
+    """Hold the lock of the one process that moves days.
+
+    Raises:
+        HistoryError: another process holds it.
+    """
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -108,7 +110,7 @@ def alone(home: Path) -> Iterator[None]:
 
 
 def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
-    """What moves: the tables, the time that says when, and what must hold besides."""
+    """What moves of a table: the column with the time, and the condition that rows must meet."""
     return [
         (tables.trades, tables.trades.c.time, None),
         (tables.ledger, tables.ledger.c.time, None),
@@ -120,7 +122,7 @@ def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None
 def _days(
     connection: Connection, table: Table, time: ColumnElement[int], further: ColumnElement[bool] | None, end: int
 ) -> Iterator[datetime.date]:
-    """The days before `end` that have rows, oldest first. One question a day, answered from an index."""
+    """Return the days before `end` that have rows, oldest first. One index lookup a day."""
     found: list[datetime.date] = []
     begin = 0
     while True:
@@ -139,7 +141,9 @@ def _of_day(time: ColumnElement[int], further: ColumnElement[bool] | None, day: 
 
 
 def id_of(table: Table) -> Column[int]:
-    """The column whose values in a file are noted: the orders' ids, elsewhere the commands' sequences."""
+    """Return the column whose smallest and largest value in a file are recorded: the order id, or else the command's
+    sequence.
+    """
     return table.c.order_id if table is tables.orders else table.c.sequence
 
 
@@ -149,11 +153,11 @@ def nanoseconds(day: datetime.date) -> int:
 
 
 def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:
-    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside
+    """Write a day's file and delete its rows from the database. A day that already has a file gets another one beside
     it.
 
-    The file is written before the transaction begins that changes anything: the history goes on meanwhile, and none of
-    it is of that day.
+    The file is written before the transaction begins. The history continues in the meantime, but adds nothing to that
+    day.
     """
     noted = tables.partitions.c
     of_day = and_(noted.table_name == table.name, noted.day == str(day))
@@ -179,7 +183,9 @@ def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool],
 
 
 def _write(connection: Connection, path: Path, table: Table, wanted: ColumnElement[bool]) -> int:
-    """Write the rows to a file that is whole and on the disk, or not there under this name; their number."""
+    """Write rows to a file and return their number. The file is complete and on disk, or it does not exist under this
+    name.
+    """
     arrow, files = parquet()
     schema = arrow.schema([arrow.field(column.name, _arrow_type(arrow, column.type), nullable=False) for column in table.columns])
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -214,8 +220,10 @@ def _arrow_type(arrow: Any, kind: TypeEngine[Any]) -> Any:
 
 
 def parquet() -> tuple[Any, Any]:
-    """pyarrow and its part for Parquet, which are not needed for anything else. Raises HistoryError where they are not
-    installed.
+    """Return pyarrow and pyarrow.parquet, which nothing else needs.
+
+    Raises:
+        HistoryError: they are not installed.
     """
     try:
         import pyarrow

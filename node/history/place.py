@@ -33,7 +33,7 @@ from snapshots.seal import read_seal
 
 
 class Verdict(Enum):
-    """What was found."""
+    """The result of comparing the last stored entry with the log."""
 
     SAME = "the log has the entry"
     OTHER = "the log has another entry there"
@@ -42,17 +42,17 @@ class Verdict(Enum):
 
 
 def digest_of(entry: LogEntry) -> str:
-    """What tells an entry from another one of the same index and term."""
+    """Return a digest that distinguishes entries of the same index and term."""
     return hashlib.blake2b(entry.payload, digest_size=16).hexdigest()
 
 
 def placed(progress: Progress, entry: LogEntry) -> Progress:
-    """The progress with what tells its last entry from others."""
+    """Return the progress with the identity of its last entry."""
     return msgspec.structs.replace(progress, term=entry.term, digest=digest_of(entry), abi=ABI)
 
 
 def undone(data: Path, progress: Progress) -> switch.Rewind | None:
-    """The latest way back that undid the last entry that was stored."""
+    """Return the latest rollback that undid the last stored entry."""
     if not progress.term:
         return None
     found = [rewind for rewind in switch.rewinds(data) if rewind.undid(progress.log_index, progress.term)]
@@ -60,8 +60,8 @@ def undone(data: Path, progress: Progress) -> switch.Rewind | None:
 
 
 def compare(data: Path, directories: Sequence[Path], progress: Progress, applied: int) -> tuple[Verdict, LogEntry | None]:
-    """Compare the last entry that was stored with the log's, as far as the node has applied it; the latter where it is
-    there.
+    """Compare the last stored entry with the log, as far as the node has applied it. Returns the log's entry too, if
+    the log has it.
     """
     if progress.log_index == 0:
         return Verdict.SAME, None
@@ -87,12 +87,12 @@ def _entry(directories: Sequence[Path], index: int, applied: int) -> LogEntry | 
 
 
 def _marked(snapshots: Path, index: int) -> LogEntry | None:
-    """The entry out of a snapshot's mark, which has the last two that it stands for."""
+    """Return the entry from a snapshot's manifest, which has the last two entries that the snapshot covers."""
     for path in snapshot_paths(snapshots) if snapshots.is_dir() else []:
         try:
             manifest = read_seal(path).manifest
         except (SnapshotError, OSError):
-            continue  # it was pruned meanwhile, or is damaged: the engine says so
+            continue  # pruned in the meantime, or damaged, which the engine reports
         if manifest.abi in ACCEPTED and manifest.mark:
             mark = mark_of(manifest)
             for entry in (mark.last, mark.previous):
@@ -102,12 +102,11 @@ def _marked(snapshots: Path, index: int) -> LogEntry | None:
 
 
 FETCHED = "log"
-"""Directory, in that of a reader, with log segments that it fetched from other nodes."""
+"""Subdirectory with log segments that a reader fetched from other nodes."""
 
 
 def release(directories: Sequence[Path], index: int, place: Path, bytes_kept: int) -> None:
-    """Delete segments in `place` whose entries are all at or below an index, but for the newest `bytes_kept` bytes of
-    them.
+    """Delete segments in `place` whose entries are all at or below an index, except for the newest `bytes_kept` bytes.
 
     Args:
         directories: where segments lie; a segment ends where the next one of any of them begins.
@@ -117,14 +116,14 @@ def release(directories: Sequence[Path], index: int, place: Path, bytes_kept: in
     read = [path for first, path in segments if path.parent == place and following.get(first, inf) <= index + 1]
     kept = 0
     for path in reversed(read):
-        with contextlib.suppress(FileNotFoundError):  # `migrate --finalize` deletes there, too
+        with contextlib.suppress(FileNotFoundError):  # `migrate --finalize` deletes here, too
             kept += path.stat().st_size
             if kept > bytes_kept:
                 path.unlink()
 
 
 def needed_by_streams(config: NodeConfig) -> float:
-    """The log entry behind which the node's stream still needs the log; infinity where it keeps none."""
+    """Return the log entry after which the node's stream still needs the log; infinity without a stream."""
     if not config.streams.enabled:
         return inf
     states = config.streams_path / "state"

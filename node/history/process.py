@@ -1,7 +1,7 @@
 """`python -m node.history.process --config node.toml`: the history of a node, until SIGTERM.
 
-Started by the supervisor where `history.enabled` is true. It asks the engine how far it has applied the log, a few
-times a second, and reads the log itself: the engine does nothing for it.
+The supervisor starts it where `history.enabled` is true. It asks the engine a few times a second how far the log is
+applied, and reads the log on disk itself, so it costs the engine nothing.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from snapshots.errors import SnapshotError
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.03
-"""Seconds between two questions to an idle engine."""
+"""Seconds between two requests to an idle engine."""
 
 ARCHIVE_INTERVAL = 3600.0
-"""Seconds between two looks for days to move to files."""
+"""Seconds between two searches for days to move to files."""
 
 RETRY = 0.2
-"""Seconds before the engine is looked for again."""
+"""Seconds before the next attempt to reach the engine."""
 
 ASK_AGAIN = 2.0
 PATIENCE = 600.0
-"""Seconds between two rounds of asking other nodes for entries that are missing here, and until a node that could not
-be asked is not waited for.
+"""Seconds between two rounds of asking other nodes for missing entries, and the time after which an unreachable node is
+not waited for.
 """
 
 
 def open_keeper(config: NodeConfig) -> Keeper:
-    """Open the database, made and brought up to date if need be, and the state that belongs to it.
+    """Open the database, bring its schema up to date if necessary, and load the state that belongs to it.
 
     Raises:
         HistoryError: the database cannot be used for this node.
@@ -69,8 +69,8 @@ def open_keeper(config: NodeConfig) -> Keeper:
 
 
 class Follower:
-    """Asks the engine how far it is, and lets the keeper store up to there; asks other nodes for what this one's log
-    has not kept.
+    """Asks the engine how far it is and lets the keeper store up to there. Asks other nodes for entries that this
+    node's log has not kept.
     """
 
     def __init__(self, config: NodeConfig, keeper: Keeper) -> None:
@@ -81,7 +81,7 @@ class Follower:
         self._connection: NativeConnection | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until `stop` is set."""
+        """Follow the log until `stop` is set."""
         while not stop.is_set():
             try:
                 status = await self._status()
@@ -99,7 +99,7 @@ class Follower:
             await self._connection.close()
 
     async def _find(self, index: int, others: Sequence[MemberStatus], stop: asyncio.Event) -> None:
-        """Get entry `index` from another node, or go on without it: at once where no node has it, later where one could
+        """Get entry `index` from another node, or continue without it: at once if no node has it, later if a node could
         not be asked.
         """
         loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ class Follower:
             await asyncio.to_thread(self._keeper.skip, index)
 
     async def _status(self) -> NodeStatus:
-        """How far the engine is, and who the other nodes are."""
+        """Return how far the engine is, and the other nodes."""
         if self._connection is None or self._connection.closed.is_set():
             self._connection = await NativeConnection.open(self._address, client="history")
         return await self._connection.query(StatusQuery())
@@ -139,12 +139,12 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 class GaveUp(click.ClickException):
-    """The database must not be used, and starting again does not change that."""
+    """The database must not be used, and a restart does not change that."""
 
     exit_code = exit_codes.CANNOT_START
 
     def format_message(self) -> str:
-        """What the last line says."""
+        """Return the text of the last log line."""
         return f"the history cannot start: {self.message}"
 
 
@@ -164,7 +164,7 @@ async def run(config: NodeConfig) -> None:
 
 
 async def _archive_daily(config: NodeConfig) -> None:
-    """Move old days to files, if so configured; looks once an hour. A failure is told and tried again."""
+    """Move old days to files if the configuration says so, with a check once an hour. A failure is logged and retried."""
     while config.history.archive_days:
         before = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=config.history.archive_days - 1)
         try:
@@ -178,7 +178,7 @@ async def _archive_daily(config: NodeConfig) -> None:
 @click.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
 def main(path: Path) -> None:
-    """Keep the history of one node."""
+    """Run the history of one node."""
     watch_parent()
     try:
         config = begin(path, "history")

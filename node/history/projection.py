@@ -1,9 +1,8 @@
-"""From commands and what came of them to rows. Pure: the same steps on the same known orders and balances give the same
-rows.
+"""Turns commands and their results into rows. Pure: the same steps with the same known orders and balances give the
+same rows.
 
-An order's row after a command is the outcome's for the order that was placed; every other order is followed by its
-events. A trade has four ledger entries, or up to six with fees: each side gets one currency, pays the other, and pays
-its fee.
+The row of a placed order comes from its outcome; every other order is updated by its events. A trade has four ledger
+entries, or up to six with fees: each side receives one currency, pays the other, and pays its fee.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from statemachine.events import (
 from statemachine.types import OrderStatus, Side
 
 Row = dict[str, Any]
-"""A row by the names of its columns."""
+"""A row: values by column name."""
 
 Totals = dict[tuple[str, str], int]
-"""What an account has of a currency, on hold included."""
+"""Total balance by account and currency, including holds."""
 
 
 class LedgerKind(IntEnum):
-    """Why a balance changed."""
+    """The reason for a change of balance."""
 
     TRANSFER = 1
     MATCH = 2
@@ -54,8 +53,9 @@ class LedgerKind(IntEnum):
 
 
 class Step(NamedTuple):
-    """A command that was carried out, its place and time, and what came of it. Without a command: what the time brought
-    about that a batch moved on, after the command with that sequence."""
+    """A command that was applied, with its place, its time and its results. A step without a command has the results of
+    time that a batch advanced, after the command with that sequence.
+    """
 
     sequence: int
     time: int
@@ -65,7 +65,7 @@ class Step(NamedTuple):
 
 
 class Market(NamedTuple):
-    """What makes a notional of price and size; fixed once a product exists."""
+    """What is needed to compute a notional from price and size. It does not change once a product exists."""
 
     base: str
     quote: str
@@ -73,7 +73,7 @@ class Market(NamedTuple):
 
 
 class Rows:
-    """What a run of steps adds to the tables. `orders` are by id, in the state after all steps."""
+    """Rows that a run of steps adds to the tables. `orders` are by id, in the state after all steps."""
 
     def __init__(self) -> None:
         self.currencies: list[Row] = []
@@ -110,8 +110,8 @@ class Rows:
 
 
 def apply(engine: Engine, payload: bytes) -> list[Step]:
-    """Apply a log entry with commands: a step for what came before its first command, and one for each command;
-    commands seen before make no step.
+    """Apply a log entry with commands. Returns one step for the results before its first command, and one for each
+    command. Commands that were seen before make no step.
     """
     batch = commands_of(level_of(engine).abi, payload)
     applied = engine.apply_entry(payload)
@@ -134,7 +134,7 @@ NOT_STORED = ("hold", "queued", "fee_credit", "terms")
 
 
 def order_row(order: OrderState, sequence: int) -> Row:
-    """An order as it is."""
+    """Return the row of an order."""
     row = msgspec.structs.asdict(order)
     for name in NOT_STORED:
         del row[name]
@@ -142,14 +142,14 @@ def order_row(order: OrderState, sequence: int) -> Row:
 
 
 def placed_by(outcome: AnyOutcome | None) -> OrderState | None:
-    """The order that a command entered, if it did."""
+    """Return the order that a command placed, if it placed one."""
     if isinstance(outcome, Placed):
         return outcome.order
     return outcome.placed if isinstance(outcome, Replaced) else None
 
 
 class Projection:
-    """Makes rows. Keeps what every account has, to tell the balance after each ledger entry.
+    """Makes rows. It tracks every account's balance, because each ledger entry contains the balance after it.
 
     Args:
         engine: the one that the steps come from.
@@ -162,11 +162,11 @@ class Projection:
         self._markets: dict[str, Market] = {}
 
     def go_on_with(self, engine: Engine) -> None:
-        """The level has changed: the same state, in another engine."""
+        """Continue with another engine that has the same state: the level has changed."""
         self._engine = engine
 
     def rows(self, steps: Iterable[Step], known: Callable[[set[int]], Mapping[int, Row]]) -> Rows:
-        """The rows of some steps. `known` looks up the rows of orders that were placed before them."""
+        """Return the rows of some steps. `known` looks up the rows of orders that were placed before them."""
         steps = list(steps)
         rows = Rows()
         brought = _brought(steps)
@@ -191,8 +191,8 @@ class Projection:
         return rows
 
     def _icebergs(self, rows: Rows, steps: Iterable[Step]) -> None:
-        """Events tell of an iceberg what it shows. Where self-trade prevention decremented one, the engine says what
-        remains.
+        """Correct icebergs: events show only their displayed size. If self-trade prevention decremented one, the engine
+        has the rest.
         """
         changed = [event.order_id for step in steps for event in step.events if isinstance(event, OrderChanged)]
         for order_id in changed:
@@ -201,7 +201,7 @@ class Projection:
                 rows.orders[order_id]["remaining"] = order.remaining
 
     def _check(self, touched: Totals) -> None:
-        """The ledger must lead to what the engine says."""
+        """Check that the ledger leads to the engine's balances."""
         for account_id in {account_id for account_id, _ in touched}:
             for row in self._engine.balances(account_id):
                 told = self._totals.get((account_id, row.currency), 0)
@@ -228,7 +228,7 @@ class Projection:
                 rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
     def _orders(self, rows: Rows, step: Step, brought: Mapping[int, int]) -> None:
-        """What the step did to orders. Those that were brought in are in `rows` as they are after all steps."""
+        """Update orders after a step. Orders that another command placed are in `rows` in their state after all steps."""
         placed = placed_by(step.outcome)
         if placed is not None:
             rows.orders[placed.order_id] = order_row(placed, step.sequence)
@@ -252,7 +252,7 @@ class Projection:
                 rows.orders[event.order_id].update(done)
 
     def _entries(self, rows: Rows, step: Step) -> list[Row]:
-        """The step's ledger entries, still without balances; its trades and transfers are put into `rows`."""
+        """Return the step's ledger entries without balances. Its trades and transfers are added to `rows`."""
         entries: list[Row] = []
         command = step.command
         if isinstance(step.outcome, Transferred) and isinstance(command, Deposit | Withdraw | Transfer):
@@ -271,7 +271,7 @@ class Projection:
         return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
 
     def _settlement(self, event: OrderMatched) -> list[Row]:
-        """Both sides' entries, the maker's first."""
+        """Return both sides' entries, the maker's first."""
         market, notional = self._market(event.product_id), self._notional(event)
         maker = event.maker_account_id, event.maker_order_id, event.maker_fee, event.side
         taker_side = Side.SELL if event.side is Side.BUY else Side.BUY
@@ -288,7 +288,9 @@ class Projection:
         return entries
 
     def _correction(self, command: CorrectTrade) -> list[Row]:
-        """What a bust gives back, or a corrected price moves: entries of the same trade, the buyer's first."""
+        """Return the entries that a bust gives back or that a corrected price moves. They belong to the same trade, the
+        buyer's first.
+        """
         market = self._market(command.product_id)
         paid = command.price * command.size // market.unit
         entries = []
@@ -329,7 +331,7 @@ _NO_TRADE = {"product_id": "", "order_id": 0, "trade_id": 0}
 
 
 def _movements(command: Deposit | Withdraw | Transfer) -> list[Row]:
-    """What a command moves, account by account; the sender of a transfer first."""
+    """Return what a command moves by account; the sender of a transfer is first."""
     incoming = isinstance(command, Deposit)
     moved: Row = {"account_id": command.account_id, "currency": command.currency, "transfer_id": command.command_id}
     moved |= {"amount": command.amount if incoming else -command.amount, "other_account_id": ""}
@@ -352,8 +354,9 @@ def _fill(row: Row, size: int, notional: int, fee: int) -> None:
 
 
 def _brought(steps: list[Step]) -> dict[int, int]:
-    """Orders that came with another command's outcome than that of an order placed: pairs, and exits of an order that
-    is done. By their ids, the sequences of the commands that brought them in."""
+    """Return orders that came with an outcome other than that of a placed order: pairs, and exits of an order that is
+    done. The result maps their ids to the sequences of the commands that placed them.
+    """
     placed: set[int] = set()
     found: dict[int, int] = {}
     for step in steps:
@@ -370,7 +373,7 @@ def _brought(steps: list[Step]) -> dict[int, int]:
 
 
 def _orders_from_before(steps: list[Step]) -> set[int]:
-    """The orders that the steps touch and that were placed before them."""
+    """Return the orders that the steps touch and that were placed before them."""
     placed: set[int] = set()
     touched: set[int] = set()
     for step in steps:

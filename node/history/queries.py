@@ -1,7 +1,6 @@
-"""Reading a history, newest first: what is in the database, and behind it the days that moved to files. A gateway asks
-in threads.
+"""Reads a history, newest rows first: from the database, and from the files of older days. Gateways read in threads.
 
-Rows of an account are in the order of the commands that made them; see `pages`.
+Rows of an account are in the order of the commands that made them; see `Page`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ CANDLE = [tables.candles.c[name] for name in Candle.__struct_fields__]
 class History:
     """A history, for reading only.
 
-    Where it stands:  `progress`, `gaps`
-    Of an account:    `order`, `order_by_client_oid`, `done_orders`, `fills`, `ledger`, `transfers`, `transfer`
-    Of a product:     `trades`, `candles`, `minutes`, `status_changes`
-    Of several:       `hours`, `traded`
+    progress:       `progress`, `gaps`
+    of an account:  `order`, `order_by_client_oid`, `done_orders`, `fills`, `ledger`, `transfers`, `transfer`
+    of a product:   `trades`, `candles`, `minutes`, `status_changes`
+    of several:     `hours`, `traded`
     """
 
     def __init__(self, config: NodeConfig) -> None:
@@ -41,7 +40,7 @@ class History:
 
     @property
     def place(self) -> str:
-        """The database's URL, without a password."""
+        """The database's URL without a password."""
         return self._engine.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
@@ -49,7 +48,7 @@ class History:
         self._engine.dispose()
 
     def progress(self) -> Progress:
-        """Up to where it goes; nowhere before it is made.
+        """The place up to which the history goes, or the beginning if the database does not exist yet.
 
         Raises:
             HistoryError: the database has another schema than this version.
@@ -65,31 +64,32 @@ class History:
         return progress_of(rows[0]) if rows else Progress()
 
     def confirmed_by(self) -> str:
-        """The start of the engine whose log this history was last found to be of; "" where there is none yet."""
+        """The start of the engine whose log was last confirmed to be this history's; "" if there is none yet."""
         rows = self._rows(select(tables.progress.c.confirmed_by)) if self._checked else []
         return str(rows[0]["confirmed_by"]) if rows else ""
 
     def begin_again(self) -> None:
-        """Forget the connections and what was checked: the database may be another one now."""
+        """Close the connections and forget the checks: the database may have been replaced."""
         self._engine.dispose()
         self._checked = False
 
     def gaps(self) -> list[Gap]:
-        """What is missing, oldest first."""
+        """Return the gaps, oldest first."""
         return [Gap(**row) for row in self._rows(select(tables.gaps).order_by(tables.gaps.c.first_index))]
 
     def order(self, account_id: str, order_id: int) -> OrderState | None:
-        """One order of the account."""
+        """Return one order of the account."""
         wanted = Wanted(lambda own: (own.order_id == order_id) & (own.account_id == account_id), ORDERS, 1, order_id, order_id)
         return self._order(wanted)
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
-        """The account's latest order under a `client_oid`."""
+        """Return the account's latest order under a `client_oid`."""
         return self._order(Wanted(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
 
     def done_orders(self, account_id: str, product_id: str, before_id: int, page: Page) -> list[OrderState]:
-        """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that
-        is 0. Of the page its limit counts, and its times: when they were placed."""
+        """Return orders that are done, by falling id. `product_id` "" means all products, `before_id` 0 means from the
+        newest. Of the page, the limit counts, and the times, which mean when the orders were placed.
+        """
 
         def mine(own: Any) -> Any:
             wanted = (own.account_id == account_id) & (own.status == int(OrderStatus.DONE))
@@ -104,11 +104,11 @@ class History:
         return [order_of(row) for row in self._newest(tables.orders, wanted)]
 
     def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[Row]:
-        """Trades of the account; of one product unless that is empty, of one order unless that is 0."""
+        """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders."""
 
         def of(side: str) -> Wanted:
             def mine(own: Any) -> Any:
-                # Not both: of two indexes the database would take that of the account, which has more to read.
+                # Not both conditions: of two indexes the database would choose the account's, which has more to read.
                 name, wanted = ("order_id", order_id) if order_id else ("account_id", account_id)
                 found = getattr(own, f"{side}_{name}") == wanted
                 return found & (own.product_id == product_id) if product_id else found
@@ -116,7 +116,7 @@ class History:
             return _paged(mine, ("sequence", "trade_id"), page)
 
         maker, taker = of("maker"), of("taker")
-        # In one transaction: a fill of the one side must not be newer than the page of the other.
+        # One transaction: a fill of one side must not be newer than the page of the other side.
         with self._engine.connect() as connection:
             makers, takers = (newest(connection, self._home, tables.trades, side) for side in (maker, taker))
         own = [row for row in makers if row["maker_account_id"] == account_id]
@@ -124,7 +124,7 @@ class History:
         return latest(own, maker.order, page.limit)
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[Row]:
-        """Entries of an account's balance of one currency, or of one kind."""
+        """Return entries of an account's balance in one currency, or of one kind."""
 
         def mine(own: Any) -> Any:
             wanted = (own.account_id == account_id) & (own.currency == currency)
@@ -133,7 +133,7 @@ class History:
         return self._newest(tables.ledger, _paged(mine, ("sequence", "position"), page))
 
     def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[Row]:
-        """What came and went otherwise than by trades, or one kind of it; of one currency unless that is empty."""
+        """Return deposits, withdrawals and transfers, or one kind of them. `currency` "" means all currencies."""
 
         def mine(own: Any) -> Any:
             wanted = own.account_id == account_id
@@ -147,8 +147,8 @@ class History:
         return self._newest(tables.transfers, _paged(mine, ("sequence", "sequence"), page))
 
     def transfer(self, account_id: str, transfer_id: str) -> Row | None:
-        """The account's transfer under this id: its own before one that another account gave the same id, then the
-        latest.
+        """Return the account's transfer under this id: its own before one that another account gave the same id, then
+        the latest.
         """
 
         def mine(own: Any) -> Any:
@@ -164,8 +164,8 @@ class History:
         return None
 
     def status_changes(self, product_id: str, limit: int, below: int, above: int) -> list[RowMapping]:
-        """Changes of a product's status, newest first; with product sequences below `below` unless that is 0, and above
-        `above`.
+        """Return changes of a product's status, newest first, with product sequences above `above` and, unless it is 0,
+        below `below`.
         """
         own = tables.status_changes.c
         found = select(tables.status_changes).where(own.product_id == product_id, own.product_sequence > above)
@@ -174,7 +174,7 @@ class History:
         return self._rows(found.order_by(own.product_sequence.desc()).limit(limit))
 
     def trades(self, product_id: str, limit: int, before_id: int) -> list[OrderMatched]:
-        """A product's trades, newest first; below trade `before_id` unless that is 0."""
+        """Return a product's trades, newest first, below trade `before_id` unless that is 0."""
 
         def of(own: Any) -> Any:
             wanted = own.product_id == product_id
@@ -183,7 +183,7 @@ class History:
         return [_trade(row) for row in self._newest(tables.trades, Wanted(of, ("trade_id",), limit))]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
-        """Candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""
+        """Return candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""
         stored = HOUR if granularity % HOUR == 0 else MINUTE
         own = tables.candles.c
         first, behind = start - start % -granularity, end - end % granularity + granularity
@@ -193,8 +193,8 @@ class History:
             return aggregate((Candle(*row) for row in found), granularity)
 
     def hours(self, product_ids: Sequence[str], start: int) -> dict[str, list[Candle]]:
-        """Each product's candles of an hour from `start` on (seconds since the epoch), oldest first; one without any is
-        left out.
+        """Return each product's candles of an hour from `start` on (seconds since the epoch), oldest first. Products
+        without candles are left out.
         """
         own = tables.candles.c
         wanted = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
@@ -206,8 +206,8 @@ class History:
         return found
 
     def traded(self, account_id: str, start: int) -> dict[str, tuple[int, int]]:
-        """What the account has traded of each product in the hours from `start` on (seconds since the epoch): base
-        units, and quote units.
+        """Return what the account has traded of each product in the hours from `start` on (seconds since the epoch):
+        base units, and quote units.
         """
         own = tables.volumes.c
         found: dict[str, tuple[int, int]] = {}
@@ -217,13 +217,13 @@ class History:
         return found
 
     def minutes(self, product_id: str, start: int) -> tuple[list[Candle], OrderMatched | None]:
-        """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in
+        """Return candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade in
         them.
         """
         own = tables.candles.c
         wanted = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
         last = Wanted(lambda own: own.product_id == product_id, ("trade_id",), 1)
-        # In one transaction: both are of the same moment.
+        # One transaction: both reads see the same moment.
         with self._engine.connect() as connection:
             candles = [Candle(*row) for row in connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))]
             trades = newest(connection, self._home, tables.trades, last) if candles else []
@@ -234,7 +234,7 @@ class History:
         return order_of(rows[0]) if rows else None
 
     def _newest(self, table: Table, wanted: Wanted) -> list[Row]:
-        """Rows from the database and from files."""
+        """Return rows from the database and from files."""
         with self._engine.connect() as connection:
             return newest(connection, self._home, table, wanted)
 
@@ -244,7 +244,7 @@ class History:
 
 
 def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
-    """The page's rows, newest first; `order` is a sequence and a number under it."""
+    """Return the page's rows, newest first. `order` is a sequence and a number under it."""
     after, before = page.after, page.before
 
     def within(own: Any) -> Any:
@@ -260,7 +260,7 @@ def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
 
 
 def _times(column: str, page: Page) -> Times | None:
-    """The page's times, if it has any."""
+    """Return the page's times, if it has any."""
     return Times(column, page.start, page.end) if page.start is not None or page.end is not None else None
 
 
@@ -269,7 +269,7 @@ def _trade(row: Row) -> OrderMatched:
 
 
 def order_of(row: Row) -> OrderState:
-    """An order out of its row. What it holds, and what else only the engine needs, is not stored: 0."""
+    """Return the order of a row. Its hold and other fields that only the engine needs are not stored; they are 0."""
     values = {name: row[name] for name in OrderState.__struct_fields__ if name not in NOT_STORED}
     words = {
         "side": Side(row["side"]),
@@ -284,14 +284,14 @@ def order_of(row: Row) -> OrderState:
 
 
 Place = tuple[int, int]
-"""A row's place among an account's: its command's sequence, and the id of the trade or the position of the entry under
-it.
+"""The place of a row among an account's rows: the sequence of its command, and the trade's id or the entry's position
+under it.
 """
 
 
 class Page(NamedTuple):
-    """At most `limit` rows, older than the one at `after`, newer than the one at `before`. Times are nanoseconds since
-    the epoch, `end` excluded.
+    """A request for at most `limit` rows, older than the row at `after` and newer than the row at `before`. Times are
+    nanoseconds since the epoch, `end` excluded.
     """
 
     limit: int = 100
@@ -302,7 +302,7 @@ class Page(NamedTuple):
 
 
 class TransferKind(NamedTuple):
-    """Transfers into an account or out of it, from and to another account (`internal`) or the world outside."""
+    """A kind of transfer: `incoming` is into the account, `internal` is between two accounts of the exchange."""
 
     incoming: bool
     internal: bool

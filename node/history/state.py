@@ -1,7 +1,7 @@
-"""The exchange's state as the history has applied it, kept on disk, so that a start need not apply the whole log again.
+"""Keeps the exchange's state as the history has applied it, so that a start need not apply the whole log again.
 
-The history keeps snapshots of its own in `data/history/state`, in the form of the node's. Where there is none (it was
-switched on later, or another version wrote it), it begins with one of the node's.
+The history writes snapshots of its own to `data/history/state`, in the format of the node's snapshots. If there is
+none, because the history was enabled later or another version wrote it, it begins with a snapshot of the node.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class StateStore:
-    """The snapshots of one history, written while it goes on."""
+    """The snapshots of one history, written while it runs."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -41,12 +41,12 @@ class StateStore:
         self._job: WriteJob | None = None
         self._job_engine: Engine | None = None
         self._base: tuple[Engine, int] | None = None
-        """The engine whose changes count from the snapshot at this index."""
+        """The engine whose changes are counted from the snapshot at this index."""
         self.index = 0
-        """Of the newest snapshot."""
+        """The index of the newest snapshot."""
 
     def load(self) -> tuple[Engine, int] | None:
-        """The newest state and its log index; None where there is none that this version can read."""
+        """Return the newest state and its log index; None if there is none that this version can read."""
         try:
             manifest = self._store.newest()
             if manifest is None:
@@ -63,8 +63,8 @@ class StateStore:
         return engine, manifest.index
 
     def begin(self, engine: Engine, index: int) -> None:
-        """Begin to write the state after log entry `index`; nothing happens while another is being written, or when it
-        is written already.
+        """Start writing the state after log entry `index`, unless it is written already or another one is being
+        written.
         """
         if self._job is not None or index <= self.index:
             return
@@ -77,7 +77,7 @@ class StateStore:
         self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0, abi=level_of(engine).abi), engine
 
     def poll(self) -> None:
-        """Note that a snapshot is finished.
+        """Check whether the snapshot in progress is finished.
 
         Raises:
             SnapshotError: the state contradicts itself.
@@ -95,7 +95,7 @@ class StateStore:
         self.index = job.manifest.index
 
     def forget(self, beyond: int) -> None:
-        """Delete the states after log entries behind `beyond`: they are of a log that was undone."""
+        """Delete states of log entries after `beyond`: they belong to a log that was undone."""
         self.cancel()
         self._base, self.index = None, 0
         for path in snapshot_paths(self._directory):
@@ -103,14 +103,14 @@ class StateStore:
                 durable.remove(path)
 
     def cancel(self) -> None:
-        """Give up one that is being written."""
+        """Cancel the snapshot that is being written."""
         if self._job is not None:
             self._job.cancel()
             self._job = None
 
 
 def level_at_start(directories: Iterable[Path]) -> Level:
-    """The level of the first entry of a log that lies in these directories."""
+    """Return the level of the first entry of a log in these directories."""
     abis: dict[str, str] = {}
     for directory in directories:
         abis |= segment_abis(directory) if directory.is_dir() else {}
@@ -119,8 +119,8 @@ def level_at_start(directories: Iterable[Path]) -> Level:
 
 
 def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:
-    """The newest of the node's snapshots of this ABI at or below an index. The node may prune it meanwhile: then the
-    next one is tried.
+    """Return the newest of the node's snapshots of this ABI at or below an index. If the node prunes it in the
+    meantime, the next one is tried.
     """
     if not snapshots.is_dir():
         return None
@@ -142,7 +142,7 @@ def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:
 
 
 def totals_of(engine: Engine) -> Totals:
-    """What every account has. O(everything)."""
+    """Return every account's balances. O(everything)."""
     totals: Totals = {}
     for name, found in engine.tables():
         if name == "balance":

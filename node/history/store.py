@@ -1,5 +1,5 @@
-"""Writing: rows and the place in the log that they lead to, in one transaction. So each is stored exactly once,
-whenever the process ends.
+"""Writes a history: rows and the place in the log that they lead to, in one transaction. So each row is stored exactly
+once, whenever the process ends.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from statemachine.types import DoneReason, OrderStatus
 Id = TypeVar("Id", int, str)
 
 LOOKUP_MAX = 500
-"""Ids in one question: SQLite and PostgreSQL both bound the parameters of a statement."""
+"""Ids in one query: SQLite and PostgreSQL both limit the parameters of a statement."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Up to where a history goes: log entry, command, and the time of the latest batch.
+    """The place up to which a history goes: log entry, command, and the time of the latest batch.
 
-    A log entry is told from another one at the same index by its `term` and `digest`; the latter is compared only with
-    an entry in the same `abi`. A term of 0 is not known: an earlier version stored it.
+    `term` and `digest` distinguish a log entry from another one at the same index. `digest` is compared only with an
+    entry in the same `abi`. A term of 0 is unknown: an earlier version stored it.
     """
 
     log_index: int = 0
@@ -40,12 +40,12 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def progress_of(row: RowMapping) -> Progress:
-    """Out of the one row of the table."""
+    """Return the progress in the table's one row."""
     return Progress(**{name: row[name] for name in Progress.__struct_fields__})
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Log entries, and the commands in them, that were on this node no more when their turn came."""
+    """Log entries, and the commands in them, that the node no longer had when they were needed."""
 
     first_index: int
     last_index: int
@@ -84,12 +84,12 @@ class HistoryStore:
 
     @property
     def database(self) -> Engine:
-        """The connections."""
+        """The database's connections."""
         return self._engine
 
     def confirm(self, progress: Progress, start: str) -> None:
-        """Note that what is stored is of the log that the engine has which was started as `start`: from now on it may
-        answer.
+        """Record that the stored history is of the log of the engine that was started as `start`. From now on the
+        history may answer.
         """
         with self._engine.begin() as connection:
             self._advance(connection, progress)
@@ -97,7 +97,7 @@ class HistoryStore:
         self.progress = progress
 
     def known_orders(self, order_ids: Iterable[int]) -> dict[int, Row]:
-        """The rows of these orders, as far as they are there."""
+        """Return the rows of these orders, as far as they exist."""
         found: dict[int, Row] = {}
         with self._engine.connect() as connection:
             for some in _pieces(sorted(order_ids)):
@@ -106,7 +106,7 @@ class HistoryStore:
         return found
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        """Store what follows on the present progress.
+        """Store rows that follow the present progress.
 
         Raises:
             HistoryError: somebody else has written meanwhile.
@@ -132,8 +132,8 @@ class HistoryStore:
         self.progress = progress
 
     def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
-        """Go on from a state behind a gap. `rows` are the currencies, products and orders in it: orders that were open
-        and are not there are over.
+        """Continue from a state after a gap. `rows` are the currencies, products and orders of that state. Open orders
+        that are not in it are done.
         """
         with self._engine.begin() as connection:
             self._advance(connection, progress)
@@ -146,13 +146,13 @@ class HistoryStore:
         self.progress = progress
 
     def open_orders(self) -> dict[int, Row]:
-        """The rows of all orders that are not done."""
+        """Return the rows of all orders that are not done."""
         with self._engine.connect() as connection:
             found = connection.execute(select(tables.orders).where(tables.orders.c.status != OrderStatus.DONE)).mappings()
             return {row["order_id"]: dict(row) for row in found}
 
     def _advance(self, connection: Connection, progress: Progress) -> None:
-        """Move the one row of progress on, from exactly where we think it is."""
+        """Advance the one row of progress from exactly the expected value."""
         expected = tables.progress.c.log_index == self.progress.log_index
         moved = connection.execute(update(tables.progress).where(expected).values(**msgspec.structs.asdict(progress)))
         if moved.rowcount != 1:
@@ -160,7 +160,7 @@ class HistoryStore:
 
 
 def put(connection: Connection, table: Table, rows: Sequence[Row], keep: Sequence[str] = ()) -> None:
-    """Insert rows, or replace those that are there, but for the columns `keep`."""
+    """Insert rows or replace existing ones, except for the columns `keep`."""
     if not rows:
         return
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -187,7 +187,7 @@ def put_candles(connection: Connection, product_id: str, granularity: int, candl
 
 
 def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], tuple[int, int]]) -> None:
-    """Add what accounts traded to what they traded in the same hours before."""
+    """Add traded volumes to those of the same hours."""
     own = tables.volumes.c
     found: dict[tuple[str, int, str], RowMapping] = {}
     for some in _pieces(sorted({account_id for account_id, _, _ in volumes})):
@@ -203,7 +203,7 @@ def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], t
 
 
 def candle_of(row: RowMapping) -> Candle:
-    """A candle out of its row."""
+    """Return the candle of a row."""
     return Candle(**{name: row[name] for name in Candle.__struct_fields__})
 
 

@@ -28,25 +28,25 @@ from sqlalchemy.types import TypeEngine
 
 
 class Sum(TypeDecorator[int]):
-    """A whole number that may need more than 63 bits, as sums of amounts may: NUMERIC, in SQLite its digits as text.
-    Not for comparing.
+    """A whole number that may need more than 63 bits, such as a sum of amounts: NUMERIC, and digits as text in SQLite.
+    It cannot be compared in the database.
     """
 
     impl = Numeric
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Text where NUMERIC would become a float."""
+        """Use text where NUMERIC would become a float."""
         if dialect.name == "sqlite":
             return dialect.type_descriptor(Text())
         return dialect.type_descriptor(Numeric(60, 0, asdecimal=True))
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> object:
-        """On the way in."""
+        """Convert a value for the database."""
         return str(value) if dialect.name == "sqlite" and value is not None else value
 
     def process_result_value(self, value: Any | None, _dialect: Dialect) -> int | None:
-        """On the way out."""
+        """Convert a value from the database."""
         return None if value is None else int(value)
 
 

@@ -1,7 +1,8 @@
-"""An API key in a client's hand, and signatures made and checked with one.
+"""A client's API key, and signatures.
 
 A signature is base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + target + body)). The native protocol signs
-its `Hello` as method "HELLO" on target "/native" with an empty body; HTTP requests sign their own.
+its `Hello` as method "HELLO" on target "/native" with an empty body. HTTP requests sign their own method, target and
+body.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class Credentials(msgspec.Struct, frozen=True):
     passphrase: str
 
     def __repr__(self) -> str:
-        """Without the secrets: a repr ends up in logs."""
+        """Omit the secrets, because a repr ends up in logs."""
         return f"Credentials(key_id={self.key_id!r})"
 
 
 def sign(secret: str, timestamp: str, method: str = HELLO_METHOD, target: str = HELLO_TARGET, body: bytes = b"") -> str:
-    """The signature as base64 text.
+    """Return the signature as base64 text.
 
     Raises:
         ValueError: `secret` is not base64.
@@ -44,5 +45,5 @@ def sign(secret: str, timestamp: str, method: str = HELLO_METHOD, target: str = 
 
 
 def same_text(left: str, right: str) -> bool:
-    """Equality in a time that does not tell where two texts differ. Takes any text, also with characters beyond ASCII."""
+    """Compare two texts in a time that does not depend on where they differ. Any text is allowed, also beyond ASCII."""
     return hmac.compare_digest(left.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))

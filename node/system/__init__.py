@@ -1,1 +1,1 @@
-"""What a node needs of the operating system: files, processes, sockets, logging."""
+"""What a node needs from the operating system: files, processes, sockets, logs; also its own version and times."""

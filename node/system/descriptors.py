@@ -1,8 +1,8 @@
-"""File descriptors: as many as the system gives, and never fewer than a node needs.
+"""File descriptors: as many as the system allows, and never fewer than a node needs.
 
-A process that has none left cannot store a vote or open a log segment, and must stop. So each process of a node raises
-its soft limit to the hard one at start, refuses to start below a minimum, and takes no more connections than leave room
-for its files.
+A process without free descriptors cannot store a vote or open a log segment, and must stop. Therefore each process of a
+node raises its soft limit to the hard limit at its start, refuses to start below a minimum, and limits its connections
+so that its files always have room.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ connections (2,752), about 80 on its Raft port, and fewer than 200 files and pip
 connections of clients and a few to engines."""
 
 DESCRIPTORS_WANTED = 65_536
-"""More are never needed."""
+"""No process needs more."""
 
 
 class DescriptorsError(QuorumbookError):
@@ -25,7 +25,7 @@ class DescriptorsError(QuorumbookError):
 
 
 def raise_limit(minimum: int = DESCRIPTORS_MIN, wanted: int = DESCRIPTORS_WANTED) -> int:
-    """Raise the soft limit to the hard one, or to `wanted` where that is less; the limit that holds now.
+    """Raise the soft limit to the hard limit, or to `wanted` if that is less. Returns the limit in force.
 
     Raises:
         DescriptorsError: even the hard limit is below `minimum`; the text says what to change.

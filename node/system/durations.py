@@ -1,6 +1,6 @@
-"""How long something took, counted in buckets: the engine's histograms, for Prometheus and for the operator's tools.
+"""Histograms of durations in the engine, for Prometheus and the operator's tools.
 
-All histograms have the same bounds, so that two of them can be subtracted and added. One observation costs about 0.3
+All histograms have the same bounds, so two of them can be added or subtracted. One observation costs about 0.3
 microseconds.
 """
 
@@ -17,7 +17,7 @@ FSYNC = "fsync"
 """One fdatasync of the Raft log."""
 
 COMMIT = "commit"
-"""From the moment when the leader proposes a log entry until a majority has it and the leader begins to apply it."""
+"""From the leader's proposal of a log entry until a majority has it and the leader starts to apply it."""
 
 APPLY = "apply"
 """Applying one log entry to the exchange's state."""
@@ -27,8 +27,8 @@ REQUEST = "request"
 
 
 class DurationCounts(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram at one moment. `counts`: observations by bucket, the last one without a bound. `total_s`: their sum
-    in seconds.
+    """A histogram at one moment. `counts`: observations by bucket; the last bucket has no bound. `total_s`: the sum of
+    the observations in seconds.
     """
 
     counts: list[int]
@@ -36,21 +36,21 @@ class DurationCounts(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def count(self) -> int:
-        """How many observations there are."""
+        """The number of observations."""
         return sum(self.counts)
 
     def since(self, earlier: DurationCounts | None) -> DurationCounts:
-        """The observations after an earlier moment. After a restart in between: all of this one's."""
+        """Return the observations since an earlier moment. After a restart in between, all observations count."""
         if earlier is None or len(earlier.counts) != len(self.counts) or earlier.count > self.count:
             return self
         counts = [now - before for now, before in zip(self.counts, earlier.counts, strict=True)]
         return DurationCounts(counts, self.total_s - earlier.total_s)
 
     def quantile(self, share: float) -> float | None:
-        """The upper bound, in seconds, of the bucket that holds this share of the observations (0.99: the 99th
+        """Return the upper bound, in seconds, of the bucket that holds this share of the observations (0.99: the 99th
         percentile).
 
-        None where there is no observation. Above the last bound the answer is infinity.
+        Returns None without observations, and infinity above the last bound.
         """
         wanted = share * self.count
         if not wanted:
@@ -78,7 +78,7 @@ class Durations:
         self._total_s += seconds
 
     def freeze(self) -> DurationCounts:
-        """What was counted so far."""
+        """Return the counts so far."""
         return DurationCounts(list(self._counts), self._total_s)
 
 
@@ -92,7 +92,7 @@ class EngineDurations:
         self.request = Durations()
 
     def freeze(self) -> dict[str, DurationCounts]:
-        """All of them by name."""
+        """Return all histograms by name."""
         return {
             FSYNC: self.fsync.freeze(),
             COMMIT: self.commit.freeze(),

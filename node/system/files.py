@@ -1,4 +1,4 @@
-"""Files that must be there, whole, after a power loss."""
+"""Writes files that must exist completely after a power loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Create a file with `mode` from its first moment on, durable on return but for its name
-    (`snapshots.durable.sync_path`).
+    """Create a file with `mode` from its creation on. Its contents are durable on return; its name needs
+    `snapshots.durable.sync_path`.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with open(descriptor, "wb") as file:
@@ -30,10 +30,10 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
-    """Create a file of lines, durable, and whole or not there.
+    """Create a file of lines, durable and atomic.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     if path.exists():
         raise FileExistsError(errno.EEXIST, "is there already; name another file", str(path))
@@ -48,7 +48,9 @@ def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file anew, durable and atomic: whole at any moment, old or new. Written by root, it stays its owner's."""
+    """Replace a file, durable and atomic: it always has the old or the new contents. If root writes it, its owner
+    stays.
+    """
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     write_new(draft, data, mode)
@@ -60,10 +62,10 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def decoded_lines(path: Path, decoder: msgspec.json.Decoder[T], fault: Callable[[str], Exception]) -> Iterator[T]:
-    """What the lines of a file of JSON say.
+    """Decode the lines of a file of JSON.
 
     Raises:
-        What `fault` makes of the text that names the file and the line: a line cannot be decoded.
+        The error that `fault` makes of a text with file and line: a line cannot be decoded.
         OSError: the file cannot be read.
     """
     with path.open("rb") as lines:

@@ -1,9 +1,12 @@
-"""Logging of a node's processes: one line an event, UTC, on standard error, as text or as JSON.
+"""Logs of a node's processes: one line an event, in UTC, on standard error, as text or as JSON.
 
-A line of text is "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft words"; tracebacks are folded into the line, and
-characters that could move a terminal's cursor or begin another line are written as \\xNN. With `LOG_FILE` in the
-environment, standard error is that file: the supervisor renames it when it is large, and every process goes on in the
-new one.
+A line of text is "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft words". Tracebacks are folded into the line.
+Characters that could move a terminal's cursor or begin another line are written as \\xNN. If `LOG_FILE` is in the
+environment, standard error is that file: the supervisor renames it when it is large, and every process continues in the
+new file.
+
+On SIGUSR2 a process also writes the stacks of its threads to standard error. This works for a process that hangs,
+because the system calls the handler even while Python code loops.
 """
 
 from __future__ import annotations
@@ -21,21 +24,19 @@ import time
 from pathlib import Path
 
 LOG_FILE = "QUORUMBOOK_LOG_FILE"
-"""Environment variable with the path of the file that is the processes' standard error, if it is one that is to be
-bounded.
-"""
+"""Environment variable with the path of the file that is the processes' standard error, if its size is limited."""
 
 FORMATS = ("text", "json")
 
 QUIET = ("alembic",)
-"""Loggers of libraries that say at every start what nobody needs to know."""
+"""Loggers of libraries whose messages at every start are of no use."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
-    """Text whose line breaks are " | " and whose other control characters, also those that turn the direction of
-    writing, are visible.
+    """Return the text with line breaks as " | " and other control characters visible, including those that turn the
+    direction of writing.
     """
     return _CONTROL.sub(_visible, text.replace("\r\n", "\n").replace("\n", " | "))
 
@@ -80,7 +81,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic at run time
-    """Writes to standard error, and follows the file that it is when that is renamed."""
+    """Writes to standard error, and continues in a new file after a rename."""
 
     def emit(self, record: logging.LogRecord) -> None:
         follow_file()
@@ -88,7 +89,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic 
 
 
 def follow_file() -> None:
-    """Have standard output and standard error be the file `LOG_FILE`, where that has been renamed since."""
+    """Reopen standard output and standard error if the file `LOG_FILE` has been renamed."""
     name = os.environ.get(LOG_FILE)
     if not name:
         return
@@ -108,10 +109,11 @@ def follow_file() -> None:
 
 
 def rotate(path: Path, bytes_max: int, files: int) -> bool:
-    """Rename a log of more than `bytes_max` bytes to PATH.1, and those before it to .2 and so on; at most `files` older
-    ones stay.
+    """Rename a log of more than `bytes_max` bytes to PATH.1, and older ones to .2 and so on; at most `files` older logs
+    stay.
 
-    Whoever writes to it goes on in a new file (`follow_file`); no line is lost. Whether it was renamed.
+    Processes that write to it continue in a new file (`follow_file`), and no line is lost. Returns whether it was
+    renamed.
     """
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size <= bytes_max:
@@ -127,7 +129,9 @@ def rotate(path: Path, bytes_max: int, files: int) -> bool:
 
 
 def set_up(level: str, process: str, form: str = "text") -> None:
-    """Log from `level` ("debug", "info" ...) on, in one of `FORMATS`. `process` names node and process in every line."""
+    """Log messages of `level` ("debug", "info" ...) and above, in one of `FORMATS`. `process` names node and process in
+    every line.
+    """
     handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
     _write_stacks_on_signal()
@@ -142,13 +146,15 @@ STACKS_SIGNAL = signal.SIGUSR2
 
 
 def _write_stacks_on_signal() -> None:
-    """From now on this process writes its threads' stacks on SIGUSR2. Nothing where standard error is no file."""
+    """Write the stacks of this process's threads on SIGUSR2. Does nothing if standard error is not a file."""
     with contextlib.suppress(AttributeError, ValueError, OSError, io.UnsupportedOperation):
         faulthandler.register(STACKS_SIGNAL, file=sys.stderr, all_threads=True, chain=False)
 
 
 def request_stacks(pid: int) -> bool:
-    """Have a process write its stacks; False if it would not, and nothing was sent then."""
+    """Make a process write its stacks. Returns False, and sends nothing, if the process does not catch the signal,
+    which would end it.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
         caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))

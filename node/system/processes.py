@@ -1,7 +1,11 @@
-"""What the system knows of other processes (Linux, /proc), and a node's pid file.
+"""Information on other processes (Linux, /proc), a node's pid file, and the end of a child with its supervisor.
 
-A pid alone proves nothing: numbers are used again. A node's supervisor therefore holds a lock on its pid file for as
-long as it lives; the pid in a file that nobody holds is history.
+A pid alone proves nothing, because numbers are reused. Therefore a node's supervisor holds a lock on its pid file while
+it lives, and a pid in an unlocked file means nothing.
+
+The supervisor keeps the write end of a pipe and never writes. Each child gets the read end, whose number is in the
+environment variable `PARENT_PIPE`. Whatever ends the supervisor, SIGKILL included, closes the pipe, and the child then
+ends at once. That is safe at any moment, because everything that a node has promised is already on disk.
 """
 
 from __future__ import annotations
@@ -23,18 +27,18 @@ PID_FILE = "node.pid"
 """Name of the supervisor's pid file in a node's data directory."""
 
 ENGINE_PID_FILE = "engine.pid"
-"""That of the engine. Behind the pid it says which mode the engine is in: see `modes`."""
+"""Name of the engine's pid file. After the pid it has the engine's mode: see `modes`."""
 
 _PID_FILE_BYTES = 64
 
 _WHOLE_FILE = struct.Struct("hhqqi4x")
-"""The system's `struct flock`. Locks are those of the open file, not of the process: asking after one neither takes nor
-drops it.
+"""The system's `struct flock`. These locks belong to the open file, not to the process: a query neither takes nor drops
+them.
 """
 
 
 class PidFile:
-    """A locked file with this process's pid; the lock goes with the process, however it ends."""
+    """A locked file with this process's pid. The lock ends with the process, however it ends."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -60,7 +64,7 @@ class PidFile:
         return cls(path, descriptor)
 
     def note(self, word: str) -> None:
-        """Write one word behind the pid, in the place of the one before. It is for information: a full disk is no
+        """Write one word after the pid, in place of the previous word. It is only information, so a full disk is not an
         error.
         """
         data = f"{os.getpid()} {word}\n".encode().ljust(_PID_FILE_BYTES, b"\n")
@@ -68,30 +72,30 @@ class PidFile:
             os.pwrite(self._descriptor, data, 0)
 
     def release(self) -> None:
-        """Empty the file and give up the lock."""
+        """Empty the file and unlock it."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 
 def _words(descriptor: int) -> list[str]:
-    """The pid as it is written, and what was noted; at least one word."""
+    """Return the pid and the word after it; at least one word."""
     return os.pread(descriptor, _PID_FILE_BYTES, 0).decode("ascii", "replace").split() or [""]
 
 
 def locked_pid(path: Path) -> int | None:
-    """The pid in a pid file whose lock is held, else None."""
+    """Return the pid in a locked pid file; None if nobody holds the lock."""
     pid, *_ = _held(path)
     return int(pid) if pid.isdigit() else None
 
 
 def locked_note(path: Path) -> str:
-    """What the holder of a pid file's lock noted last; "" where nobody holds it, or nothing was noted."""
+    """Return the word after the pid in a locked pid file; "" if nobody holds the lock or no word was written."""
     _, *notes = _held(path)
     return notes[0] if notes else ""
 
 
 def _held(path: Path) -> list[str]:
-    """The words in a pid file whose lock is held; one empty word where nobody holds it."""
+    """Return the words in a locked pid file; one empty word if nobody holds the lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -105,13 +109,13 @@ def _held(path: Path) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs. A zombie does not."""
+    """Return whether a process runs. A zombie does not."""
     fields = _fields(pid)
     return bool(fields) and fields[0] not in "ZX"
 
 
 def descendants(pid: int) -> list[int]:
-    """The process's living descendants, nearest first."""
+    """Return the process's living descendants, nearest first."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -125,19 +129,19 @@ def descendants(pid: int) -> list[int]:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal; a process that is gone is no error."""
+    """Send a signal. A process that has ended is not an error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def reap(pid: int) -> None:
-    """Collect the exit status of a child of this process that has ended; nothing for any other process."""
+    """Collect the exit status of a child of this process that has ended. Does nothing for other processes."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 def _fields(pid: int) -> list[str]:
-    """State, parent and the rest of /proc/PID/stat behind the name; empty when the process is gone."""
+    """Return state, parent and the other fields of /proc/PID/stat after the name; empty if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -155,9 +159,9 @@ PARENT_PIPE = "QUORUMBOOK_PARENT_PIPE"
 
 
 def watch_parent() -> bool:
-    """End this process as soon as its supervisor ends. False when it was not started by one; nothing is watched then.
+    """End this process as soon as its supervisor ends. Returns False, and watches nothing, if no supervisor started it.
 
-    Call it once, early. The variable is taken out of the environment and the pipe is not handed on to grandchildren.
+    Call it once, early. It removes the variable from the environment, and grandchildren do not inherit the pipe.
     """
     text = os.environ.pop(PARENT_PIPE, "")
     if not text.isdigit():

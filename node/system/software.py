@@ -1,4 +1,4 @@
-"""Which software this is: its version and, where it runs from a checkout, the commit."""
+"""The running software: its version and, in a checkout, the commit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def version() -> str:
-    """The version that is installed."""
+    """Return the installed version."""
     return metadata.version("quorumbook")
 
 
 @functools.cache
 def commit() -> str:
-    """The first digits of the checkout's commit; "" where there is none."""
+    """Return the first digits of the checkout's commit; "" outside a checkout."""
     if not (_ROOT / ".git").exists():
         return ""
     try:
@@ -30,5 +30,5 @@ def commit() -> str:
 
 
 def title() -> str:
-    """Version and commit in a line."""
+    """Return version and commit as one line."""
     return f"{version()} (commit {commit()})" if commit() else version()

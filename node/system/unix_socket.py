@@ -1,7 +1,7 @@
 """Unix sockets in deep directories.
 
-The address of a Unix socket holds about 107 bytes; the path of a data directory may be longer. Linux lets such a socket
-be reached through an open descriptor of its directory.
+The address of a Unix socket holds about 107 bytes, and the path of a data directory may be longer. Linux can reach such
+a socket through an open descriptor of its directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATH_MAX = 100
 
 @contextmanager
 def reachable(path: Path) -> Iterator[str]:
-    """A name, short enough for a socket's address, by which `path` can be bound or connected inside the block.
+    """Yield a name for `path` that is short enough for a socket's address. It is valid inside the block.
 
     Raises:
         OSError: the directory does not exist.

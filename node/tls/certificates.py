@@ -1,9 +1,8 @@
-"""A node's certificate while the node runs: how long it is valid, warnings before it ends, and renewed files taken up
-without a restart.
+"""A node's certificate while the node runs: its validity, warnings before it expires, and renewal without a restart.
 
-TLS contexts that `pki` makes for a configuration are renewed in place: connections that are made from then on show the
-new certificate and trust the authorities in the new file, those that are open go on. An authority that was taken out of
-the file is trusted until the process ends.
+TLS contexts that `pki` makes for a configuration are renewed in place. New connections present the new certificate and
+trust the authorities in the new file; open connections continue. An authority that was removed from the file stays
+trusted until the process ends.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from node.tls.checks import check_tls
 log = logging.getLogger(__name__)
 
 WARN_DAYS = 30
-"""So many days before the end, and every day from then on, a node's log has a warning; one more at the end."""
+"""The node logs a warning this many days before the end and on every following day, and once more at the end."""
 
 LOOK_SECONDS = 5.0
-"""Between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 DAY = 86_400.0
 
 
 class Validity(msgspec.Struct, frozen=True):
-    """How long a certificate is valid, in seconds since the epoch, and who it is."""
+    """The validity of a certificate, in seconds since the epoch, with its subject and serial number."""
 
     subject: str
     begins: int
@@ -45,7 +44,7 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 def validity(certificate: x509.Certificate) -> Validity:
-    """How long a certificate is valid."""
+    """Return how long a certificate is valid."""
     names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return Validity(
         str(names[0].value) if names else "",
@@ -56,8 +55,8 @@ def validity(certificate: x509.Certificate) -> Validity:
 
 
 def expiry(certificate: Path, authorities: Path) -> int:
-    """When nobody accepts a node's certificate any more, in seconds since the epoch: its own end, or that of the
-    authority that signed it.
+    """Return when a node's certificate is no longer accepted, in seconds since the epoch: at its own end, or at that of
+    the authority that signed it.
 
     Raises:
         OSError: a file cannot be read.
@@ -69,7 +68,7 @@ def expiry(certificate: Path, authorities: Path) -> int:
 
 
 def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether an authority signed a certificate."""
+    """Return whether an authority signed a certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
@@ -78,12 +77,12 @@ def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
 
 
 def days_left(ends: int, now: float) -> float:
-    """Days until `ends`, both in seconds since the epoch; below 0 afterwards."""
+    """Return the days until `ends`, both in seconds since the epoch; below 0 afterwards."""
     return (ends - now) / DAY
 
 
 class CertificateWatch:
-    """Looks after the certificate of one process of a node.
+    """Watches the certificate of one process of a node.
 
     Args:
         clock: seconds since the epoch.
@@ -100,13 +99,13 @@ class CertificateWatch:
         self.expires = expiry(self._paths[1], self._paths[0])
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check the files at intervals for ever."""
         while True:
             self.look()
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Take up files that have changed, and warn of a certificate that ends soon."""
+        """Load changed files, and warn of a certificate that expires soon."""
         stamps = self._stamps()
         if stamps != self._seen:
             self._take_up(stamps)
@@ -123,7 +122,7 @@ class CertificateWatch:
             )
 
     def _take_up(self, stamps: list[tuple[int, ...]]) -> None:
-        """Renew the process's contexts, if all files are right and fit each other; two files are not replaced at the
+        """Renew the process's contexts if all files are valid and fit each other. Two files are never replaced at the
         same moment.
         """
         try:
@@ -139,7 +138,7 @@ class CertificateWatch:
         log.info("the certificate of %s is renewed, valid until %s", self._config.node_id, _date(self.expires))
 
     def _stamps(self) -> list[tuple[int, ...]]:
-        """What tells a file from the one that was in its place before."""
+        """Return what distinguishes each file from a previous one in its place."""
         found: list[tuple[int, ...]] = []
         for path in self._paths:
             try:

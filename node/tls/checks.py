@@ -1,4 +1,4 @@
-"""Checks of the TLS files that a configuration names: there, readable, in date, of this node, and fitting together."""
+"""Checks of the TLS files in a configuration: readable, valid now, issued for this node, and consistent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Fault = Callable[[str, str], ConfigError]
 
 
 def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = None, *, dates: bool = True) -> None:
-    """Check the files of `[tls]`. `now` is the time for the certificates' validity, by default the current one; unless
-    `dates`, it is not checked.
+    """Check the files of `[tls]`. `now` is the time for the certificates' validity, the current time by default.
+    Without `dates` it is not checked.
 
     Raises:
         ConfigError: made by `fault`.
@@ -71,7 +71,7 @@ def _bytes(key: str, path: Path, fault: Fault) -> bytes:
 
 
 def _certificates(key: str, path: Path, fault: Fault) -> list[x509.Certificate]:
-    """At least one."""
+    """Return the certificates of a file, at least one."""
     try:
         return x509.load_pem_x509_certificates(_bytes(key, path, fault))
     except ValueError as error:

@@ -1,12 +1,12 @@
-"""Who a node is: the cluster's certificate authority, a certificate a node, and the TLS settings made of them.
+"""The identity of nodes: the cluster's certificate authority, a certificate for each node, and TLS settings.
 
-A cluster has a certificate authority of its own, so "signed by it" means "of this cluster". Node-to-node connections
-need a certificate on both sides; the node's id stands in the subject alternative name `quorumbook-node-<node_id>`, and
-the caller compares it with the id that the peer claims (`peer_node_id`). Host names are not compared: nodes move
-between addresses, and an address proves nothing here.
+A cluster has a certificate authority of its own, so its signature means "of this cluster". Connections between nodes
+need a certificate on both sides. The node's id is in the subject alternative name `quorumbook-node-<node_id>`, and the
+caller compares it with the id that the peer claims (`peer_node_id`). Host names are not compared: nodes move between
+addresses, and an address proves nothing here.
 
-TLS 1.3 only. Keys are EC P-256, valid for ten years unless another lifetime is asked for. `certificates.py` renews them
-while a node runs.
+Only TLS 1.3 is allowed. Keys are EC P-256. Certificates are valid for ten years unless another lifetime is requested.
+`certificates.py` renews them while a node runs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from node.config.settings import NodeConfig
 
 LIFETIME = datetime.timedelta(days=3650)
-"""Of certificates, unless another one is asked for."""
+"""Default lifetime of certificates."""
 
 NODE_NAME_PREFIX = "quorumbook-node-"
-"""What a node's id stands behind in its certificate."""
+"""Prefix of a node's id in its certificate."""
 
 CLOCK_SKEW = datetime.timedelta(days=1)
-"""How far certificates reach into the past, for machines whose clocks disagree with the one that made them."""
+"""Certificates are valid from this much earlier on, for machines whose clocks differ from that of their maker."""
 
 
 _contexts: weakref.WeakKeyDictionary[ssl.SSLContext, tuple[Path, Path, Path | None]] = weakref.WeakKeyDictionary()
-"""The contexts of this process that were made for a node's files, with the authority, certificate and key that they
-have; see `renew_contexts`.
-"""
+"""This process's contexts for a node's files, with the authority, certificate and key in use; see `renew_contexts`."""
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -49,17 +47,17 @@ class KeyPair(msgspec.Struct, frozen=True):
     key: bytes
 
     def __repr__(self) -> str:
-        """Without the key: a repr ends up in logs."""
+        """Omit the key, because a repr ends up in logs."""
         return f"KeyPair(certificate={self.certificate!r})"
 
 
 def node_name(node_id: str) -> str:
-    """The subject alternative name of a node."""
+    """Return the subject alternative name of a node."""
     return NODE_NAME_PREFIX + node_id
 
 
 def make_authority(cluster_id: str, now: datetime.datetime, *, lifetime: datetime.timedelta = LIFETIME) -> KeyPair:
-    """A new certificate authority for a cluster, self-signed. `now` needs a time zone."""
+    """Make a new self-signed certificate authority for a cluster. `now` needs a time zone."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"{cluster_id} certificate authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -76,10 +74,10 @@ def make_authority(cluster_id: str, now: datetime.datetime, *, lifetime: datetim
 def issue(
     authority: KeyPair, node_id: str, hosts: Iterable[str], now: datetime.datetime, *, lifetime: datetime.timedelta = LIFETIME
 ) -> KeyPair:
-    """A new certificate for a node, for serving as well as for connecting, valid until `lifetime` after `now`.
+    """Make a new certificate for a node, as server and as client, valid until `lifetime` after `now`.
 
     Besides the node's id it names `hosts` (host names or IP addresses), localhost and 127.0.0.1, for HTTP clients that
-    compare them.
+    compare names.
 
     Raises:
         ValueError: `authority` is not PEM of a certificate and its key.
@@ -103,10 +101,10 @@ def issue(
 
 
 def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.SSLContext:
-    """For accepting connections as this node.
+    """Make a context for accepting connections as this node.
 
-    With `require_client_cert` only peers with a certificate of this cluster get through; without it a peer may show
-    one, which is then checked all the same.
+    With `require_client_cert` only peers with a certificate of this cluster can connect. Without it a peer may present
+    a certificate, which is then verified as well.
 
     Raises:
         OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config.file.load` has checked them
@@ -115,17 +113,17 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED if require_client_cert else ssl.CERT_OPTIONAL
-    # No session tickets: a resumed session would outlive the certificate it was opened with.
+    # No session tickets: a resumed session would outlive the certificate with which it was opened.
     context.num_tickets = 0
     _load(context, config, with_cert=True)
     return context
 
 
 def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext:
-    """For connecting to nodes of this cluster: as this node, or with `with_cert=False` as somebody without a
+    """Make a context for connecting to nodes of this cluster, as this node or, with `with_cert=False`, without a
     certificate.
 
-    Trusts this cluster's authority only. Host names are not compared; node-to-node callers compare `peer_node_id`.
+    It trusts this cluster's authority only. Host names are not compared; node-to-node callers compare `peer_node_id`.
 
     Raises:
         OSError: as `server_context`.
@@ -139,7 +137,7 @@ def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext
 
 
 def _load(context: ssl.SSLContext, config: NodeConfig, *, with_cert: bool) -> None:
-    """Read the node's files into a context, and remember which."""
+    """Load the node's files into a context, and record them."""
     authority, certificate, key = (config.path(name) for name in (config.tls.ca, config.tls.certificate, config.tls.key))
     context.load_verify_locations(authority)
     if with_cert:
@@ -148,10 +146,10 @@ def _load(context: ssl.SSLContext, config: NodeConfig, *, with_cert: bool) -> No
 
 
 def renew_contexts(config: NodeConfig) -> None:
-    """Read the node's files again, into all contexts of this process that were made of them.
+    """Load the node's files again into all contexts of this process that use them.
 
-    Connections that are made from then on use them. An authority that is no longer in the file stays trusted until the
-    process ends: TLS contexts forget nothing.
+    New connections use the new files. An authority that is no longer in the file stays trusted until the process ends,
+    because a TLS context cannot forget it.
 
     Raises:
         OSError: as `server_context`.
@@ -165,7 +163,7 @@ def renew_contexts(config: NodeConfig) -> None:
 
 
 def trusting_context(authority: str) -> ssl.SSLContext:
-    """For connecting to nodes of the cluster whose authority this is (PEM), as somebody without a certificate. Host
+    """Make a context for connecting to nodes of the cluster with this authority (PEM), without a certificate. Host
     names are not compared.
 
     Raises:
@@ -183,8 +181,8 @@ def trusting_context(authority: str) -> ssl.SSLContext:
 
 
 def peer_node_id(channel: ssl.SSLObject | ssl.SSLSocket | None) -> str | None:
-    """The node id in the peer's verified certificate; None without TLS, without a certificate, or if it names no node
-    or several.
+    """Return the node id in the peer's verified certificate; None without TLS or a certificate, or if it does not name
+    exactly one node.
     """
     certificate = channel.getpeercert() if channel is not None else None
     if not certificate:
@@ -195,7 +193,7 @@ def peer_node_id(channel: ssl.SSLObject | ssl.SSLSocket | None) -> str | None:
 
 
 def certified_node_id(certificate: x509.Certificate) -> str | None:
-    """The node id in a certificate; None if it names no node or several."""
+    """Return the node id in a certificate; None if it does not name exactly one node."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -204,7 +202,7 @@ def certified_node_id(certificate: x509.Certificate) -> str | None:
 
 
 def certified_hosts(certificate: x509.Certificate) -> list[str]:
-    """The host names and IP addresses in a node's certificate."""
+    """Return the host names and IP addresses in a node's certificate."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -219,7 +217,7 @@ def _only_node_id(names: Iterable[object]) -> str | None:
 
 
 def _name(common_name: str) -> x509.Name:
-    # 64 characters are the most that the format allows.
+    # The format allows 64 characters.
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
 
 
