@@ -185,9 +185,7 @@ def measure_memory(orders: int) -> float:
 
 def _remembered(account: Account) -> int:
     """Bytes of what an account remembers of its commands: ids, outcomes, and where they are found."""
-    memory = account.replies
-    entries = sum(sys.getsizeof(command_id) + sys.getsizeof(packed) for command_id, packed in memory._packed.items())
-    return entries + sys.getsizeof(memory._packed) + sum(map(sys.getsizeof, memory._chunks))
+    return account.replies.memory()
 
 
 def shown(found: dict[str, Pairs], parts: dict[str, float]) -> str:

@@ -22,8 +22,8 @@ MODULES = (
     *("reply_cache", "entities", "book", "changes", "state"),
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
 )
-"""The compiled modules: those that every order uses. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled
-instead.
+"""The compiled modules: those that every order uses. `writer`, `entry` and `reply_cache` have a twin,
+`<name>.pyx`, that is compiled instead.
 """
 
 CHOICE = "QUORUMBOOK_CORE"

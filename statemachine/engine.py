@@ -488,7 +488,7 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
         rejected(state, reject)
     state.outcomes.copy(outcome, _FINGERPRINT)
     if account is None or state.legacy or not state.unchanged:
-        state.outcome_count += memory.add(entry.command_id, outcome.since(0))
+        state.outcome_count += memory.add_written(entry.command_id, outcome)
     else:
         _remember_refusal(state, account, REFUSALS, entry.command_id)
 
@@ -519,7 +519,7 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
             if memory is None:
                 memory = account.other_replies[kind] = ReplyCache(TRANSFERS_REMEMBERED)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
-            state.outcome_count += memory.add(entry.command_id, state.outcome.since(0))
+            state.outcome_count += memory.add_written(entry.command_id, state.outcome)
 
 
 def _refused_before(account: Account, kind: int, command_id: str) -> bytes | None:
@@ -533,7 +533,7 @@ def _remember_refusal(state: State, account: Account, kind: int, command_id: str
     memory = account.other_replies.get(kind)
     if memory is None:
         memory = account.other_replies[kind] = ReplyCache(REFUSALS_REMEMBERED)
-    state.outcome_count += memory.add(command_id, state.outcome.since(0))
+    state.outcome_count += memory.add_written(command_id, state.outcome)
 
 
 def _answer_again(state: State, seen: bytes, fingerprint: bytes) -> None:

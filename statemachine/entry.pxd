@@ -1,10 +1,18 @@
 # What the compiled core knows more about entry.py: the types of its twin, entry.pyx.
+cimport cython
+
 from statemachine.entities cimport Cancelling, Placing
 from statemachine.exact cimport wide
 
 cpdef bint is_name(str text) except -1
 cpdef bint is_command_id(str text) except -1
 
+cdef struct CommandMark:
+    const unsigned char *end
+    int kind
+
+
+@cython.final
 cdef class EntryReader:
     cdef readonly bytes payload
     cdef readonly wide time
@@ -18,7 +26,9 @@ cdef class EntryReader:
     cdef const unsigned char *end
     cdef const unsigned char *start
     cdef const unsigned char *next
-    cdef const unsigned char *last
+    cdef CommandMark *marks
+    cdef Py_ssize_t marks_room
+    cdef Py_ssize_t number
 
     cdef bint _scan(self)
     cdef bint _scan_command(self) except -1
@@ -29,9 +39,10 @@ cdef class EntryReader:
     cdef bint _skip_value(self, int depth) noexcept
     cdef Py_ssize_t _array(self) noexcept
     cdef Py_ssize_t _text_length(self) noexcept
+    cdef int _grow(self) except -1
     cdef str _text(self)
+    cdef str _name(self)
     cdef int _choice(self) noexcept
-    cdef bint _skip_command(self, Py_ssize_t fields) noexcept
     cpdef int advance(self) except -1
     cpdef bytes fingerprint(self)
     cpdef int placing(self, Placing into) except -1

@@ -3,11 +3,14 @@
 
 An entry that our own batcher made is read where it lies. First it is scanned whole, before anything is applied: every header, number, choice and text is
 looked at, with bounds, and taken only if it is written as `encode_batch` writes it. What does not pass is decoded and encoded again by msgspec, which refuses
-what is no batch, and scanned once more. After the scan, fields are read without looking again.
+what is no batch, and scanned once more. After the scan, fields are read without looking again, and each command's end is known.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
 
 from statemachine.entities cimport Cancelling, Placing
 from statemachine.exact cimport wide
@@ -25,12 +28,38 @@ _encode = msgspec.msgpack.Encoder().encode
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyUnicode_New(Py_ssize_t size, Py_UCS4 maximum)
+    void *PyUnicode_DATA(object text)
 
 cdef extern from *:
     """
+    #include <string.h>
+
     typedef unsigned __int128 quorumbook_unsigned;
+
+    /* Eight bytes as a number, the first one the highest. */
+    static inline unsigned long long quorumbook_word(const unsigned char *at)
+    {
+        unsigned long long word;
+        memcpy(&word, at, 8);
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        word = __builtin_bswap64(word);
+    #endif
+        return word;
+    }
+
+    /* Whether all of these bytes are ASCII. */
+    static inline int quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length)
+    {
+        unsigned long long every = 0, word;
+        for (; length >= 8; at += 8, length -= 8) { memcpy(&word, at, 8); every |= word; }
+        for (; length > 0; at++, length--) every |= *at;
+        return (every & 0x8080808080808080ULL) == 0;
+    }
     """
     ctypedef unsigned long long unsigned_wide "quorumbook_unsigned"
+    unsigned long long quorumbook_word(const unsigned char *at) noexcept
+    bint quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length) noexcept
 
 # The fields are read by place. Where the schema has grown, these commands are decoded by msgspec like the others, until this file knows the new fields.
 cdef bint _PLACE_IS_KNOWN = PlaceOrder.__struct_fields__ == (
@@ -86,9 +115,7 @@ cdef bytes _fingerprint(const unsigned char *at, Py_ssize_t length):
     cdef Py_ssize_t place
     cdef unsigned char mark[8]
     while length >= 8:
-        word = 0
-        for place in range(8):
-            word = (word << 8) | at[place]
+        word = quorumbook_word(at)
         rest = _reduced(<unsigned_wide>rest * 59 + word)
         at += 8
         length -= 8
@@ -104,6 +131,42 @@ cdef bytes _fingerprint(const unsigned char *at, Py_ssize_t length):
     return PyBytes_FromStringAndSize(<char *>mark, 8)
 
 
+cdef int _NAMES = 4096
+cdef PyObject *_names[4096]
+"""The names of accounts and products that came last: a text that comes with every order is made once, and its hash with it."""
+
+
+cdef str _new_text(const unsigned char *at, Py_ssize_t length):
+    """A text from its bytes, which were scanned before."""
+    cdef object text
+    if not quorumbook_is_ascii(at, length) or length < 2:
+        return PyUnicode_DecodeUTF8(<char *>at, length, NULL)
+    text = PyUnicode_New(length, 127)
+    memcpy(PyUnicode_DATA(text), at, length)
+    return <str>text
+
+
+cdef str _name(const unsigned char *at, Py_ssize_t length):
+    """As `_new_text`, for a name."""
+    cdef unsigned long long mixed = length
+    cdef Py_ssize_t place
+    cdef PyObject *known
+    cdef str text
+    if length > _NAME_MAX or length < 2 or not quorumbook_is_ascii(at, length):
+        return _new_text(at, length)
+    for place in range(length):
+        mixed = (mixed ^ at[place]) * <unsigned long long>0x100000001b3
+    place = <Py_ssize_t>((mixed ^ (mixed >> 32)) & <unsigned long long>(_NAMES - 1))
+    known = _names[place]
+    if known != NULL and len(<str>known) == length and memcmp(PyUnicode_DATA(<object>known), at, length) == 0:
+        return <str>known
+    text = _new_text(at, length)
+    Py_INCREF(text)
+    _names[place] = <PyObject *>text
+    Py_XDECREF(known)
+    return text
+
+
 def fingerprint(bytes encoded):
     """See entry.py."""
     return _fingerprint(<const unsigned char *>PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
@@ -111,6 +174,9 @@ def fingerprint(bytes encoded):
 
 cdef class EntryReader:
     """See entry.py."""
+
+    def __dealloc__(self):
+        free(self.marks)
 
     def __init__(self, bytes payload):
         self.payload = payload
@@ -134,8 +200,12 @@ cdef class EntryReader:
             return False
         first = self.at
         for number in range(self.count):
+            if number == self.marks_room:
+                self._grow()
             if not self._scan_command():
                 return False
+            self.marks[number].end = self.at
+            self.marks[number].kind = self.kind
         if not self._skip_flag():
             return False
         migrated = self.at[-1] == 0xc3
@@ -143,17 +213,31 @@ cdef class EntryReader:
             return False
         self.legacy = <int>(former if former != 0 else 2) if migrated else 0
         self.next = first
-        self.at = first
+        self.number = 0
         return True
 
+    cdef int _grow(self) except -1:
+        """Room for the marks of more commands."""
+        cdef Py_ssize_t room = 2 * self.marks_room if self.marks_room else 64
+        cdef void *marks = realloc(self.marks, room * sizeof(CommandMark))
+        if marks == NULL:
+            raise MemoryError
+        self.marks, self.marks_room = <CommandMark *>marks, room
+        return 0
+
     cdef bint _scan_command(self) except -1:
+        """Look at a command; whether it is written as `encode_batch` writes it. `kind` is what it is."""
         cdef const unsigned char *start = self.at
         cdef const unsigned char *first
         cdef Py_ssize_t fields = self._array()
         cdef wide number
         cdef object rest
+        cdef const unsigned char *last = NULL
+        cdef int tag
         if fields < 3 or self.at == self.end:
             return False
+        tag = self.at[0]
+        self.kind = tag if tag == 7 or tag == 8 else 0
         if self.at[0] == 7 and fields == 17 and _PLACE_IS_KNOWN:
             first = self.at
             self.at += 1
@@ -173,8 +257,11 @@ cdef class EntryReader:
             self.at += 1
             return self._skip_text() and self._skip_text() and self._number(&number) and self._skip_text() and self._skip_text()
         for _ in range(fields):
+            last = self.at
             if not self._skip_value(0):
                 return False
+        if self.kind == 7 and last[0] != 0xc0:
+            self.kind = 0  # it has options
         rest = PyBytes_FromStringAndSize(<char *>start, self.at - start)
         try:
             return _encode(command_decoder.decode(rest)) == rest
@@ -268,13 +355,10 @@ cdef class EntryReader:
         return length if length <= self.end - self.at else -1
 
     cdef bint _skip_text(self):
-        cdef Py_ssize_t length = self._text_length(), place
-        cdef unsigned char every = 0
+        cdef Py_ssize_t length = self._text_length()
         if length < 0:
             return False
-        for place in range(length):
-            every |= self.at[place]
-        if every & 0x80:
+        if not quorumbook_is_ascii(self.at, length):
             try:
                 PyUnicode_DecodeUTF8(<char *>self.at, length, NULL)
             except UnicodeDecodeError:
@@ -296,12 +380,20 @@ cdef class EntryReader:
 
     cdef str _text(self):
         cdef Py_ssize_t length = self._text_length()
-        cdef str text
+        cdef const unsigned char *first = self.at
         if length < 0:
             raise AssertionError("scanned before")
-        text = PyUnicode_DecodeUTF8(<char *>self.at, length, NULL)
         self.at += length
-        return text
+        return _new_text(first, length)
+
+    cdef str _name(self):
+        """As `_text`, where the same ones come again and again."""
+        cdef Py_ssize_t length = self._text_length()
+        cdef const unsigned char *first = self.at
+        if length < 0:
+            raise AssertionError("scanned before")
+        self.at += length
+        return _name(first, length)
 
     cdef int _choice(self) noexcept:
         cdef int value = self.at[0]
@@ -309,34 +401,17 @@ cdef class EntryReader:
         return value
 
     cpdef int advance(self) except -1:
-        cdef Py_ssize_t fields
         self.start = self.at = self.next
-        fields = self._array()
+        self.next = self.marks[self.number].end
+        self.kind = self.marks[self.number].kind
+        self.number += 1
+        self._array()
         self.tag = self.at[0]
-        self.kind = self.tag if self.tag == 7 or self.tag == 8 else 0
         if self.at[0] < 0x80:
             self.at += 1
-        self.account_id = self._text()
+        self.account_id = self._name()
         self.command_id = self._text()
-        cdef const unsigned char *body = self.at
-        self.at = self.start
-        if not self._skip_command(fields):
-            raise AssertionError("scanned before")
-        if self.kind == 7 and self.last[0] != 0xc0:
-            self.kind = 0  # it has options
-        self.next = self.at
-        self.at = body
         return 0
-
-    cdef bint _skip_command(self, Py_ssize_t fields) noexcept:
-        """Go behind a command that was scanned before; `last` is its last field."""
-        cdef Py_ssize_t place
-        self._array()
-        for place in range(fields):
-            self.last = self.at
-            if not self._skip_value(0):
-                return False
-        return True
 
     cdef bint _skip_value(self, int depth) noexcept:
         """Go behind a value of any kind that a command may have."""
@@ -375,7 +450,7 @@ cdef class EntryReader:
     cpdef int placing(self, Placing into) except -1:
         if not _PLACE_IS_KNOWN:
             return into.take(self.command())
-        into.product_id = self._text()
+        into.product_id = self._name()
         into.side = self._choice()
         into.order_type = self._choice()
         self._number(&into.price)
@@ -398,7 +473,7 @@ cdef class EntryReader:
         self._number(&order_id)
         into.order_id = <long long>order_id if order_id <= <wide>0x7fffffffffffffff else -1
         into.client_oid = self._text()
-        into.product_id = self._text()
+        into.product_id = self._name()
         return 0
 
     cpdef object command(self):

@@ -4,19 +4,25 @@ section 6.3).
 Each account has a bounded one, first in, first out. It is part of the replicated state, so all nodes drop an entry at
 the same log entry. Entries are stored as bytes: an outcome contains a copy of an order's state, an account may have ten
 thousand of them, and they are seldom read.
+
+This is the plain form. The compiled core has `reply_cache.pyx` in its place, which keeps the entries in blocks of memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import cast
+from sys import getsizeof  # pure: only to measure memory
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from statemachine.events import AnyOutcome
 from statemachine.limits import OUTCOMES_PER_ACCOUNT
 from statemachine.teardown import clear
+
+if TYPE_CHECKING:
+    from statemachine.writer import Writer
 
 FINGERPRINT_SIZE = 8
 ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
@@ -106,6 +112,10 @@ class ReplyCache:
         self._forget_oldest()
         return 0
 
+    def add_written(self, command_id: str, packed: Writer) -> int:
+        """`add` what a writer has written."""
+        return self.add(command_id, packed.since(0))
+
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
         """Add entries (see `pack`), oldest first, to an empty cache. An id that occurs twice counts as one entry.
         O(entries).
@@ -136,6 +146,11 @@ class ReplyCache:
         if len(self._packed) < self.bound:
             return True
         return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
+
+    def memory(self) -> int:
+        """The memory that its entries take, in bytes. O(entries)."""
+        entries = sum(getsizeof(command_id) + getsizeof(packed) for command_id, packed in self._packed.items())
+        return entries + getsizeof(self._packed) + sum(map(getsizeof, self._chunks))
 
     def clear(self) -> None:
         """Empty it in small steps (`teardown`). It may not be used afterwards. O(entries)."""

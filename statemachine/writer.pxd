@@ -1,19 +1,119 @@
+# What the compiled core knows more about writer.py: the types of its twin, writer.pyx. Each order writes some seventy fields, so the methods that write one are
+# here, where every module that calls them compiles them into itself.
+cimport cython
+
+from libc.string cimport memcpy
+
 from statemachine.exact cimport wide
 
+
+cdef extern from *:
+    """
+    #include <string.h>
+
+    /* Writes a number as msgpack, in its shortest form, where there is room for 9 bytes. Returns how many it wrote; 0: it has more than 64 bits. */
+    static int quorumbook_number(unsigned char *at, __int128 value)
+    {
+        unsigned long long bits = (unsigned long long)value;
+        int count, head;
+        if (value >= 0) {
+            if (value < 0x80) { at[0] = (unsigned char)bits; return 1; }
+            if (value >> 64) return 0;
+            if (bits <= 0xff) { head = 0xcc; count = 1; }
+            else if (bits <= 0xffff) { head = 0xcd; count = 2; }
+            else if (bits <= 0xffffffffULL) { head = 0xce; count = 4; }
+            else { head = 0xcf; count = 8; }
+        } else {
+            long long number = (long long)value;
+            if ((__int128)number != value) return 0;
+            if (number >= -32) { at[0] = (unsigned char)bits; return 1; }
+            if (number >= -0x80) { head = 0xd0; count = 1; }
+            else if (number >= -0x8000) { head = 0xd1; count = 2; }
+            else if (number >= -0x80000000LL) { head = 0xd2; count = 4; }
+            else { head = 0xd3; count = 8; }
+        }
+        at[0] = (unsigned char)head;
+        bits <<= 64 - 8 * count;
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        bits = __builtin_bswap64(bits);
+    #endif
+        memcpy(at + 1, &bits, 8);
+        return count + 1;
+    }
+
+    /* The bytes of a text and how many: without a call where it is ASCII. NULL with an exception where it has no UTF-8. */
+    static inline const char *quorumbook_utf8(PyObject *text, Py_ssize_t *size)
+    {
+        if (PyUnicode_IS_COMPACT_ASCII(text)) {
+            *size = PyUnicode_GET_LENGTH(text);
+            return (const char *)PyUnicode_1BYTE_DATA(text);
+        }
+        return PyUnicode_AsUTF8AndSize(text, size);
+    }
+    """
+    int quorumbook_number(unsigned char *at, wide value) noexcept
+    const char *quorumbook_utf8(object text, Py_ssize_t *size) except NULL
+
+
+@cython.final
 cdef class Writer:
     cdef unsigned char *memory
     cdef Py_ssize_t used
     cdef Py_ssize_t room
 
-    cdef void _tail(self, unsigned char head, unsigned long long bits, int count) noexcept
     cdef int grow(self, Py_ssize_t more) except -1
-    cpdef int number(self, wide value) except -1
-    cpdef int text(self, str value) except -1
-    cpdef int nothing(self) except -1
-    cpdef int flag(self, bint value) except -1
+    cdef int text_header(self, Py_ssize_t length) except -1
     cpdef int array(self, Py_ssize_t count) except -1
     cpdef int raw(self, bytes encoded) except -1
     cpdef int copy(self, Writer other, Py_ssize_t start) except -1
-    cpdef Py_ssize_t size(self) noexcept
     cpdef bytes since(self, Py_ssize_t start)
-    cpdef int clear(self) except -1
+    cdef void _tail(self, unsigned char *at, unsigned long long bits, int count) noexcept
+
+    cpdef inline int number(self, wide value) except -1:
+        cdef int count
+        if self.room - self.used < 9:
+            self.grow(9)
+        if 0 <= value and value < 0x80:
+            self.memory[self.used] = <unsigned char>value
+            self.used += 1
+            return 0
+        count = quorumbook_number(self.memory + self.used, value)
+        if count == 0:
+            raise OverflowError("a number of more than 64 bits")
+        self.used += count
+        return 0
+
+    cpdef inline int text(self, str value) except -1:
+        cdef Py_ssize_t length = 0
+        cdef const char *utf8 = quorumbook_utf8(value, &length)
+        if self.room - self.used < length + 5:
+            self.grow(length + 5)
+        if length < 32:
+            self.memory[self.used] = <unsigned char>(0xa0 | length)
+            self.used += 1
+        else:
+            self.text_header(length)
+        memcpy(self.memory + self.used, utf8, length)
+        self.used += length
+        return 0
+
+    cpdef inline int nothing(self) except -1:
+        if self.room == self.used:
+            self.grow(1)
+        self.memory[self.used] = 0xc0
+        self.used += 1
+        return 0
+
+    cpdef inline int flag(self, bint value) except -1:
+        if self.room == self.used:
+            self.grow(1)
+        self.memory[self.used] = 0xc3 if value else 0xc2
+        self.used += 1
+        return 0
+
+    cpdef inline Py_ssize_t size(self) noexcept:
+        return self.used
+
+    cpdef inline int clear(self) except -1:
+        self.used = 0
+        return 0

@@ -1,4 +1,4 @@
-"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`), it does what the plain one does; both
+"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`, `reply_cache.pyx`), it does what the plain one does; both
 write what msgspec writes.
 """
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statemachine
-from statemachine import entry, events, writer
+from statemachine import entry, events, reply_cache, writer
 from statemachine.commands import Batch, Deposit, PlaceOrder, encode_batch
 from statemachine.entities import Cancelling, Placing
 from statemachine.limits import AMOUNT_MAX
@@ -34,7 +34,7 @@ def plain(name: str) -> ModuleType:
     return module
 
 
-PLAIN_WRITER, PLAIN_ENTRY = plain("writer"), plain("entry")
+PLAIN_WRITER, PLAIN_ENTRY, PLAIN_REPLY_CACHE = plain("writer"), plain("entry"), plain("reply_cache")
 
 numbers = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
@@ -61,6 +61,42 @@ def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) ->
         made.clear()
         assert made.since(0) == b""
     assert written[0] == written[1] == msgspec.msgpack.encode(values)
+
+
+@given(st.integers(1, 300), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 60)), max_size=600))
+@settings(max_examples=60)
+def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[int, int]]) -> None:
+    """Every command id that is not in the cache is added; now and then a view is taken, and read after all the others."""
+    caches = [module.ReplyCache(bound) for module in (PLAIN_REPLY_CACHE, reply_cache)]
+    views: list[list[Any]] = []
+    for number, (name, extra) in enumerate(steps, 1):
+        command_id, packed = f"c{name}" * (1 + name % 5), reply_cache.pack(bytes([extra]) * 8, outcome(number, extra))
+        found = [cache.find(command_id) for cache in caches]
+        assert found[0] == found[1]
+        if found[0] is None:
+            assert caches[0].add(command_id, packed) == caches[1].add(command_id, packed)
+        assert len(caches[0]) == len(caches[1]) <= bound
+        assert caches[0].added == caches[1].added
+        if extra == 7:
+            views.append([cache.newest(name) for cache in caches])
+    for first, second in views:
+        assert list(first) == list(second)
+        assert first.first_sequence == second.first_sequence
+    everything = [list(cache.newest(bound)) for cache in caches]
+    assert everything[0] == everything[1]
+    filled = [module.ReplyCache(bound) for module in (PLAIN_REPLY_CACHE, reply_cache)]
+    for cache in filled:
+        cache.fill([command_id for command_id, _ in everything[0]], [packed for _, packed in everything[0]])
+        assert list(cache.newest(bound)) == everything[0]
+    if everything[0]:
+        assert filled[1].find(everything[0][-1][0]) == everything[0][-1][1]
+        assert caches[0].has_room(1) == caches[1].has_room(1)
+        assert caches[0].has_room(10**6) == caches[1].has_room(10**6)
+
+
+def outcome(sequence: int, extra: int) -> bytes:
+    """The fields of every outcome, and some more bytes."""
+    return msgspec.msgpack.encode([2, sequence, sequence, bytes(extra)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
