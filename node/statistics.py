@@ -1,8 +1,7 @@
-"""Rolling figures over the trades of a product: 24 hours in full, minute by minute, and the volume of 30 days, hour by
-hour.
+"""Rolling statistics over a product's trades: 24 hours in full, by minute, and the volume of 30 days, by hour.
 
-A function of the trades and of nothing else, so every node and every gateway has the same. The engine's feed keeps
-them, and they survive its restart; a gateway takes them over and goes on with the events.
+They depend on the trades only, so every node and every gateway has the same figures. The engine's feed keeps them, and
+they survive its restart. A gateway gets them from the engine and updates them with the events.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ MONTH_HOURS = 30 * 24
 
 
 class Span(msgspec.Struct, array_like=True):
-    """Trades of a stretch of time, the minute or hour with this number: first, highest, lowest price, and the volume in
-    base units.
+    """The trades of one minute or hour, which `number` counts since the epoch: first, highest and lowest price, and the
+    volume in base units.
     """
 
     number: int = 0
@@ -32,7 +31,7 @@ class Span(msgspec.Struct, array_like=True):
     volume: int = 0
 
     def add(self, other: Span) -> None:
-        """Take in a later span."""
+        """Add a later span."""
         if not self.open:
             self.open, self.low = other.open, other.low
         self.high, self.low = max(self.high, other.high), min(self.low, other.low)
@@ -40,15 +39,16 @@ class Span(msgspec.Struct, array_like=True):
 
 
 class Figures(msgspec.Struct, frozen=True, array_like=True):
-    """`Statistics` as they are kept and sent: at most 1,440 minutes and 720 hours, those with trades, oldest first."""
+    """`Statistics` as they are stored and sent: at most 1,440 minutes and 720 hours with trades, oldest first."""
 
     minutes: list[Span] = []
     hours: list[Span] = []
 
 
 class _Window:
-    """Spans of `unit` nanoseconds, the latest `length` of them. The sum over whole ones is kept until one ends: a
-    question costs O(1) but for the first of its minute or hour."""
+    """The latest `length` spans of `unit` nanoseconds. The sum over complete spans is cached, so a query costs O(1),
+    except for the first one in a span.
+    """
 
     def __init__(self, unit: int, length: int, spans: list[Span]) -> None:
         self._unit = unit
@@ -66,7 +66,7 @@ class _Window:
         spans[-1].add(Span(number, trade.price, trade.price, trade.price, trade.size))
 
     def total(self, now: int) -> Span:
-        """The trades of the latest `length` units, of which that of `now` (nanoseconds) is the last."""
+        """Return the trades of the latest `length` units, the last of which contains `now` (nanoseconds)."""
         spans, number = self.spans, now // self._unit
         if not spans:
             return Span()
@@ -84,7 +84,7 @@ class _Window:
         return total
 
     def freeze(self) -> list[Span]:
-        """The spans as they are. Only the last one can change later, so it is a copy."""
+        """Return a copy of the spans. Only the last one can change later."""
         spans = list(self.spans)
         if spans:
             spans[-1] = msgspec.structs.replace(spans[-1])
@@ -92,7 +92,7 @@ class _Window:
 
 
 class Statistics:
-    """See the module. Trades come in order."""
+    """Rolling statistics; see the module. Trades come in order."""
 
     def __init__(self, figures: Figures | None = None) -> None:
         figures = figures or Figures()
@@ -100,16 +100,16 @@ class Statistics:
         self._month = _Window(HOUR, MONTH_HOURS, figures.hours)
 
     def add(self, trade: OrderMatched) -> None:
-        """Count a trade."""
+        """Add a trade."""
         self._day.add(trade)
         self._month.add(trade)
 
     def day(self, now: int) -> Span:
-        """The 24 hours before `now` (nanoseconds), from a full minute on."""
+        """Return the trades of the 24 hours before `now` (nanoseconds), from a full minute on."""
         return self._day.total(now)
 
     def since(self, minute: int) -> Span:
-        """The trades of this minute (its number since the epoch) and of later ones, of those of 24 hours."""
+        """Return the trades of this minute (its number since the epoch) and of later ones, within 24 hours."""
         found = list(takewhile(lambda span: span.number >= minute, reversed(self._day.spans)))
         total = Span(minute)
         for span in reversed(found):
@@ -117,9 +117,9 @@ class Statistics:
         return total
 
     def month_volume(self, now: int) -> int:
-        """The volume of the 30 days before `now` (nanoseconds), from a full hour on."""
+        """Return the volume of the 30 days before `now` (nanoseconds), from a full hour on."""
         return self._month.total(now).volume
 
     def freeze(self) -> Figures:
-        """The figures as they are now, whatever is counted later."""
+        """Return a copy of the figures, which later trades do not change."""
         return Figures(self._day.freeze(), self._month.freeze())

@@ -1,15 +1,15 @@
-"""A node's first process: starts the engine and the gateways, keeps them running, and stops them in order.
+"""A node's first process: it starts the engine and the gateways, keeps them running, and stops them in order.
 
-- A gateway that ends is started again, with growing pauses: it holds nothing.
-- An engine that was killed by a signal is started again likewise: all that it promised is on disk.
-- An engine that ends by itself with an exit code has said that it cannot go on: see `exit_codes`. The node then stops
-  with that code; a person has to look.
-- A history whose database it must not use (of a later version, of another node) says so with `CANNOT_START`. It is not
-  started again, and the node goes on without it.
-- SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes
-  too long is killed. A second signal kills at once.
+- A gateway that ends is restarted after growing pauses, because it holds no state.
+- An engine that a signal killed is restarted in the same way, because everything that it promised is on disk.
+- An engine that exits with an exit code cannot continue: see `exit_codes`. The node then stops with that code, and a
+  person has to act.
+- A history whose database it must not use (of a later version, of another node) exits with `CANNOT_START`. It is not
+  restarted, and the node continues without it.
+- On SIGTERM or SIGINT the gateways finish their requests, then the engine transfers leadership and ends. A process that
+  takes too long is killed. A second signal kills at once.
 
-However the supervisor ends, its children do not outlive it: see `parent_watch`.
+However the supervisor ends, its children end too: see `processes.watch_parent`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from node.system.descriptors import raise_limit
 from node.system.processes import PARENT_PIPE, PID_FILE, PidFile
 
 LOG_SECONDS = 5.0
-"""Between two looks at how large the log is."""
+"""Seconds between two checks of the log's size."""
 
 Report = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """A process to keep running. `final_codes`: whether a positive exit code is its last word, and the node's;
-    `first_args` go to its first start only. `may_give_up`: with `CANNOT_START` it ends for good, and the node goes on
-    without it."""
+    """A process to keep running. `final_codes`: a positive exit code ends the node. `first_args` apply to its first
+    start only. `may_give_up`: after `CANNOT_START` it is not restarted, and the node continues without it.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -60,17 +60,17 @@ class Patience(msgspec.Struct, frozen=True):
     """The supervisor's times, in seconds."""
 
     pause_min: float = 0.1
-    """Before the first restart; doubles with each further one."""
+    """Pause before the first restart; each further one doubles it."""
     pause_max: float = 5.0
     healthy: float = 10.0
-    """A process that lived this long begins again with the shortest pause."""
+    """A process that lived this long is restarted with the shortest pause."""
     gateway_grace: float = stop_times.GATEWAY
     engine_grace: float = stop_times.ENGINE
-    """From the request to stop to SIGKILL."""
+    """From the request to stop until SIGKILL."""
 
 
 class Supervisor:
-    """Keeps one engine and its gateways running until told to stop, or until the engine gives up.
+    """Keeps one engine and its gateways running until a stop is requested, or until the engine cannot continue.
 
     Args:
         report: takes each line that a person should read.
@@ -89,13 +89,13 @@ class Supervisor:
         self._pipe = -1
 
     def request_stop(self) -> None:
-        """Begin to stop; asked again, kill at once."""
+        """Begin to stop. A second call kills at once."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
 
     async def run(self) -> int:
-        """Run the node. The exit code for its process: 0 after a stop that was asked for, else the engine's."""
+        """Run the node. Returns the exit code for this process: 0 after a requested stop, otherwise the engine's."""
         self._pipe, write_end = os.pipe()
         tasks = {spec.name: asyncio.create_task(self._keep(spec)) for spec in (self._engine, *self._gateways)}
         engine = tasks.pop(self._engine.name)
@@ -109,7 +109,7 @@ class Supervisor:
             await self._end(tasks, self._patience.gateway_grace)
             await self._end({self._engine.name: engine}, self._patience.engine_grace)
             code = engine.result()
-            # Before a process has said what to do on SIGTERM, the signal just ends it: that is what was asked for.
+            # Before a process has installed its handler, SIGTERM just ends it, and that is what was requested.
             return 0 if asked and code == -signal.SIGTERM else _exit_code(code)
         finally:
             stop_asked.cancel()
@@ -120,7 +120,7 @@ class Supervisor:
             os.close(self._pipe)
 
     async def _keep(self, spec: ChildSpec) -> int:
-        """Start a process and start it again when it ends; returns the exit code after which that must not be."""
+        """Start a process, and restart it when it ends. Returns the exit code after which it must not be restarted."""
         pause = self._patience.pause_min
         arguments = (*spec.argv, *spec.first_args)
         while True:
@@ -160,7 +160,7 @@ class Supervisor:
             self._running.pop(name, None)
 
     async def _end(self, tasks: dict[str, asyncio.Task[int]], grace: float) -> None:
-        """Ask processes to stop, and after `grace` seconds, or a second request, kill them."""
+        """Ask processes to stop. After `grace` seconds, or after a second request, kill them."""
         if not tasks:
             return
         self._signal(tasks, signal.SIGTERM)
@@ -189,7 +189,7 @@ class Supervisor:
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, in words: "exit code 3", "killed by SIGKILL"."""
+    """Return how a process ended: "exit code 3", "killed by SIGKILL"."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -219,8 +219,8 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> tuple[ChildSpec, list[ChildSpec]]:
-    """The processes of a node: its engine; its gateways, its FIX server and its history, which hold nothing that the
-    engine has not.
+    """Return the processes of a node: its engine, and its gateways, FIX server and history, which hold no state that
+    the engine lacks.
     """
     python = (sys.executable, "-m")
     tail = ("--config", str(config_path.resolve()))
@@ -239,7 +239,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
 
 
 def run_node(config_path: Path, *, rejoin: bool = False) -> int:
-    """Run a node in this process until it is told to stop. Returns the process's exit code.
+    """Run a node in this process until a stop is requested. Returns the process's exit code.
 
     Raises:
         ConfigError: the configuration is not right.
@@ -278,7 +278,7 @@ async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: N
 
 
 async def _bound_log(config: NodeConfig) -> None:
-    """Rename the file that the node's processes write to whenever it is too large, for ever."""
+    """Rename the log file of the node's processes whenever it is too large, for ever."""
     name = os.environ.get(logs.LOG_FILE)
     while name:
         if logs.rotate(Path(name), config.log_bytes, config.log_files):
@@ -287,9 +287,9 @@ async def _bound_log(config: NodeConfig) -> None:
 
 
 def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
-    """`run_node`; a node that cannot start is one line on stderr and exit code `exit_codes.CANNOT_START`."""
+    """Run `run_node`. If the node cannot start, print one line on stderr and return `exit_codes.CANNOT_START`."""
     try:
-        raise_limit()  # the other processes have its limits from this one
+        raise_limit()  # the other processes inherit its limits
         return run_node(config_path, rejoin=rejoin)
     except (QuorumbookError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -297,8 +297,8 @@ def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m node.supervisor --config FILE [--rejoin]`: what `quorumbook node start` does, without the rest of the
-    command line.
+    """Run `python -m node.supervisor --config FILE [--rejoin]`, which does the same as `quorumbook node start` without
+    the rest of the command line.
     """
     parser = argparse.ArgumentParser(prog="python -m node.supervisor")
     parser.add_argument("--config", type=Path, required=True)

@@ -11,11 +11,11 @@ often it is sent. Streams resume at another node with the next event.
     from node.client import Client
 
     with Client("admin.json", account="alice") as client:
-    order = client.place("BTC-USD", "buy", size="0.5", price="30000")
-    for event in client.events("BTC-USD", order.opened_sequence):
-    print(event)
+        order = client.place("BTC-USD", "buy", size="0.5", price="30000")
+        for event in client.events("BTC-USD", order.opened_sequence):
+            print(event)
 
-Importing this package brings neither RocksDB nor the load generator; only the REST clients need aiohttp.
+Importing this package imports neither RocksDB nor the load generator. Only the REST clients need aiohttp.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Clusters as directories and processes: made, joined, started, changed."""
+"""Clusters as directories and processes: creates, starts and changes them, and lets nodes join."""

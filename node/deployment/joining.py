@@ -34,8 +34,8 @@ OWN_KEYS = frozenset({"listen", "public_url"})
 
 
 def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
-    """Addresses for one more node, where `quorumbook init` would have put it: on the members' host, behind the highest
-    port of each kind.
+    """Choose addresses for one more node as `quorumbook init` would: on the members' host, after the highest port of
+    each kind.
 
     Raises:
         SetupError: the members are on several hosts, or there is no room behind their ports.
@@ -68,7 +68,7 @@ def _port(place: str) -> int:
 
 
 def check_new(address: NodeAddress, members: Iterable[NodeAddress]) -> None:
-    """Check what a new member's addresses must fulfil.
+    """Check a new member's id and addresses.
 
     Raises:
         SetupError: the id or an address is malformed, or an address is another member's, or in use on this machine.
@@ -86,7 +86,7 @@ def check_new(address: NodeAddress, members: Iterable[NodeAddress]) -> None:
 
 
 def check_free(address: NodeAddress) -> None:
-    """Check that nothing listens on the addresses yet. An address of another machine is passed over.
+    """Check that nothing listens on the addresses yet. Addresses of other machines are ignored.
 
     Raises:
         SetupError: one is in use.
@@ -108,10 +108,9 @@ def check_free(address: NodeAddress) -> None:
 
 
 def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAddress], like: NodeConfig) -> Path:
-    """Make the directory of a new node in the cluster's `directory`; the path of its configuration.
+    """Make the directory of a new node in the cluster's `directory`, and return the path of its configuration.
 
-    Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if
-    it is that node's.
+    All settings except addresses are copied from the node `like`. An existing directory of the same node stays.
 
     Raises:
         ClusterKeyError: the cluster keys of `like` cannot be read.
@@ -141,7 +140,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
 
 
 def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
-    """A directory that an earlier call made."""
+    """Return a directory that an earlier call made."""
     path = home / "node.toml"
     config = load(path)
     if (config.cluster_id, config.node_id) != (like.cluster_id, address.node_id):
@@ -158,7 +157,7 @@ def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
 
 
 def _listen(like: NodeConfig) -> str:
-    """The address on which the node listens, where that is not its own host, such as 0.0.0.0; else empty."""
+    """Return the address on which the node listens, such as 0.0.0.0; "" if that is its own host."""
     host = like.raft.listen.rpartition(":")[0].strip("[]")
     return "" if host in hosts_of(like.address(like.node_id)) else host
 
@@ -177,7 +176,7 @@ def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:
 
 
 def _settings(like: NodeConfig) -> dict[str, Setting]:
-    """What another node's configuration says beyond the defaults, addresses left out."""
+    """Return another node's settings that are not defaults, without addresses."""
     found: dict[str, Setting] = {"log_level": like.log_level}
     for section, struct in (("raft", RaftConfig), ("snapshot", SnapshotConfig), ("native", NativeConfig), ("http", HttpConfig)):
         for field in msgspec.structs.fields(struct):

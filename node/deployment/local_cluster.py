@@ -68,7 +68,9 @@ class LocalCluster:
         return self.layout.node_ids
 
     def pid(self, node_id: str) -> int | None:
-        """The pid of a node's supervisor, None when the node is down. It is the node's own: see `processes`."""
+        """Return the pid of a node's supervisor, None if the node is down. The pid is certainly the node's: see
+        `processes`.
+        """
         pid = locked_pid(self.layout.configs[node_id].data_path / PID_FILE)
         return pid if pid is not None and alive(pid) else None
 
@@ -77,7 +79,7 @@ class LocalCluster:
         return [node_id for node_id in self.node_ids if self.pid(node_id) is not None]
 
     def start(self, node_ids: Iterable[str] | None = None, *, rejoin: bool = False, seconds: float = 20.0) -> None:
-        """Start nodes (all unless named) in the background and wait until each has taken its data directory; not until
+        """Start nodes (all by default) in the background. Returns when each holds its data directory, which is before
         it serves.
 
         Raises:
@@ -130,20 +132,20 @@ class LocalCluster:
         self.start([node_id], rejoin=rejoin)
 
     async def status(self) -> Statuses:
-        """All nodes' statuses, asked at the same time over fresh connections.
+        """Ask all nodes for their statuses at the same time, over new connections.
 
-        These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not
-        answer and is no member any more is left out.
+        This includes members that joined from elsewhere. A node that does not answer and is no longer a member is left
+        out.
         """
         return await ask_all(self.layout.addresses, self._tls, self._admin)
 
     async def leader(self) -> str:
-        """The id of the leader that a quorum follows, "" while there is none."""
+        """Return the id of the leader that a quorum follows, "" if there is none."""
         return leader_of(await self.status())
 
     async def wait_ready(self, seconds: float = 30.0, node_ids: Iterable[str] | None = None) -> Statuses:
-        """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections.
-        Their statuses.
+        """Wait until nodes (all by default) follow one leader, have caught up with it, and accept HTTP connections.
+        Returns their statuses.
 
         The timeout does not run while a node migrates data of another version, or reads its snapshot and log. The
         node's log shows the progress.

@@ -1,7 +1,7 @@
-"""What `quorumbook cluster add | remove | replace` does, step by step.
+"""The steps of `quorumbook cluster add | remove | replace`.
 
-Each step first checks whether its result exists already. A command that was killed, or whose answer was lost, can
-therefore be repeated. Only the cluster itself and the new node's directory keep state between two runs.
+Each step first checks whether its result exists already. So a command that was killed, or whose answer was lost, can be
+repeated. Only the cluster and the new node's directory keep state between two runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLL = 0.25
 """Seconds between two status requests to the leader."""
 
 SAY_EVERY = 2.0
-"""Seconds between two lines about a node that catches up."""
+"""Seconds between two progress lines about a node that catches up."""
 
 HANDOVER_SECONDS = 10.0
 """Seconds for another node to become leader before the present leader is removed."""
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 
 class Addition(msgspec.Struct, frozen=True):
-    """A node to add. Addresses that are empty are chosen; `start`: run it on this machine."""
+    """A node to add. Empty addresses are chosen. `start`: run it on this machine."""
 
     node_id: str
     raft: str = ""
@@ -49,11 +49,11 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 class MemberChanges:
-    """Changes the membership of the cluster in one directory. `say` gets each line that a person should read.
+    """Changes the membership of the cluster in one directory. `say` gets each line for the operator.
 
     Raises, all methods:
-        RequestFailed: no leader answered in time, or it refused.
-        MembershipError: it cannot be, or was not done in time; the text says what to look at.
+        RequestFailed: no leader answered in time, or the leader rejected the change.
+        MembershipError: the change is not possible, or was not complete in time; the message says where to look.
     """
 
     def __init__(self, local: LocalCluster, say: Say) -> None:
@@ -66,14 +66,14 @@ class MemberChanges:
         await self._client.close()
 
     async def status(self) -> NodeStatus:
-        """The leader's status, and in it the members: no older than this call."""
+        """Return the leader's status, which has the members. It is no older than this call."""
         return await self._client.query(StatusQuery(), linearizable=True)
 
     # ------------------------------------------------------------------ add
 
     async def add(self, wanted: Addition, seconds: float) -> None:
-        """Make the node's directory, add it, start it, and wait for at most `seconds` until it votes, or is level if it
-        is read-only.
+        """Make the node's directory, add it, start it, and wait at most `seconds` until it votes or, if it is
+        read-only, has caught up.
 
         Raises:
             SetupError: an address or the directory cannot be.
@@ -89,7 +89,7 @@ class MemberChanges:
         await self._wait_level(member, status.commit_index, seconds)
 
     async def _join(self, wanted: Addition, status: NodeStatus) -> MemberStatus:
-        """Make the directory and ask the leader; the member that it has become."""
+        """Make the directory and ask the leader. Returns the new member."""
         address = self._address(wanted, status)
         members = [address_of(member) for member in status.members]
         joining.check_new(address, members)
@@ -102,7 +102,7 @@ class MemberChanges:
         try:
             index = await self._client.add_member(address, read_only=wanted.read_only)
         except RequestFailed:
-            # The answer to an earlier try may have been lost.
+            # The answer to an earlier attempt may have been lost.
             member = _find(await self.status(), wanted.node_id)
             if member is None or address_of(member) != address:
                 raise
@@ -116,7 +116,7 @@ class MemberChanges:
         return member
 
     def _address(self, wanted: Addition, status: NodeStatus) -> NodeAddress:
-        """The addresses asked for, else those of a directory that an earlier run made, else the next free ones."""
+        """Return the given addresses, those of a directory that an earlier run made, or the next free ones."""
         config = self._local.layout.configs.get(wanted.node_id)
         given = {name: value for name in ("raft", "native", "http") if (value := getattr(wanted, name))}
         if config is not None:
@@ -128,7 +128,7 @@ class MemberChanges:
         return msgspec.structs.replace(base, **given)
 
     def _check_same(self, member: MemberStatus, wanted: Addition) -> None:
-        """A member already: only the same wish again is one that can be fulfilled."""
+        """Check that an existing member is the same as the requested one."""
         if wanted.read_only != (member.role == "read_only"):
             text = f"is a member already, and {_words(member.role)}; a node's role does not change: remove it and add another one"
             raise MembershipError(f"{member.node_id} {text}")
@@ -154,7 +154,7 @@ class MemberChanges:
             self._say(f"{wanted.node_id}: move {home} to its machine and run there: quorumbook node start --config node.toml")
 
     async def _wait_level(self, member: MemberStatus, commit_index: int, seconds: float) -> None:
-        """Wait until a learner has become a voter, or a read-only member has all that was committed before."""
+        """Wait until a learner votes, or until a read-only member has everything that was committed before."""
         node_id, told, said_at = member.node_id, "", float("-inf")
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
@@ -185,7 +185,9 @@ class MemberChanges:
     # ------------------------------------------------------------------ remove
 
     async def remove(self, node_id: str, *, force: bool = False) -> None:
-        """Remove a node, after it has handed over if it leads, and wait until its processes on this machine have ended."""
+        """Remove a node, after a leadership transfer if it leads, and wait until its processes on this machine have
+        ended.
+        """
         status = await self.status()
         if _find(status, node_id) is None:
             self._check_known(node_id, status)
@@ -213,7 +215,7 @@ class MemberChanges:
             await self.remove(old, force=force)
 
     def _check_known(self, node_id: str, status: NodeStatus) -> None:
-        """A node whose directory is here was a member, and is none any more; any other id is a mistake."""
+        """Check that a node that is not a member was one before: its directory is here. Any other id is a mistake."""
         if node_id not in self._local.layout.configs:
             raise DirectoryError(f"no node {node_id!r}; members are: {', '.join(member.node_id for member in status.members)}")
 
@@ -243,7 +245,7 @@ class MemberChanges:
         try:
             index = await self._client.remove_member(node_id, force=force)
         except RequestFailed:
-            # The answer to an earlier try may have been lost.
+            # The answer to an earlier attempt may have been lost.
             if _find(await self.status(), node_id) is not None:
                 raise
             self._say(f"{node_id}: removed")
@@ -251,7 +253,7 @@ class MemberChanges:
             self._say(f"{node_id}: removed with log entry {index:,}")
 
     async def _end(self, node_id: str) -> None:
-        """Wait for a removed node's processes here, and see to it that none is started again."""
+        """Wait for a removed node's processes on this machine, and prevent their restart."""
         self._local.layout.note_removed(node_id)
         config = self._local.layout.configs.get(node_id)
         if config is None:
@@ -267,7 +269,7 @@ class MemberChanges:
 
 
 def progress(member: MemberStatus, status: NodeStatus) -> str:
-    """How far a member is, as the leader sees it."""
+    """Return how far a member is, as the leader sees it."""
     if not member.connected:
         return "not connected"
     if member.snapshot_size:
@@ -281,7 +283,7 @@ def _find(status: NodeStatus, node_id: str) -> MemberStatus | None:
 
 
 def _level(member: MemberStatus | None, commit_index: int) -> bool:
-    """Whether a node that was added is what it was added for."""
+    """Return whether an added node has reached its purpose: a vote, or the end of the log."""
     return member is not None and (member.role == "voter" or (member.role == "read_only" and member.match_index >= commit_index))
 
 

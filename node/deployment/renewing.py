@@ -1,8 +1,9 @@
-"""Renewed certificates for the nodes of a cluster's directory, and another certificate authority.
+"""Renews the certificates of a cluster's nodes, changes its certificate authority, and rotates its cluster keys.
 
-Nodes that run take renewed files up by themselves (`node.tls.certificates`). An authority is changed in three steps, so
-that at each moment every node trusts every other: `begin_roll` adds a new authority to those that are trusted, `renew`
-gives the nodes certificates that it signs, `finish_roll` takes the former one away."""
+Running nodes load renewed files automatically (`node.tls.certificates`). The authority is changed in three steps, so
+that every node trusts every other one at each moment: `begin_roll` adds a new authority to the trusted ones, `renew`
+gives the nodes certificates of the new authority, and `finish_roll` removes the former one.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +25,12 @@ from node.tls import pki
 from node.tls.certificates import Validity, signed_by, validity
 
 FORMER_KEY = "ca.key.former"
-"""The key of the authority before a roll, until that is finished."""
+"""File with the key of the former authority, until a roll is finished."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A certificate in a directory. `place`: "authority", or the node that it is of. `trusted`: signed by an authority
-    that the nodes trust.
+    """A certificate in a directory. `place`: "authority", or the id of its node. `trusted`: an authority that the nodes
+    trust has signed it.
     """
 
     place: str
@@ -38,7 +39,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 def held(layout: ClusterDirectory) -> list[Held]:
-    """The certificates in the cluster's directory: the authorities, newest first, and the nodes'.
+    """Return the certificates in the cluster's directory: the authorities, newest first, and the nodes'.
 
     Raises:
         SetupError: a file cannot be read or is no certificate.
@@ -54,8 +55,8 @@ def held(layout: ClusterDirectory) -> list[Held]:
 def renew(
     layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta
 ) -> dict[str, Validity]:
-    """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have; what they
-    are, by node.
+    """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have. Returns them
+    by node.
 
     Raises:
         SetupError: the authority's key is not here, or would end before the certificates; nothing was changed then.
@@ -73,7 +74,7 @@ def renew(
     for node_id in node_ids:
         config = layout.configs[node_id]
         pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime)
-        # The key first: a process that looks between the two finds a pair that does not fit, and looks again.
+        # The key first: a process that reads between the two writes finds a pair that does not fit, and reads again.
         files.replace(config.path(config.tls.key), pair.key, 0o600)
         files.replace(_own(config), pair.certificate)
         made[node_id] = validity(x509.load_pem_x509_certificate(pair.certificate))
@@ -81,7 +82,7 @@ def renew(
 
 
 def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
-    """Make another authority, which all nodes of the directory trust beside the present one; what it is.
+    """Make another authority, which all nodes of the directory trust beside the present one. Returns its validity.
 
     Raises:
         SetupError: a roll is under way already, or the present authority is not here.
@@ -100,7 +101,7 @@ def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
 
 
 def finish_roll(layout: ClusterDirectory) -> list[str]:
-    """Take away the former authority; the nodes whose files no longer name it.
+    """Remove the former authority. Returns the nodes whose files no longer name it.
 
     Raises:
         SetupError: no roll is under way, or a node still has a certificate of the former authority.
@@ -122,7 +123,7 @@ def finish_roll(layout: ClusterDirectory) -> list[str]:
 
 
 def _trust(layout: ClusterDirectory, authorities: bytes) -> None:
-    """Have the directory, its nodes and the operator's key file name these authorities."""
+    """Write these authorities into the files of the directory, its nodes and the operator's key."""
     for node_id in layout.node_ids:
         config = layout.configs[node_id]
         files.replace(config.path(config.tls.ca), authorities)
@@ -145,7 +146,7 @@ def _own(config: NodeConfig) -> Path:
 
 
 def _hosts(config: NodeConfig) -> list[str]:
-    """The hosts that the node has by its configuration, and those that its present certificate names besides."""
+    """Return the node's hosts by its configuration, and the others that its present certificate names."""
     present = pki.certified_hosts(_certificates(_own(config))[0])
     return list(dict.fromkeys([*hosts_of(config.address(config.node_id)), *present]))
 
@@ -164,8 +165,8 @@ def _certificates(path: Path) -> list[x509.Certificate]:
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What a rotation did. `number` is the newest cluster key, `made`: it is a fresh one; `paths` are the files that
-    were written.
+    """The result of a key rotation. `number` is the newest cluster key, `made` whether it is new; `paths` are the
+    written files.
     """
 
     number: int
@@ -174,7 +175,8 @@ class Rotation(msgspec.Struct, frozen=True):
 
 
 def rotate(layout: ClusterDirectory) -> Rotation:
-    """Give every node of the directory one more cluster key; or, where some lack one that others have, just that.
+    """Give every node of the directory one more cluster key. If some nodes lack keys that others have, give them only
+    those.
 
     An interrupted command can be repeated. Running nodes load the file automatically.
 

@@ -65,18 +65,18 @@ def initialise(
     cluster_keys: Mapping[int, bytes] | None = None,
     now: datetime.datetime | None = None,
 ) -> list[Path]:
-    """Lay out a new cluster; returns the configuration files, in the order of the nodes.
+    """Lay out a new cluster. Returns the configuration files in the order of the nodes.
 
     Args:
-        nodes: how many (named n1, n2, ...), all on `host`; or which, each with its host. 1, 3 or 5.
+        nodes: their number (named n1, n2, ...), all on `host`; or the nodes, each with its host. 1, 3 or 5.
         listen: the address on which every node listens, such as "0.0.0.0"; empty: the node's own host.
         https: serve HTTPS with the nodes' certificates, which name their hosts.
-        cluster_id: a random one when empty.
-        cluster_keys: of a cluster whose state this one will begin with; a fresh one when None.
-        archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first
-            command.
+        cluster_id: a random id if empty.
+        cluster_keys: the keys of the cluster whose state this one will begin with; new keys if None.
+        archive_log: keep log segments that snapshots cover, so that `quorumbook audit` can apply everything from the
+            first command.
         fix: serve FIX, on the port `FIX_OFFSET` - `HTTP_OFFSET` above that of HTTP.
-        now: when the certificates are made, with a time zone; the present unless given.
+        now: when the certificates are made, with a time zone; the present by default.
 
     Raises:
         SetupError: the directory is not empty, an argument is not right, or a file cannot be written.
@@ -113,7 +113,7 @@ def initialise(
 
 
 def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeAddress]:
-    """The nodes' addresses; nodes of one host have ports of their own, those of several hosts the same."""
+    """Return the nodes' addresses. Nodes on one host have different ports; nodes on several hosts have the same."""
     on_host: Counter[str] = Counter()
     found = []
     for each in hosts:
@@ -125,18 +125,18 @@ def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeA
 
 
 def hosts_of(address: NodeAddress) -> list[str]:
-    """The hosts in a node's addresses, each once: what its certificate names."""
+    """Return the hosts in a node's addresses, each once; its certificate names them."""
     places = (address.raft, address.native, address.http.partition("://")[2])
     return list(dict.fromkeys(place.rpartition(":")[0].strip("[]") for place in places))
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands before a port."""
+    """Return a host in the form that it has before a port."""
     return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host."""
+    """Return whether only this machine can reach the host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -184,7 +184,7 @@ def make_node(
     joined: bool = False,
 ) -> Path:
     """Make a node's directory in `directory`: certificate, keys, configuration (`text`) and an empty data directory.
-    The configuration's path.
+    Returns the path of the configuration.
 
     Raises:
         OSError: it is there already, or cannot be written.
@@ -215,7 +215,7 @@ def node_toml(
     listen: str = "",
     fix: bool = False,
 ) -> str:
-    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it.
+    """Return the text of a node's configuration. `listen`: the address on which it listens; empty: its public address.
     `fix`: it serves FIX.
     """
 
@@ -240,7 +240,7 @@ def node_toml(
 
 
 def _fix_address(http: str) -> str:
-    """Where a node serves FIX: a port of its own beside that of HTTP."""
+    """Return the address for FIX: a port of its own beside that of HTTP."""
     host, _, port = http.rpartition(":")
     return f"{host}:{int(port) + FIX_OFFSET - HTTP_OFFSET}"
 

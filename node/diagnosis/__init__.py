@@ -1,2 +1,3 @@
-"""What an operator asks before, during and after an incident: is the node fit (`doctor`), is the cluster well
-(`health`), may this node stop (`stopping`), what do all nodes have to say (`bundle`)."""
+"""Answers an operator's questions: is the machine fit (`doctor`), is the cluster healthy (`health`), may this node stop
+(`stopping`). Collects a support bundle (`bundle`) and measures a cluster (`bench`, `rates`).
+"""

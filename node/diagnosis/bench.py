@@ -1,8 +1,8 @@
-"""A benchmark of a cluster as it stands: how long one order takes, and how many orders a second it takes.
+"""Measures a running cluster: the latency of one order, and its throughput in orders a second.
 
-It trades on a product of its own, `BENCHA-BENCHB`, with accounts of its own, so no other product's book or money is
-touched. The product is closed when the benchmark ends; the product and its accounts stay, as everything in an exchange
-does. The load is real: other clients notice it.
+It trades on a product of its own, `BENCHA-BENCHB`, with accounts of its own, so it touches no other product's book or
+money. The product is closed when the benchmark ends. The product and its accounts stay, because an exchange deletes
+nothing. The load is real: other clients notice it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ UNIT = 10**SCALE
 ACCOUNTS = 8
 IN_FLIGHT = 3
 ORDERS = 50
-"""Of the throughput: accounts, requests that each has under way at once, orders in a request."""
+"""Of the throughput phase: accounts, requests in flight for each account, orders in a request."""
 
 MIDDLE = 1_000
 SPREAD = 10
-"""Prices are so many ticks around the middle, so that some of the orders trade at once."""
+"""Prices are within this many ticks of the middle, so that some orders trade at once."""
 
 SETUP_DEADLINE_S = 30.0
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What was measured. Latencies are of one order at a time, from sending it to having its outcome, in seconds."""
+    """The measured figures. Latencies are of one order at a time, from sending until its outcome, in seconds."""
 
     orders_s: float
     latency_p50_s: float
@@ -53,11 +53,11 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Refused(Exception):  # noqa: N818 - what the exchange did
-    """The exchange refused what the benchmark needs; the text says why."""
+    """The exchange rejected what the benchmark needs; the message has the reason."""
 
 
 async def run(access: Access, seconds: float, tell: Callable[[str, float], None], seed: int = 1) -> Result:
-    """Set up, measure for `seconds` in each of two phases, and clear away.
+    """Set up, measure two phases of `seconds` each, and clean up.
 
     Args:
         tell: is told what is done, and how many seconds of it are over.
@@ -123,7 +123,7 @@ async def _submit(client: ClusterClient, commands: Sequence[AnyCommand]) -> None
 
 
 class _Orders:
-    """Makes orders of one account; small ones, so that its money lasts."""
+    """Makes orders of one account, with small sizes so that its money lasts."""
 
     def __init__(self, account_id: str, seed: int, marks: str) -> None:
         self._account_id = account_id
@@ -132,7 +132,7 @@ class _Orders:
         self._number = 0
 
     def next(self) -> AnyCommand:
-        """One more. Every hundredth clears the account's open orders away, so that the book stays small."""
+        """Return the next command. Every hundredth one cancels the account's open orders, so that the book stays small."""
         self._number += 1
         command_id = f"bench:{self._marks}:{self._number}"
         if self._number % 100 == 0:
@@ -145,7 +145,7 @@ class _Orders:
 async def _alone(
     client: ClusterClient, account_id: str, seconds: float, seed: int, marks: str, tell: Callable[[str, float], None]
 ) -> list[float]:
-    """The times of one order after the other."""
+    """Measure orders one after another. Returns their latencies."""
     orders = _Orders(account_id, seed, f"{marks}:a")
     times: list[float] = []
     begun = now = time.perf_counter()
@@ -159,7 +159,7 @@ async def _alone(
 
 
 class _Load:
-    """Many orders at a time."""
+    """Sends many orders at a time."""
 
     def __init__(self, accounts: Sequence[str], seed: int, marks: str) -> None:
         self._flows = [
@@ -169,7 +169,7 @@ class _Load:
         self.orders = self.filled = 0
 
     async def run(self, clients: Sequence[ClusterClient], seconds: float, tell: Callable[[str, float], None]) -> None:
-        """Send for so long."""
+        """Send orders for this many seconds."""
         begun = time.perf_counter()
         end = begun + seconds
 

@@ -1,12 +1,11 @@
-"""A support bundle: what all nodes have to say, in one archive, without secrets.
+"""A support bundle: status, settings and logs of all nodes in one archive, without secrets.
 
-Of every node, near or far: its status, GET /status and GET /metrics. Of nodes on this machine besides: the settings in
-effect, the end of the log, the stacks of its processes, what the system says of them, the names and sizes of the files
-in the data directory, and the doctor's findings. `manifest.json` lists each file with its size and SHA-256, and what
-could not be had.
+For every node: its status, GET /status and GET /metrics. For nodes on this machine also: the settings in effect, the
+end of the log, the stacks of its processes, the system's information on them, names and sizes of the files in the data
+directory, and the doctor's findings. `manifest.json` lists each file with its size and SHA-256, and what is missing.
 
-Left out: API keys, cluster keys, private keys, passwords, and all data of traders. Every file is searched for the
-secrets of the nodes on this machine before it goes into the archive.
+API keys, cluster keys, private keys, passwords and all data of traders are left out. Every file is searched for the
+secrets of this machine's nodes before it goes into the archive.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ from snapshots.abi import ABI
 from statemachine import CORE
 
 LOG_BYTES = 8 * 1024 * 1024
-"""Of each node's log, its end."""
+"""Bytes from the end of each node's log."""
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 HTTP_SECONDS = 3.0
 JOURNAL_LINES = "50000"
 STACKS_SECONDS = 0.3
 FILES_MAX = 20_000
-"""Names of files in a data directory that are listed."""
+"""The number of file names in a data directory that are listed."""
 
 PROCESS_FILES = ("cmdline", "status", "limits", "io", "schedstat", "wchan")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A file of the bundle, or why it is not there."""
+    """A file of the bundle, or the reason why it is missing."""
 
     name: str
     bytes: int = 0
@@ -66,7 +65,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a bundle holds. `cluster_id` is "" where no node answered and no directory was given."""
+    """The contents of a bundle. `cluster_id` is "" if no node answered and no directory was given."""
 
     made_at: str
     cluster_id: str
@@ -113,7 +112,7 @@ class Bundle:
         self._secrets = sorted(secrets, key=len, reverse=True)
 
     async def collect(self) -> None:
-        """Collect everything. What cannot be had is noted, and is no error."""
+        """Collect everything. A part that cannot be collected is recorded and is not an error."""
         self._tell("status of all nodes")
         statuses = await ask_all(self._addresses, self._tls, self._credentials)
         self._add_json("environment.json", _environment())
@@ -135,7 +134,7 @@ class Bundle:
             self._cluster_id = self._layout.cluster_id
 
     def write(self, path: Path, now: datetime.datetime) -> Manifest:
-        """Write the archive, readable by its owner only; what is in it.
+        """Write the archive, readable by its owner only. Returns its manifest.
 
         Raises:
             FileExistsError: there is such a file.
@@ -165,7 +164,7 @@ class Bundle:
     # ------------------------------------------------------------------ nodes
 
     def _local(self, node_id: str, config: NodeConfig, layout: ClusterDirectory, statuses: Statuses) -> None:
-        """What only the node's machine can tell."""
+        """Collect what only the node's machine knows."""
         self._add_json(f"{node_id}/settings.json", settings(config))
         self._add_json(f"{node_id}/files.json", _listing(config.data_path))
         pid = locked_pid(config.data_path / PID_FILE)
@@ -175,7 +174,7 @@ class Bundle:
                 self._process(f"{node_id}/processes/{each}", each)
             asked = [each for each in (pid, *descendants(pid)) if logs.request_stacks(each)]
             if asked:
-                time.sleep(STACKS_SECONDS)  # the handlers have nothing to wait for: they write at once
+                time.sleep(STACKS_SECONDS)  # the handlers wait for nothing, so they write at once
             else:
                 self._lacks(f"{node_id}/stacks", "no process of the node writes them: another user's, or of an older version")
         else:
@@ -186,7 +185,7 @@ class Bundle:
         self._doctor(node_id, layout.config_paths[node_id], statuses.get(node_id))
 
     def _log(self, node_id: str, path: Path) -> None:
-        """The end of a node's log, with the stacks that its processes have just written."""
+        """Add the end of a node's log, with the stacks that its processes have just written."""
         if path.exists():
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -229,7 +228,7 @@ class Bundle:
 
 
 def _environment() -> dict[str, object]:
-    """The machine on which the bundle is made, and the packages of its Python."""
+    """Return the machine on which the bundle is made, and the packages of its Python."""
     packages = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     return {
         "system": platform.platform(),
@@ -242,7 +241,7 @@ def _environment() -> dict[str, object]:
 
 
 def _listing(directory: Path) -> dict[str, object]:
-    """Names, sizes and times of the files in a data directory, and how full its disk is."""
+    """Return names, sizes and times of the files in a data directory, and how full its disk is."""
     found = {}
     for path in sorted(directory.rglob("*"))[:FILES_MAX]:
         with contextlib.suppress(OSError):

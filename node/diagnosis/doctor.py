@@ -1,7 +1,7 @@
-"""Is a node fit to run? Looks at everything that the node's machine, its configuration and its data directory can tell.
+"""Checks whether a node is fit to run: its machine, its configuration and its data directory.
 
-The doctor changes nothing but for a temporary file in the data directory, with which it measures the disk. It may run
-beside the node.
+The doctor changes nothing, except for a temporary file in the data directory, with which it measures the disk. It may
+run beside the node.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from statemachine.errors import StateMachineError
 
 FSYNC_COUNT = 40
 FSYNC_BYTES = 4096
-"""The disk is measured with so many appends of so many bytes, each made durable."""
+"""Number and size in bytes of the durable appends that measure the disk."""
 
 FSYNC_WARN_S = 0.02
 FSYNC_CRITICAL_S = 0.2
-"""An order waits for the fsync of two nodes. At the second value elections begin: a leader that waits for its disk
-sends no heartbeat.
+"""An order waits for the fsync of two nodes. At the second value elections begin, because a leader that waits for its
+disk sends no heartbeat.
 """
 
 FREE_SHARE_WARN = 0.15
 FREE_SHARE_CRITICAL = 0.05
 FREE_BYTES_CRITICAL = 256 * 1024 * 1024
-"""A node needs room for a snapshot beside the one before, and for the log until then. Without any it stops."""
+"""A node needs room for a snapshot beside the previous one, and for the log until then. Without any room it stops."""
 
 CONNECT_SECONDS = 1.0
 TIME_ERROR = 5
-"""What `adjtimex` returns while no time service keeps the clock in step."""
+"""What `adjtimex` returns if no time service synchronises the clock."""
 
 CRITICAL_DAYS = 7
 
@@ -70,7 +70,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def _nothing(_text: str) -> None:
-    """Tell nobody how far the doctor is."""
+    """The default for `tell`: reports nothing."""
 
 
 class Doctor:
@@ -101,7 +101,7 @@ class Doctor:
         self._node_id = path.resolve().parent.name
 
     def examine(self) -> list[Finding]:
-        """Make all checks. What lies on disk is looked at only if the configuration can be read."""
+        """Run all checks. Files are checked only if the configuration can be read."""
         self._tell("configuration")
         config, findings = self._configuration()
         findings += [self._limits(), self._core(), *self._versions()]
@@ -124,7 +124,7 @@ class Doctor:
         return findings
 
     def _made(self, name: str, check: Check) -> list[Finding]:
-        """The findings of a check; that it could not be made is a finding, too."""
+        """Return the findings of a check. A check that cannot be made is a finding too."""
         try:
             return list(check())
         except (OSError, QuorumbookError, ClusterError, SnapshotError, ValueError) as error:
@@ -139,7 +139,7 @@ class Doctor:
     # ------------------------------------------------------------------ configuration and machine
 
     def _configuration(self) -> tuple[NodeConfig | None, list[Finding]]:
-        """The configuration, if enough of it is right to go on."""
+        """Return the configuration, if enough of it is valid to continue."""
         try:
             config = load(self._path)
         except ConfigError as error:
@@ -155,7 +155,7 @@ class Doctor:
         return config, hints or [self._ok("configuration", f"{self._path} is sound")]
 
     def _unchecked(self) -> NodeConfig | None:
-        """A configuration of the right shape whose contents are wrong, such as a certificate that has ended."""
+        """Return a configuration of the right shape whose contents are invalid, such as an expired certificate."""
         try:
             config = shape.shaped(str(self._path), shape.read_toml(self._path), NodeConfig, not_in_file=frozenset({"directory"}))
         except ConfigError:
@@ -375,7 +375,8 @@ class Doctor:
 
 
 def sync_times(directory: Path, count: int = FSYNC_COUNT) -> list[float]:
-    """How many seconds each of `count` appends of 4 KiB takes until it is durable, on the file system of `directory`.
+    """Return how many seconds each of `count` appends of 4 KiB takes until it is durable, on the file system of
+    `directory`.
 
     Raises:
         OSError: the directory cannot be written.
@@ -397,12 +398,20 @@ def sync_times(directory: Path, count: int = FSYNC_COUNT) -> list[float]:
 
 
 def _files_checked(path: Path) -> Manifest:
-    """Check the seal and all files of a snapshot. Raises SnapshotError."""
+    """Check the seal and all files of a snapshot.
+
+    Raises:
+        SnapshotError: a file is damaged.
+    """
     return check_files(path).manifest
 
 
 def _read_beside(directories: list[Path], applied: int) -> int:
-    """Read the log of a running node up to an entry; how many entries there are. Raises ClusterError."""
+    """Read the log of a running node up to an entry. Returns the number of entries.
+
+    Raises:
+        ClusterError: the log is damaged.
+    """
     begins = [first_index(path) for directory in directories if directory.is_dir() for path in directory.glob("log-*.seg")]
     if not begins:
         return 0
@@ -416,7 +425,7 @@ def _read_beside(directories: list[Path], applied: int) -> int:
 
 
 def _bind_fault(address: tuple[str, int]) -> str:
-    """Why a node could not listen there, "" where it could."""
+    """Return why a node could not listen on an address, "" if it could."""
     host, port = address[0].strip("[]"), address[1]
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -429,7 +438,7 @@ def _bind_fault(address: tuple[str, int]) -> str:
 
 
 def _clock_state() -> int:
-    """What `adjtimex` says of the clock, -1 where it cannot be asked."""
+    """Return what `adjtimex` says of the clock, -1 if it cannot be asked."""
     room = ctypes.create_string_buffer(512)  # struct timex is 208 bytes; zeros ask and change nothing
     try:
         return int(ctypes.CDLL(None).adjtimex(room))
@@ -438,7 +447,7 @@ def _clock_state() -> int:
 
 
 def _size(directory: Path) -> int:
-    """Bytes of all files in a directory."""
+    """Return the size of all files in a directory."""
     total = 0
     for path in directory.rglob("*"):
         with contextlib.suppress(OSError):
@@ -447,7 +456,7 @@ def _size(directory: Path) -> int:
 
 
 def _bytes(count: float) -> str:
-    """A number of bytes for a person."""
+    """Return a number of bytes as text."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:,.0f} {unit}"

@@ -9,8 +9,8 @@ import msgspec
 
 
 class Level(IntEnum):
-    """How bad a finding is. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios defines
-    it.
+    """The severity of a finding. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios
+    defines it.
     """
 
     OK = 0
@@ -21,13 +21,13 @@ class Level(IntEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a check found.
+    """The result of one check.
 
     Attributes:
-        node_id: the node that it is about, "" for the whole cluster.
+        node_id: the node, or "" for the whole cluster.
         check: the check's name.
         text: what was found.
-        advice: what to do; "" where there is nothing to do.
+        advice: what to do, or "".
         figures: numbers for a monitoring system, by name with their unit.
     """
 
@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """The level of all findings together. CRITICAL is worse than UNKNOWN, and UNKNOWN is worse than WARNING."""
+    """Return the worst level. CRITICAL is worse than UNKNOWN, and UNKNOWN is worse than WARNING."""
     order = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING)
     levels = {finding.level for finding in findings}
     return next((level for level in order if level in levels), Level.OK)

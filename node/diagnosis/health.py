@@ -1,6 +1,6 @@
-"""Is the cluster well? The checks that a monitoring system makes over the network, each against two thresholds.
+"""Checks the health of a cluster over the network, for monitoring systems, against two thresholds each.
 
-`observe` asks every node twice, a short time apart, so that a check of durations speaks of the present and not of the
+`observe` asks every node twice, a short time apart, so that a check of durations covers the present and not the whole
 time since the start.
 """
 
@@ -24,12 +24,12 @@ from node.tls.certificates import days_left
 
 HTTP_SECONDS = 2.0
 STATUS_BYTES_MAX = 1024 * 1024
-"""Of a node's GET /status; a cluster of five nodes has a few KiB."""
+"""Limit of a node's GET /status answer; in a cluster of five nodes it has a few KiB."""
 
 
 class Observation(msgspec.Struct):
-    """What all nodes said: at first, and a moment later. `histories`: what GET /status says of each node's market
-    database, where it keeps one.
+    """What all nodes answered, first and a moment later. `histories`: what GET /status of each node says of its market
+    database, if it keeps one.
     """
 
     before: Statuses
@@ -39,14 +39,14 @@ class Observation(msgspec.Struct):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Where a check becomes a warning and where it becomes critical. `falling`: small values are the bad ones."""
+    """The thresholds of a check. `falling`: small values are bad."""
 
     warning: float
     critical: float
     falling: bool = False
 
     def level(self, value: float) -> Level:
-        """The level of a value."""
+        """Return the level of a value."""
 
         def beyond(limit: float) -> bool:
             return value < limit if self.falling else value > limit
@@ -65,11 +65,11 @@ LIMITS: Mapping[str, tuple[Limits, str]] = {
     "history": (Limits(10_000, 1_000_000), "commands that a market database lacks"),
     "snapshot": (Limits(2 * 86_400, 7 * 86_400), "seconds since the newest snapshot, where there were commands since"),
 }
-"""The thresholds unless others are given, and what their numbers are."""
+"""Default thresholds, and the meaning of their numbers."""
 
 
 async def observe(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, seconds: float) -> Observation:
-    """Ask all nodes, wait, and ask again."""
+    """Ask all nodes twice, with a pause in between."""
     before = await ask_all(addresses, tls, credentials)
     await asyncio.sleep(seconds)
     after = await ask_all(addresses, tls, credentials)
@@ -82,7 +82,7 @@ async def observe(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials
 
 
 def _history(url: str, tls: ssl.SSLContext) -> dict[str, int] | None:
-    """What GET /status of a node says of its market database; None where it keeps none, or does not answer."""
+    """Return what GET /status of a node says of its market database; None if it keeps none or does not answer."""
     try:
         context = tls if url.startswith("https:") else None
         with urllib.request.urlopen(f"{url}/status", timeout=HTTP_SECONDS, context=context) as answer:
@@ -94,7 +94,7 @@ def _history(url: str, tls: ssl.SSLContext) -> dict[str, int] | None:
 
 
 def checks() -> Mapping[str, Callable[[Observation, Limits], list[Finding]]]:
-    """All checks by name, in the order in which they are shown."""
+    """Return all checks by name, in the order of the output."""
     return {
         "leader": lambda seen, _limits: [_leader(seen)],
         "nodes": lambda seen, limits: [_nodes(seen, limits)],
@@ -111,7 +111,7 @@ def checks() -> Mapping[str, Callable[[Observation, Limits], list[Finding]]]:
 
 
 def examine(seen: Observation, names: list[str], limits: Mapping[str, Limits]) -> list[Finding]:
-    """Make the checks with these names."""
+    """Run the checks with these names."""
     made = checks()
     none = Limits(float("inf"), float("inf"))
     return [finding for name in names for finding in made[name](seen, limits.get(name, none))]

@@ -1,4 +1,4 @@
-"""What changes from one moment to the next: rates and present durations of nodes and products, out of two observations."""
+"""Rates and recent durations of nodes and products, computed from two observations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProductMoment(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """What the nodes and the products say at one moment. `at` is in monotonic seconds."""
+    """The statuses of nodes and products at one moment. `at` is in monotonic seconds."""
 
     at: float
     statuses: Statuses
@@ -26,7 +26,7 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class NodeRates(msgspec.Struct, frozen=True):
-    """A node between two moments. Durations are 99th percentiles in seconds, None where nothing was measured."""
+    """A node between two moments. Durations are 99th percentiles in seconds; None means that nothing was measured."""
 
     node_id: str
     role: str
@@ -44,7 +44,7 @@ class NodeRates(msgspec.Struct, frozen=True):
 
 
 class ProductRates(msgspec.Struct, frozen=True):
-    """A product between two moments. Prices are in smallest units of the quote currency, 0 where there is none."""
+    """A product between two moments. Prices are in smallest units of the quote currency; 0 means none."""
 
     product_id: str
     status: str
@@ -57,7 +57,7 @@ class ProductRates(msgspec.Struct, frozen=True):
 
 
 def node_rates(before: Moment, after: Moment) -> list[NodeRates]:
-    """All nodes that answer, in the order of their ids."""
+    """Return the rates of all nodes that answer, in the order of their ids."""
     seconds = max(1e-6, after.at - before.at)
     leader = after.statuses.get(leader_of(after.statuses))
     return [
@@ -93,7 +93,7 @@ def _node(earlier: NodeStatus | None, status: NodeStatus, leader: NodeStatus | N
 
 
 def product_rates(before: Moment, after: Moment) -> list[ProductRates]:
-    """All products, the busiest first."""
+    """Return the rates of all products, the busiest first."""
     seconds = max(1e-6, after.at - before.at)
     found = []
     for product_id, now in after.products.items():

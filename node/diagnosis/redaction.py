@@ -1,4 +1,4 @@
-"""Configurations and texts without secrets."""
+"""Removes secrets from configurations and texts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from node.config.settings import NodeConfig
 
 HIDDEN = "********"
 SECRETS = frozenset({"secret", "passphrase", "database", "options"})
-"""Keys whose values are not shown: the operator's key, and the URL of a database and the options of a broker, which may
-hold a password.
+"""Keys whose values are hidden: the operator's key, and a database's URL and a broker's options, which may contain a
+password.
 """
 
 SECRET_LENGTH_MIN = 6
-"""A shorter text may be part of any word: it is hidden where it stands as the value of its key, and not looked for
-elsewhere.
-"""
+"""A shorter secret may be part of any word, so it is hidden only as the value of its key, not everywhere."""
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A table of tables as one table with dotted keys, without the values of `SECRETS`."""
+    """Flatten nested tables to dotted keys, without the values of `SECRETS`."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
@@ -34,14 +32,14 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings(config: NodeConfig) -> dict[str, Any]:
-    """All settings in effect by dotted key, without secrets."""
+    """Return all settings in effect by dotted key, without secrets."""
     found = flat(msgspec.to_builtins(config))
     found.pop("directory", None)
     return found
 
 
 def secrets_of(config: NodeConfig) -> set[bytes]:
-    """The secrets that a node's files hold: the operator's key, a database's password, the cluster keys, the private
+    """Return the secrets in a node's files: the operator's key, a database's password, the cluster keys, the private
     key.
     """
     texts = {config.admin.secret, config.admin.passphrase}
@@ -61,7 +59,7 @@ def secrets_of(config: NodeConfig) -> set[bytes]:
 
 
 def scrub(data: bytes, secrets: Iterable[bytes]) -> bytes:
-    """The bytes with each secret replaced."""
+    """Return the bytes with each secret replaced."""
     for secret in secrets:
         data = data.replace(secret, HIDDEN.encode())
     return data

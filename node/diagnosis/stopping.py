@@ -1,8 +1,8 @@
-"""May this node stop now? The question before maintenance, before a rolling restart, and in a container's preStop hook.
+"""Decides whether a node may stop now: before maintenance, a rolling restart, or in a container's preStop hook.
 
-A node may stop if the other voters that serve are still a majority. A voter counts that has a connection with the
-leader and has applied what the leader has committed: one that still catches up may have a vote, but the cluster would
-wait for it.
+A node may stop if the other serving voters are still a majority. A voter counts if it is connected to the leader and
+has applied what the leader has committed. A voter that is still catching up does not count, because the cluster would
+have to wait for it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ POLL_S = 0.25
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority.
-    `stands_still`: no majority serves as it is, so that a stop makes nothing worse."""
+    """Whether a node may stop. `remaining`: serving voters without it; `needed`: the size of a majority.
+    `stands_still`: no majority serves even now, so a stop makes nothing worse.
+    """
 
     may_stop: bool
     text: str
@@ -31,7 +32,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict(statuses: Statuses, node_id: str) -> Verdict:
-    """Judge by what all nodes say of themselves."""
+    """Return the verdict that follows from all nodes' statuses."""
     members = {member.node_id: member for member in newest_members(statuses)}
     if not members:
         return Verdict(False, "no node answers, so it is not known whether the others serve", stands_still=True)
@@ -58,12 +59,12 @@ def verdict(statuses: Statuses, node_id: str) -> Verdict:
         spare = len(serving) - needed
         return Verdict(True, f"{numbers}" + ("" if spare else ": the next failure stops the exchange"), len(serving), needed)
     why = f"; {', '.join(lacking)} does not serve" if lacking else ""
-    stands_still = len(serving) + 1 < needed  # a leader that has just lost its majority says for a moment that it serves
+    stands_still = len(serving) + 1 < needed  # a leader that has just lost its majority reports for a moment that it serves
     return Verdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed, stands_still)
 
 
 async def wait_until_may_stop(ask: Callable[[], Awaitable[Statuses]], node_id: str, seconds: float) -> tuple[Verdict, Statuses]:
-    """Ask until the node may stop, for `seconds` at most; the last verdict, and what the nodes said."""
+    """Ask repeatedly until the node may stop, for `seconds` at most. Returns the last verdict and the nodes' statuses."""
     end = time.monotonic() + seconds
     while True:
         statuses = await ask()

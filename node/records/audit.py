@@ -33,7 +33,7 @@ EXAMPLES = 3
 """How many differences a check names."""
 
 UNANSWERED = "unanswered"
-"""The kind of a command that was sent and never answered: it may be there, once, or not at all."""
+"""The kind of a command that was sent but never answered. It may be in the log once, or not at all."""
 
 
 NOT_REMEMBERED = frozenset(
@@ -45,13 +45,13 @@ NOT_REMEMBERED = frozenset(
         Reason.TOO_MANY_TRANSFERS,
     }
 )
-"""Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another
-sequence.
-"""
+"""Rejections that are not in the reply cache: the same command may be rejected again under another sequence."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """A line of a client's record: what was sent, and what it was told. `kind` is the outcome's type in lower case."""
+    """A line of a client's record: a command and its outcome as the client received it. `kind` is the outcome's type in
+    lower case.
+    """
 
     account_id: str
     command_id: str
@@ -69,7 +69,7 @@ class AuditCheck(msgspec.Struct, frozen=True):
 
 
 class AuditReport(msgspec.Struct):
-    """What an audit found. `state_hash` is that of the last committed entry, after `sequence` commands."""
+    """The result of an audit. `state_hash` is that of the last committed entry, after `sequence` commands."""
 
     commit_index: int
     sequence: int
@@ -89,18 +89,19 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
     order_id: int
     remembered: bool
     transfer: type[AnyCommand] | None
-    """The kind of a transfer: each has ids of its own."""
+    """The kind of a transfer; each kind has ids of its own."""
 
 
 class _Replay:
-    """The engine that the log is applied to, and what became of each command."""
+    """The engine to which the log is applied, and the results of each command."""
 
     def __init__(self, engine: Engine, hashes_at: Iterable[int]) -> None:
         self.engine = engine
         self.commands = 0
         self.applied: dict[tuple[str, str], list[_Applied]] = {}
         self.hashes: dict[int, list[str]] = {sequence: [] for sequence in hashes_at}
-        """At a sequence: the hash after its command, and after each entry without commands that follows."""
+        """By sequence: the hash after the command with that sequence, and after each following entry without commands.
+        """
         self._note_hash()
 
     def apply(self, payload: bytes) -> None:
@@ -126,7 +127,7 @@ def audit_directory(
 
     Args:
         acks: JSON lines of `Acknowledged`, as a client recorded them.
-        statuses: what the nodes say of themselves, None for one that does not answer.
+        statuses: the nodes' statuses; None for a node that does not answer.
 
     Raises:
         AuditError: there is nothing to audit, the log does not reach back to its first entry, or files cannot be read.
@@ -146,12 +147,12 @@ def audit_directory(
 def audit_running(
     directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
 ) -> AuditReport:
-    """`audit_directory` for nodes that may be running."""
+    """Run `audit_directory` for nodes that may be running."""
     return retried(lambda: audit_directory(directory, acks, statuses))
 
 
 def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
-    """The lines of a client's record; fields that are not those of `Acknowledged` are passed over.
+    """Yield the lines of a client's record. Unknown fields are ignored.
 
     Raises:
         AuditError: the file cannot be read, or a line is not one.
@@ -205,7 +206,7 @@ def _check_state(engine: Engine) -> AuditCheck:
 
 
 def _check_money(engine: Engine) -> AuditCheck:
-    """Sum what all accounts have from the tables' rows, not by the engine's own bookkeeping."""
+    """Sum all accounts' balances from the tables' rows, without the engine's own totals."""
     sums: dict[str, int] = {}
     currencies: list[CurrencyRow] = []
     wrong: list[str] = []
@@ -246,7 +247,7 @@ def _check_acknowledged(replay: _Replay, lines: Iterable[Acknowledged]) -> Audit
 
 
 def _fault(line: Acknowledged, applied: list[_Applied]) -> str:
-    """What is wrong with the commands applied under an acknowledged id; "" when nothing is."""
+    """Return what is wrong with the commands applied under an acknowledged id; "" if nothing is."""
     for transfer in {one.transfer: None for one in applied}:
         effective = [one for one in applied if one.remembered and one.transfer is transfer]
         if len(effective) > 1:

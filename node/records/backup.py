@@ -1,10 +1,10 @@
-"""Snapshots outside of a running node: looked at, verified, copied away, and made the beginning of a new cluster.
+"""Snapshots outside a running node: lists, verifies and copies them, and begins a new cluster with one.
 
-A restored cluster is a new one, with an id, certificates and an operator's key of its own (`quorumbook init`): its
-nodes know nothing of what the old ones acknowledged after the snapshot, so old and new nodes must never take each other
-for the same cluster. Every node begins with the same snapshot, as if its last entry were committed, in that entry's
-term and without a vote; so the first leader is elected in a later term. The membership in the snapshot is left out,
-since the old addresses mean nothing here; the new configuration says who is a member.
+A restored cluster is a new cluster with its own id, certificates and operator's key (`quorumbook init`). Its nodes do
+not know what the old nodes acknowledged after the snapshot, so old and new nodes must never accept each other. Every
+node begins with the same snapshot, as if the snapshot's last entry were committed, in that entry's term and without a
+vote. So the first leader is elected in a later term. The snapshot's membership is removed, because the old addresses
+mean nothing here; the new configuration lists the members.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ATTEMPTS = 5
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A snapshot on disk. `bytes` of all files, of which `shared` lie in files that other snapshots have too."""
+    """A snapshot on disk. `bytes` is the size of all files, and `shared` the size of those that other snapshots share."""
 
     path: str
     manifest: Manifest
@@ -54,12 +54,12 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 def snapshots_of(config: NodeConfig) -> Path:
-    """Where a node keeps its snapshots."""
+    """Return the directory of a node's snapshots."""
     return config.data_path / "snapshots"
 
 
 def listed(directory: Path) -> list[Listed]:
-    """All snapshots of a directory, oldest first; a snapshot that is deleted meanwhile is left out.
+    """Return all snapshots of a directory, oldest first. A snapshot that is deleted in the meantime is left out.
 
     Raises:
         SnapshotDamagedError: a snapshot's seal is not what was written.
@@ -79,13 +79,12 @@ def listed(directory: Path) -> list[Listed]:
 
 
 def is_snapshot(path: Path) -> bool:
-    """Whether a directory has the name of a whole snapshot. What lies beside them, such as a lock file, has another."""
+    """Return whether a directory has the name of a complete snapshot. Other files beside snapshots have other names."""
     return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
 
 
 def verify(path: Path) -> Manifest:
-    """Check a snapshot as a node does that starts on it: files, rows, hashes, and the state's invariants.
-    O(everything).
+    """Check a snapshot as a node does at its start: files, rows, hashes, and the state's invariants. O(everything).
 
     Raises:
         SnapshotDamagedError: it is not what was written.
@@ -102,13 +101,13 @@ def _verified(path: Path) -> tuple[Manifest, Engine]:
 
 
 def unusable_keys(engine: Engine, layout: ClusterDirectory) -> list[str]:
-    """The API keys that a node of the cluster could not open: they are encrypted under another cluster's keys."""
+    """Return the API keys that a node of the cluster could not decrypt, because another cluster's keys encrypt them."""
     holders = [ClusterKeys(config.cluster_key_path) for config in layout.configs.values()]
     return [row.key_id for row in engine.api_keys() if not all(keys.opens(row) for keys in holders)]
 
 
 def back_up(directory: Path, target: Path) -> Manifest:
-    """Copy the newest snapshot of a node, which may run, to `target`; it is whole there or not at all, and checked.
+    """Copy the newest snapshot of a node to `target`. The node may run. The copy is checked, and is complete or absent.
 
     Raises:
         NoSnapshotError: there is none.
@@ -126,7 +125,11 @@ def back_up(directory: Path, target: Path) -> Manifest:
 
 @contextlib.contextmanager
 def _source(path: Path) -> Iterator[Source]:
-    """A snapshot to read. Raises FileNotFoundError when it was deleted meanwhile."""
+    """Return a snapshot to read.
+
+    Raises:
+        FileNotFoundError: it was deleted in the meantime.
+    """
     try:
         source = Source(path)
     except SnapshotDamagedError:
@@ -151,8 +154,8 @@ def _copy(source: Source, store: SnapshotStore) -> Manifest:
 
 
 def restore(path: Path, layout: ClusterDirectory) -> tuple[Manifest, Engine]:
-    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot; that state. Safe to call again
-    when it was interrupted.
+    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Returns that state. An
+    interrupted call may be repeated.
 
     Raises:
         DirectoryError: a node of the cluster has no directory here.
@@ -188,8 +191,8 @@ def _check_unused(config: NodeConfig) -> None:
 
 
 def _restore_node(path: Path, config: NodeConfig) -> None:
-    """The snapshot without the old membership, then term and commit index: without the latter a start would take the
-    disk for a lost one.
+    """Write the snapshot without the old membership, then term and commit index. Without the latter, a start would take
+    the disk for a lost one.
     """
     directory = snapshots_of(config)
     store = SnapshotStore(directory, keep=1)

@@ -1,9 +1,9 @@
-"""A dataset: what a cluster that has never run begins with, as TSV files.
+"""A dataset: TSV files with which a cluster that has never run begins.
 
-Tables `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with these columns; what a balance says is deposited.
-The first leader turns the rows into commands and puts them into the log, in order, before it takes any others. So all
-nodes agree, and a leader that dies in the middle is followed by one that goes on where the log ends: while nothing but
-the dataset is in it, the number of applied commands says where.
+The tables are `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with the columns below; each balance becomes a
+deposit. The first leader turns the rows into commands and proposes them in order, before it accepts any other command.
+So all nodes agree. If the leader fails in the middle, the next one continues after the last entry in the log: while the
+log has nothing but the dataset, the number of applied commands tells the place.
 """
 
 from __future__ import annotations
@@ -93,15 +93,17 @@ SCHEMA = Schema(SEEDS, KEYS, [reference for reference in REFERENCES if reference
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A dataset that was checked. Each command has an id that follows from the contents of the whole and its place."""
+    """A checked dataset. The id of each command follows from the contents of the whole dataset and the command's place
+    in it.
+    """
 
     name: str
     commands: list[AnyCommand]
 
 
 def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
-    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one.
-    API keys are sealed.
+    """Read and check a dataset: its files, the references between rows, and that the exchange accepts every row. API
+    keys are encrypted.
 
     Raises:
         DatasetError: something is not right; the text names file, line, column and field.
@@ -122,7 +124,7 @@ def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
 
 
 def _try(directory: Path, rows: Sequence[ParsedRow], commands: list[AnyCommand]) -> None:
-    """Apply the commands to an engine that is thrown away."""
+    """Apply the commands to an engine that is then dropped."""
     for row, outcome in zip(rows, Engine().apply(Batch(1, commands)).outcomes, strict=True):
         if isinstance(outcome, Rejected):
             words = outcome.reason.name.lower().replace("_", " ")
@@ -153,7 +155,7 @@ class Proposer(Protocol):
 
 
 class Seeding:
-    """Puts a dataset into the log of a cluster that has never run.
+    """Proposes a dataset to a cluster that has never run.
 
     Args:
         engine: this node's engine as it is now.
@@ -188,8 +190,8 @@ class Seeding:
         return self._engine().remembers(command.account_id, command.command_id)
 
     def go_on(self) -> None:
-        """Propose the next piece. Only on a leader that has applied everything before its own term, so that nothing of
-        the dataset is twice.
+        """Propose the next chunk. This happens only on a leader that has applied everything before its own term, so
+        that no part of the dataset is proposed twice.
         """
         if self._under_way or self.finished:
             return

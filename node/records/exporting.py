@@ -1,4 +1,4 @@
-"""The whole state of a node as TSV files, and a cluster that begins with such files."""
+"""Exports the whole state of a node as TSV files, and begins a new cluster with such files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from statemachine.engine import Engine
 
 POLL = 0.05
 IMPORT_INDEX = 2
-"""Log index that imported state stands at; Raft begins its log with the entry before."""
+"""Log index of imported state. Raft begins its log with the entry before."""
 
 
 def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
-    """The state in a node's newest snapshot; the node may be running.
+    """Return the state in a node's newest snapshot. The node may be running.
 
     Raises:
         NoSnapshotError: it has none.
@@ -48,12 +48,12 @@ def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
 
 
 def is_running(config: NodeConfig) -> bool:
-    """Whether a node's supervisor holds its data directory."""
+    """Return whether a node's supervisor holds its data directory."""
     return locked_pid(config.data_path / PID_FILE) is not None
 
 
 async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
-    """Have a running node of this machine take a snapshot of what it has applied by now, and wait for it.
+    """Make a running node of this machine take a snapshot of its present state, and wait for it.
 
     Raises:
         ConnectionLost, RequestFailed: it does not answer.
@@ -73,7 +73,7 @@ async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
 
 
 def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str, int]]:
-    """Write a node's newest snapshot as TSV files. The snapshot's description, and the number of rows a table.
+    """Write a node's newest snapshot as TSV files. Returns the snapshot's manifest and the number of rows by table.
 
     Raises:
         DirectoryError: the target holds something.
@@ -86,8 +86,7 @@ def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str,
 
 
 def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
-    """Make TSV files the state that all nodes of a new cluster begin with. All of it is checked before anything is
-    written.
+    """Give all nodes of a new cluster the state in TSV files. Everything is checked before anything is written.
 
     Raises:
         TsvError, StateError: the files are not a whole state.
@@ -101,7 +100,7 @@ def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
 
 
 def _written(directory: Path, engine: Engine) -> Path:
-    """A snapshot of a state that has no log behind it."""
+    """Write a snapshot of a state without a log."""
     mark = SnapshotMark(LogEntry(bytes([NO_OP]), IMPORT_INDEX, 1), LogEntry(bytes([NO_OP]), IMPORT_INDEX - 1, 1))
     fields = SnapshotFields(
         index=mark.index,

@@ -1,13 +1,12 @@
-"""Recorded order flow: reading it, making commands of it, and comparing what was executed with what the exchange of the
-time executed.
+"""Recorded order flow: reads it, makes commands of it, and compares executions with the recorded ones.
 
 An operations file has the columns `op,id,side,price,size,flag`, plain or gzipped. `seed` is an order that rested when
-the recording began, `new` a limit order that arrived (flag `ioc`: immediate or cancel), `cancel` names only the id.
-Prices and sizes are decimals. A trades file has the columns `taker_id,maker_id,price,size`, one execution a row, in
+the recording began, `new` is a limit order that arrived (flag `ioc`: immediate or cancel), and `cancel` has only the
+id. Prices and sizes are decimals. A trades file has the columns `taker_id,maker_id,price,size`, one execution a row, in
 order.
 
-One account places all buys and another all sells, so that self-trade prevention never interferes. The recorded id
-travels as `client_oid`, and trades are compared by it.
+One account places all buys and another one all sells, so that self-trade prevention never interferes. The recorded id
+becomes the `client_oid`, and trades are compared by it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _FLAGS = {"": TimeInForce.GTC, "ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}
 
 
 class RecordingError(QuorumbookError):
-    """A file is not a recording; the text names the file, the line and what was expected."""
+    """A file is not a recording; the message names the file, the line and the expected value."""
 
 
 class RecordedOp(msgspec.Struct, frozen=True):
@@ -57,10 +56,10 @@ class RecordedTrade(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """How executions compare with the recorded ones, position by position.
+    """The result of comparing executions with the recorded ones, position by position.
 
-    `matched` counts positions where the same taker met the same maker at the same price for the same size;
-    `first_difference` is the first position (from 0) where that is not so, or None when all agree.
+    `matched` counts positions where the same taker met the same maker at the same price for the same size.
+    `first_difference` is the first other position (from 0), or None if all agree.
     """
 
     expected: int
@@ -70,7 +69,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def perfect(self) -> bool:
-        """Every recorded execution happened, in order, and no other."""
+        """Whether every recorded execution happened, in order, and no other one."""
         return self.first_difference is None
 
 
@@ -86,7 +85,7 @@ class Executions:
         self._recorded_ids: dict[int, str] = {}
 
     def feed(self, events: Iterable[AnyEvent]) -> None:
-        """Take events in order. An order placed before the first of them is known by its order id only."""
+        """Add events in order. An order that was placed before the first of them is known by its order id only."""
         for event in events:
             if type(event) is OrderReceived:
                 self._recorded_ids[event.order_id] = event.client_oid
@@ -99,7 +98,7 @@ class Executions:
 
 
 def read_ops(path: str | Path) -> Iterator[RecordedOp]:
-    """The rows of an operations file, in order. Reads as it goes.
+    """Yield the rows of an operations file in order. Reads lazily.
 
     Raises:
         RecordingError: a row is malformed.
@@ -115,7 +114,7 @@ def read_ops(path: str | Path) -> Iterator[RecordedOp]:
 
 
 def read_trades(path: str | Path, quote_scale: int, base_scale: int) -> list[RecordedTrade]:
-    """The executions of a trades file, in units of currencies with these many decimal digits.
+    """Return the executions of a trades file, in units of currencies with these numbers of decimal digits.
 
     Raises:
         RecordingError: a row is malformed, or a number has more digits than the scale.
@@ -133,9 +132,9 @@ def read_trades(path: str | Path, quote_scale: int, base_scale: int) -> list[Rec
 def to_command(
     op: RecordedOp, *, product_id: str, buyer: str, seller: str, quote_scale: int, base_scale: int, owner: str = ""
 ) -> PlaceOrder | CancelOrder:
-    """The command that a row stands for.
+    """Return the command of a row.
 
-    A cancel does not say whose order it is: pass the account as `owner` (see `Owners`).
+    A cancel does not name the owner of its order: pass the account as `owner` (see `Owners`).
 
     Raises:
         RecordingError: a number has more digits than the scale, or a cancel comes without owner.
@@ -161,7 +160,7 @@ def to_command(
 def to_commands(
     ops: Iterable[RecordedOp], *, product_id: str, buyer: str, seller: str, quote_scale: int, base_scale: int
 ) -> Iterator[PlaceOrder | CancelOrder]:
-    """The commands of a whole recording, in order; cancels are given the account that placed the order.
+    """Yield the commands of a whole recording in order. Cancels get the account that placed the order.
 
     Raises:
         RecordingError: as `to_command`, or a cancel names an id that was never placed.
@@ -196,7 +195,7 @@ def compare(expected: Sequence[RecordedTrade], executed: Sequence[RecordedTrade]
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each row behind a header that must be `columns`."""
+    """Yield line number and cells of each row after a header, which must be `columns`."""
     with _open_text(path) as file:
         reader = csv.reader(file)
         try:
@@ -224,7 +223,7 @@ def _is_whole(op: RecordedOp) -> bool:
 
 
 def _units(text: str, scale: int) -> int:
-    """A decimal in units of 10**-scale, exactly."""
+    """Return a decimal in units of 10**-scale, exactly."""
     try:
         units = Decimal(text).scaleb(scale)
     except InvalidOperation:

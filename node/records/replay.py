@@ -1,8 +1,8 @@
-"""A recorded order flow through a running cluster, and whether it executed what the exchange of the time executed.
+"""Sends a recorded order flow through a running cluster, and compares executions with those of the original exchange.
 
-Time priority depends on the order in which commands arrive, so they are sent in chunks, each answered before the next
-is sent; a chunk that a failover left in doubt is sent again, whole, with the same ids. The executions are read from the
-feed, by a reader of its own.
+Time priority depends on the order in which commands arrive. Therefore they are sent in chunks, and each chunk is
+answered before the next one is sent. If a failover leaves a chunk in doubt, the whole chunk is sent again with the same
+ids. A reader of its own gets the executions from the feed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ QUOTE_DIGITS = 2
 """Recorded prices are in cents."""
 
 MONEY = 1_000_000_000
-"""Whole units of each currency that the two accounts are given: several times what an hour of one stock needs."""
+"""Whole units of each currency for each of the two accounts: several times what an hour of one stock needs."""
 
 EVENTS_SECONDS = 30.0
-"""How long the feed may take to deliver the last events once every command is answered."""
+"""Seconds for the feed to deliver the last events after every command is answered."""
 
 Progress = Callable[[int, int], None]
-"""Called with commands answered, and commands in all."""
+"""Called with the number of commands answered, and of all commands."""
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
-    """What to replay. `limit` 0 is everything; `run_id` "" chooses the first that is free; `deadline` bounds the wait
+    """What to replay. `limit` 0 means everything; `run_id` "" chooses the first unused name; `deadline` limits the wait
     for a leader.
     """
 
@@ -52,7 +52,7 @@ class ReplayPlan(msgspec.Struct, frozen=True):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What a run calls its product and accounts, so that runs do not meet."""
+    """The names of a run's product and accounts, which keep runs apart."""
 
     product_id: str
     buyer: str
@@ -60,16 +60,16 @@ class Names(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, run_id: str) -> Names:
-        """The names of a run."""
+        """Return the names of a run."""
         suffix = f".{run_id}" if run_id else ""
         return cls(f"{BASE}-{QUOTE}{suffix}", f"replay-buyer{suffix}", f"replay-seller{suffix}")
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
-    """What came of it. Without recorded trades `expected` and `matched` are None.
+    """The result of a replay. Without recorded trades `expected` and `matched` are None.
 
     `first_difference` (from 0) is where executions first differ from the recorded ones. `longest_pause` is the longest
-    time, in seconds, that a chunk took to be answered.
+    time, in seconds, until a chunk was answered.
     """
 
     product_id: str
@@ -85,12 +85,12 @@ class ReplayReport(msgspec.Struct, frozen=True):
 
     @property
     def perfect(self) -> bool:
-        """The executions are the recorded ones, all of them, in order, and no others (True where those are not known)."""
+        """Whether exactly the recorded executions happened, in order (True if there is no record)."""
         return self.expected is None or self.matched == self.expected == self.executed
 
 
 class _Feed:
-    """The executions that the feed told of, and how far it was read."""
+    """The executions from the feed, and how far the feed was read."""
 
     def __init__(self, client: ClusterClient, product_id: str) -> None:
         self._client = client
@@ -104,7 +104,7 @@ class _Feed:
         return self._executions.trades
 
     async def run(self) -> None:
-        """Read the product's events from its first on, until cancelled.
+        """Read the product's events from the first one on, until cancelled.
 
         Raises:
             ReplayError: the feed cannot be had from any node.
@@ -119,7 +119,7 @@ class _Feed:
 
 
 class _Tally:
-    """What the answers said."""
+    """Totals over the answers."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -128,7 +128,7 @@ class _Tally:
         self._last_sequence = 0
 
     def add(self, outcomes: Sequence[AnyOutcome], seconds: float) -> None:
-        """Take a chunk's outcomes.
+        """Add a chunk's outcomes.
 
         Raises:
             ReplayError: the commands were not applied in the order in which they were sent.
@@ -182,7 +182,7 @@ async def replay(client: ClusterClient, plan: ReplayPlan, progress: Progress | N
 
 
 async def _prepare(client: ClusterClient, plan: ReplayPlan) -> tuple[Names, int, int]:
-    """The run's names, and the scales of quote and base; product, accounts and money are there afterwards."""
+    """Create product, accounts and money if necessary. Returns the run's names and the scales of quote and base."""
     scales = {row.currency: row.scale for row in await client.query(CurrenciesQuery(), linearizable=True)}
     quote_scale, base_scale = scales.get(QUOTE, QUOTE_DIGITS), scales.get(BASE, 0)
     if quote_scale < QUOTE_DIGITS:
@@ -211,7 +211,7 @@ async def _prepare(client: ClusterClient, plan: ReplayPlan) -> tuple[Names, int,
 
 
 def _choose(run_id: str, used: set[str]) -> Names:
-    """The names of a run whose product is new.
+    """Return the names of a run whose product is new.
 
     Raises:
         ReplayError: the run that was asked for has been.
@@ -253,7 +253,7 @@ async def _send(
 
 
 async def _read_to_end(client: ClusterClient, product_id: str, feed: _Feed, reader: asyncio.Task[None]) -> None:
-    """Wait until the reader has seen the product's last event.
+    """Wait until the reader has received the product's last event.
 
     Raises:
         ReplayError: it did not within `EVENTS_SECONDS`, or it failed.
@@ -270,7 +270,7 @@ async def _read_to_end(client: ClusterClient, product_id: str, feed: _Feed, read
 
 
 def _possible(trades: list[RecordedTrade], sent: set[str]) -> list[RecordedTrade]:
-    """The executions of which both orders were sent."""
+    """Return the executions for which both orders were sent."""
     return [trade for trade in trades if trade.taker_id in sent and trade.maker_id in sent]
 
 

@@ -1,14 +1,14 @@
-"""Transaction logs: the commands of a cluster as JSON lines, back into log segments, and the state at any command
-again.
+"""Transaction logs: a cluster's commands as JSON lines, converted back into log segments, and the state after any
+command.
 
-The first line of a file says what it is, each further one is an entry of the log:
+The first line of a file is a header; each following line is an entry of the log:
 
-    {"format": 1, "abi": "...", "first_index": 1, "secrets": true} {"index": 3, "term": 1, "time":
-    "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", "account_id": "operator", ...}]}
+    {"format": 1, "abi": "...", "first_index": 1, "secrets": true}
+    {"index": 3, "term": 1, "time": "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", ...}]}
 
 Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version
-wrote; see `statemachine.commands.Batch`. The time is the one that the leader stamped the entry with, the only clock
-that the exchange sees. So whoever applies the same entries gets the same state, and can compare its hash.
+wrote; see `statemachine.commands.Batch`. The time is the leader's time stamp of the entry, the only clock that the
+exchange uses. So everyone who applies the same entries gets the same state, and can compare its hash.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _codec = Codecs(Scales({}, {}), units={}).of(inspect.type_info(AnyCommand))
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line. `first_index` is that of the log, of which entries without commands are left out."""
+    """The first line. `first_index` is the first index of the log; entries without commands are left out."""
 
     format: int
     abi: str
@@ -55,7 +55,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TxEntry(msgspec.Struct, frozen=True):
-    """An entry of the log that has commands, or changes the level. `payload`: its bytes, where it comes out of a log."""
+    """A log entry that has commands or changes the level. `payload`: its bytes, if it comes from a log."""
 
     index: int
     term: int
@@ -65,18 +65,18 @@ class TxEntry(msgspec.Struct, frozen=True):
 
 
 class Txlog(msgspec.Struct, frozen=True):
-    """A transaction log: where it begins, and its entries, read as they are asked for."""
+    """A transaction log: its header and its entries, which are read lazily."""
 
     first_index: int
     entries: Iterator[TxEntry]
     secrets: bool = True
     level: Level = OWN
-    """At its beginning."""
+    """The level at the beginning."""
 
 
 def of_node(config: NodeConfig) -> Txlog:
-    """The log of a node, old segments of this ABI included. That of a node that runs may end with entries that are not
-    committed yet.
+    """Read the log of a node, including older segments of this ABI. The log of a running node may end with uncommitted
+    entries.
 
     Raises:
         TxlogError: there is no log. The entries raise it where the log is damaged.
@@ -133,8 +133,8 @@ def _batch(level: Level, index: int, payload: bytes) -> Batch:
 
 
 def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
-    """The lines of a file, without their ends. Without `secrets` those of API keys are left out, and hashes will
-    differ.
+    """Yield the lines of a file without line ends. Without `secrets`, the secrets of API keys are left out, and hashes
+    will differ.
     """
     yield msgspec.json.encode(Header(FORMAT, ABI, log.first_index, secrets, log.level))
     for entry in log.entries:
@@ -169,7 +169,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def of_file(path: Path) -> Txlog:
-    """A transaction log in a file of JSON lines.
+    """Read a transaction log from a file of JSON lines.
 
     Raises:
         TxlogError: it is none, or of another ABI. The entries raise it too, naming file, line and field.
@@ -217,10 +217,9 @@ def _command(position: int, value: Any) -> AnyCommand:
 
 
 def write_log(directory: Path, log: Txlog) -> int:
-    """Write a transaction log as log segments, such as a node has, into a directory that is made for it. The number of
-    entries.
+    """Write a transaction log as log segments, as a node has them, into a new directory. Returns the number of entries.
 
-    Entries that had no commands are filled in empty, as a leader writes them.
+    Missing entries, which had no commands, are written as empty entries.
 
     Raises:
         TxlogError: the directory holds something.
@@ -251,12 +250,12 @@ def write_log(directory: Path, log: Txlog) -> int:
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """The exchange as it was after a command.
+    """The exchange's state after a command.
 
     Attributes:
-        index: of the last entry applied.
-        clock: the exchange's time after it, nanoseconds since the epoch.
-        cut: the last entry holds more commands. Its running hash is that of no node then; all else is as it was.
+        index: of the last applied entry.
+        clock: the exchange's time after it, in nanoseconds since the epoch.
+        cut: the last entry holds more commands. Then no node ever had this running hash; everything else is exact.
     """
 
     engine: Engine
@@ -308,7 +307,7 @@ def rebuild(
 
 
 def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
-    """The state of a snapshot, built again from the node's whole log.
+    """Rebuild the state of a snapshot from the node's whole log.
 
     Raises:
         TxlogError: the log is not whole, or gives another state.
@@ -323,7 +322,7 @@ def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
 
 
 def differences(one: Engine, other: Engine) -> Iterator[str]:
-    """Rows that only one of two states has, as lines of TSV table by table: `- ` those of the first, `+ ` those of the
+    """Yield rows that only one of two states has, as lines of TSV by table: `- ` for the first state, `+ ` for the
     second.
     """
     first, second = dict(one.tables()), dict(other.tables())
