@@ -9,6 +9,8 @@ streams     what a client is sent: its report stream (`statemachine.streams`), s
 orders      requests of a client and their commands; what is refused and its answer
 reports     a report of the stream as an ExecutionReport
 market      market data: subscriptions, snapshots and changes
+statuses    statuses of products
+counting    figures for Prometheus
 server      connections and their bounds
 process     the process
 """

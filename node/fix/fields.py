@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from node.errors import QuorumbookError
-from node.fix.dictionary import fields_by_type, known
+from node.fix.dictionary import fields_by_type, header, known
 from node.fix.tags import MSG_TYPE
 from node.fix.wire import Frame
 
 Value = TypeVar("Value")
 
 INVALID_TAG, MISSING, NOT_OF_TYPE, NO_VALUE, INCORRECT, FORMAT = 0, 1, 2, 4, 5, 6
-COMP_ID, SENDING_TIME_PROBLEM, INVALID_TYPE, REPEATED, GROUP_COUNT, OTHER = 9, 10, 11, 13, 16, 99
+COMP_ID, SENDING_TIME_PROBLEM, INVALID_TYPE, REPEATED, OUT_OF_ORDER, GROUP_COUNT, OTHER = 9, 10, 11, 13, 14, 16, 99
 """Values of SessionRejectReason."""
 
 SEQ_NUM_MAX = 2**62
@@ -50,10 +50,13 @@ class Message:
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:
-        """Raise FieldError where a field is none or not of the message's type, is empty, or comes twice."""
+        """Raise FieldError where a field is none or not of the message's type, is empty, comes twice, or belongs to the
+        header and comes behind another.
+        """
         if self._frame.fault:
             raise FieldError(0, INVALID_TAG, f"the fields cannot be read ({self._frame.fault[:64]})")
         seen: set[int] = set()
+        in_header = True
         allowed = fields_by_type().get(self.type)
         for tag, value in self._pairs:
             if tag <= 0:
@@ -61,6 +64,10 @@ class Message:
             if allowed is not None and tag not in allowed:
                 reason = NOT_OF_TYPE if tag in known() else INVALID_TAG
                 raise FieldError(tag, reason, f"a message of type {self.type} has no field {tag} here")
+            if tag not in header():
+                in_header = False
+            elif not in_header:
+                raise FieldError(tag, OUT_OF_ORDER, f"field {tag} belongs to the header, before all other fields")
             if not value:
                 raise FieldError(tag, NO_VALUE, f"field {tag} has no value")
             if tag in seen and tag not in _REPEATABLE:

@@ -1,4 +1,5 @@
-"""Market data: a book by price levels, or its best ones, and trades, as snapshots (W) and changes (X).
+"""Market data: a book by price levels, or its best ones, and trades, as snapshots (W) and changes (X). Statuses of
+products are in `statuses`.
 
 The numbers are those of the product's feed: RptSeq is the product sequence, as `sequence` is in REST and on the
 WebSocket. A snapshot is the book after that event, and the changes that follow go on from there. Where the node has
@@ -15,6 +16,7 @@ from node.fix import tags
 from node.fix.fields import GROUP_COUNT, INCORRECT, FieldError, Message
 from node.fix.orders import UNSUPPORTED_TYPE, business_reject
 from node.fix.sending import LocalSender
+from node.fix.statuses import Statuses
 from node.fix.wire import Fields, timestamp
 from node.gateway.catalogue import Catalogue, Product
 from node.gateway.channels import Frame
@@ -61,11 +63,16 @@ class MarketData:
         self._shares = shares
         self._key_id = key_id
         self._requests: dict[str, _Request] = {}
+        self._statuses = Statuses(feeds, catalogue, sender, shares, key_id, self)
 
     async def handle(self, message: Message, number: int) -> None:
-        """Take a MarketDataRequest. Raises FieldError."""
+        """Take a MarketDataRequest or SecurityStatusRequest. Raises FieldError."""
+        if message.type == "e":
+            for feed in await self._statuses.handle(message, number):
+                self._leave(feed)
+            return
         if message.type != "V":
-            text = "a session of market data takes MarketDataRequests only"
+            text = "a session of market data takes MarketDataRequests and SecurityStatusRequests only"
             self._sender.send(business_reject(message, number, UNSUPPORTED_TYPE, text), number)
             return
         request_id = message.text(tags.MD_REQ_ID)
@@ -87,6 +94,7 @@ class MarketData:
 
     def deliver(self, feed: ProductFeed, frame: Frame) -> None:
         """See `feeds.Reader`."""
+        self._statuses.deliver(feed, frame)
         for request in self._requests.values():
             if feed.product_id in request.feeds:
                 entries = self._levels(request, feed, frame) + self._trades(request, feed.product, frame)
@@ -96,6 +104,7 @@ class MarketData:
 
     def gap(self, feed: ProductFeed) -> None:
         """See `feeds.Reader`: what is sent next is a new snapshot."""
+        self._statuses.gap(feed)
         for request in self._requests.values():
             if feed.product_id in request.feeds:
                 self._snapshot(request, feed)
@@ -104,6 +113,8 @@ class MarketData:
         """Follow nothing any more."""
         for request_id in list(self._requests):
             self._drop(request_id)
+        for feed in self._statuses.close():
+            self._leave(feed)
 
     def _types(self, message: Message) -> frozenset[str]:
         found = message.texts(tags.MD_ENTRY_TYPE)
@@ -149,9 +160,14 @@ class MarketData:
         if request is None:
             self._refuse(request_id, UNKNOWN_SYMBOL, "there is no such request")
             return
-        for product_id, feed in request.feeds.items():
-            if not any(product_id in other.feeds for other in self._requests.values()):
-                feed.readers.pop(self, None)
+        for feed in request.feeds.values():
+            self._leave(feed)
+
+    def _leave(self, feed: ProductFeed) -> None:
+        """Read the feed no more, unless another request needs it."""
+        wanted = any(feed.product_id in request.feeds for request in self._requests.values())
+        if not wanted and not self._statuses.follows(feed.product_id):
+            feed.readers.pop(self, None)
 
     def _refuse(self, request_id: str, reason: str, text: str) -> None:
         fields = [(tags.MSG_TYPE, "Y"), (tags.MD_REQ_ID, request_id), (tags.MD_REJ_REASON, reason), (tags.TEXT, text)]

@@ -36,7 +36,7 @@ TEST_AFTER, LOST_AFTER = 1.2, 2.4
 SENDING_TIME_MAX = 120.0
 """Seconds by which SendingTime may differ from our clock."""
 
-APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V"})
+APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V", "e"})
 """Types that a client may send, of any service; another that is known is answered with a BusinessMessageReject, one
 that cannot be with a Reject.
 """

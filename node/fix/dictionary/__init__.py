@@ -26,6 +26,14 @@ def fields_by_type() -> dict[str, frozenset[int]]:
 
 
 @cache
+def header() -> frozenset[int]:
+    """The fields of the header."""
+    root = fromstring(files(__package__).joinpath(FILES[0]).read_text(encoding="utf-8"))
+    numbers = {field.attrib["name"]: int(field.attrib["number"]) for field in root.iterfind("fields/field")}
+    return frozenset(numbers[field.attrib["name"]] for field in root.iterfind("header/field"))
+
+
+@cache
 def known() -> frozenset[int]:
     """Every field of any message."""
     return frozenset[int]().union(*fields_by_type().values())

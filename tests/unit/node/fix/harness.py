@@ -26,6 +26,8 @@ from tests.unit.node.gateway.harness import SECRET, FakeBackend, config
 
 DEADLINE = 10.0
 PRODUCT = "BTC-USD"
+HEADER = (43, 97, 122)
+"""Fields of the header that a test may give with those of the body."""
 Fields = dict[int, str]
 
 
@@ -103,7 +105,7 @@ class Client:
         message.append_pair(52, header.get("time", timestamp(time.time_ns())))
         if number is None:
             self.number += 1
-        for tag, value in fields:
+        for tag, value in sorted(fields, key=lambda field: field[0] not in HEADER):
             message.append_pair(tag, str(value))
         encoded: bytes = message.encode()
         return encoded

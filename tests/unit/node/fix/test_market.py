@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from statemachine.types import Side
+from msgspec.structs import replace
+
+from statemachine.commands import PutProduct
+from statemachine.limits import AMOUNT_MAX, OPERATOR
+from statemachine.types import ProductStatus, Side
 from tests.unit.node.fix.harness import PRODUCT, Client, Fields, Served, serving, trade_with
 
 MARKET = "QUORUMBOOK-MD"
@@ -106,3 +110,50 @@ async def test_what_was_sent_is_filled_on_a_resend() -> None:
         client.send("2", (7, 1), (16, 0))
         fill = await client.next()
         assert (fill[35], fill[34], fill[36], fill[43]) == ("4", "1", "3", "Y")
+
+
+PUT = PutProduct(OPERATOR, "", PRODUCT, "BTC", "USD", 100, 1_000_000, 1_000_000, AMOUNT_MAX, 1_000, 2_000)
+
+
+async def test_the_status_of_a_product_is_told_and_followed() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        client.send("e", (324, "s"), (55, PRODUCT), (263, 1))
+        first = await client.next()
+        assert (first[35], first[324], first[55], first[326], first[58]) == ("f", "s", PRODUCT, "17", "online")
+        codes = {
+            ProductStatus.AUCTION: "21",
+            ProductStatus.CANCEL_ONLY: "2",
+            ProductStatus.OFFLINE: "18",
+            ProductStatus.ONLINE: "17",
+        }
+        for status, code in codes.items():
+            served.backend.apply(replace(PUT, command_id=f"to-{code}", status=status))
+            told_of = await client.next()
+            assert (told_of[35], told_of[326], told_of[58]) == ("f", code, status.name.lower())
+        client.send("e", (324, "s"), (55, PRODUCT), (263, 2))
+        client.send("1", (112, "x"))
+        await client.next("0")
+        served.backend.apply(replace(PUT, command_id="again", status=ProductStatus.AUCTION))
+        client.send("e", (324, "once"), (55, PRODUCT), (263, 0))
+        assert (await client.next())[324] == "once"
+
+
+async def test_a_status_that_cannot_be_had_is_refused() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        client.send("e", (324, "s"), (55, "NO-SUCH"), (263, 1))
+        refused = await client.next()
+        assert (refused[35], refused[372], refused[379], refused[380]) == ("j", "e", "s", "2")
+        client.send("e", (324, "s"), (55, PRODUCT), (263, 2))
+        assert (await client.next())[380] == "4"
+        client.send("e", (324, "s"), (55, PRODUCT), (263, 1))
+        await client.next("f")
+        client.send("e", (324, "s"), (55, PRODUCT), (263, 1))
+        assert (await client.next())[35] == "j"
+        client.send("e", (324, "t"), (263, 1))
+        missing = await client.next()
+        assert (missing[35], missing[371], missing[373]) == ("3", "55", "1")
+        orders = await served.logged_on("bob-key")
+        orders.send("e", (324, "s"), (55, PRODUCT), (263, 1))
+        assert (await orders.next())[35] == "j"
