@@ -64,7 +64,19 @@ class Unit(Enum):
 
 UNITS: Mapping[str, Unit] = {
     **dict.fromkeys(
-        ("deposited", "withdrawn", "fees", "available", "amount", "open_max", "volume_max", "position_max", "volume"), Unit.OWN
+        (
+            "deposited",
+            "withdrawn",
+            "fees",
+            "available",
+            "amount",
+            "open_max",
+            "volume_max",
+            "position_max",
+            "volume",
+            "earlier",
+        ),
+        Unit.OWN,
     ),
     **dict.fromkeys(
         (

@@ -7,7 +7,8 @@ The tags and the order of the fields are the schema of the log. Numbers are inte
 - a *price* is the amount of quote currency for **one whole** base coin, so the notional of a trade is `price * size //
   10**base_scale`; `PutProduct` only accepts ticks and lots for which that division is exact;
 - *funds* are an amount of the quote currency, fees included;
-- fees are in parts per million of the notional; the sum that an order pays is rounded up once, to a whole unit.
+- fees are in parts per million of the notional; the sum that an order pays is rounded up once, to a whole unit. A
+  negative fee is a rebate.
 
 Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes
 nothing. The reply cache keeps the outcomes of commands that changed something apart from those of commands that were
@@ -444,6 +445,30 @@ class CorrectTrade(Command, frozen=True, tag=49):
     seller_order_id: int = 0
 
 
+class PutFeeTiers(Command, frozen=True, tag=51):
+    """Set the fee tiers of all products quoted in a currency, or with `product_id` of one of them. An empty list removes
+    them.
+
+    A tier is (30-day volume from which it holds, maker's rate, taker's rate): the volume in units of the currency,
+    rising from 0, the rates in parts per million. A negative maker's rate is a rebate. The command is rejected if a
+    rebate could exceed what a taker pays (`fees`).
+    """
+
+    currency: str
+    product_id: str
+    tiers: list[tuple[int, int, int]]
+
+
+class PutFeeOverride(Command, frozen=True, tag=52):
+    """Set the fee rates of an account in a product, or in all products (`product_id` ""), or `remove` them."""
+
+    owner_id: str
+    product_id: str
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    remove: bool = False
+
+
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`. Each kind has a separate set of transfer ids."""
 
@@ -481,6 +506,8 @@ AnyCommand = (
     | CorrectTrade
     | PlacePair
     | CancelAllAfter
+    | PutFeeTiers
+    | PutFeeOverride
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statemachine import calendar
+from statemachine import calendar, fees
 from statemachine.errors import StateError
 from statemachine.limits import MEMBERS_PER_FIRM
 from statemachine.state import State
@@ -32,6 +32,7 @@ def arrange(state: State) -> None:
 def check_contents(state: State) -> None:
     """Assert that the rows fit together."""
     records = state.records
+    fees.check_rows(state)
     for row in records["switch"]:
         assert 0 < row.switches <= sum(Switch), f"switches of {row.name}: {row.switches}"
         assert not row.cancelling or row.switches & Switch.KILL, f"{row.name} cancels, and its kill switch is off"
@@ -87,6 +88,9 @@ def check_arrangement(state: State) -> None:
         assert product.controls == records["product_limits"].get(name), f"product {name}: its limits"
     guarded = any(len(records[table]) for table in ("switch", "product_limits", "risk"))
     assert state.guarded is guarded, "guarded, or not"
+    currencies = dict.fromkeys(row.currency for row in records["fee_tiers"])
+    assert state.fee_currencies == currencies, "the currencies with fee tiers"
+    assert state.fee_rules is bool(currencies or len(records["fee_override"])), "fee rules, or not"
     for row in records["switch"]:
         if row.switches & Switch.KILL and not row.cancelling:
             left = list(_open_orders(state, row.scope, row.name))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import auctions, invariants, linked, loading, pending, persistence, timers
+from statemachine import auctions, fees, invariants, linked, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -331,6 +331,15 @@ class Engine:
     def phase(self, product_id: str) -> PhaseRow | None:
         """Where a product is in its calendar, or None when it follows no calendar."""
         return self._state.records["phase"].get(product_id)
+
+    def fees_of(self, account_id: str, product_id: str = "") -> fees.Fees | None:
+        """What an account pays in a product, or its highest rates in any product; None for an unknown account or
+        product. O(products).
+        """
+        account, product = self._state.accounts.get(account_id), self._state.products.get(product_id)
+        if account is None or (product_id and product is None):
+            return None
+        return fees.of_account(self._state, account, [product] if product is not None else self._state.products.values())
 
     def orders_kept(self, account_id: str) -> int:
         """How many orders of an account can be read, open and recently done."""

@@ -140,6 +140,8 @@ cdef class Placing:
     cdef public int time_in_force
     cdef public int stp
     cdef public int stop
+    cdef public int maker_fee_ppm
+    cdef public int taker_fee_ppm
     cdef public bint post_only
 
     cpdef int take(self, object command) except -1

@@ -419,12 +419,15 @@ class Account:
 
 
 class Placing:
-    """The fields of a `commands.PlaceOrder`, by the same names, before validation. Numbers may be of any size."""
+    """The fields of a `commands.PlaceOrder`, by the same names, before validation. Numbers may be of any size.
+    Validation adds the fee rates that the order gets.
+    """
 
     __slots__ = (
         "cancel_after",
         "client_oid",
         "funds",
+        "maker_fee_ppm",
         "order_type",
         "post_only",
         "price",
@@ -434,6 +437,7 @@ class Placing:
         "stop",
         "stop_price",
         "stp",
+        "taker_fee_ppm",
         "time_in_force",
     )
 
@@ -451,6 +455,8 @@ class Placing:
         self.stop: int = 0
         self.stop_price = 0
         self.cancel_after = 0
+        self.maker_fee_ppm = 0
+        self.taker_fee_ppm = 0
 
     def take(self, command: PlaceOrder | NewOrder) -> None:
         """Say what a command says."""

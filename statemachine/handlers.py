@@ -18,6 +18,7 @@ from statemachine import (
     collars,
     corrections,
     dead_man,
+    fees,
     kills,
     linked,
     options,
@@ -46,6 +47,8 @@ from statemachine.commands import (
     PutApiKey,
     PutCalendar,
     PutCurrency,
+    PutFeeOverride,
+    PutFeeTiers,
     PutFirm,
     PutGroup,
     PutMember,
@@ -394,6 +397,8 @@ OPERATOR_HANDLERS: dict[type[Command], OperatorHandler] = {  # type: ignore[type
     PutGroup: phases.put_group,
     FollowCalendar: phases.follow_again,
     CorrectTrade: corrections.correct_trade,
+    PutFeeTiers: fees.put_tiers,
+    PutFeeOverride: fees.put_override,
 }
 """Commands that only the operator may send."""
 

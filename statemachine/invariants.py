@@ -149,7 +149,7 @@ def _check_product(state: State, product: Product) -> None:
     assert 1 <= product.min_size <= product.max_size <= AMOUNT_MAX, f"product {name}: sizes out of bounds"
     assert product.unit == 10 ** state.currencies[product.base].scale, f"product {name}: wrong unit"
     assert product.tick * product.lot % product.unit == 0, f"product {name}: notionals are not whole"
-    assert 0 <= product.maker_fee_ppm <= FEE_PPM_MAX, f"product {name}: maker fee"
+    assert -product.taker_fee_ppm <= product.maker_fee_ppm <= FEE_PPM_MAX, f"product {name}: maker fee"
     assert 0 <= product.taker_fee_ppm <= FEE_PPM_MAX, f"product {name}: taker fee"
     assert 0 <= product.last_trade_id <= product.sequence, f"product {name}: counters"
     assert 0 <= product.last_price <= AMOUNT_MAX, f"product {name}: last price {product.last_price}"

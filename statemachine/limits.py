@@ -29,7 +29,15 @@ SECRET_MAX = 256
 """Characters of an API key's secret or passphrase."""
 
 FEE_PPM_MAX = 100_000
-"""The largest fee rate: ten per cent. Fees are never negative, because rebates would need a rule for who pays them."""
+"""The largest fee rate: ten per cent. A rebate is at most the taker's fee (`fees`)."""
+
+FEE_TIERS_MAX = 16
+"""Fee tiers of a currency or a product. Each order of an account is compared with all of them. The longest public
+schedules have about ten.
+"""
+
+VOLUME_DAYS = 30
+"""Days of the volume that chooses an account's fee tier, today included."""
 
 ADDRESSES_MAX = 32
 """Networks of one API key. Each request with the key is compared with all of them."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine import pending
+from statemachine import fees, pending
 from statemachine.commands import PlacePair
 from statemachine.emit import order_activated
 from statemachine.entities import Account, Order, Placing, Product
@@ -120,6 +120,9 @@ def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
     if not buys:
         size = min(size, account.available(product.base) // product.lot * product.lot)
     limit, stop = _exit_legs(entry, terms, size)
+    for leg in (limit, stop):
+        if leg is not None:
+            fees.set_rates(state, product, account, leg)
     available = account.available(product.quote if buys else product.base)
     needed = max(entry_hold(product, leg, available) for leg in (limit, stop) if leg is not None)
     count = (limit is not None) + (stop is not None)

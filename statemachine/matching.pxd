@@ -25,6 +25,7 @@ cdef int _END_SELF_TRADE
 cdef int _END_MAKERS_MAX
 cdef int _MAKERS_MAX
 cdef int _LOOKS_PER_UNIT
+cdef int _CREDIT_MAX
 
 
 @cython.final

@@ -8,7 +8,8 @@ The rules:
   each at the rate of that fill, rounded up once to a whole unit of the quote currency. So an order in many fills pays
   no more than in one, and many small orders never pay less than one large one. The rates are those that the order had
   at entry: the maker's for the resting order, the taker's for the taker. The buyer pays notional + fee, the seller gets
-  notional - fee, and the currency's `fees` get both fees. So the sum of money does not change.
+  notional - fee, and the currency's `fees` get both fees. So the sum of money does not change. A maker's fee
+  may be negative: a rebate, which is at most the taker's fee of the fill (`fees`).
 - An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included,
   fits its remaining funds (a sell by funds: whose notional fits the amount it still wants). If that is less than the
   maker offers, the order is complete.
@@ -29,13 +30,13 @@ The rules:
 
 from __future__ import annotations
 
-from statemachine import collars, risk
+from statemachine import collars, fees, risk
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional
 from statemachine.icebergs import decrease, refresh, slices_of, split
-from statemachine.limits import LOOKS_PER_UNIT
+from statemachine.limits import LOOKS_PER_UNIT, PPM
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from statemachine.validation import can_rest, entry_hold
@@ -54,6 +55,7 @@ _FILLED: int = DoneReason.FILLED
 _CANCELLED: int = DoneReason.CANCELLED
 _MAKERS_MAX: int = DoneReason.MAKERS_MAX
 _LOOKS_PER_UNIT: int = LOOKS_PER_UNIT
+_CREDIT_MAX: int = PPM - 1
 
 # Why a taker stops.
 _END_BOOK_EMPTY = 1
@@ -106,8 +108,8 @@ def accept(state: State, account: Account, product: Product, command: Placing) -
     order.post_only = command.post_only
     order.stp = command.stp
     order.created_at = state.time
-    order.maker_fee_ppm = product.maker_fee_ppm
-    order.taker_fee_ppm = product.taker_fee_ppm
+    order.maker_fee_ppm = command.maker_fee_ppm
+    order.taker_fee_ppm = command.taker_fee_ppm
     order.remaining = command.size
     order.hold = hold
     if command.stop:
@@ -285,6 +287,9 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     state.touch(maker)
     maker_fee = _charge(state, maker, value, maker.maker_fee_ppm)
     taker_fee = _charge(state, order, value, order.taker_fee_ppm)
+    if maker_fee + taker_fee < 0:
+        maker_fee = -taker_fee
+        maker.fee_credit = _CREDIT_MAX
     balances = maker.account.balances
     _settle(product, maker, balances[product.base], balances[product.quote], size, value, maker_fee)
     _settle(product, order, taker.base, taker.quote, size, value, taker_fee)
@@ -305,6 +310,8 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     order_matched(state, product, maker, order, price, size, maker_fee, taker_fee, auction)
     if state.guarded:
         risk.traded(state, product, (maker, order), value)
+    if state.fee_rules:
+        fees.traded(state, product, (maker, order), value)
 
 
 def _charge(state: State, order: Order, value: int, ppm: int) -> int:

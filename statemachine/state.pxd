@@ -33,6 +33,8 @@ cdef class State:
     cdef readonly dict killing
     cdef readonly dict members
     cdef public bint guarded
+    cdef public bint fee_rules
+    cdef public dict fee_currencies
     cdef readonly object timers
     cdef public bint unchanged
     cdef public object requested

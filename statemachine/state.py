@@ -57,6 +57,8 @@ class State:
     `outcome_count` are summed over all accounts, the operator included. `next_expiry` is a time before which no order
     expires, 0 if no order has an expiry time; `busy` are the products with unfinished work, `mass_cancels` the
     `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report streams, by name.
+    `guarded`: the operator has set controls. `fee_rules`: there are fee tiers or overrides; `fee_currencies` are the
+    currencies with tiers (`fees`).
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
     `event_products` of which product it is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome`
@@ -91,6 +93,8 @@ class State:
         self.killing: dict[tuple[int, str], None] = {}
         self.members: dict[str, dict[str, None]] = {}
         self.guarded = False
+        self.fee_rules = False
+        self.fee_currencies: dict[str, None] = {}
         self.timers: SortedDict = SortedDict()
         self.unchanged = False
         self.requested: Requested | None = None
@@ -116,7 +120,9 @@ class State:
         self.changes = Changes()
 
     def guard(self) -> None:
-        """Update `guarded` after the operator's controls changed."""
+        """Update `guarded`, `fee_rules` and `fee_currencies` after the operator's controls or fee rules changed."""
+        self.fee_currencies = dict.fromkeys(row.currency for row in self.records["fee_tiers"])
+        self.fee_rules = bool(self.fee_currencies or len(self.records["fee_override"]))
         self.guarded = any(len(self.records[table]) for table in ("switch", "product_limits", "risk"))
 
     def calendar_of_venue(self) -> CalendarRow | None:

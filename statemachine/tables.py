@@ -300,6 +300,35 @@ class CorrectionRow(msgspec.Struct, frozen=True, array_like=True):
     note: str = ""
 
 
+class FeeTiersRow(msgspec.Struct, frozen=True, array_like=True):
+    """Fee tiers; see `commands.PutFeeTiers`."""
+
+    currency: str
+    product_id: str
+    tiers: list[tuple[int, int, int]]
+
+
+class FeeOverrideRow(msgspec.Struct, frozen=True, array_like=True):
+    """The fee rates of one account; see `commands.PutFeeOverride`."""
+
+    owner_id: str
+    product_id: str
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+
+
+class FeeVolumeRow(msgspec.Struct, frozen=True, array_like=True):
+    """The notional that an account traded in a currency on a `day` (days since the epoch), and on the days before it,
+    the latest first, without zeros at the end.
+    """
+
+    account_id: str
+    currency: str
+    day: int
+    volume: int = 0
+    earlier: list[int] = []
+
+
 class Reference(NamedTuple):
     """A field that names a row of another table by its key, or one of `others`."""
 
@@ -364,6 +393,21 @@ SCHEMA: tuple[Table, ...] = (
     Table("group", GroupRow, ("product_id",), (_PRODUCT,), kept=True),
     Table("phase", PhaseRow, ("product_id",), (_PRODUCT,), kept=True),
     Table("correction", CorrectionRow, ("product_id", "trade_id"), (_PRODUCT,), kept=True),
+    Table(
+        "fee_tiers",
+        FeeTiersRow,
+        ("currency", "product_id"),
+        (("currency", "currency", ()), ("product_id", "product", ("",))),
+        kept=True,
+    ),
+    Table(
+        "fee_override",
+        FeeOverrideRow,
+        ("owner_id", "product_id"),
+        (("owner_id", "account", ()), ("product_id", "product", ("",))),
+        kept=True,
+    ),
+    Table("fee_volume", FeeVolumeRow, ("account_id", "currency"), (_ACCOUNT, ("currency", "currency", ())), kept=True),
 )
 """All tables, in the order of restoring. A new table needs a row struct above and a line here. It is `kept` unless its
 rows are other objects in memory.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from statemachine import guards
+from statemachine import fees, guards
 from statemachine.commands import (
     CancelAll,
     Deposit,
@@ -101,7 +101,7 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
         if version != command.expected_version:
             text = f"the product is at version {version}" if known is not None else "there is no such product yet"
             return Reject(Reason.CHANGED_MEANWHILE, "expected_version", text)
-    return _sizes(state, command) or _fees(command) or _unchanged(state, command)
+    return _sizes(state, command) or _fees(state, command) or _unchanged(state, command)
 
 
 def _sizes(state: State, command: PutProduct) -> Reject | None:
@@ -116,11 +116,13 @@ def _sizes(state: State, command: PutProduct) -> Reject | None:
     return None
 
 
-def _fees(command: PutProduct) -> Reject | None:
-    for field in ("maker_fee_ppm", "taker_fee_ppm"):
-        if not 0 <= getattr(command, field) <= FEE_PPM_MAX:
-            return Reject(Reason.INVALID_FEE, field, f"expected 0 to {FEE_PPM_MAX} parts per million")
-    return None
+def _fees(state: State, command: PutProduct) -> Reject | None:
+    if not 0 <= command.taker_fee_ppm <= FEE_PPM_MAX:
+        return Reject(Reason.INVALID_FEE, "taker_fee_ppm", f"expected 0 to {FEE_PPM_MAX} parts per million")
+    least = -command.taker_fee_ppm if not state.legacy else 0
+    if not least <= command.maker_fee_ppm <= FEE_PPM_MAX:
+        return Reject(Reason.INVALID_FEE, "maker_fee_ppm", f"expected {least} to {FEE_PPM_MAX} parts per million")
+    return fees.check_product(state, command)
 
 
 def _unchanged(state: State, command: PutProduct) -> Reject | None:
@@ -276,6 +278,9 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     if command.cancel_after or command.time_in_force == _GTT:
         reject = reject or _cancel_after(state, command)
     waits = product.busy or state.work >= state.work_max
+    command.maker_fee_ppm, command.taker_fee_ppm = product.maker_fee_ppm, product.taker_fee_ppm
+    if state.fee_rules:
+        fees.set_rates(state, product, account, command)
     return reject or _client_oid(account, command, waits) or _funds(product, account, command) or _post_only(product, command)
 
 
@@ -413,7 +418,8 @@ def can_rest(order_type: int, time_in_force: int) -> bool:
 
 
 def entry_hold(product: Product, command: Placing, available: int) -> int:
-    """The hold of an order at its entry, given the `available` balance. A larger result means insufficient funds.
+    """The hold of an order at its entry, given its fee rates and the `available` balance. A larger result means
+    insufficient funds.
 
     Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds
     those. Orders that name no amount of the currency they pay with (a market buy by size alone, a market sell by funds)
@@ -424,7 +430,7 @@ def entry_hold(product: Product, command: Placing, available: int) -> int:
         if command.side == _SELL:
             return command.size
         cost = notional(command.price, command.size, product.unit)
-        return cost + product.highest_fee(cost, max(product.maker_fee_ppm, product.taker_fee_ppm), 0)
+        return cost + product.highest_fee(cost, max(command.maker_fee_ppm, command.taker_fee_ppm), 0)
     named = command.funds if command.side == _BUY else command.size
     if named != 0:
         return named

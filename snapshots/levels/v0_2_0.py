@@ -20,6 +20,7 @@ from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.events import OrderState
+from statemachine.fees import Fees
 from statemachine.freezing import Frozen
 from statemachine.order_lists import Wanted
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
@@ -191,6 +192,14 @@ class FormerEngine(Engine):
 
     def phase(self, product_id: str) -> None:
         """None: version 0.2.0 has no calendars."""
+
+    def fees_of(self, account_id: str, product_id: str = "") -> Fees | None:
+        """The rates of the products: version 0.2.0 has no others, and counts no volume."""
+        products = [row for row in self._core.products() if row.product_id == product_id or not product_id]
+        if not self.account_exists(account_id) or (product_id and not products):
+            return None
+        makers, takers = [row.maker_fee_ppm for row in products], [row.taker_fee_ppm for row in products]
+        return Fees(max(makers, default=0), max(takers, default=0), [])
 
     def sequences(self) -> dict[str, int]:
         """See `Engine`."""

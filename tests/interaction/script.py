@@ -33,6 +33,10 @@ decimal can say.
     follows venue c     follows group g c     follows product BTC-USD c     group BTC-USD g     follow BTC-USD
     phase BTC-USD                                        where it is in its calendar
     bust BTC-USD 3 buyer=ann seller=bob price=100 size=1 fees=0.1,0.2 [to=99]
+    tiers USD 0:1000:2000 50000:-200:1500                fee tiers: 30-day volume, maker's and taker's rate in parts per million;
+                                                         tiers BTC-USD ...: of one product; no tiers behind the name: none
+    override ann BTC-USD 0:500                           rates of an account; `all` for the product: all; no rates: none
+    rates ann BTC-USD                                    what an account pays, and its 30-day volume
     clock 1 08:50                                        the clock goes on to this time of the day 1970-01-02, in UTC
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
@@ -65,6 +69,8 @@ from statemachine.commands import (
     PutApiKey,
     PutCalendar,
     PutCurrency,
+    PutFeeOverride,
+    PutFeeTiers,
     PutFirm,
     PutGroup,
     PutMember,
@@ -252,6 +258,25 @@ class Script:
         counts = [int(given.get(field, 0)) for field in ("orders", "rate")]
         money = [self.units(given.get(field, "0"), currency) for field in ("open", "volume", "position")]
         return self.send(PutRiskLimits(OPERATOR, self.new_id(), scope, name, currency, *counts, *money))
+
+    def do_tiers(self, words: list[str]) -> list[str]:
+        name, *given = words
+        product, currency = (name, self.pairs[name][1]) if name in self.pairs else ("", name)
+        tiers = [(self.units(v, currency), int(maker), int(taker)) for v, maker, taker in (word.split(":") for word in given)]
+        return self.send(PutFeeTiers(OPERATOR, self.new_id(), currency, product, tiers))
+
+    def do_override(self, words: list[str]) -> list[str]:
+        name, product, *given = words
+        maker, taker = map(int, given[0].split(":")) if given else (0, 0)
+        of = "" if product == "all" else product
+        return self.send(PutFeeOverride(OPERATOR, self.new_id(), name, of, maker, taker, not given))
+
+    def do_rates(self, words: list[str]) -> list[str]:
+        found = self.engine.fees_of(*words)
+        if found is None:
+            return ["unknown"]
+        volumes = ", ".join(f"{self.text(volume, currency)} {currency}" for currency, volume in found.volumes)
+        return [f"maker {found.maker_fee_ppm}, taker {found.taker_fee_ppm} ppm; traded in 30 days: {volumes or 'not counted'}"]
 
     def do_calendar(self, words: list[str]) -> list[str]:
         name, given = words[0], dict(word.split("=") for word in words[1:])

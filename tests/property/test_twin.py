@@ -23,6 +23,7 @@ from tests.property.worlds import (
     busy_command,
     commands,
     control_command,
+    fee_command,
     foundations,
     rates,
 )
@@ -173,6 +174,22 @@ def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
         for number in range(200)
     ]
     compare(fees, random.choice([600, 5_000]), flow)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
+    """Days pass, too, so that volume ages."""
+    random = Random(seed)
+    flow: list[tuple[AnyCommand | int, bool]] = []
+    for number in range(150):
+        kind = random.random()
+        command: AnyCommand | int = busy_command(random, number)
+        if kind < 0.1:
+            command = fee_command(random, f"c{number}")
+        elif kind < 0.14:
+            command = random.choice([1, 40_000, 86_400, 9 * 86_400, 31 * 86_400])
+        flow.append((command, random.random() < 0.05))
+    compare(random.choice([(0, 0), (-1_000, 3_000)]), random.choice([600, 50_000]), flow)
 
 
 def restore(engine: Engine) -> Engine:

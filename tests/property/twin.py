@@ -118,6 +118,9 @@ class Twin(TwinControls):
 
     def put_product(self, command: PutProduct) -> object:
         name = command.product_id
+        fault = self.rates_fault(command)
+        if fault is not None:
+            return fault
         before = self.products.get(name)
         self.products[name] = command
         self.sequences.setdefault(name, 0)
@@ -259,7 +262,7 @@ class Twin(TwinControls):
             order.command = replace(order.command, client_oid=new.client_oid)
             self.leave(order, DoneReason.CANCELLED)
             return order
-        changed = TwinOrder(0, new, order.product, left, exact=order.exact, fees=order.fees)
+        changed = TwinOrder(0, new, order.product, left, exact=order.exact, fees=order.fees, rates=order.rates)
         if self.hold(changed) > self.free(order.owner, self.pays_in(order)) + self.hold(order):
             return Reason.INSUFFICIENT_FUNDS
         before, rested = order.command, order in self.resting
@@ -422,7 +425,7 @@ class Twin(TwinControls):
 
     def new_order(self, c: PlaceOrder) -> TwinOrder:
         product = self.products[c.product_id]
-        order = TwinOrder(len(self.orders) + 1, c, product, c.size)
+        order = TwinOrder(len(self.orders) + 1, c, product, c.size, rates=self.rates_now(c.account_id, product))
         order.expires = self.now + c.cancel_after if c.cancel_after else 0
         if c.order_type is OrderType.MARKET:
             order.money = c.funds

@@ -8,7 +8,16 @@ from fractions import Fraction
 
 import msgspec
 
-from statemachine.commands import PlaceOrder, PutFirm, PutMember, PutProductLimits, PutRiskLimits, SetSwitches
+from statemachine.commands import (
+    PlaceOrder,
+    PutFeeOverride,
+    PutFeeTiers,
+    PutFirm,
+    PutMember,
+    PutProductLimits,
+    PutRiskLimits,
+    SetSwitches,
+)
 from statemachine.types import (
     CollarAction,
     DoneReason,
@@ -22,13 +31,14 @@ from statemachine.types import (
     Switch,
     TimeInForce,
 )
-from tests.property.twin_trading import TRADING, TwinOrder, TwinTrading
+from tests.property.twin_fees import TwinFees
+from tests.property.twin_trading import TRADING, TwinOrder
 
 SECOND = 10**9
 
 
 @dataclass
-class TwinControls(TwinTrading):
+class TwinControls(TwinFees):
     """What the operator forbids."""
 
     firms: list[str] = field(default_factory=list)
@@ -59,6 +69,10 @@ class TwinControls(TwinTrading):
                 return self.put_limits(command)
             case PutRiskLimits():
                 return self.put_risk(command)
+            case PutFeeTiers():
+                return self.put_tiers(command)
+            case PutFeeOverride():
+                return self.put_override(command)
         return None
 
     def put_member(self, command: PutMember) -> object:

@@ -50,6 +50,8 @@ class TwinOrder:
     fees: int = 0
     exact: Fraction = Fraction(0)
     """What its fills cost in fees by their rates, not rounded."""
+    rates: tuple[int, int] | None = None
+    """What it pays as a maker and as a taker, in parts per million; None before it is accepted."""
     slice: int = 0
     """What an iceberg on the book shows; 0: all."""
     partner: TwinOrder | None = None
@@ -163,7 +165,11 @@ class TwinTrading:
         if order.command.order_type is OrderType.MARKET:
             return order.command.funds
         worth = self.worth(order.product, order.command.price, order.left)
-        return worth + self.fee(order, worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
+        return worth + self.fee(order, worth, max(self.rates(order)))
+
+    def rates(self, order: TwinOrder) -> tuple[int, int]:
+        """What it pays as a maker and as a taker; see `twin_fees`."""
+        raise NotImplementedError
 
     def known(self) -> list[TwinOrder]:
         """All that are accepted and not done, oldest first."""
@@ -369,7 +375,7 @@ class TwinTrading:
         while size <= maker.left + product.lot:
             more = size + product.lot
             worth = self.worth(product, maker.command.price, more)
-            if taker.buys and worth + self.fee(taker, worth, product.taker_fee_ppm) > taker.money:
+            if taker.buys and worth + self.fee(taker, worth, self.rates(taker)[1]) > taker.money:
                 break
             if not taker.buys and (worth > taker.money or more > taker.coins):
                 break
@@ -381,11 +387,13 @@ class TwinTrading:
     def fill(self, taker: TwinOrder, maker: TwinOrder, size: int, price: int, auction: bool = False) -> None:
         product = taker.product
         worth = self.worth(product, price, size)
-        fees = []
-        for order, ppm in ((maker, maker.product.maker_fee_ppm), (taker, taker.product.taker_fee_ppm)):
-            fee = self.fee(order, worth, ppm)
+        rates = self.rates(maker)[0], self.rates(taker)[1]
+        fees = [self.fee(order, worth, ppm) for order, ppm in zip((maker, taker), rates, strict=True)]
+        cut = -fees[0] > fees[1]
+        if cut:
+            fees[0] = -fees[1]
+        for order, ppm, fee in zip((maker, taker), rates, fees, strict=True):
             order.exact += Fraction(worth) * Fraction(ppm, 1_000_000)
-            fees.append(fee)
             sign = 1 if order.buys else -1
             self.post(order.owner, product.base, sign * size)
             self.post(order.owner, product.quote, -sign * worth - fee)
@@ -395,6 +403,8 @@ class TwinTrading:
             order.fees += fee
             if order.command.size:
                 order.left -= size
+        if cut:  # a whole unit is lost; what is left of one is its credit
+            maker.exact = maker.fees - 1 + Fraction(1, 1_000_000)
         taker.coins -= size
         if taker.buys:
             taker.money -= worth + fees[1]
@@ -429,7 +439,7 @@ class TwinTrading:
         if taker.by_funds:
             worth = self.worth(taker.product, maker.command.price, theirs)
             old = taker.money
-            taker.money -= worth + (self.fee(taker, worth, taker.product.taker_fee_ppm) if taker.buys else 0)
+            taker.money -= worth + (self.fee(taker, worth, self.rates(taker)[1]) if taker.buys else 0)
             c = taker.command
             self.tell(
                 "OrderChanged",

@@ -20,6 +20,8 @@ from statemachine.commands import (
     PlaceOrder,
     PlacePair,
     PutCurrency,
+    PutFeeOverride,
+    PutFeeTiers,
     PutFirm,
     PutMember,
     PutProduct,
@@ -204,7 +206,29 @@ def control_command(random: Random, number: int) -> AnyCommand:
             return PutRiskLimits(OPERATOR, command_id, scope, account, "", random.choice([0, 3, 8]), random.choice([0, 1]))
         money = [random.choice([0, 0, 100, 400]) for _ in range(3)]
         return PutRiskLimits(OPERATOR, command_id, scope, account, random.choice(CURRENCIES), 0, 0, *money)
+    if kind < 0.24:
+        return fee_command(random, command_id)
     return busy_command(random, number)
+
+
+RATES = [(0, 0), (1_000, 3_000), (100_000, 50_000), (-1_000, 3_000), (-30_000, 33_333), (-33_333, 100_000), (-5, 4)]
+"""Rates of makers and takers, in parts per million; the last are not sound."""
+
+
+def fee_command(random: Random, command_id: str) -> AnyCommand:
+    """Fee tiers, an override, or rates of a product."""
+    kind, name = random.random(), random.choice(PRODUCTS)
+    if kind < 0.3:
+        return product(name, *random.choice(RATES), ProductStatus.ONLINE, command_id)
+    if kind < 0.5:
+        account, of = random.choice(ACCOUNTS), random.choice(["", name, name, "NO-SUCH"])
+        return PutFeeOverride(OPERATOR, command_id, account, of, *random.choice(RATES), random.random() < 0.4)
+    currency = random.choice([name.split("-")[1]] * 6 + CURRENCIES)
+    volumes = [0, *sorted(random.sample([100, 300, 900, 2_000], random.randrange(4)))]
+    tiers = [(volume, *random.choice(RATES[:-1])) for volume in volumes]
+    if random.random() < 0.6:  # rates that fit together
+        tiers = [(volume, -1_000 * place, 50_000 - 1_000 * place) for place, volume in enumerate(volumes)]
+    return PutFeeTiers(OPERATOR, command_id, currency, random.choice(["", name]), random.choice([tiers, tiers, tiers, []]))
 
 
 commands: st.SearchStrategy[AnyCommand] = st.one_of(

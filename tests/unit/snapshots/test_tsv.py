@@ -58,7 +58,7 @@ def row(directory: Path, table: str) -> dict[str, str]:
 
 CONTROLS = [
     *("Timer", "Firm", "FirmMember", "Switch", "ProductLimits", "Interruption", "Risk", "Calendar", "Follows", "Group", "Phase"),
-    "Correction",
+    *("Correction", "FeeTiers", "FeeOverride", "FeeVolume"),
 ]
 
 

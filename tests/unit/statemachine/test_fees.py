@@ -8,9 +8,11 @@ from random import Random
 
 import pytest
 
-from statemachine.commands import Batch
+from statemachine.commands import Batch, PutFeeTiers, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import OrderMatched
+from statemachine.fees import Fees
+from statemachine.limits import DAY_NS, OPERATOR
 from statemachine.types import Side
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
@@ -31,6 +33,10 @@ def test_an_order_pays_its_exact_fee_rounded_up_however_it_is_filled(seed: int) 
         assert now is not None
         assert now.fill_fees == ceil(Fraction(7 * taken * maker_ppm, 10**6))
         engine.check()
+
+
+def rates(command_id: str, maker_ppm: int, taker_ppm: int) -> PutProduct:
+    return PutProduct(OPERATOR, command_id, PRODUCT, "BTC", "USD", 1, 1, 1, 10**6, maker_ppm, taker_ppm)
 
 
 def test_many_small_orders_pay_no_less_than_one() -> None:
@@ -60,6 +66,42 @@ def test_what_a_buy_holds_suffices_at_both_rates() -> None:
         done = engine.order(order.order_id)
         assert done is not None
         assert (done.remaining, done.hold) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_exchange_never_pays_a_rebate(seed: int) -> None:
+    """Rates change while orders rest, and orders trade in small parts: each fill earns something or nothing."""
+    random = Random(seed)
+    engine = market(maker_ppm=-100_000, taker_ppm=100_000)
+    for number in range(120):
+        if random.random() < 0.1:
+            taker = random.choice([0, 7, 30_000, 100_000])
+            send(engine, rates(f"p{number}", -random.choice([0, taker // 2, taker]), taker))
+        account, side = random.choice(["ann", "bob"]), random.choice(list(Side))
+        applied = engine.apply(
+            Batch(engine.time + 1, [limit(account, f"{number}", side, random.randrange(1, 40), random.randrange(5, 9))])
+        )
+        for event in applied.events:
+            assert not isinstance(event, OrderMatched) or event.maker_fee + event.taker_fee >= 0
+        engine.check()
+
+
+def test_volume_is_bounded_and_ages() -> None:
+    engine = market(maker_ppm=0, taker_ppm=0)
+    send(engine, PutFeeTiers(OPERATOR, "tiers", "USD", "", [(0, 5, 5), (10, 1, 1)]))
+    for day in range(80):
+        now = day * DAY_NS + 1
+        commands = [limit("ann", f"a{day}", Side.SELL, 1, 1 + day % 2), limit("bob", f"b{day}", Side.BUY, 1, 1 + day % 2)]
+        engine.apply(Batch(now, [*commands] if day % 3 else []))
+        found = engine.fees_of("ann", PRODUCT)
+        assert found is not None
+        volume = sum(1 + each % 2 for each in range(max(0, day - 29), day + 1) if each % 3)
+        assert found == Fees(*((1, 1) if volume >= 10 else (5, 5)), [("USD", volume)])
+        engine.check()
+    rows = [row for name, rows in engine.tables() if name == "fee_volume" for row in rows]
+    assert len(rows) == 2
+    engine.apply(Batch(10**19, [limit("ann", "later", Side.SELL, 1, 1), limit("bob", "later", Side.BUY, 1, 1)]))
+    assert engine.fees_of("ann") == Fees(5, 5, [("USD", 1)])
 
 
 def test_an_order_of_version_0_2_0_goes_on_with_what_it_holds() -> None:
