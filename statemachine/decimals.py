@@ -73,6 +73,11 @@ def to_units(text: str, scale: int, field: str, largest: int = AMOUNT_MAX) -> in
     return units
 
 
+def signed_units(text: str, scale: int, field: str) -> int:
+    """As `to_units`, for a number that may have a minus sign."""
+    return -to_units(text[1:], scale, field) if text.startswith("-") else to_units(text, scale, field)
+
+
 def to_text(units: int, scale: int) -> str:
     """`units` of 10**-`scale` as the shortest plain decimal: no exponent, no zeros at the end of the fraction."""
     sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(scale + 1, "0")

@@ -37,6 +37,7 @@ VIEWS = (
     protocol.NodeStatus,
     protocol.BookView,
     protocol.LogPiece,
+    protocol.FeesView,
     tables.ProductRow,
     tables.CurrencyRow,
     tables.BalanceRow,

@@ -18,7 +18,7 @@ from node.gateway.values import order_text
 from node.native.products import put_again, statuses_again
 from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode, TradesQuery
 from statemachine.commands import PutCurrency, PutProduct
-from statemachine.decimals import to_text, to_units
+from statemachine.decimals import signed_units, to_text, to_units
 from statemachine.events import Done, OrderMatched, Rejected
 from statemachine.limits import OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
@@ -198,7 +198,7 @@ def _options(*, is_new: bool) -> Callable[[Function], Function]:
     options = [
         click.option("--min-size", default=None, help=f"Smallest order.{default('one lot')}"),
         click.option("--max-size", default=None, help=f"Largest order.{default('1000000')}"),
-        click.option("--maker-fee", default=None, help=f"Share of the notional, e.g. 0.001.{default('0')}"),
+        click.option("--maker-fee", default=None, help=f"Share of the notional, e.g. 0.001; negative: a rebate.{default('0')}"),
         click.option("--taker-fee", default=None, help=f"Share of the notional, e.g. 0.002.{default('0')}"),
         click.option("--status", type=click.Choice(STATUSES), default=None, help=f"What it accepts.{default('online')}"),
     ]
@@ -260,7 +260,7 @@ def _product_command(product_id: str, scales: Scales, options: Mapping[str, str 
 
     def units(name: str, scale: int, default: int) -> int:
         text = options[name]
-        return default if text is None else to_units(text, scale, name)
+        return default if text is None else (signed_units if name == "maker_fee" else to_units)(text, scale, name)
 
     old = scales.products.get(product_id)
     tick = units("tick", quote_scale, old.tick if old else 10 ** max(quote_scale - 2, 0))
@@ -298,7 +298,8 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
         for name, text in options.items():
             if text is not None:
                 field = name if name in digits else f"{name}_ppm"
-                found[field] = to_units(text, digits.get(name, PPM_DIGITS), name)
+                to = signed_units if name == "maker_fee" else to_units
+                found[field] = to(text, digits.get(name, PPM_DIGITS), name)
         if status is not None:
             found["status"] = ProductStatus[status.upper()]
         return found

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "limits": ("controls.limits", "Price collars and order limits of products."),
     "risk": ("controls.risk", "Risk limits of accounts and firms."),
+    "fees": ("fees.fees", "Fee tiers by 30-day volume, the rates of single accounts, and what an account pays."),
     "firm": ("controls.firm", "Firms, to which accounts belong."),
     "calendar": ("controls.calendar", "Trading calendars."),
     "trade": ("controls.trade", "Trades: bust one, or correct its price."),

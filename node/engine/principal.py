@@ -20,6 +20,7 @@ from node.native.protocol import (
     BalancesQuery,
     ControlsQuery,
     FailCode,
+    FeesQuery,
     Hello,
     LogQuery,
     OrderQuery,
@@ -101,7 +102,7 @@ class Principal(msgspec.Struct, frozen=True):
             raise RequestFailed(FailCode.FORBIDDEN, "query: the controls are shown to operators only")
         if isinstance(wanted, ApiKeysQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
-        if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):
+        if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery | FeesQuery):
             if not self.permissions & Permission.VIEW:
                 raise RequestFailed(FailCode.FORBIDDEN, f"query: {type(wanted).__name__} needs the permission VIEW")
             if wanted.account_id != self.account_id:

@@ -41,6 +41,8 @@ from node.native.protocol import (
     ControlsView,
     CurrenciesQuery,
     FailCode,
+    FeesQuery,
+    FeesView,
     LogPiece,
     LogQuery,
     MarketQuery,
@@ -148,6 +150,8 @@ class Views:
                 return _api_keys(engine, query)
             case ControlsQuery():
                 return _controls(engine, query)
+            case FeesQuery():
+                return _fees(engine, query)
             case StreamQuery():
                 return _found(engine.stream(query.stream_id), f"report stream {query.stream_id!r}")
         raise AssertionError(f"no view for {type(query).__name__}")
@@ -217,7 +221,7 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
             return PAGE_MAX + engine.book_page_skips(query.product_id, query.side, after)
         case MarketQuery():
             return TRADES_MAX
-        case ApiKeysQuery() | ControlsQuery():
+        case ApiKeysQuery() | ControlsQuery() | FeesQuery():
             return KEYS_MAX
         case BookQuery():
             return 2 * LEVELS_AT_2
@@ -288,6 +292,13 @@ def _controls(engine: Engine, query: ControlsQuery) -> object:
     _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
     first = max(query.after, 0)
     return ControlsView(**{query.table: engine.records(query.table)[first : first + _limit(query.limit, KEYS_MAX)]})
+
+
+def _fees(engine: Engine, query: FeesQuery) -> object:
+    found = engine.fees_of(query.account_id, query.product_id)
+    if found is None:
+        raise NotFoundError(f"account {query.account_id!r} or product {query.product_id!r} does not exist")
+    return FeesView(*found)
 
 
 def _limit(limit: int, most: int) -> int:

@@ -7,7 +7,8 @@ document is generated from these structs.
 - calls: a request on its way to a handler and back: signature, limits, failures
 - orders: placing, cancelling and listing orders; amending changes or pairs them, direct is the fast path
 - market: time, products, books, tickers, trades
-- accounts: balances, fees, deposits and withdrawals
+- accounts: balances, deposits and withdrawals
+- fees: what an account pays, fee tiers and overrides
 - history: fills, ledgers, transfers, candles: calls that the history answers (history_source queries it)
 - admin: currencies, products, accounts and API keys, for the operator
 - health: /healthz, /readyz, /status, /metrics; metrics counts

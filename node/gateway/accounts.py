@@ -1,4 +1,4 @@
-"""A trader's balances, fees, deposits and withdrawals."""
+"""A trader's balances, deposits and withdrawals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, rejection
-from node.gateway.history import DOLLARS, own_user, usd_volume
+from node.gateway.history import DOLLARS, own_user
 from node.gateway.requests import DecimalText, parse, raw_text
-from node.gateway.values import account_text, check_name, iso, product_text, rate, to_units
+from node.gateway.values import account_text, check_name, iso, to_units
 from node.keys.issue import names
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
@@ -107,14 +107,6 @@ class UserJson(msgspec.Struct, kw_only=True):
 
     id: str
     permissions: list[str]
-
-
-class FeesJson(msgspec.Struct, kw_only=True):
-    """Fee rates; they do not depend on volume."""
-
-    maker_fee_rate: str
-    taker_fee_rate: str
-    usd_volume: str | None
 
 
 class WalletJson(msgspec.Struct, kw_only=True):
@@ -229,24 +221,6 @@ async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: the account and the permissions of the key."""
     assert call.identity is not None, "the route asks for a permission"
     return Answer(UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions)))
-
-
-async def fees(call: Call) -> Answer[FeesJson]:
-    """GET /fees: of `product_id`, or the highest of any product. `usd_volume`: traded in 30 days, null without a
-    history.
-    """
-    product_id = call.parameters().get("product_id")
-    if product_id is not None:
-        products = [await call.gateway.catalogue.product(product_text(product_id))]
-    else:
-        products = await call.gateway.catalogue.all_products()
-    return Answer(
-        FeesJson(
-            maker_fee_rate=rate(max((product.row.maker_fee_ppm for product in products), default=0)),
-            taker_fee_rate=rate(max((product.row.taker_fee_ppm for product in products), default=0)),
-            usd_volume=await usd_volume(call),
-        )
-    )
 
 
 async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:

@@ -18,7 +18,7 @@ from node.gateway.accounts import TransferJson, transfer
 from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
 from node.gateway.requests import DecimalText, absent, choice, given, page_limit, parse, raw_text
-from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text, to_units
+from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text, signed_units, to_units
 from node.keys import addresses
 from node.keys.issue import PERMISSIONS, generate, names, revocation
 from node.keys.sealing import TEXT_BYTES_MAX, check_texts
@@ -181,7 +181,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
         if given(request.base_min_size)
         else lot,
         _max_size(request, base, lot),
-        to_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), RATE_SCALE, "maker_fee_rate")
+        signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), RATE_SCALE, "maker_fee_rate")
         if given(request.maker_fee_rate)
         else 0,
         to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), RATE_SCALE, "taker_fee_rate")
@@ -235,7 +235,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
         raise ApiError(404, "Product not found", "id")
     product = await call.gateway.catalogue.product(product_id)
     changes: dict[str, object] = {
-        name: to_units(raw_text(text, field), scale, field)
+        name: (signed_units if name == "maker_fee_ppm" else to_units)(raw_text(text, field), scale, field)
         for name, field, text, scale in (
             ("min_size", "base_min_size", request.base_min_size, product.base_scale),
             ("max_size", "base_max_size", request.base_max_size, product.base_scale),

@@ -17,7 +17,7 @@ from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, rejection
 from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
-from node.gateway.values import check_name, order_number, product_text, to_units
+from node.gateway.values import check_name, order_number, product_text, signed_units, to_units
 from node.native.protocol import ControlsQuery, ControlsView
 from statemachine.commands import (
     CorrectTrade,
@@ -279,8 +279,8 @@ async def correct(call: Call) -> Answer[PutJson]:
         check_name(request.seller, "seller"),
         _units(request.price, quote, "price"),
         _units(request.size, product.base_scale, "size"),
-        _units(request.buyer_fee, quote, "buyer_fee"),
-        _units(request.seller_fee, quote, "seller_fee"),
+        signed_units(raw_text(request.buyer_fee, "buyer_fee"), quote, "buyer_fee"),
+        signed_units(raw_text(request.seller_fee, "seller_fee"), quote, "seller_fee"),
         _units(request.new_price, quote, "new_price"),
         request.note,
         order_number(request.buyer_order_id, "buyer_order_id") if request.buyer_order_id else 0,

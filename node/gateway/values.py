@@ -112,6 +112,11 @@ def to_units(text: str, scale: int, field: str) -> int:
         raise BadRequestError(_TEXTS[error.fault].format(field=field), field, detail=detail) from None
 
 
+def signed_units(text: str, scale: int, field: str) -> int:
+    """As `to_units`, for a number that may have a minus sign."""
+    return -to_units(text[1:], scale, field) if text.startswith("-") else to_units(text, scale, field)
+
+
 NAME = re.compile(rf"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}", re.ASCII)
 _ORDER_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 ORDER_ID_MAX = 2**63 - 1

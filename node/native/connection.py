@@ -42,6 +42,8 @@ from node.native.protocol import (
     Events,
     FailCode,
     Failed,
+    FeesQuery,
+    FeesView,
     FollowKeys,
     Hello,
     KeysChanged,
@@ -136,6 +138,8 @@ class Querier(Protocol):
     async def __call__(self, query: StreamQuery, linearizable: bool = False) -> StreamRow: ...
     @overload
     async def __call__(self, query: ControlsQuery, linearizable: bool = False) -> ControlsView: ...
+    @overload
+    async def __call__(self, query: FeesQuery, linearizable: bool = False) -> FeesView: ...
 
 
 class _Subscription:

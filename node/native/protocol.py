@@ -29,6 +29,9 @@ from statemachine.tables import (
     CalendarRow,
     CorrectionRow,
     CurrencyRow,
+    FeeOverrideRow,
+    FeeTiersRow,
+    FeeVolumeRow,
     FirmMemberRow,
     FirmRow,
     FollowsRow,
@@ -246,6 +249,15 @@ class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     limit: int = 1_000
 
 
+class FeesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=31):
+    """What an account pays with its next order: its rates in a product, or ("") its highest in any product. Answer:
+    `FeesView`; `NOT_FOUND` for an unknown account or product.
+    """
+
+    account_id: str
+    product_id: str = ""
+
+
 AnyQuery = (
     StatusQuery
     | ProductsQuery
@@ -263,6 +275,7 @@ AnyQuery = (
     | MarketQuery
     | StreamQuery
     | ControlsQuery
+    | FeesQuery
 )
 
 
@@ -687,6 +700,19 @@ class ControlsView(msgspec.Struct, frozen=True, array_like=True):
     group: list[GroupRow] = []
     phase: list[PhaseRow] = []
     correction: list[CorrectionRow] = []
+    fee_tiers: list[FeeTiersRow] = []
+    fee_override: list[FeeOverrideRow] = []
+    fee_volume: list[FeeVolumeRow] = []
+
+
+class FeesView(msgspec.Struct, frozen=True, array_like=True):
+    """The fee rates of an account, in parts per million (a negative one is a rebate), and its 30-day volume in units of
+    each currency in which it is counted.
+    """
+
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    volumes: list[tuple[str, int]]
 
 
 ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
@@ -706,6 +732,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     MarketQuery: MarketView,
     StreamQuery: StreamRow,
     ControlsQuery: ControlsView,
+    FeesQuery: FeesView,
 }
 """What `Answer.body` decodes to, by query."""
 

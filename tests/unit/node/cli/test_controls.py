@@ -55,6 +55,25 @@ def test_limits_and_risk_are_set_and_shown(market: Run, run_json: RunJson) -> No
     assert "order limit" in refused.stderr
 
 
+def test_fees_are_set_and_shown(market: Run, run_json: RunJson) -> None:
+    market("fees", "tiers", "currency", "USD", "0:0.004:0.006", "150:-0.001:0.002")
+    assert run_json("fees", "show", "alice") == {
+        "account_id": "alice",
+        "maker_fee": "0.004",
+        "taker_fee": "0.006",
+        "volumes": {"USD": "0"},
+    }
+    market("fees", "override", "bob", "--product", "BTC-USD", "--maker", "-0.0005", "--taker", "0.001")
+    shown = market("fees", "show", "bob", "--product", "BTC-USD").stdout
+    assert shown == "bob: maker -0.0005, taker 0.001\ntraded in 30 days: 0 USD\n"
+    assert [row["of"] for row in run_json("fees", "list")] == ["USD", "USD", "bob BTC-USD"]
+    refused = market("fees", "override", "bob", "--maker", "-0.002", "--taker", "0.001", code=1)
+    assert "maker fee" in refused.stderr
+    market("fees", "override", "bob", "--product", "BTC-USD", "--remove")
+    market("fees", "tiers", "currency", "USD")
+    assert run_json("fees", "list") == []
+
+
 def test_a_calendar_is_read_from_a_file(market: Run, run_json: RunJson, tmp_path: Path) -> None:
     path = tmp_path / "berlin.toml"
     path.write_text(CALENDAR)

@@ -63,6 +63,40 @@ async def test_limits_risk_firms_calendars_are_put_and_shown(exchange: Exchange)
     assert (status, refused["reason"]) == (400, "order_limit")
 
 
+async def test_fees_follow_tiers_overrides_and_volume(exchange: Exchange) -> None:
+    tiers = [
+        {"volume": "0", "maker_fee_rate": "0.004", "taker_fee_rate": "0.006"},
+        {"volume": "150", "maker_fee_rate": "-0.001", "taker_fee_rate": "0.002"},
+    ]
+    status, answer = await exchange.call("admin", "PUT", "/admin/fees/currency/USD", {"tiers": tiers})
+    assert (status, answer["changed"]) == (200, True), answer
+    first = {"maker_fee_rate": "0.004", "taker_fee_rate": "0.006", "usd_volume": "0"}
+    assert (await exchange.call("alice", "GET", "/fees?product_id=BTC-USD"))[1] == first
+    await exchange.order("alice", "sell", "100", "2")
+    await exchange.order("bob", "buy", "100", "2")
+    second = {"maker_fee_rate": "-0.001", "taker_fee_rate": "0.002", "usd_volume": "200"}
+    for name in ("alice", "bob"):
+        assert (await exchange.call(name, "GET", "/fees?product_id=BTC-USD"))[1] == second
+    own = {"product_id": "BTC-USD", "maker_fee_rate": "-0.0005", "taker_fee_rate": "0.001"}
+    status, answer = await exchange.call("admin", "PUT", "/admin/accounts/bob/fees", own)
+    assert (status, answer["changed"]) == (200, True), answer
+    assert (await exchange.call("bob", "GET", "/fees?product_id=BTC-USD"))[1]["taker_fee_rate"] == "0.001"
+    status, answer = await exchange.call("admin", "PUT", "/admin/accounts/bob/fees", own | {"taker_fee_rate": "0.0009"})
+    assert (status, answer["field"]) == (400, "maker_fee_rate")
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/bob/fees", {"product_id": "BTC-USD"}))[0] == 200
+    assert (await exchange.call("bob", "GET", "/fees?product_id=BTC-USD"))[1] == second
+    _, found = await exchange.call("admin", "GET", "/admin/controls")
+    assert found["fee_override"] == []
+    assert [row["account_id"] for row in found["fee_volume"]] == ["alice", "bob"]
+    for body, field in (
+        ({"tiers": [{"volume": "1", "maker_fee_rate": "0", "taker_fee_rate": "0"}]}, "tiers"),
+        ({"tiers": [{"volume": "0", "maker_fee_rate": "0", "taker_fee_rate": "-0.001"}]}, "taker_fee_rate"),
+    ):
+        status, answer = await exchange.call("admin", "PUT", "/admin/fees/currency/USD", body)
+        assert (status, answer.get("field")) == (400, field), answer
+    assert (await exchange.call("alice", "PUT", "/admin/fees/currency/USD", {"tiers": []}))[0] == 403
+
+
 async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
     await exchange.order("alice", "sell", "100", "1")
     await exchange.order("bob", "buy", "100", "1")
