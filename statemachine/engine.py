@@ -32,6 +32,7 @@ from statemachine.limits import (
     WORK_PER_ENTRY,
 )
 from statemachine.order_lists import Wanted, newest
+from statemachine.patching import Patch
 from statemachine.reject import Reject
 from statemachine.reply_cache import (
     ANY_CONTENTS,
@@ -164,15 +165,9 @@ class Engine:
         engine._state = loading.load(tables, verified=verified)
         return engine
 
-    def begin_level(self, first_hash: bytes) -> None:
-        """Convert a state that was restored from another version's rows to the rules of this version. O(accounts + open
-        orders).
-
-        Args:
-            first_hash: the running hash before the first entry of this version, 16 bytes.
-        """
-        upgrade(self._state)
-        self._state.hash = first_hash
+    def patch(self) -> Patch:
+        """A way to put single rows into this state: for a copy that follows another engine (`patching`)."""
+        return Patch(self._state)
 
     def release(self) -> None:
         """Empty the whole state in small steps, so that a background thread can do it. The engine is empty afterwards.

@@ -134,6 +134,14 @@ class ReplyCache:
             self._chunks.popleft()
             self._gone = 0
 
+    def forget_before(self, sequence: int) -> int:
+        """Drop the entries with smaller sequences. Returns how many these were. O(dropped)."""
+        dropped = 0
+        while self._packed and sequence_of(cast("bytes", self._chunks[0][2 * self._gone + 1])) < sequence:
+            self._forget_oldest()
+            dropped += 1
+        return dropped
+
     def newest(self, count: int) -> CacheView:
         """A view of the latest `count` entries, or of all if there are fewer."""
         chunks, gone, known = list(self._chunks), self._gone, len(self._packed)

@@ -256,6 +256,14 @@ cdef class ReplyCache:
             del self._chunks[0]
         return 0
 
+    def forget_before(self, sequence):
+        """See reply_cache.py."""
+        cdef Py_ssize_t dropped = 0
+        while self._known and sequence_of(self._chunks[0].packed(<int>(self._first % CHUNK))) < sequence:
+            self._forget_oldest()
+            dropped += 1
+        return dropped
+
     def newest(self, Py_ssize_t count):
         """See reply_cache.py."""
         cdef Py_ssize_t gone = <Py_ssize_t>(self._first % CHUNK)

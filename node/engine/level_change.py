@@ -33,6 +33,12 @@ PREPARE_SECONDS = 600.0
 minute.
 """
 
+READY_SECONDS = 1.0
+"""Seconds in which all members answer that their states are ready, after they were prepared."""
+
+READY_ROUNDS = 5
+"""How often the members are asked, the first time included."""
+
 DRAIN_SECONDS = 2.0
 """Seconds for pending entries to be applied before the level entry is proposed."""
 
@@ -187,7 +193,8 @@ class LevelChange:
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
     async def _make_ready(self, to: Level) -> None:
-        """Ask every member to prepare its state at the new level.
+        """Ask every member to prepare its state at the new level, until all say at once that it is there: one that was
+        restarted while another still prepared has to begin again.
 
         Raises:
             RequestFailed: CONFLICT: a member cannot; nothing was changed.
@@ -201,9 +208,14 @@ class LevelChange:
                 return f"{member.node_id}: cannot convert its state: {str(error) or 'not in time'}"
             return ""
 
-        problems = [text for text in await asyncio.gather(*map(one, self._members())) if text]
-        if problems:
-            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
+        for _ in range(READY_ROUNDS):
+            began = asyncio.get_running_loop().time()
+            problems = [text for text in await asyncio.gather(*map(one, self._members())) if text]
+            if problems:
+                raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
+            if asyncio.get_running_loop().time() - began < READY_SECONDS:
+                return
+        raise RequestFailed(FailCode.CONFLICT, "nothing was changed: the members were not ready at the same time: try again")
 
     # ------------------------------------------------------------------ the entry
 

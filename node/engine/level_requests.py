@@ -1,23 +1,19 @@
 """Handles requests about levels: the change of the level at the leader (`level_change`), and the preparation of this
-node's own state for a new level.
+node's own state for a new level (`level_preparation`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
 
-from cluster.raft import Raft
 from node.config.settings import NodeConfig
 from node.engine.level_change import LevelChange
+from node.engine.level_preparation import Preparation
 from node.engine.principal import Principal
-from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.snapshot_port import collector_off
 from node.errors import QuorumbookError, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.protocol import (
@@ -33,70 +29,8 @@ from node.native.protocol import (
     StatusQuery,
 )
 from node.tls.pki import client_context
-from snapshots.errors import SnapshotError
-from snapshots.levels.level import OWN
-from snapshots.levels.raising import raised
-from snapshots.levels.states import level_with, restored
-from snapshots.store import SnapshotStore
-from statemachine.errors import StateError
-
-log = logging.getLogger(__name__)
-
-SNAPSHOT_SECONDS = 300.0
-"""Seconds for the snapshot from which the new state is prepared."""
-
-POLL = 0.02
 
 Send = Callable[[msgspec.Struct], None]
-
-
-class Preparation:
-    """Converts this node's newest snapshot in a thread. The result shows, before the level entry is proposed, whether
-    the conversion works and how long it takes.
-    """
-
-    def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
-        self._raft = raft
-        self._machine = machine
-        self._store = store
-
-    async def prepare(self, abi: str) -> None:
-        """Prepare the state. Raises RequestFailed: BAD_REQUEST if this node does not know the level; CONFLICT if the
-        state cannot be converted.
-        """
-        try:
-            to = level_with(abi)
-        except SnapshotError as error:
-            raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
-        if to.abi == self._machine.level.abi:
-            return
-        await self._snapshot()
-        began = time.monotonic()
-        await asyncio.to_thread(self._convert)
-        log.info("the state at the newest snapshot can be brought to level %s; it took %.1f s", to, time.monotonic() - began)
-
-    async def _snapshot(self) -> None:
-        wanted = self._raft.status().applied_index
-        self._raft.request_snapshot()
-        try:
-            async with asyncio.timeout(SNAPSHOT_SECONDS):
-                while self._raft.status().snapshot_index < wanted:  # noqa: ASYNC110  # its end has no event of its own
-                    await asyncio.sleep(POLL)
-        except TimeoutError as error:
-            raise RequestFailed(FailCode.CONFLICT, "it wrote no snapshot in time: see its log") from error
-
-    def _convert(self) -> None:
-        """Runs in a thread."""
-        manifest = self._store.newest()
-        try:
-            if manifest is None or manifest.abi == OWN.abi:
-                return
-            with collector_off():
-                engine = restored(manifest.abi, self._store.load(manifest), verified=True)
-                raised(engine, level_with(manifest.abi), OWN).release()
-                engine.release()
-        except (SnapshotError, StateError, OSError) as error:
-            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
 
 
 class LevelRequests:

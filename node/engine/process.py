@@ -47,7 +47,8 @@ from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping, staggered
 from node.engine.introductions import Addresses, Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError, own_places
 from node.engine.level_change import LevelChange
-from node.engine.level_requests import LevelRequests, Preparation, asking
+from node.engine.level_preparation import Preparation
+from node.engine.level_requests import LevelRequests, asking
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
 from node.system.durations import EngineDurations
-from snapshots.errors import LevelError
+from snapshots.errors import LevelError, SnapshotError
 from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level, is_level_entry
 from snapshots.levels.raising import raised
 from snapshots.levels.states import apply, empty, level_of, takes_effect
 from statemachine.engine import Engine
+
+if TYPE_CHECKING:
+    from snapshots.levels.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +87,20 @@ class ReplicatedEngine:
         self.beside: Callable[[Callable[[], None]], object] | None = None
         self.let_go: Callable[[Engine], None] = lambda _engine: None
         self._conversion: _Conversion | None = None
+        self.shadow: Shadow | None = None
+        """The state of the next level, while it is prepared or kept up."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the state of the next level is there, so that the entry that changes the level takes no time."""
+        return self.shadow is not None and self.shadow.ready and self.shadow.engine is self.engine
+
+    def prepare(self, shadow: Shadow | None) -> None:
+        """Keep a state of the next level up, which follows the present one; None: no longer."""
+        old, self.shadow = self.shadow, shadow
+        made = old.stop() if old is not None else None
+        if made is not None:
+            self.let_go(made)
 
     @property
     def level(self) -> Level:
@@ -102,6 +120,8 @@ class ReplicatedEngine:
         if payload[:1] == ENTRY_MARK:
             return self._set_level(index, payload)
         applied = self.engine.apply_entry(payload)
+        if self.shadow is not None:
+            self._follow(self.shadow)
         self.durations.apply.observe(time.perf_counter() - self.apply_began)
         self.applied_entries += 1
         if applied.keys_put:
@@ -115,7 +135,7 @@ class ReplicatedEngine:
         in a thread. Nothing is applied during the conversion, so the state does not change; reads and heartbeats
         continue.
         """
-        if self.beside is None or not is_level_entry(payload):
+        if self.beside is None or not is_level_entry(payload) or self.is_prepared:
             return True
         conversion = self._conversion
         if conversion is None or conversion.engine is not self.engine:
@@ -130,9 +150,22 @@ class ReplicatedEngine:
         return conversion.over
 
     def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
-        """Return the state at the next level. It was converted in the thread, or is converted now."""
+        """Return the state at the next level. It was kept beside, was converted in the thread, or is converted now."""
         conversion, self._conversion = self._conversion, None
+        if self.shadow is not None and self.is_prepared:
+            try:
+                return self.shadow.take(to)
+            except SnapshotError as error:
+                log.error("the state that was prepared cannot be used, the present one is converted: %s", error)
         return raised(engine, old, to) if conversion is None or conversion.engine is not engine else conversion.result()
+
+    def _follow(self, shadow: Shadow) -> None:
+        """Let the next level's state take over what an entry changed."""
+        try:
+            shadow.follow()
+        except Exception:  # whatever it is: the node's own state is not concerned
+            log.exception("the state of the next level cannot be kept up; it will be made at the entry that changes the level")
+            self.prepare(None)
 
     def _set_level(self, index: int, payload: bytes) -> bool:
         """Change the level. Returns whether the level is different now."""
@@ -144,6 +177,7 @@ class ReplicatedEngine:
         log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
         change = decode_set_level(payload)
         assert change is not None
+        self.prepare(None)
         self.level_changed(change, index)
         self.let_go(before)
         return True
@@ -162,6 +196,7 @@ class ReplicatedEngine:
         Args:
             market: the market data in the snapshot, or None.
         """
+        self.prepare(None)
         self.engine = engine
         self._feed.restart(engine.sequences(), market)
         self.keys_changed([])

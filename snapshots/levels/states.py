@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -20,6 +20,10 @@ from snapshots.levels.raising import raised, widened
 from statemachine.applied import AppliedBatch
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
+
+if TYPE_CHECKING:
+    from snapshots.levels.shadow import Shadow
+    from snapshots.levels.v0_2_0 import FormerEngine
 
 
 @cache
@@ -110,6 +114,19 @@ def commands_of(abi: str, payload: bytes) -> Batch:
         return msgspec.msgpack.decode(payload, type=Batch)
     time, commands, *_ = msgspec.msgpack.decode(payload, type=tuple[int, list[AnyCommand], bool])
     return Batch(time, commands)
+
+
+def follow(engine: Engine) -> Shadow:
+    """Begin to keep the state of the next level beside this one. See `shadow`.
+
+    Raises:
+        LevelError: the state is of the last level that this software knows.
+    """
+    from snapshots.levels.shadow import Shadow
+
+    if level_of(engine) is OWN:
+        raise LevelError(f"{OWN} is the last level that this software knows")
+    return Shadow(cast("FormerEngine", engine))
 
 
 def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:

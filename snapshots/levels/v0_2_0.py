@@ -6,7 +6,7 @@ so the present structs read what it wrote: fields that came later have their def
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from statemachine.types import Side
 from snapshots.levels.released.core_0_2_0 import commands as core_commands  # type: ignore[import-not-found]  # isort: skip  # in the archive
 from snapshots.levels.released.core_0_2_0 import engine as core_engine  # isort: skip
 from snapshots.levels.released.core_0_2_0 import errors as core_errors  # isort: skip
+from snapshots.levels.released.core_0_2_0 import rows as core_rows  # isort: skip
 from snapshots.levels.released.core_0_2_0 import types as core_types  # isort: skip
 
 Row = TypeVar("Row")
@@ -76,6 +77,13 @@ class FormerEngine(Engine):
     def __init__(self, core: _Core | None = None) -> None:
         super().__init__()
         self._core = core if core is not None else _Core()
+        self.changed: Callable[[list[str]], None] | None = None
+        """Called after each entry with the products that it may have changed."""
+
+    @property
+    def core_state(self) -> Any:
+        """The state of the frozen core. For reading."""
+        return self._core._state
 
     # ------------------------------------------------------------------ change
 
@@ -106,17 +114,27 @@ class FormerEngine(Engine):
         outcomes = [_encode(outcome) for outcome in applied.outcomes]
         events = [_encode(event) for event in applied.events]
         keys = [command.key_id for command in batch.commands if type(command) is core_commands.PutApiKey]
+        products = [event.product_id for event in applied.events]
+        if self.changed is not None:
+            # Sizes and fees of a product change without an event.
+            put = [command.product_id for command in batch.commands if type(command) is core_commands.PutProduct]
+            self.changed([name for name in products + put if name in self._core._state.products])
         return AppliedBatch(
             b"".join(outcomes),
             list(accumulate(map(len, outcomes))),
             b"".join(events),
             list(accumulate(map(len, events))),
-            [event.product_id for event in applied.events],
+            products,
             self._core.ends or [len(events)],
             keys,
         )
 
     # ------------------------------------------------------------------ whole
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each table has."""
+        found: dict[str, int] = core_rows.counts(self._core._state)
+        return found
 
     def check(self) -> None:
         """See `Engine`."""

@@ -163,6 +163,7 @@ class LevelWorld(ExchangeWorld):
     def step(self, *, faults: bool, load: bool) -> None:
         if faults and self.rng.random() < CHANGE and self._setup.over:
             self._operate()
+        self._advance()
         self._go_on_with_change()
         super().step(faults=faults, load=load)
 
@@ -170,6 +171,8 @@ class LevelWorld(ExchangeWorld):
         if all(software is BOTH for software in self.software.values()):
             if self.rng.random() < 0.3 and not self._changed_anywhere():
                 self._install(self.rng.choice(self.ids), FORMER)
+            elif self.rng.random() < 0.7:
+                self._prepare(self.rng.choice(self.ids))
             else:
                 self._begin_change()
             return
@@ -193,6 +196,33 @@ class LevelWorld(ExchangeWorld):
     def may_change(self) -> bool:
         """Whether every member has said that it can follow."""
         return len(self.running()) == len(self.ids) and all(software is BOTH for software in self.software.values())
+
+    def _prepare(self, node: str) -> None:
+        """As `node.engine.level_preparation`, but that the state is made at once. Some nodes are not prepared when the
+        entry comes: they were restarted since, or never were asked.
+        """
+        process = self.hosts[node].process
+        if process is None:
+            return
+        machine = process.machine
+        assert isinstance(machine, WatchedEngine)
+        if isinstance(machine, FormerMachine) or machine.shadow is not None or machine.level == OWN:
+            return
+        shadow = states.follow(machine.engine)
+        machine.prepare(shadow)
+        shadow.build({name: list(rows) for name, rows in machine.engine.tables()})
+        self.counts["prepared"] += 1
+
+    def _is_prepared(self, node: str) -> bool:
+        process = self.hosts[node].process
+        return process is not None and isinstance(process.machine, WatchedEngine) and process.machine.is_prepared
+
+    def _advance(self) -> None:
+        """Each state that is prepared takes over a part of what changed."""
+        for host in self.hosts.values():
+            shadow = host.process.machine.shadow if host.process is not None else None  # type: ignore[attr-defined]
+            if shadow is not None and not shadow.ready:
+                shadow.advance(self.rng.randrange(1, 20))
 
     def _begin_change(self) -> None:
         for node, parts in self._parts.items():
@@ -221,6 +251,7 @@ class LevelWorld(ExchangeWorld):
             self.counts["level changed"] += result.error is None and result.value is True
 
         self._proposed = True
+        self.counts["prepared at the entry"] += sum(self._is_prepared(each) for each in self.ids)
         self._guarded(node, lambda: process.raft.propose(encode_set_level(SetLevel(V0_2_0, OWN)), done))
 
     # ------------------------------------------------------------------ the judge

@@ -31,7 +31,7 @@ def test_the_level_changes_while_everything_goes_wrong() -> None:
         world = LevelWorld(seed)
         world.run(STEPS)
         counts += world.counts
-    for what in ("upgrades", "downgrades", "level changed", "snapshots taken", "snapshots restored"):
+    for what in ("upgrades", "downgrades", "level changed", "prepared at the entry", "snapshots taken", "snapshots restored"):
         assert counts[what] > 0, (what, counts)
 
 

@@ -92,6 +92,11 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
         assert filled[1].find(everything[0][-1][0]) == everything[0][-1][1]
         assert caches[0].has_room(1) == caches[1].has_room(1)
         assert caches[0].has_room(10**6) == caches[1].has_room(10**6)
+    for sequence in (len(steps) // 2, len(steps) // 2, len(steps) + 1):
+        assert caches[0].forget_before(sequence) == caches[1].forget_before(sequence)
+        left = [list(cache.newest(bound)) for cache in caches]
+        assert left[0] == left[1]
+    assert not len(caches[0])
 
 
 def outcome(sequence: int, extra: int) -> bytes:

@@ -187,6 +187,29 @@ async def test_a_state_that_cannot_be_converted_stops_it_before_the_entry(cluste
     assert not cluster.proposed
 
 
+async def test_members_are_asked_again_until_all_are_ready_at_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prepares for long; another could have been restarted meanwhile."""
+    monkeypatch.setattr(level_change, "READY_SECONDS", 0.02)
+    slow = [0.05, 0.05]
+    quick = cluster.change._prepare
+
+    async def prepare(member: MemberStatus, abi: str) -> None:
+        if member.node_id == "n3" and slow:
+            await asyncio.sleep(slow.pop())
+        await quick(member, abi)
+
+    cluster.change._prepare = prepare
+    assert (await cluster.change.change("0.3.0", check=False)).index == 11
+    assert sorted(cluster.prepared) == ["n1"] * 3 + ["n2"] * 3 + ["n3"] * 3
+
+
+async def test_members_that_are_never_ready_together(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level_change, "READY_SECONDS", 0.0)
+    with pytest.raises(RequestFailed, match="not ready at the same time"):
+        await cluster.change.change("0.3.0", check=False)
+    assert not cluster.proposed
+
+
 async def test_twice_at_once(cluster: Cluster) -> None:
     first = asyncio.create_task(cluster.change.change("0.3.0", check=False))
     await asyncio.sleep(0)

@@ -72,7 +72,7 @@ def test_the_former_engine_has_a_read_for_everything_that_the_present_one_has() 
             if not name.startswith("_") and (callable(value) or isinstance(value, property | classmethod))
         }
 
-    assert public(Engine) - public(FormerEngine) == {"begin_level", "orders"}
+    assert public(Engine) - public(FormerEngine) == {"patch", "orders"}
 
 
 @pytest.mark.parametrize("abi", [level.abi for level in SUPPORTED if level is not OWN])
@@ -123,11 +123,14 @@ def test_reads_are_those_of_the_state_after_it_was_raised(former: Engine) -> Non
                 )
 
 
-def test_raising_gives_the_rows_of_the_migration(former: Engine) -> None:
+def test_widening_gives_the_rows_of_the_migration(former: Engine) -> None:
+    """But for what a migration says of the whole: the running hash, and fingerprints that cannot be compared."""
     rows = {name: list(found) for name, found in former.tables()}
-    migration = StateMigration(Chains().find(V0_2_0.abi, OWN.abi))
-    migrated = migration.run(rows, SCHEMA)
-    assert widened(rows) == migrated
+    migrated = StateMigration(Chains().find(V0_2_0.abi, OWN.abi)).run(rows, SCHEMA)
+    found = widened(rows)
+    for name in ("counter", "outcome"):
+        assert len(found.pop(name)) == len(migrated.pop(name))
+    assert found == migrated
 
 
 def test_raising_twice_gives_the_same_and_other_states_give_another_hash(former: Engine) -> None:

@@ -1,0 +1,139 @@
+"""Prepares this node's state at the next level beside its normal work, so that the entry that changes the level takes no
+time (`snapshots.levels.shadow`).
+
+A thread makes it from a snapshot. Then the event loop takes over what changed meanwhile, in small steps, until it has
+caught up. From then on the node's state machine keeps it up entry by entry. It lives in memory: a restart, or a
+snapshot from the leader, ends it, and the leader asks again before it proposes the entry. A node that has none at the
+entry converts its state then, which is safe, and slow.
+
+Memory: a second state, of the same number of rows, until the entry or for `KEEP_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from cluster.raft import Raft
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.snapshot_port import collector_off
+from node.errors import RequestFailed
+from node.native.protocol import FailCode
+from snapshots.errors import SnapshotError
+from snapshots.levels.states import follow, level_with
+from snapshots.store import SnapshotStore
+from statemachine.errors import StateError
+
+if TYPE_CHECKING:
+    from snapshots.levels.shadow import Shadow
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 300.0
+"""Seconds for the snapshot from which the new state is made."""
+
+KEEP_SECONDS = 900.0
+"""Seconds for which a prepared state is kept up without an entry that changes the level. The members of a cluster are
+prepared within minutes of each other; a change that was given up must not cost the memory for ever.
+"""
+
+SLICE_SECONDS = 0.003
+"""Seconds for which the event loop takes over changes before it does other work."""
+
+STEPS = 16
+"""Steps between two looks at the clock; a step takes some microseconds."""
+
+POLL = 0.02
+
+
+class Preparation:
+    """Prepares one state at a time. Several requests for the same level share one preparation."""
+
+    def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
+        self._raft = raft
+        self._machine = machine
+        self._store = store
+        self._running: asyncio.Task[None] | None = None
+        self._end: asyncio.TimerHandle | None = None
+
+    async def prepare(self, abi: str) -> None:
+        """Prepare the state; returns when it follows entry by entry, at once if it did already.
+
+        Raises:
+            RequestFailed: BAD_REQUEST: this node does not know the level. CONFLICT: the state cannot be prepared.
+        """
+        try:
+            to = level_with(abi)
+        except SnapshotError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
+        if to.abi == self._machine.level.abi:
+            return
+        if not self._machine.is_prepared:
+            if self._running is None or self._running.done():
+                self._running = asyncio.get_running_loop().create_task(self._prepare(str(to)))
+            await asyncio.shield(self._running)
+        self._keep()
+
+    async def _prepare(self, title: str) -> None:
+        began = time.monotonic()
+        shadow = follow(self._machine.engine)
+        self._machine.prepare(shadow)
+        try:
+            await self._snapshot()
+            await asyncio.to_thread(self._build, shadow)
+            while self._machine.shadow is shadow and not self._advanced(shadow):  # noqa: ASYNC110  # this is the work itself
+                await asyncio.sleep(0)  # other work has its turn
+            if not self._machine.is_prepared:
+                raise RequestFailed(FailCode.CONFLICT, "its state was replaced meanwhile by a snapshot of the leader: try again")
+        except (SnapshotError, StateError, OSError) as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+        finally:
+            if not shadow.ready:
+                self._drop(shadow)
+        log.info("the state of level %s is kept beside; to prepare it took %.1f s", title, time.monotonic() - began)
+
+    def _drop(self, shadow: Shadow) -> None:
+        if self._machine.shadow is shadow:
+            self._machine.prepare(None)
+        made = shadow.stop()
+        if made is not None:
+            self._machine.let_go(made)
+
+    async def _snapshot(self) -> None:
+        wanted = self._raft.status().applied_index
+        self._raft.request_snapshot()
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                while self._raft.status().snapshot_index < wanted:  # noqa: ASYNC110  # its end has no event of its own
+                    await asyncio.sleep(POLL)
+        except TimeoutError as error:
+            raise RequestFailed(FailCode.CONFLICT, "it wrote no snapshot in time: see its log") from error
+
+    def _build(self, shadow: Shadow) -> None:
+        """Runs in a thread."""
+        manifest = self._store.newest()
+        if manifest is None or self._machine.shadow is not shadow:
+            return
+        with collector_off():
+            shadow.build(self._store.load(manifest))
+
+    def _advanced(self, shadow: Shadow) -> bool:
+        """Take over changes for a moment. Whether it has caught up."""
+        end = time.monotonic() + SLICE_SECONDS
+        while not shadow.advance(STEPS):
+            if time.monotonic() > end:
+                return False
+        return True
+
+    def _keep(self) -> None:
+        """Keep the state for some time from now on."""
+        if self._end is not None:
+            self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._machine.is_prepared:
+            log.warning("the level did not change within %.0f s; the state of the next one is not kept any more", KEEP_SECONDS)
+            self._machine.prepare(None)

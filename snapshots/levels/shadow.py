@@ -1,0 +1,115 @@
+"""The state of the next level, kept beside that of the level in force, so that the entry that changes the level takes no
+time.
+
+It is made from a snapshot, in a thread, and takes over what each entry changes from then on. Once it has caught up it
+equals, after every entry, what a conversion of the whole state would give. It lives in memory alone: after a restart,
+or when the state was replaced by a leader's snapshot, there is none, and the state is converted at the entry.
+
+The order of use:  `build` (in a thread), `advance` until it returns True, `follow` after each entry, `take` at the entry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from snapshots.errors import SnapshotError
+from snapshots.levels.level import OWN, Level
+from snapshots.levels.raising import converted, first_hash
+from snapshots.levels.v0_2_0 import FormerEngine
+from snapshots.levels.v0_2_0_journal import Follower, Journal
+from statemachine.engine import Engine
+
+_SAME = ("currency", "product", "account", "api_key", "balance", "order", "done_order")
+"""Tables that have as many rows at the next level as before."""
+
+
+class ShadowError(SnapshotError):
+    """The next level's state cannot be kept beside; the state is converted at the entry."""
+
+
+class Shadow:
+    """See the module. It notes what the engine changes as soon as it exists.
+
+    Attributes:
+        engine: the state of the level in force, which it follows.
+        ready: it has caught up, and follows entry by entry.
+    """
+
+    def __init__(self, engine: FormerEngine) -> None:
+        self.engine = engine
+        self.ready = False
+        self._journal = Journal.of(engine.core_state)
+        self._made: Engine | None = None
+        self._follower: Follower | None = None
+        self._steps: Iterator[None] = iter(())
+        engine.changed = self._changed
+
+    def _changed(self, products: list[str]) -> None:
+        self._journal.noted.products.update(dict.fromkeys(products))
+
+    def build(self, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> None:
+        """Make the state from a snapshot of `engine` that was taken after this object was made. Runs in a thread.
+        O(everything).
+
+        Raises:
+            StateError: the rows make no state of the next level.
+        """
+        made = Engine.restore(converted(tables, bytes(16)), verified=True)
+        self._follower = Follower(self.engine, self._journal, made)
+        self._made = made
+
+    def advance(self, steps: int) -> bool:
+        """Take over up to so many steps of what changed since the snapshot. Whether it has caught up, and follows.
+
+        Raises:
+            ShadowError: too much changed meanwhile.
+        """
+        follower = self._follower
+        assert follower is not None
+        if self.ready:
+            return True
+        for _ in range(steps):
+            if next(self._steps, self) is None:
+                continue
+            if follower.has_failed:
+                raise ShadowError("more changed while the next level's state was made than can be taken over")
+            if not follower.is_behind:
+                self.ready = True
+                return True
+            self._steps = follower.steps()
+        return False
+
+    def follow(self) -> None:
+        """Take over what an entry changed. O(what it changed)."""
+        follower = self._follower
+        if self.ready and follower is not None and follower.is_behind:
+            for _ in follower.steps():
+                pass
+
+    def take(self, to: Level) -> Engine:
+        """The state of the next level, with which its first entry begins. O(tables).
+
+        Raises:
+            ShadowError: it is not ready, or has another number of rows than the state that it follows.
+        """
+        follower, made = self._follower, self._made
+        if not self.ready or follower is None or made is None or to.abi != OWN.abi:
+            raise ShadowError("the next level's state is not ready")
+        self.follow()
+        expected, found = self.engine.counts(), made.patch().counts()
+        different = [name for name in _SAME if expected[name] != found[name]]
+        if different:
+            raise ShadowError(f"the next level's state has another number of rows: {', '.join(different)}")
+        follower.finish(first_hash(self.engine.state_hash, to))
+        self._made = self._follower = None
+        self.stop()
+        return made
+
+    def stop(self) -> Engine | None:
+        """Follow no more. Returns the state that was made and is not needed, to be released."""
+        self.ready = False
+        self.engine.changed = None
+        self._steps = iter(())
+        made, self._made, self._follower = self._made, None, None
+        self._journal.stop()
+        return made

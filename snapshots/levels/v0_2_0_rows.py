@@ -1,0 +1,95 @@
+"""What version 0.3.0 stores otherwise than 0.2.0, row by row.
+
+Fields and tables that came have their defaults. Beside that:
+
+- the holds of buy orders had their fee rounded down: the fraction that they lack is their `fee_credit`, so that what
+  they hold suffices;
+- every product has at least `version` 1;
+- deposits, withdrawals and transfers have reply caches of their own. The outcome does not say which of the three it was
+  of, so its entry is in all three, and the id is found whichever it comes as again;
+- fingerprints of remembered commands are of another encoding: their contents cannot be compared any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from statemachine.commands import TRANSFER_KINDS
+from statemachine.events import AnyOutcome, OrderState, Transferred
+from statemachine.limits import OPERATOR, PPM
+from statemachine.persistence import memory_owner, numbered_key
+from statemachine.reply_cache import ANY_CONTENTS
+from statemachine.tables import TABLES, CounterRow, CurrencyRow, OutcomeRow, ProductRow
+from statemachine.types import OrderType, Side
+
+Row = tuple[bytes, bytes]
+
+_encode = msgspec.msgpack.Encoder().encode
+_outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
+_currency = msgspec.msgpack.Decoder(CurrencyRow).decode
+_product = msgspec.msgpack.Decoder(ProductRow).decode
+
+
+def open_order(row: OrderState, unit: int) -> OrderState:
+    """An open order. `unit`: one whole coin of its product's base currency, in base units. The row itself is changed."""
+    if row.side == Side.BUY and row.order_type == OrderType.LIMIT:
+        cost = row.price * row.remaining // unit
+        row.fee_credit = cost * max(row.maker_fee_ppm, row.taker_fee_ppm) % PPM
+    return row
+
+
+def product(row: ProductRow) -> ProductRow:
+    """A product."""
+    return row if row.version else msgspec.structs.replace(row, version=1)
+
+
+def outcome(owner: str, encoded: bytes) -> tuple[bytes, list[str]]:
+    """An outcome in a reply cache: encoded in the present schema, and the further reply caches that have it, as the
+    table `outcome` names them.
+    """
+    found = _outcome.decode(encoded)
+    moved = isinstance(found, Transferred) and owner != OPERATOR
+    return _encode(found), [memory_owner(owner, kind) for kind in TRANSFER_KINDS] if moved else []
+
+
+def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str, list[Row]]:
+    """All tables of a state of 0.2.0, as 0.3.0 has them. `first_hash`: the running hash with which its level begins."""
+    tables = {name: list(found) for name, found in rows.items()}
+    scales = {row.currency: row.scale for row in (_currency(payload) for _, payload in tables["currency"])}
+    units = {row.product_id: 10 ** scales[row.base] for row in (_product(payload) for _, payload in tables["product"])}
+    made: dict[str, list[Row]] = {name: [] for name in TABLES}
+    for name, found in tables.items():
+        decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(TABLES[name]).decode
+        into = made[name]
+        if name == "outcome":
+            for key, payload in found:
+                into += _outcome_rows(key, decode(payload))
+        elif name == "order":
+            for key, payload in found:
+                row = decode(payload)
+                into.append((key, _encode(open_order(row, units[row.product_id]))))
+        else:
+            into += [(key, _encode(_present(decode(payload), first_hash))) for key, payload in found]
+    made["outcome"].sort()
+    return made
+
+
+def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
+    if isinstance(row, ProductRow):
+        return product(row)
+    if isinstance(row, CounterRow):
+        return msgspec.structs.replace(row, state_hash=first_hash)
+    return row
+
+
+def _outcome_rows(key: bytes, row: OutcomeRow) -> list[Row]:
+    row = msgspec.structs.replace(row, fingerprint=ANY_CONTENTS)
+    rows = [(key, _encode(row))]
+    if isinstance(row.outcome, Transferred) and row.account_id != OPERATOR:
+        for kind in TRANSFER_KINDS:
+            owner = memory_owner(row.account_id, kind)
+            rows.append((numbered_key(owner, row.outcome.sequence), _encode(msgspec.structs.replace(row, account_id=owner))))
+    return rows

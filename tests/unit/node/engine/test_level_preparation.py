@@ -1,0 +1,186 @@
+"""The next level's state is prepared beside the node's work, and the entry that changes the level takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.ports import CaptureState, LogEntry, SnapshotMark
+from node.engine import level_preparation
+from node.engine.feed import Feed
+from node.engine.level_preparation import Preparation
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.snapshot_port import SnapshotPort
+from node.errors import RequestFailed
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_set_level
+from snapshots.levels.raising import raised
+from snapshots.levels.states import empty, encoded
+from snapshots.store import SnapshotStore
+from tests.unit.snapshots.levels.markets import Market
+
+CHANGE = encode_set_level(SetLevel(V0_2_0, OWN))
+
+
+class Node:
+    """A node at level 0.2.0 that trades, with as much of Raft as a preparation needs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.machine = ReplicatedEngine(Feed(100), empty(V0_2_0))
+        store = SnapshotStore(directory, accepts=[level.abi for level in SUPPORTED])
+        self.port = SnapshotPort(store, self.machine, software="test", now_ns=lambda: 7)
+        self.market = Market(5)
+        self.index, self.snapshot_index = 1, 0
+        self.beside: list[Callable[[], None]] = []
+        self.machine.beside = self.beside.append
+        self.preparation = Preparation(self, self.machine, store)  # type: ignore[arg-type]  # as much of it as is used
+        self.apply(1, self.market.foundations())
+        self.trade(20)
+
+    def apply(self, index: int, batch: Any) -> None:
+        self.machine.apply(index, encoded(self.machine.level.abi, batch.time, batch.commands))
+
+    def shadow(self) -> object:
+        return self.machine.shadow
+
+    def trade(self, count: int) -> None:
+        for batch in self.market.batches(count):
+            self.index += 1
+            self.apply(self.index, batch)
+
+    def status(self) -> Any:
+        return SimpleNamespace(applied_index=self.index, snapshot_index=self.snapshot_index)
+
+    def request_snapshot(self) -> None:
+        last = LogEntry(b"\x00last", self.index, 1)
+        self.port.capture(SnapshotMark(last, LogEntry(b"\x00before", self.index - 1, 1)))
+        self._poll(self.index)
+
+    def _poll(self, index: int) -> None:
+        if (state := self.port.poll()) is CaptureState.RUNNING:
+            asyncio.get_running_loop().call_later(0.01, self._poll, index)
+            return
+        assert state is CaptureState.DONE
+        self.snapshot_index = index
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.port.cancel()
+
+
+async def trading_until(node: Node, task: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(30):
+        while not task.done():
+            node.trade(1)
+            await asyncio.sleep(0.001)
+
+
+async def test_the_entry_takes_what_was_prepared_while_it_traded(node: Node) -> None:
+    task = asyncio.create_task(node.preparation.prepare(OWN.abi))
+    await trading_until(node, task)
+    await task
+    assert node.machine.is_prepared
+    node.trade(30)
+    before = node.machine.engine
+    whole = raised(before, V0_2_0, OWN)
+    released: list[object] = []
+    node.machine.let_go = released.append
+    assert node.machine.may_apply(CHANGE), "nothing has to be done first"
+    assert not node.beside
+    assert node.machine.apply(node.index + 1, CHANGE) is True
+    assert released == [before]
+    assert node.machine.level == OWN
+    assert (node.machine.engine.state_hash, node.machine.engine.full_hash()) == (whole.state_hash, whole.full_hash())
+    assert node.shadow() is None
+    node.trade(10)
+    await node.preparation.prepare(OWN.abi)  # it is there: nothing happens
+    assert node.shadow() is None
+
+
+async def test_a_second_request_shares_the_first_and_a_third_finds_it_ready(node: Node) -> None:
+    await asyncio.gather(node.preparation.prepare(OWN.abi), node.preparation.prepare(OWN.abi))
+    shadow = node.machine.shadow
+    await node.preparation.prepare(OWN.abi)
+    assert node.machine.shadow is shadow
+
+
+async def test_without_a_preparation_the_state_is_converted_beside_at_the_entry(node: Node) -> None:
+    assert not node.machine.may_apply(CHANGE)
+    (convert,) = node.beside
+    convert()
+    assert node.machine.may_apply(CHANGE)
+    assert node.machine.apply(node.index + 1, CHANGE) is True
+
+
+async def test_a_snapshot_of_the_leader_ends_it(node: Node) -> None:
+    await node.preparation.prepare(OWN.abi)
+    released: list[object] = []
+    node.machine.let_go = released.append
+    other = empty(V0_2_0)
+    node.machine.replace(other)
+    assert node.shadow() is None
+    assert len(released) == 1
+    assert not node.machine.is_prepared
+
+
+async def test_a_snapshot_of_the_leader_while_it_is_prepared(node: Node) -> None:
+    task = asyncio.create_task(node.preparation.prepare(OWN.abi))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert node.shadow() is not None
+    node.machine.replace(node.machine.engine)
+    with pytest.raises(RequestFailed, match="replaced meanwhile by a snapshot of the leader"):
+        await task
+    assert node.shadow() is None
+    await node.preparation.prepare(OWN.abi)
+    assert node.machine.is_prepared
+
+
+async def test_a_state_that_cannot_be_kept_up_is_dropped_and_the_node_goes_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await node.preparation.prepare(OWN.abi)
+    assert node.machine.shadow is not None
+
+    def broken() -> None:
+        raise KeyError("order 7")
+
+    monkeypatch.setattr(node.machine.shadow, "follow", broken)
+    node.trade(3)
+    assert node.shadow() is None
+    assert "cannot be kept up" in caplog.text
+    assert not node.machine.may_apply(CHANGE), "it is converted at the entry"
+
+
+async def test_a_state_that_differs_is_not_taken(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    await node.preparation.prepare(OWN.abi)
+    whole = raised(node.machine.engine, V0_2_0, OWN)
+    assert node.machine.shadow is not None
+    assert node.machine.shadow._made is not None
+    node.machine.shadow._made.patch().close_order(whole.book_page("BTC-USD", 1, (0, 0, 0), 1)[0][2])  # type: ignore[arg-type]
+    assert node.machine.apply(node.index + 1, CHANGE) is True
+    assert "cannot be used" in caplog.text
+    assert node.machine.engine.full_hash() == whole.full_hash()
+
+
+async def test_it_is_given_up_when_the_level_does_not_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level_preparation, "KEEP_SECONDS", 0.01)
+    await node.preparation.prepare(OWN.abi)
+    async with asyncio.timeout(10):
+        while node.machine.shadow is not None:  # noqa: ASYNC110  # a timer ends it
+            await asyncio.sleep(0.005)
+    changes = node.machine.engine.core_state.changes  # type: ignore[attr-defined]
+    assert type(changes).__name__ == "Changes", "nothing is noted any more"
+    node.trade(5)
+
+
+async def test_a_level_that_is_not_known(node: Node) -> None:
+    with pytest.raises(RequestFailed, match="cannot run at the level"):
+        await node.preparation.prepare("f" * 40)
