@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 NOT_ON_NODES = frozenset({"locust"})
 """Dependencies of the project that only load tests need."""
+EXTRAS = ("fix",)
+"""Extras that are in the image: FIX is one small package of pure Python, and the manifests open its port."""
 
 
 def closure(wanted: list[str]) -> set[str]:
@@ -43,7 +45,8 @@ def closure(wanted: list[str]) -> set[str]:
 def lock() -> str:
     """The text of the file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    needed = closure([*project["project"]["dependencies"], *project["build-system"]["requires"]])
+    extras = [text for name in EXTRAS for text in project["project"]["optional-dependencies"][name]]
+    needed = closure([*project["project"]["dependencies"], *extras, *project["build-system"]["requires"]])
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
     kept = [block for block in blocks if (name := re.match(r"[A-Za-z0-9._-]+", block)) and canonicalize_name(name[0]) in needed]

@@ -136,7 +136,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 def test_ports_are_those_that_init_gives(tmp_path: Path) -> None:
     hosts = [Host(name, name) for name in ("n1", "n2", "n3")]
-    configs = [path.read_text(encoding="utf-8") for path in initialise(tmp_path / "c", hosts, listen="0.0.0.0")]
+    configs = [path.read_text(encoding="utf-8") for path in initialise(tmp_path / "c", hosts, listen="0.0.0.0", fix=True)]
     given = [re.findall(r'^listen = "0\.0\.0\.0:(\d+)"$', text, flags=re.MULTILINE) for text in configs]
     assert given[0] == given[1] == given[2]
     inside = [
@@ -157,6 +157,7 @@ def test_the_clusters_that_the_comments_make_can_be_made(path: Path, tmp_path: P
     config = load(tmp_path / "c" / "n2" / "node.toml")
     assert config.http.tls, "what leaves the machine is encrypted"
     assert config.http.listen.startswith("0.0.0.0:")
+    assert config.fix.listen.startswith("0.0.0.0:")
 
 
 def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
@@ -169,6 +170,47 @@ def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
 
 def test_probes_ask_what_the_gateways_answer() -> None:
     assert set(found(r"httpGet: \{path: (\S+),", STATEFUL_SET)) <= {call.path for call in health.CALLS}
+
+
+KEYWORDS = frozenset(
+    {"ARG", "FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD", "EXPOSE", "LABEL"}
+)
+
+
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """The instructions of a Dockerfile: keyword and arguments, with continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
+def test_the_dockerfile_follows_the_rules_of_its_linters() -> None:
+    """Rules of hadolint that can be judged from the text, by their numbers."""
+    found = instructions(IMAGE)
+    assert {keyword for keyword, _ in found} <= KEYWORDS
+    assert [keyword for keyword, _ in found][:2] == ["ARG", "FROM"]
+    stage: list[tuple[str, str]] = []
+    for keyword, arguments in found:
+        stage = [] if keyword == "FROM" else [*stage, (keyword, arguments)]
+        if keyword == "WORKDIR":
+            assert arguments.startswith("/"), "DL3000: absolute"
+        if keyword == "RUN":
+            assert not re.search(r"\bsudo\b|\bcd /|\bssh\b|\bchmod 777\b", arguments), "DL3004, DL3003, DL3001"
+            if "apt-get install" in arguments:
+                assert "--no-install-recommends" in arguments, "DL3015"
+                assert " -y " in arguments, "DL3014"
+                assert "apt-get update" in arguments, "DL3009 and a stale cache"
+            if "pip install" in arguments:
+                assert "--no-cache-dir" in arguments, "DL3042"
+                assert "--require-hashes" in arguments or "--no-deps ." in arguments or "--no-deps --" in arguments, "DL3013"
+        if keyword == "COPY":
+            assert len(arguments.split()) == 2 or arguments.split()[-1].endswith("/") or "--from" in arguments, "DL3021"
+        if keyword in ("CMD", "ENTRYPOINT"):
+            assert arguments.startswith("["), "DL3025: JSON"
+    last = dict(stage)
+    assert last["USER"] not in ("root", "0"), "DL3002"
+    assert sum(keyword == "HEALTHCHECK" for keyword, _ in stage) == 1, "DL3012"
+    assert sum(keyword == "ENTRYPOINT" for keyword, _ in stage) == 1, "DL4004"
 
 
 def test_the_image_has_what_it_names() -> None:
@@ -252,7 +294,7 @@ def test_the_image_has_no_test_tools() -> None:
     locked = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
     assert done.stdout == locked, "requirements.lock changed: python deploy/runtime_lock.py > deploy/requirements.lock"
     names = set(re.findall(r"^([a-z][\w.-]*)==", locked, flags=re.MULTILINE))
-    assert {"pysyncobj", "rocksdict", "msgspec", "cryptography"} <= names
+    assert {"pysyncobj", "rocksdict", "msgspec", "cryptography", "simplefix"} <= names
     assert "pip uninstall --yes cython setuptools" in IMAGE.read_text(encoding="utf-8")
     assert not names & {"pytest", "mypy", "ruff", "locust", "flask", "gevent", "hypothesis"}
     assert "COPY requirements.lock" not in IMAGE.read_text(encoding="utf-8")
