@@ -15,6 +15,7 @@ after a failover shows both leaders in one trace.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ from statemachine.commands import AnyCommand
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
+
+CLOSE_S = 2.0
+"""Seconds for the last spans to leave when the process stops."""
 
 NEEDS = "tracing.endpoint is set, and OpenTelemetry is not installed: pip install 'quorumbook[tracing]'"
 
@@ -110,9 +114,12 @@ class Tracer:
             span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
-        self._provider.force_flush(2_000)
-        self._provider.shutdown()
+        """Send what is left, for `CLOSE_S` at most. The library itself tries for many seconds where nobody listens, and
+        the process has to stop.
+        """
+        closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
 
 def tracer_of(config: NodeConfig, process: str) -> Tracer | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig, TracingConfig
 from node.deployment.setup import initialise
 from node.errors import ConfigError, SetupError
-from node.tracing import Tracer, tracer_of
+from node.tracing import CLOSE_S, Tracer, tracer_of
 from statemachine.commands import CancelAll, PlaceOrder
 from statemachine.types import OrderType, Side
 
@@ -62,6 +63,32 @@ def test_a_command_that_was_not_carried_out_says_why(config: NodeConfig) -> None
     engine.engine([CancelAll("alice", "x")], 1, 0, 5, "OVERLOADED")
     (span,) = exporter.get_finished_spans()
     assert span.attributes["refusal"] == "OVERLOADED"
+
+
+def test_spans_arrive_at_a_receiver_that_was_away(config: NodeConfig) -> None:
+    """Over the wire, with the exporter that nodes use. One request fails and is sent again."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="quorumbook[tracing] is not installed")
+    from tests.otlp import receiving
+
+    with receiving() as receiver:
+        receiver.failures = 1
+        made = msgspec.structs.replace(config, tracing=TracingConfig(receiver.url, 1.0))
+        gateway = Tracer(made, "gateway")
+        gateway.gateway([ORDER], 1_000, 9_000)
+        gateway.close()
+        (span,) = receiver.of("c:one")
+        assert (span.name, span.begun_ns, span.ended_ns, span.instance) == ("order", 1_000, 9_000, "n1")
+        assert not receiver.faults
+
+
+def test_a_receiver_that_is_not_there_holds_nothing_up(config: NodeConfig) -> None:
+    made = msgspec.structs.replace(config, tracing=TracingConfig("http://127.0.0.1:1/v1/traces", 1.0))
+    gateway = Tracer(made, "gateway")
+    begun = time.monotonic()
+    gateway.gateway([ORDER] * 3_000, 1_000, 9_000)
+    assert time.monotonic() - begun < 2.0, "spans go to a bounded queue"
+    gateway.close()
+    assert time.monotonic() - begun < CLOSE_S + 3.0
 
 
 def test_sampling_is_a_share_and_the_same_in_every_process(config: NodeConfig) -> None:
