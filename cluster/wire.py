@@ -4,8 +4,8 @@ One connection a pair of nodes: the one with the greater id calls. If it does no
 was removed, the other calls after a while; of two connections the one that the greater id made stays. A caller is let
 in only if its certificate is of this cluster's authority and names a peer, or any node while this one looks for a
 leader (`ports.Wire.accepts_unknown`); then both say `Hello` (cluster, node, protocol, ABI) and only then messages
-count. A frame is a 4-byte big-endian length and that many bytes; an empty frame is a keepalive. An invalid frame or
-caller is refused and counted by kind in `refused`, and the connection is closed; the node continues.
+count. `channel.py` has the frames. An invalid frame or caller is refused and counted by kind in `refused`, and the
+connection is closed; the node continues.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
 
 import msgspec
 
 from cluster.callers import Doorkeeper, RefusalLog, caller_of
+from cluster.channel import HELLO_MAX, Channel
 from cluster.errors import WireRefusedError
 from cluster.tls import TlsProtocol
 
@@ -33,12 +34,6 @@ FORMER_PROTOCOL = 1
 """The protocol of version 0.2.0. It is used with a peer that does not offer `ALPN`."""
 ALPN = "quorumbook-raft/2"
 """The name of this protocol in the TLS handshake. Version 0.2.0 offers no name."""
-FRAME_MAX = 8 * 1024 * 1024
-"""Bytes of a frame. The longest valid one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
-HELLO_MAX = 1024
-"""Bytes of the first frame: a caller that is not identified cannot make the node allocate more."""
-WRITE_BUFFER_MAX = 64 * 1024 * 1024
-"""Bytes waiting for a peer that does not read; with more the connection is closed."""
 HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
 """Threads for the handshakes of callers, so that no unknown caller takes time of the thread of Raft."""
@@ -102,68 +97,33 @@ def split_address(address: str) -> tuple[str, int]:
 class _Connection:
     """One established connection to a peer. `preferred`: the greater id of the two made it."""
 
-    def __init__(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, preferred: bool) -> None:
+    def __init__(self, peer: str, channel: Channel, *, preferred: bool) -> None:
         self.peer = peer
-        self.former = _protocol(writer) == FORMER_PROTOCOL
+        self.channel = channel
+        self.former = _protocol(channel) == FORMER_PROTOCOL
         self.preferred = preferred
-        self.reader = reader
-        self.writer = writer
-        self.heard = asyncio.get_running_loop().time()
-        self.wrote = self.heard
 
     def send(self, data: bytes) -> bool:
-        transport = self.writer.transport
-        if transport.is_closing():
-            return False
-        if transport.get_write_buffer_size() > WRITE_BUFFER_MAX:
-            log.warning("%s does not read: the connection is given up", self.peer)
-            transport.abort()
-            return False
-        self.wrote = asyncio.get_running_loop().time()
-        self.writer.write(_frame(data))
-        return True
+        """Send a message. Returns False if it certainly does not arrive."""
+        return self.channel.send(data, self.peer)
 
 
-def _protocol(writer: asyncio.StreamWriter) -> int:
+def _protocol(channel: Channel) -> int:
     """The protocol that both sides of a connection know."""
-    tls = writer.get_extra_info("ssl_object")
+    tls = channel.transport.get_extra_info("ssl_object")
     return PROTOCOL if tls is not None and tls.selected_alpn_protocol() == ALPN else FORMER_PROTOCOL
 
 
-def _frame(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
-
-
-async def _read_frame(reader: asyncio.StreamReader, limit: int) -> bytes:
-    length = int.from_bytes(await reader.readexactly(4), "big")
-    if length > limit:
-        raise WireRefusedError("oversized", f"a frame of {length} bytes, {limit} at most")
-    return await reader.readexactly(length)
-
-
-class _Streams(asyncio.StreamReaderProtocol):
-    """The two streams of a connection whose handshake is done."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, greeted: asyncio.Future[_Streams]) -> None:
-        self.reader = asyncio.StreamReader()
-        super().__init__(self.reader)
-        self._greeted = greeted
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        super().connection_made(transport)
-        if not self._greeted.done():
-            self._greeted.set_result(self)
-
-
 class _Caller(TlsProtocol):
-    """A caller whose handshake is made in other threads; `greeted` gets its streams, or why there are none."""
+    """A caller whose handshake is made in other threads; `greeted` gets its channel, or why there is none."""
 
-    def __init__(self, context: ssl.SSLContext, greeted: asyncio.Future[_Streams], threads: Executor) -> None:
-        super().__init__(context, lambda: _Streams(greeted), threads, failed=self._refused)
+    def __init__(self, context: ssl.SSLContext, greeted: asyncio.Future[Channel], threads: Executor) -> None:
+        super().__init__(context, lambda: Channel(self._made), threads, failed=self._refused)
         self._greeted = greeted
+
+    def _made(self, channel: Channel) -> None:
+        if not self._greeted.done():
+            self._greeted.set_result(channel)
 
     def _refused(self, error: BaseException) -> None:
         if not self._greeted.done():
@@ -272,7 +232,7 @@ class TlsWire:
         """End the connections with peers that speak protocol 1: the schema of this node's state is not theirs any more."""
         for peer in self.former_peers:
             log.warning("the connection with %s ends: its version cannot read what this cluster writes from now on", peer)
-            self._connections[peer].writer.transport.abort()
+            self._connections[peer].channel.transport.abort()
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
         """See the port."""
@@ -283,14 +243,14 @@ class TlsWire:
             connection = self._connections.get(peer)
             if connection is not None and connection.send(last_message):
                 log.info("%s was removed from the cluster: the connection ends", peer)
-                connection.writer.close()
+                connection.channel.transport.close()
 
     def stop(self) -> None:
         """Close everything."""
         for task in self._tasks:
             task.cancel()
         for connection in list(self._connections.values()):
-            connection.writer.close()
+            connection.channel.transport.close()
         self._threads.shutdown(wait=False)
 
     # ------------------------------------------------------------------ becoming connected
@@ -302,42 +262,41 @@ class TlsWire:
             caller.close()
             self._refuse(refusal[0], refusal[1], caller_of(host), None)
             return
-        writer, who = None, caller_of(host)
+        channel, who = None, caller_of(host)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                reader, writer = await self._handshake(caller)
-                who = peer = self._certified(writer)
+                channel = await self._handshake(caller)
+                who = peer = self._certified(channel)
                 self._check_welcome(peer)
-                await self._hello(reader, writer, peer)
+                await self._hello(channel, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), who, writer)
+            self._refuse(error.kind, str(error), who, channel)
             return
         except Exception as error:  # noqa: BLE001  # whatever a stranger provokes in the TLS layer, it is no reason for the node to stop
             # A member that was cut off or paused ends its handshake, too; a stranger has no certificate of this cluster.
             kind = "certificate" if isinstance(error, ssl.SSLError) else "handshake"
-            self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", who, writer)
+            self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", who, channel)
             return
         finally:
             self._door.leaves(host)
         if peer in self._removed_peers:
-            self._send_removed(peer, writer)
+            self._send_removed(peer, channel)
             return
-        await self._serve(_Connection(peer, reader, writer, preferred=peer > self._node_id))
+        await self._serve(_Connection(peer, channel, preferred=peer > self._node_id))
 
-    async def _handshake(self, caller: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _handshake(self, caller: socket.socket) -> Channel:
         loop = asyncio.get_running_loop()
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        greeted: asyncio.Future[_Streams] = loop.create_future()
+        greeted: asyncio.Future[Channel] = loop.create_future()
         below, _ = await loop.connect_accepted_socket(lambda: _Caller(self._settings.server_tls, greeted, self._threads), caller)
         try:
-            streams = await greeted
+            return await greeted
         except BaseException:
             below.abort()
             raise
-        return streams.reader, asyncio.StreamWriter(streams.transport, streams, streams.reader, loop)
 
-    def _certified(self, writer: asyncio.StreamWriter) -> str:
-        peer = self._settings.peer_node_id(writer.get_extra_info("ssl_object"))
+    def _certified(self, channel: Channel) -> str:
+        peer = self._settings.peer_node_id(channel.transport.get_extra_info("ssl_object"))
         if peer is None or peer == self._node_id:
             raise WireRefusedError("unknown_node", f"the certificate is of {peer!r}, which is no other node")
         return peer
@@ -346,14 +305,14 @@ class TlsWire:
         if not (peer in self._peers or peer in self._removed_peers or self.accepts_unknown):
             raise WireRefusedError("unknown_node", f"{peer!r} is no member of the cluster, or not yet")
 
-    async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> Hello:
-        protocol = _protocol(writer)
+    async def _hello(self, channel: Channel, peer: str) -> Hello:
+        protocol = _protocol(channel)
         ours = self._settings.introduce(msgspec.structs.replace(self._settings.hello, protocol=protocol))
         former = [ours.protocol, ours.cluster_id, ours.node_id, ours.abi]
         body = msgspec.msgpack.encode(former if protocol == FORMER_PROTOCOL else ours)
-        writer.write(_frame(body))
+        channel.send(body, peer)
         try:
-            theirs = msgspec.msgpack.decode(await _read_frame(reader, HELLO_MAX), type=Hello)
+            theirs = msgspec.msgpack.decode(await channel.frame(HELLO_MAX), type=Hello)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise WireRefusedError("malformed", f"no hello from {peer}: {error}") from None
         for name in ("protocol", "cluster_id"):
@@ -366,16 +325,16 @@ class TlsWire:
         self._settings.met(theirs)
         return theirs
 
-    def _send_removed(self, peer: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(_frame(self._removed_peers[peer]))
-        writer.close()
+    def _send_removed(self, peer: str, channel: Channel) -> None:
+        channel.send(self._removed_peers[peer], peer)
+        channel.transport.close()
         self._refuse("removed", f"{peer} was removed from the cluster", peer, None)
 
-    def _refuse(self, kind: str, text: str, who: str, writer: asyncio.StreamWriter | None) -> None:
+    def _refuse(self, kind: str, text: str, who: str, channel: Channel | None) -> None:
         self.refused[kind] += 1
         self._refusals.note(who, text)
-        if writer is not None:
-            writer.transport.abort()
+        if channel is not None:
+            channel.transport.abort()
 
     async def _keep_calling(self, peer: str) -> None:
         """Call a peer whenever there is no connection, as long as it is a peer."""
@@ -400,43 +359,44 @@ class TlsWire:
         if address is None:
             return False
         host, port = split_address(address)
-        writer = None
+        channel = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                reader, writer = await asyncio.open_connection(host, port, ssl=self._settings.client_tls)
-                if self._certified(writer) != peer:
+                loop = asyncio.get_running_loop()
+                _, channel = await loop.create_connection(Channel, host, port, ssl=self._settings.client_tls)
+                if self._certified(channel) != peer:
                     raise WireRefusedError("unknown_node", f"another node answers at the address of {peer}")
-                await self._hello(reader, writer, peer)
+                await self._hello(channel, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), peer, writer)
+            self._refuse(error.kind, str(error), peer, channel)
             return False
         except (OSError, ssl.SSLError, EOFError, TimeoutError):
-            if writer is not None:
-                writer.transport.abort()
+            if channel is not None:
+                channel.transport.abort()
             return False
         if peer in self._removed_peers:
-            self._send_removed(peer, writer)
+            self._send_removed(peer, channel)
             return False
-        await self._serve(_Connection(peer, reader, writer, preferred=peer < self._node_id))
+        await self._serve(_Connection(peer, channel, preferred=peer < self._node_id))
         return True
 
     # ------------------------------------------------------------------ while connected
 
     async def _serve(self, connection: _Connection) -> None:
-        peer, writer = connection.peer, connection.writer
+        peer, channel = connection.peer, connection.channel
         old = self._connections.get(peer)
         if old is not None and old.preferred and not connection.preferred:
-            writer.transport.abort()
+            channel.transport.abort()
             return
         if old is not None:
-            old.writer.transport.abort()
+            old.channel.transport.abort()
             self._tell_disconnected(peer)
         self._connections[peer] = connection
         self._refusals.connected(peer)
         watch = asyncio.get_running_loop().create_task(self._watch(connection))
         try:
             self._on_connected(peer)
-            await self._read(connection)
+            await channel.serve(partial(self._take, connection))
         except WireRefusedError as error:
             self.refused[error.kind] += 1
             log.warning("raft port: %s: %s", peer, error)
@@ -444,7 +404,7 @@ class TlsWire:
             self._fail(error)
         finally:
             watch.cancel()
-            writer.transport.abort()
+            channel.transport.abort()
             if self._connections.get(peer) is connection:
                 del self._connections[peer]
                 self._tell_disconnected(peer)
@@ -459,41 +419,24 @@ class TlsWire:
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    async def _read(self, connection: _Connection) -> None:
-        loop = asyncio.get_running_loop()
-        buffer = bytearray()
-        while True:
-            try:
-                data = await connection.reader.read(1 << 18)
-            except (OSError, EOFError):
-                return
-            if not data:
-                return
-            connection.heard = loop.time()
-            buffer += data
-            at = 0
-            while len(buffer) - at >= 4:
-                length = int.from_bytes(buffer[at : at + 4], "big")
-                if length > FRAME_MAX:
-                    raise WireRefusedError("oversized", f"a frame of {length} bytes, {FRAME_MAX} at most")
-                if len(buffer) - at - 4 < length:
-                    break
-                if length and self._connections.get(connection.peer) is connection:
-                    self._on_message(connection.peer, bytes(buffer[at + 4 : at + 4 + length]))
-                at += 4 + length
-            del buffer[:at]
+    def _take(self, connection: _Connection, message: bytes) -> bool:
+        """Pass on a message, if another connection to the same peer has not taken this one's place."""
+        if self._connections.get(connection.peer) is not connection:
+            return False
+        self._on_message(connection.peer, message)
+        return True
 
     async def _watch(self, connection: _Connection) -> None:
         """Send keepalives, and detect a peer that sends nothing."""
-        loop = asyncio.get_running_loop()
-        while not connection.writer.transport.is_closing():
+        loop, channel = asyncio.get_running_loop(), connection.channel
+        while not channel.transport.is_closing():
             due = loop.time() + KEEPALIVE
             await asyncio.sleep(KEEPALIVE)
             now = loop.time()
             if now - due > PAUSE_NOTED:
-                connection.heard = max(connection.heard, now - KEEPALIVE)  # what it said meanwhile may not have been read yet
-            if now - connection.heard > SILENCE_MAX:
-                log.warning("%s has been silent for %.1f s", connection.peer, now - connection.heard)
-                connection.writer.transport.abort()
-            elif now - connection.wrote > KEEPALIVE:
+                channel.heard = max(channel.heard, now - KEEPALIVE)  # what it said meanwhile may not have been read yet
+            if now - channel.heard > SILENCE_MAX:
+                log.warning("%s has been silent for %.1f s", connection.peer, now - channel.heard)
+                channel.transport.abort()
+            elif now - channel.wrote > KEEPALIVE:
                 connection.send(b"")

@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cluster import channel as channel_module
 from cluster import wire as wire_module
+from cluster.channel import FRAME_MAX, HELLO_MAX
 from cluster.errors import RaftFatalError, WireRefusedError
-from cluster.wire import FRAME_MAX, HELLO_MAX, Hello, TlsWire, WireSettings, split_address
+from cluster.wire import Hello, TlsWire, WireSettings, split_address
 from node.tls import pki
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -294,7 +296,7 @@ async def test_signs_of_life_keep_an_idle_connection(ours: Certificates, monkeyp
 
 async def test_a_broken_connection_is_told_at_both_ends_and_made_again(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
-        n1.wire._connections["n2"].writer.transport.abort()
+        n1.wire._connections["n2"].channel.transport.abort()
         await until(lambda: n1.events == ["+n2", "-n2", "+n2"] and n2.events == ["+n1", "-n1", "+n1"])
         n1.events = n1.events[:1]
         await still_talk(n1, n2)
@@ -373,9 +375,9 @@ async def test_a_failing_accept_does_not_stop_the_node(ours: Certificates, monke
 
 
 async def test_a_peer_that_does_not_read_is_given_up(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_module, "WRITE_BUFFER_MAX", 1 << 20)
+    monkeypatch.setattr(channel_module, "WRITE_BUFFER_MAX", 1 << 20)
     async with pair(ours) as (n1, n2):
-        n2.wire._connections["n1"].writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
+        n2.wire._connections["n1"].channel.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
         results = [n1.wire.send("n2", b"x" * (1 << 20)) for _ in range(40)]
         assert results[0]
         assert not results[-1]
@@ -438,7 +440,7 @@ async def test_who_is_removed_while_it_is_called_is_told_as_well(ours: Certifica
 async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         n2.wire.set_peers({}, {})
-        n1.wire._connections["n2"].writer.transport.abort()
+        n1.wire._connections["n2"].channel.transport.abort()
         await until(lambda: n2.events == ["+n1", "-n1"] and not n2.wire._called)
         assert n1.events == ["+n2", "-n2"]
 
