@@ -25,8 +25,10 @@ WRITE_BUFFER_MAX = 64 * 1024 * 1024
 
 _PREFIX = 4
 
-Take = Callable[[bytes], bool]
-"""Handles a frame. Returns whether the connection still counts; if not, frames behind it are dropped."""
+Take = Callable[[bytes, bool], bool]
+"""Handles a frame. The second argument is whether another frame has arrived already, which follows at once. Returns
+whether the connection still counts; if not, frames behind it are dropped.
+"""
 
 
 def framed(data: bytes) -> bytes:
@@ -121,17 +123,31 @@ class Channel(asyncio.Protocol):
     def _cut(self) -> None:
         """Pass on the complete frames."""
         assert self._take is not None, "serve was called"
-        at = 0
+        frames, used, fault = self._complete()
+        del self._rest[:used]
         try:
-            while (body := self._next(at, FRAME_MAX)) is not None:
-                at += _PREFIX + len(body)
-                if body and not self._take(body):
+            for number, body in enumerate(frames, 1):
+                if not self._take(body, number < len(frames)):
                     break
+            if fault is not None:
+                raise fault
         except Exception as error:  # noqa: BLE001  # whatever it is, `serve` raises it
             self.transport.abort()
             if not self.ended.done():
                 self.ended.set_exception(error)
-        del self._rest[:at]
+
+    def _complete(self) -> tuple[list[bytes], int, WireRefusedError | None]:
+        """The complete frames but keepalives, the bytes that all of them take, and what is wrong with the next one."""
+        frames: list[bytes] = []
+        at = 0
+        try:
+            while (body := self._next(at, FRAME_MAX)) is not None:
+                at += _PREFIX + len(body)
+                if body:
+                    frames.append(body)
+        except WireRefusedError as fault:
+            return frames, at, fault
+        return frames, at, None
 
     # ------------------------------------------------------------------ writing
 

@@ -21,7 +21,7 @@ The rules, by section of the Raft paper (`docs/raft.md` has each with its test):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,14 @@ from cluster.transfer import Receiver, Senders
 
 Install = Callable[[str, int, SnapshotMark], None]
 """Installs a durable snapshot from a leader in a term."""
+
+
+class _Acknowledgement(NamedTuple):
+    """Everything below `next_index` is in the log, as `peer`, the leader of `term`, has it."""
+
+    peer: str
+    term: int
+    next_index: int
 
 
 class Guard:
@@ -96,6 +104,8 @@ class Guard:
         self.introductions: Introductions | None = None
         self._votes: tuple[int, set[str]] = (0, set())
         self._quiet = False
+        self._receiving = False
+        self._held_back: _Acknowledgement | None = None
         self.leader_commit: int | None = None
         self.leader_lost_at = -1e9
         self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
@@ -142,19 +152,33 @@ class Guard:
         self._receiver.drop(peer)
         self._watch.disconnected(peer)
         self._clocks.forget(peer)
+        if self._held_back is not None and self._held_back.peer == peer:
+            self._held_back = None
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
             self.leader_lost_at = self._clock()
             self.core.campaign_by(self._clock() + self.voting.short_delay())
 
-    def receive(self, peer: str, data: bytes) -> bool:
+    def receive(self, peer: str, data: bytes, *, more: bool = False) -> bool:
         """Handle a message from a peer. Returns whether there is work now; heartbeats and their answers cause none.
+
+        With `more`, another message of this peer follows at once. An acknowledgement may then wait for it: one sync and
+        one answer serve for all messages that arrived together.
 
         Raises:
             WireRefusedError: no correct node sends this message; the wire closes the connection. RaftFatalError: this
             node must stop.
         """
-        message = m.decode(data)
+        self._receiving = True
+        try:
+            work = self._handle(peer, m.decode(data))
+        finally:
+            self._receiving = False
+        if not more:
+            self._acknowledge()
+        return work
+
+    def _handle(self, peer: str, message: m.AnyMessage) -> bool:
         kind = type(message)
         if isinstance(message, m.AppendReply):
             return self._append_reply(peer, message)
@@ -185,9 +209,29 @@ class Guard:
         """Answer a leader. A message that only carries a commit index is answered only if it does not match."""
         if self._quiet and success:
             return
+        if self._receiving and success:
+            self._hold_back(_Acknowledgement(peer, self._raft_log.term, next_index))
+            return
+        self._acknowledge()
+        self._answer(peer, next_index, reset=reset, success=success, from_future=from_future)
+
+    def _answer(self, peer: str, next_index: int, *, reset: bool, success: bool, from_future: bool = False) -> None:
         voter = not self._raft_log.recovering
         answer = m.AppendReply(self._raft_log.term, next_index, reset, success, voter, self._clocks.now(), from_future)
         self._outbox.send(peer, answer)
+
+    def _hold_back(self, new: _Acknowledgement) -> None:
+        """Keep an acknowledgement. A later one of the same leadership stands for the ones before."""
+        old = self._held_back
+        if old is not None and old[:2] == new[:2]:
+            new = new._replace(next_index=max(old.next_index, new.next_index))
+        self._held_back = new
+
+    def _acknowledge(self) -> None:
+        """Send the acknowledgement that was held back. In a newer term it would be another leader's: it is dropped."""
+        held, self._held_back = self._held_back, None
+        if held is not None and held.term == self._raft_log.term:
+            self._answer(held.peer, held.next_index, reset=False, success=True)
 
     # ------------------------------------------------------------------ follower
 
@@ -427,6 +471,7 @@ class Guard:
 
     def tick(self) -> None:
         """Do what is due by the clock: send the hashes of new states, continue the transfers of snapshots."""
+        self._acknowledge()
         self._poll_incoming()
         for peer, message in self._watch.tick():
             if peer in self.peers.connected:

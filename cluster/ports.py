@@ -242,6 +242,12 @@ class Disk(Protocol):
         """Make creations and removals durable (fsync of the directory)."""
 
 
+OnMessage = Callable[[str, bytes, bool], None]
+"""Gets a message: the peer's node id, the message, and whether another message of this peer has arrived already and
+follows at once.
+"""
+
+
 class Wire(Protocol):
     """Carries messages between nodes, in order while a connection lasts. A broken connection loses the messages in
     flight.
@@ -256,7 +262,7 @@ class Wire(Protocol):
 
     def start(
         self,
-        on_message: Callable[[str, bytes], None],
+        on_message: OnMessage,
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:

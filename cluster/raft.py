@@ -255,15 +255,15 @@ class Raft:
             return
         self._proposals.append((payload, done))
 
-    def receive(self, peer: str, data: bytes) -> None:
-        """Handle a message from a peer. Raises WireRefusedError for a message that no correct peer sends,
-        RaftFatalError if the node must stop.
+    def receive(self, peer: str, data: bytes, more: bool = False) -> None:
+        """Handle a message from a peer. `more`: another message of this peer follows at once. Raises WireRefusedError
+        for a message that no correct peer sends, RaftFatalError if the node must stop.
         """
         if self._stopped:
             return
         self._alive()
         try:
-            changed = self._guard.receive(peer, data)
+            changed = self._guard.receive(peer, data, more=more)
         except WireRefusedError:
             raise
         except BaseException as error:

@@ -25,6 +25,7 @@ import msgspec
 from cluster.callers import Doorkeeper, RefusalLog, caller_of
 from cluster.channel import HELLO_MAX, Channel
 from cluster.errors import WireRefusedError
+from cluster.ports import OnMessage
 from cluster.tls import TlsProtocol
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class TlsWire:
         self._door = Doorkeeper(clock)
         self._threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="raft-handshake")
         self._refusals = RefusalLog(clock)
-        self._on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
+        self._on_message: OnMessage = lambda _peer, _data, _more: None
         self._on_connected: Callable[[str], None] = lambda _peer: None
         self._on_disconnected: Callable[[str], None] = lambda _peer: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -168,7 +169,7 @@ class TlsWire:
 
     def start(
         self,
-        on_message: Callable[[str, bytes], None],
+        on_message: OnMessage,
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:
@@ -419,11 +420,11 @@ class TlsWire:
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    def _take(self, connection: _Connection, message: bytes) -> bool:
+    def _take(self, connection: _Connection, message: bytes, more: bool) -> bool:
         """Pass on a message, if another connection to the same peer has not taken this one's place."""
         if self._connections.get(connection.peer) is not connection:
             return False
-        self._on_message(connection.peer, message)
+        self._on_message(connection.peer, message, more)
         return True
 
     async def _watch(self, connection: _Connection) -> None:

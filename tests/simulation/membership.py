@@ -210,7 +210,7 @@ class MembershipWorld(World):
         node, peer = removed.wire.node_id, sender.wire.node_id
         host = self.hosts[node]
         if host.process is removed and host.paused_until <= self.now and (peer, node) not in self.network.deaf:
-            self._guarded(node, lambda: removed.wire.on_message(peer, sender.wire.removed_peers[node]))
+            self._guarded(node, lambda: removed.wire.on_message(peer, sender.wire.removed_peers[node], False))
 
     def _reconnect(self) -> None:
         for one, other in combinations(self.ids, 2):

@@ -84,12 +84,15 @@ class Network:
         queue.clear()
         queue.extend(held)
 
-    def arrivals(self, receiver: str) -> Iterator[tuple[str, bytes]]:
-        """The messages that have arrived at a node, with their senders."""
+    def arrivals(self, receiver: str) -> Iterator[tuple[str, bytes, bool]]:
+        """The messages that have arrived at a node, with their senders, and whether the same sender's next one has
+        arrived as well.
+        """
         for sender, queue in self._queues.get(receiver, {}).items():
             while queue and queue[0][0] <= self.now:
                 self.delivered += 1
-                yield sender, queue.popleft()[1]
+                data = queue.popleft()[1]
+                yield sender, data, bool(queue) and queue[0][0] <= self.now
 
     def late(self, receiver: str, deliver: Callable[[str, bytes], None]) -> None:
         """Deliver the copies that are due at a node and whose sender is connected to it."""

@@ -13,7 +13,7 @@ import msgspec
 
 from cluster import hardstate
 from cluster.errors import LogDamagedError
-from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
+from cluster.ports import CaptureState, OnMessage, SnapshotMark, SnapshotRefusedError
 from cluster.raft import Raft
 from cluster.status import RaftStatus
 from tests.simulation.disk import SimDisk
@@ -201,7 +201,7 @@ class SimWire:
 
     network: Sends
     node_id: str
-    on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
+    on_message: OnMessage = lambda _peer, _data, _more: None
     on_connected: Callable[[str], None] = lambda _peer: None
     on_disconnected: Callable[[str], None] = lambda _peer: None
     peers: Mapping[str, str] | None = None
@@ -210,7 +210,7 @@ class SimWire:
 
     def start(
         self,
-        on_message: Callable[[str, bytes], None],
+        on_message: OnMessage,
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:

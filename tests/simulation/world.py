@@ -380,13 +380,13 @@ class World:
     def _step_node(self, host: Host, process: Process, *, load: bool) -> None:
         node = host.node_id
 
-        def deliver(sender: str, data: bytes) -> None:
+        def deliver(sender: str, data: bytes, more: bool = False) -> None:
             if host.process is process:
                 process.changed()
-                self._guarded(node, lambda: process.wire.on_message(sender, data))
+                self._guarded(node, lambda: process.wire.on_message(sender, data, more))
 
-        for sender, data in self.network.arrivals(node):
-            deliver(sender, data)
+        for sender, data, more in self.network.arrivals(node):
+            deliver(sender, data, more)
             if host.process is not process:
                 return
         self.network.late(node, deliver)

@@ -172,10 +172,10 @@ class Node:
         for peer in peers or self.peers:
             self.guard.on_connected(peer)
 
-    def hear(self, peer: str, message: m.AnyMessage) -> list[m.AnyMessage]:
-        """Give the node a message; what it says at once to that peer."""
+    def hear(self, peer: str, message: m.AnyMessage, *, more: bool = False) -> list[m.AnyMessage]:
+        """Give the node a message; what it says at once to that peer. `more`: another one has arrived behind it."""
         before = len(self.wire.sent)
-        self.raft.receive(peer, m.encode(message))
+        self.raft.receive(peer, m.encode(message), more)
         return [said for to, said in self.wire.sent[before:] if to == peer]
 
     def append(self, peer: str, term: int, *entries: LogEntry, after: LogEntry = FIRST, commit: int = 1) -> list[m.AnyMessage]:

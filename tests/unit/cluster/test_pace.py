@@ -206,3 +206,76 @@ class TestEntriesLeaveFirst:
         node.append("n2", 1, command(3, 1), after=command(2, 1))
         assert not node.raft_log._log.dirty
         assert node.said(m.AppendReply)[-1].next_index == 4
+
+
+class TestMessagesThatArriveTogether:
+    """A follower that is behind its leader's messages must not sync and answer once for each of them."""
+
+    def _syncs(self, node: Node) -> list[int]:
+        syncs: list[int] = []
+        sync = node.raft_log._log.sync
+
+        def counted() -> None:
+            if node.raft_log._log.dirty:
+                syncs.append(node.raft_log.last_index)
+            sync()
+
+        node.raft_log._log.sync = counted  # type: ignore[method-assign]  # of this log only
+        return syncs
+
+    def _append(self, node: Node, index: int, *, term: int = 1, more: bool) -> list[m.AnyMessage]:
+        message = m.AppendEntries(term, 2, index - 1, term, [command(index, term)])
+        return node.hear("n2", message, more=more)
+
+    def test_one_sync_and_one_answer_serve_for_all(self) -> None:
+        node = follower()
+        syncs = self._syncs(node)
+        assert self._append(node, 3, more=True) == self._append(node, 4, more=True) == []
+        assert syncs == []
+        (reply,) = self._append(node, 5, more=False)
+        assert isinstance(reply, m.AppendReply)
+        assert (reply.next_index, reply.success) == (6, True)
+        assert syncs == [5]
+
+    def test_the_answer_does_not_wait_for_a_message_that_has_none(self) -> None:
+        node = follower()
+        self._append(node, 3, more=True)
+        quiet = m.AppendEntries(1, 3, 3, 1, [], quiet=True)
+        (reply,) = node.hear("n2", quiet)
+        assert isinstance(reply, m.AppendReply)
+        assert (reply.next_index, reply.success) == (4, True)
+
+    def test_a_mismatch_is_answered_behind_it(self) -> None:
+        node = follower()
+        self._append(node, 3, more=True)
+        replies = self._append(node, 9, more=False)
+        assert [(reply.next_index, reply.success) for reply in replies if isinstance(reply, m.AppendReply)] == [
+            (4, True),
+            (3, False),
+        ]
+
+    def test_an_older_message_does_not_take_back_a_later_acknowledgement(self) -> None:
+        node = follower()
+        self._append(node, 3, more=True)
+        self._append(node, 4, more=True)
+        (reply,) = self._append(node, 3, more=False)
+        assert isinstance(reply, m.AppendReply)
+        assert reply.next_index == 5
+
+    def test_it_is_dropped_with_the_leadership_and_the_connection(self) -> None:
+        node = follower()
+        self._append(node, 3, more=True)
+        replies = node.hear("n2", m.RequestVote(2, 3, 1))
+        assert not any(isinstance(reply, m.AppendReply) for reply in replies)
+        self._append(node, 4, term=1, more=True)
+        node.guard.on_disconnected("n2")
+        node.forget_said()
+        node.raft.tick()
+        assert not node.said(m.AppendReply)
+
+    def test_it_leaves_with_the_next_tick_if_the_message_behind_it_is_lost(self) -> None:
+        node = follower()
+        self._append(node, 3, more=True)
+        node.forget_said()
+        node.raft.tick()
+        assert [reply.next_index for reply in node.said(m.AppendReply)] == [4]

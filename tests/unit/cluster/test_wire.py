@@ -87,7 +87,7 @@ class Peer:
             )
         )
         self.wire.start(
-            lambda peer, data: self.on_message(peer, data),
+            lambda peer, data, _more: self.on_message(peer, data),
             lambda peer: self.events.append(f"+{peer}"),
             lambda peer: self.events.append(f"-{peer}"),
         )
