@@ -108,6 +108,7 @@ class Metrics(Collector):
         self._peers = Gauge("quorumbook_peers_connected", "Other members that the node is connected with", ["node"], registry=own)
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
         self._mode = Gauge("quorumbook_node_mode", "1 for the mode that the node is in", ["node", "mode"], registry=own)
+        self._node_status: NodeStatus | None = None
         self._counters: dict[str, int] = {}
         self._processes: Mapping[str, Sequence[Family] | None] = {}
         self._durations: dict[str, DurationCounts] = {}
@@ -191,8 +192,15 @@ class Metrics(Collector):
         self._slow.labels(**self._labels, reason=reason).inc()
 
     def engine(self, status: NodeStatus | None) -> None:
-        """Take over the node's status; None while the engine does not answer."""
-        node = self._labels["node"]
+        """Take over the node's status; None while the engine does not answer. The gauges are set when they are read,
+        because the status changes more often.
+        """
+        self._node_status = status
+        if status is not None:
+            self._counters, self._durations = status.counters, status.durations
+
+    def _show_status(self) -> None:
+        node, status = self._labels["node"], self._node_status
         self._engine_up.labels(node=node).set(0 if status is None else 1)
         for role in ROLES:
             self._role.labels(node=node, role=role).set(status is not None and status.role == role)
@@ -205,7 +213,6 @@ class Metrics(Collector):
         if status.certificate_expires:
             self._expires.labels(node=node).set(status.certificate_expires)
         self._members(status)
-        self._counters, self._durations = status.counters, status.durations
         self._build.clear()
         self._build.labels(node=node, software=status.software, abi=status.abi).set(1)
         self._peers.labels(node=node).set(sum(member.connected for member in status.others))
@@ -241,6 +248,7 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
+        self._show_status()
         return generate_latest(self.registry)
 
 

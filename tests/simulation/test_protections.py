@@ -45,7 +45,7 @@ POWER_CUTS = Faults(power_loss_in_write=0.005, crash=0.01, restart=0.1)
 ELECTIONS = Faults(crash=0.02, restart=0.3, isolate=0.01, heal=0.03, transfer_leadership=0.02, latency=0.03)
 OFTEN_ISOLATED = Faults(latency=0.03, isolate=0.02, cut=0.01, heal=0.03, restart=0.1)
 HUNTS = {
-    "no_reset_to_commit": Hunt(OFTEN_ISOLATED),
+    "no_reset_to_commit": Hunt(OFTEN_ISOLATED, range(30, 60)),
     "no_commit_clamp": Hunt(seeds=range(40)),
     "old_snapshots": Hunt(Faults(copies=0.03), range(40), 15),
     "no_vote_sync": Hunt(Faults(crash=0.03, restart=0.3, isolate=0.01, transfer_leadership=0.01, latency=0.01), range(30)),
