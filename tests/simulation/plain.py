@@ -61,7 +61,7 @@ class PlainTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
 
     def start(self) -> None:
         self._wire.start(
-            lambda peer, data: self._onMessageReceived(peer_node(peer), msgspec.msgpack.decode(data)),
+            lambda peer, data, _more: self._onMessageReceived(peer_node(peer), msgspec.msgpack.decode(data)),
             lambda peer: self._onNodeConnected(peer_node(peer)),
             lambda peer: self._onNodeDisconnected(peer_node(peer)),
         )

@@ -377,7 +377,7 @@ async def test_a_failing_accept_does_not_stop_the_node(ours: Certificates, monke
 async def test_a_peer_that_does_not_read_is_given_up(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_module, "WRITE_BUFFER_MAX", 1 << 20)
     async with pair(ours) as (n1, n2):
-        n2.wire._connections["n1"].channel.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
+        n2.wire._connections["n1"].channel.transport.pause_reading()
         results = [n1.wire.send("n2", b"x" * (1 << 20)) for _ in range(40)]
         assert results[0]
         assert not results[-1]
