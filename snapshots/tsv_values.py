@@ -115,17 +115,18 @@ UNITS: Mapping[str, Unit] = {
             "imbalance_at",
             "set_at",
             "corrected_at",
+            "proposed_at",
             "at",
         ),
         Unit.TIME,
     ),
-    "permissions": Unit.PERMISSIONS,
+    **dict.fromkeys(("permissions", "consent"), Unit.PERMISSIONS),
 }
 """The unit of each field that is more than a plain number."""
 
 PLAIN_NUMBERS = frozenset(
     {
-        "switches", "cancelled", "dynamic_ppm", "static_ppm", "distance_ppm", "late_ppm", "halt_ns",
+        "proposal_id", "consent_ns", "switches", "cancelled", "dynamic_ppm", "static_ppm", "distance_ppm", "late_ppm", "halt_ns",
         "call_ns", "random_ns", "late_ns", "extension_ns", "imbalance_ns",
         "extensions", "extensions_max", "orders_max", "rate_max", "day", "rate_second", "rate_count", "trade_id",
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",

@@ -14,6 +14,7 @@ cpdef int done(State state, bint changed) except -1
 @cython.locals(outcome=Writer)
 cpdef int transferred(State state, str currency, wide amount, Balance balance) except -1
 cpdef int placed(State state, Order order) except -1
+cpdef int proposed(State state, long long proposal_id, long long expires_at) except -1
 cpdef int amended(State state, Order order) except -1
 cpdef int armed(State state, long long fires_at) except -1
 cpdef int paired(State state, Order limit, Order stop) except -1

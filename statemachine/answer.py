@@ -100,6 +100,13 @@ def noted(state: State, number: int, base: int, taken: int) -> None:
     outcome.number(taken)
 
 
+def proposed(state: State, proposal_id: int, expires_at: int) -> None:
+    """The command waits for consent."""
+    _begin(state, 31, 5)
+    state.outcome.number(proposal_id)
+    state.outcome.number(expires_at)
+
+
 def switched(state: State, changed: bool, cancelled: int, pending: bool) -> None:
     """Switches were set, and `cancelled` orders were cancelled. With `pending`, later entries cancel more."""
     _begin(state, 30, 6)

@@ -15,7 +15,8 @@ nothing. The reply cache keeps the outcomes of commands that changed something a
 rejected or changed nothing (`limits`). Deposits, withdrawals and transfers each have a separate set of ids, apart from
 all other commands. For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot equal
 an id made by a gateway), for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts
-for; commands of the operator (currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
+for; commands of the operator (currencies, products, accounts, keys) carry the account `limits.OPERATOR`, or behind it a
+slash and who sent them (`access`): "operator/<user>", or "operator/key/<key>" for a key that belongs to no user.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import msgspec
 
 from statemachine.types import (
     CollarAction,
+    Decision,
     GoodFor,
     OrderType,
     Phase,
     ProductStatus,
+    Role,
     Scope,
     SelfTradePrevention,
     Side,
@@ -90,6 +93,8 @@ class PutApiKey(Command, frozen=True, tag=4):
     networks from which it may be used, such as "192.0.2.0/24,2001:db8::/32"; an empty text allows all. `sealed_by` is
     the number, from 1 on, of the cluster key that encrypts `secret` and `passphrase`; 0 means that they are not
     encrypted.
+
+    With a `user_id` the key belongs to this user. It may do what both its `permissions` and the user's roles allow.
     """
 
     key_id: str
@@ -99,6 +104,7 @@ class PutApiKey(Command, frozen=True, tag=4):
     permissions: int
     addresses: str = ""
     sealed_by: int = 0
+    user_id: str = ""
 
 
 class Deposit(Command, frozen=True, tag=5):
@@ -469,6 +475,44 @@ class PutFeeOverride(Command, frozen=True, tag=52):
     remove: bool = False
 
 
+class Grant(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A role of a user in a scope: the venue (`name` ""), a firm with all its accounts, an account, or a product."""
+
+    role: Role
+    scope: Scope
+    name: str = ""
+
+
+class PutUser(Command, frozen=True, tag=60):
+    """Add a user, or replace the user's roles. Without grants the user may do nothing, and neither may the user's keys.
+    `note` is text for people, such as a full name, at most `limits.REMARK_MAX` characters.
+    """
+
+    user_id: str
+    grants: list[Grant]
+    note: str = ""
+
+
+class SetAccess(Command, frozen=True, tag=61):
+    """Set all settings of access at once.
+
+    With `bootstrap_off` no node accepts the operator's key of the configuration file any more. `consent` is the sum of
+    the permissions whose commands wait for a second user's consent, as proposals that live for `consent_ns`. It needs
+    `bootstrap_off`, or whoever has the file could do without the second user.
+    """
+
+    bootstrap_off: bool
+    consent: int = 0
+    consent_ns: int = 0
+
+
+class DecideProposal(Command, frozen=True, tag=62):
+    """Approve a proposal, which applies its command, or reject or withdraw it."""
+
+    proposal_id: int
+    decision: Decision
+
+
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`. Each kind has a separate set of transfer ids."""
 
@@ -508,6 +552,9 @@ AnyCommand = (
     | CancelAllAfter
     | PutFeeTiers
     | PutFeeOverride
+    | PutUser
+    | SetAccess
+    | DecideProposal
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statemachine import calendar, fees
+from statemachine import access, calendar, consent, fees
 from statemachine.errors import StateError
 from statemachine.limits import MEMBERS_PER_FIRM
 from statemachine.state import State
@@ -26,11 +26,14 @@ def arrange(state: State) -> None:
         reject = calendar.check_hours(row)
         if reject is not None:
             raise StateError(f"table calendar: {row.calendar_id}: {reject.field}: {reject.detail}")
+    access.arrange(state)
     state.guard()
 
 
 def check_contents(state: State) -> None:
     """Assert that the rows fit together."""
+    access.check_contents(state)
+    consent.check_contents(state)
     records = state.records
     fees.check_rows(state)
     for row in records["switch"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import auctions, fees, invariants, linked, loading, pending, persistence, timers
+from statemachine import access, auctions, consent, fees, invariants, linked, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -42,8 +42,8 @@ from statemachine.reply_cache import (
     outcome_of,
 )
 from statemachine.state import MIGRATED_HASH, State
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, PhaseRow, ProductRow, StreamRow
-from statemachine.types import ProductStatus, Reason, Side
+from statemachine.tables import AccessRow, ApiKeyRow, BalanceRow, CurrencyRow, PhaseRow, ProductRow, ProposalRow, StreamRow
+from statemachine.types import Permission, ProductStatus, Reason, Scope, Side
 from statemachine.upgrade import upgrade
 from statemachine.validation import bad_command_id, bad_name
 
@@ -206,7 +206,7 @@ class Engine:
         """Whether the reply cache has the outcome of this command."""
         account = self._state.accounts.get(account_id)
         if account is None:
-            return account_id == OPERATOR and self._state.operator_replies.find(command_id) is not None
+            return _is_operator(self._state, account_id) and self._state.operator_replies.find(command_id) is not None
         return any(memory.find(command_id) is not None for memory in (account.replies, *account.other_replies.values()))
 
     def currencies(self) -> list[CurrencyRow]:
@@ -271,6 +271,29 @@ class Engine:
     def api_keys(self) -> list[ApiKeyRow]:
         """All API keys, by id."""
         return self._state.api_keys.in_order()
+
+    def usable_key(self, key_id: str) -> ApiKeyRow | None:
+        """One API key, with the permissions that it has by its user's roles (`access.effective`)."""
+        key = self._state.api_keys.get(key_id)
+        return access.effective(self._state, key) if key is not None else None
+
+    def held_by(self, sender: str, scope: Scope, name: str) -> int:
+        """The permissions of a sender of the operator's commands for a scope (`access`)."""
+        return access.held_by(self._state, sender, scope, name)
+
+    def sees(self, sender: str, table: str, row: Any) -> bool:
+        """Whether a sender of the operator's commands may read a row (`access.sees`)."""
+        return access.sees(self._state, sender, table, row)
+
+    def proposed_permission(self, proposal_id: int) -> Permission | None:
+        """The permission that a decision about a proposal needs, None if there is no such proposal."""
+        row: ProposalRow | None = self._state.records["proposal"].get(proposal_id)
+        return row.permission if row is not None else None
+
+    @property
+    def access(self) -> AccessRow:
+        """The settings of access."""
+        return access.settings(self._state)
 
     def order(self, order_id: int) -> OrderState | None:
         """An order that is open or recently done.
@@ -456,7 +479,7 @@ def _answer(state: State, entry: EntryReader) -> None:
     batch.
     """
     account = state.accounts.get(entry.account_id)
-    if account is None and entry.account_id != OPERATOR:
+    if account is None and not _is_operator(state, entry.account_id):
         _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
     elif not is_command_id(entry.command_id):
         _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
@@ -472,6 +495,11 @@ def _answer(state: State, entry: EntryReader) -> None:
             _answer_first(state, account, memory, entry, fingerprint)
         else:
             _answer_again(state, seen, fingerprint)
+
+
+def _is_operator(state: State, account_id: str) -> bool:
+    """Whether a command of this account is one of the operator. Versions before 0.3.0 had no users."""
+    return account_id == OPERATOR or (not state.legacy and access.is_actor(account_id))
 
 
 def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:
@@ -565,7 +593,7 @@ def _carry_out_other(state: State, account: Account | None, command: AnyCommand)
     kind = type(command)
     operators = OPERATOR_HANDLERS.get(kind)
     if account is None:
-        return operators(state, command) if operators is not None else _NOT_A_TRADER
+        return consent.carry_out(state, command) if operators is not None else _NOT_A_TRADER
     return TRADER_HANDLERS[kind](state, account, command) if operators is None else _NOT_THE_OPERATOR
 
 

@@ -198,7 +198,18 @@ class Switched(Outcome, frozen=True, tag=30):
     pending: bool
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Paired | Armed | Noted | Switched
+class Proposed(Outcome, frozen=True, tag=31):
+    """The command was not applied. It waits as a proposal for the consent of another user, until it expires at this
+    time, in nanoseconds since the epoch.
+    """
+
+    proposal_id: int
+    expires_at: int
+
+
+AnyOutcome = (
+    Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Paired | Armed | Noted | Switched | Proposed
+)
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from statemachine import (
+    access,
     amending,
     answer,
     auctions,
     collars,
+    consent,
     corrections,
     dead_man,
     fees,
@@ -37,6 +39,7 @@ from statemachine.commands import (
     CancelAllAfter,
     Command,
     CorrectTrade,
+    DecideProposal,
     Deposit,
     FollowCalendar,
     NoteStream,
@@ -55,7 +58,9 @@ from statemachine.commands import (
     PutProduct,
     PutProductLimits,
     PutRiskLimits,
+    PutUser,
     ReplaceOrder,
+    SetAccess,
     SetCalendar,
     SetSwitches,
     Transfer,
@@ -162,7 +167,7 @@ def open_account(state: State, command: OpenAccount) -> Reject | None:
 
 def put_api_key(state: State, command: PutApiKey) -> Reject | None:
     """Add or replace an API key."""
-    reject = validation.put_api_key(state, command)
+    reject = validation.put_api_key(state, command) or access.check_key(state, command)
     if reject is not None:
         return reject
     addresses = validation.networks(command.addresses)
@@ -175,7 +180,9 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
         command.permissions,
         addresses,
         command.sealed_by,
+        command.user_id,
     )
+    access.index_key(state, state.api_keys.get(command.key_id), row)
     changed = state.api_keys.put(row)
     state.keys_put.append(command.key_id)
     answer.done(state, changed)
@@ -399,8 +406,13 @@ OPERATOR_HANDLERS: dict[type[Command], OperatorHandler] = {  # type: ignore[type
     CorrectTrade: corrections.correct_trade,
     PutFeeTiers: fees.put_tiers,
     PutFeeOverride: fees.put_override,
+    PutUser: access.put_user,
+    SetAccess: access.set_access,
+    DecideProposal: consent.decide,
 }
-"""Commands that only the operator may send."""
+"""Commands that only the operator may send, and who acts for the operator."""
+
+consent.HANDLERS.update(OPERATOR_HANDLERS)
 
 TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg]  # each takes its key's type
     Deposit: deposit,

@@ -21,7 +21,7 @@ from itertools import chain, islice
 
 import msgspec
 
-from statemachine import answer
+from statemachine import access, answer
 from statemachine.book import BookSide
 from statemachine.commands import PutFirm, PutMember, SetSwitches
 from statemachine.emit import trading_switched
@@ -72,6 +72,7 @@ def put_member(state: State, command: PutMember) -> Reject | None:
     if command.firm_id and len(state.members.get(command.firm_id, ())) >= MEMBERS_PER_FIRM:
         return Reject(Reason.FIRM_TOO_LARGE, "firm_id", f"at most {MEMBERS_PER_FIRM} accounts a firm")
     members = state.records["firm_member"]
+    state.keys_put += access.keys_of_firms(state, (before, command.firm_id))
     if before:
         del state.members[before][command.member_id]
     if command.firm_id:
@@ -90,13 +91,15 @@ def set_switches(state: State, command: SetSwitches) -> Reject | None:
     if reject is not None:
         return reject
     rows, key = state.records["switch"], (command.scope, command.name)
-    before = rows.get(*key)
+    before: SwitchRow | None = rows.get(*key)
     if (before.switches if before is not None else 0) == command.switches:
         answer.switched(state, False, 0, key in state.killing)
         return None
     if command.switches:
         cancelling = key in state.killing
-        rows.put(SwitchRow(command.scope, command.name, command.switches, command.note, state.time, cancelling))
+        by_venue = state.by_venue or (before is not None and before.by_venue)
+        told = (command.note, state.time, cancelling, state.actor, by_venue)
+        rows.put(SwitchRow(command.scope, command.name, command.switches, *told))
     else:
         rows.remove(*key)
     state.guard()
@@ -127,8 +130,11 @@ def _admit(state: State, command: SetSwitches) -> Reject | None:
     if (scope, name) in state.killing and not command.switches & _KILL:
         return Reject(Reason.KILL_UNDER_WAY, "switches", "the kill switch still cancels orders")
     rows = state.records["switch"]
-    if rows.get(scope, name) is None and len(rows) >= VENUE_ROWS_MAX:
+    before = rows.get(scope, name)
+    if before is None and len(rows) >= VENUE_ROWS_MAX:
         return Reject(Reason.TOO_MANY_RULES, "name", f"at most {VENUE_ROWS_MAX} scopes have switches")
+    if before is not None and before.by_venue and not state.by_venue and before.switches & ~command.switches:
+        return Reject(Reason.LOOSENED, "switches", "the operator of the venue has set them: more may be switched off, none on")
     return None
 
 

@@ -200,6 +200,32 @@ DURATION_MAX = 86_400 * 10**9
 EXTENSIONS_MAX = 100
 """How often the call of an auction may be extended."""
 
+USERS_MAX = 1_000
+"""Users. Each change of a user is compared with the rights of all others (about 2 milliseconds)."""
+
+GRANTS_PER_USER = 16
+"""Roles of a user, each in a scope. All of them are compared with the scope of each of the user's commands."""
+
+KEYS_PER_USER = 16
+"""API keys of a user that are not revoked."""
+
+PROPOSALS_MAX = 100
+"""Proposals that wait for consent, of all users together."""
+
+PROPOSALS_PER_ACTOR = 20
+"""Proposals of one user or key that wait for consent, so that nobody fills the list alone."""
+
+PROPOSAL_BYTES_MAX = 32 * 1024
+"""Bytes of a proposed command. All proposals are in one frame of the native protocol. A calendar with more than about
+400 dates is longer, and cannot be proposed.
+"""
+
+CONSENT_MIN = 60 * 10**9
+"""Nanoseconds of the shortest lifetime of a proposal: a minute, in which a second person can read it."""
+
+CONSENT_MAX = 7 * 86_400 * 10**9
+"""Nanoseconds of the longest one: a week."""
+
 MEMBERS_PER_FIRM = 50
 """Accounts of a firm. An order of a firm with limits is checked against the sum over all of them: about 20
 microseconds.

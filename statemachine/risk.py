@@ -49,19 +49,27 @@ def put(state: State, command: PutRiskLimits) -> Reject | None:
     reject = _admit(state, command)
     if reject is not None:
         return reject
-    before = rows.get(*key)
+    before: RiskRow | None = rows.get(*key)
     limits = {field: getattr(command, field) for field in (*_COUNTS, *_MONEY)}
     if before is None and any(limits.values()) and len(rows) >= VENUE_ROWS_MAX:
         return Reject(Reason.TOO_MANY_RULES, "name", f"at most {VENUE_ROWS_MAX} sets of risk limits")
+    if before is not None and before.by_venue and not state.by_venue and _loosens(before, limits):
+        text = "the operator of the venue has set them: they may only become tighter"
+        return Reject(Reason.LOOSENED, "limits", text)
     changed = limits != ({field: getattr(before, field) for field in limits} if before is not None else dict.fromkeys(limits, 0))
     if any(limits.values()):
         base = before if before is not None else RiskRow(*key)
-        rows.put(msgspec.structs.replace(base, **limits))
+        rows.put(msgspec.structs.replace(base, **limits, by_venue=base.by_venue or state.by_venue))
     elif before is not None:
         rows.remove(*key)
     state.guard()
     answer.done(state, changed)
     return None
+
+
+def _loosens(before: RiskRow, limits: dict[str, int]) -> bool:
+    """Whether a limit would become larger, or go."""
+    return any(old and not 0 < limits[field] <= old for field, old in ((field, getattr(before, field)) for field in limits))
 
 
 def _admit(state: State, command: PutRiskLimits) -> Reject | None:

@@ -32,6 +32,7 @@ cdef class State:
     cdef readonly dict streams
     cdef readonly dict killing
     cdef readonly dict members
+    cdef readonly dict user_keys
     cdef public bint guarded
     cdef public bint fee_rules
     cdef public dict fee_currencies
@@ -53,6 +54,8 @@ cdef class State:
     cdef readonly Cancelling cancelling
     cdef readonly Writer outcomes
     cdef public list keys_put
+    cdef public str actor
+    cdef public bint by_venue
     cdef public list noted
     cdef public long long lowest
     cdef public long long highest

@@ -60,8 +60,12 @@ class State:
     `guarded`: the operator has set controls. `fee_rules`: there are fee tiers or overrides; `fee_currencies` are the
     currencies with tiers (`fees`).
 
+    `user_keys` are the ids of the users' keys that are not revoked.
+
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
-    `event_products` of which product it is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome`
+    `event_products` of which product it is; `keys_put` are the API keys whose permissions it may have changed, `actor` is who
+    sent the operator's command under way, and `by_venue` says whether that sender has the permission for the whole venue;
+    `outcomes` its outcomes, `outcome`
     is the one under way, `placing` or `cancelling` the command. `lowest` and `highest` are the prices between which the
     command under way traded. `unchanged`: the command under way changed nothing. `noted`: orders with options that
     traded or left (`linked`). `requested`: the order that the command under way cancels or amends, if its account has
@@ -92,6 +96,7 @@ class State:
         self.streams: dict[str, Stream] = {}
         self.killing: dict[tuple[int, str], None] = {}
         self.members: dict[str, dict[str, None]] = {}
+        self.user_keys: dict[str, dict[str, None]] = {}
         self.guarded = False
         self.fee_rules = False
         self.fee_currencies: dict[str, None] = {}
@@ -113,6 +118,8 @@ class State:
         self.cancelling = Cancelling()
         self.outcomes = Writer()
         self.keys_put: list[str] = []
+        self.actor = ""
+        self.by_venue = True
         self.noted: list[Order] = []
         self.lowest = 0
         self.highest = 0

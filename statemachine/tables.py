@@ -11,9 +11,21 @@ from typing import NamedTuple
 
 import msgspec
 
+from statemachine.commands import Grant
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR
-from statemachine.types import CollarAction, CorrectionKind, DoneReason, Opening, Phase, ProductStatus, Scope, StatusCause, Timer
+from statemachine.types import (
+    CollarAction,
+    CorrectionKind,
+    DoneReason,
+    Opening,
+    Permission,
+    Phase,
+    ProductStatus,
+    Scope,
+    StatusCause,
+    Timer,
+)
 
 
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
@@ -108,6 +120,7 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
     permissions: int
     addresses: str = ""
     sealed_by: int = 0
+    user_id: str = ""
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
@@ -170,7 +183,8 @@ class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
 
 class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
     """The switches of a scope in which something is switched off; see `commands.SetSwitches`. `cancelling`: its kill
-    switch has not cancelled all orders yet.
+    switch has not cancelled all orders yet. `set_by` is the account of the command that set them. `by_venue`: its
+    sender may switch the whole venue, so nobody with a narrower scope may switch anything on again.
     """
 
     scope: Scope
@@ -179,6 +193,8 @@ class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
     note: str = ""
     set_at: int = 0
     cancelling: bool = False
+    set_by: str = ""
+    by_venue: bool = False
 
 
 class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
@@ -213,7 +229,8 @@ class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
 
 class RiskRow(msgspec.Struct, frozen=True, array_like=True):
     """The risk limits of an account or firm; see `commands.PutRiskLimits`. `volume` was traded on the `day` (days since
-    the epoch), and `rate_count` orders were accepted in the second `rate_second`.
+    the epoch), and `rate_count` orders were accepted in the second `rate_second`. `by_venue`: whoever set them may
+    limit the whole venue, so somebody with a narrower scope may only make them tighter.
     """
 
     scope: Scope
@@ -228,6 +245,7 @@ class RiskRow(msgspec.Struct, frozen=True, array_like=True):
     volume: int = 0
     rate_second: int = 0
     rate_count: int = 0
+    by_venue: bool = False
 
 
 class CalendarRow(msgspec.Struct, frozen=True, array_like=True):
@@ -329,6 +347,37 @@ class FeeVolumeRow(msgspec.Struct, frozen=True, array_like=True):
     earlier: list[int] = []
 
 
+class UserRow(msgspec.Struct, frozen=True, array_like=True):
+    """A user and the user's roles; see `commands.PutUser`."""
+
+    user_id: str
+    grants: list[Grant]
+    note: str = ""
+
+
+class AccessRow(msgspec.Struct, frozen=True, array_like=True):
+    """The settings of access of the venue; see `commands.SetAccess`."""
+
+    scope: Scope
+    name: str
+    bootstrap_off: bool = False
+    consent: int = 0
+    consent_ns: int = 0
+
+
+class ProposalRow(msgspec.Struct, frozen=True, array_like=True):
+    """A command that waits for consent. Its id is the sequence of the command that proposed it. `proposer` is the account
+    of that command (`access`), `permission` what the command and each decision about it need, `command` its msgpack.
+    """
+
+    proposal_id: int
+    proposer: str
+    permission: Permission
+    command: bytes
+    proposed_at: int
+    expires_at: int
+
+
 class Reference(NamedTuple):
     """A field that names a row of another table by its key, or one of `others`."""
 
@@ -408,6 +457,9 @@ SCHEMA: tuple[Table, ...] = (
         kept=True,
     ),
     Table("fee_volume", FeeVolumeRow, ("account_id", "currency"), (_ACCOUNT, ("currency", "currency", ())), kept=True),
+    Table("user", UserRow, ("user_id",), kept=True),
+    Table("access", AccessRow, ("scope", "name"), kept=True),
+    Table("proposal", ProposalRow, ("proposal_id",), kept=True),
 )
 """All tables, in the order of restoring. A new table needs a row struct above and a line here. It is `kept` unless its
 rows are other objects in memory.

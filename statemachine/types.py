@@ -209,6 +209,8 @@ class Timer(IntEnum):
     """A halt or the call of a volatility interruption ends; the subject is the product."""
     CANCEL_AFTER = 3
     """Orders of an account are cancelled unless it repeats its `CancelAllAfter`."""
+    PROPOSAL = 4
+    """A proposal expires; the subject is its id."""
 
 
 class CorrectionKind(IntEnum):
@@ -256,15 +258,61 @@ class ReportKind(IntEnum):
 
 
 class Permission(IntEnum):
-    """The permissions of an API key: a sum (bitwise or) of these."""
+    """The permissions of an API key and of a role: a sum (bitwise or) of these.
+
+    Those from SWITCH on are the operator's. Each command of the operator needs one of them (`access`).
+    """
 
     VIEW = 1
     TRADE = 2
     TRANSFER = 4
     """Withdraw, and move money to another account."""
     ADMIN = 8
+    """All permissions of the operator. Only a key has it, no role."""
     DEPOSIT = 16
     """Book deposits: for keys of the operator's custodian. No other permission includes it."""
+    SWITCH = 32
+    """Kill switches and trading switches."""
+    LIMIT = 64
+    """Price collars, order limits and risk limits."""
+    MARKET = 128
+    """Currencies, products, their statuses, trading calendars."""
+    CORRECT = 256
+    """Bust a trade, or correct its price."""
+    ACCOUNTS = 512
+    """Open accounts, add firms, and assign accounts to firms."""
+    ACCESS = 1024
+    """API keys, users and the settings of access."""
+    CLUSTER = 2048
+    """Leadership and members of the cluster, snapshots. No command in the log needs it."""
+
+
+class Role(IntEnum):
+    """The roles of a user: each is a set of permissions (`access.ROLES`)."""
+
+    VIEWER = 1
+    """Sees everything in the scope."""
+    TRADER = 2
+    """Views, and trades for the accounts."""
+    RISK_OFFICER = 3
+    """Views, and sets switches and limits (the kill functionality of a member, RTS 6 article 12)."""
+    MARKET_OPERATOR = 4
+    """A risk officer who also runs the market: products, statuses, calendars, corrections of trades."""
+    CUSTODIAN = 5
+    """Views, and books deposits, withdrawals and transfers."""
+    ADMINISTRATOR = 6
+    """Views, and manages accounts, firms, API keys, users and the cluster. Neither trades nor runs the market."""
+
+
+class Decision(IntEnum):
+    """What becomes of a proposal."""
+
+    APPROVE = 1
+    """The command is applied now."""
+    REJECT = 2
+    """Another than the proposer drops it."""
+    WITHDRAW = 3
+    """The proposer drops it."""
 
 
 class Reason(IntEnum):
@@ -371,3 +419,22 @@ class Reason(IntEnum):
     FIRM_TOO_LARGE = 114
     TOO_MANY_RULES = 115
     """The number of switches, limits or calendars is at its maximum (`limits.VENUE_ROWS_MAX`)."""
+    NOT_PERMITTED = 120
+    """The user or the key that sent the command lacks the permission for this scope. `field` names the permission,
+    `detail` the scope.
+    """
+    UNKNOWN_USER = 121
+    INVALID_GRANTS = 122
+    """A user has too many grants, or a grant has a scope that its role does not have, or a name that does not exist."""
+    TOO_MANY_USERS = 123
+    """There is no room for another user, or for another key of the user."""
+    LOCKED_OUT = 124
+    """After the command too few users could do what only users can do: administer access, or consent."""
+    TOO_MANY_PROPOSALS = 125
+    """There is no room for another proposal, or the command is too long for one."""
+    UNKNOWN_PROPOSAL = 126
+    """The proposal was decided, withdrawn, expired, or never was."""
+    NEEDS_ANOTHER_USER = 127
+    """The proposer may not approve the own proposal, and a key without a user may not approve any."""
+    LOOSENED = 128
+    """The operator of the venue has set this, and somebody with a narrower scope may only make it tighter."""

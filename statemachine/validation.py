@@ -59,7 +59,7 @@ _AMOUNT_MAX = AMOUNT_MAX
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
-_LEGACY_PERMISSIONS = _PERMISSIONS - Permission.DEPOSIT
+_LEGACY_PERMISSIONS = Permission.VIEW + Permission.TRADE + Permission.TRANSFER + Permission.ADMIN
 ANY_VERSION = -1
 """An expected version of a product that every version meets."""
 

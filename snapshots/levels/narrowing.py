@@ -2,7 +2,8 @@
 
 The schema is append-only: the fields that a later version added are at the end of a struct and have defaults. So a
 command whose new fields have their defaults equals the earlier version's command without them. A command with other
-values does not exist at that level, and is rejected before it is proposed.
+values does not exist at that level, and is rejected before it is proposed. Earlier versions have no users: a command of
+the operator then does not say who sent it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import Any
 
 import msgspec
 
+from statemachine.access import is_actor
 from statemachine.commands import AnyCommand
+from statemachine.limits import OPERATOR
+
+_ACCOUNT = 1
+"""The position of a command's account, behind its tag."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -48,6 +54,8 @@ class Narrowing:
         if added is None:
             added = self._added[kind] = self._find_added(kind)
         raw = _decode(_encode(command))
+        if is_actor(raw[_ACCOUNT]):
+            raw[_ACCOUNT] = OPERATOR
         if added:
             first = len(raw) - len(added)
             for position, (name, default) in enumerate(added, first):

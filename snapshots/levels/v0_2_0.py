@@ -14,6 +14,7 @@ import msgspec
 
 from snapshots.levels.level import V0_2_0
 from snapshots.levels.narrowing import Narrowing
+from statemachine import access
 from statemachine.applied import AppliedBatch
 from statemachine.auctions import Indication
 from statemachine.commands import AnyCommand, Batch
@@ -22,9 +23,10 @@ from statemachine.errors import StateError
 from statemachine.events import OrderState
 from statemachine.fees import Fees
 from statemachine.freezing import Frozen
+from statemachine.limits import OPERATOR
 from statemachine.order_lists import Wanted
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
-from statemachine.types import Side
+from statemachine.tables import AccessRow, ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.types import Permission, Scope, Side
 
 from snapshots.levels.released.core_0_2_0 import commands as core_commands  # type: ignore[import-not-found]  # isort: skip  # in the archive
 from snapshots.levels.released.core_0_2_0 import engine as core_engine  # isort: skip
@@ -179,7 +181,7 @@ class FormerEngine(Engine):
 
     def remembers(self, account_id: str, command_id: str) -> bool:
         """See `Engine`."""
-        return bool(self._core.remembers(account_id, command_id))
+        return bool(self._core.remembers(OPERATOR if access.is_actor(account_id) else account_id, command_id))
 
     def currencies(self) -> list[CurrencyRow]:
         """See `Engine`."""
@@ -239,6 +241,29 @@ class FormerEngine(Engine):
         """See `Engine`."""
         rows = self._core._state.api_keys
         return _present([rows[key_id] for key_id in sorted(rows)], _API_KEYS)
+
+    def usable_key(self, key_id: str) -> ApiKeyRow | None:
+        """See `Engine`. Version 0.2.0 has no users."""
+        return self.api_key(key_id)
+
+    def held_by(self, sender: str, scope: Scope, name: str) -> int:  # noqa: ARG002 - as in `Engine`
+        """See `Engine`."""
+        if sender == OPERATOR:
+            return sum(Permission)
+        key = self.api_key(access.key_of(sender))
+        return access.widened(key.permissions) & access.OF_OPERATOR if key is not None else 0
+
+    def sees(self, sender: str, table: str, row: Any) -> bool:  # noqa: ARG002 - as in `Engine`
+        """See `Engine`."""
+        return bool(self.held_by(sender, Scope.VENUE, "") & access.OF_OPERATOR)
+
+    def proposed_permission(self, proposal_id: int) -> None:
+        """None: version 0.2.0 has no proposals."""
+
+    @property
+    def access(self) -> AccessRow:
+        """See `Engine`."""
+        return AccessRow(Scope.VENUE, "")
 
     def order(self, order_id: int) -> OrderState | None:
         """See `Engine`."""

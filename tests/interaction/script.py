@@ -37,6 +37,11 @@ decimal can say.
                                                          tiers BTC-USD ...: of one product; no tiers behind the name: none
     override ann BTC-USD 0:500                           rates of an account; `all` for the product: all; no rates: none
     rates ann BTC-USD                                    what an account pays, and its 30-day volume
+    user rita risk-officer@firm:acme trader@account:ann  a user and the roles; roles of the venue: administrator@venue
+    key k2 for operator permissions=8 user=rita          a key of the user
+    as rita switches firm acme kill                      the line, sent by a user; as key/k1: by a key without a user
+    access bootstrap=off consent=switch+correct life=600 whose commands need consent
+    proposals     approve 9     reject last  drop last   the proposals that wait, and what becomes of one
     clock 1 08:50                                        the clock goes on to this time of the day 1970-01-02, in UTC
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
@@ -59,8 +64,10 @@ from statemachine.commands import (
     CancelAllAfter,
     CancelOrder,
     CorrectTrade,
+    DecideProposal,
     Deposit,
     FollowCalendar,
+    Grant,
     NewOrder,
     OpenAccount,
     OrderOptions,
@@ -77,11 +84,14 @@ from statemachine.commands import (
     PutProduct,
     PutProductLimits,
     PutRiskLimits,
+    PutUser,
     ReplaceOrder,
+    SetAccess,
     SetCalendar,
     SetSwitches,
     Transfer,
     Withdraw,
+    command_decoder,
     decode_batch,
     encode_batch,
 )
@@ -103,6 +113,7 @@ from statemachine.events import (
     OrderState,
     Paired,
     Placed,
+    Proposed,
     Rejected,
     Replaced,
     StatusChanged,
@@ -116,12 +127,15 @@ from statemachine.types import (
     ChangeReason,
     CollarAction,
     CorrectionKind,
+    Decision,
     DoneReason,
     GoodFor,
     OrderStatus,
     OrderType,
+    Permission,
     Phase,
     ProductStatus,
+    Role,
     Scope,
     SelfTradePrevention,
     Side,
@@ -151,6 +165,8 @@ class Script:
         self.pairs: dict[str, tuple[str, str]] = {}
         self.seconds = 0
         self.ids = 0
+        self.actor = OPERATOR
+        self.proposed = 0
 
     def run(self, text: str) -> str:
         """The script with its traces as they are now."""
@@ -208,7 +224,50 @@ class Script:
         secret, permissions = given.get("secret", "c2VjcmV0"), int(given.get("permissions", 1))
         passphrase, addresses = given.get("passphrase", ""), given.get("addresses", "")
         sealed_by = int(given.get("sealed", 0))
-        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, secret, passphrase, permissions, addresses, sealed_by))
+        told = (secret, passphrase, permissions, addresses, sealed_by, given.get("user", ""))
+        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, *told))
+
+    def do_as(self, words: list[str]) -> list[str]:
+        """The rest of the line, sent by a user ("rita") or a key ("key/k1")."""
+        self.actor = f"{OPERATOR}/{words[0]}"
+        self.seconds -= 1
+        trace = self.line(" ".join(words[1:]))
+        self.actor = OPERATOR
+        return trace
+
+    def do_user(self, words: list[str]) -> list[str]:
+        grants = []
+        for word in words[1:]:
+            role, _, place = word.partition("@")
+            scope, _, name = place.partition(":")
+            grants.append(Grant(Role[role.upper().replace("-", "_")], Scope[scope.upper()], name))
+        return self.send(PutUser(OPERATOR, self.new_id(), words[0], grants))
+
+    def do_access(self, words: list[str]) -> list[str]:
+        given = dict(word.split("=") for word in words)
+        consent = sum(Permission[name.upper()] for name in given["consent"].split("+")) if given.get("consent") else 0
+        life = int(given.get("life", 0)) * SECOND
+        return self.send(SetAccess(OPERATOR, self.new_id(), given["bootstrap"] == "off", consent, life))
+
+    def do_approve(self, words: list[str]) -> list[str]:
+        return self.send(DecideProposal(OPERATOR, self.new_id(), self.proposal(words[0]), Decision.APPROVE))
+
+    def do_reject(self, words: list[str]) -> list[str]:
+        return self.send(DecideProposal(OPERATOR, self.new_id(), self.proposal(words[0]), Decision.REJECT))
+
+    def do_drop(self, words: list[str]) -> list[str]:
+        return self.send(DecideProposal(OPERATOR, self.new_id(), self.proposal(words[0]), Decision.WITHDRAW))
+
+    def proposal(self, word: str) -> int:
+        """The id of a proposal; "last" is the one made last."""
+        return self.proposed if word == "last" else int(word)
+
+    def do_proposals(self, words: list[str]) -> list[str]:
+        rows = self.engine.records("proposal")
+        return [
+            f"{row.proposal_id} by {row.proposer}: {type(command_decoder.decode(row.command)).__name__}, until {row.expires_at // SECOND}"
+            for row in rows
+        ] or ["none"]
 
     def do_deposit(self, words: list[str]) -> list[str]:
         account, amount, currency, *rest = words
@@ -494,6 +553,8 @@ class Script:
 
     def send(self, command: AnyCommand) -> list[str]:
         """Through the same bytes as in the log; a number that these cannot carry never reaches the engine."""
+        if command.account_id == OPERATOR:
+            command = msgspec.structs.replace(command, account_id=self.actor)
         try:
             batch = decode_batch(encode_batch(Batch(self.seconds * SECOND, [command])))
         except OverflowError:
@@ -585,6 +646,9 @@ class Script:
                 done = "ok" if outcome.changed else "ok, nothing changed"
                 done += f", {outcome.cancelled} cancelled" if outcome.cancelled else ""
                 return f"{again}{done}{', more to come' if outcome.pending else ''}"
+            case Proposed():
+                self.proposed = outcome.proposal_id
+                return f"{again}proposal {outcome.proposal_id}, waits for consent until {outcome.expires_at // SECOND}"
             case Transferred():
                 available, hold = self.text(outcome.available, outcome.currency), self.text(outcome.hold, outcome.currency)
                 return f"{again}{available} {outcome.currency} available, {hold} on hold"

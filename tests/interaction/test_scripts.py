@@ -33,9 +33,11 @@ LATER = (
     "TOO_MANY_RULES",
     "TOO_MANY_TRAILING",
     "TOO_MANY_TIMERS",
+    "TOO_MANY_USERS",
+    "TOO_MANY_PROPOSALS",
 )
 """Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py,
-test_transfers.py, test_streams.py and test_controls.py."""
+test_transfers.py, test_streams.py, test_controls.py and test_access.py."""
 
 
 def test_every_reason_of_a_rejection_is_in_some_script() -> None:

@@ -9,9 +9,11 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
-from statemachine.commands import AnyCommand, Batch, decode_batch, encode_batch
+from statemachine.commands import AnyCommand, Batch, Grant, PutApiKey, PutUser, SetAccess, decode_batch, encode_batch
 from statemachine.engine import Engine
+from statemachine.events import Rejected
 from statemachine.limits import AMOUNT_MAX, EVENTS_PER_ENTRY, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
+from statemachine.types import Permission, Role, Scope
 from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, foundations
 
 KINDS: tuple[type[Any], ...] = AnyCommand.__args__
@@ -30,10 +32,14 @@ TEXTS = [
     "c2VjcmV0",
     "oid-1",
 ]
+SENDERS = ["operator/rita", "operator/vera", "operator/key/k-bare", "operator/", "operator/key/"]
 NAMES = {
-    "account_id": [*ACCOUNTS, *ACCOUNTS, OPERATOR],
+    "account_id": [*ACCOUNTS, *ACCOUNTS, OPERATOR, *SENDERS],
     "to_account_id": ACCOUNTS,
     "owner_id": [*ACCOUNTS, OPERATOR],
+    "user_id": ["rita", "vera", ""],
+    "proposal_id": range(1, 200),
+    "key_id": ["k-rita", "k-vera", "k-bare", "k"],
     "product_id": [*PRODUCTS, *PRODUCTS, ""],
     "currency": CURRENCIES,
     "base": CURRENCIES,
@@ -90,7 +96,9 @@ def test_whatever_decodes_is_answered(seed: int) -> None:
     random = Random(seed)
     engine = Engine()
     engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
-    time, number = 1, 0
+    if seed % 2:
+        _need_consent(engine)
+    time, number = engine.time, 0
     for _ in range(60):
         commands = []
         for _ in range(random.randrange(8)):
@@ -105,6 +113,18 @@ def test_whatever_decodes_is_answered(seed: int) -> None:
         assert engine._state.work <= WORK_PER_ENTRY + MAKERS_PER_ORDER + len(commands)
         engine.check()
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+def _need_consent(engine: Engine) -> None:
+    """Two users who do everything, and commands that wait for consent."""
+    grants = [Grant(Role.MARKET_OPERATOR, Scope.VENUE), Grant(Role.ADMINISTRATOR, Scope.VENUE)]
+    commands: list[AnyCommand] = [PutUser(OPERATOR, f"user-{name}", name, grants) for name in ("rita", "vera")]
+    commands += [
+        PutApiKey(OPERATOR, f"key-{name}", f"k-{name}", OPERATOR, "c2VjcmV0", "", Permission.ADMIN, user_id=name)
+        for name in ("rita", "vera")
+    ]
+    commands.append(SetAccess(OPERATOR, "access", True, Permission.SWITCH + Permission.LIMIT + Permission.ACCOUNTS, 60 * 10**9))
+    assert not any(isinstance(outcome, Rejected) for outcome in engine.apply(Batch(2, commands)).outcomes)
 
 
 def test_the_largest_time_is_a_time() -> None:

@@ -58,7 +58,7 @@ def row(directory: Path, table: str) -> dict[str, str]:
 
 CONTROLS = [
     *("Timer", "Firm", "FirmMember", "Switch", "ProductLimits", "Interruption", "Risk", "Calendar", "Follows", "Group", "Phase"),
-    *("Correction", "FeeTiers", "FeeOverride", "FeeVolume"),
+    *("Correction", "FeeTiers", "FeeOverride", "FeeVolume", "User", "Access", "Proposal"),
 ]
 
 
@@ -151,7 +151,7 @@ WRONG = [
         "ApiKey",
         "view+trade",
         "view+fly",
-        r"field permissions: expected none, or some of view, trade, transfer, admin, deposit joined by",
+        r"field permissions: expected none, or some of view, trade, transfer, admin, deposit, switch, limit, .*, cluster joined by",
     ),
     ("ApiKey", r"a\tb\\", r"a\qb", r"field passphrase: expected \\t, .* where there is a backslash, not '\\\\q'"),
     ("ApiKey", r"a\tb\\", "\\N", r"field passphrase: expected text, not 'null'"),

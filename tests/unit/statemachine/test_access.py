@@ -1,0 +1,116 @@
+"""Users and proposals where scripts do not reach: the bounds, and what a key of a user may do."""
+
+from __future__ import annotations
+
+from statemachine import access
+from statemachine.commands import AnyCommand, Batch, DecideProposal, Grant, OpenAccount, PutApiKey, PutUser, SetAccess
+from statemachine.engine import Engine
+from statemachine.events import AnyOutcome, Done, Proposed, Rejected
+from statemachine.limits import GRANTS_PER_USER, KEYS_PER_USER, OPERATOR, PROPOSALS_MAX, PROPOSALS_PER_ACTOR, USERS_MAX
+from statemachine.types import Decision, Permission, Reason, Role, Scope
+
+MINUTE = 60 * 10**9
+ADMINISTRATOR = [Grant(Role.ADMINISTRATOR, Scope.VENUE)]
+ADMIN = int(Permission.ADMIN)
+
+
+def apply(engine: Engine, *commands: AnyCommand) -> list[AnyOutcome]:
+    outcomes = engine.apply(Batch(engine.time + 1, list(commands))).outcomes
+    engine.check()
+    return list(outcomes)
+
+
+def user(user_id: str, grants: list[Grant] = ADMINISTRATOR, sender: str = OPERATOR) -> PutUser:
+    return PutUser(sender, f"user-{user_id}-{len(grants)}", user_id, grants)
+
+
+def key(key_id: str, user_id: str = "", permissions: int = ADMIN, owner: str = OPERATOR) -> PutApiKey:
+    return PutApiKey(
+        OPERATOR, f"key-{key_id}-{permissions}-{user_id}", key_id, owner, "c2VjcmV0", "", permissions, user_id=user_id
+    )
+
+
+def reason(outcome: AnyOutcome) -> Reason | None:
+    return outcome.reason if isinstance(outcome, Rejected) else None
+
+
+def with_two_administrators(consent: int = 0) -> Engine:
+    engine = Engine()
+    commands: list[AnyCommand] = [user("ada"), user("eva"), key("k-ada", "ada"), key("k-eva", "eva")]
+    assert all(isinstance(outcome, Done) for outcome in apply(engine, *commands))
+    settings = SetAccess(OPERATOR, "settings", True, consent, MINUTE if consent else 0)
+    assert all(isinstance(outcome, Done) for outcome in apply(engine, settings))
+    return engine
+
+
+def test_users_their_grants_and_their_keys_are_bounded() -> None:
+    engine = Engine()
+    apply(engine, *[user(f"u{number}", []) for number in range(USERS_MAX)])
+    assert reason(apply(engine, user("one-more"))[0]) is Reason.TOO_MANY_USERS
+    assert reason(apply(engine, user("u1", ADMINISTRATOR * (GRANTS_PER_USER + 1)))[0]) is Reason.INVALID_GRANTS
+    apply(engine, *[key(f"k{number}", "u1") for number in range(KEYS_PER_USER)])
+    assert reason(apply(engine, key("one-more", "u1"))[0]) is Reason.TOO_MANY_USERS
+    assert isinstance(apply(engine, key("k3", "u1", 0))[0], Done)
+    assert isinstance(apply(engine, key("another", "u1"))[0], Done)
+
+
+def test_proposals_are_bounded_by_sender_and_in_all() -> None:
+    engine = with_two_administrators(int(Permission.ACCOUNTS))
+
+    def open_by(sender: str, number: int) -> AnyOutcome:
+        return apply(engine, OpenAccount(sender, f"{sender.replace('/', '.')}-{number}", f"account-{number}"))[0]
+
+    ada = access.actor_of_user("ada")
+    assert all(isinstance(open_by(ada, number), Proposed) for number in range(PROPOSALS_PER_ACTOR))
+    assert reason(open_by(ada, 10**6)) is Reason.TOO_MANY_PROPOSALS
+    for number in range((PROPOSALS_MAX - PROPOSALS_PER_ACTOR) // PROPOSALS_PER_ACTOR):
+        apply(engine, key(f"bare-{number}"))
+        for each in range(PROPOSALS_PER_ACTOR):
+            open_by(access.actor_of_key(f"bare-{number}"), each)
+    assert len(engine.records("proposal")) == PROPOSALS_MAX
+    assert reason(open_by(access.actor_of_user("eva"), 1)) is Reason.TOO_MANY_PROPOSALS
+    engine.apply(Batch(engine.time + MINUTE, []))
+    engine.apply(Batch(engine.time + 1, []))
+    engine.check()
+    assert engine.records("proposal") == []
+
+
+def test_the_same_command_again_is_the_same_proposal() -> None:
+    engine = with_two_administrators(int(Permission.ACCOUNTS))
+    command = OpenAccount(access.actor_of_user("ada"), "open", "ann")
+    first, again = apply(engine, command, command)
+    assert isinstance(first, Proposed)
+    assert isinstance(again, Proposed)
+    assert (again.duplicate, again.proposal_id) == (True, first.proposal_id)
+    approval = DecideProposal(access.actor_of_user("eva"), "yes", first.proposal_id, Decision.APPROVE)
+    assert isinstance(apply(engine, approval)[0], Done)
+    assert engine.account_exists("ann")
+    assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+def test_commands_of_the_cluster_itself_need_no_consent() -> None:
+    engine = with_two_administrators(int(Permission.ACCESS))
+    assert isinstance(apply(engine, key("k-ada", "ada", ADMIN + 1))[0], Done)
+
+
+def test_a_key_has_what_both_it_and_its_user_may() -> None:
+    engine = with_two_administrators()
+    view, trade = int(Permission.VIEW), int(Permission.TRADE)
+    apply(engine, OpenAccount(OPERATOR, "ann", "ann"), OpenAccount(OPERATOR, "bob", "bob"))
+    apply(engine, user("tom", [Grant(Role.TRADER, Scope.ACCOUNT, "ann"), Grant(Role.RISK_OFFICER, Scope.ACCOUNT, "bob")]))
+    apply(engine, key("k-ann", "tom", view + trade, "ann"), key("k-bob", "tom", view + trade + ADMIN, "bob"))
+    apply(engine, key("k-op", "tom", ADMIN + view + trade), key("k-view", "tom", view, "ann"))
+
+    def permissions(key_id: str) -> int:
+        row = engine.usable_key(key_id)
+        return row.permissions if row is not None else 0
+
+    risk = int(Permission.SWITCH + Permission.LIMIT)
+    assert permissions("k-ann") == view + trade
+    assert permissions("k-bob") == view + risk
+    assert permissions("k-op") == view + trade + risk
+    assert permissions("k-view") == view
+    assert permissions("unknown") == 0
+    put = engine.apply(Batch(engine.time + 1, [user("tom", [])]))
+    assert sorted(put.keys_put) == ["k-ann", "k-bob", "k-op", "k-view"]
+    assert [permissions(name) for name in ("k-ann", "k-bob", "k-op", "k-view")] == [0, 0, 0, 0]
