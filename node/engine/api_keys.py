@@ -16,12 +16,14 @@ from node.engine.entries import Encode, Entries
 from node.engine.leadership import After, Leadership
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
+from node.keys.issue import is_revocation
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import FailCode
-from statemachine.commands import AnyCommand, PutApiKey
+from statemachine.commands import AnyCommand, DecideProposal, PutApiKey, command_decoder
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
+from statemachine.types import Decision
 
 _outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
 
@@ -62,6 +64,7 @@ class EngineKeys:
             RequestFailed: CONFLICT without a cluster key, or for an encrypted key that this node cannot decrypt;
                 BAD_REQUEST for a secret or passphrase that no key can have.
         """
+        self._check_approvals(commands)
         if not any(type(command) is PutApiKey for command in commands):
             return commands, 0
         try:
@@ -71,6 +74,20 @@ class EngineKeys:
         except UnfitSecretError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, f"commands: {error}") from error
         return sealed, sum(map(_length, sealed)) - sum(map(_length, commands))
+
+    def _check_approvals(self, commands: Sequence[AnyCommand]) -> None:
+        """Raises RequestFailed (CONFLICT) where a proposed API key that is approved cannot be decrypted any more: it was
+        proposed under a cluster key that has been replaced and removed.
+        """
+        wanted = [each.proposal_id for each in commands if type(each) is DecideProposal and each.decision is Decision.APPROVE]
+        for row in self._machine.engine.records("proposal") if wanted else ():
+            proposed = command_decoder.decode(row.command)
+            if row.proposal_id in wanted and isinstance(proposed, PutApiKey) and not is_revocation(proposed):
+                try:
+                    self._sealed(proposed)
+                except ClusterKeyError as error:
+                    text = f"proposal {row.proposal_id}: {error}. Withdraw it, and propose the key again"
+                    raise RequestFailed(FailCode.CONFLICT, text) from error
 
     def _sealed(self, command: PutApiKey) -> PutApiKey:
         """Return the command with its key encrypted. A key that arrives encrypted must be decryptable: one key that is
@@ -83,9 +100,14 @@ class EngineKeys:
             )
         return self._cluster_keys.seal(command)
 
+    @property
+    def bootstrap_off(self) -> bool:
+        """Whether the operator's key of the configuration file is switched off."""
+        return self._machine.engine.access.bootstrap_off
+
     def find(self, key_id: str) -> ApiKeyRow | None:
         """Return the key as stored, or None if it does not exist or was revoked."""
-        row = self._machine.engine.api_key(key_id)
+        row = self._machine.engine.usable_key(key_id)
         return row if row is not None and row.permissions else None
 
     def open(self, row: ApiKeyRow) -> ApiKey:
@@ -139,7 +161,7 @@ class EngineKeys:
         texts = (key.secret, key.passphrase)
         command_id = f"reseal:{uuid.uuid4()}"
         return self._cluster_keys.seal(
-            PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, *texts, row.permissions, row.addresses)
+            PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, *texts, row.permissions, row.addresses, user_id=row.user_id)
         )
 
     def _changed(self, key_ids: list[str]) -> None:

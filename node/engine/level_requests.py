@@ -54,7 +54,7 @@ class LevelRequests:
         """See `protocol.ChangeLevel`. `send` gets `Answer` or `Failed`, once."""
 
         async def work() -> msgspec.Raw:
-            principal.check_operator("a change of the level")
+            principal.check_cluster("a change of the level")
             report: LevelReport = await self._change.change(request.version, check=request.check)
             return msgspec.Raw(msgspec.msgpack.encode(report))
 

@@ -26,19 +26,27 @@ from node.native.protocol import (
     OrderQuery,
     OrdersQuery,
     Query,
+    RightsQuery,
     StreamQuery,
 )
+from statemachine import access
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
+    DecideProposal,
     Deposit,
     PlaceOrder,
+    PlacePair,
+    ReplaceOrder,
     Transfer,
     Withdraw,
 )
+from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
-from statemachine.types import Permission
+from statemachine.types import Permission, Scope
 
 HELLO_AGE_MAX = 30.0
 """Seconds by which the clocks of a client and a node may differ, including the transit time of the greeting."""
@@ -47,11 +55,23 @@ _NEEDED: dict[type[msgspec.Struct], Permission] = {
     PlaceOrder: Permission.TRADE,
     CancelOrder: Permission.TRADE,
     CancelAll: Permission.TRADE,
-    Deposit: Permission.TRANSFER,
+    AmendOrder: Permission.TRADE,
+    ReplaceOrder: Permission.TRADE,
+    PlacePair: Permission.TRADE,
+    CancelAllAfter: Permission.TRADE,
+    Deposit: Permission.DEPOSIT,
     Withdraw: Permission.TRANSFER,
     Transfer: Permission.TRANSFER,
 }
-"""Every other command needs the operator."""
+"""The permission that a command of an account needs. Those of the operator need another one (`access`), and every other
+command needs ADMIN.
+"""
+
+Held = Callable[[str, Scope, str], int]
+"""The permissions of a sender of the operator's commands for a scope; see `Engine.held_by`."""
+
+Proposed = Callable[[int], Permission | None]
+"""The permission that a decision about a proposal needs; see `Engine.proposed_permission`."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -70,53 +90,97 @@ class Principal(msgspec.Struct, frozen=True):
     node: bool = False
 
     @property
+    def sender(self) -> str:
+        """The account of the operator's commands of this client (`access`): a user, a key without a user, or the
+        operator itself.
+        """
+        if self.row is None:
+            return OPERATOR
+        return access.actor_of_user(self.row.user_id) if self.row.user_id else access.actor_of_key(self.row.key_id)
+
+    @property
     def audience(self) -> Audience:
         """The part of the feed that this client may see."""
         return Audience.FULL if self.operator else Audience.PUBLIC
 
-    def check_commands(self, commands: list[AnyCommand]) -> None:
-        """Check commands. Raises `RequestFailed` (FORBIDDEN) naming the first command that this client may not send."""
-        if self.operator:
-            return
-        for place, command in enumerate(commands):
-            needed = _NEEDED.get(type(command), Permission.ADMIN)
-            if not self.permissions & needed:
-                text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
-                raise RequestFailed(FailCode.FORBIDDEN, text)
-            if command.account_id != self.account_id:
-                text = f"commands[{place}].account_id: this key acts for {self.account_id!r} only"
-                raise RequestFailed(FailCode.FORBIDDEN, text)
+    def own(self, commands: list[AnyCommand], proposed: Proposed = lambda _proposal_id: None) -> list[AnyCommand]:
+        """The commands as this client sends them: the operator's commands of a key say which key or user sent them.
 
-    def check_query(self, query: Query) -> None:
-        """Check a query. Raises `RequestFailed` (FORBIDDEN) for a read of data that belongs to others."""
+        Raises:
+            RequestFailed: FORBIDDEN, naming the first command that this client may not send.
+        """
+        if self.row is None and self.operator:
+            return commands
+        sender = self.sender
+        for place, command in enumerate(commands):
+            if command.account_id in (OPERATOR, sender):
+                needed = access.PERMISSIONS.get(type(command), Permission.MARKET)
+                if isinstance(command, DecideProposal):
+                    needed = proposed(command.proposal_id) or Permission.VIEW
+                self._check(place, command, needed)
+            elif not self.operator:
+                self._check_own(place, command)
+        if not any(command.account_id == OPERATOR for command in commands):
+            return commands
+        return [msgspec.structs.replace(each, account_id=sender) if each.account_id == OPERATOR else each for each in commands]
+
+    def _check(self, place: int, command: AnyCommand, needed: Permission) -> None:
+        """Check a command of the operator. For which scope it is needed, the exchange checks."""
+        if not access.widened(self.permissions) & needed:
+            text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
+            raise RequestFailed(FailCode.FORBIDDEN, text)
+
+    def _check_own(self, place: int, command: AnyCommand) -> None:
+        """Check a command of an account."""
+        needed = _NEEDED.get(type(command), Permission.ADMIN)
+        if not self.permissions & needed:
+            text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
+            raise RequestFailed(FailCode.FORBIDDEN, text)
+        if command.account_id != self.account_id:
+            text = f"commands[{place}].account_id: this key acts for {self.account_id!r} only"
+            raise RequestFailed(FailCode.FORBIDDEN, text)
+
+    def own_query(self, query: Query, held: Held) -> Query:
+        """The query as this client asks it: lists of controls and keys have what it may see.
+
+        Raises:
+            RequestFailed: FORBIDDEN for a read of data that belongs to others.
+        """
         wanted = query.query
         if isinstance(wanted, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
+        if isinstance(wanted, RightsQuery):
+            self.check_node("query: somebody's permissions")
         if isinstance(wanted, StreamQuery):
             self.check_node("query: a report stream")
         if isinstance(wanted, LogQuery) and not self.node:
             raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes only")
         if self.operator:
-            return
-        if isinstance(wanted, ControlsQuery):
-            raise RequestFailed(FailCode.FORBIDDEN, "query: the controls are shown to operators only")
-        if isinstance(wanted, ApiKeysQuery):
-            raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
+            return query
+        if isinstance(wanted, ControlsQuery | ApiKeysQuery):
+            needed = Permission.VIEW if isinstance(wanted, ControlsQuery) else Permission.ACCESS
+            user = self.row is not None and bool(self.row.user_id)
+            if not self.permissions & needed or not (user or self.permissions & access.OF_OPERATOR):
+                text = f"query: {type(wanted).__name__} needs the permission {needed.name} of a user or of the operator"
+                raise RequestFailed(FailCode.FORBIDDEN, text)
+            return msgspec.structs.replace(query, query=msgspec.structs.replace(wanted, sender=self.sender))
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery | FeesQuery):
             if not self.permissions & Permission.VIEW:
                 raise RequestFailed(FailCode.FORBIDDEN, f"query: {type(wanted).__name__} needs the permission VIEW")
-            if wanted.account_id != self.account_id:
+            seen = self.row is not None and self.row.user_id and held(self.sender, Scope.ACCOUNT, wanted.account_id)
+            if wanted.account_id != self.account_id and not (seen and seen & Permission.VIEW):
                 raise RequestFailed(FailCode.FORBIDDEN, f"query.account_id: this key acts for {self.account_id!r} only")
+        return query
 
     def check_node(self, what: str) -> None:
         """Raises `RequestFailed` (FORBIDDEN) unless the client is a node of the cluster. `what` names the request."""
         if not self.node:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} is for gateways only")
 
-    def check_operator(self, what: str) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) unless the client is an operator. `what` names the request."""
-        if not self.operator:
-            raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission ADMIN")
+    def check_cluster(self, what: str) -> None:
+        """Raises `RequestFailed` (FORBIDDEN) unless the client may operate the cluster. `what` names the request."""
+        if not self.operator and not self.permissions & Permission.CLUSTER:
+            raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission CLUSTER")
 
 
 def gateway(name: str) -> Principal:
@@ -133,6 +197,10 @@ class Keys(Protocol):
     def open(self, row: ApiKeyRow) -> ApiKey:
         """Return the decrypted key. Raises RequestFailed."""
 
+    @property
+    def bootstrap_off(self) -> bool:
+        """Whether the operator's key of the configuration file is switched off."""
+
 
 def of_key(row: ApiKeyRow, key: ApiKey, address: str) -> Principal:
     """Return the principal of a replicated key. A key with ADMIN could create any other key, so it may act for every
@@ -148,6 +216,8 @@ def refresh(principal: Principal, keys: Keys) -> Principal:
     """
     signed = principal.row
     if signed is None or principal.key is None:
+        if principal.operator and not principal.node and keys.bootstrap_off:
+            return Principal("the operator's key, which is switched off", operator=False)
         return principal
     row = keys.find(signed.key_id)
     if row == signed:
@@ -173,6 +243,8 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
     _check_age(hello.timestamp, now)
     if same_text(hello.key_id, admin.key_id):
+        if keys.bootstrap_off:
+            raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: the operator's key of the configuration file is switched off")
         _check(hello, operator_key(admin.key_id, admin.secret, admin.passphrase, addresses.networks(admin.addresses)), address)
         return Principal(name="operator", operator=True)
     row = keys.find(hello.key_id)

@@ -50,13 +50,16 @@ from node.native.protocol import (
     OrdersQuery,
     PagedOrder,
     ProductsQuery,
+    RightsQuery,
     StreamQuery,
     TradesQuery,
 )
 from node.statistics import Figures
+from statemachine.commands import PutApiKey, command_decoder
 from statemachine.engine import Engine
-from statemachine.limits import AMOUNT_MAX
+from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.order_lists import Wanted
+from statemachine.tables import ProposalRow
 from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
@@ -145,13 +148,15 @@ class Views:
             case BookPageQuery():
                 return _book_page(engine, query)
             case ApiKeyQuery():
-                return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
+                return _found(engine.usable_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
                 return _api_keys(engine, query)
             case ControlsQuery():
                 return _controls(engine, query)
             case FeesQuery():
                 return _fees(engine, query)
+            case RightsQuery():
+                return engine.held_by(query.sender, query.scope, query.name)
             case StreamQuery():
                 return _found(engine.stream(query.stream_id), f"report stream {query.stream_id!r}")
         raise AssertionError(f"no view for {type(query).__name__}")
@@ -284,14 +289,29 @@ def _wanted(query: OrdersQuery) -> Wanted:
 
 
 def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
-    behind = (row for row in engine.api_keys() if row.key_id > query.after)
+    sender = query.sender or OPERATOR
+    behind = (row for row in engine.api_keys() if row.key_id > query.after and engine.sees(sender, "api_key", row))
     return [msgspec.structs.replace(row, secret="", passphrase="") for row in islice(behind, _limit(query.limit, KEYS_MAX))]
 
 
 def _controls(engine: Engine, query: ControlsQuery) -> object:
     _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
-    first = max(query.after, 0)
-    return ControlsView(**{query.table: engine.records(query.table)[first : first + _limit(query.limit, KEYS_MAX)]})
+    first, sender = max(query.after, 0), query.sender or OPERATOR
+    rows = engine.records(query.table)
+    if sender != OPERATOR:
+        rows = [row for row in rows if engine.sees(sender, query.table, row)]
+    rows = rows[first : first + _limit(query.limit, KEYS_MAX)]
+    if query.table == "proposal":
+        rows = [_without_secrets(row) for row in rows]
+    return ControlsView(**{query.table: rows})
+
+
+def _without_secrets(row: ProposalRow) -> ProposalRow:
+    """A proposal as it is shown: a proposed API key has its secret and passphrase left out."""
+    command = command_decoder.decode(row.command)
+    if isinstance(command, PutApiKey):
+        command = msgspec.structs.replace(command, secret="", passphrase="")
+    return msgspec.structs.replace(row, command=_encode(command))
 
 
 def _fees(engine: Engine, query: FeesQuery) -> object:

@@ -207,10 +207,12 @@ class EngineService:
             send(Results(request.request_id, []))
             return
         try:
-            principal.check_commands(commands)
+            commands = principal.own(commands, self._machine.engine.proposed_permission)
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
+        if commands is not request.commands:
+            request = msgspec.structs.replace(request, commands=commands)
         share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
             seconds = self.account_rates.wait(share)
@@ -317,7 +319,7 @@ class EngineService:
         reads that arrive during a barrier share the next one.
         """
         try:
-            principal.check_query(request)
+            request = principal.own_query(request, self._machine.engine.held_by)
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
@@ -471,7 +473,7 @@ class EngineService:
         begun.
         """
         try:
-            principal.check_operator("control")
+            principal.check_cluster("control")
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
@@ -496,7 +498,7 @@ class EngineService:
     def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
         """Add or remove a member, on the leader. `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
         try:
-            principal.check_operator("a change of the membership")
+            principal.check_cluster("a change of the membership")
             if self.stopping or not self._raft.is_leader:
                 send(self._not_here(request.request_id))
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
@@ -18,7 +19,7 @@ from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Rejected, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
-from statemachine.types import Permission
+from statemachine.types import Permission, Scope
 
 
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,10 +104,11 @@ class ProfileJson(msgspec.Struct, kw_only=True):
 
 
 class UserJson(msgspec.Struct, kw_only=True):
-    """Whose key it is, and what it may do. The operator's key is that of `operator`, who has no account."""
+    """Whose key it is, and what it may do. A key without an account is that of `operator`. `user`: whose key it is."""
 
     id: str
     permissions: list[str]
+    user: str | UnsetType = UNSET
 
 
 class WalletJson(msgspec.Struct, kw_only=True):
@@ -220,7 +222,9 @@ def _active(call: Call) -> bool:
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: the account and the permissions of the key."""
     assert call.identity is not None, "the route asks for a permission"
-    return Answer(UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions)))
+    return Answer(
+        UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions), user=call.identity.user_id or UNSET)
+    )
 
 
 async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
@@ -288,8 +292,10 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
     assert call.identity is not None, "the route asks for a permission"
-    if call.identity.account_id != sender and not call.identity.permissions & Permission.ADMIN:
-        raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
+    if call.identity.account_id != sender:
+        if not call.identity.user_id and not call.identity.permissions & Permission.ADMIN:
+            raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
+        await call.require(Permission.TRANSFER, Scope.ACCOUNT, sender)
     currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))
     amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
     transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()

@@ -12,6 +12,7 @@ from math import gcd
 from typing import Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.errors import RequestFailed, UnfitSecretError
 from node.gateway.accounts import TransferJson, transfer
@@ -29,7 +30,7 @@ from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Done, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX
 from statemachine.tables import ApiKeyRow, ProductRow
-from statemachine.types import ProductStatus
+from statemachine.types import Permission, ProductStatus, Scope
 
 NO_SCALES: Mapping[str, int] = {}
 HAND_OVER_SECONDS = 5.0
@@ -95,11 +96,14 @@ class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any."""
+    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any. `user_id`: the user whose
+    key it is; `account_id` is then an account, or `operator` for a key that acts for none.
+    """
 
     account_id: str
     permissions: list[str]
     addresses: list[str] = []
+    user_id: str = ""
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +114,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passphrase: str
     permissions: list[str]
     addresses: list[str] = []
+    user_id: str = ""
 
 
 class PutJson(msgspec.Struct, kw_only=True):
@@ -130,6 +135,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
     permissions: list[str]
     addresses: list[str]
     encrypted: bool
+    user_id: str | UnsetType = UNSET
 
     @classmethod
     def of(cls, row: ApiKeyRow) -> Self:
@@ -140,6 +146,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
             permissions=names(row.permissions),
             addresses=row.addresses.split(",") if row.addresses else [],
             encrypted=row.sealed_by != 0,
+            user_id=row.user_id or UNSET,
         )
 
 
@@ -275,7 +282,9 @@ async def put_account(call: Call) -> Answer[PutJson]:
 
 async def deposit(call: Call) -> Answer[TransferJson]:
     """POST /admin/accounts/{id}/deposits: credit an account."""
-    return await transfer(call, check_name(call.path("id"), "id"), Deposit)
+    account_id = check_name(call.path("id"), "id")
+    await call.require(Permission.DEPOSIT, Scope.ACCOUNT, account_id)
+    return await transfer(call, account_id, Deposit)
 
 
 async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, int] = NO_SCALES) -> Answer[PutJson]:
@@ -317,7 +326,8 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
     query = call.parameters()
     limit = page_limit(query)
     after = check_name(query["after"], "after") if "after" in query else ""
-    rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit))
+    assert call.identity is not None, "the route asks for a permission"
+    rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit, call.identity.viewer))
     return Answer([KeyJson.of(row) for row in rows], {"cb-after": rows[-1].key_id} if len(rows) == limit else {})
 
 
@@ -327,7 +337,9 @@ async def create_key(call: Call) -> Answer[NewKeyJson]:
     key = generate()
     permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
     owner = check_name(request.account_id, "account_id")
-    command = PutApiKey(OPERATOR, call.command_id(), key.key_id, owner, key.secret, key.passphrase, permissions, limits)
+    command = PutApiKey(
+        OPERATOR, call.command_id(), key.key_id, owner, key.secret, key.passphrase, permissions, limits, user_id=request.user_id
+    )
     done = (await put(call, command, key.key_id)).body
     return Answer(NewKeyJson(id=key.key_id, secret=key.secret, passphrase=key.passphrase, sequence=done.sequence))
 
@@ -346,7 +358,9 @@ async def put_key(call: Call) -> Answer[PutJson]:
         raise BadRequestError(f"{field} must be {expected}", field) from None
     permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
     texts = (request.secret, request.passphrase)
-    return await put(call, PutApiKey(OPERATOR, call.command_id(), key_id, owner, *texts, permissions, limits), key_id)
+    return await put(
+        call, PutApiKey(OPERATOR, call.command_id(), key_id, owner, *texts, permissions, limits, user_id=request.user_id), key_id
+    )
 
 
 async def revoke_key(call: Call) -> Answer[PutJson]:

@@ -34,7 +34,8 @@ from node.gateway.values import NAME, order_text
 from node.keys import addresses
 from node.keys.credentials import same_text
 from node.keys.sealing import ApiKey, ClusterKeys, operator_key
-from node.native.protocol import ApiKeyQuery, FailCode
+from node.native.protocol import ApiKeyQuery, ControlsQuery, ControlsView, FailCode
+from statemachine.access import widened
 from statemachine.commands import AnyCommand
 from statemachine.events import (
     Amended,
@@ -44,11 +45,13 @@ from statemachine.events import (
     Done,
     Paired,
     Placed,
+    Proposed,
     Rejected,
     Replaced,
     Switched,
     Transferred,
 )
+from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
 
@@ -75,12 +78,25 @@ class Identity(msgspec.Struct, frozen=True):
     permissions: int
     address: str = ""
     key: ApiKey | None = None
+    user_id: str = ""
+    sender: str = OPERATOR
+    """The account of the operator's commands that this key sends (`statemachine.access`)."""
+
+    @property
+    def viewer(self) -> str:
+        """The sender for queries of what the key may see, "" for all."""
+        return "" if self.sender == OPERATOR else self.sender
 
     def require(self, permission: Permission) -> None:
-        """Raise ApiError 403 unless the key has `permission`."""
-        if not self.permissions & permission:
+        """Raise ApiError 403 unless the key has `permission`. ADMIN stands for all permissions of the operator."""
+        if not widened(self.permissions) & permission:
             name = permission.name.lower()
             raise ApiError(403, f"The API key needs the permission {name}", reason="forbidden", detail=name)
+
+
+def _identity(key: ApiKey, address: str) -> Identity:
+    """The identity of a key that has proved itself."""
+    return Identity(key.key_id, key.owner_id, key.permissions, address, key, key.user_id, key.sender)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -116,6 +132,8 @@ class Authenticator:
     def __post_init__(self) -> None:
         admin = self.admin
         self._nobody = ApiKey("", "", "", "", 0)
+        self._bootstrap_off: bool | None = None
+        self._changes = 0
         self._operator = operator_key(admin.key_id, admin.secret, admin.passphrase, addresses.networks(admin.addresses))
         self.backend.follow_keys(self._changed)
 
@@ -145,7 +163,7 @@ class Authenticator:
         if not key.allows(address):
             detail = f"this key may not be used from {address or 'an unknown address'}"
             raise _refused("IP does not match IP whitelist", "CB-ACCESS-KEY", detail)
-        return Identity(key.key_id, key.owner_id, key.permissions, address, key)
+        return _identity(key, address)
 
     def identify_known(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity | None:
         """Whose claim it is, if its key is kept here and all is well; else `identify` says what is wrong."""
@@ -158,7 +176,7 @@ class Authenticator:
         if not proven or not key.allows(address):
             return None
         self._keys.move_to_end(claim.key_id)
-        return Identity(key.key_id, key.owner_id, key.permissions, address, key)
+        return _identity(key, address)
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
         """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from
@@ -166,7 +184,7 @@ class Authenticator:
         `at_leader`: as the leader has it, whatever this node knows."""
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
-            return identity
+            return None if await self._is_bootstrap_off() else identity
         try:
             key = await (self._asked(key_id, linearizable=True) if at_leader else self._key(key_id, guessed=False))
         except ClusterKeyError:
@@ -175,14 +193,20 @@ class Authenticator:
             return None
         if not key.allows(identity.address):
             return None
-        return Identity(key.key_id, key.owner_id, key.permissions, identity.address, key)
+        return _identity(key, identity.address)
 
     def is_current(self, identity: Identity) -> bool:
         """Whether the identity's key is the one that is kept: nothing has changed it since."""
-        return identity.key_id == self.admin.key_id or self._keys.get(identity.key_id) is identity.key
+        if identity.key_id == self.admin.key_id:
+            return self._bootstrap_off is False
+        return self._keys.get(identity.key_id) is identity.key
 
     def _changed(self, key_ids: list[str]) -> None:
         """The engine put these keys; with none named, trust nothing that is kept."""
+        self._changes += 1
+        if not key_ids or OPERATOR in key_ids:
+            self._bootstrap_off = None
+            key_ids = [*key_ids, self.admin.key_id] if key_ids else key_ids
         for key_id in key_ids or list(self._keys):
             self._keys.pop(key_id, None)
         self._outdated.update(key_id for key_id in key_ids or self._asking if key_id in self._asking)
@@ -199,7 +223,7 @@ class Authenticator:
         not exist.
         """
         if key_id == self.admin.key_id:
-            return self._operator
+            return None if await self._is_bootstrap_off() else self._operator
         if NAME.fullmatch(key_id) is None:
             return None
         if key_id in self._keys:
@@ -210,6 +234,18 @@ class Authenticator:
                 raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
+
+    async def _is_bootstrap_off(self) -> bool:
+        """Whether the operator's key of the configuration file is switched off."""
+        while self._bootstrap_off is None:
+            before = self._changes
+            view: ControlsView = await self.backend.query(ControlsQuery("access"))
+            off = any(row.bootstrap_off for row in view.access)
+            if not self.backend.follows_keys:
+                return off
+            if self._changes == before:  # else the answer may be older than the change
+                self._bootstrap_off = off
+        return self._bootstrap_off
 
     async def _look_up(self, key_id: str) -> ApiKey | None:
         """Ask until no change came in between: the answer may be older than the change."""
@@ -375,6 +411,8 @@ def _told(outcome: AnyOutcome) -> str:
             return "it was carried out"
         case Rejected(reason=reason):
             return f"it was refused ({reason.name.lower()})"
+        case Proposed(proposal_id=proposal_id):
+            return f"it is proposal {proposal_id}"
         case Done() | Switched():
             return f"it was done with sequence {outcome.sequence}"
     raise AssertionError(f"no words for {outcome!r}")

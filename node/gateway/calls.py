@@ -19,15 +19,17 @@ from node.errors import RequestFailed
 from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, told, unproven
 from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import Pieces
-from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
+from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, json_response
 from node.gateway.requests import parameters
+from node.gateway.values import iso
 from node.keys import addresses
-from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
+from node.native.protocol import AnyQuery, FailCode, NodeStatus, RightsQuery, StatusQuery
+from statemachine.access import described
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome
+from statemachine.events import AnyOutcome, Proposed
 from statemachine.limits import OPERATOR
-from statemachine.types import Permission
+from statemachine.types import Permission, Scope
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
@@ -242,6 +244,9 @@ class Call:
         if not commands:
             return []
         assert self.identity is not None, "only private routes send commands"
+        of_operator = self.route.permission is not None and self.route.path.startswith("/admin/")
+        if of_operator:
+            commands = self._sent(commands)
         if begun is None:
             if len(commands) > 1:
                 self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
@@ -252,7 +257,34 @@ class Call:
         else:
             outcomes = await self._once(commands, begun)
         self.sequence = max(outcome.sequence for outcome in outcomes)
+        if of_operator:
+            waiting = [outcome for outcome in outcomes if isinstance(outcome, Proposed)]
+            if waiting:
+                raise ProposedError([each.proposal_id for each in waiting], iso(waiting[0].expires_at))
         return outcomes
+
+    def _sent(self, commands: Sequence[AnyCommand]) -> list[AnyCommand]:
+        """The operator's commands, which say who sends them."""
+        assert self.identity is not None, "only private routes send commands"
+        sender = self.identity.sender
+        return [
+            msgspec.structs.replace(command, account_id=sender) if command.account_id == OPERATOR else command
+            for command in commands
+        ]
+
+    async def require(self, permission: Permission, scope: Scope, name: str) -> None:
+        """Raise ApiError 403 unless the caller has the permission for a scope: the own account, or by the user's roles."""
+        identity = self.identity
+        assert identity is not None, "the route asks for a permission"
+        if identity.permissions & Permission.ADMIN:
+            return
+        identity.require(permission)
+        if scope is Scope.ACCOUNT and name == identity.account_id:
+            return
+        held: int = await self.gateway.backend.query(RightsQuery(identity.sender, scope, name)) if identity.user_id else 0
+        if not held & permission:
+            what = f"{permission.name.lower()} for {described(scope, name)}"
+            raise ApiError(403, f"The API key does not have the permission {what}", reason="forbidden", detail=what)
 
     async def _confirmed(self, identity: Identity) -> Identity:
         """Look up the identity at the leader. An isolated node that can still forward commands does not learn of a

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from node.config.calendars import CalendarError, CalendarText, command_of
+from node.gateway.access import check_viewer
 from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
@@ -42,6 +43,8 @@ CALENDAR_SCOPES = {"group": Scope.GROUP, "product": Scope.PRODUCT}
 ACTIONS = {action.name.lower(): action for action in CollarAction}
 SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
 PAGE = 1_000
+CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal"))
+"""The tables of `GET /admin/controls`. Users, settings and proposals have calls of their own."""
 
 
 class SwitchesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,10 +135,13 @@ def _units(text: DecimalText, scale: int, field: str) -> int:
 
 async def controls(call: Call) -> Answer[dict[str, Any]]:
     """GET /admin/controls: all that the operator set, and what came of it, by table; numbers in smallest units, times
-    in nanoseconds, at most 1,000 rows a table."""
+    in nanoseconds, at most 1,000 rows a table. A user without a role for the venue sees the switches and risk limits of
+    the own firms and accounts."""
     found: dict[str, Any] = {}
-    for kind in ControlsView.__struct_fields__:
-        view: ControlsView = await call.read(ControlsQuery(kind, 0, PAGE))
+    check_viewer(call)
+    assert call.identity is not None, "the route asks for a permission"
+    for kind in CONTROLS:
+        view: ControlsView = await call.read(ControlsQuery(kind, 0, PAGE, call.identity.viewer))
         found[kind] = [
             {name: msgspec.to_builtins(getattr(row, name), str_keys=True) for name in row.__struct_fields__}
             for row in getattr(view, kind)

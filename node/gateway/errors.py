@@ -70,6 +70,27 @@ class BadRequestError(ApiError):
         super().__init__(400, message, field, reason=reason, detail=detail)
 
 
+class ProposedJson(msgspec.Struct, kw_only=True):
+    """The body of a 202: nothing is done yet, and these proposals wait for the consent of another user."""
+
+    message: str
+    proposal_ids: list[int]
+    expires_at: str
+
+
+class ProposedError(ApiError):
+    """202: the commands of a request were not applied, and wait for consent."""
+
+    def __init__(self, proposal_ids: list[int], expires_at: str) -> None:
+        super().__init__(202, "Waits for the consent of another user")
+        self._ids = proposal_ids
+        self._expires_at = expires_at
+
+    def body(self) -> ProposedJson:  # type: ignore[override]  # of a 202
+        """The JSON object of the answer."""
+        return ProposedJson(message=self.message, proposal_ids=self._ids, expires_at=self._expires_at)
+
+
 class UnknownHereError(ApiError):
     """This node does not know the key, product or currency. A follower may be behind, so it forwards commands to the
     leader.
@@ -153,6 +174,15 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.TOO_MANY_RULES: (400, "Too many switches, limits or calendars"),
     Reason.INVALID_STREAM: (400, "Invalid report stream"),
     Reason.TOO_MANY_STREAMS: (400, "Too many report streams"),
+    Reason.NOT_PERMITTED: (403, "The permission is missing for this scope"),
+    Reason.UNKNOWN_USER: (404, "User not found"),
+    Reason.INVALID_GRANTS: (400, "Invalid roles"),
+    Reason.TOO_MANY_USERS: (400, "Too many users, or keys of the user"),
+    Reason.LOCKED_OUT: (409, "Too few users could administer access or consent afterwards"),
+    Reason.TOO_MANY_PROPOSALS: (400, "Too many proposals wait for consent"),
+    Reason.UNKNOWN_PROPOSAL: (404, "Proposal not found"),
+    Reason.NEEDS_ANOTHER_USER: (403, "Another user must decide this"),
+    Reason.LOOSENED: (403, "The operator of the venue has set this; it may only become tighter"),
     Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
 }
 """Status and text of every reject reason. `size is too small` gets its bound if the product is known."""
@@ -176,6 +206,8 @@ FIELDS = {
     "owner_id": "account_id",
     "new_account_id": "account_id",
     "key_id": "id",
+    "bootstrap_off": "bootstrap",
+    "consent_ns": "consent_seconds",
     "to_account_id": "to",
 }
 """Fields of commands that have another name in the HTTP API."""

@@ -178,7 +178,7 @@ async def _inside(gateway: Gateway, request: Request) -> bool:
         return True
     if request.header(SIGNED_HEADERS[0]) is not None:
         identity = await identify(gateway, request)
-        return bool(identity.permissions & Permission.ADMIN)
+        return bool(identity.permissions & (Permission.ADMIN | Permission.CLUSTER))
     gateway.limits.addresses.take(address)
     return False
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from node.gateway.calls import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
-from node.gateway.errors import ErrorJson
+from node.gateway.errors import ErrorJson, ProposedJson
 from node.gateway.health import MachineCall
 from node.gateway.orders import SORTED_BY, STATUSES
 from node.gateway.values import SIDES
@@ -108,12 +108,12 @@ def document(routes: Sequence[Route], machines: Sequence[MachineCall], version: 
     """The document of these calls, as a JSON object."""
     answers = {route: answer_type(route.handler) for route in routes}
     bodies = [route.body for route in routes if route.body is not None]
-    types = [*dict.fromkeys([ErrorJson, *bodies]), *answers.values()]
+    types = [*dict.fromkeys([ErrorJson, ProposedJson, *bodies]), *answers.values()]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     found = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, Schema] = {}
     for route in routes:
-        operation = _operation(route, found[repr(answers[route])])
+        operation = _operation(route, found[repr(answers[route])], found[repr(ProposedJson)])
         if route.body is not None:
             content = {"application/json": {"schema": found[repr(route.body)]}}
             operation["requestBody"] = {"required": route.body_required, "content": content}
@@ -142,7 +142,7 @@ def answer_type(handler: Handler) -> Any:
     return body
 
 
-def _operation(route: Route, answer: Schema) -> Schema:
+def _operation(route: Route, answer: Schema, proposed: Schema) -> Schema:
     operation: Schema = {
         "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path).rstrip('_')}{'_' * route.path.endswith('/')}",
         "summary": _summary(route.handler.__doc__),
@@ -156,6 +156,11 @@ def _operation(route: Route, answer: Schema) -> Schema:
         operation["description"] = f"The key needs the permission {route.permission.name.lower()}."
     if route.method != "GET":
         failures |= COMMANDS
+    if route.method != "GET" and route.path.startswith("/admin/"):
+        operation["responses"]["202"] = {
+            "description": "nothing is done yet: the command waits for the consent of another user",
+            "content": {"application/json": {"schema": proposed}},
+        }
     operation["responses"] |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(failures)}
     return operation
 

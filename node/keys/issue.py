@@ -33,7 +33,7 @@ def names(permissions: int) -> list[str]:
 
 def revocation(row: ApiKeyRow, command_id: str) -> PutApiKey:
     """The command that revokes a key. Its secret and passphrase are gone then."""
-    return PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, NO_SECRET, "", 0)
+    return PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, NO_SECRET, "", 0, user_id=row.user_id)
 
 
 def is_revocation(command: PutApiKey) -> bool:

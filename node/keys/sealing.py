@@ -32,6 +32,7 @@ from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.issue import is_revocation
 from node.system import files
+from statemachine import access
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR, SECRET_MAX
 from statemachine.tables import ApiKeyRow
@@ -59,6 +60,16 @@ class ApiKey:
     passphrase: str = field(repr=False)
     permissions: int
     networks: tuple[Network, ...] = ()
+    user_id: str = ""
+    bootstrap: bool = False
+    """It is the operator's key of the configuration file."""
+
+    @cached_property
+    def sender(self) -> str:
+        """The account of the operator's commands that this key sends (`statemachine.access`)."""
+        if self.user_id:
+            return access.actor_of_user(self.user_id)
+        return OPERATOR if self.bootstrap else access.actor_of_key(self.key_id)
 
     def allows(self, address: str) -> bool:
         """Whether it may be used from an address."""
@@ -93,7 +104,7 @@ class ApiKey:
 
 def operator_key(key_id: str, secret: str, passphrase: str, networks: tuple[Network, ...]) -> ApiKey:
     """The operator's key, which stands in the configuration."""
-    return ApiKey(key_id, OPERATOR, secret, passphrase, sum(Permission), networks)
+    return ApiKey(key_id, OPERATOR, secret, passphrase, sum(Permission), networks, bootstrap=True)
 
 
 def check_texts(secret: str, passphrase: str) -> None:
@@ -178,7 +189,7 @@ class ClusterKeys:
         if row.sealed_by != UNSEALED:
             secret = self._opened(row.sealed_by, row.key_id, "secret", secret)
             passphrase = self._opened(row.sealed_by, row.key_id, "passphrase", passphrase)
-        return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses))
+        return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses), row.user_id)
 
     def opens(self, row: ApiKeyRow) -> bool:
         """Whether the key can be opened here."""

@@ -60,6 +60,7 @@ from node.native.protocol import (
     Query,
     RemoveMember,
     Results,
+    RightsQuery,
     StatusQuery,
     StreamQuery,
     Submit,
@@ -140,6 +141,8 @@ class Querier(Protocol):
     async def __call__(self, query: ControlsQuery, linearizable: bool = False) -> ControlsView: ...
     @overload
     async def __call__(self, query: FeesQuery, linearizable: bool = False) -> FeesView: ...
+    @overload
+    async def __call__(self, query: RightsQuery, linearizable: bool = False) -> int: ...
 
 
 class _Subscription:

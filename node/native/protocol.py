@@ -24,6 +24,7 @@ from node.system.durations import DurationCounts
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
 from statemachine.tables import (
+    AccessRow,
     ApiKeyRow,
     BalanceRow,
     CalendarRow,
@@ -40,11 +41,13 @@ from statemachine.tables import (
     PhaseRow,
     ProductLimitsRow,
     ProductRow,
+    ProposalRow,
     RiskRow,
     StreamRow,
     SwitchRow,
+    UserRow,
 )
-from statemachine.types import Side
+from statemachine.types import Scope, Side
 
 PROTOCOL_VERSION = 1
 COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
@@ -188,12 +191,16 @@ class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """Gateways and keys with ADMIN only. API keys in the order of their ids, after the id `after`. Answer: list of
-    `ApiKeyRow`, with neither secret nor passphrase.
+    """API keys in the order of their ids, after the id `after`. Answer: list of `ApiKeyRow`, with neither secret nor
+    passphrase.
+
+    `sender` is for gateways: only the keys that this sender of the operator's commands may see; "" for all. A key that asks gets
+    those that it may see, and needs the permission ACCESS.
     """
 
     after: str = ""
     limit: int = 1_000
+    sender: str = ""
 
 
 class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
@@ -239,14 +246,25 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
-    """Gateways and keys with ADMIN only. The operator's controls, and their effects: the rows of one of the tables that
-    `ControlsView` names, by key, up to `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`;
-    `NOT_FOUND` for another table.
+    """The operator's controls, and their effects: the rows of one of the tables that `ControlsView` names, by key, up to
+    `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`; `NOT_FOUND` for another table.
+
+    `sender` is for gateways: only the rows that this sender of the operator's commands may see; "" for all. A key that asks gets
+    those that it may see. It needs one of the operator's permissions, or a user.
     """
 
     table: str
     after: int = 0
     limit: int = 1_000
+    sender: str = ""
+
+
+class RightsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=32):
+    """Gateways only. The permissions of a sender of the operator's commands for a scope. Answer: their sum."""
+
+    sender: str
+    scope: Scope
+    name: str = ""
 
 
 class FeesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=31):
@@ -276,6 +294,7 @@ AnyQuery = (
     | StreamQuery
     | ControlsQuery
     | FeesQuery
+    | RightsQuery
 )
 
 
@@ -703,6 +722,9 @@ class ControlsView(msgspec.Struct, frozen=True, array_like=True):
     fee_tiers: list[FeeTiersRow] = []
     fee_override: list[FeeOverrideRow] = []
     fee_volume: list[FeeVolumeRow] = []
+    user: list[UserRow] = []
+    access: list[AccessRow] = []
+    proposal: list[ProposalRow] = []
 
 
 class FeesView(msgspec.Struct, frozen=True, array_like=True):
@@ -733,6 +755,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     StreamQuery: StreamRow,
     ControlsQuery: ControlsView,
     FeesQuery: FeesView,
+    RightsQuery: int,
 }
 """What `Answer.body` decodes to, by query."""
 

@@ -214,7 +214,7 @@ class TestResealing:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1)])
         async with connected(node, Credentials("key-1", SECRET, "sesame")) as trader:
-            with pytest.raises(RequestFailed, match="needs the permission ADMIN"):
+            with pytest.raises(RequestFailed, match="needs the permission CLUSTER"):
                 await trader.control(ControlAction.RESEAL)
             with pytest.raises(RequestFailed, match="for gateways only"):
                 await trader.follow_keys(lambda _key_ids: None)
@@ -244,6 +244,8 @@ class TestFollowing:
 
 class Keys:
     """One key as it is stored; `key` is the same, opened."""
+
+    bootstrap_off = False
 
     def __init__(self, limits: str) -> None:
         self.row = ApiKeyRow("key-1", "alice", SECRET, "sesame", 3, limits)

@@ -274,11 +274,11 @@ class TestPermissions:
                 await alice.submit([Withdraw("alice", "w1", "USD", 1)])
             with pytest.raises(RequestFailed, match="Transfer needs the permission TRANSFER"):
                 await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
-            with pytest.raises(RequestFailed, match="PutCurrency needs the permission ADMIN"):
+            with pytest.raises(RequestFailed, match="PutCurrency needs the permission MARKET"):
                 await alice.submit([PutCurrency(OPERATOR, "eur", "EUR", 2)])
             with pytest.raises(RequestFailed, match="for gateways only"):
                 await alice.query(ApiKeyQuery("key-1"))
-            with pytest.raises(RequestFailed, match="control needs the permission ADMIN"):
+            with pytest.raises(RequestFailed, match="control needs the permission CLUSTER"):
                 await alice.control(ControlAction.TRANSFER_LEADERSHIP)
             assert await alice.query(BalancesQuery("alice"))
 

@@ -138,7 +138,7 @@ async def test_a_permission_that_is_missing_is_named(exchange: Exchange) -> None
         ("POST", "/orders", "trade"),
         ("DELETE", "/orders", "trade"),
         ("POST", "/withdrawals", "transfer"),
-        ("PUT", "/admin/currencies/X", "admin"),
+        ("PUT", "/admin/currencies/X", "market"),
     ):
         status, answer = await exchange.call("reader", method, target, {})
         assert (status, answer["message"]) == (403, f"The API key needs the permission {name}")
