@@ -1,26 +1,48 @@
-"""What can go wrong around a node, as one tree.
+"""The exceptions of this package, as one tree.
+
+A name with dots is the module and the class.
 
     QuorumbookError
-    ├── ConnectionLost       a native connection ended; what was under way on it has an unknown outcome
+    ├── ConnectionLost       a native connection ended; whether requests in flight were applied is unknown
     ├── RequestFailed        a node answered `Failed`, or no node answered in time
+    │   └── OtherVersionError    the leader has another schema; nothing was sent
     ├── FramingError         bytes that are not the native protocol
     ├── NodeRunningError     a second start on the same data directory
     ├── NodeStartError       a node's processes could not be started
     ├── DirectoryError       a directory that should be a cluster's is not
-    ├── ConfigError          a node's TOML file is not right; names the file, the key and what was expected
+    ├── ConfigError          a node's TOML file is wrong; names the file, the key and the expected value
     ├── MembershipError      a node could not be added or removed, or not in time
-    ├── SetupError           `quorumbook init` cannot make a cluster as asked
-    ├── DataDirectoryError   a node's data directory is not that of this node, or is gone
+    ├── SetupError           `quorumbook init` cannot make a cluster as requested
+    ├── DataDirectoryError   a data directory belongs to another node, or is gone
     ├── ReplayError          a recorded order flow could not be sent through the cluster
-    ├── TxlogError           a transaction log cannot be read, or does not hold what is needed
-    ├── DatasetError         TSV files that a cluster cannot begin with
-    ├── ClusterKeyError      a cluster key is not there, or not the one that encrypted an API key
+    ├── TxlogError           a transaction log cannot be read, or lacks what is needed
+    ├── DatasetError         TSV files with which a cluster cannot begin
+    ├── ClusterKeyError      a cluster key is missing, or is not the one that encrypted an API key
     ├── UnfitSecretError     a secret or passphrase that an API key cannot have
-    ├── StreamError          a stream to a broker cannot go on as it is
+    ├── StreamError          a stream to a broker cannot continue
     ├── HistoryError         a history's database cannot be used, or does not fit the node's log
-    └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
+    │   └── history.keeper.OtherLogError    the history is not of the node's log
+    ├── AuditError           an audit could not be made (what an audit finds is a result, not an error)
+    ├── client.native.OrderRejected         the exchange rejected an order or a cancel
+    ├── client.rest.RestError               the exchange answered a REST request with an error
+    ├── config.calendars.CalendarError      a trading calendar in TOML is invalid
+    ├── diagnosis.bench.BenchRefusedError   the exchange rejected what a benchmark needs
+    ├── engine.feed.FeedError               a subscription cannot be served
+    │   └── engine.feed.TooOldError         the events from a sequence on are no longer kept
+    ├── fix.fields.FieldError               a field of a FIX message is invalid
+    ├── fix.logon.LogonRefusedError         a FIX logon is rejected
+    ├── fix.wire.WireError                  bytes that are not FIX
+    ├── gateway.errors.ApiError             a request is answered with an error of the API
+    │   ├── gateway.errors.BadRequestError      a field of a request is invalid
+    │   └── gateway.errors.UnknownHereError     this node does not know what was asked for
+    ├── gateway.errors.NotLeaderError       another node leads
+    ├── gateway.errors.UnavailableError     no leader answered in time
+    ├── native.framing.MalformedError       a frame of the native protocol does not decode
+    ├── records.recording.RecordingError    a file is not a recorded order flow
+    ├── streams.orders.BadRecordError       a record of the orders' topic is not an order
+    └── system.descriptors.DescriptorsError the process may open too few files
 
-Faults of a client are not exceptions but answers; a fault of ours is an `AssertionError` and ends the process.
+A client's mistake is answered and is not an exception. A bug fails an assertion and ends the process.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Supervisor:
             if self._stopping.is_set() or (spec.final_codes and code > 0):
                 return code
             if spec.may_give_up and code == exit_codes.CANNOT_START:
-                self._report(f"{spec.name} gave up, its last message says why; the node goes on without it")
+                self._report(f"{spec.name} gave up for the reason in its last message; the node continues without it")
                 return code
             arguments = spec.argv
             if time.monotonic() - started >= self._patience.healthy:

@@ -9,7 +9,10 @@ SnapshotError
 ├── SnapshotRefusedError   a snapshot that came from another node was not taken
 ├── NoSnapshotError        there is none to send
 ├── SnapshotBusyError      another process writes into this directory
-└── TsvError               TSV files that are not tables
+├── TsvError               TSV files that are not tables
+├── levels.shadow.ShadowError  the next level's state cannot be kept ready
+├── money.MoneyError       the sums of a snapshot's balances are wrong
+└── writer.InputEnded      the process that sends the rows has ended
 """
 
 from __future__ import annotations

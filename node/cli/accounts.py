@@ -23,7 +23,7 @@ class AccountGroup(Commands):
     """`account NAME` is short for `account show NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `show` in front of what is not one of the group's commands."""
+        """Insert `show` before an argument that is not one of the group's commands."""
         first = next((word for word in args if not word.startswith("-")), "")
         if first not in self.commands and not {"-h", "--help"} & set(args):
             args = ["show", *args]
@@ -32,7 +32,7 @@ class AccountGroup(Commands):
 
 @click.group(cls=AccountGroup)
 def account() -> None:
-    """Accounts: `account NAME` shows what it has, `account open NAME` adds it, `account transfer` moves money."""
+    """Accounts: `account NAME` shows its balances, `account open NAME` adds it, `account transfer` moves money."""
 
 
 @account.command("show")
@@ -40,7 +40,7 @@ def account() -> None:
 @account_options
 @json_option
 def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
-    """What ACCOUNT has of each currency: available, and on hold for its open orders."""
+    """Show the balances of ACCOUNT: available, and on hold for its open orders."""
     name = account_id or target.account()
 
     async def work(session: Session) -> tuple[list[BalanceRow], Scales]:
@@ -61,7 +61,7 @@ def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
 
 
 def balance_view(row: BalanceRow, scales: Scales) -> dict[str, str]:
-    """A balance in decimals."""
+    """Return a balance in decimals."""
     scale = scales.currency(row.currency)
     return {
         "currency": row.currency,
@@ -95,7 +95,7 @@ def open_account(target: Target, as_json: bool, account_id: str) -> None:
 @click.argument("receiver", metavar="TO")
 @click.argument("currency")
 @click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
 @cluster_option
 @json_option
 def transfer_between(
@@ -113,7 +113,7 @@ def transfer_between(
 @click.argument("account_id", metavar="ACCOUNT")
 @click.argument("currency")
 @click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
 @cluster_option
 @json_option
 def deposit(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
@@ -125,7 +125,7 @@ def deposit(target: Target, as_json: bool, account_id: str, currency: str, amoun
 @click.argument("account_id", metavar="ACCOUNT")
 @click.argument("currency")
 @click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
 @cluster_option
 @json_option
 def withdraw(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:

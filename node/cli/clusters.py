@@ -1,4 +1,4 @@
-"""`cluster up | down | status` and what an operator asks of running nodes."""
+"""`cluster up | down | status` and other commands of an operator for running nodes; `demo`."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ WATCH_SECONDS = 0.5
 POLL_SECONDS = 0.05
 
 LAG_SHOWN = 1_000
-"""Log entries that a node may lack of what is committed before that is coloured."""
+"""Committed entries that a node may lack before its row is coloured."""
 
-node_option = click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be given several times.")
+node_option = click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may repeat.")
 
 
 @click.group(cls=Commands)
 def cluster() -> None:
-    """The nodes of a cluster on this machine, in the background, and who belongs to it."""
+    """The nodes of a cluster on this machine, in the background, and the members of the cluster."""
 
 
 @cluster.command()
@@ -77,9 +77,9 @@ def cluster() -> None:
     "--wait", "seconds", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds to wait until they serve."
 )
 def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seconds: float) -> None:
-    """Start the nodes of this machine that are not running, in the background, and wait until they serve.
+    """Start the nodes of this machine that do not run, in the background, and wait until they serve.
 
-    Each one writes to node.log in its directory.
+    Each node writes its log to node.log in its directory.
     """
     if rejoin and len(nodes) != 1:
         raise click.UsageError("--rejoin is for one node whose disk was lost: name it with --node.")
@@ -110,7 +110,7 @@ def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seco
 @node_option
 @json_option
 def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
-    """Stop the nodes of this machine; a leader hands over first."""
+    """Stop the nodes of this machine. A leader transfers its leadership first."""
     local = LocalCluster(target.directory)
     running = [node_id for node_id in (nodes or local.node_ids) if node_id in local.running()]
     with working("the nodes stop"):
@@ -125,9 +125,9 @@ def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
 @cluster_option
 @earlier_place()
 @json_option
-@click.option("--watch", is_flag=True, help="Keep showing, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 def status(target: Target, as_json: bool, watch: bool) -> None:
-    """What each node says of itself. Exit code 69 when no leader serves."""
+    """Show the status of each node. Exit code 69 when no leader serves."""
     look = _Look(target)
     if watch and not as_json:
         _watch(look)
@@ -148,7 +148,9 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
 @cluster.command("transfer-leadership")
 @cluster_option
 @json_option
-@click.option("--to", "successor", metavar="NODE", default="", help="Who is to lead. Default: whoever is most up to date.")
+@click.option(
+    "--to", "successor", metavar="NODE", default="", help="The node that is to lead. Default: the most up-to-date node."
+)
 @click.option(
     "--wait",
     "seconds",
@@ -158,7 +160,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
     help="Seconds to wait for the next leader.",
 )
 def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: float) -> None:
-    """Have another node lead, and wait until it does."""
+    """Transfer leadership to another node, and wait until it leads."""
 
     async def work(session: Session) -> tuple[str, str]:
         before: NodeStatus = await session.read(StatusQuery())
@@ -178,7 +180,7 @@ def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: 
 
 
 async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> str:
-    """Wait until a leader of a later term answers; its id.
+    """Wait until a leader of a later term answers, and return its id.
 
     Raises:
         RequestFailed: none does within `seconds`.
@@ -200,16 +202,17 @@ async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> 
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="Ask as the node of this node.toml, and about it unless NODE is named.",
+    help="Use the key in this node.toml, and ask about its node unless NODE is given.",
 )
 @click.option(
     "--wait", "seconds", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Seconds to wait until it may."
 )
 @json_option
 def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: float, as_json: bool) -> None:
-    """May NODE stop now, and the others go on serving? Exit code 0 if it may, 1 if not, 69 if no node answers.
+    """Tell whether NODE may stop now while the others continue to serve. Exit code 0 if it may, 1 if not, 69 if no node
+    answers.
 
-    For a container's preStop hook and the like, which wait: can-stop --config n1/node.toml --wait 30.
+    A container's preStop hook can wait for it: can-stop --config n1/node.toml --wait 30.
     """
     if config_path is not None:
         config = load(config_path)
@@ -235,7 +238,7 @@ for command in (members.members, members.add, members.remove, members.replace, l
 
 
 def _show_certificates(ends: Mapping[str, int]) -> None:
-    """When the first certificate ends; loudly if that is soon, and each that has ended by the name of its node."""
+    """Show when the first certificate expires, highlighted if that is soon, and each expired one with its node."""
     now = time.time()
     for node_id, end in ends.items():
         if days_left(end, now) <= 0:
@@ -251,26 +254,26 @@ def _show_certificates(ends: Mapping[str, int]) -> None:
 
 
 class _Look:
-    """Asks the nodes of a target, by its directory or by its addresses."""
+    """Asks the nodes of a target through its directory or its addresses."""
 
     def __init__(self, target: Target) -> None:
         self._local = None if target.is_remote else LocalCluster(target.directory)
         self._access = target.access() if self._local is None else None
 
     def statuses(self) -> Statuses:
-        """What each node says now."""
+        """Ask every node for its status."""
         return asyncio.run(self.ask())
 
     async def ask(self) -> Statuses:
-        """What each node says now."""
+        """Ask every node for its status."""
         if self._local is not None:
             return await self._local.status()
         assert self._access is not None
         return await ask_all(self._access.addresses, self._access.tls(), self._access.credentials)
 
     def modes(self, statuses: Statuses) -> dict[str, str]:
-        """The modes of nodes that do not answer yet, such as those that migrate: their engines note it in their data
-        directories.
+        """Return the modes of nodes that do not answer yet, such as migrating ones. Their engines write them into their
+        pid files.
         """
         if self._local is None:
             return {}
@@ -280,8 +283,8 @@ class _Look:
         return {node_id: note for node_id, note in notes.items() if note}
 
     def certificate_ends(self, statuses: Statuses) -> dict[str, int]:
-        """When nodes' certificates end, in seconds since the epoch. A node that does not answer is looked up in its
-        directory, where that is here and can be read: an ended certificate is a reason not to answer.
+        """Return when nodes' certificates expire, in seconds since the epoch. For a node that does not answer, its
+        certificate is read from its directory, if that is here: an expired certificate is a reason not to answer.
         """
         ends: dict[str, int] = {}
         configs = self._local.layout.configs if self._local is not None else {}
@@ -301,7 +304,9 @@ class _Look:
 
 
 def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str] = MappingProxyType({})) -> Table:
-    """The nodes, one a row; a node that does not answer is shown as such, with the mode of `modes` if its engine runs."""
+    """Return a table with a row for each node. A row of a node that does not answer says so, and gives the mode in
+    `modes` if its engine runs.
+    """
     leader = statuses.get(leader_of(statuses))
     rows = [_row(node_id, status, leader, modes.get(node_id, "")) for node_id, status in statuses.items()]
     mixed = len({status.level_abi or status.abi for status in statuses.values() if status is not None}) > 1
@@ -338,13 +343,13 @@ def _row(node_id: str, status: NodeStatus | None, leader: NodeStatus | None, mod
 
 
 def _role(status: NodeStatus) -> str:
-    """What the node is: a member without a vote is no ordinary follower."""
+    """Return the node's role. A member without a vote is not an ordinary follower."""
     member = status.member
     return status.role if member is None or member.role == "voter" else member.role.replace("_", "-")
 
 
 def _seen(member: MemberStatus) -> str:
-    """Another member: in parentheses when it is not connected, and with the snapshot that is on its way to it."""
+    """Return another member as text: in parentheses if it is not connected, and with the snapshot that it is receiving."""
     if not member.connected:
         return f"({member.node_id})"
     if member.clock_skew is not None and abs(member.clock_skew) > members.SKEW_SHOWN:
@@ -374,9 +379,9 @@ def _watch(look: _Look) -> None:
 @earlier_place()
 @json_option
 def rotate_key(target: Target, as_json: bool) -> None:
-    """Give the nodes of this machine one more cluster key; then encrypt the API keys under it: `quorumbook key reseal`.
+    """Give the nodes of this machine one more cluster key. Then encrypt the API keys under it: `quorumbook key reseal`.
 
-    Nodes that run take it up by themselves. Where some nodes lack a key that others have, they are given that one.
+    Running nodes load it automatically. If some nodes lack a key that others have, they get only that key.
     """
     layout = ClusterDirectory(target.directory)
     done = rotate(layout)
@@ -390,26 +395,26 @@ def rotate_key(target: Target, as_json: bool) -> None:
         f"cluster key {done.number} {'is new' if done.made else 'was there already'}, and in {', '.join(map(str, done.paths))}"
     )
     if elsewhere:
-        click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you go on.")
+        click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you continue.")
 
 
 MODULE = "loadtest.demo"
-"""It reaches a cluster over the network only and stands above this package, so it is started and not imported."""
+"""The demo reaches a cluster over the network only and belongs to a higher layer, so it is started and not imported."""
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the cluster up, and say how to trade on it.")
+@click.option("--keep", is_flag=True, help="Leave the cluster running, and print how to trade on it.")
 @click.option(
     "--flow",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Trade the recorded order flow in this file (csv, csv.gz).",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="Of the traders' orders.")
-@click.option("--seconds", type=click.FloatRange(min=2), help="How long they trade.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the traders' orders.")
+@click.option("--seconds", type=click.FloatRange(min=2), help="Seconds of trading.")
 def demo(keep: bool, flow: Path | None, seed: int | None, seconds: float | None) -> None:
     """Start three nodes on this machine, trade, kill the leader, and check that nothing was lost, doubled or reordered.
 
-    Exit code 0 only if every check holds. Needs nothing but this package.
+    Exit code 0 only if every check holds. It needs nothing but this package.
     """
     if importlib.util.find_spec(MODULE) is None:
         raise click.ClickException("this installation has no load tests; the package from the wheel or the checkout has them")

@@ -22,7 +22,7 @@ path_option = click.option("--config", "path", type=click.Path(path_type=Path), 
 
 @click.group(cls=Commands)
 def config() -> None:
-    """Configurations: check them, show what is in effect."""
+    """Configurations: check them, show the settings in effect."""
 
 
 @config.command()
@@ -58,7 +58,7 @@ def check(target: Target, path: Path | None, as_json: bool) -> None:
 
 
 def _contradictions(found: dict[str, NodeConfig]) -> list[str]:
-    """What must be the same on all nodes of a cluster and is not."""
+    """Return settings that must be the same on all nodes of a cluster and are not."""
     lines = []
     first = next(iter(found.items()), None)
     for name, one in list(found.items())[1:]:
@@ -81,10 +81,10 @@ def _contradictions(found: dict[str, NodeConfig]) -> list[str]:
 @config.command("show")
 @place_option
 @path_option
-@click.option("--changed", is_flag=True, help="Only keys whose value is not the default.")
+@click.option("--changed", is_flag=True, help="Only keys that differ from their default.")
 @json_option
 def show_config(target: Target, path: Path | None, changed: bool, as_json: bool) -> None:
-    """Show every key in effect, those that the file does not name with their defaults. Secrets are not shown."""
+    """Show every key in effect, including defaults that the file does not name. Secrets are hidden."""
     views = {str(each): _view(load(each), changed) for each in _paths(target, path)}
     if as_json:
         print_json(views)
@@ -98,14 +98,14 @@ def show_config(target: Target, path: Path | None, changed: bool, as_json: bool)
 
 
 def _view(one: NodeConfig, changed: bool) -> dict[str, Any]:
-    """Keys and values; secrets hidden."""
+    """Return keys and values with secrets hidden."""
     shown = settings(one)
     defaults = flat(msgspec.to_builtins(_defaults(one))) if changed else {}
     return {key: value for key, value in shown.items() if not changed or key not in defaults or defaults[key] != value}
 
 
 def _defaults(one: NodeConfig) -> dict[str, Any]:
-    """The defaults of all sections that have any."""
+    """Return the defaults of all sections that have any."""
     found: dict[str, Any] = {}
     for section in (one, *(getattr(one, field.name) for field in msgspec.structs.fields(one))):
         if isinstance(section, msgspec.Struct):

@@ -51,7 +51,7 @@ SWITCHES = {
 
 
 async def rows_of(session: Session, kind: str) -> list[Any]:
-    """All rows of a table of controls."""
+    """Return all rows of a table of controls."""
     found: list[Any] = []
     while True:
         view: ControlsView = await session.read(ControlsQuery(kind, len(found), _PAGE))
@@ -62,7 +62,7 @@ async def rows_of(session: Session, kind: str) -> list[Any]:
 
 
 def send(target: Target, as_json: bool, make: Callable[[Scales], AnyCommand], what: str) -> None:
-    """Send a command, and say what it did."""
+    """Send a command, and print its effect."""
 
     async def work(session: Session) -> AnyOutcome:
         return await session.submit(make(await session.scales()))
@@ -100,15 +100,13 @@ def kill_switch() -> None:
 @kill_switch.command("set")
 @click.argument("scope", type=click.Choice(list(SCOPES)))
 @click.argument("name", default="")
-@click.option(
-    "--to", "switch", type=click.Choice(list(SWITCHES)), default="kill", show_default=True, help="What is switched off."
-)
-@click.option("--note", default="", help="Why, for people; of a product's and the venue's the public sees it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--to", "switch", type=click.Choice(list(SWITCHES)), default="kill", show_default=True, help="What to switch off.")
+@click.option("--note", default="", help="The reason, for people. It is public for a product and for the venue.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @cluster_option
 @json_option
 def set_switch(target: Target, as_json: bool, scope: str, name: str, switch: str, note: str, yes: bool) -> None:
-    """Cancel all open orders of SCOPE NAME and let none enter (kill), or switch off buys, sells or both; `--to on`
+    """Cancel all open orders of SCOPE NAME and reject new ones (kill), or switch off buys, sells or both; `--to on`
     switches all on.
     """
     whose = f"{scope} {name}".strip()
@@ -122,7 +120,7 @@ def set_switch(target: Target, as_json: bool, scope: str, name: str, switch: str
 @cluster_option
 @json_option
 def show_switches(target: Target, as_json: bool) -> None:
-    """The scopes whose switches are not all on."""
+    """List the scopes whose switches are not all on."""
 
     def view(row: SwitchRow, _: Scales) -> list[str]:
         names = ", ".join(word(switch) for switch in Switch if row.switches & switch)
@@ -139,20 +137,20 @@ def limits() -> None:
 @limits.command("set")
 @click.argument("product_id", metavar="PRODUCT")
 @click.option("--dynamic", default="0", help="Share by which a trade may differ from the last trade, e.g. 0.05.")
-@click.option("--static", "static", default="0", help="Share by which it may differ from the last auction's price.")
-@click.option("--static-price", default="0", help="Takes the place of that price until the next auction.")
+@click.option("--static", "static", default="0", help="Share by which a trade may differ from the last auction's price.")
+@click.option("--static-price", default="0", help="Replaces the last auction's price until the next auction.")
 @click.option("--action", type=click.Choice([word(a) for a in CollarAction]), default="reject", show_default=True)
-@click.option("--halt", type=int, default=0, help="Seconds that a halt lasts before the auction is called.")
+@click.option("--halt", type=int, default=0, help="Seconds from a halt until the auction begins.")
 @click.option("--call", type=int, default=0, help="Seconds that the auction collects orders.")
-@click.option("--random", "chance", type=int, default=0, help="Seconds that its end may be later, by chance.")
-@click.option("--extensions", type=int, default=0, help="How often it is extended while its price is far away.")
+@click.option("--random", "chance", type=int, default=0, help="Largest random delay of the auction's end, in seconds.")
+@click.option("--extensions", type=int, default=0, help="Largest number of extensions while the auction's price is too far away.")
 @click.option("--order-size", default="0", help="Largest size of an order.")
 @click.option("--order-notional", default="0", help="Largest notional of an order.")
 @click.option("--distance", default="0", help="Share by which a limit price may differ from the last trade.")
 @cluster_option
 @json_option
 def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> None:
-    """Set all limits of PRODUCT: what is not named is no limit any more."""
+    """Set all limits of PRODUCT. A limit without an option is removed."""
 
     def make(scales: Scales) -> AnyCommand:
         ppm = {name: to_units(given[name], PPM_DIGITS, name) for name in ("dynamic", "static", "distance")}
@@ -180,7 +178,7 @@ def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> 
 @cluster_option
 @json_option
 def show_limits(target: Target, as_json: bool) -> None:
-    """The products with limits."""
+    """List the products with limits."""
 
     def view(row: ProductLimitsRow, scales: Scales) -> list[str]:
         seconds = [str(each // _SECOND) for each in (row.halt_ns, row.call_ns, row.random_ns)]
@@ -208,17 +206,17 @@ def risk() -> None:
 @risk.command("set")
 @click.argument("scope", type=click.Choice(["account", "firm"]))
 @click.argument("name")
-@click.option("--currency", default="", help="The currency of the limits of money.")
-@click.option("--orders", type=int, default=0, help="Open orders.")
-@click.option("--rate", type=int, default=0, help="Orders accepted in a second.")
-@click.option("--open", "opened", default="0", help="What open orders hold of the currency.")
-@click.option("--volume", default="0", help="What is traded in the currency in a day.")
-@click.option("--position", default="0", help="What is owned and being bought of the currency.")
+@click.option("--currency", default="", help="The currency of the money limits.")
+@click.option("--orders", type=int, default=0, help="Largest number of open orders.")
+@click.option("--rate", type=int, default=0, help="Largest number of orders accepted in a second.")
+@click.option("--open", "opened", default="0", help="Largest hold of open orders in the currency.")
+@click.option("--volume", default="0", help="Largest amount traded in the currency in a day.")
+@click.option("--position", default="0", help="Largest amount of the currency owned and being bought.")
 @cluster_option
 @json_option
 def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str, orders: int, rate: int, **given: str) -> None:
-    """Set all risk limits of an account or firm, in one currency or of its orders: what is not named is no limit any
-    more.
+    """Set all risk limits of an account or firm, in one currency or for its orders. A limit without an option is
+    removed.
     """
 
     def make(scales: Scales) -> AnyCommand:
@@ -233,7 +231,7 @@ def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str
 @cluster_option
 @json_option
 def show_risk(target: Target, as_json: bool) -> None:
-    """The accounts and firms with limits, and what was traded on the day of the last trade."""
+    """List the accounts and firms with limits, and their trades on the day of the last trade."""
 
     def view(row: RiskRow, scales: Scales) -> list[str]:
         digits = scales.currency(row.currency) if row.currency else 0
@@ -265,7 +263,7 @@ def put_firm(target: Target, as_json: bool, firm_id: str) -> None:
 @cluster_option
 @json_option
 def put_member(target: Target, as_json: bool, account_id: str, firm_id: str) -> None:
-    """ACCOUNT belongs to FIRM from now on; without FIRM to none."""
+    """Make ACCOUNT a member of FIRM; without FIRM, of none."""
     command = PutMember(OPERATOR, fresh_id(), account_id, firm_id)
     send(target, as_json, lambda _: command, f"{account_id}: {firm_id or 'no firm'}")
 
@@ -274,7 +272,7 @@ def put_member(target: Target, as_json: bool, account_id: str, firm_id: str) -> 
 @cluster_option
 @json_option
 def list_firms(target: Target, as_json: bool) -> None:
-    """The accounts of each firm."""
+    """List the accounts of each firm."""
     show_rows(target, as_json, "firm_member", ("firm", "account"), lambda row, _: [row.firm_id, row.account_id])
 
 
@@ -301,11 +299,11 @@ def set_calendar(target: Target, as_json: bool, calendar_id: str, path: Path) ->
 @calendar.command("follow")
 @click.argument("scope", type=click.Choice(["venue", "group", "product"]))
 @click.argument("name", default="")
-@click.option("--calendar", "calendar_id", default="", help="The calendar; none: that of the group or of the venue, or none.")
+@click.option("--calendar", "calendar_id", default="", help="The calendar. Default: that of the group or of the venue, or none.")
 @cluster_option
 @json_option
 def follow_calendar(target: Target, as_json: bool, scope: str, name: str, calendar_id: str) -> None:
-    """Let the venue, a group or a product follow a calendar."""
+    """Make the venue, a group or a product follow a calendar."""
     command = SetCalendar(OPERATOR, fresh_id(), Scope[scope.upper()], name, calendar_id)
     send(target, as_json, lambda _: command, f"{scope} {name}".strip())
 
@@ -316,7 +314,7 @@ def follow_calendar(target: Target, as_json: bool, scope: str, name: str, calend
 @cluster_option
 @json_option
 def put_group(target: Target, as_json: bool, product_id: str, group_id: str) -> None:
-    """PRODUCT is in GROUP from now on; without GROUP in none."""
+    """Put PRODUCT into GROUP; without GROUP, into none."""
     command = PutGroup(OPERATOR, fresh_id(), product_id, group_id)
     send(target, as_json, lambda _: command, f"{product_id}: {group_id or 'no group'}")
 
@@ -326,7 +324,7 @@ def put_group(target: Target, as_json: bool, product_id: str, group_id: str) -> 
 @cluster_option
 @json_option
 def resume_calendar(target: Target, as_json: bool, product_id: str) -> None:
-    """PRODUCT, whose status was set by hand, follows its calendar again."""
+    """Make PRODUCT, whose status was set by hand, follow its calendar again."""
     command = FollowCalendar(OPERATOR, fresh_id(), product_id)
     send(target, as_json, lambda _: command, product_id)
 
@@ -336,7 +334,7 @@ def resume_calendar(target: Target, as_json: bool, product_id: str) -> None:
 @cluster_option
 @json_option
 def show_calendar(target: Target, as_json: bool, calendar_id: str) -> None:
-    """The phases of the week of CALENDAR; without it, where each product is in its calendar."""
+    """Show the phases of the week of CALENDAR; without it, each product's present phase."""
 
     def phase(row: PhaseRow, _: Scales) -> list[str]:
         return [row.product_id, word(row.phase), instant(row.ends_at), "yes" if row.by_hand else "no", str(row.extensions)]
@@ -375,15 +373,13 @@ def trade() -> None:
 @trade.command("bust")
 @click.argument("product_id", metavar="PRODUCT")
 @click.argument("trade_id", metavar="TRADE", type=int)
-@click.option("--price", default="0", help="Correct the price to this one, in place of a bust.")
-@click.option("--note", default="", help="Why, for people.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--price", default="0", help="Correct the price to this one instead of a bust.")
+@click.option("--note", default="", help="The reason, for people.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @cluster_option
 @json_option
 def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str, note: str, yes: bool) -> None:
-    """Bust TRADE of PRODUCT: money, coins and fees go back. The trade must be among those that the node remembers
-    (`trades`).
-    """
+    """Bust TRADE of PRODUCT: money, coins and fees go back. The node must still have the trade (`trades`)."""
 
     async def find(session: Session) -> tuple[OrderMatched, Scales]:
         for found in await session.read(TradesQuery(product_id, _PAGE)):

@@ -21,7 +21,7 @@ from node.cluster_directory import Access, ClusterDirectory
 from node.config.file import load
 from node.deployment.statuses import Statuses, ask_all, asking
 from node.diagnosis import bench as benchmark
-from node.diagnosis.bench import ORDERS, PRODUCT, Refused
+from node.diagnosis.bench import ORDERS, PRODUCT, BenchRefusedError
 from node.diagnosis.bundle import LOG_BYTES, Bundle
 from node.diagnosis.doctor import Doctor
 from node.diagnosis.findings import Finding, Level, worst
@@ -33,21 +33,21 @@ from node.native.protocol import BookQuery, CurrenciesQuery, ProductsQuery
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 STEPS = 10
-"""What a doctor tells of one node while it works."""
+"""Steps of a doctor for one node."""
 
 
 @click.command()
 @place_option
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Only the node of this node.toml.")
-@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be given several times.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may repeat.")
 @click.option("--deep", is_flag=True, help="Also read every row of the snapshots, as a start does.")
-@click.option("--all", "everything", is_flag=True, help="Show what is well, too.")
+@click.option("--all", "everything", is_flag=True, help="Also show checks that found nothing wrong.")
 @json_option
 def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool, everything: bool, as_json: bool) -> None:
-    """Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.
+    """Look for faults of the nodes on this machine, whether they run or not, and say what to do.
 
-    Looks at configuration, limits, versions, certificates, data directory, ports, other nodes, disk space, the speed of
-    fsync, the clock, log and snapshots. Exit code: 0 all is well, 1 something needs attention, 2 a node cannot run, or
+    Checks configuration, limits, versions, certificates, data directory, ports, other nodes, disk space, the speed of
+    fsync, the clock, log and snapshots. Exit code: 0 no faults, 1 something needs attention, 2 a node cannot run, or
     not for long.
     """
     paths = [path] if path is not None else _paths(target.directory, nodes)
@@ -64,7 +64,7 @@ def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool
 
 
 def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
-    """The configurations in a cluster's directory. They are found without being read: one of them may be wrong.
+    """Return the configurations in a cluster's directory. They are not read here, because one of them may be invalid.
 
     Raises:
         DirectoryError: there are none, or not those that were named.
@@ -85,7 +85,7 @@ def _examine(path: Path, deep: bool, shown: Progress) -> list[Finding]:
         name = config.node_id
         statuses = asyncio.run(asking(config)())
     except (ConfigError, OSError):
-        pass  # the doctor says what is wrong with it
+        pass  # the doctor reports what is wrong with it
     return Doctor(path, status=statuses.get(name), deep=deep, tell=lambda what: shown.step(f"{name}: {what}")).examine()
 
 
@@ -105,7 +105,7 @@ NAMES = list(checks())
 
 
 def _explained() -> str:
-    """The checks and their thresholds, for `--help`."""
+    """Return the checks and their thresholds for `--help`."""
     lines = []
     for name, (limits, meaning) in LIMITS.items():
         side = "below" if limits.falling else "above"
@@ -115,12 +115,12 @@ def _explained() -> str:
 
 @click.command(
     epilog="\b\nThresholds:\n" + _explained(),
-    help="""Is the cluster well? Asks every node over the network and makes the checks that are named, or all.
+    help="""Check the health of the cluster: ask every node over the network, and run the named checks, or all.
 
     \b
     Checks: leader, nodes, states, lag, fsync, commit, disk, certificates, clock, history, snapshot.
 
-    The output is one line with performance data, as Nagios plugins print it. Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also where no cluster
+    The output is one line with performance data, as Nagios plugins print it. Exit code: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also if no cluster
     or key is found).""",
 )
 @click.argument("names", metavar="[CHECK]...", type=click.Choice(NAMES), nargs=-1)
@@ -133,7 +133,7 @@ def _explained() -> str:
     show_default=True,
     help="Seconds over which durations are measured.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="A line for each finding behind the first one.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for each finding.")
 @cluster_option
 @json_option
 def check(
@@ -165,7 +165,7 @@ def check(
 
 
 def _limits(chosen: list[str], warning: float | None, critical: float | None) -> dict[str, Limits]:
-    """The thresholds, with those that were given in the place of the usual ones."""
+    """Return the thresholds: the given ones, and defaults for the rest."""
     found = {name: limits for name, (limits, _) in LIMITS.items()}
     if warning is None and critical is None:
         return found
@@ -180,7 +180,7 @@ def _limits(chosen: list[str], warning: float | None, critical: float | None) ->
 
 
 def line(level: Level, findings: list[Finding]) -> str:
-    """One line for Nagios: the level, what is wrong or else what was looked at, and the figures."""
+    """Return one line for Nagios: the level, the faults or else the checks that passed, and the figures."""
     bad = [finding for finding in findings if finding.level]
     text = "; ".join(_about(finding) for finding in sorted(bad, key=lambda finding: -finding.level))
     if not bad:
@@ -210,15 +210,16 @@ MIB = 1024 * 1024
     type=click.IntRange(1, 1024),
     default=LOG_BYTES // MIB,
     show_default=True,
-    help="Of each node's log so many MiB, its end.",
+    help="MiB from the end of each node's log.",
 )
 @json_option
 def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> None:
-    """Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.
+    """Collect the status, settings and logs of all nodes into one archive, without secrets, with a list of its
+    contents.
 
-    Of every node: status and metrics. Of the nodes on this machine besides: settings, the end of the log, stacks of the
-    processes, what the system says of them, names and sizes of files, and the doctor's findings. Nodes that are down
-    are no obstacle.
+    For every node: status and metrics. For nodes on this machine also: settings, the end of the log, stacks of the
+    processes, the system's information on them, names and sizes of files, and the doctor's findings. Nodes that are
+    down are skipped.
     """
     access = session.reach(target)
     layout = None if target.is_remote else ClusterDirectory(target.directory)
@@ -241,7 +242,7 @@ def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> 
 
 
 PRODUCTS_MAX = 20
-"""Products whose books are asked for at a time: the first of the list, or those that are named."""
+"""Products in the view: the named ones, or the first of the list."""
 
 NODE_COLUMNS = (
     "node",
@@ -262,16 +263,15 @@ PRODUCT_COLUMNS = ("product", "status", "last", "bid", "ask", "trades", "trades/
 
 @click.command()
 @cluster_option
-@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two looks.")
-@click.option("--product", "products", multiple=True, metavar="PRODUCT", help="Only this product; may be given several times.")
-@click.option("--count", type=click.IntRange(1), help="Show so many looks, one below the other, and end.")
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two refreshes.")
+@click.option("--product", "products", multiple=True, metavar="PRODUCT", help="Only this product; may repeat.")
+@click.option("--count", type=click.IntRange(1), help="Print this many refreshes below each other, and end.")
 @json_option
 def top(target: Target, interval: float, products: tuple[str, ...], count: int | None, as_json: bool) -> None:
     """Show nodes and products live, until Ctrl-C. Durations are 99th percentiles of the last interval.
 
-    fsync: making the log durable. commit: from proposing a log entry to a majority having it. apply: one log entry.
-        request: from the arrival of
-    commands at the leader's engine to the answer.
+    fsync: making the log durable. commit: from proposing a log entry until a majority has it. apply: applying one log
+    entry. request: from the arrival of commands at the leader's engine until the answer.
     """
     asyncio.run(_watch(target, interval, products, 1 if as_json and count is None else count, as_json))
 
@@ -302,7 +302,7 @@ async def _watch(target: Target, interval: float, products: Sequence[str], count
 
 
 async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) -> tuple[Moment, Scales | None]:
-    """What everybody says now; no products while no node answers for them."""
+    """Ask all nodes. There are no products while no node answers for them."""
     statuses = await ask_all(access.addresses, access.tls(), access.credentials)
     found: dict[str, ProductMoment] = {}
     scales = None
@@ -363,9 +363,9 @@ def _product_row(each: ProductRates, scales: Scales) -> list[str | Text]:
 )
 @json_option
 def bench(target: Target, seconds: float, as_json: bool) -> None:
-    """Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way.
+    """Measure the cluster as it is: orders a second, and the 99th percentile of the latency of one order.
 
-    Trades on a product and with accounts of its own, which stay; the product is closed at the end. Others on the same
+    Trades on a product and with accounts of its own, which stay; the product is closed at the end. Other clients of the
     cluster notice the load. Needs the operator's key.
     """
     access = session.reach(target)
@@ -377,8 +377,8 @@ def bench(target: Target, seconds: float, as_json: bool) -> None:
 
         try:
             found = asyncio.run(benchmark.run(access, seconds, tell))
-        except Refused as error:
-            raise click.ClickException(f"the exchange refuses what the benchmark needs: {error}") from error
+        except BenchRefusedError as error:
+            raise click.ClickException(f"the exchange rejects what the benchmark needs: {error}") from error
     if as_json:
         print_json(found)
         return

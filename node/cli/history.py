@@ -24,8 +24,9 @@ NUMBERS = ("log entry", "sequence", "behind", "gaps")
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node
-    does not answer. `fault`: why its database cannot be read, "" where it can."""
+    """The state of a node's history. `behind`: commands that the node has applied and the history lacks; -1 if the node
+    does not answer. `fault`: why its database cannot be read, or "".
+    """
 
     node_id: str
     database: str
@@ -39,16 +40,16 @@ class Standing(msgspec.Struct, frozen=True):
 
 @click.group(cls=Commands)
 def history() -> None:
-    """The market database that a node keeps where history.enabled is true."""
+    """The market database of a node, if history.enabled is true."""
 
 
 @history.command()
 @cluster_option
 @json_option
 def status(target: Target, as_json: bool) -> None:
-    """Show how far the histories of the nodes on this machine go, and what they lack.
+    """Show how far the histories of the nodes on this machine go, and which entries they lack.
 
-    Exit code 1 if a database cannot be read; the others are shown all the same.
+    Exit code 1 if a database cannot be read; the others are shown nevertheless.
     """
     local = LocalCluster(target.directory)
     kept = [config for config in local.layout.configs.values() if config.history.enabled]
@@ -56,7 +57,7 @@ def status(target: Target, as_json: bool) -> None:
         raise HistoryError("no node here keeps a history: set history.enabled = true in its node.toml and start it again")
     statuses = asyncio.run(local.status())
     sequences = {node_id: found.sequence for node_id, found in statuses.items() if found is not None}
-    with ThreadPoolExecutor(len(kept)) as threads:  # a server that is down takes seconds to say so
+    with ThreadPoolExecutor(len(kept)) as threads:  # a server that is down takes seconds to answer
         standings = list(threads.map(lambda config: _standing_or_fault(config, sequences.get(config.node_id)), kept))
     if as_json:
         print_json(standings)
@@ -85,8 +86,12 @@ def _show(standings: list[Standing], cluster_id: str) -> None:
 
 @contextlib.contextmanager
 def _database() -> Iterator[None]:
-    """Tell a database that cannot be used in one line. Raises HistoryError."""
-    from sqlalchemy.exc import SQLAlchemyError  # it takes a moment that no other command should pay for
+    """Report a database that cannot be used in one line.
+
+    Raises:
+        HistoryError: the database cannot be used.
+    """
+    from sqlalchemy.exc import SQLAlchemyError  # the import takes a moment that other commands should not pay for
 
     try:
         yield
@@ -126,7 +131,7 @@ def _standing(config: NodeConfig, sequence: int | None) -> Standing:
 )
 @json_option
 def archive(path: Path, before: datetime.datetime, as_json: bool) -> None:
-    """Move the days before DATE to Parquet files in data/history/parquet. Candles, and orders that are open, stay."""
+    """Move the days before DATE to Parquet files in data/history/parquet. Candles and open orders stay."""
     from node.config.file import load
     from node.history.partitions import archive_days
 

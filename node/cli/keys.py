@@ -39,7 +39,7 @@ def key() -> None:
     "--address", "networks", multiple=True, help="A network it may be used from, such as 192.0.2.0/24. May repeat. Default: any."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the key to this new file instead of stdout.")
-@click.option("--replace", is_flag=True, help="Also where the key is there already: its old secret is void then.")
+@click.option("--replace", is_flag=True, help="Replace an existing key; its old secret becomes invalid.")
 @cluster_option
 def put(
     target: Target,
@@ -50,9 +50,9 @@ def put(
     out: Path | None,
     replace: bool,
 ) -> None:
-    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once.
+    """Make a new secret for KEY and store it. The file is for the option --key. The secret is shown only once.
 
-    The file also says where the nodes are and whom to trust there, so that it is enough to reach the cluster from any
+    The file also has the nodes' addresses and the cluster's authority, so it is enough to reach the cluster from any
     machine.
     """
     total, limits = _permissions(permissions), _addresses(networks)
@@ -83,8 +83,8 @@ def put(
 @cluster_option
 @json_option
 def list_keys(target: Target, as_json: bool) -> None:
-    """Every API key, without its secret: whose it is, what it may do and from where, and the cluster key that encrypts
-    it (0: none does).
+    """List every API key without its secret: its account, permissions and addresses, and the cluster key that encrypts
+    it (0: none).
     """
     rows = run(target, _all)
     views = [
@@ -109,7 +109,7 @@ def list_keys(target: Target, as_json: bool) -> None:
 @cluster_option
 @json_option
 def revoke(target: Target, key_id: str, as_json: bool) -> None:
-    """Revoke KEY, at once and on every node."""
+    """Revoke KEY at once on every node."""
 
     async def work(session: Session) -> None:
         for row in await _all(session):
@@ -129,7 +129,7 @@ def revoke(target: Target, key_id: str, as_json: bool) -> None:
 @cluster_option
 @json_option
 def reseal(target: Target, as_json: bool) -> None:
-    """Encrypt every API key under the newest cluster key; see `cluster rotate-key`. May be given again."""
+    """Encrypt every API key under the newest cluster key; see `cluster rotate-key`. May be repeated."""
 
     async def work(session: Session) -> list[ApiKeyRow]:
         await session.client.control(ControlAction.RESEAL)
@@ -169,7 +169,9 @@ def _addresses(texts: Sequence[str]) -> str:
 
 
 def _write_secret(path: Path, data: bytes) -> None:
-    """A file that only its owner reads. Never over an existing one: that may be the only copy of a key in use."""
+    """Write a file that only its owner can read. It never replaces an existing one, which may be the only copy of a key
+    in use.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.format(data, indent=2) + b"\n")

@@ -1,4 +1,4 @@
-"""`cluster upgrade` and `cluster downgrade`: the level at which a cluster runs, and changing it while it trades."""
+"""`cluster upgrade` and `cluster downgrade` change the level at which a cluster runs, while it trades."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from node.deployment.statuses import ask_all
 from node.native.protocol import LevelReport
 
 CHANGE_SECONDS = 900.0
-"""For every node to convert its state, and for the entry to be applied."""
+"""Seconds for every node to convert its state and to apply the entry."""
 
 EVERYWHERE_SECONDS = 60.0
-"""For every node to have applied the entry."""
+"""Seconds for every node to have applied the entry."""
 
 POLL = 0.05
 
-COLUMNS = ("node", "software", "level", "can run", "what speaks against it")
+COLUMNS = ("node", "software", "level", "can run", "what prevents it")
 
-check_option = click.option("--check", is_flag=True, help="Only say what speaks against it. Exit code 1 if anything does.")
+check_option = click.option("--check", is_flag=True, help="Only show what prevents the change. Exit code 1 if anything does.")
 
 
 @click.command()
@@ -31,17 +31,17 @@ check_option = click.option("--check", is_flag=True, help="Only say what speaks 
 @json_option
 @check_option
 @click.option(
-    "--to", "version", metavar="VERSION", default="", help="The version whose level it is to be. Default: this program's."
+    "--to", "version", metavar="VERSION", default="", help="The version with the new level. Default: this program's version."
 )
 def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
-    """Go on with the schema and the rules of a newer version, while the cluster trades.
+    """Change to the schema and the rules of a newer version, while the cluster trades.
 
-    Install that version on every node first, and start them again one by one: until this command they all keep to the
-    level of the version before, and any of them can go back to it. The change is one entry in the log, made only if
-    every member can follow.
+    First install that version on every node, and restart the nodes one by one. Until this command they all keep the
+    level of the previous version, and any of them can return to it. The change is one entry in the log, and is made
+    only if every member can follow.
     """
     if not check and not version:
-        raise click.UsageError("say --to VERSION, or --check")
+        raise click.UsageError("give --to VERSION or --check")
     _change(target, version or metadata.version("quorumbook"), as_json=as_json, check=check)
 
 
@@ -49,12 +49,12 @@ def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 @cluster_option
 @json_option
 @check_option
-@click.option("--to", "version", metavar="VERSION", required=True, help="The version whose level it is to be.")
+@click.option("--to", "version", metavar="VERSION", required=True, help="The version with the new level.")
 def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
-    """Return to the level of an earlier version, where nothing would be lost.
+    """Return to the level of an earlier version, if nothing would be lost.
 
-    Where something would be, it is refused and says so; then `quorumbook rollback` returns to the state before the
-    change, with an export of what that undoes.
+    Otherwise the command is rejected with the reason. Then `quorumbook rollback` returns to the state before the
+    change, and exports what that undoes.
     """
     _change(target, version, as_json=as_json, check=check)
 

@@ -26,10 +26,10 @@ from statemachine.types import ProductStatus, Reason, Side
 
 PPM_DIGITS = 6
 ATTEMPTS = 5
-"""For a change of a product that others change at the same moment."""
+"""Attempts to change a product that somebody else changes at the same moment."""
 
 MAX_SIZE = 10**6
-"""Coins of the largest order of a product, unless it is named."""
+"""Default size of a product's largest order, in coins."""
 
 Function = Callable[..., Any]
 STATUSES = [word(status) for status in ProductStatus]
@@ -56,7 +56,7 @@ PRODUCT_COLUMNS = (
 @cluster_option
 @json_option
 def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
-    """The order book of PRODUCT."""
+    """Show the order book of PRODUCT."""
 
     async def work(session: Session) -> tuple[BookView, AuctionView | None, Scales]:
         try:
@@ -90,11 +90,11 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
 
 @click.command()
 @click.argument("product_id", metavar="PRODUCT")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Largest number of trades.")
 @cluster_option
 @json_option
 def trades(target: Target, as_json: bool, product_id: str, limit: int) -> None:
-    """The latest trades of PRODUCT, newest first, as far as the node remembers them."""
+    """Show the latest trades of PRODUCT, newest first, as far as the node has them."""
 
     async def work(session: Session) -> tuple[list[OrderMatched], Scales]:
         scales = await session.scales()
@@ -112,7 +112,7 @@ def trades(target: Target, as_json: bool, product_id: str, limit: int) -> None:
 
 
 def _trade(trade: OrderMatched, scales: Scales) -> dict[str, object]:
-    """A trade in decimals and words. `taker`: the side of the order that came later."""
+    """Return a trade in decimals and words. `taker`: the taker's side."""
     name = trade.product_id
     return {
         "trade_id": trade.trade_id,
@@ -132,7 +132,7 @@ def _trade(trade: OrderMatched, scales: Scales) -> dict[str, object]:
 @cluster_option
 @json_option
 def ticker(target: Target, as_json: bool, names: tuple[str, ...]) -> None:
-    """The last trade of each PRODUCT (default: all), and its best prices."""
+    """Show the last trade of each PRODUCT (default: all), and its best prices."""
 
     async def work(session: Session) -> list[dict[str, object]]:
         scales = await session.scales()
@@ -148,7 +148,7 @@ def ticker(target: Target, as_json: bool, names: tuple[str, ...]) -> None:
 
 
 def _tick(row: ProductRow, book: BookView, scales: Scales) -> dict[str, object]:
-    """The last trade and the best prices; empty where there is none."""
+    """Return the last trade and the best prices; empty if there is none."""
     name = row.product_id
     sides: dict[str, object] = {}
     for side, levels in (("bid", book.bids), ("ask", book.asks)):
@@ -159,7 +159,7 @@ def _tick(row: ProductRow, book: BookView, scales: Scales) -> dict[str, object]:
 
 
 def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
-    """Price, size, and the number of orders (levels 1 and 2) or the order's id (level 3)."""
+    """Return price, size, and the number of orders (levels 1 and 2) or the order's id (level 3)."""
     return [
         [
             scales.price(product_id, row.price),
@@ -171,12 +171,12 @@ def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scal
 
 
 def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, str]:
-    """What an auction would do if it opened now."""
+    """Return what an auction would do if it opened now."""
     return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
 
 
 def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
-    """Asks above bids, the best prices meeting in the middle."""
+    """Return a table with asks above bids, so that the best prices meet in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
     bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
@@ -190,7 +190,7 @@ def product() -> None:
 
 
 def _options(*, is_new: bool) -> Callable[[Function], Function]:
-    """The options that a product is made of; what is not named is None. `is_new`: say what the defaults are."""
+    """The options of a product; an option that is not given is None. `is_new`: show the defaults."""
 
     def default(text: str) -> str:
         return f" Default: {text}." if is_new else ""
@@ -213,8 +213,8 @@ def _options(*, is_new: bool) -> Callable[[Function], Function]:
 
 @product.command("put")
 @click.argument("product_id", metavar="PRODUCT")
-@click.option("--base", default=None, help="Base currency. Default: what stands before the dash in PRODUCT.")
-@click.option("--quote", default=None, help="Quote currency. Default: what stands behind it.")
+@click.option("--base", default=None, help="Base currency. Default: the part of PRODUCT before the dash.")
+@click.option("--quote", default=None, help="Quote currency. Default: the part of PRODUCT after the dash.")
 @click.option(
     "--tick",
     default=None,
@@ -222,13 +222,11 @@ def _options(*, is_new: bool) -> Callable[[Function], Function]:
 )
 @click.option("--lot", default=None, help="Smallest step of the size. Default: the smallest that gives whole notionals.")
 @_options(is_new=True)
-@click.option(
-    "--replace", is_flag=True, help="Also where the product is there already: what is not named gets its default again."
-)
+@click.option("--replace", is_flag=True, help="Replace an existing product; options that are not given return to their defaults.")
 @cluster_option
 @json_option
 def put_product(target: Target, as_json: bool, product_id: str, replace: bool, **options: str | None) -> None:
-    """Add a product. One that is there already is changed by `product set`."""
+    """Add a product. `product set` changes an existing one."""
 
     async def work(session: Session) -> Done:
         scales = await session.scales()
@@ -287,9 +285,9 @@ def _product_command(product_id: str, scales: Scales, options: Mapping[str, str 
 @cluster_option
 @json_option
 def set_product(target: Target, as_json: bool, product_id: str, status: str | None, **options: str | None) -> None:
-    """Change what is named of a product, and nothing else. Currencies, tick and lot never change."""
+    """Change the named settings of a product and no others. Currencies, tick and lot never change."""
     if status is None and not any(value is not None for value in options.values()):
-        raise click.UsageError("Name what is to change: --min-size, --max-size, --maker-fee, --taker-fee or --status.")
+        raise click.UsageError("Name a setting to change: --min-size, --max-size, --maker-fee, --taker-fee or --status.")
 
     def changes(scales: Scales) -> dict[str, object]:
         row = scales.product(product_id)
@@ -324,14 +322,13 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
 async def _change(
     session: Session, names: list[str] | None, commands: Callable[[Scales, ProductRow], list[PutProduct]]
 ) -> list[tuple[ProductRow, Scales]]:
-    """Change products (None: all) by the commands that `commands` makes of their rows, all in one entry of the log; the
-    rows before.
+    """Change products (None: all) by the commands that `commands` makes of their rows, all in one log entry. Returns
+    the rows from before.
 
-    What somebody else changes at the same moment is not lost: a product that was changed between the reading and the
-    command is read again.
+    No concurrent change is lost: if a product was changed after it was read, it is read again.
 
     Raises:
-        Rejection: the exchange refused a change for another reason, or a product is changed by others again and again.
+        Rejection: the exchange rejected a change for another reason, or others change a product again and again.
     """
     done: dict[str, tuple[ProductRow, Scales]] = {}
     left = names
@@ -357,7 +354,7 @@ async def _change(
 
 
 def _lot(tick: int, one: int) -> int:
-    """The smallest power of ten that makes every notional whole, where `one` base coin has that many units."""
+    """Return the smallest power of ten that makes every notional a whole number; `one` base coin has that many units."""
     lot = 1
     while tick > 0 and tick * lot % one and lot < one:
         lot *= 10
@@ -368,11 +365,13 @@ def _lot(tick: int, one: int) -> int:
 @click.argument("names", metavar="[PRODUCT]...", nargs=-1)
 @click.argument("status", type=click.Choice(STATUSES))
 @click.option("--all", "every", is_flag=True, help="Every product, in one entry of the log.")
-@click.option("--then", type=click.Choice(STATUSES), help="And on to this one at once: no order comes between.")
+@click.option(
+    "--then", type=click.Choice(STATUSES), help="A second status that follows at once, so that no order comes in between."
+)
 @cluster_option
 @json_option
 def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool, then: str | None) -> None:
-    """Change the status of each PRODUCT, and nothing else of it.
+    """Change the status of each PRODUCT, and nothing else.
 
     From `auction` to a status that trades, its auction opens.
     """
@@ -398,7 +397,7 @@ def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: st
 @cluster_option
 @json_option
 def list_products(target: Target, as_json: bool) -> None:
-    """All products."""
+    """List all products."""
 
     async def work(session: Session) -> Scales:
         return await session.scales()
@@ -412,7 +411,7 @@ def list_products(target: Target, as_json: bool) -> None:
 
 
 def product_view(row: ProductRow, scales: Scales) -> dict[str, object]:
-    """A product in decimals and words."""
+    """Return a product in decimals and words."""
     name = row.product_id
     return {
         "id": name,
@@ -454,7 +453,7 @@ def put_currency(target: Target, as_json: bool, name: str, scale: int) -> None:
 @cluster_option
 @json_option
 def list_currencies(target: Target, as_json: bool) -> None:
-    """All currencies and their decimal digits."""
+    """List all currencies and their decimal digits."""
 
     async def work(session: Session) -> Scales:
         return await session.scales()

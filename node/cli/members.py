@@ -1,4 +1,4 @@
-"""`cluster members | add | remove | replace`: who belongs to the cluster, and changing it."""
+"""`cluster members | add | remove | replace`: shows and changes the members of a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 
 WAIT_SECONDS = 600.0
 SKEW_SHOWN = 0.5
-"""Seconds between two clocks that are coloured."""
+"""Difference of two clocks, in seconds, from which it is coloured."""
 
 COLUMNS = ("node", "role", "connected", "log", "clock", "raft", "native", "http")
 
@@ -34,19 +34,17 @@ seconds_option = click.option(
     show_default=True,
     help="Seconds to wait until it is done.",
 )
-force_option = click.option(
-    "--force", is_flag=True, help="Also where the cluster then survives no further failure, though it does now."
-)
+force_option = click.option("--force", is_flag=True, help="Continue even if the cluster then no longer survives a failure.")
 
 
 def _address_options(function: Command) -> Command:
     """The options of a node that joins."""
     for option in (
-        click.option("--no-start", is_flag=True, help="Do not start it here: its directory goes to another machine."),
+        click.option("--no-start", is_flag=True, help="Do not start it here, because its directory moves to another machine."),
         click.option("--http", default="", help="Its public URL, http://host:port. Default: see --raft."),
-        click.option("--native", default="", help="Where clients reach it, host:port. Default: see --raft."),
+        click.option("--native", default="", help="Its address for clients, host:port. Default: see --raft."),
         click.option(
-            "--raft", default="", help="Where the other nodes reach it, host:port. Default: the members' host, the next port."
+            "--raft", default="", help="Its address for other nodes, host:port. Default: the members' host, the next port."
         ),
     ):
         function = option(function)
@@ -58,7 +56,7 @@ def _address_options(function: Command) -> Command:
 @earlier_place()
 @json_option
 def members(target: Target, as_json: bool) -> None:
-    """Who belongs to the cluster, as its leader sees it."""
+    """List the members of the cluster, as its leader sees them."""
 
     async def work(session: Session) -> NodeStatus:
         status: NodeStatus = await session.client.query(StatusQuery(), linearizable=True)
@@ -72,7 +70,7 @@ def members(target: Target, as_json: bool) -> None:
 
 
 def _names(target: Target, names: tuple[str, ...], *wanted: str) -> tuple[Target, list[str]]:
-    """The nodes that were named; before them, older versions took the cluster's directory.
+    """Return the named nodes. In older versions the cluster's directory came before them.
 
     Raises:
         click.UsageError: too few or too many.
@@ -103,9 +101,9 @@ def add(
     read_only: bool,
     seconds: float,
 ) -> None:
-    """Add NODE to the cluster: make its directory, start it, and wait until it votes (with --read-only: is level).
+    """Add NODE to the cluster: make its directory, start it, and wait until it votes (with --read-only: has caught up).
 
-    Needs ca.key in the cluster's directory. Stopped at any moment, the same command goes on where it was.
+    Needs ca.key in the cluster's directory. After an interruption the same command continues.
     """
     target, (node_id,) = _names(target, names, "NODE")
     wanted = Addition(node_id, raft, native, http, read_only=read_only, start=not no_start)
@@ -118,7 +116,7 @@ def add(
 @force_option
 @json_option
 def remove(target: Target, as_json: bool, names: tuple[str, ...], force: bool) -> None:
-    """Remove NODE from the cluster for good; if it leads, another one takes over first.
+    """Remove NODE from the cluster for good. If it leads, it transfers its leadership first.
 
     It may be down. If it runs it stops, and does not start again. An id is used once.
     """
@@ -146,7 +144,7 @@ def replace(
 ) -> None:
     """Add NEW to the cluster, wait until it votes, and remove NODE, which may be down.
 
-    Stopped at any moment, the same command goes on where it was.
+    After an interruption the same command continues.
     """
     target, (old, new) = _names(target, names, "NODE", "NEW")
     wanted = Addition(new, raft, native, http, start=not no_start)
@@ -169,7 +167,7 @@ def _with_changes(directory: Path, as_json: bool, work: Callable[[MemberChanges]
 
 
 def members_table(status: NodeStatus) -> Table:
-    """The members, one a row."""
+    """Return a table with a row for each member."""
     title = f"cluster {status.cluster_id}, {status.leader_id} leads"
     return table(COLUMNS, [_row(member, status) for member in status.members], title=title)
 
@@ -181,9 +179,7 @@ def _row(member: MemberStatus, status: NodeStatus) -> list[str | Text]:
 
 
 def skew(member: MemberStatus) -> Text:
-    """How far a member's clock is ahead of the node's that tells, in a colour if that is much; empty where it is not
-    known.
-    """
+    """Return how far a member's clock is ahead of the answering node's, coloured if it is far; empty if unknown."""
     if member.clock_skew is None:
         return Text("")
     return Text(f"{member.clock_skew * 1e3:+.0f} ms", style="yellow" if abs(member.clock_skew) > SKEW_SHOWN else "")

@@ -34,7 +34,7 @@ from snapshots.tsv import title
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
 LINES_SHOWN = 12
-"""Lines of a table that a rehearsal shows of what it changes."""
+"""Lines of a table's changes that a rehearsal shows."""
 
 
 @click.group(cls=Commands)
@@ -45,7 +45,7 @@ def abi() -> None:
 @abi.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """All ABIs that this software knows, oldest first."""
+    """List all ABIs that this software knows, oldest first."""
     releases = Releases()
     if as_json:
         print_json([{"abi": known, "version": releases.versions.get(known, "")} for known in releases.abis])
@@ -58,7 +58,7 @@ def list_(as_json: bool) -> None:
 @click.argument("which", default=ABI)
 @json_option
 def show_(which: str, as_json: bool) -> None:
-    """Print the description of an ABI (or the first digits of one). Default: that of this software.
+    """Print the description of an ABI (or the first digits of one). Default: this software's ABI.
 
     With --json the canonical form, whose SHA-1 is the ABI.
     """
@@ -71,7 +71,7 @@ def show_(which: str, as_json: bool) -> None:
 @click.argument("new", default=ABI)
 @json_option
 def diff(old: str, new: str, as_json: bool) -> None:
-    """Say what changed from one ABI to another, and what of it needs a migration.
+    """Show what changed from one ABI to another, and which changes need a migration.
 
     Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or it does not say why
     something would vanish.
@@ -97,20 +97,23 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
 
 @click.group(cls=Commands, invoke_without_command=True)
-@click.option("--check", is_flag=True, help="Rehearse on a copy: do all that a start would do, and change nothing.")
-@click.option("--finalize", is_flag=True, help="Delete what is kept for the way back. There is none afterwards.")
+@click.option("--check", is_flag=True, help="Rehearse on a copy: do what a start would do, and change nothing.")
+@click.option("--finalize", is_flag=True, help="Delete the former data. No rollback is possible afterwards.")
 @click.option(
     "--cluster",
     "directory",
     type=DIRECTORY,
     envvar=CLUSTER_VARIABLE,
     show_envvar=True,
-    help="A cluster's, a node's or a data directory.",
+    help="The directory of a cluster or a node, or a data directory.",
 )
 @click.option("--from", "earlier", type=DIRECTORY, hidden=True)
-@click.option("--to", "target", default=ABI, help="The wanted ABI. Default: that of this software.")
+@click.option("--to", "target", default=ABI, help="The target ABI. Default: this software's ABI.")
 @click.option(
-    "--diff", "with_diff", is_flag=True, help="Say what changes in each table, with rows as TSV. Secrets of API keys are in it."
+    "--diff",
+    "with_diff",
+    is_flag=True,
+    help="Show what changes in each table, with rows as TSV. They contain the secrets of API keys.",
 )
 @json_option
 @click.pass_context
@@ -124,7 +127,7 @@ def migrate(
     with_diff: bool,
     as_json: bool,
 ) -> None:
-    """Data that another version left: a start migrates it by itself. Here that is rehearsed, or made final.
+    """Data of another version: a start migrates it automatically. This command rehearses that, or makes it final.
 
     Exit code 1 if the migration would fail; the message names the check and the row.
     """
@@ -145,7 +148,7 @@ def migrate(
 
 
 def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
-    """What `--cluster` names, else what stands where older versions took it, else the usual cluster."""
+    """Return the place that `--cluster` names, else the one that older versions took as argument, else the default."""
     if earlier is not None:
         deprecated(f"{name} {earlier}", f"--cluster {earlier}")
         return earlier
@@ -161,9 +164,9 @@ def _progress(quiet: bool) -> Callable[[str], None]:
 @migrate.command()
 @click.argument("source")
 @click.option("--to", "target", default=ABI, help="Default: the ABI of this software.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where. Default: the package's migrations.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The directory. Default: the package's migrations.")
 def new(source: str, target: str, out: Path | None) -> None:
-    """Write the first form of the migration from SOURCE: a function for all that does not follow by itself."""
+    """Write a draft of the migration from SOURCE: a function for each change that does not follow automatically."""
     releases = Releases()
     old, goal = releases.schema(source), releases.schema(target)
     path = (out or Path(written.__path__[0])) / module_name(old.abi)
@@ -233,7 +236,7 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
 
 
 def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
-    """What a rehearsal of this data cannot say."""
+    """Return what a rehearsal of this data cannot check."""
     built, data = rehearsal.built, rehearsal.place.data
     assert built is not None
     if not built.snapshot_index:
@@ -249,7 +252,7 @@ def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
 
 
 def _told(found: TableDifference) -> Iterator[str]:
-    """A table's differences as lines, not too many of them."""
+    """Return a table's differences as a limited number of lines."""
     becomes = f", becomes {title(found.becomes) or 'nothing'}" if found.table and found.becomes != found.table else ""
     yield f"# table = {title(found.table or found.becomes)}{becomes}{'' if found.table else ', added'}"
     yield f"# rows: {found.same:,} the same, {found.changed:,} changed, {found.gone:,} gone, {found.came:,} came"
@@ -276,7 +279,7 @@ def _size(count: int) -> str:
 
 
 class Say(Protocol):
-    """Tells what was done on a node: a line for a person, facts for a script."""
+    """Reports what was done on a node: a line for a person, facts for a script."""
 
     def __call__(self, name: str, text: str, **facts: object) -> None: ...
 
@@ -288,20 +291,20 @@ class Say(Protocol):
     type=DIRECTORY,
     envvar=CLUSTER_VARIABLE,
     show_envvar=True,
-    help="A cluster's, a node's or a data directory.",
+    help="The directory of a cluster or a node, or a data directory.",
 )
 @click.argument("earlier", type=DIRECTORY, required=False, metavar="")
 @click.option(
-    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go: a transaction log a node."
+    "--export", "out", type=click.Path(path_type=Path), help="Directory for the undone commands: a transaction log for each node."
 )
 @click.option(
-    "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
+    "--without-export", is_flag=True, help="Do not export them: another node has exported them, or they are not needed."
 )
 @click.option("--without-secrets", is_flag=True, help="Leave the secrets of API keys out of the export.")
 @click.option(
     "--without-history",
     is_flag=True,
-    help="Leave the market databases as they are, where they are out of reach. The version before cannot use them: they must begin anew.",
+    help="Leave unreachable market databases as they are. The earlier version cannot use them: they must be made again.",
 )
 @json_option
 def rollback(
@@ -315,9 +318,9 @@ def rollback(
 ) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
-    Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and
-    trades that did not happen any more. They are exported first. Market databases are cut back to the same place. Stop
-    all nodes of the cluster and go back on all of them; if that was interrupted, give the command again.
+    This undoes every command that was applied since, including acknowledged ones: clients know orders and trades that
+    then never happened. They are exported first. Market databases are cut back to the same place. Stop all nodes of the
+    cluster, and roll back all of them. After an interruption repeat the command.
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
@@ -337,7 +340,7 @@ def rollback(
         ways = ways_back(list(names))
         for data, name in names.items():
             if data not in ways:
-                say(name, "has the former ABI already", back=True)
+                say(name, "already has the former ABI", back=True)
         if out is not None:
             _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets, say)
         if not without_history:
@@ -353,7 +356,7 @@ def rollback(
 
 
 def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
-    """Before any data goes back: a history that goes on with this version only goes on from an earlier place.
+    """Cut histories back before any data goes back, because the earlier version must continue from an earlier place.
 
     Raises:
         HistoryError: a database cannot be used.
@@ -361,7 +364,7 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
     kept = [(config, way) for config, way in ways if config.history.enabled]
     if not kept:
         return
-    from sqlalchemy.exc import SQLAlchemyError  # it takes a moment that no other command should pay for
+    from sqlalchemy.exc import SQLAlchemyError  # the import takes a moment that other commands should not pay for
 
     from node.history.cutting import go_back
 
@@ -382,7 +385,7 @@ def _name(place: Place) -> str:
 
 
 def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, say: Say) -> None:
-    """Export from every node; one that has it all is enough.
+    """Export from the nodes; one that has everything is enough.
 
     Raises:
         DataDirectoryError: none has.

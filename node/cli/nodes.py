@@ -34,7 +34,7 @@ STOP_POLL = 0.02
 
 
 def _hosts(_context: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[Host]:
-    """The nodes of `--node n1=HOST`."""
+    """Parse the nodes of `--node n1=HOST`."""
     found = []
     for text in texts:
         node_id, equals, host = text.partition("=")
@@ -46,30 +46,30 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, texts: Sequence
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default=None, help="How many nodes, all on --host. [default: 3]")
+@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default=None, help="Number of nodes, all on --host. [default: 3]")
 @click.option(
     "--node",
     "named",
     multiple=True,
     metavar="NODE=HOST",
     callback=_hosts,
-    help="A node and its host, e.g. n1=10.0.0.1; one each.",
+    help="A node and its host, e.g. n1=10.0.0.1; repeat for each node.",
 )
-@click.option("--hosts", default="", metavar="HOST,...", help="The hosts of n1, n2, ..., with commas, instead of --node.")
-@click.option(
-    "--base-port", type=click.IntRange(1024, 65_000), default=7000, show_default=True, help="Ports are counted from here."
-)
+@click.option("--hosts", default="", metavar="HOST,...", help="The hosts of n1, n2, ..., separated by commas, instead of --node.")
+@click.option("--base-port", type=click.IntRange(1024, 65_000), default=7000, show_default=True, help="The first port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The host of all nodes.")
-@click.option("--listen", default="", metavar="ADDRESS", help="Where every node listens, e.g. 0.0.0.0. Default: its host.")
+@click.option(
+    "--listen", default="", metavar="ADDRESS", help="The address on which every node listens, e.g. 0.0.0.0. Default: its host."
+)
 @click.option(
     "--https/--http", "https", default=None, help="Serve HTTPS with the nodes' certificates. Default: unless all are on loopback."
 )
-@click.option("--cluster-id", default="", help="A name of its own for each cluster. Default: a random one.")
+@click.option("--cluster-id", default="", help="The cluster's id, different for each cluster. Default: a random one.")
 @click.option(
     "--cluster-key",
     "cluster_key",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take the cluster keys in this file, of the cluster whose backup or export this one will begin with. Default: a fresh one.",
+    help="Use the cluster keys in this file, of the cluster whose backup or export this one will begin with. Default: a new key.",
 )
 @click.option("--archive-log", is_flag=True, help="Keep old log segments: `quorumbook audit` needs the log from its first entry.")
 @click.option("--fix", is_flag=True, help="Serve FIX, on each node's HTTP port + 10; see docs/fix.md.")
@@ -95,7 +95,7 @@ def init(
     directory to its machine.
     """
     if (nodes is not None) + bool(named) + bool(hosts) > 1:
-        raise click.UsageError("Say which nodes once: --nodes, --node or --hosts.")
+        raise click.UsageError("Give only one of --nodes, --node and --hosts.")
     chosen = named or [Host(f"n{number}", each.strip()) for number, each in enumerate(hosts.split(","), 1) if hosts]
     chosen = chosen or [Host(f"n{number}", host) for number in range(1, int(nodes or "3") + 1)]
     secure = not all(is_loopback(each.host) for each in chosen) if https is None else https
@@ -143,9 +143,7 @@ def node() -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @click.option("--rejoin", is_flag=True, help="The data directory was lost: come back without a vote until caught up.")
 def start(path: Path, rejoin: bool) -> None:
-    """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading
-    why.
-    """
+    """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt; read the log before another start."""
     sys.exit(run_or_explain(path, rejoin=rejoin))
 
 
@@ -154,7 +152,7 @@ def start(path: Path, rejoin: bool) -> None:
 @click.option(
     "--force",
     is_flag=True,
-    help="Also where the exchange then stands still, such as the last nodes of a cluster that is switched off.",
+    help="Stop even if the exchange cannot continue, such as the last nodes of a cluster that is shut down.",
 )
 @click.option(
     "--wait",
@@ -165,10 +163,10 @@ def start(path: Path, rejoin: bool) -> None:
     help="Seconds to wait until the node may stop.",
 )
 def stop(path: Path, force: bool, seconds: float) -> None:
-    """Stop a running node in order: it refuses commands, hands leadership over, writes a snapshot, and ends.
+    """Stop a running node in order: it rejects commands, transfers leadership, writes a snapshot, and ends.
 
-    A node that the exchange needs to go on is not stopped (see `cluster can-stop`), unless --force is given or no
-    leader serves anyway. Exit code 1 then, and if the node did not end in time; it goes on stopping in that case.
+    A node that the exchange needs is not stopped (see `cluster can-stop`), unless --force is given or no leader serves
+    anyway. Exit code 1 then, and also if the node did not end in time; in that case it is still stopping.
     """
     config = load(path)
     pid_file = config.data_path / PID_FILE
@@ -192,8 +190,8 @@ def stop(path: Path, force: bool, seconds: float) -> None:
 @node.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 def alive(path: Path) -> None:
-    """Does the node live? For a container's health check. Exit code 1 where its engine neither answers nor reads its
-    data at a start.
+    """Tell whether the node is alive, for a container's health check. Exit code 1 if its engine neither answers nor
+    reads its data at a start.
     """
     config = load(path)
     status = asyncio.run(asking(config)()).get(config.node_id)
@@ -207,8 +205,8 @@ def alive(path: Path) -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Check a node's configuration, certificate and keys, as a start does, without starting. What is hardly meant is
-    told, too.
+    """Check a node's configuration, certificate and keys, as a start does, without starting. It also reports settings
+    that are probably not intended.
     """
     config = load(path)
     lines = advice(config, path)
@@ -223,9 +221,7 @@ def check(path: Path, as_json: bool) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version and commit of the software, the ABI (the checksum of everything that is stored or sent), and which
-    core runs, compiled or plain.
-    """
+    """Show the version and commit, the ABI (the checksum of everything that is stored or sent), and the core in use."""
     if as_json:
         print_json(
             {

@@ -31,7 +31,7 @@ def _words(choices: type[IntEnum]) -> click.Choice[str]:
 
 
 def order_id_from(text: str) -> int:
-    """The number of an order, from its id as the API writes it or from the number itself.
+    """Return the number of an order, from its id as the API writes it or from the number itself.
 
     Raises:
         click.BadParameter: it is neither.
@@ -47,7 +47,7 @@ def order_id_from(text: str) -> int:
 
 
 def _lifetime(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int:
-    """The nanoseconds of `--cancel-after`; 0 where it is not given."""
+    """Return the nanoseconds of `--cancel-after`; 0 without that option."""
     try:
         return lifetime(text) if text is not None else 0
     except ValueError as error:
@@ -55,7 +55,7 @@ def _lifetime(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 
 class _Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """An order as it was typed."""
+    """An order as the user typed it."""
 
     account_id: str
     side: str
@@ -71,7 +71,12 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
     client_oid: str
 
     def command(self, product_id: str, scales: Scales) -> PlaceOrder:
-        """The command for it. Raises `DecimalError`, `DirectoryError`."""
+        """Return the order's command.
+
+        Raises:
+            DecimalError: an amount is malformed.
+            DirectoryError: there is no such product.
+        """
         side = Side[self.side.upper()]
         usual = TimeInForce.GTT if self.cancel_after else TimeInForce.GTC
         return PlaceOrder(
@@ -113,15 +118,15 @@ def order() -> None:
 @click.option(
     "--stop", type=click.Choice(list(STOPS)), help="Wait for that price or below (loss) or above (entry). [default: by side]"
 )
-@click.option("--post-only", is_flag=True, help="Refuse the order if any of it would trade at once.")
+@click.option("--post-only", is_flag=True, help="Reject the order if any of it would trade at once.")
 @click.option("--stp", type=_words(SelfTradePrevention), default="dc", show_default=True, help="Self-trade prevention.")
-@click.option("--client-oid", default="", help="Your own id of the order. The same one again answers the same.")
+@click.option("--client-oid", default="", help="Your own id of the order. A repetition with the same id returns the first order.")
 @account_options
 @json_option
 def place(
     target: Target, as_json: bool, product_id: str, amount: str | None, size: str | None, stop: str | None, **options: Any
 ) -> None:
-    """Place an order and show what became of it: order place BTC-USD buy 0.5 --price 100 --as alice."""
+    """Place an order and show its state: order place BTC-USD buy 0.5 --price 100 --as alice."""
     if amount is not None and size is not None:
         raise click.UsageError("Give the size once.")
     if stop is not None and options["stop_price"] is None:
@@ -167,12 +172,14 @@ def cancel_all(target: Target, as_json: bool, product_id: str) -> None:
 
 @order.command("list")
 @click.option("--product", "product_id", default="", help="Only orders of this product.")
-@click.option("--done", is_flag=True, help="Finished orders as well.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many, newest first.")
+@click.option("--done", is_flag=True, help="Include done orders.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Largest number of orders, newest first."
+)
 @account_options
 @json_option
 def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limit: int) -> None:
-    """The account's orders, newest first."""
+    """List the account's orders, newest first."""
     account_id = target.account()
 
     async def work(session: Session) -> tuple[list[OrderState], Scales]:
@@ -187,7 +194,7 @@ def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limi
 
 
 def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
-    """The product's bound that an order broke, in decimals; "" for other reasons."""
+    """Return the product's bound that an order broke, in decimals; "" for other reasons."""
     match reason:
         case Reason.PRICE_OFF_TICK:
             return f"expected a multiple of {scales.price(row.product_id, row.tick)}"
@@ -201,7 +208,9 @@ def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
 
 
 def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: Scales) -> Callable[[int], str]:
-    """How the numbers of a refusal are written: in coins of the base or the quote currency, or an order's id."""
+    """Return how the numbers of a rejection are written: in coins of the base or the quote currency, or as an order's
+    id.
+    """
     if outcome.reason is Reason.COMMAND_ID_REUSED:
         return order_text
     in_base = outcome.reason in SIZES or (outcome.reason is Reason.INSUFFICIENT_FUNDS and wish.side == "sell")
@@ -209,7 +218,7 @@ def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: Scales) ->
 
 
 def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
-    """An order in decimals and words."""
+    """Return an order in decimals and words."""
     product_id = state.product_id
     return {
         "id": order_text(state.order_id),
@@ -238,7 +247,7 @@ def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
 
 
 def describe(state: OrderState, scales: Scales) -> str:
-    """An order in one line."""
+    """Return an order as one line."""
     view = order_view(state, scales)
     status = f"{view['status']} {view['done_reason']}".strip()
     at = f" at {view['price']}" if state.order_type is OrderType.LIMIT else ""

@@ -1,4 +1,4 @@
-"""How results are shown: a table or a line for a person, JSON for a script."""
+"""Prints results: a table or a line for a person, JSON for a script."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from statemachine.events import Rejected
 
 
 class Refusal(click.ClickException):
-    """The command line refuses what the exchange would do, since it is hardly what is meant. Exit code 1."""
+    """The command line refuses what the exchange would do, because it is probably not intended. Exit code 1."""
 
 
 class Rejection(click.ClickException):
-    """The exchange refused a command. Exit code 1.
+    """The exchange rejected a command. Exit code 1.
 
-    `expected`: what would have been right, instead of the engine's words. `number`: how an amount in them, in smallest
-    units, is written.
+    `expected`: what would have been right, in place of the engine's words. `number`: writes an amount in smallest
+    units.
     """
 
     def __init__(self, outcome: Rejected, expected: str = "", number: Callable[[int], str] | None = None) -> None:
@@ -41,12 +41,12 @@ class Rejection(click.ClickException):
 
 
 def word(value: IntEnum) -> str:
-    """A choice as the API writes it: lower case."""
+    """Return the API's word for a value: its name in lower case."""
     return value.name.lower()
 
 
 def plain(value: object) -> object:
-    """What JSON can carry: structs become objects, choices words, bytes hexadecimal."""
+    """Convert a value for JSON: structs become objects, enumerations words, bytes hexadecimal."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, IntEnum):
@@ -61,17 +61,17 @@ def plain(value: object) -> object:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(plain(value)), indent=2))
 
 
 def instant(nanoseconds: int) -> str:
-    """A time of the exchange, in UTC."""
+    """Return a time of the exchange in UTC."""
     return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def duration(seconds: float) -> str:
-    """A time span in its two largest units: "42 s", "3 min 5 s", "2 h 10 min", "12 d 4 h"."""
+    """Return a duration in its two largest units: "42 s", "3 min 5 s", "2 h 10 min", "12 d 4 h"."""
     whole = int(seconds)
     for unit, size, smaller, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
         if whole >= size:
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say on the terminal that something goes on which may take seconds; nothing where stderr is not a terminal."""
+    """Show on the terminal that work is in progress which may take seconds. Prints nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -91,11 +91,11 @@ def working(what: str) -> Iterator[None]:
 
 
 class Progress:
-    """How far a piece of work is, shown on the terminal; silent where stderr is not one.
+    """The progress of a task, shown on the terminal; silent if stderr is not a terminal.
 
     Args:
         bar: the bars of `rich`, None to show nothing.
-        task: which of them.
+        task: the task's bar.
     """
 
     def __init__(self, bar: RichProgress | None = None, task: TaskID | None = None) -> None:
@@ -103,20 +103,20 @@ class Progress:
         self._task = task
 
     def step(self, what: str = "", count: float = 1) -> None:
-        """`count` more of the total are done; `what` is done now."""
+        """Add `count` to the steps done; `what` is done next."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, description=what or None)
 
     def at(self, done: float, total: float | None = None) -> None:
-        """So many of the total are done; `total` where it is known only now."""
+        """Set the steps done, and `total` if it has only now become known."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
 
 
 @contextlib.contextmanager
 def progress(what: str, total: float | None) -> Iterator[Progress]:
-    """A progress bar on stderr, for work that may take more than two seconds. `total`: how many steps, None while that
-    is not known.
+    """Show a progress bar on stderr for work that may take more than two seconds. `total`: the number of steps, None if
+    it is not known yet.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -128,7 +128,7 @@ def progress(what: str, total: float | None) -> Iterator[Progress]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:
-    """A table; the columns named in `right` are numbers."""
+    """Make a table; the columns named in `right` are numbers."""
     made = Table(title=title or None, title_justify="left")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -138,7 +138,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title
 
 
 def show(content: Table | Text | Group | str) -> None:
-    """Print for a person. Where stdout is not a terminal, tables are as wide as they need to be."""
+    """Print for a person. If stdout is not a terminal, tables are as wide as they need to be."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)

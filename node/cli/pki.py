@@ -22,20 +22,20 @@ from node.tls.certificates import WARN_DAYS, Validity, days_left
 SECOND = 1_000_000_000
 POLL_SECONDS = 0.25
 TAKE_UP_SECONDS = 30.0
-"""For running nodes to take up a renewed certificate: they look every few seconds."""
+"""Seconds for running nodes to load a renewed certificate; they check every few seconds."""
 
 
 @click.group(cls=Commands)
 def pki() -> None:
-    """Certificates: how long they are valid, renewing them, changing the authority."""
+    """Certificates: show how long they are valid, renew them, change the authority."""
 
 
 @pki.command("show")
 @place_option
 @json_option
 def show_certificates(target: Target, as_json: bool) -> None:
-    """How long the authority and the nodes' certificates are valid. "in use": when the one ends that a running node
-    has.
+    """Show how long the certificates of the authority and the nodes are valid. "in use": when the certificate of the
+    running node expires.
     """
     local = LocalCluster(target.directory)
     statuses = asyncio.run(local.status())
@@ -82,15 +82,19 @@ def _in_use(node_id: str, statuses: Statuses) -> int:
     "--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may repeat. Default: all nodes of the directory."
 )
 @click.option(
-    "--days", type=click.IntRange(1, 36_500), default=3650, show_default=True, help="How long, at most as long as the authority."
+    "--days",
+    type=click.IntRange(1, 36_500),
+    default=3650,
+    show_default=True,
+    help="Validity, at most until the authority expires.",
 )
 @json_option
 def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_json: bool) -> None:
-    """Give the nodes new keys and certificates, for the hosts that they have. Nodes that run here take them up within
+    """Give the nodes new keys and certificates, for the hosts that they have. Nodes that run here load them within
     seconds, without a restart.
 
-    Needs ca.key in the cluster's directory. A node on another machine takes them up when node.pem and node.key are
-    copied there.
+    Needs ca.key in the cluster's directory. A node on another machine loads them when node.pem and node.key are copied
+    there.
     """
     local = LocalCluster(target.directory)
     chosen = _chosen(local.layout, nodes)
@@ -110,7 +114,7 @@ def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_jso
 
 
 async def _taken_up(local: LocalCluster, made: dict[str, Validity]) -> list[str]:
-    """Wait until running nodes have their new certificates; those that do not within a time."""
+    """Wait until running nodes have their new certificates. Returns the nodes that do not have them in time."""
     end = time.monotonic() + TAKE_UP_SECONDS
     waiting = list(made)
     while waiting:
@@ -131,14 +135,18 @@ def _chosen(layout: ClusterDirectory, nodes: tuple[str, ...]) -> list[str]:
 
 @pki.command("roll")
 @place_option
-@click.option("--begin", "step", flag_value="begin", help="Make another authority, which the nodes trust beside the present one.")
-@click.option("--finish", "step", flag_value="finish", help="Take the former one away, once all nodes have renewed certificates.")
+@click.option(
+    "--begin", "step", flag_value="begin", help="Make another authority, which the nodes trust in addition to the present one."
+)
+@click.option(
+    "--finish", "step", flag_value="finish", help="Remove the former authority, once all nodes have renewed certificates."
+)
 @json_option
 def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
     """Change the certificate authority while the cluster runs: --begin, then `pki renew`, then --finish.
 
     Between the steps copy ca.pem, node.pem and node.key to nodes on other machines, and wait until `pki show` names
-    them in use. Running nodes go on trusting the former authority until they are started again.
+    them in use. Running nodes trust the former authority until they are restarted.
     """
     layout = ClusterDirectory(target.directory)
     if step == "begin":
@@ -147,7 +155,7 @@ def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
         found: dict[str, object] = _times(made)
     elif step == "finish":
         nodes = finish_roll(layout)
-        said = f"the former authority is gone from the files of {', '.join(nodes)}; start the nodes again, one by one, to have them forget it"
+        said = f"the former authority was removed from the files of {', '.join(nodes)}; start the nodes again, one by one, to have them forget it"
         found = {"nodes": nodes}
     else:
         raise click.UsageError("Name the step: --begin or --finish.")

@@ -1,8 +1,8 @@
-"""The program: its commands, each read when it is asked for, and how errors end it.
+"""The program: its commands, which are imported when needed, and how errors end it.
 
-Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line;
-`exit_codes.UNAVAILABLE` nothing was applied, since no leader or no node answered; `exit_codes.UNKNOWN` nobody knows yet
-whether it was applied.
+Exit codes: 0 done; 1 rejected by the exchange, or not possible at present; 2 a wrong command line;
+`exit_codes.UNAVAILABLE` nothing was applied, because no leader or no node answered; `exit_codes.UNKNOWN` it is not
+known yet whether the command was applied.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.",
     ),
     "node": ("nodes.node", "One node: check its configuration, start it in the foreground, stop it in order."),
-    "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and who belongs to it."),
+    "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and the members of the cluster."),
     "order": ("orders.order", "Orders: place, cancel, list."),
-    "ticker": ("markets.ticker", "The last trade of each PRODUCT (default: all), and its best prices."),
-    "trades": ("markets.trades", "The latest trades of PRODUCT, newest first, as far as the node remembers them."),
-    "book": ("markets.book", "The order book of PRODUCT."),
+    "ticker": ("markets.ticker", "Show the last trade of each PRODUCT (default: all), and its best prices."),
+    "trades": ("markets.trades", "Show the latest trades of PRODUCT, newest first, as far as the node has them."),
+    "book": ("markets.book", "Show the order book of PRODUCT."),
     "account": (
         "accounts.account",
-        "Accounts: `account NAME` shows what it has, `account open NAME` adds it, `account transfer` moves money.",
+        "Accounts: `account NAME` shows its balances, `account open NAME` adds it, `account transfer` moves money.",
     ),
     "deposit": ("accounts.deposit", "Credit AMOUNT of CURRENCY to ACCOUNT."),
     "withdraw": ("accounts.withdraw", "Debit AMOUNT of CURRENCY from ACCOUNT's available balance."),
@@ -58,51 +58,46 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "records.replay",
         "Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.",
     ),
-    "doctor": (
-        "diagnosis.doctor",
-        "Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.",
-    ),
+    "doctor": ("diagnosis.doctor", "Look for faults of the nodes on this machine, whether they run or not, and say what to do."),
     "check": (
         "diagnosis.check",
-        "Is the cluster well? Asks every node over the network and makes the checks that are named, or all.",
+        "Check the health of the cluster: ask every node over the network, and run the named checks, or all.",
     ),
     "bundle": (
         "diagnosis.bundle",
-        "Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.",
+        "Collect the status, settings and logs of all nodes into one archive, without secrets, with a list of its contents.",
     ),
     "top": ("diagnosis.top", "Show nodes and products live, until Ctrl-C."),
     "bench": (
         "diagnosis.bench",
-        "Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way.",
+        "Measure the cluster as it is: orders a second, and the 99th percentile of the latency of one order.",
     ),
-    "config": ("configs.config", "Configurations: check them, show what is in effect."),
-    "audit": ("records.audit", "Read the nodes' logs, apply every command again, and compare with what clients and nodes say."),
-    "history": ("history.history", "The market database that a node keeps where history.enabled is true."),
-    "export": ("records.export_state", "Write the whole state of a node into DIR, a TSV file a table."),
-    "import": ("records.import_state", "Let a new cluster, which has never run, begin with the state in the TSV files of DIR."),
+    "config": ("configs.config", "Configurations: check them, show the settings in effect."),
+    "audit": (
+        "records.audit",
+        "Read the nodes' logs, apply every command again, and compare with what clients and nodes report.",
+    ),
+    "history": ("history.history", "The market database of a node, if history.enabled is true."),
+    "export": ("records.export_state", "Write the whole state of a node into DIR, a TSV file for each table."),
+    "import": ("records.import_state", "Begin a new cluster, which has never run, with the state in the TSV files of DIR."),
     "txlog": ("txlogs.txlog", "Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."),
     "snapshot": ("snapshots.snapshot", "The snapshots of nodes."),
-    "backup": ("snapshots.backup", "Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs."),
-    "pki": ("pki.pki", "Certificates: how long they are valid, renewing them, changing the authority."),
+    "backup": ("snapshots.backup", "Make a node take a snapshot, and copy it to DIRECTORY, while the cluster runs."),
+    "pki": ("pki.pki", "Certificates: show how long they are valid, renew them, change the authority."),
     "completion": ("program.completion", "Print the script that completes this command line in SHELL."),
-    "help": ("program.help_", "Help on a command: help cluster up."),
+    "help": ("program.help_", "Show help on a command: help cluster up."),
     "version": (
         "nodes.version",
-        (
-            "The version and commit of the software, the ABI (the checksum of everything that is stored or sent), "
-            "and which core runs, compiled or plain."
-        ),
+        "Show the version and commit, the ABI (the checksum of everything that is stored or sent), and the core in use.",
     ),
     "abi": ("migrations.abi", "The ABI: the checksum of everything that is stored or sent, and what it is made of."),
-    "migrate": ("migrations.migrate", "Data that another version left: a start migrates it by itself."),
+    "migrate": ("migrations.migrate", "Data of another version: a start migrates it automatically."),
     "rollback": (
         "migrations.rollback",
         "Return to the data from before the latest migration; then start the version that wrote it.",
     ),
 }
-"""Where each command is, in this package, and what the list of commands says of it: so that `--help`, and each command,
-reads little.
-"""
+"""The module of each command in this package, and its summary, so that `--help` and each command import little."""
 
 INSIDE = {
     "status": "cluster status",
@@ -124,14 +119,14 @@ INSIDE = {
     "balance": "account",
     "logs": "txlog show",
 }
-"""What people look for at the top, and where it is."""
+"""Names that users try at the top level, and the commands that they mean."""
 
 
 class Commands(click.Group):
     """A group whose list of commands is wrapped and not cut off."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in `--help`: the first sentence of each."""
+        """Write the list of commands in `--help`: the first sentence of each."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [
             (name, command.get_short_help_str(limit=1_000))
@@ -144,16 +139,14 @@ class Commands(click.Group):
 
 
 class Program(Commands):
-    """A group that turns what the world can do wrong into one line on stderr and an exit code that says which kind it
-    is.
-    """
+    """A group that turns every foreseeable error into one line on stderr and an exit code for its kind."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # the signature is click's, here and below
-        """The names of all commands."""
+        """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of this name, None if there is none."""
+        """Return the command with this name, None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(".")
@@ -162,13 +155,15 @@ class Program(Commands):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """The list of commands in `--help`, written without reading them."""
+        """Write the list of commands in `--help` without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is meant. Raises `click.UsageError`, with the commands that are called alike, where there is
-        none.
+        """Return the command that is meant.
+
+        Raises:
+            click.UsageError: there is no such command; the message names similar ones.
         """
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
@@ -180,7 +175,11 @@ class Program(Commands):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command. Raises `click.ClickException` for every error of ours that is not a bug."""
+        """Run the command.
+
+        Raises:
+            click.ClickException: an error occurred that is not a bug.
+        """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -197,19 +196,19 @@ class Program(Commands):
 
 
 class _Unavailable(click.ClickException):
-    """Nothing was applied, and may be later."""
+    """Nothing was applied; a later attempt may succeed."""
 
     exit_code = exit_codes.UNAVAILABLE
 
 
 class _Unknown(click.ClickException):
-    """Nobody knows whether it was applied."""
+    """It is not known whether the command was applied."""
 
     exit_code = exit_codes.UNKNOWN
 
 
 def _kind(error: ConnectionLost | RequestFailed) -> type[click.ClickException]:
-    """What a script may do: try again (nothing was applied), ask again with the same id, or neither."""
+    """Return the kind of failure for a script: repeat (nothing was applied), ask again with the same id, or neither."""
     if isinstance(error, ConnectionLost):
         return _Unavailable
     match error.code.name:
@@ -230,7 +229,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="As the command `version`."
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Same as the command `version`."
 )
 def main() -> None:
     """A fault-tolerant matching engine: an exchange's order book, replicated by Raft on three or five nodes.
@@ -250,7 +249,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("words", metavar="[COMMAND]...", nargs=-1)
 @click.pass_context
 def help_(context: click.Context, words: tuple[str, ...]) -> None:
-    """Help on a command: help cluster up."""
+    """Show help on a command: help cluster up."""
     place = context.find_root()
     for word in words:
         group = place.command

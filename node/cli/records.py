@@ -29,8 +29,7 @@ DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 def node_config_path(directory: Path, node_id: str | None) -> Path:
-    """The configuration of the node that is meant in a node's or a cluster's directory; the first one of a cluster
-    unless named.
+    """Return the configuration of a node in a node's or a cluster's directory; by default the cluster's first node.
 
     Raises:
         DirectoryError: there is no such node.
@@ -51,12 +50,14 @@ def node_config_path(directory: Path, node_id: str | None) -> Path:
 @place_option
 @earlier_place()
 @click.option(
-    "--acks", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="What clients were told, as JSON lines."
+    "--acks",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The outcomes that clients received, as JSON lines.",
 )
 @click.option("--offline", is_flag=True, help="Do not ask the nodes for their state hashes.")
 @json_option
 def audit(target: Target, acks: Path | None, offline: bool, as_json: bool) -> None:
-    """Read the nodes' logs, apply every command again, and compare with what clients and nodes say.
+    """Read the nodes' logs, apply every command again, and compare with what clients and nodes report.
 
     Exit code 1 on any difference. Nodes that are down are audited by their logs alone. Needs raft.archive_log = true.
     """
@@ -89,13 +90,14 @@ def _show(report: AuditReport) -> None:
 @click.argument("destination", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @place_option
 @earlier_place("--from", "--from")
-@click.option("--node", "node_id", help="Which node's state. Default: the first.")
+@click.option("--node", "node_id", help="The node whose state to export. Default: the first.")
 @json_option
 def export_state(destination: Path, target: Target, node_id: str | None, as_json: bool) -> None:
-    """Write the whole state of a node into DIR, a TSV file a table. The secrets of API keys are in it, encrypted.
+    """Write the whole state of a node into DIR, a TSV file for each table. It contains the secrets of API keys,
+    encrypted.
 
-    A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is
-    written.
+    A running node takes a snapshot for it, so that all tables are of one index. For a stopped node its newest snapshot
+    is used.
     """
     config = load(node_config_path(target.directory, node_id))
     with working(f"{config.node_id}: snapshot and tables"):
@@ -112,7 +114,7 @@ def export_state(destination: Path, target: Target, node_id: str | None, as_json
 
 
 def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
-    """Say which API keys the nodes of a new cluster could not use."""
+    """Warn of API keys that the nodes of a new cluster could not use."""
     lost = unusable_keys(engine, layout)
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
@@ -129,8 +131,8 @@ def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
 @earlier_place("--into", "--into")
 @json_option
 def import_state(source: Path, target: Target, as_json: bool) -> None:
-    """Let a new cluster, which has never run, begin with the state in the TSV files of DIR. Everything is checked
-    before anything is written.
+    """Begin a new cluster, which has never run, with the state in the TSV files of DIR. Everything is checked before
+    anything is written.
     """
     layout = ClusterDirectory(target.directory)
     with working("the tables are checked and written"):
@@ -147,18 +149,18 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.command()
 @click.argument("ops", type=FILE)
-@click.option("--trades", type=FILE, help="The executions of the time, to compare with.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many operations.")
+@click.option("--trades", type=FILE, help="The recorded executions, for comparison.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only this many operations.")
 @click.option(
     "--run-id", default="", help="Name of the run, part of its product's and accounts' names. Default: the first that is free."
 )
-@click.option("--chunk", type=click.IntRange(1, 1000), default=500, show_default=True, help="Commands under way at once.")
+@click.option("--chunk", type=click.IntRange(1, 1000), default=500, show_default=True, help="Commands in flight.")
 @cluster_option
 @json_option
 def replay(target: Target, as_json: bool, ops: Path, trades: Path | None, limit: int | None, run_id: str, chunk: int) -> None:
     """Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.
 
-    Exit code 1 if they are not the recorded ones.
+    Exit code 1 if they differ from the recorded ones.
     """
     plan = ReplayPlan(ops, trades, limit or 0, run_id, chunk)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -179,7 +181,7 @@ def replay(target: Target, as_json: bool, ops: Path, trades: Path | None, limit:
 
 
 def describe(report: ReplayReport) -> str:
-    """The report in a few lines."""
+    """Return the report as a few lines."""
     rate = f"{report.commands:,} commands in {report.seconds:.1f} s ({report.commands_per_second:,.0f}/s) on {report.product_id}"
     lines = [f"{rate}, {report.rejected:,} rejected, longest wait for an answer {report.longest_pause:.2f} s"]
     if report.expected is None or report.matched is None:

@@ -31,7 +31,7 @@ class Scales:
         self.products = products
 
     def currency(self, name: str) -> int:
-        """A currency's decimal digits.
+        """Return a currency's decimal digits.
 
         Raises:
             DirectoryError: there is no such currency.
@@ -41,7 +41,7 @@ class Scales:
         return self.currencies[name]
 
     def product(self, product_id: str) -> ProductRow:
-        """A product.
+        """Return a product.
 
         Raises:
             DirectoryError: there is no such product.
@@ -51,19 +51,29 @@ class Scales:
         return self.products[product_id]
 
     def size(self, product_id: str, units: int) -> str:
-        """A size as text."""
+        """Return a size as text."""
         return to_text(units, self.currencies[self.products[product_id].base])
 
     def price(self, product_id: str, units: int) -> str:
-        """A price, or funds, as text."""
+        """Return a price, or funds, as text."""
         return to_text(units, self.currencies[self.products[product_id].quote])
 
     def size_units(self, product_id: str, text: str, field: str = "size") -> int:
-        """A size from text. Raises `DecimalError`, `DirectoryError`."""
+        """Return a size from text.
+
+        Raises:
+            DecimalError: the text is not a decimal, or has too many digits.
+            DirectoryError: there is no such product.
+        """
         return to_units(text, self.currency(self.product(product_id).base), field)
 
     def price_units(self, product_id: str, text: str, field: str = "price") -> int:
-        """A price, or funds, from text. Raises `DecimalError`, `DirectoryError`."""
+        """Return a price, or funds, from text.
+
+        Raises:
+            DecimalError: the text is not a decimal, or has too many digits.
+            DirectoryError: there is no such product.
+        """
         return to_units(text, self.currency(self.product(product_id).quote), field)
 
 
@@ -75,7 +85,8 @@ class Session:
         self._stale = False
 
     async def read(self, query: AnyQuery) -> Any:
-        """Read what reflects every command acknowledged before; while nobody leads, what one node has, and say so.
+        """Read a state that reflects every command acknowledged before. Without a leader, read from one node, and say
+        so.
 
         Raises:
             RequestFailed: it is not there, or no node answered in time.
@@ -88,16 +99,16 @@ class Session:
                 if error.code not in (FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
                     raise
             self._stale = True
-            click.echo("note: nobody leads at the moment; this is what one node has, and it may be behind", err=True)
+            click.echo("note: there is no leader at the moment; this is the state of one node, which may be behind", err=True)
         return await ask(query)
 
     async def scales(self) -> Scales:
-        """The cluster's currencies and products."""
+        """Return the cluster's currencies and products."""
         currencies = {row.currency: row.scale for row in await self.read(CurrenciesQuery())}
         return Scales(currencies, {row.product_id: row for row in await self.read(ProductsQuery())})
 
     async def submit(self, command: AnyCommand, number: Callable[[int], str] | None = None) -> AnyOutcome:
-        """Apply one command. `number`: how a refusal's amounts, in smallest units, are written.
+        """Apply one command. `number` writes a rejection's amounts, which are in smallest units.
 
         Raises:
             Rejection: the exchange refused it.
@@ -109,26 +120,23 @@ class Session:
         return outcome
 
     async def submit_all(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
-        """Apply commands; their outcomes, rejections among them.
+        """Apply commands. Returns their outcomes, rejections included.
 
         Raises:
-            RequestFailed: no leader answered in time, or none did to a read a moment ago: nobody waits twice for the
-                same.
+            RequestFailed: no leader answered in time, or a read a moment ago found none, so that nobody waits twice.
         """
         if self._stale:
-            raise RequestFailed(FailCode.NO_LEADER, "nobody leads at the moment; it was not applied")
+            raise RequestFailed(FailCode.NO_LEADER, "there is no leader at the moment; nothing was applied")
         return await self.client.submit(commands)
 
 
 def reach(target: Target) -> Access:
-    """How the target's cluster is reached. Asked here, so that tests can put another in its place; raises as
-    `Target.access`.
-    """
+    """Return how the target's cluster is reached. Tests replace this function. It raises the errors of `Target.access`."""
     return target.access()
 
 
 def open_client(target: Target) -> ClusterClient:
-    """A client of the target's cluster. Made here, so that tests can put another in its place."""
+    """Make a client of the target's cluster. Tests replace this function."""
     return reach(target).client()
 
 
@@ -146,5 +154,5 @@ def run(target: Target, work: Callable[[Session], Awaitable[_Result]]) -> _Resul
 
 
 def fresh_id() -> str:
-    """An id for a command that nobody named."""
+    """Return an id for a command without one."""
     return f"g:{uuid.uuid4()}"

@@ -35,12 +35,10 @@ def snapshot() -> None:
 
 @snapshot.command("list")
 @place_option
-@click.option("--node", "node_id", help="Only those of this node. Default: of all nodes whose directories are on this machine.")
+@click.option("--node", "node_id", help="Only snapshots of this node. Default: of all nodes on this machine.")
 @json_option
 def list_snapshots(target: Target, node_id: str | None, as_json: bool) -> None:
-    """Show what snapshots the nodes on this machine have. "shared": how many of the MB lie in files that an older
-    snapshot has too.
-    """
+    """List the snapshots of the nodes on this machine. "shared": MB in files that an older snapshot has too."""
     layout = ClusterDirectory(target.directory)
     found = {name: backups.listed(backups.snapshots_of(layout.configs[name])) for name in _chosen(layout, node_id)}
     if as_json:
@@ -81,7 +79,7 @@ def _chosen(layout: ClusterDirectory, node_id: str | None) -> list[str]:
 @seconds_option
 @json_option
 def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
-    """Have NODE take a snapshot, and wait until it is on its disk."""
+    """Make NODE take a snapshot, and wait until it is on disk."""
 
     async def work(session: Session) -> NodeStatus:
         return await _taken(session, node_id, seconds)
@@ -95,7 +93,7 @@ def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
 
 
 async def _taken(session: Session, node_id: str, seconds: float) -> NodeStatus:
-    """Ask a node for a snapshot, and wait until its newest one has all that it had applied then. Its status.
+    """Ask a node for a snapshot, and wait until its newest one covers everything it had applied. Returns its status.
 
     Raises:
         DirectoryError: no such node.
@@ -122,11 +120,11 @@ async def _taken(session: Session, node_id: str, seconds: float) -> NodeStatus:
 @click.argument("paths", metavar="SNAPSHOT...", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @json_option
 def verify(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Check each SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's own
-    rules.
+    """Check each SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's
+    invariants.
 
-    What is no snapshot is passed over with a word, so that `verify /backup/*` checks a whole directory of backups; at
-    least one must be one.
+    Other files are skipped with a message, so that `verify /backup/*` checks a whole directory of backups. At least one
+    must be a snapshot.
     """
     chosen = [path for path in paths if path.is_dir() and backups.is_snapshot(path)]
     for path in paths:
@@ -172,20 +170,18 @@ def restore(path: Path, target: Target, as_json: bool) -> None:
         f"{', '.join(layout.node_ids)} of {layout.cluster_id} begin at index {manifest.index:,}, sequence {manifest.sequence:,}, "
         f"taken {instant(manifest.created_at)}"
     )
-    click.echo(
-        "What the old cluster acknowledged after that is not in it. Its nodes cannot join this one, nor these the old one."
-    )
+    click.echo("It lacks what the old cluster acknowledged later. Nodes of the two clusters cannot join each other.")
 
 
 @click.command()
 @click.argument("destination", metavar="DIRECTORY", type=click.Path(path_type=Path, file_okay=False))
 @place_option
-@click.option("--node", "node_id", required=True, help="Whose snapshot: a node on this machine; best a follower.")
-@click.option("--newest", is_flag=True, help="Copy the newest snapshot there is, without taking one. The node need not run.")
+@click.option("--node", "node_id", required=True, help="The node on this machine, preferably a follower.")
+@click.option("--newest", is_flag=True, help="Copy the newest existing snapshot. The node need not run.")
 @seconds_option
 @json_option
 def backup(destination: Path, target: Target, node_id: str, newest: bool, seconds: float, as_json: bool) -> None:
-    """Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
+    """Make a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
     layout = ClusterDirectory(target.directory)
     (name,) = _chosen(layout, node_id)
     with working(f"{name}: snapshot and copy"):

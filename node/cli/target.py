@@ -1,8 +1,8 @@
-"""Which cluster a command is for, and who acts: the options that say so, the same for every command.
+"""The cluster and the identity that a command uses: options that are the same for every command.
 
-`--cluster` (or `QUORUMBOOK_CLUSTER`) names either the directory that `quorumbook init` made, or a key file that says
-where the nodes are: with the file alone a command works from any machine. `--url` names nodes instead of those in the
-file, `--key` another key than the operator's.
+`--cluster` (or `QUORUMBOOK_CLUSTER`) names either the directory that `quorumbook init` made, or a key file with the
+nodes' addresses. With such a file alone, a command works from any machine. `--url` names other nodes than the file, and
+`--key` another key than the operator's.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ CLUSTER_VARIABLE = "QUORUMBOOK_CLUSTER"
 URL_VARIABLE = "QUORUMBOOK_URL"
 
 DEFAULT_CLUSTER = "exchange"
-"""The directory of commands that name no cluster. It meets no package of the source tree."""
+"""The default directory. It has the name of no package of the source tree."""
 
 EARLIER_DEFAULT = "cluster"
-"""What version 0.2.0 had in its place. Still found, with a word on stderr, where `DEFAULT_CLUSTER` is not there."""
+"""The default directory of version 0.2.0. It is still used, with a note on stderr, if `DEFAULT_CLUSTER` does not exist.
+"""
 
 SCHEME = "tls://"
 
@@ -34,10 +35,9 @@ Function = Callable[..., Any]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The cluster, and who acts: the account, and the key that signs (None: the operator's).
+    """The cluster, the acting account, and the signing key (None: the operator's).
 
-    `place` is a cluster's directory or a key file; `nodes` are native addresses that count instead of those found
-    there.
+    `place` is a cluster's directory or a key file. `nodes` are native addresses that replace those found there.
     """
 
     place: Path
@@ -47,7 +47,7 @@ class Target(msgspec.Struct, frozen=True):
     authority: str = ""
 
     def account(self) -> str:
-        """The account that acts.
+        """Return the acting account.
 
         Raises:
             click.UsageError: none was named.
@@ -76,7 +76,7 @@ class Target(msgspec.Struct, frozen=True):
         return self.place
 
     def access(self) -> Access:
-        """How a client reaches the cluster.
+        """Return how a client reaches the cluster.
 
         Raises:
             DirectoryError: there is no cluster in the directory, or the key file does not say where the nodes are or
@@ -93,7 +93,7 @@ class Target(msgspec.Struct, frozen=True):
         addresses = {address: address for address in self.nodes} or key.nodes or (file.nodes if file is not None else {})
         if not addresses:
             raise DirectoryError(
-                f"{self.place}: it does not say where the nodes are; name one with --url HOST:PORT (its native address)"
+                f"{self.place}: the nodes' addresses are missing; name one with --url HOST:PORT (its native address)"
             )
         if not authority:
             raise DirectoryError("the key file has no certificate authority (ca) to trust; name the cluster's ca.pem with --ca")
@@ -101,12 +101,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def deprecated(old: str, new: str) -> None:
-    """Say on stderr that a spelling is going away."""
+    """Say on stderr that a spelling is deprecated."""
     click.echo(f"note: {old} is deprecated; use {new}", err=True)
 
 
 def default_place() -> Path:
-    """The cluster of a command that names none."""
+    """Return the default cluster."""
     if not Path(DEFAULT_CLUSTER).exists() and any(Path(EARLIER_DEFAULT).glob("*/node.toml")):
         deprecated(f"./{EARLIER_DEFAULT} as the cluster that is taken unless one is named", f"--cluster {EARLIER_DEFAULT}")
         return Path(EARLIER_DEFAULT)
@@ -114,7 +114,7 @@ def default_place() -> Path:
 
 
 def _addresses(_context: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> tuple[str, ...]:
-    """The native addresses of `--url`."""
+    """Parse the native addresses of `--url`."""
     found = []
     for text in (part.strip() for value in texts for part in value.split(",")):
         if text.startswith(("http://", "https://")):
@@ -129,12 +129,12 @@ def _addresses(_context: click.Context, _parameter: click.Parameter, texts: Sequ
 
 
 def place_option(function: Function) -> Function:
-    """`--cluster` alone, for commands that work on the files of a cluster; passed on as `target`."""
+    """Add `--cluster` alone, for commands that work on the files of a cluster. It is passed on as `target`."""
     return _with_target(function, remote=False)
 
 
 def cluster_option(function: Function) -> Function:
-    """`--cluster`, `--url`, `--key` and `--ca`, passed on as `target`."""
+    """Add `--cluster`, `--url`, `--key` and `--ca`, passed on as `target`."""
     return _with_target(function, remote=True)
 
 
@@ -176,7 +176,7 @@ def _with_target(function: Function, *, remote: bool) -> Function:
                 envvar=URL_VARIABLE,
                 show_envvar=True,
                 callback=_addresses,
-                help="Native address of a node, instead of those in the key file. May repeat; one that answers is enough.",
+                help="Native address of a node, instead of those in the key file. May repeat; one reachable node is enough.",
             ),
             click.option(
                 "--key",
@@ -188,7 +188,7 @@ def _with_target(function: Function, *, remote: bool) -> Function:
                 "--ca",
                 "ca_path",
                 type=click.Path(path_type=Path),
-                help="The cluster's ca.pem, where the key file does not hold it.",
+                help="The cluster's ca.pem, if the key file does not contain it.",
             ),
         ]
     wrapped: Function = wrapper
@@ -205,7 +205,7 @@ def _authority(path: Path) -> str:
 
 
 def account_options(function: Function) -> Function:
-    """The options of `cluster_option` and `--as`, passed on as `target`."""
+    """Add the options of `cluster_option` and `--as`, passed on as `target`."""
 
     @click.option("--as", "--account", "acting", metavar="ACCOUNT", default="", help="The account that acts. Default: the key's.")
     @cluster_option
@@ -217,8 +217,8 @@ def account_options(function: Function) -> Function:
 
 
 def earlier_place(name: str = "", *declarations: str) -> Callable[[Function], Function]:
-    """The cluster's directory as older versions took it, a deprecated alias of `--cluster`: an argument, or the options
-    `declarations`.
+    """Add the cluster's directory as older versions took it, a deprecated alias of `--cluster`: an argument, or the
+    options `declarations`.
     """
 
     def decorate(function: Function) -> Function:
@@ -238,5 +238,5 @@ def earlier_place(name: str = "", *declarations: str) -> Callable[[Function], Fu
 
 
 def json_option(function: Function) -> Function:
-    """`--json`, passed on as `as_json`."""
+    """Add `--json`, passed on as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -27,7 +27,7 @@ from statemachine.decimals import to_text
 from statemachine.engine import Engine
 
 SOURCE = click.Path(path_type=Path, exists=True)
-node_option = click.option("--node", "node_id", help="Which node's log. Default: the first.")
+node_option = click.option("--node", "node_id", help="The node whose log to use. Default: the first.")
 log_argument = click.argument("source", metavar="[FILE]", type=SOURCE, required=False)
 
 
@@ -37,7 +37,7 @@ def txlog() -> None:
 
 
 def _opened(target: Target, node_id: str | None, source: Path | None) -> tuple[logs.Txlog, NodeConfig | None]:
-    """The log in the file `source`, or a node's; `source` may also be a directory, as older versions took it."""
+    """Return the log in the file `source`, or a node's log. `source` may also be a directory, as in older versions."""
     if source is not None and source.is_file():
         return logs.of_file(source), None
     if source is not None:
@@ -56,7 +56,7 @@ def _opened(target: Target, node_id: str | None, source: Path | None) -> tuple[l
 def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, without_secrets: bool) -> None:
     """Write the log into the new FILE (default: the standard output) as JSON lines, an entry a line.
 
-    The log of a node that runs may end with entries that are not committed yet.
+    The log of a running node may end with uncommitted entries.
     """
     source = paths[0] if paths and (len(paths) > 1 or paths[0].is_dir()) else None
     rest = paths[1:] if source is not None else paths
@@ -95,10 +95,9 @@ def import_log(source: Path, destination: Path, as_json: bool) -> None:
 @click.option("--to", "last", type=click.IntRange(min=0), help="Last index.")
 @json_option
 def show_log(source: Path | None, target: Target, node_id: str | None, first: int, last: int | None, as_json: bool) -> None:
-    """Print the commands for a person, the secrets of API keys left out.
+    """Print the commands for a person, without the secrets of API keys.
 
-    Amounts are decimals where the log, from its first entry, or the node's newest snapshot says how many digits the
-    currencies have.
+    Amounts are decimals if the log, from its first entry, or the node's newest snapshot has the currencies' digits.
     """
     log, config = _opened(target, node_id, source)
     rows = list(_views(config).rows(log, first, last))
@@ -110,7 +109,7 @@ def show_log(source: Path | None, target: Target, node_id: str | None, first: in
 
 
 def _views(config: NodeConfig | None) -> LogViews:
-    """For a node's log, with the digits that its newest snapshot knows of."""
+    """Return views for a node's log, with the digits in its newest snapshot."""
     snapshot = _snapshot(config)
     if snapshot is None:
         return LogViews({}, {})
@@ -122,7 +121,7 @@ def _views(config: NodeConfig | None) -> LogViews:
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
-    """What `txlog replay` found. `agrees`: with the node's snapshot at the same command; None where there is none to
+    """The result of `txlog replay`. `agrees`: with the node's snapshot at the same command; None if there is none to
     compare with.
     """
 
@@ -141,7 +140,9 @@ class ReplayResult(msgspec.Struct, frozen=True):
 @place_option
 @node_option
 @click.option("--until", type=click.IntRange(min=0), help="Number of the last command to apply. Default: all.")
-@click.option("--freeze-clock", is_flag=True, help="Leave the exchange's clock at that command; else it goes on to the present.")
+@click.option(
+    "--freeze-clock", is_flag=True, help="Keep the exchange's clock at that command. By default it advances to the present."
+)
 @click.option("--diff", is_flag=True, help="Show the rows that differ from the node's newest snapshot.")
 @json_option
 def replay_log(
@@ -149,7 +150,7 @@ def replay_log(
 ) -> None:
     """Build the state at a command from the log alone, check it, and compare its hash with the node's snapshot.
 
-    Exit code 1 if it is another one.
+    Exit code 1 if they differ.
     """
     log, config = _opened(target, node_id, source)
     with working("the log is applied"):
@@ -192,14 +193,16 @@ def _snapshot(config: NodeConfig | None) -> tuple[Manifest, Engine] | None:
 
 
 def _base(log: logs.Txlog, snapshot: tuple[Manifest, Engine] | None, until: int | None) -> tuple[int, Engine] | None:
-    """The snapshot, where the log does not reach back to its first entry and the snapshot is not too late."""
+    """Return the snapshot to begin with, if the log does not reach back to its first entry and the snapshot is not too
+    late.
+    """
     if log.first_index == 1 or snapshot is None or (until is not None and snapshot[0].sequence > until):
         return None
     return snapshot[0].index, Engine.restore(dict(snapshot[1].tables()))
 
 
 def describe(result: ReplayResult) -> str:
-    """The result in a few lines."""
+    """Return the result as a few lines."""
     lines = [
         f"command {result.sequence:,}, entry {result.index:,}, clock {result.clock}",
         f"state hash {result.state_hash}" + (" (within an entry: no node had it)" if result.within_entry else ""),
@@ -219,8 +222,7 @@ SECOND = 1_000_000_000
 
 
 class LogViews:
-    """Turns entries into rows. What a log says of currencies and products on the way is taken up for the entries behind
-    it.
+    """Turns entries into rows. Currencies and products that the log defines apply to the following entries.
 
     Args:
         currencies: decimal digits by name, as far as they are known before.
@@ -233,7 +235,7 @@ class LogViews:
         self._scales = Scales(self._currencies, self._products)
 
     def rows(self, log: Txlog, first: int, last: int | None) -> Iterator[dict[str, str]]:
-        """The commands of the entries from index `first` to `last`, a row each."""
+        """Yield the commands of the entries from index `first` to `last`, a row for each."""
         for entry in log.entries:
             if last is not None and entry.index > last:
                 return
@@ -249,7 +251,7 @@ class LogViews:
                 yield {**head, **named, "what": self.what(command)}
 
     def what(self, command: AnyCommand) -> str:
-        """The fields of a command that say something, as `name=value`."""
+        """Return the fields of a command that have a value, as `name=value`."""
         fields = plain(command)
         assert isinstance(fields, dict)
         said = ((name, value) for name, value in fields.items() if name not in NOT_SHOWN and value not in ("", 0))

@@ -58,7 +58,7 @@ def reach(key: str | Path | KeyFile, nodes: Sequence[str] = (), authority: str =
         key = read_key(path)
     addresses = {address: address for address in nodes} or key.nodes
     if not addresses:
-        raise DirectoryError("the key file does not say where the nodes are; name them in `nodes` as host:port")
+        raise DirectoryError("the key file has no addresses of nodes; name them in `nodes` as host:port")
     if not (authority or key.ca):
         raise DirectoryError("the key file has no certificate authority to trust; give the text of ca.pem as `authority`")
     return Access(addresses, authority or key.ca, key.credentials())
@@ -230,7 +230,7 @@ class AsyncClient:
 
     def _acting(self) -> str:
         if not self.account:
-            raise DirectoryError("the key file names no account; say which one acts: account=...")
+            raise DirectoryError("the key file names no account; name the acting account: account=...")
         return self.account
 
     async def _submit(self, command: AnyCommand) -> AnyOutcome:

@@ -168,7 +168,7 @@ def _check_times(config: NodeConfig, fault: Fault) -> None:
         raise fault(
             "raft.leader_fallback",
             f"expected at least raft.election_timeout_max ({raft.election_timeout_max:g} s), so that a leader does not give up "
-            f"before anybody could stand; it is {raft.leader_fallback:g} s",
+            f"before any node could campaign; it is {raft.leader_fallback:g} s",
         )
 
 
@@ -339,6 +339,6 @@ def _plain_http(config: NodeConfig) -> Iterator[str]:
         local = host == "localhost"
     if not config.http.tls and not local and config.http.gateways:
         yield (
-            f"HTTP on {config.http.listen} goes without TLS: what clients send and get can be read on the way, and changed but for what "
-            "a signature covers. Set http.tls, or put a proxy with TLS in front of it"
+            f"HTTP on {config.http.listen} has no TLS: others can read what clients send and receive, and change what is not protected by "
+            "a signature. Set http.tls, or put a proxy with TLS in front of it"
         )

@@ -54,7 +54,7 @@ def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
         address = NodeAddress(node_id, raft, native, f"{scheme}://{http}")
         if len({raft, native, http}) == 3 and not taken & set(places(address)) and all(map(split_address, places(address))):
             return address
-    raise SetupError("no ports are left behind those of the members: name the new node's addresses (--raft, --native, --http)")
+    raise SetupError("no ports are left after those of the members: name the new node's addresses (--raft, --native, --http)")
 
 
 def places(address: NodeAddress) -> tuple[str, str, str]:

@@ -164,7 +164,7 @@ class MemberChanges:
                 status = await self.status()
             found = _find(status, node_id)
             if found is None and status.role == "leader":
-                raise MembershipError(f"{node_id} was removed meanwhile")
+                raise MembershipError(f"{node_id} was removed in the meantime")
             if found is None:
                 await asyncio.sleep(POLL)
                 continue
@@ -257,7 +257,7 @@ class MemberChanges:
         self._local.layout.note_removed(node_id)
         config = self._local.layout.configs.get(node_id)
         if config is None:
-            self._say(f"{node_id} is not on this machine: if it runs it stops by itself")
+            self._say(f"{node_id} is not on this machine: if it runs, it stops")
             return
         if not await asyncio.to_thread(self._local.ended, node_id, STOP_SECONDS):
             await asyncio.to_thread(self._local.stop, [node_id])

@@ -167,9 +167,7 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
         raise SetupError(f"{directory} is a file; name a directory that does not exist yet")
     if directory.is_dir() and any(directory.iterdir()):
         has_cluster = any(directory.glob("*/node.toml"))
-        advice = (
-            ", or delete this one if its cluster is not needed any more" if has_cluster else ": what lies there is no cluster"
-        )
+        advice = ", or delete this one if its cluster is no longer needed" if has_cluster else ": its contents are not a cluster"
         raise SetupError(f"{directory} is not empty; name another directory{advice}")
 
 

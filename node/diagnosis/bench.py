@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from node.cluster_directory import Access
-from node.errors import RequestFailed
+from node.errors import QuorumbookError, RequestFailed
 from node.native.client import ClusterClient
 from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, CancelAll, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
@@ -52,7 +52,7 @@ class Result(msgspec.Struct, frozen=True):
     nodes: int
 
 
-class Refused(Exception):  # noqa: N818 - what the exchange did
+class BenchRefusedError(QuorumbookError):
     """The exchange rejected what the benchmark needs; the message has the reason."""
 
 
@@ -63,7 +63,7 @@ async def run(access: Access, seconds: float, tell: Callable[[str, float], None]
         tell: is told what is done, and how many seconds of it are over.
 
     Raises:
-        Refused: the key may not do this, or an order was refused.
+        BenchRefusedError: the key may not do this, or an order was refused.
         RequestFailed: no leader answered.
     """
     clients = [access.client(client="bench") for _ in range(ACCOUNTS)]
@@ -119,7 +119,7 @@ def _cancels(accounts: Sequence[str], marks: str) -> list[AnyCommand]:
 async def _submit(client: ClusterClient, commands: Sequence[AnyCommand]) -> None:
     for outcome in await client.submit(commands, SETUP_DEADLINE_S):
         if isinstance(outcome, Rejected):
-            raise Refused(f"{outcome.reason.name.lower().replace('_', ' ')}: {outcome.field} {outcome.detail}".strip())
+            raise BenchRefusedError(f"{outcome.reason.name.lower().replace('_', ' ')}: {outcome.field} {outcome.detail}".strip())
 
 
 class _Orders:

@@ -143,7 +143,7 @@ def check(connection: Connection) -> None:
     if stored != schema_checksum():
         raise HistoryError(
             f"{_name(connection.engine)}: the schema's checksum is {str(stored)[:12]}, this version has {schema_checksum()[:12]}: "
-            "start the version that made it, or let the history begin anew on an empty database"
+            "start the version that made it, or begin a new history on an empty database"
         )
 
 

@@ -77,7 +77,7 @@ class Fetcher:
                 log.info("%s cannot be asked for log entry %d: %s", member.node_id, index, str(error) or "no answer")
                 answer = Found.PERHAPS
             except (LogDamagedError, *UNDECODABLE) as error:
-                log.error("%s sent what is no log segment: %s", member.node_id, error)
+                log.error("%s sent data that is not a log segment: %s", member.node_id, error)
                 answer = Found.NOWHERE
             if answer is Found.HERE:
                 return answer
@@ -119,7 +119,7 @@ class Fetcher:
             if not await asyncio.to_thread(cut, draft, begun.applied_index, index):
                 return Found.NOWHERE
             draft.replace(path)
-        log.info("log entry %d and those beside it came from %s (%d bytes)", index, node_id, copied)
+        log.info("log entry %d and its neighbours were fetched from %s (%d bytes)", index, node_id, copied)
         return Found.HERE
 
     async def _piece(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:

@@ -242,7 +242,7 @@ def _check_acknowledged(replay: _Replay, lines: Iterable[Acknowledged]) -> Audit
         else:
             checked.add(key)
     detail = f"{len(checked):,} acknowledged commands" + (f", {unanswered:,} never answered" if unanswered else "")
-    claim = "every acknowledged command is there exactly once, with the outcome that was told"
+    claim = "every acknowledged command is there exactly once, with the outcome that the client received"
     return AuditCheck(claim, not wrong, _some(wrong) or detail)
 
 

@@ -208,6 +208,6 @@ class Seeding:
     def _done(self, result: ProposeResult) -> None:
         self._under_way = False
         if result.error is not None:
-            log.warning("dataset %s: %s; the next leader goes on", self._dataset.name, result.error.value)
+            log.warning("dataset %s: %s; the next leader continues", self._dataset.name, result.error.value)
         elif self.finished:
             log.info("dataset %s: all %d commands are applied", self._dataset.name, self._total)

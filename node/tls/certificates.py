@@ -131,7 +131,9 @@ class CertificateWatch:
             self.expires = expiry(self._paths[1], self._paths[0])
         except (ConfigError, OSError, ValueError) as error:
             if str(error) != self._refused:
-                log.warning("the certificate of %s is not renewed, the former one stays in use: %s", self._config.node_id, error)
+                log.warning(
+                    "the certificate of %s is not renewed, and the previous one stays in use: %s", self._config.node_id, error
+                )
             self._refused = str(error)
             return
         self._seen, self._refused, self._warned_at, self._said_ended = stamps, "", float("-inf"), False

@@ -37,7 +37,7 @@ class ExpiredCertificate(Fault):
         log = layout.log_file(node_id)
         before = log.stat().st_size
         renew(layout, [node_id], datetime.datetime.now(datetime.UTC) - ENDED, LASTED)
-        kept = f"the certificate of {node_id} is not renewed, the former one stays in use"
+        kept = f"the certificate of {node_id} is not renewed, and the previous one stays in use"
         if not await reached(lambda: kept in log.read_bytes()[before:].decode("utf-8", "replace"), NOTICED_SECONDS):
             raise DeadlineError(f"{node_id} does not say within {NOTICED_SECONDS:g} s that its new certificate has ended")
         await stage.kill(node_id)

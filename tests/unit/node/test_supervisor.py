@@ -123,7 +123,7 @@ async def test_a_history_that_must_not_use_its_database_is_started_once(tmp_path
         assert not node.task.done()
         assert await node.stop() == 0
     assert [line for line in node.lines if "history" in line] == [
-        "history gave up, its last message says why; the node goes on without it"
+        "history gave up for the reason in its last message; the node continues without it"
     ]
 
 

@@ -66,7 +66,7 @@ def test_a_rotation_says_which_files_are_new(run: Run, tmp_path: Path) -> None:
     for node_id in ("n1", "n2", "n3"):
         assert str(tmp_path / "c" / node_id / "cluster.key") in printed
     (tmp_path / "c" / "n3").rename(tmp_path / "n3")
-    assert "Copy one of these files to n3 before you go on." in run("cluster", "rotate-key", str(tmp_path / "c")).stdout
+    assert "Copy one of these files to n3 before you continue." in run("cluster", "rotate-key", str(tmp_path / "c")).stdout
 
 
 def test_a_new_cluster_may_have_the_keys_of_another(run: Run, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_init_takes_a_host_for_each_node(run: Run, tmp_path: Path, options: list
     ("arguments", "message"),
     [
         (["init", "x", "--node", "n1"], "expected NODE=HOST"),
-        (["init", "x", "--node", "n1=h", "--nodes", "3"], "Say which nodes once"),
+        (["init", "x", "--node", "n1=h", "--nodes", "3"], "Give only one of --nodes"),
         (["init", "x", "--nodes", "2"], "'2' is not one of '1', '3', '5'"),
         (["init", "x", "--base-port", "80"], "80 is not in the range"),
         (["cluster", "up", "--cluster", "exchange", "--rejoin"], "name it with --node"),

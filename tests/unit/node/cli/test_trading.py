@@ -303,7 +303,7 @@ def test_reads_reflect_everything_acknowledged(market: Run, client: FakeClient) 
 def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, client: FakeClient) -> None:
     client.leaderless = True
     shown = market("account", "alice")
-    assert "nobody leads at the moment" in shown.stderr
+    assert "there is no leader at the moment" in shown.stderr
     assert "1000000" in shown.stdout
 
 
@@ -334,7 +334,7 @@ def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, ru
     named = ("max_size", "maker_fee", "taker_fee", "status")
     assert tuple(found[name] for name in named) == ("1000", "0.002", "0.003", "auction")
     assert "was like that already" in market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
-    assert "Name what is to change" in market("product", "set", "BTC-EUR", code=2).stderr
+    assert "Name a setting to change" in market("product", "set", "BTC-EUR", code=2).stderr
     assert "no product 'XRP-USD'" in market("product", "set", "XRP-USD", "--status", "online", code=1).stderr
 
 
@@ -397,5 +397,5 @@ def test_a_command_does_not_wait_twice_for_a_leader(market: Run, client: FakeCli
     client.leaderless = True
     sent = len(client.submitted)
     result = market("deposit", "alice", "USD", "1", code=69)
-    assert "it was not applied" in result.stderr
+    assert "nothing was applied" in result.stderr
     assert len(client.submitted) == sent

@@ -101,7 +101,7 @@ def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, object]
 
 def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(SetupError, match="is not empty; name another directory: what lies there is no cluster"):
+    with pytest.raises(SetupError, match="is not empty; name another directory: its contents are not a cluster"):
         initialise(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(SetupError, match="is a file"):

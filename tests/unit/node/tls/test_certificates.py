@@ -139,7 +139,7 @@ def test_files_that_do_not_fit_leave_the_former_ones_in_use(directory: Path, cap
     (directory / "n1" / "node.pem").write_bytes(other)
     watch.look()
     watch.look()
-    assert caplog.text.count("is not renewed, the former one stays in use") == 1
+    assert caplog.text.count("is not renewed, and the previous one stays in use") == 1
     assert watch.expires == expires
     (directory / "n1" / "node.pem").unlink()
     watch.look()

@@ -1,0 +1,120 @@
+"""Rules of structure that no linter checks: sizes of files and functions, and the trees of exceptions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tree import ROOT
+
+PACKAGES = ("statemachine", "snapshots", "cluster", "node", "loadtest")
+
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 80
+
+LONG_FILES = {
+    "cluster/raft.py": "the facade of PySyncObj: every callback of the library in one class",
+    "node/engine/process.py": "the wiring of the engine process",
+    "node/engine/service.py": "the requests of the native protocol, one method each",
+    "node/gateway/orders.py": "every call about orders, with its request and answer",
+    "node/native/connection.py": "one connection: requests, answers and the feed share its state",
+    "node/native/protocol.py": "the messages of the native protocol: one list, read in one piece",
+    "statemachine/entities.py": "the entities share a file, because their compiled types share one .pxd",
+}
+"""Files that may be longer, each with its reason."""
+
+LONG_FUNCTIONS = {
+    "cluster/raft.py:Raft.__init__": "constructs all parts of a node once, in the order of their dependence",
+    "node/engine/process.py:build": "constructs all parts of the engine process once",
+}
+"""Functions that may be longer, each with its reason."""
+
+
+def sources() -> list[tuple[str, ast.Module, int]]:
+    """Name, syntax tree and number of lines of every product file."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            found.append((str(path.relative_to(ROOT)), ast.parse(text), len(text.splitlines())))
+    return found
+
+
+SOURCES = sources()
+
+
+def functions(tree: ast.AST, prefix: str = "") -> list[tuple[str, int]]:
+    """Qualified names and lengths of all functions."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append((prefix + node.name, (node.end_lineno or 0) - node.lineno + 1))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found += functions(node, f"{prefix}{node.name}.")
+    return found
+
+
+def test_a_long_file_has_a_reason() -> None:
+    long = {name: lines for name, _, lines in SOURCES if lines > FILE_LINES_MAX and name not in LONG_FILES}
+    assert not long, "cut it by idea, or write the reason into LONG_FILES"
+    assert not [name for name in LONG_FILES if not (ROOT / name).exists()]
+
+
+def test_a_long_function_has_a_reason() -> None:
+    long = {f"{file}:{name}": lines for file, tree, _ in SOURCES for name, lines in functions(tree) if lines > FUNCTION_LINES_MAX}
+    assert not {name: lines for name, lines in long.items() if name not in LONG_FUNCTIONS}
+
+
+def _defined(package: str) -> dict[str, tuple[str, str]]:
+    """Module and first base of every class of a package."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, tree, _ in SOURCES:
+        if not name.startswith(f"{package}/"):
+            continue
+        module = name.removeprefix(f"{package}/").removesuffix(".py").replace("/", ".")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.bases and isinstance(node.bases[0], ast.Name):
+                found[node.name] = module, node.bases[0].id
+    return found
+
+
+def _drawn(text: str, root: str) -> dict[str, str]:
+    """Name and parent of every exception in the tree that a docstring draws."""
+    found: dict[str, str] = {}
+    path = [root]
+    for line in text[text.index(root) :].splitlines()[1:]:
+        matched = re.match(r"\s*((?:[│ ]   )*)[├└]── ([\w.]+)", line)
+        if matched is None:
+            break
+        depth = len(matched[1]) // 4 + 1
+        path[depth:] = [matched[2].rpartition(".")[2]]
+        found[matched[2]] = path[depth - 1]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "root"),
+    [
+        ("statemachine", "StateMachineError"),
+        ("snapshots", "SnapshotError"),
+        ("cluster", "ClusterError"),
+        ("node", "QuorumbookError"),
+    ],
+)
+def test_the_tree_of_exceptions_is_drawn_as_it_is(package: str, root: str) -> None:
+    defined = _defined(package)
+
+    def below(name: str) -> bool:
+        return name in defined and (defined[name][1] == root or below(defined[name][1]))
+
+    text = ast.get_docstring(ast.parse(Path(ROOT / package / "errors.py").read_text(encoding="utf-8")))
+    assert text is not None
+    expected = {
+        (name if module == "errors" else f"{module}.{name}"): base
+        for name, (module, base) in defined.items()
+        if below(name) and not name.startswith("_")
+    }
+    assert _drawn(text, root) == expected
