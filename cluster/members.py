@@ -81,6 +81,7 @@ class Members:
         self.current = membership
         self.ids = frozenset(member.node_id for member in membership.others(node_id))
         self.other_voters = tuple(voter for voter in membership.voters if voter != node_id)
+        self._learners = membership.learners
         self.votes = membership.is_voter(node_id)
 
     def _refresh(self) -> None:
@@ -150,7 +151,7 @@ class Members:
         queue, self._queue = self._queue, []
         for change, done in queue:
             self._begin(change, done)
-        for learner in self.current.learners:
+        for learner in self._learners:
             self._promote(learner)
 
     def _settle(self) -> None:

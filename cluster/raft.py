@@ -63,6 +63,9 @@ IDLE_MAX = 1.0
 CAPTURE_RETRY = 10.0
 """Seconds from a failed snapshot to the next attempt. It is not urgent, because the log still has everything."""
 
+LOOK_EVERY = 0.2
+"""Seconds between two looks at whether a majority is connected and a leader known. Only log lines follow from them."""
+
 ELECTION_SECONDS = 0.5
 """Seconds without a connection to the leader after which requests no longer wait for the next leader."""
 
@@ -128,6 +131,7 @@ class Raft:
         self._capturing = 0
         self._capture_after = 0.0
         self._ticked_at = -1e9
+        self._look_at = -1e9
         self._second_ends = clock() + 1.0
         self._failure: BaseException | None = None
         self._stopped = False
@@ -495,6 +499,9 @@ class Raft:
         if serving and not self._serving:
             log.info("serves as the leader of term %d from index %d on", self._raft_log.term, self._core.applied_index)
         self._serving = serving
+        if self._ticked_at < self._look_at:
+            return
+        self._look_at = self._ticked_at + LOOK_EVERY
         reached = {*self._peers.connected, self._settings.node_id}
         votes = self._members.votes and not self._raft_log.recovering
         self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes, refusers=self._clocks.refusers)
@@ -502,13 +509,15 @@ class Raft:
     # ------------------------------------------------------------------ snapshots
 
     def _begin_snapshot_if_due(self) -> None:
-        behind = self._core.applied_index - self._snapshot_index
+        if self._capturing or self._ticked_at < self._capture_after:
+            return
+        applied, damaged = self._core.applied_index, self._snapshots.damaged
+        behind = applied - self._snapshot_index
         grown = self._raft_log.bytes_appended - self._bytes_at_snapshot
         due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
-        damaged = self._snapshots.damaged
-        if self._capturing or self._senders.any or self._clock() < self._capture_after:
+        if not (due or damaged or self._snapshot_wanted) or self._senders.any:
             return
-        if behind > 0 and self._core.applied_index > self._raft_log.first_index and (due or damaged or self._snapshot_wanted):
+        if behind > 0 and applied > self._raft_log.first_index:
             self._snapshot_wanted = False
             self._capture()
         elif damaged and self.is_leader and self._raft_log.last_index == self._snapshot_index:

@@ -24,9 +24,10 @@ from cluster.seams import Core
 from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 from cluster.transfer import Senders
 
-COMMIT_TOLD_AFTER = 0.0015
+COMMIT_TOLD_AFTER = 0.003
 """Seconds after which followers get the commit index if no entries carry it before. A single command then costs each
-follower one message less, and a follower applies it this much later.
+follower one message less, and a follower applies it this much later. The time is that of a client which sends one order
+after the other, so that its next order carries the commit of the one before.
 """
 
 NEVER = float("inf")
