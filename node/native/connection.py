@@ -8,14 +8,14 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, cast, overload
+from typing import Any, Protocol, Self, overload
 
 import msgspec
 
 from node.config.settings import NodeAddress
-from node.errors import ConnectionLost, FramingError, RequestFailed
+from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials, sign
-from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
+from node.native.arrivals import Arrivals
 from node.native.narrowing import is_former, narrowed
 from node.native.protocol import (
     ANSWER_TYPES,
@@ -70,7 +70,6 @@ from node.native.protocol import (
     Unsubscribe,
     Welcome,
     frame,
-    response_decoder,
 )
 from node.system.unix_socket import reachable
 from statemachine.commands import AnyCommand
@@ -176,40 +175,6 @@ class _Submission:
         self.outcomes = outcomes
 
 
-class _Wire(asyncio.Protocol):
-    """The transport's side of a connection: it passes messages to the owner, and knows whether more may be written."""
-
-    def __init__(self, owner: NativeConnection) -> None:
-        self._owner = owner
-        self._splitter = FrameSplitter(RESPONSE_MAX)
-        self.transport: asyncio.Transport | None = None
-        self.ended = asyncio.Event()
-        self.writable = asyncio.Event()
-        self.writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._splitter.feed(data):
-                self._owner._received(response_decoder.decode(body))
-        except (FramingError, *UNDECODABLE) as error:
-            self._owner._lost(f"the node sent what is not the native protocol: {error}")
-
-    def pause_writing(self) -> None:
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        self.writable.set()
-        self._owner._flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.ended.set()
-        self.writable.set()
-        self._owner._lost(str(exc) if exc else "the node closed the connection")
-
-
 class NativeConnection:
     """One connection. Many requests may be pending at once.
 
@@ -223,7 +188,7 @@ class NativeConnection:
         self.reading = True
         self.welcome: Welcome
         self._former = False
-        self._wire = _Wire(self)
+        self._wire = Arrivals(self)
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._queued: list[_Submission] = []
@@ -257,10 +222,10 @@ class NativeConnection:
                 await connection._send(hello(credentials, client, time.time()))
                 connection.welcome = await connection._greeting
         except (OSError, TimeoutError) as error:
-            connection._lost(f"no connection to {address}: {str(error) or type(error).__name__}")
+            connection.lost(f"no connection to {address}: {str(error) or type(error).__name__}")
             raise ConnectionLost(connection.close_reason) from error
         except BaseException:
-            connection._lost("the greeting failed")
+            connection.lost("the greeting failed")
             raise
         return connection
 
@@ -302,9 +267,9 @@ class NativeConnection:
         self._queued.append(_Submission(commands, outcomes))
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Write queued submissions, in frames of whole submissions. While the transport accepts no more, they wait for
         `resume_writing`.
         """
@@ -355,7 +320,7 @@ class NativeConnection:
         joined, outcomes = self._submitted.pop(results.request_id), results.outcomes
         if sum(len(submission.commands) for submission in joined) != len(outcomes):
             self._submitted[results.request_id] = joined
-            self._lost("the node answered with another number of outcomes")
+            self.lost("the node answered with another number of outcomes")
             return
         start = 0
         for submission in joined:
@@ -482,7 +447,7 @@ class NativeConnection:
 
     async def close(self) -> None:
         """Close the connection. Calling it again has no effect."""
-        self._lost("closed by this side")
+        self.lost("closed by this side")
         transport = self._wire.transport
         if transport is None:
             return
@@ -494,7 +459,7 @@ class NativeConnection:
 
     def abort(self, reason: str) -> None:
         """Close the connection at once, without flushing written bytes."""
-        self._lost(reason)
+        self.lost(reason)
         if self._wire.transport is not None:
             self._wire.transport.abort()
 
@@ -507,8 +472,10 @@ class NativeConnection:
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
         if self._wire.transport is not None and not self.closed.is_set():
-            self._wire.transport.resume_reading()
             self.reading = True
+            if not self._wire.crowded:
+                self._wire.transport.resume_reading()
+            self._wire.go_on()
 
     async def _connect(self, address: str, tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -539,7 +506,7 @@ class NativeConnection:
         if not self._wire.writable.is_set():
             await self._wire.writable.wait()
         if self._queued:
-            self._flush()  # what was submitted before goes first
+            self.flush()  # what was submitted before goes first
         transport = self._wire.transport
         if self.closed.is_set() or transport is None:
             raise ConnectionLost(self.close_reason)
@@ -549,7 +516,8 @@ class NativeConnection:
             raise RequestFailed(FailCode.BAD_REQUEST, f"{error}; send fewer commands at a time") from error
         transport.write(data)
 
-    def _received(self, message: msgspec.Struct) -> None:
+    def received(self, message: msgspec.Struct) -> None:
+        """Handle a message of the node."""
         match message:
             case Results() if message.request_id in self._submitted:
                 self._applied(message)
@@ -605,14 +573,15 @@ class NativeConnection:
             if subscription.request_id == request_id:
                 del self._subscriptions[product_id]
                 if subscription.on_end is None:
-                    self._lost(str(error))
+                    self.lost(str(error))
                 else:
                     subscription.on_end(error)
                 return
         if request_id == 0:
-            self._lost(str(error))
+            self.lost(str(error))
 
-    def _lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:
+        """End the connection for a reason. Calling it again has no effect."""
         if self.closed.is_set():
             return
         self.close_reason = reason

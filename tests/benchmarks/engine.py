@@ -39,7 +39,7 @@ from node.engine.service import EngineService, Identity
 from node.engine.session import Session
 from node.keys.sealing import write_keys
 from node.native.framing import FrameSplitter, pack
-from node.native.protocol import PROTOCOL_VERSION, Failed, Hello, Results, Submit, Welcome, response_decoder
+from node.native.protocol import PROTOCOL_VERSION, Failed, Hello, Submit, Welcome, response_decoder
 from tests.simulation.disk import SimDisk
 from tests.simulation.parts import Machine, SimSnapshots
 from tests.unit.node.fakes import CLUSTER_KEYS, config_of
@@ -60,9 +60,7 @@ class Link:
         self._on_message: OnMessage = lambda _peer, _data, _more: None
         self.messages = 0
 
-    def start(
-        self, on_message: OnMessage, on_connected: Callable[[str], None], _on_disconnected: Callable[[str], None]
-    ) -> None:
+    def start(self, on_message: OnMessage, on_connected: Callable[[str], None], _on_disconnected: Callable[[str], None]) -> None:
         """See `ports.Wire`."""
         self._on_message = on_message
         for peer in self._all:

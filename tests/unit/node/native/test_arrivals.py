@@ -1,0 +1,139 @@
+"""What a node sends is passed on with bounded work in a turn; outcomes do not wait for the events of others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from node.native.arrivals import EVENTS_TOGETHER, TURN_SECONDS, WAITING_MAX, Arrivals
+from node.native.framing import pack
+from node.native.protocol import Answer, Events, KeysChanged, Results
+from statemachine.events import OrderDone
+from statemachine.types import DoneReason, OrderType, Side
+
+
+class Transport:
+    """Whether the node is read from."""
+
+    def __init__(self) -> None:
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Owner:
+    """Notes what is passed on; each event takes `seconds` of the clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self.reading = True
+        self.now = 0.0
+        self.seconds = seconds
+        self.got: list[str] = []
+        self.reason = ""
+        self.arrivals = Arrivals(self, lambda: self.now)
+        self.transport = Transport()
+        self.arrivals.connection_made(cast(Any, self.transport))
+
+    def received(self, message: msgspec.Struct) -> None:
+        if isinstance(message, Events):
+            self.now += self.seconds * len(message.events)
+            self.got.append(f"{len(message.events)} events")
+        else:
+            self.got.append(type(message).__name__)
+
+    def flush(self) -> None:
+        pass
+
+    def lost(self, reason: str) -> None:
+        self.reason = reason
+
+
+def events(count: int) -> bytes:
+    limit = OrderType.LIMIT
+    return pack(
+        Events(
+            "BTC-USD",
+            [
+                OrderDone("BTC-USD", number, 0, number, "alice", Side.BUY, limit, 1, 1, DoneReason.CANCELLED, True)
+                for number in range(1, count + 1)
+            ],
+        )
+    )
+
+
+RESULTS = pack(Results(1, []))
+ANSWER = pack(Answer(2, msgspec.Raw(b"\xc0")))
+KEYS = pack(KeysChanged(["key"]))
+
+
+async def turns(owner: Owner) -> int:
+    """Run the loop until nothing waits; the number of turns."""
+    count = 0
+    async with asyncio.timeout(5):
+        while owner.arrivals._waiting:
+            count += 1
+            await asyncio.sleep(0)
+    return count
+
+
+async def test_within_a_turn_messages_keep_their_order() -> None:
+    owner = Owner(0.0)
+    owner.arrivals.data_received(events(3) + RESULTS + ANSWER + events(2))
+    assert owner.got == ["3 events", "Results", "Answer", "2 events"]
+
+
+async def test_many_events_take_many_turns_and_outcomes_go_ahead() -> None:
+    owner = Owner(TURN_SECONDS / EVENTS_TOGETHER * 1.01)
+    owner.arrivals.data_received(events(10 * EVENTS_TOGETHER) + ANSWER + KEYS + RESULTS)
+    assert owner.got == [f"{EVENTS_TOGETHER} events", "KeysChanged", "Results"]
+    owner.arrivals.data_received(events(1) + RESULTS)
+    assert owner.got[-1] == "Results", "so it is for what arrives meanwhile"
+    assert await turns(owner) >= 9
+    assert owner.got[4:] == [f"{EVENTS_TOGETHER} events"] * 9 + ["Answer", "1 events"]
+
+
+async def test_too_much_that_waits_stops_the_reading() -> None:
+    owner = Owner(1.0)
+    frame = events(1_000)
+    for _ in range(WAITING_MAX // len(frame) + 3):
+        owner.arrivals.data_received(frame)
+    assert not owner.transport.reading
+    owner.seconds = 0.0
+    await turns(owner)
+    assert owner.transport.reading
+
+
+async def test_an_owner_that_reads_no_more_gets_no_more() -> None:
+    owner = Owner(0.0)
+    owner.reading = False
+    owner.arrivals.data_received(events(2) + ANSWER)
+    assert owner.got == []
+    owner.reading = True
+    owner.arrivals.go_on()
+    await turns(owner)
+    assert owner.got == ["2 events", "Answer"]
+
+
+async def test_answers_that_wait_are_passed_on_when_the_connection_ends() -> None:
+    owner = Owner(1.0)
+    owner.arrivals.data_received(events(500) + ANSWER)
+    owner.arrivals.connection_lost(None)
+    assert owner.got[-1] == "Answer"
+    assert owner.reason == "the node closed the connection"
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\0", b"\0\0\0\1\xc1", b"\0\0\0\2\x93\x63"])
+async def test_what_is_not_the_protocol_ends_the_connection(data: bytes) -> None:
+    owner = Owner(0.0)
+    owner.arrivals.data_received(data)
+    assert "not the native protocol" in owner.reason
