@@ -299,8 +299,8 @@ class _Look:
 
     def title(self, statuses: Statuses) -> str:
         """The cluster's name."""
-        told = next((status.cluster_id for status in statuses.values() if status is not None), "")
-        return told or (self._local.layout.cluster_id if self._local is not None else "")
+        found = next((status.cluster_id for status in statuses.values() if status is not None), "")
+        return found or (self._local.layout.cluster_id if self._local is not None else "")
 
 
 def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str] = MappingProxyType({})) -> Table:

@@ -86,7 +86,7 @@ def _examine(path: Path, deep: bool, shown: Progress) -> list[Finding]:
         statuses = asyncio.run(asking(config)())
     except (ConfigError, OSError):
         pass  # the doctor reports what is wrong with it
-    return Doctor(path, status=statuses.get(name), deep=deep, tell=lambda what: shown.step(f"{name}: {what}")).examine()
+    return Doctor(path, status=statuses.get(name), deep=deep, report=lambda what: shown.step(f"{name}: {what}")).examine()
 
 
 def _show(findings: list[Finding], everything: bool) -> None:
@@ -228,7 +228,7 @@ def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> 
     if path.exists():
         raise click.ClickException(f"{path} is there already; name another file with --output")
     with progress("collecting", None) as shown:
-        made = Bundle(access.addresses, access.tls(), access.credentials, layout, tell=shown.step, log_bytes=log_mib * MIB)
+        made = Bundle(access.addresses, access.tls(), access.credentials, layout, report=shown.step, log_bytes=log_mib * MIB)
         asyncio.run(made.collect())
         manifest = made.write(path, now)
     missing = [entry for entry in manifest.files if entry.missing]
@@ -371,12 +371,12 @@ def bench(target: Target, seconds: float, as_json: bool) -> None:
     access = session.reach(target)
     with progress("setting up", 2 * seconds) as shown:
 
-        def tell(what: str, over: float) -> None:
+        def report(what: str, over: float) -> None:
             shown.step(what, 0)
             shown.at(over + (seconds if what.startswith("many") else 0.0))
 
         try:
-            found = asyncio.run(benchmark.run(access, seconds, tell))
+            found = asyncio.run(benchmark.run(access, seconds, report))
         except BenchRefusedError as error:
             raise click.ClickException(f"the exchange rejects what the benchmark needs: {error}") from error
     if as_json:

@@ -120,8 +120,8 @@ def _standing(config: NodeConfig, sequence: int | None) -> Standing:
     finally:
         found.close()
     behind = -1 if sequence is None else max(0, sequence - progress.sequence)
-    told = [msgspec.structs.asdict(gap) for gap in gaps]
-    return Standing(config.node_id, found.place, progress.log_index, progress.sequence, progress.time, behind, told)
+    missing = [msgspec.structs.asdict(gap) for gap in gaps]
+    return Standing(config.node_id, found.place, progress.log_index, progress.sequence, progress.time, behind, missing)
 
 
 @history.command()

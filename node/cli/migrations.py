@@ -185,13 +185,13 @@ def _finalize(found: list[Place]) -> None:
 
 def _as_json(rehearsal: Rehearsal, with_diff: bool) -> dict[str, Any]:
     built = rehearsal.built
-    told: dict[str, Any] = {"node_id": rehearsal.place.node_id, "source": rehearsal.found.abi, "target": rehearsal.target}
+    result: dict[str, Any] = {"node_id": rehearsal.place.node_id, "source": rehearsal.found.abi, "target": rehearsal.target}
     if built is None:
-        return {**told, "needed": False}
-    told |= {"needed": True, "report": built.report, "snapshot_index": built.snapshot_index, "last_index": built.last_index}
-    told |= {"commands_behind": built.behind, "rejected_behind": built.rejected, "state_hash": built.state_hash}
-    told |= {"seconds": round(built.seconds, 3), "bytes_before": built.bytes_before, "bytes_needed": built.bytes_after}
-    return told | ({"diff": list(rehearsal.differences())} if with_diff else {})
+        return {**result, "needed": False}
+    result |= {"needed": True, "report": built.report, "snapshot_index": built.snapshot_index, "last_index": built.last_index}
+    result |= {"commands_behind": built.behind, "rejected_behind": built.rejected, "state_hash": built.state_hash}
+    result |= {"seconds": round(built.seconds, 3), "bytes_before": built.bytes_before, "bytes_needed": built.bytes_after}
+    return result | ({"diff": list(rehearsal.differences())} if with_diff else {})
 
 
 def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
@@ -232,7 +232,7 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
         f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)} beside the {_size(built.bytes_before)} that stay until finalized"
     )
     for found in rehearsal.differences() if with_diff else ():
-        click.echo("\n" + "\n".join(_told(found)))
+        click.echo("\n" + "\n".join(_difference_lines(found)))
 
 
 def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
@@ -251,7 +251,7 @@ def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
         )
 
 
-def _told(found: TableDifference) -> Iterator[str]:
+def _difference_lines(found: TableDifference) -> Iterator[str]:
     """Return a table's differences as a limited number of lines."""
     becomes = f", becomes {title(found.becomes) or 'nothing'}" if found.table and found.becomes != found.table else ""
     yield f"# table = {title(found.table or found.becomes)}{becomes}{'' if found.table else ', added'}"
@@ -278,7 +278,7 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-class Say(Protocol):
+class Report(Protocol):
     """Reports what was done on a node: a line for a person, facts for a script."""
 
     def __call__(self, name: str, text: str, **facts: object) -> None: ...
@@ -327,7 +327,7 @@ def rollback(
     directory = _place(directory, earlier, "the argument")
     done: dict[str, dict[str, object]] = {}
 
-    def say(name: str, text: str, **facts: object) -> None:
+    def report(name: str, text: str, **facts: object) -> None:
         done.setdefault(name, {"back": False}).update(facts)
         if not as_json:
             click.echo(f"{name}: {text}")
@@ -340,22 +340,22 @@ def rollback(
         ways = ways_back(list(names))
         for data, name in names.items():
             if data not in ways:
-                say(name, "already has the former ABI", back=True)
+                report(name, "already has the former ABI", back=True)
         if out is not None:
-            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets, say)
+            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets, report)
         if not without_history:
             _cut_histories(
-                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None], say
+                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None], report
             )
         for data, way in ways.items():
             switch.go_back(data, way.record)
             text = f"back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}"
-            say(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
+            report(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
     if as_json:
         print_json(done)
 
 
-def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
+def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report) -> None:
     """Cut histories back before any data goes back, because the earlier version must continue from an earlier place.
 
     Raises:
@@ -370,21 +370,21 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
 
     for config, way in kept:
         try:
-            told = go_back(config, way.record)
+            done = go_back(config, way.record)
         except SQLAlchemyError as error:
             raise HistoryError(
                 f"{config.node_id}: its market database cannot be used: {str(error).splitlines()[0]}. No data has gone back: start the "
                 "database, or leave it with --without-history"
             ) from error
-        if told:
-            say(config.node_id, f"market database: {told}", history=told)
+        if done:
+            report(config.node_id, f"market database: {done}", history=done)
 
 
 def _name(place: Place) -> str:
     return place.node_id or str(place.data)
 
 
-def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, say: Say) -> None:
+def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, report: Report) -> None:
     """Export from the nodes; one that has everything is enough.
 
     Raises:
@@ -395,7 +395,7 @@ def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, say
         try:
             path, count = _export(place, way, out, secrets)
             text = f"{count:,} commands applied since the migration are in {path}"
-            say(_name(place), text, export=str(path), commands=count)
+            report(_name(place), text, export=str(path), commands=count)
         except DataDirectoryError as error:
             gaps.append(error)
     if len(gaps) == len(ways):

@@ -97,7 +97,16 @@ class Blocking(Generic[C]):
 
 
 class Client(Blocking[AsyncClient]):
-    """`AsyncClient` for programs without an event loop. May be used by several threads at a time."""
+    """`AsyncClient` for programs without an event loop. May be used by several threads at a time.
+
+    >>> order = client.place("BTC-USD", "buy", size="1.5", price="110", client_oid="mine-1")
+    >>> order.status, order.filled_size, order.executed_value
+    ('open', Decimal('1.00000000'), Decimal('110.0000'))
+    >>> client.place("BTC-USD", "buy", size="1.5", price="110", client_oid="mine-1").order_id == order.order_id
+    True
+    >>> client.cancel(client_oid="mine-1").status
+    'done'
+    """
 
     def __init__(
         self,
@@ -116,31 +125,63 @@ class Client(Blocking[AsyncClient]):
             raise
 
     def products(self) -> list[Product]:
-        """See `AsyncClient.products`."""
+        """See `AsyncClient.products`.
+
+        >>> [(product.product_id, product.status) for product in client.products()]
+        [('BTC-USD', 'online')]
+        """
         return self._loop.run(self._client.products())
 
     def product(self, product_id: str) -> Product:
-        """See `AsyncClient.product`."""
+        """See `AsyncClient.product`.
+
+        >>> product = client.product("BTC-USD")
+        >>> product.tick, product.min_size
+        (Decimal('0.0100'), Decimal('0.01000000'))
+        """
         return self._loop.run(self._client.product(product_id))
 
     def balances(self) -> list[Balance]:
-        """See `AsyncClient.balances`."""
+        """See `AsyncClient.balances`.
+
+        >>> [(each.currency, each.available, each.hold) for each in client.balances() if each.available]
+        [('USD', Decimal('950.0000'), Decimal('50.0000'))]
+        """
         return self._loop.run(self._client.balances())
 
     def book(self, product_id: str, level: int = 2) -> Book:
-        """See `AsyncClient.book`."""
+        """See `AsyncClient.book`.
+
+        >>> book = client.book("BTC-USD", level=1)
+        >>> book.bids[0].price, book.asks[0].price
+        (Decimal('100.0000'), Decimal('110.0000'))
+        """
         return self._loop.run(self._client.book(product_id, level))
 
     def trades(self, product_id: str, limit: int = 100) -> list[Trade]:
-        """See `AsyncClient.trades`."""
+        """See `AsyncClient.trades`.
+
+        >>> order = client.place("BTC-USD", "buy", size="0.25", price="110")
+        >>> [(each.price, each.size, each.maker_side) for each in client.trades("BTC-USD")]
+        [(Decimal('110.0000'), Decimal('0.25000000'), 'sell')]
+        """
         return self._loop.run(self._client.trades(product_id, limit))
 
     def order(self, order_id: int = 0, *, client_oid: str = "") -> Order:
-        """See `AsyncClient.order`."""
+        """See `AsyncClient.order`.
+
+        >>> order = client.order(1)
+        >>> order.price, order.remaining
+        (Decimal('100.0000'), Decimal('0.50000000'))
+        """
         return self._loop.run(self._client.order(order_id, client_oid=client_oid))
 
     def orders(self, product_id: str = "", *, done: bool = False) -> list[Order]:
-        """See `AsyncClient.orders`."""
+        """See `AsyncClient.orders`.
+
+        >>> [order.order_id for order in client.orders("BTC-USD")]
+        [1]
+        """
         return self._loop.run(self._client.orders(product_id, done=done))
 
     def place(
@@ -156,7 +197,12 @@ class Client(Blocking[AsyncClient]):
         stp: str = "dc",
         client_oid: str = "",
     ) -> Order:
-        """See `AsyncClient.place`."""
+        """See `AsyncClient.place`.
+
+        >>> client.place("BTC-USD", "buy", size="0.5", price="0.123456")
+        Traceback (most recent call last):
+        statemachine.decimals.DecimalError: price: expected at most 4 digits after the decimal point, not '0.123456'
+        """
         return self._loop.run(
             self._client.place(
                 product_id,
@@ -172,15 +218,29 @@ class Client(Blocking[AsyncClient]):
         )
 
     def cancel(self, order_id: int = 0, *, client_oid: str = "") -> Order:
-        """See `AsyncClient.cancel`."""
+        """See `AsyncClient.cancel`.
+
+        >>> order = client.cancel(1)
+        >>> order.status, order.done_reason
+        ('done', 'cancelled')
+        """
         return self._loop.run(self._client.cancel(order_id, client_oid=client_oid))
 
     def cancel_all(self, product_id: str = "") -> list[Order]:
-        """See `AsyncClient.cancel_all`."""
+        """See `AsyncClient.cancel_all`.
+
+        >>> [order.order_id for order in client.cancel_all()]
+        [1]
+        """
         return self._loop.run(self._client.cancel_all(product_id))
 
     def events(self, product_id: str, from_sequence: int = 0) -> Iterator[AnyEvent]:
-        """See `AsyncClient.events`."""
+        """See `AsyncClient.events`.
+
+        >>> event = next(client.events("BTC-USD", 1))
+        >>> event.product_id, event.product_sequence
+        ('BTC-USD', 1)
+        """
         return self._loop.iterate(self._client.events(product_id, from_sequence))
 
 

@@ -33,19 +33,35 @@ class Product(msgspec.Struct, frozen=True):
     quote_scale: int
 
     def size(self, units: int) -> Decimal:
-        """Convert a size of an event, which is in smallest units."""
+        """Convert a size of an event, which is in smallest units.
+
+        >>> product.size(25_000_000)
+        Decimal('0.25000000')
+        """
         return scaled(units, self.base_scale)
 
     def price(self, units: int) -> Decimal:
-        """Convert a price or funds of an event, which are in smallest units."""
+        """Convert a price or funds of an event, which are in smallest units.
+
+        >>> product.price(1_100_000)
+        Decimal('110.0000')
+        """
         return scaled(units, self.quote_scale)
 
     def size_units(self, number: Number, field: str = "size") -> int:
-        """Convert a size to smallest units. Raises `statemachine.decimals.DecimalError`."""
+        """Convert a size to smallest units. Raises `statemachine.decimals.DecimalError`.
+
+        >>> product.size_units("0.25")
+        25000000
+        """
         return units_of(number, self.base_scale, field)
 
     def price_units(self, number: Number, field: str = "price") -> int:
-        """Convert a price or funds to smallest units. Raises `statemachine.decimals.DecimalError`."""
+        """Convert a price or funds to smallest units. Raises `statemachine.decimals.DecimalError`.
+
+        >>> product.price_units("110.5")
+        1105000
+        """
         return units_of(number, self.quote_scale, field)
 
 
@@ -110,12 +126,20 @@ class Trade(msgspec.Struct, frozen=True):
 
 
 def scaled(units: int, scale: int) -> Decimal:
-    """Convert smallest units to a decimal."""
+    """Convert smallest units to a decimal.
+
+    >>> scaled(1_105_000, 4)
+    Decimal('110.5000')
+    """
     return Decimal(units).scaleb(-scale)
 
 
 def units_of(number: Number, scale: int, field: str) -> int:
-    """Convert a number to smallest units. Raises `statemachine.decimals.DecimalError`, which names the field."""
+    """Convert a number to smallest units. Raises `statemachine.decimals.DecimalError`, which names the field.
+
+    >>> units_of("110.5", 4, "price")
+    1105000
+    """
     return to_units(format(number, "f") if isinstance(number, Decimal) else str(number), scale, field)
 
 

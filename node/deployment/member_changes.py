@@ -23,7 +23,7 @@ from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStat
 POLL = 0.25
 """Seconds between two status requests to the leader."""
 
-SAY_EVERY = 2.0
+REPORT_SECONDS = 2.0
 """Seconds between two progress lines about a node that catches up."""
 
 HANDOVER_SECONDS = 10.0
@@ -34,7 +34,7 @@ STOP_SECONDS = 15.0
 
 MIB = 1024 * 1024
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Addition(msgspec.Struct, frozen=True):
@@ -49,16 +49,16 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 class MemberChanges:
-    """Changes the membership of the cluster in one directory. `say` gets each line for the operator.
+    """Changes the membership of the cluster in one directory. `report` gets each line for the operator.
 
     Raises, all methods:
         RequestFailed: no leader answered in time, or the leader rejected the change.
         MembershipError: the change is not possible, or was not complete in time; the message says where to look.
     """
 
-    def __init__(self, local: LocalCluster, say: Say) -> None:
+    def __init__(self, local: LocalCluster, report: Report) -> None:
         self._local = local
-        self._say = say
+        self._report = report
         self._client: ClusterClient = local.layout.client()
 
     async def close(self) -> None:
@@ -97,7 +97,7 @@ class MemberChanges:
         if wanted.start and self._known_pid(wanted.node_id) is None:
             joining.check_free(address)
         made = joining.make_joiner(layout.directory, address, members, layout.like)
-        self._say(f"{wanted.node_id}: its directory is {made.parent}")
+        self._report(f"{wanted.node_id}: its directory is {made.parent}")
         self._local.reload()
         try:
             index = await self._client.add_member(address, read_only=wanted.read_only)
@@ -107,7 +107,7 @@ class MemberChanges:
             if member is None or address_of(member) != address:
                 raise
         else:
-            self._say(
+            self._report(
                 f"{wanted.node_id}: added with log entry {index:,}{', read-only' if wanted.read_only else ', without a vote yet'}"
             )
             member = _find(await self.status(), wanted.node_id)
@@ -136,7 +136,7 @@ class MemberChanges:
             given = getattr(wanted, name)
             if given and given != getattr(member, name):
                 raise MembershipError(f"{member.node_id} is a member already, at --{name} {getattr(member, name)}, not {given}")
-        self._say(f"{member.node_id} is a member already: {_words(member.role)}")
+        self._report(f"{member.node_id} is a member already: {_words(member.role)}")
 
     def _known_pid(self, node_id: str) -> int | None:
         return self._local.pid(node_id) if node_id in self._local.layout.configs else None
@@ -148,14 +148,14 @@ class MemberChanges:
             return
         if wanted.start:
             self._local.start([wanted.node_id])
-            self._say(f"{wanted.node_id}: started, writes to {self._local.layout.log_file(wanted.node_id)}")
+            self._report(f"{wanted.node_id}: started, writes to {self._local.layout.log_file(wanted.node_id)}")
         else:
             home = self._local.layout.config_paths[wanted.node_id].parent
-            self._say(f"{wanted.node_id}: move {home} to its machine and run there: quorumbook node start --config node.toml")
+            self._report(f"{wanted.node_id}: move {home} to its machine and run there: quorumbook node start --config node.toml")
 
     async def _wait_level(self, member: MemberStatus, commit_index: int, seconds: float) -> None:
         """Wait until a learner votes, or until a read-only member has everything that was committed before."""
-        node_id, told, said_at = member.node_id, "", float("-inf")
+        node_id, last_line, reported_at = member.node_id, "", float("-inf")
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while True:
@@ -169,12 +169,12 @@ class MemberChanges:
                 await asyncio.sleep(POLL)
                 continue
             if _level(found, commit_index):
-                self._say(f"{node_id} is {_words(found.role)} now")
+                self._report(f"{node_id} is {_words(found.role)} now")
                 return
             line = f"{node_id}: {progress(found, status)}"
-            if line != told and clock() - said_at >= SAY_EVERY:
-                told, said_at = line, clock()
-                self._say(line)
+            if line != last_line and clock() - reported_at >= REPORT_SECONDS:
+                last_line, reported_at = line, clock()
+                self._report(line)
             if clock() >= end:
                 raise MembershipError(
                     f"{node_id} is {_words(found.role)} after {seconds:g} s ({progress(found, status)}). It goes on as long as it runs: look with "
@@ -191,7 +191,7 @@ class MemberChanges:
         status = await self.status()
         if _find(status, node_id) is None:
             self._check_known(node_id, status)
-            self._say(f"{node_id} is no member of the cluster")
+            self._report(f"{node_id} is no member of the cluster")
         else:
             fault = removal_fault(status.members, node_id, force=force)
             if fault:
@@ -210,7 +210,7 @@ class MemberChanges:
             self._check_known(old, status)
         await self.add(wanted, seconds)
         if gone and old not in self._local.layout.configs:
-            self._say(f"{old} is no member of the cluster")
+            self._report(f"{old} is no member of the cluster")
         else:
             await self.remove(old, force=force)
 
@@ -222,7 +222,7 @@ class MemberChanges:
     async def _hand_over(self, node_id: str, status: NodeStatus) -> None:
         if status.leader_id != node_id:
             return
-        self._say(f"{node_id} leads and hands over first")
+        self._report(f"{node_id} leads and hands over first")
         clock = asyncio.get_running_loop().time
         end = clock() + HANDOVER_SECONDS
         while (status := await self.status()).leader_id == node_id:
@@ -232,7 +232,7 @@ class MemberChanges:
                 )
             await self._transfer(node_id)
             await asyncio.sleep(POLL)
-        self._say(f"{status.leader_id} leads now")
+        self._report(f"{status.leader_id} leads now")
 
     async def _transfer(self, node_id: str) -> None:
         try:
@@ -248,22 +248,22 @@ class MemberChanges:
             # The answer to an earlier attempt may have been lost.
             if _find(await self.status(), node_id) is not None:
                 raise
-            self._say(f"{node_id}: removed")
+            self._report(f"{node_id}: removed")
         else:
-            self._say(f"{node_id}: removed with log entry {index:,}")
+            self._report(f"{node_id}: removed with log entry {index:,}")
 
     async def _end(self, node_id: str) -> None:
         """Wait for a removed node's processes on this machine, and prevent their restart."""
         self._local.layout.note_removed(node_id)
         config = self._local.layout.configs.get(node_id)
         if config is None:
-            self._say(f"{node_id} is not on this machine: if it runs, it stops")
+            self._report(f"{node_id} is not on this machine: if it runs, it stops")
             return
         if not await asyncio.to_thread(self._local.ended, node_id, STOP_SECONDS):
             await asyncio.to_thread(self._local.stop, [node_id])
         if identity.stage_of(config) is identity.Stage.STARTED:
             identity.mark_removed(config)
-        self._say(
+        self._report(
             f"{node_id} does not run, and does not start again; nothing but an audit needs {config.data_path.parent} any more"
         )
 

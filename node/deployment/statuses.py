@@ -71,5 +71,5 @@ def newest_members(statuses: Statuses) -> list[MemberStatus]:
     """Return the members of the cluster by the node with the newest membership in its log; an empty result if no node
     answers.
     """
-    told = [status for status in statuses.values() if status is not None]
-    return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []
+    answered = [status for status in statuses.values() if status is not None]
+    return max(answered, key=lambda status: (status.members_index, status.applied_index)).members if answered else []

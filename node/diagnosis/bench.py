@@ -56,11 +56,11 @@ class BenchRefusedError(QuorumbookError):
     """The exchange rejected what the benchmark needs; the message has the reason."""
 
 
-async def run(access: Access, seconds: float, tell: Callable[[str, float], None], seed: int = 1) -> Result:
+async def run(access: Access, seconds: float, report: Callable[[str, float], None], seed: int = 1) -> Result:
     """Set up, measure two phases of `seconds` each, and clean up.
 
     Args:
-        tell: is told what is done, and how many seconds of it are over.
+        report: called with the present phase and its elapsed seconds.
 
     Raises:
         BenchRefusedError: the key may not do this, or an order was refused.
@@ -70,13 +70,13 @@ async def run(access: Access, seconds: float, tell: Callable[[str, float], None]
     accounts = [f"bench-{number}" for number in range(ACCOUNTS)]
     marks = uuid.uuid4().hex[:12]
     try:
-        tell("setting up", 0.0)
+        report("setting up", 0.0)
         await _submit(clients[0], _setup(accounts, marks))
         try:
-            lone = await _alone(clients[0], accounts[0], seconds, seed, marks, tell)
+            lone = await _alone(clients[0], accounts[0], seconds, seed, marks, report)
             loaded = _Load(accounts, seed, marks)
             begun = time.perf_counter()
-            await loaded.run(clients, seconds, tell)
+            await loaded.run(clients, seconds, report)
             taken = time.perf_counter() - begun
         finally:
             await _submit(
@@ -143,7 +143,7 @@ class _Orders:
 
 
 async def _alone(
-    client: ClusterClient, account_id: str, seconds: float, seed: int, marks: str, tell: Callable[[str, float], None]
+    client: ClusterClient, account_id: str, seconds: float, seed: int, marks: str, report: Callable[[str, float], None]
 ) -> list[float]:
     """Measure orders one after another. Returns their latencies."""
     orders = _Orders(account_id, seed, f"{marks}:a")
@@ -154,7 +154,7 @@ async def _alone(
         after = time.perf_counter()
         times.append(after - now)
         now = after
-        tell("one order at a time", now - begun)
+        report("one order at a time", now - begun)
     return times
 
 
@@ -168,7 +168,7 @@ class _Load:
         self.times: list[float] = []
         self.orders = self.filled = 0
 
-    async def run(self, clients: Sequence[ClusterClient], seconds: float, tell: Callable[[str, float], None]) -> None:
+    async def run(self, clients: Sequence[ClusterClient], seconds: float, report: Callable[[str, float], None]) -> None:
         """Send orders for this many seconds."""
         begun = time.perf_counter()
         end = begun + seconds
@@ -186,7 +186,7 @@ class _Load:
                     if isinstance(outcome, Placed):
                         self.orders += 1
                         self.filled += outcome.order.filled_size > 0
-                tell("many orders at a time", time.perf_counter() - begun)
+                report("many orders at a time", time.perf_counter() - begun)
 
         await asyncio.gather(*(one(clients[number], flow) for number, flow in self._flows))
 

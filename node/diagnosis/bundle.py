@@ -84,7 +84,7 @@ class Bundle:
         tls: trusts the cluster's nodes.
         credentials: the operator's.
         layout: the directory of the nodes that are on this machine, None where none is.
-        tell: is told what is collected now.
+        report: called with the present step.
         log_bytes: how much of each log.
     """
 
@@ -95,14 +95,14 @@ class Bundle:
         credentials: Credentials,
         layout: ClusterDirectory | None,
         *,
-        tell: Callable[[str], None] = lambda _what: None,
+        report: Callable[[str], None] = lambda _what: None,
         log_bytes: int = LOG_BYTES,
     ) -> None:
         self._addresses = addresses
         self._tls = tls
         self._credentials = credentials
         self._layout = layout
-        self._tell = tell
+        self._report = report
         self._log_bytes = log_bytes
         self._files: dict[str, bytes] = {}
         self._missing: list[Entry] = []
@@ -113,7 +113,7 @@ class Bundle:
 
     async def collect(self) -> None:
         """Collect everything. A part that cannot be collected is recorded and is not an error."""
-        self._tell("status of all nodes")
+        self._report("status of all nodes")
         statuses = await ask_all(self._addresses, self._tls, self._credentials)
         self._add_json("environment.json", _environment())
         urls = {member.node_id: member.http for status in statuses.values() if status is not None for member in status.members}
@@ -123,7 +123,7 @@ class Bundle:
             else:
                 self._add_json(f"{node_id}/status.json", status)
         for node_id, url in urls.items():
-            self._tell(f"{node_id}: metrics")
+            self._report(f"{node_id}: metrics")
             for path, name in (("/status", "http-status.json"), ("/metrics", "metrics.txt")):
                 await asyncio.to_thread(self._fetch, f"{node_id}/{name}", f"{url}{path}")
         if self._layout is not None:
@@ -169,7 +169,7 @@ class Bundle:
         self._add_json(f"{node_id}/files.json", _listing(config.data_path))
         pid = locked_pid(config.data_path / PID_FILE)
         if pid is not None:
-            self._tell(f"{node_id}: stacks")
+            self._report(f"{node_id}: stacks")
             for each in (pid, *descendants(pid)):
                 self._process(f"{node_id}/processes/{each}", each)
             asked = [each for each in (pid, *descendants(pid)) if logs.request_stacks(each)]
@@ -179,9 +179,9 @@ class Bundle:
                 self._lacks(f"{node_id}/stacks", "no process of the node writes them: another user's, or of an older version")
         else:
             self._lacks(f"{node_id}/processes", "the node does not run")
-        self._tell(f"{node_id}: log")
+        self._report(f"{node_id}: log")
         self._log(node_id, layout.log_file(node_id))
-        self._tell(f"{node_id}: doctor")
+        self._report(f"{node_id}: doctor")
         self._doctor(node_id, layout.config_paths[node_id], statuses.get(node_id))
 
     def _log(self, node_id: str, path: Path) -> None:

@@ -70,7 +70,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def _nothing(_text: str) -> None:
-    """The default for `tell`: reports nothing."""
+    """The default for `report` does nothing."""
 
 
 class Doctor:
@@ -80,7 +80,7 @@ class Doctor:
         path: the node's node.toml.
         status: what the node says of itself, None where it does not answer.
         deep: also read every row of the newest snapshot.
-        tell: is told what is looked at now.
+        report: called with the present step.
         now: seconds since the epoch.
     """
 
@@ -90,19 +90,19 @@ class Doctor:
         *,
         status: NodeStatus | None = None,
         deep: bool = False,
-        tell: Callable[[str], None] = _nothing,
+        report: Callable[[str], None] = _nothing,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._status = status
         self._deep = deep
-        self._tell = tell
+        self._report = report
         self._now = now
         self._node_id = path.resolve().parent.name
 
     def examine(self) -> list[Finding]:
         """Run all checks. Files are checked only if the configuration can be read."""
-        self._tell("configuration")
+        self._report("configuration")
         config, findings = self._configuration()
         findings += [self._limits(), self._core(), *self._versions()]
         if config is None:
@@ -119,7 +119,7 @@ class Doctor:
             ("snapshots", lambda: self._snapshots(config)),
         )
         for name, check in checks:
-            self._tell(name)
+            self._report(name)
             findings += self._made(name, check)
         return findings
 

@@ -38,7 +38,7 @@ REFUSALS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
 """Answers of a node that has not kept the entry, and of an earlier version, which does not know the request."""
 ANSWER_TIMEOUT = 10.0
 """Seconds for one chunk."""
-PIECE_AGAIN = 0.05
+CHUNK_RETRY_S = 0.05
 """Seconds before a node that is reading a chunk for another node is asked again."""
 
 
@@ -98,7 +98,7 @@ class Fetcher:
 
     async def _copy(self, connection: NativeConnection, node_id: str, index: int) -> Found:
         """Copy the whole segment. If it was removed in the meantime, another node is asked."""
-        begun = await self._piece(connection, index, 0)
+        begun = await self._chunk(connection, index, 0)
         if not begun.data:
             return Found.PERHAPS
         header = read_header(segment_name(begun.first_index), begun.data)
@@ -110,19 +110,19 @@ class Fetcher:
         with contextlib.ExitStack() as undo:
             undo.callback(draft.unlink, missing_ok=True)
             with draft.open("wb") as file:
-                piece, copied = begun, 0
-                while piece.data and piece.first_index == begun.first_index and copied < min(begun.size, SEGMENT_MAX):
-                    file.write(piece.data)
-                    copied += len(piece.data)
-                    await asyncio.sleep(len(piece.data) / BYTES_PER_SECOND)
-                    piece = await self._piece(connection, begun.first_index, copied)
+                chunk, copied = begun, 0
+                while chunk.data and chunk.first_index == begun.first_index and copied < min(begun.size, SEGMENT_MAX):
+                    file.write(chunk.data)
+                    copied += len(chunk.data)
+                    await asyncio.sleep(len(chunk.data) / BYTES_PER_SECOND)
+                    chunk = await self._chunk(connection, begun.first_index, copied)
             if not await asyncio.to_thread(cut, draft, begun.applied_index, index):
                 return Found.NOWHERE
             draft.replace(path)
         log.info("log entry %d and its neighbours were fetched from %s (%d bytes)", index, node_id, copied)
         return Found.HERE
 
-    async def _piece(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
+    async def _chunk(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while True:
                 try:
@@ -130,7 +130,7 @@ class Fetcher:
                 except RequestFailed as error:
                     if error.code is not FailCode.OVERLOADED:
                         raise
-                await asyncio.sleep(PIECE_AGAIN)
+                await asyncio.sleep(CHUNK_RETRY_S)
 
 
 def cut(segment: Path, applied_index: int, wanted: int) -> bool:

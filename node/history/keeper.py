@@ -77,7 +77,7 @@ class Keeper:
         self._directories = [config.data_path / LOG, self._archive, self.fetched]
         self._start = ""
         self._compared = self._confirmed = False
-        self._beyond = -1
+        self._gap_end = -1
         self._boundaries = {record.last_index for record in switch.former(config.data_path)}
         self._begin(*self._state_at(store.progress.log_index))
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
@@ -100,9 +100,9 @@ class Keeper:
         self._projection = Projection(engine, {})
         self._tail = LogTail(self._directories, ACCEPTED, index + 1)
         self._queued: list[LogEntry] = []
-        self._arrived = False
+        self._caught_up = False
 
-    def _arrive(self) -> None:
+    def _catch_up(self) -> None:
         """Begin to make rows: the engine has reached the database's place.
 
         Raises:
@@ -116,7 +116,7 @@ class Keeper:
         if not self.progress.term:
             self._compare_orders()
         self._projection = Projection(self._engine, totals_of(self._engine))
-        self._arrived = True
+        self._caught_up = True
 
     def _compare_orders(self) -> None:
         """Compare the open orders, where an earlier version stored no term, to find whether the history is of this log."""
@@ -127,7 +127,7 @@ class Keeper:
         if stored != known:
             raise OtherLogError(f"after log entry {self.progress.log_index} other orders are open than the history has")
 
-    def meet(self, start: str) -> None:
+    def note_start(self, start: str) -> None:
         """Note the engine's start. After a new start the log may be another one than before."""
         if start != self._start:
             self._start, self._compared, self._confirmed = start, False, False
@@ -144,7 +144,7 @@ class Keeper:
             return False
         if verdict is Verdict.OTHER:
             raise OtherLogError(f"the log has another entry {self.progress.log_index}, or none any more")
-        if verdict is Verdict.UNKNOWN and self._beyond < self.progress.log_index:
+        if verdict is Verdict.UNKNOWN and self._gap_end < self.progress.log_index:
             raise MissingEntriesError(self.progress.log_index)
         return True
 
@@ -182,11 +182,11 @@ class Keeper:
             return False
         if not self._confirmed and self.progress.term:
             self._confirm(applied)  # the entry itself was compared, so readers need not wait for the engine to reach it
-        if self._tail.next_index - 1 - len(self._queued) == stored and not self._arrived:
-            self._arrive()
-        if self._arrived and not self._confirmed:
+        if self._tail.next_index - 1 - len(self._queued) == stored and not self._caught_up:
+            self._catch_up()
+        if self._caught_up and not self._confirmed:
             self._confirm(applied)
-        entries = self._piece(applied, stored)
+        entries = self._chunk(applied, stored)
         if not entries:
             return False
         steps = [step for entry in entries for step in self._apply(entry)]
@@ -206,7 +206,7 @@ class Keeper:
         """
         progress = self.progress
         rewind = undone(self._config.data_path, progress)
-        if rewind is None or self._beyond >= progress.log_index:
+        if rewind is None or self._gap_end >= progress.log_index:
             raise self._aside(str(error))
         engine, index = self._state_at(rewind.last_index)
         last = None
@@ -238,19 +238,19 @@ class Keeper:
         self._state.forget(0)
         return HistoryError(f"this is not the history of this node's log: {why}. It is set aside ({place}), and a new one begins")
 
-    def _piece(self, applied: int, stored: int) -> list[LogEntry]:
+    def _chunk(self, applied: int, stored: int) -> list[LogEntry]:
         """Return entries for one transaction. It does not mix entries that are already stored with new ones."""
         if not self._queued:
             self._queued = self._tail.read(applied)
-        piece: list[LogEntry] = []
+        chunk: list[LogEntry] = []
         commands = 0
         for entry in self._queued:
-            piece.append(entry)
+            chunk.append(entry)
             commands += len(entry.payload) // COMMAND_BYTES + 1
             if commands >= COMMANDS_PER_TRANSACTION or entry.index == stored or entry.index in self._boundaries:
                 break
-        del self._queued[: len(piece)]
-        return piece
+        del self._queued[: len(chunk)]
+        return chunk
 
     def _apply(self, entry: LogEntry) -> list[Step]:
         payload = command_of(entry)
@@ -269,7 +269,7 @@ class Keeper:
             HistoryError: there is none.
         """
         if not self._compared and wanted <= self.progress.log_index:
-            self._beyond = self.progress.log_index  # no node has the entry that could decide: whatever follows is behind a gap
+            self._gap_end = self.progress.log_index  # no node has the entry that could decide: whatever follows is behind a gap
             return
         found = node_state(self._config.data_path / SNAPSHOTS, inf)
         if found is None or found[1] < wanted:
@@ -285,7 +285,7 @@ class Keeper:
         self._confirmed = (
             False  # the state is this node's own, so there is nothing to compare; it is confirmed when the engine has arrived
         )
-        self._beyond = index
+        self._gap_end = index
 
     def write_state(self) -> None:
         """Start writing the state, unless it is on disk or being written."""

@@ -89,7 +89,7 @@ class Follower:
                 await _pause(stop, RETRY)
                 continue
             try:
-                self._keeper.meet(status.engine_start)
+                self._keeper.note_start(status.engine_start)
                 while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, status.applied_index):
                     pass
                 await _pause(stop, INTERVAL)

@@ -100,7 +100,7 @@ class HistoryStore:
         """Return the rows of these orders, as far as they exist."""
         found: dict[int, Row] = {}
         with self._engine.connect() as connection:
-            for some in _pieces(sorted(order_ids)):
+            for some in _chunks(sorted(order_ids)):
                 for row in connection.execute(select(tables.orders).where(tables.orders.c.order_id.in_(some))).mappings():
                     found[row["order_id"]] = dict(row)
         return found
@@ -190,7 +190,7 @@ def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], t
     """Add traded volumes to those of the same hours."""
     own = tables.volumes.c
     found: dict[tuple[str, int, str], RowMapping] = {}
-    for some in _pieces(sorted({account_id for account_id, _, _ in volumes})):
+    for some in _chunks(sorted({account_id for account_id, _, _ in volumes})):
         hours = [start for _, start, _ in volumes]
         among = select(tables.volumes).where(own.account_id.in_(some), own.start >= min(hours), own.start <= max(hours))
         found.update(((row["account_id"], row["start"], row["product_id"]), row) for row in connection.execute(among).mappings())
@@ -207,6 +207,6 @@ def candle_of(row: RowMapping) -> Candle:
     return Candle(**{name: row[name] for name in Candle.__struct_fields__})
 
 
-def _pieces(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
+def _chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     for start in range(0, len(ids), LOOKUP_MAX):
         yield ids[start : start + LOOKUP_MAX]

@@ -40,7 +40,7 @@ from snapshots.transfer import Source
 from snapshots.writer import locked, write
 from statemachine.engine import Engine
 
-PIECE_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 ATTEMPTS = 5
 
 
@@ -145,8 +145,8 @@ def _source(path: Path) -> Iterator[Source]:
 def _copy(source: Source, store: SnapshotStore) -> Manifest:
     sink = store.open_sink()
     try:
-        for offset in range(0, source.size, PIECE_BYTES):
-            sink.write(source.read(offset, PIECE_BYTES))
+        for offset in range(0, source.size, CHUNK_BYTES):
+            sink.write(source.read(offset, CHUNK_BYTES))
     except BaseException:
         sink.abort()
         raise

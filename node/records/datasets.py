@@ -31,7 +31,7 @@ from statemachine.types import ProductStatus
 
 log = logging.getLogger(__name__)
 
-PIECE = 500
+CHUNK_COMMANDS = 500
 """Commands of a dataset in one log entry. With the longest names and secrets they stay under its limit."""
 
 
@@ -197,9 +197,9 @@ class Seeding:
             return
         self._under_way = True
         sequence = self._engine().sequence
-        piece = self._dataset.commands[sequence : sequence + PIECE]
-        log.info("dataset %s: commands %d to %d of %d", self._dataset.name, sequence + 1, sequence + len(piece), self._total)
-        self._raft.propose(self._encode(self._time_ns(), piece), self._done)
+        chunk = self._dataset.commands[sequence : sequence + CHUNK_COMMANDS]
+        log.info("dataset %s: commands %d to %d of %d", self._dataset.name, sequence + 1, sequence + len(chunk), self._total)
+        self._raft.propose(self._encode(self._time_ns(), chunk), self._done)
 
     @property
     def _total(self) -> int:

@@ -6,27 +6,34 @@ They are read from the source, because a compiled class does not show its method
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
 import doctest
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node.client import Client
+from node.client.shapes import scaled, units_of
+from node.cluster_directory import KeyFile
+from node.tls import pki
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, ProductStatus, Side
+from tests.unit.node.cli.fakes import FakeClient
 
 ROOT = Path(__file__).parents[2]
 BTC, USD = 10**8, 10**4
 
 
-def example_engine() -> Engine:
-    """The exchange of the examples in `Engine`."""
-    engine = Engine()
+def example_commands() -> list[AnyCommand]:
+    """The commands that lead to the exchange of the examples."""
     product = ("BTC-USD", "BTC", "USD", 100, BTC // 100, BTC // 100, 100 * BTC, 0, 0, ProductStatus.ONLINE)
-    commands: list[AnyCommand] = [
+    return [
         PutCurrency(OPERATOR, "1", "USD", 4),
         PutCurrency(OPERATOR, "2", "BTC", 8),
         PutProduct(OPERATOR, "3", *product),
@@ -38,9 +45,24 @@ def example_engine() -> Engine:
         PlaceOrder("bob", "9", "BTC-USD", Side.SELL, OrderType.LIMIT, 110 * USD, BTC, client_oid="offer-1"),
         PlaceOrder("bob", "10", "BTC-USD", Side.SELL, OrderType.LIMIT, 120 * USD, BTC, client_oid="offer-2"),
     ]
-    outcomes = engine.apply(Batch(1, commands)).outcomes
+
+
+def example_engine() -> Engine:
+    """The exchange of the examples in `Engine`."""
+    engine = Engine()
+    outcomes = engine.apply(Batch(1, example_commands())).outcomes
     assert "Rejected" not in str(outcomes)
     return engine
+
+
+@contextlib.contextmanager
+def example_client() -> Iterator[Client]:
+    """The client of the examples in `node.client`. It acts as alice on the same exchange, which runs without a node."""
+    authority = pki.make_authority("examples", datetime.now(UTC)).certificate.decode()
+    with Client(KeyFile("k", "c2VjcmV0", "p", "alice", {"n1": "127.0.0.1:1"}, authority)) as client:
+        cluster = client._client.cluster = FakeClient()
+        asyncio.run(cluster.submit(example_commands()))
+        yield client
 
 
 def examples(path: Path) -> Iterator[doctest.DocTest]:
@@ -68,3 +90,13 @@ def test_the_reads_of_the_engine() -> None:
     found = list(examples(ROOT / "statemachine" / "engine.py"))
     assert len(found) >= 10
     run(found, {"engine": example_engine(), "Side": Side})
+
+
+def test_the_client_library() -> None:
+    """Each example begins with the same exchange."""
+    found = [*examples(ROOT / "node" / "client" / "blocking.py"), *examples(ROOT / "node" / "client" / "shapes.py")]
+    assert len(found) >= 15
+    for test in found:
+        with example_client() as client:
+            names = {"client": client, "product": client.product("BTC-USD"), "scaled": scaled, "units_of": units_of}
+            run([test], names)

@@ -39,7 +39,7 @@ def test_every_name_is_there() -> None:
 
 @pytest.mark.parametrize(
     ("key", "text"),
-    [(KEY, "does not say where the nodes are"), (Path("/nonsense"), "cannot be read"), ("/nonsense.json", "cannot be read")],
+    [(KEY, "has no addresses of nodes"), (Path("/nonsense"), "cannot be read"), ("/nonsense.json", "cannot be read")],
 )
 def test_a_key_that_leads_nowhere(key: KeyFile | Path | str, text: str) -> None:
     with pytest.raises(DirectoryError, match=text):

@@ -93,7 +93,7 @@ class NodeLog:
             continue
 
     def advance(self, keeper: Keeper) -> bool:
-        """Store a piece, as a node does that has nobody to ask for what is missing; whether there was any."""
+        """Store a chunk, as a node does that has nobody to ask for what is missing; whether there was any."""
         try:
             return keeper.advance(self.applied)
         except MissingEntriesError as missing:

@@ -40,7 +40,7 @@ def expected(rows: list[Row], granularity: int) -> list[Candle]:
 
 
 @given(st.lists(trade, min_size=1, max_size=40), st.integers(1, 7))
-def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], piece: int) -> None:
+def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], chunk: int) -> None:
     """Stored in pieces of a few trades, as transactions come, and aggregated from what is stored; sums beyond 64 bits
     are exact.
     """
@@ -48,9 +48,9 @@ def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], pie
     database = create_engine("sqlite://")
     tables.candles.create(database)
     with database.begin() as connection:
-        for start in range(0, len(rows), piece):
+        for start in range(0, len(rows), chunk):
             some = Rows()
-            some.trades = rows[start : start + piece]
+            some.trades = rows[start : start + chunk]
             for (product_id, granularity), candles in some.candles().items():
                 put_candles(connection, product_id, granularity, candles)
         own = tables.candles.c

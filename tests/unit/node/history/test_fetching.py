@@ -40,7 +40,7 @@ class Peer:
         self.applied = node.applied
         self.asked = 0
         self.before_answer: Callable[[int], None] = lambda _: None
-        self._pieces = LogChunks(node.config)
+        self._chunks = LogChunks(node.config)
         self.closed = asyncio.Event()
 
     async def query(self, query: Any) -> Any:
@@ -50,11 +50,11 @@ class Peer:
         self.asked += 1
         self.before_answer(self.asked)
         found: asyncio.Future[LogPiece | RequestFailed] = asyncio.get_running_loop().create_future()
-        self._pieces.read(query, self.applied, found.set_result)
-        piece = await found
-        if isinstance(piece, RequestFailed):
-            raise piece
-        return piece
+        self._chunks.read(query, self.applied, found.set_result)
+        chunk = await found
+        if isinstance(chunk, RequestFailed):
+            raise chunk
+        return chunk
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -79,7 +79,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     made = Nodes()
     monkeypatch.setattr(queries, "CHUNK_BYTES", 700)
     monkeypatch.setattr(fetching, "BYTES_PER_SECOND", 10**9)
-    monkeypatch.setattr(fetching, "PIECE_AGAIN", 0.001)
+    monkeypatch.setattr(fetching, "CHUNK_RETRY_S", 0.001)
     monkeypatch.setattr(process, "ASK_AGAIN", 0.01)
     for module in (process, fetching):
         monkeypatch.setattr(module, "NativeConnection", made)
@@ -299,7 +299,7 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
         nonlocal refused
         if asked % 3:
             refused += 1
-            raise RequestFailed(FailCode.OVERLOADED, "another piece of the log is being read")
+            raise RequestFailed(FailCode.OVERLOADED, "another chunk of the log is being read")
 
     peer.before_answer = busy_elsewhere
     (await followed(away)).close()
@@ -315,12 +315,12 @@ async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):
         pieces.read(query, whole.applied, answers.append)
     await until(lambda: len(answers) == 4)
-    overloaded, nonsense, early, piece = answers
+    overloaded, nonsense, early, chunk = answers
     assert isinstance(overloaded, RequestFailed)
     assert overloaded.code is FailCode.OVERLOADED
     assert isinstance(nonsense, RequestFailed)
     assert nonsense.code is FailCode.BAD_REQUEST
     assert early == LogPiece(whole.applied)
-    assert isinstance(piece, LogPiece)
-    assert (piece.first_index, piece.applied_index) == (1, whole.applied)
-    assert len(piece.data) == piece.size
+    assert isinstance(chunk, LogPiece)
+    assert (chunk.first_index, chunk.applied_index) == (1, whole.applied)
+    assert len(chunk.data) == chunk.size

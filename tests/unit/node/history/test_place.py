@@ -158,10 +158,10 @@ def test_a_history_from_before_terms_were_stored_is_compared_by_its_orders(tmp_p
 def test_only_the_start_that_confirmed_it_may_be_answered(tmp_path: Path) -> None:
     node = begun(tmp_path / "node")
     keeper = node.keeper()
-    keeper.meet("first")
+    keeper.note_start("first")
     node.drain(keeper)
     assert node.stored()["progress"][0]["confirmed_by"] == "first"
-    keeper.meet("second")
+    keeper.note_start("second")
     assert not keeper.advance(node.applied - 1), "the log does not go that far: nothing can be compared yet"
     assert node.stored()["progress"][0]["confirmed_by"] == "first"
     node.drain(keeper)

@@ -120,7 +120,7 @@ class Log:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "PIECE", 4)
+    monkeypatch.setattr(datasets, "CHUNK_COMMANDS", 4)
 
 
 def seeding(log: Log, dataset: Dataset) -> Seeding:
