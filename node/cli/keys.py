@@ -24,6 +24,8 @@ from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 
 PAGE = 1_000
+OF_USER = "view,trade,transfer,deposit,admin"
+"""The permissions of a key that may do all that its user's roles allow."""
 
 
 @click.group(cls=Commands)
@@ -33,8 +35,13 @@ def key() -> None:
 
 @key.command()
 @click.argument("key_id", metavar="KEY")
-@click.option("--account", "account_id", required=True, help="The account that the key acts for.")
-@click.option("--permissions", default="view,trade", show_default=True, help=f"Some of {', '.join(PERMISSIONS)}, with commas.")
+@click.option("--account", "account_id", default="", help="The account that the key acts for. Not needed with --user.")
+@click.option("--user", "user_id", default="", help="The user whose key it is. It may do what the user's roles allow.")
+@click.option(
+    "--permissions",
+    default="",
+    help=f"Some of {', '.join(PERMISSIONS)}, with commas. Default: view,trade; with --user all that the user's roles allow.",
+)
 @click.option(
     "--address", "networks", multiple=True, help="A network it may be used from, such as 192.0.2.0/24. May repeat. Default: any."
 )
@@ -45,6 +52,7 @@ def put(
     target: Target,
     key_id: str,
     account_id: str,
+    user_id: str,
     permissions: str,
     networks: Sequence[str],
     out: Path | None,
@@ -55,7 +63,10 @@ def put(
     The file also has the nodes' addresses and the cluster's authority, so it is enough to reach the cluster from any
     machine.
     """
-    total, limits = _permissions(permissions), _addresses(networks)
+    if not account_id and not user_id:
+        raise click.UsageError("Give --account, or --user, or both.")
+    account_id = account_id or OPERATOR
+    total, limits = _permissions(permissions or (OF_USER if user_id else "view,trade")), _addresses(networks)
     fresh = generate(key_id)
     access = session.reach(target)
     made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id, access.addresses, access.authority)
@@ -65,7 +76,9 @@ def put(
     async def work(session: Session) -> None:
         if not replace and any(row.key_id == key_id for row in await _all(session)):
             raise Refusal(f"key {key_id} is there already. Another id leaves it as it is; --replace makes its old secret void")
-        await session.submit(PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits))
+        await session.submit(
+            PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits, user_id=user_id)
+        )
 
     try:
         run(target, work)
@@ -93,6 +106,7 @@ def list_keys(target: Target, as_json: bool) -> None:
             "account_id": row.owner_id,
             "permissions": ",".join(names(row.permissions)) or "revoked",
             "addresses": row.addresses or "any",
+            "user": row.user_id,
             "cluster_key": row.sealed_by,
         }
         for row in rows
@@ -100,7 +114,7 @@ def list_keys(target: Target, as_json: bool) -> None:
     if as_json:
         print_json(views)
     else:
-        columns = ("key", "account", "permissions", "addresses", "cluster key")
+        columns = ("key", "account", "permissions", "addresses", "user", "cluster key")
         show(table(columns, [[str(value) for value in view.values()] for view in views], title="API keys"))
 
 

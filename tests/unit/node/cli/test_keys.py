@@ -22,6 +22,7 @@ def test_a_key_is_put_listed_and_revoked_and_shown_once(market: Run, run_json: A
         "account_id": "alice",
         "permissions": "view,trade",
         "addresses": "192.0.2.7/32,::/0",
+        "user": "",
         "cluster_key": 0,
     }
     assert run_json("key", "list") == [row]

@@ -24,7 +24,7 @@ from node.gateway.gateway import Gateway, build
 from node.keys.credentials import Credentials, sign
 from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
-from statemachine.commands import AnyCommand, Batch, PutApiKey
+from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome
 
@@ -103,8 +103,8 @@ class FakeBackend:
         self.batches.append(len(commands))
         applied = self.engine.apply(msgspec.msgpack.decode(payload, type=Batch))
         self.feed.publish(applied.event_products, applied.encoded_events)
-        if put := [command.key_id for command in commands if isinstance(command, PutApiKey)]:
-            self.on_keys(put)
+        if applied.keys_put:
+            self.on_keys(applied.keys_put)
         groups: dict[str, list[AnyEvent]] = {}
         for event in applied.events:
             groups.setdefault(event.product_id, []).append(event)

@@ -1,0 +1,140 @@
+"""Users, roles and consent over HTTP, with the keys of users."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.keys.credentials import Credentials
+from tests.unit.node.gateway.harness import SECRET, Exchange
+
+ALL = ["view", "trade", "transfer", "deposit", "admin"]
+
+
+async def give(exchange: Exchange, user: str, roles: list[dict[str, str]], account: str = "operator") -> None:
+    """A user with roles, and a key of the same name that may do all that they allow."""
+    assert (await exchange.call("admin", "PUT", f"/admin/users/{user}", {"roles": roles}))[0] == 200
+    body = {"account_id": account, "secret": SECRET, "passphrase": "p", "permissions": ALL, "user_id": user}
+    status, answer = await exchange.call("admin", "PUT", f"/admin/keys/{user}", body)
+    assert status == 200, answer
+    exchange.keys[user] = Credentials(user, SECRET, "p")
+
+
+async def with_firm(exchange: Exchange) -> None:
+    assert (await exchange.call("admin", "PUT", "/admin/firms/acme"))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/alice/firm", {"firm_id": "acme"}))[0] == 200
+    await give(exchange, "rita", [{"role": "risk_officer", "scope": "firm", "id": "acme"}])
+
+
+async def test_a_firms_risk_officer_acts_on_the_own_firm_only(exchange: Exchange) -> None:
+    await with_firm(exchange)
+    placed = await exchange.order("alice", "buy", "90", "1")
+    status, answer = await exchange.call("rita", "PUT", "/admin/switches/firm/acme", {"switches": ["kill"]})
+    assert (status, answer["cancelled"]) == (200, 1)
+    assert (await exchange.call("alice", "GET", f"/orders/{placed['id']}"))[1]["status"] == "done"
+    for target, body in (
+        ("/admin/switches", {"switches": ["kill"]}),
+        ("/admin/switches/account/bob", {"switches": ["kill"]}),
+        ("/admin/risk/account/bob", {"orders": 1}),
+    ):
+        status, answer = await exchange.call("rita", "PUT", target, body)
+        assert (status, answer["reason"]) == (403, "not_permitted"), target
+        assert "the user rita does not have the permission" in answer["detail"]
+    status, answer = await exchange.call("rita", "PUT", "/admin/users/rita", {"roles": [{"role": "administrator"}]})
+    assert (status, answer["message"]) == (403, "The API key needs the permission access")
+    assert (await exchange.call("rita", "POST", "/orders", {}))[0] == 403
+
+
+async def test_a_user_sees_what_the_roles_show(exchange: Exchange) -> None:
+    await with_firm(exchange)
+    for account in ("alice", "bob"):
+        assert (await exchange.call("admin", "PUT", f"/admin/risk/account/{account}", {"orders": 5}))[0] == 200
+    _, seen = await exchange.call("rita", "GET", "/admin/controls")
+    assert [row["name"] for row in seen["risk"]] == ["alice"]
+    assert "proposal" not in seen
+    assert (await exchange.call("rita", "GET", "/admin/users"))[1] == [
+        {"id": "rita", "roles": [{"role": "risk_officer", "scope": "firm", "id": "acme"}], "note": ""}
+    ]
+    assert (await exchange.call("alice", "GET", "/admin/controls"))[0] == 403
+    assert (await exchange.call("alice", "GET", "/admin/users"))[0] == 403
+    _, told = await exchange.call("rita", "GET", "/users/self/verify")
+    assert (told["user"], told["permissions"]) == ("rita", ["view", "switch", "limit"])
+
+
+async def test_a_role_that_is_taken_away_is_gone_at_once(exchange: Exchange) -> None:
+    await with_firm(exchange)
+    assert (await exchange.call("rita", "PUT", "/admin/switches/account/alice", {"switches": ["buy_off"]}))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/users/rita", {"roles": []}))[0] == 200
+    assert (await exchange.call("rita", "PUT", "/admin/switches/account/alice", {"switches": []}))[0] == 401
+
+
+async def test_a_custodian_books_for_the_accounts_of_the_firm(exchange: Exchange) -> None:
+    await with_firm(exchange)
+    await give(exchange, "carl", [{"role": "custodian", "scope": "firm", "id": "acme"}])
+    body = {"currency": "USD", "amount": "1", "transfer_id": "t-1"}
+    assert (await exchange.call("carl", "POST", "/admin/accounts/alice/deposits", body))[0] == 200
+    status, answer = await exchange.call("carl", "POST", "/admin/accounts/bob/deposits", body)
+    assert (status, answer["detail"]) == (403, "deposit for the account bob")
+    move = {"from": "alice", "to": "bob", "currency": "USD", "amount": "1", "transfer_id": "t-2"}
+    assert (await exchange.call("carl", "POST", "/profiles/transfer", move))[0] == 200
+    back = {**move, "from": "bob", "to": "alice", "transfer_id": "t-3"}
+    assert (await exchange.call("carl", "POST", "/profiles/transfer", back))[0] == 403
+
+
+async def test_the_operators_key_is_switched_off_and_on(exchange: Exchange) -> None:
+    status, answer = await exchange.call("admin", "PUT", "/admin/access", {"bootstrap": False})
+    assert (status, answer["reason"]) == (409, "locked_out")
+    await give(exchange, "ada", [{"role": "administrator"}])
+    assert (await exchange.call("admin", "PUT", "/admin/access", {"bootstrap": False}))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/zoe"))[0] == 401
+    assert (await exchange.call("ada", "GET", "/admin/access"))[1] == {"bootstrap": False, "consent": [], "consent_seconds": 0}
+    assert (await exchange.call("ada", "PUT", "/admin/accounts/zoe"))[0] == 200
+    assert (await exchange.call("ada", "DELETE", "/admin/keys/ada"))[0] == 409
+    assert (await exchange.call("ada", "PUT", "/admin/access", {"bootstrap": True}))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/zoe"))[0] == 200
+
+
+async def test_a_command_waits_for_a_second_user(exchange: Exchange) -> None:
+    for name in ("ada", "eva"):
+        await give(exchange, name, [{"role": "administrator"}])
+    settings = {"bootstrap": False, "consent": ["accounts"], "consent_seconds": 600}
+    assert (await exchange.call("ada", "PUT", "/admin/access", settings))[0] == 200
+    status, answer = await exchange.call("ada", "PUT", "/admin/accounts/zoe")
+    assert (status, answer["message"]) == (202, "Waits for the consent of another user")
+    (proposal_id,) = answer["proposal_ids"]
+    (waiting,) = (await exchange.call("eva", "GET", "/admin/proposals"))[1]
+    assert waiting["expires_at"] == answer["expires_at"]
+    assert (waiting["id"], waiting["proposer"], waiting["permission"]) == (proposal_id, "ada", "accounts")
+    assert (waiting["command"], waiting["fields"]) == ("OpenAccount", {"new_account_id": "zoe"})
+    status, refused = await exchange.call("ada", "POST", f"/admin/proposals/{proposal_id}/approve")
+    assert (status, refused["reason"]) == (403, "needs_another_user")
+    status, done = await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve")
+    assert (status, done["decision"]) == (200, "approve"), done
+    assert (await exchange.call("eva", "GET", "/admin/proposals"))[1] == []
+    status, answer = await exchange.call("ada", "PUT", "/admin/accounts/yann")
+    assert status == 202
+    proposal_id = answer["proposal_ids"][0]
+    assert (await exchange.call("ada", "POST", f"/admin/proposals/{proposal_id}/withdraw"))[0] == 200
+    assert (await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "status", "field"),
+    [
+        ("PUT", "/admin/users/rita", {"roles": [{"role": "king"}]}, 400, "roles[0].role"),
+        ("PUT", "/admin/users/rita", {"roles": [{"role": "viewer", "scope": "group"}]}, 400, "roles[0].scope"),
+        ("PUT", "/admin/users/rita", {"roles": [{"role": "viewer", "scope": "firm", "id": "none"}]}, 400, "grants[0]"),
+        ("PUT", "/admin/users/rita", {}, 400, "roles"),
+        ("PUT", "/admin/users/a,b", {"roles": []}, 400, "id"),
+        ("PUT", "/admin/access", {"bootstrap": True, "consent": ["luck"]}, 400, "consent"),
+        ("PUT", "/admin/access", {"bootstrap": True, "consent": ["market"], "consent_seconds": 60}, 400, "bootstrap"),
+        ("PUT", "/admin/access", {"bootstrap": True, "consent_seconds": -1}, 400, "consent_seconds"),
+        ("POST", "/admin/proposals/x/approve", None, 404, "id"),
+        ("POST", "/admin/proposals/7/forget", None, 400, "decision"),
+        ("POST", "/admin/proposals/7/approve", None, 404, "proposal_id"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    exchange: Exchange, method: str, target: str, body: object, status: int, field: str
+) -> None:
+    found, answer = await exchange.call("admin", method, target, body)
+    assert (found, answer.get("field")) == (status, field), answer
