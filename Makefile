@@ -64,8 +64,8 @@ bench-install: $(STAMP) ## what it costs the others when a node comes back with 
 bench-loading: $(STAMP) ## how long a node takes to load a snapshot with ORDERS (default 1000000) resting orders
 	$(BIN)/python -m tests.benchmarks.loading --orders $(or $(ORDERS),1000000)
 
-loadtest: $(STAMP) ## Locust: USERS (default 50) traders by HTTP for MINUTES (default 1), a killed leader in the middle; CLUSTER=dir for one that runs
-	$(BIN)/python -m loadtest.locust_run --users $(or $(USERS),50) --minutes $(or $(MINUTES),1) --processes $(or $(PROCESSES),1) $(if $(CLUSTER),--cluster $(CLUSTER))
+loadtest: $(STAMP) ## Locust: USERS (default 50) over HTTP, WebSocket and native for MINUTES (default 1); KILL_LEADER=1; RATE=n a second, open loop; PROCESSES=n; CLUSTER=dir
+	$(BIN)/python -m loadtest.traffic --users $(or $(USERS),50) --minutes $(or $(MINUTES),1) --processes $(or $(PROCESSES),1) $(if $(KILL_LEADER),--kill-leader) $(if $(RATE),--arrivals $(RATE)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md

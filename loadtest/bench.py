@@ -170,9 +170,9 @@ async def _http_trader(
         headers = signed_headers(person.key_id, person.secret, person.passphrase, request)
         begin = time.perf_counter()
         async with session.request(request.method, request.target, data=request.body or None, headers=headers) as response:
-            body = await response.read()
+            answer = msgspec.json.decode(await response.read())
         answered(time.perf_counter() - begin)
-        fault = answer_fault(command, response.status, body)
+        fault = answer_fault(command, response.status, answer)
         if fault:
             raise WrongAnswerError(f"{request.method} {request.target}: {fault}")
 

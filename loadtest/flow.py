@@ -9,11 +9,13 @@ mind and cancels its oldest beyond that, which bounds the books.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import msgspec
 
 from loadtest.market import CURRENCIES, PRODUCTS, RECORDED, ProductSpec
 from node.records.recording import read_ops, to_commands
@@ -62,7 +64,7 @@ WEIGHTS: dict[Kind, int] = {
     Kind.CANCEL_ALL: 2,
     Kind.RETRY: 8,
 }
-"""How often each kind comes, in parts of their sum."""
+"""How often each kind comes in a usual flow, in parts of their sum."""
 
 MARKET = frozenset({Kind.MARKET_SIZE, Kind.MARKET_FUNDS, Kind.STOP_MARKET})
 STOPS = frozenset({Kind.STOP_LIMIT, Kind.STOP_MARKET})
@@ -98,17 +100,24 @@ class ClientFlow(Iterator[FlowCommand]):
     """One client's endless flow.
 
     `run` goes into every id: another run on the same cluster needs another one. Flows of the same `seed` share the
-    mid's walk.
+    mid's walk. `weights`: how often each kind comes, in parts of their sum.
     """
 
-    def __init__(self, seed: int, account_id: str, run: str, products: Sequence[ProductSpec] = PRODUCTS) -> None:
+    def __init__(
+        self,
+        seed: int,
+        account_id: str,
+        run: str,
+        products: Sequence[ProductSpec] = PRODUCTS,
+        weights: Mapping[Kind, int] = WEIGHTS,
+    ) -> None:
         self._account_id = account_id
         self._run = run
         self._products = products
         self._mids = {spec.product_id: MovingMid(seed, spec) for spec in products}
         self._random = Random(f"{seed}:{run}:{account_id}")
-        self._kinds = list(WEIGHTS)
-        self._weights = list(WEIGHTS.values())
+        self._kinds = list(weights)
+        self._weights = list(weights.values())
         self._step = 0
         self._open: deque[tuple[str, str]] = deque()
         self._last: PlaceOrder | None = None
@@ -195,15 +204,18 @@ class ClientFlow(Iterator[FlowCommand]):
         return max(1, ticks) * spec.tick
 
 
-def recorded_flow(path: Path, buyer: str, seller: str) -> Iterator[PlaceOrder | CancelOrder]:
+def recorded_flow(path: Path, buyer: str, seller: str, run: str = "") -> Iterator[PlaceOrder | CancelOrder]:
     """A recording's commands on the product `market.RECORDED`, in its order: all buys for `buyer`, all sells for
-    `seller`.
+    `seller`. `run` begins every id, unless it is empty: another run on the same cluster needs another one.
 
     Raises:
         OSError, RecordingError: the file cannot be read, or is no recording.
     """
+    operations = read_ops(path)
+    if run:
+        operations = (msgspec.structs.replace(operation, id=f"{run}.{operation.id}") for operation in operations)
     return to_commands(
-        read_ops(path),
+        operations,
         product_id=RECORDED.product_id,
         buyer=buyer,
         seller=seller,

@@ -1,351 +1,397 @@
-"""Locust users that trade by HTTP at whichever node leads. docs/loadtest.md explains how to run it; `make loadtest`
-does.
+"""Locust's side of the load test: its users, options and events. docs/loadtest.md explains how to run it.
 
     QUORUMBOOK_CLUSTER=exchange locust -f loadtest/locustfile.py --headless -u 50 -r 10 -t 60s
 
-The operator's key is read from `$QUORUMBOOK_CLUSTER/admin.json` or the file `$QUORUMBOOK_ADMIN`; with it the test sets
-up currencies, products, accounts, keys and money, before the measured time begins. All users ask the node that leads:
-each process looks twice a second who that is. While there is no leader, or a node is dead, they send the same request
-with the same `client_oid` again. That is no failure; an answer that cannot be right is one, and so is an order that is
-not answered within `PATIENCE_SECONDS`.
+The operator's key is read from the file `$QUORUMBOOK_ADMIN` or `$QUORUMBOOK_CLUSTER/admin.json`. With it the first
+process creates the market before the measured time begins. If `$QUORUMBOOK_RESULTS` names a directory, the
+acknowledgements, the report and the tables are written there.
 
-Exit code 1: nothing was sent, an answer was wrong, or an acknowledged order is not there at the end.
+Exit code 1: nothing was sent, an answer was wrong or missing, or an acknowledged order was missing at the end.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import ssl
+import resource
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 import uuid
+from argparse import ArgumentParser
 from collections import deque
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
-from gevent.lock import RLock
-from locust import FastHttpUser, constant_throughput, events, task
+import msgspec
+from locust import User, events, task
 from locust.env import Environment
-from locust.event import EventHook
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.continuity import Continuity
-from loadtest.errors import SetupRefusedError
-from loadtest.flow import ClientFlow
-from loadtest.market import Trader, traders
-from loadtest.rest import Request, answer_fault, flow_request, setup_requests, signed_headers
-from statemachine.commands import PlaceOrder
+from loadtest.locust_loop import Job, Loop
+from loadtest.market import set_up, traders
+from loadtest.traffic.ledger import Ledger
+from loadtest.traffic.report import Result, protocol_lines, write
+from loadtest.traffic.sessions import PATIENCE_S, Cluster, HttpSession, NativeSession, SocketSession
+from loadtest.traffic.timeline import News, Timeline
+from loadtest.traffic.users import Desk, Kind, Pace, Protocols, Sample, follow, replay, trade
+from node.client.native import reach
 
-PATIENCE_SECONDS = 15.0
-RETRY_SECONDS = 0.05
-LOOK_SECONDS = 0.5
-"""Between two looks at who leads."""
-SEED = int(os.environ.get("QUORUMBOOK_SEED", "1"))
-ACCOUNTS_MAX = 50
-ORDERS_A_SECOND = float(os.environ.get("QUORUMBOOK_RATE", "20"))
-"""Of each user."""
-CHECKED = 200
-"""Orders of each process that are looked for at the end: the last ones that were acknowledged."""
+SEED = 1
+ACCOUNTS = 50
+RECORDING = Path(__file__).parents[1] / "datasets" / "recorded" / "ops.csv"
+"""A small recording of this repository."""
+
+END_MESSAGE, ENDED_MESSAGE = "quorumbook-end", "quorumbook-ended"
+"""From the master to its workers before the test stops, and their answer."""
+
+OTHER_USERS = 3
+"""Users that do not trade: two feed readers and the recorded day."""
+
+FAULTS_NAMED = 10
+
+REPORT_S = 0.1
+"""Seconds between two reports of samples to Locust."""
 
 
-def _directory() -> Path:
-    return Path(os.environ.get("QUORUMBOOK_CLUSTER", "exchange"))
-
-
-def _admin_path() -> Path:
+def key_path() -> Path:
+    """The operator's key file."""
     named = os.environ.get("QUORUMBOOK_ADMIN")
-    return Path(named) if named else _directory() / "admin.json"
+    return Path(named) if named else Path(os.environ.get("QUORUMBOOK_CLUSTER", "exchange")) / "admin.json"
 
 
-def _known_urls(directory: Path) -> list[str]:
-    """The nodes' public URLs, from a configuration that lies beside the operator's key; none where there is none."""
+def results_path() -> Path | None:
+    """The directory for results."""
+    named = os.environ.get("QUORUMBOOK_RESULTS")
+    return Path(named) if named else None
+
+
+def recording_path() -> Path:
+    """The recorded day in the directory QUORUMBOOK_DATA, or else the small recording."""
+    named = os.environ.get("QUORUMBOOK_DATA")
+    found = sorted(Path(named).glob("*_ops.csv*")) if named else []
+    return found[0] if found else RECORDING
+
+
+def known_urls(directory: Path) -> list[str]:
+    """The nodes' public URLs, if a node's configuration is beside the operator's key."""
     for path in sorted(directory.glob("*/node.toml")):
-        nodes = tomllib.loads(path.read_text(encoding="utf-8")).get("nodes", [])
-        return [node["http"] for node in nodes]
+        return [node["http"] for node in tomllib.loads(path.read_text(encoding="utf-8")).get("nodes", [])]
     return []
 
 
-class Exchange:
-    """What all users of this process share: where the leader is thought to be, the traders, and what they saw."""
+class Generator:
+    """What the users of this process share: the asyncio loop, the desk, and all that is collected for the report."""
 
     def __init__(self) -> None:
-        self.urls: list[str] = []
-        self.url = ""
-        self.run = uuid.uuid4().hex[:8]
-        self.people: list[Trader] = traders(ACCOUNTS_MAX, SEED, "locust")
-        self.order_ids: dict[str, str] = {}
-        self.latest: deque[tuple[Trader, str, str]] = deque(maxlen=CHECKED)
-        self.continuity = Continuity()
+        self.loop: Loop
+        self.cluster: Cluster
+        self.desk: Desk
+        self.ledger = Ledger(None)
+        self.timeline = Timeline()
+        self.samples: deque[Sample] = deque()
         self.lost: list[str] = []
         self.checked = 0
-        self.lock = RLock()
-        self._next = 0
-        self._tls = self._context()
+        self.cpu_s = 0.0
+        self.stopped_at = 0.0
+        self.ended = 0
+        """Workers that have told that their users have their last answers."""
+        self._numbers = 0
 
-    @staticmethod
-    def _context() -> ssl.SSLContext:
-        """Trusts the cluster's authority. Host names are not compared: nodes may be reached by other ones."""
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        authority = _admin_path().parent / "ca.pem"
-        if authority.exists():
-            context.load_verify_locations(authority)
-        return context
+    def prepare(self, host: str) -> None:
+        """Connect to the cluster. Raises `QuorumbookError`."""
+        path = key_path()
+        self.loop = Loop()
+        access = reach(path)
+        urls = [*([host] if host else []), *known_urls(path.parent)]
 
-    def begin(self, host: str) -> None:
-        """Take the host's word, and the nodes' addresses where they are known."""
-        known = _known_urls(_admin_path().parent)
-        self.urls = list(dict.fromkeys([*([host.rstrip("/")] if host else []), *known]))
-        if not self.urls:
-            raise SetupRefusedError(
-                f"no node is known: name one with --host, or the cluster's directory with QUORUMBOOK_CLUSTER ({_directory()})"
+        async def connect() -> None:
+            self.cluster = Cluster(access)
+            await self.cluster.start(urls)
+
+        self.loop.call(connect, 2 * PATIENCE_S)
+
+    def create_market(self) -> None:
+        """Create currencies, products, accounts, keys and money. Raises `LoadTestError`, `QuorumbookError`."""
+
+        async def create() -> None:
+            await set_up(self.cluster.operator, traders(ACCOUNTS, SEED, "locust"))
+
+        self.loop.call(create, 60.0)
+
+    def begin(self, pace: Pace) -> None:
+        """Begin a test: everything that an earlier test collected is dropped."""
+        self.timeline.clear()
+        self.samples.clear()
+        self.lost.clear()
+        self.checked, self._numbers = 0, 0
+        self.cpu_s = -_cpu_s()  # `end` adds the time then
+        self.ledger.close()
+        self.ledger = Ledger(results_path())
+        people = traders(ACCOUNTS, SEED, "locust")
+        self.desk = Desk(self.cluster, people, SEED, uuid.uuid4().hex[:8], pace, self.ledger, self.samples.append)
+
+    def number(self) -> int:
+        """The number of the next user."""
+        self._numbers += 1
+        return self._numbers - 1
+
+    def end(self) -> None:
+        """Wait until the users have their last answers, and look for the latest orders."""
+        for job in list(self.loop.jobs):
+            self.loop.stop(job)
+        for job in list(self.loop.jobs):
+            try:
+                self.loop.wait(job, 2 * PATIENCE_S)
+            except Exception as error:  # noqa: BLE001  # a user's end is reported, whatever it is
+                self.lost.append(f"a user failed: {type(error).__name__}: {error}")
+        self.checked = len(self.ledger.latest)
+        self.lost += self.loop.call(lambda: self.ledger.lost(self.cluster.operator), 60.0)
+        self.ledger.close()
+        self.cpu_s += _cpu_s()
+
+    def report_samples(self, environment: Environment) -> None:
+        """Report the collected samples to Locust's events."""
+        while self.samples:
+            one = self.samples.popleft()
+            name = one.kind.value or one.protocol
+            self.timeline.note(one.at_s, name, one.latency_s, failed=bool(one.fault), command=one.kind is Kind.COMMAND)
+            environment.events.request.fire(  # type: ignore[no-untyped-call]  # Locust does not say its type
+                request_type=one.protocol,
+                name=one.name,
+                response_time=one.latency_s * 1e3,
+                response_length=one.length,
+                exception=AssertionError(one.fault) if one.fault else None,
+                context={},
             )
-        if self.url not in self.urls:
-            self.url = self.urls[0]
 
-    def follow(self, location: str) -> None:
-        """A node said where the leader is."""
-        parts = urlsplit(location)
-        self.url = f"{parts.scheme}://{parts.netloc}"
-        if self.url not in self.urls:
-            self.urls.append(self.url)
-
-    def leave(self, url: str) -> None:
-        """`url` does not answer: try the next one, unless somebody did already."""
-        if self.url == url:
-            self.url = self.urls[(self.urls.index(url) + 1) % len(self.urls)]
-
-    def look_for_leader(self) -> None:
-        """Ask nodes who leads, until one knows."""
-        for url in [self.url, *(each for each in self.urls if each != self.url)]:
-            try:
-                status, body = self.plain(url, Request("GET", "/status", b"", ""))
-                leader = json.loads(body).get("leader") if status == 200 else None
-            except (OSError, ValueError):
-                continue
-            if isinstance(leader, str):
-                self.follow(leader)
-                return
-
-    def keep_looking(self) -> None:
-        """Look for the leader for ever."""
+    def keep_reporting(self, environment: Environment) -> None:
+        """Report samples for ever."""
         while True:
-            self.look_for_leader()
-            gevent.sleep(LOOK_SECONDS)
-
-    def plain(self, url: str, request: Request, key: tuple[str, str, str] | None = None) -> tuple[int, bytes]:
-        """Send a request that is not measured; status and body. Raises OSError."""
-        headers = signed_headers(*key, request) if key is not None else {}
-        asked = urllib.request.Request(url + request.target, data=request.body or None, headers=headers, method=request.method)
-        try:
-            with urllib.request.urlopen(asked, timeout=10, context=self._tls if url.startswith("https") else None) as answer:
-                return int(answer.status), answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def insist(self, request: Request, key: tuple[str, str, str]) -> tuple[int, bytes]:
-        """Send a request that is not measured until somebody answers it, for a while. Status 0: nobody did."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            url = self.url
-            try:
-                status, body = self.plain(url, request, key)
-            except OSError:
-                self.leave(url)
-            else:
-                if status not in (307, 429, 503, 504):
-                    return status, body
-                self.look_for_leader()
-            gevent.sleep(RETRY_SECONDS)
-        return 0, b""
-
-    def set_up(self) -> None:
-        """Put the market. Raises `SetupRefusedError`."""
-        admin = json.loads(_admin_path().read_text(encoding="utf-8"))
-        key = (admin["key_id"], admin["secret"], admin["passphrase"])
-        for request in setup_requests(self.people):
-            status, body = self.insist(request, key)
-            if status != 200:
-                raise SetupRefusedError(f"{request.method} {request.target}: {status} {body[:200]!r}")
-
-    def trader(self) -> tuple[int, Trader]:
-        """The next user's number, and whom it trades for."""
-        self._next += 1
-        return self._next, self.people[self._next % len(self.people)]
-
-    def check_latest(self) -> None:
-        """Look for the orders that were acknowledged last: each must be there, once, by the id that was told."""
-        for person, client_oid, order_id in self.latest:
-            key = (person.key_id, person.secret, person.passphrase)
-            status, body = self.insist(Request("GET", f"/orders/client:{client_oid}", b"", ""), key)
-            found = json.loads(body).get("id") if status == 200 else f"status {status}"
-            self.checked += 1
-            if found != order_id:
-                self.lost.append(f"{client_oid}: {order_id} was told, {found} is there")
+            self.report_samples(environment)
+            gevent.sleep(REPORT_S)
 
 
-exchange = Exchange()
+def _cpu_s() -> float:
+    """CPU seconds of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+generator = Generator()
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("Quorumbook")
+    group.add_argument(
+        "--arrivals",
+        type=float,
+        default=0.0,
+        help="Open loop: orders a second of all traders together, at times that no answer delays. Default: closed loop.",
+    )
+    group.add_argument(
+        "--per-user", type=float, default=20.0, help="Closed loop: the most requests a second of one user; 0 for no limit."
+    )
 
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: object) -> None:
-    """Set up before any time is measured; in a distributed run only the master does."""
+    """Create the market before any time is measured; in a distributed run only the master does."""
     options = environment.parsed_options
-    exchange.begin((options.host if options is not None else "") or environment.host or "")
-    environment.host = environment.host or exchange.url
-    gevent.spawn(exchange.keep_looking)
-    if isinstance(environment.runner, WorkerRunner):
-        return
     begin = time.monotonic()
-    print(f"setting up the market at {exchange.url} ...", flush=True)
-    exchange.look_for_leader()
     try:
-        exchange.set_up()
-    except (SetupRefusedError, OSError) as error:
-        print(f"the market cannot be set up: {error}", file=sys.stderr, flush=True)
+        generator.prepare((options.host if options is not None else "") or environment.host or "")
+        environment.host = environment.host or generator.cluster.leader_url
+        gevent.spawn(generator.keep_reporting, environment)
+        if isinstance(environment.runner, MasterRunner):
+            environment.runner.register_message(ENDED_MESSAGE, _worker_ended)
+        elif isinstance(environment.runner, WorkerRunner):
+            environment.runner.register_message(END_MESSAGE, _end_worker, concurrent=True)
+        if isinstance(environment.runner, WorkerRunner):
+            return
+        print(f"creating the market; {generator.cluster.leader_url} leads ...", flush=True)
+        generator.create_market()
+    except Exception as error:  # noqa: BLE001  # whatever it is, the test cannot begin
+        print(f"the market cannot be created: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    print(f"the market is set up, after {time.monotonic() - begin:.1f} s; {exchange.url} leads", flush=True)
+    print(f"the market is there after {time.monotonic() - begin:.1f} s", flush=True)
 
 
 @events.test_start.add_listener
-def _forget_the_last_test(**_: object) -> None:
-    exchange.run = uuid.uuid4().hex[:8]
-    exchange.order_ids.clear()
-    exchange.latest.clear()
-    exchange.continuity.clear()
-    exchange.lost.clear()
-    exchange.checked = 0
+def _begin(environment: Environment, **_: object) -> None:
+    options = environment.parsed_options
+    assert options is not None, "Locust runs with options"
+    if not isinstance(environment.runner, WorkerRunner):
+        # Locust sends the options that it does not know to the workers. They do not know the number of users.
+        options.arrivals_each = options.arrivals / max(1, (options.num_users or 1) - OTHER_USERS)
+    generator.begin(Pace(options.per_user, options.arrivals_each))
 
 
-@events.test_stop.add_listener
-def _look_back(**_: object) -> None:
-    exchange.check_latest()
+@events.test_stopping.add_listener
+def _end(environment: Environment, **_: object) -> None:
+    """Let the users have their last answers, before Locust ends them; a master waits for its workers."""
+    runner = environment.runner
+    generator.stopped_at = time.time()
+    if isinstance(runner, MasterRunner):
+        generator.ended = 0
+        workers = len(runner.clients.ready) + len(runner.clients.spawning) + len(runner.clients.running)
+        runner.send_message(END_MESSAGE)
+        end = time.monotonic() + 3 * PATIENCE_S
+        while generator.ended < workers and time.monotonic() < end:
+            gevent.sleep(0.1)
+    elif not isinstance(runner, WorkerRunner):
+        generator.end()
+        generator.report_samples(environment)
+
+
+def _end_worker(environment: Environment, **_: object) -> None:
+    generator.end()
+    generator.report_samples(environment)
+    assert isinstance(environment.runner, WorkerRunner), "only a worker is asked"
+    environment.runner.send_message(ENDED_MESSAGE, _news())
+
+
+def _worker_ended(msg: Any, **_: object) -> None:
+    _take(msg.data)
+    generator.ended += 1
+
+
+def _news() -> dict[str, Any]:
+    """What this worker has collected since it last told its master."""
+    news = {
+        "news": msgspec.to_builtins(generator.timeline.news(), str_keys=True),
+        "lost": list(generator.lost),
+        "checked": generator.checked,
+        "cpu_s": max(0.0, generator.cpu_s),
+    }
+    generator.lost.clear()
+    generator.checked, generator.cpu_s = 0, min(0.0, generator.cpu_s)
+    return news
+
+
+def _take(told: dict[str, Any]) -> None:
+    """Add what a worker has told."""
+    generator.timeline.merge(msgspec.convert(told["news"], News, strict=False))
+    generator.lost += told["lost"]
+    generator.checked += told["checked"]
+    generator.cpu_s += told["cpu_s"]
 
 
 @events.report_to_master.add_listener
-def _tell(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001  # the names are locust's
-    data["quorumbook"] = {"slots": exchange.continuity.news(), "lost": list(exchange.lost), "checked": exchange.checked}
-    exchange.lost.clear()
-    exchange.checked = 0
+def _tell(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001  # the names are Locust's
+    data["quorumbook"] = _news()
 
 
 @events.worker_report.add_listener
 def _hear(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001
-    told = data.get("quorumbook", {})
-    exchange.continuity.merge(told.get("slots", ()))
-    exchange.lost += told.get("lost", [])
-    exchange.checked += told.get("checked", 0)
+    if "quorumbook" in data:
+        _take(data["quorumbook"])
 
 
 @events.quitting.add_listener
 def _verdict(environment: Environment, **_: object) -> None:
-    """Say what came out, and set the exit code."""
+    """Print what came out, write the report, and set the exit code."""
     if isinstance(environment.runner, WorkerRunner):
         return
     total = environment.stats.total
-    gap, begin = exchange.continuity.longest_gap()
     faults = []
     if not total.num_requests:
         faults.append("nothing was sent")
     if total.num_failures:
         faults.append(f"{total.num_failures} answers were wrong or did not come")
-    faults += exchange.lost[:10]
-    when = time.strftime("%H:%M:%S", time.gmtime(begin)) + "Z" if begin else "-"
-    print(f"{total.num_requests} requests, longest time without an answer {gap:.2f} s (from {when})")
-    print(f"{exchange.checked} of the last acknowledged orders looked for at the end, {len(exchange.lost)} not there as told")
+        faults += [f"{one.method} {one.name}: {one.error}"[:300] for one in environment.stats.errors.values()][:FAULTS_NAMED]
+    faults += generator.lost[:FAULTS_NAMED]
+    result = Result(
+        bins=generator.timeline.bins,
+        requests=total.num_requests,
+        failures=total.num_failures,
+        gap=generator.timeline.longest_gap(generator.stopped_at),
+        checked=generator.checked,
+        faults=faults,
+        cpu_s=max(0.0, generator.cpu_s),
+    )
+    print("\n".join(protocol_lines(result)))
     print("FAILS: " + "; ".join(faults) if faults else "holds: every answer was right, and what was acknowledged is there")
+    if (directory := results_path()) is not None:
+        write(result, directory)
     environment.process_exit_code = 1 if faults else 0
 
 
-class TradingUser(FastHttpUser):
-    """A trader with a flow of its own; several users may trade for one account."""
+class ExchangeUser(User):
+    """A user whose life is a coroutine on the asyncio loop."""
 
-    wait_time = constant_throughput(ORDERS_A_SECOND)
-    network_timeout = 10.0
-    connection_timeout = 2.0
+    abstract = True
 
-    def on_start(self) -> None:
-        """Choose an account."""
-        # Attempts are not commands: `_report` counts those.
-        self.client.request_event = EventHook()  # type: ignore[no-untyped-call]  # locust does not say its type
-        number, self.trader = exchange.trader()
-        self.flow = ClientFlow(SEED, self.trader.account_id, f"l{exchange.run}.{os.getpid()}.{number}")
+    @task
+    def live(self) -> None:
+        """Live until Locust ends this user."""
+        job = self.begin(generator.number())
+        try:
+            while not job.done:
+                gevent.sleep(0.5)
+            if job.error is not None:
+                generator.loop.wait(job)
+            while True:  # a recording that has ended
+                gevent.sleep(0.5)
+        finally:
+            generator.loop.stop(job)
 
-    @task(20)
-    def trade(self) -> None:
-        """The flow's next command; its answer is checked."""
-        command = next(self.flow)
-        request = flow_request(command)
-        begin = time.perf_counter()
-        status, body = self._send(request, self._key)
-        fault = answer_fault(command, status, body) if status else "not answered in time"
-        if isinstance(command, PlaceOrder) and status == 200 and not fault:
-            order_id = json.loads(body)["id"]
-            first = exchange.order_ids.setdefault(f"{command.account_id} {command.client_oid}", order_id)
-            fault = "" if first == order_id else f"client_oid {command.client_oid}: order {order_id}, and {first} before"
-            exchange.latest.append((self.trader, command.client_oid, order_id))
-        self._report(request, begin, len(body), fault)
+    def begin(self, number: int) -> Job:
+        """Start the coroutine."""
+        raise NotImplementedError
 
-    @task(1)
-    def look(self) -> None:
-        """Read the open orders: all must be this account's kind of answer, and open or waiting."""
-        request = Request("GET", "/orders?limit=20", b"", "GET /orders")
-        begin = time.perf_counter()
-        status, body = self._send(request, self._key)
-        wrong = status != 200 or any(order["status"] not in ("open", "active") for order in json.loads(body))
-        self._report(request, begin, len(body), f"status {status}: {body[:200]!r}" if wrong else "")
 
-    @property
-    def _key(self) -> tuple[str, str, str]:
-        return self.trader.key_id, self.trader.secret, self.trader.passphrase
+class Trader(ExchangeUser):
+    """A market maker, taker, canceller or mixed trader, by its number."""
 
-    def _report(self, request: Request, begin: float, length: int, fault: str) -> None:
-        """One line of statistics a command, from its first attempt to its answer, leads and waits included."""
-        if not fault:
-            exchange.continuity.note(time.time())
-        self.environment.events.request.fire(
-            request_type=request.method,
-            name=request.name,
-            response_time=(time.perf_counter() - begin) * 1e3,
-            response_length=length,
-            exception=AssertionError(fault) if fault else None,
-            context={},
-        )
+    abstract = True
+    session: Protocols
 
-    def _send(self, request: Request, key: tuple[str, str, str]) -> tuple[int, bytes]:
-        """Status and body of the answer of whoever leads; status 0 when none came in time."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            url = exchange.url
-            status, body, location = self._attempt(url, request, signed_headers(*key, request))
-            if status == 307:
-                exchange.follow(location)
-            elif status == 0:
-                exchange.leave(url)
-                gevent.sleep(RETRY_SECONDS)
-            elif status in (503, 504):
-                gevent.sleep(RETRY_SECONDS)
-            else:
-                return status, body
-        return 0, b""
+    def begin(self, number: int) -> Job:
+        """Start to trade."""
+        desk = generator.desk
+        return generator.loop.start(lambda stopping: trade(desk, self.session, number, stopping))
 
-    def _attempt(self, url: str, request: Request, headers: dict[str, str]) -> tuple[int, bytes, str]:
-        """Status (0: no connection), body and the place that a 307 names."""
-        with self.client.request(
-            request.method,
-            url + request.target,
-            data=request.body.decode() or None,
-            headers=headers,
-            name=request.name,
-            allow_redirects=False,
-            catch_response=True,
-        ) as response:
-            response.success()
-            location = response.headers.get("location", "") if response.headers else ""
-            return int(response.status_code or 0), response.content or b"", location
+
+class HttpTrader(Trader):
+    """Trades over REST."""
+
+    weight = 4
+    session = HttpSession
+
+
+class SocketTrader(Trader):
+    """Trades over the WebSocket."""
+
+    weight = 3
+    session = SocketSession
+
+
+class NativeTrader(Trader):
+    """Trades over the native protocol."""
+
+    weight = 3
+    session = NativeSession
+
+
+class FeedReader(ExchangeUser):
+    """Follows a product's feed and checks its sequences."""
+
+    fixed_count = 2
+
+    def begin(self, number: int) -> Job:
+        """Start to read."""
+        desk = generator.desk
+        return generator.loop.start(lambda stopping: follow(desk, number, stopping))
+
+
+class RecordedDay(ExchangeUser):
+    """Replays a recording, once."""
+
+    fixed_count = 1
+
+    def begin(self, number: int) -> Job:  # noqa: ARG002  # there is one such user
+        """Start to replay."""
+        desk = generator.desk
+        return generator.loop.start(lambda stopping: replay(desk, recording_path(), stopping))

@@ -18,7 +18,7 @@ from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.system import files
 from node.tls import pki
-from snapshots.abi import ABI
+from snapshots.abi import ABI as ABI
 
 REMOVED = "removed-nodes"
 """File in a cluster's directory with the ids of removed nodes, one a line."""

@@ -82,6 +82,12 @@ class AsyncRestClient:
         if self._session is not None:
             await self._session.close()
 
+    def prefer(self, url: str) -> None:
+        """Use a node first from now on, such as the leader. The client may not have known it."""
+        url = url.rstrip("/")
+        if url != self._urls[0]:
+            self._urls = [url, *(each for each in self._urls if each != url)]
+
     async def get(self, path: str, **parameters: object) -> Any:
         """Send a GET, and return the JSON of the answer. Raises as `request`."""
         return await self.request("GET", path, parameters)

@@ -50,7 +50,7 @@ NOT_REMEMBERED = frozenset(
 
 class Acknowledged(msgspec.Struct, frozen=True):
     """A line of a client's record: a command and its outcome as the client received it. `kind` is the outcome's type in
-    lower case.
+    lower case. `sequence` is 0 if the protocol does not tell it, as REST.
     """
 
     account_id: str
@@ -256,7 +256,7 @@ def _fault(line: Acknowledged, applied: list[_Applied]) -> str:
         return ""
     if not applied:
         return f"acknowledged as sequence {line.sequence} and not in the log"
-    one = next((one for one in applied if one.sequence == line.sequence), None)
+    one = next((one for one in applied if line.sequence in (0, one.sequence) and (line.sequence or one.remembered)), None)
     if one is None:
         return f"acknowledged as sequence {line.sequence}, applied as {', '.join(str(one.sequence) for one in applied)}"
     if one.kind != line.kind:

@@ -86,7 +86,7 @@ def test_every_module_is_read_without_the_extras(installed: Path, tmp_path: Path
 
 
 def test_the_locust_file_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
-    said = run(installed / "python", "-m", "loadtest.locust_run", "--users", "1", directory=tmp_path, code=2)
+    said = run(installed / "python", "-m", "loadtest.traffic", "--users", "1", directory=tmp_path, code=2)
     assert "quorumbook[loadtest]" in said
     assert "Traceback" not in said
 
