@@ -306,7 +306,7 @@ def _verdict(environment: Environment, **_: object) -> None:
         bins=generator.timeline.bins,
         requests=total.num_requests,
         failures=total.num_failures,
-        gap=generator.timeline.longest_gap(generator.stopped_at),
+        gaps=generator.timeline.gaps(generator.stopped_at),
         checked=generator.checked,
         faults=faults,
         cpu_s=max(0.0, generator.cpu_s),

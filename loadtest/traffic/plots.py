@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from loadtest.traffic.timeline import Gap
+
 WIDTH, HEIGHT = 960, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 14, 26
 """Size of a plot and its margins, in SVG units."""
@@ -32,13 +34,13 @@ class Mark(msgspec.Struct, frozen=True):
 
 class Span(msgspec.Struct, frozen=True):
     """What the plots of one test have in common. `start_s`: its begin in seconds since the epoch. `width_s`: seconds
-    between two points of a curve. `gap`: the longest time without an answer in seconds (0: none), and when it began.
+    between two points of a curve. `gaps`: times without an answer that are shown.
     """
 
     start_s: float
     width_s: float
     marks: Sequence[Mark]
-    gap: tuple[float, float]
+    gaps: Sequence[Gap]
 
 
 Curve = tuple[str, list[float]]
@@ -46,7 +48,7 @@ Curve = tuple[str, list[float]]
 
 
 def plot(span: Span, curves: Sequence[Curve], *, logarithmic: bool) -> str:
-    """A plot of curves over time with the marks and the gap, as SVG. A curve has no line where its value is 0 on a logarithmic
+    """A plot of curves over time with the marks and the gaps, as SVG. A curve has no line where its value is 0 on a logarithmic
     scale: nothing was answered there.
     """
     seconds = span.width_s * len(curves[0][1])
@@ -54,9 +56,8 @@ def plot(span: Span, curves: Sequence[Curve], *, logarithmic: bool) -> str:
     ticks = _powers(min(values), max(values)) if logarithmic else _steps(max(values))
     axes = _Axes(seconds, ticks, logarithmic)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">', *axes.grid()]
-    gap_s, begin_s = span.gap
-    if gap_s:
-        left, right = axes.x(begin_s - span.start_s), axes.x(begin_s - span.start_s + gap_s)
+    for gap in span.gaps:
+        left, right = axes.x(gap.begin_s - span.start_s), axes.x(gap.begin_s - span.start_s + gap.seconds)
         size = f'width="{max(1.5, right - left):.1f}" height="{HEIGHT - TOP - BOTTOM}"'
         parts.append(f'<rect class="gap" x="{left:.1f}" y="{TOP}" {size}/>')
     for name, points in curves:

@@ -14,15 +14,18 @@ from pathlib import Path
 import msgspec
 
 from loadtest.traffic.plots import COLOURS, Curve, Mark, Span, plot
-from loadtest.traffic.timeline import BIN_S, Bin, joined, quantile
+from loadtest.traffic.timeline import BIN_S, Bin, Gap, joined, quantile
 from node.records.audit import AuditCheck
 
 RESULT_FILE = "result.json"
 TIMELINE_FILE = "timeline.csv"
 REPORT_FILE = "report.html"
 
-POINTS_MAX = 240
+POINTS_MAX = 100
 """Points of a curve."""
+
+GAP_BEFORE_S, GAP_AFTER_S = 0.2, 1.0
+"""A gap belongs to a mark if it begins so long before it, or so long after it, at most."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --kill: #c0392b; }
@@ -38,7 +41,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """A load test in figures. `gap`: the longest time without an answer in seconds, and when it began. `limit`: what
+    """A load test in figures. `gaps`: the longest times without an answer, longest first. `limit`: what
     the load generator reached against an exchange that answers at once, in requests a second; 0 if not measured.
     `cpu_s`: CPU seconds of the generator. `checked`: orders that were looked for at the end.
     """
@@ -46,7 +49,7 @@ class Result(msgspec.Struct, kw_only=True):
     bins: list[Bin]
     requests: int
     failures: int
-    gap: tuple[float, float]
+    gaps: list[Gap]
     checked: int
     faults: list[str]
     cpu_s: float = 0.0
@@ -60,6 +63,15 @@ class Result(msgspec.Struct, kw_only=True):
     def holds(self) -> bool:
         """Whether nothing was found wrong."""
         return not self.faults and all(check.holds for check in self.checks)
+
+    def gap_at(self, mark: Mark) -> Gap:
+        """The longest time without an answer that began with a mark or a little later."""
+        near = [gap for gap in self.gaps if -GAP_BEFORE_S <= gap.begin_s - mark.at_s <= GAP_AFTER_S]
+        return near[0] if near else Gap(0.0, mark.at_s)
+
+    def shown_gaps(self) -> list[Gap]:
+        """The longest gap, and those of the marks."""
+        return list(dict.fromkeys([*self.gaps[:1], *(gap for mark in self.marks if (gap := self.gap_at(mark)).seconds)]))
 
     @property
     def seconds(self) -> float:
@@ -118,11 +130,16 @@ def protocol_lines(result: Result) -> list[str]:
         f"{line.p99_s * 1e3:8.1f} {line.slowest_s * 1e3:11.1f}"
         for line in by_protocol(result)
     ]
-    gap, begin = result.gap
-    when = f" (from {_clock(begin)})" if begin else ""
-    lines.append(f"longest time without an answer {gap:.2f} s{when}")
+    lines += gap_lines(result)
     lines.append(f"{result.checked} of the last acknowledged orders looked for at the end")
     return lines
+
+
+def gap_lines(result: Result) -> list[str]:
+    """The gaps of the marks, and the longest one of all."""
+    lines = [f"{mark.text}: {result.gap_at(mark).seconds:.2f} s without an answer" for mark in result.marks]
+    longest = f"{result.gaps[0].seconds:.2f} s (from {_clock(result.gaps[0].begin_s)})" if result.gaps else "0.00 s"
+    return [*lines, f"longest time without an answer {longest}"]
 
 
 def limit_line(result: Result) -> str:
@@ -168,7 +185,7 @@ def page(result: Result) -> str:
     ]
     if result.commands:
         width_s, groups = joined(result.commands, POINTS_MAX)
-        span = Span(result.commands[0].number * BIN_S, width_s, result.marks, result.gap)
+        span = Span(result.commands[0].number * BIN_S, width_s, result.marks, result.shown_gaps())
         parts += [
             "<h2>Commands answered a second</h2>",
             _keys(sorted({one.protocol for one in result.commands})),
@@ -177,8 +194,7 @@ def page(result: Result) -> str:
             _keys(["p50", "p99", "slowest"]),
             plot(span, _latencies(groups), logarithmic=True),
         ]
-        gap, begin = result.gap
-        parts.append(f"<p>The longest time without an answer was {gap:.2f} s, from {_clock(begin)}.</p>" if gap else "")
+        parts.append(f"<p>{html.escape('; '.join(gap_lines(result))).capitalize()}.</p>")
     parts += [
         _verdict_table(result),
         '<p><a href="locust.html">Locust\'s own report</a>, <a href="timeline.csv">timeline.csv</a></p></html>',

@@ -19,6 +19,9 @@ SLOT_S = 0.05
 BIN_S = 0.25
 """The length of a bin, in seconds."""
 
+GAPS_KEPT = 20
+"""Gaps of a result: the longest ones."""
+
 SHORTEST_S = 1e-4
 GROWTH = 1.1
 """Latencies are counted in buckets; the first one ends at `SHORTEST_S` seconds, and each is longer than the last one by
@@ -48,6 +51,13 @@ class Bin(msgspec.Struct):
         self.slowest_s = max(self.slowest_s, other.slowest_s)
         for bucket, count in other.buckets.items():
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A time without an answer: how long, and when it began, in seconds since the epoch."""
+
+    seconds: float
+    begin_s: float
 
 
 class News(msgspec.Struct):
@@ -104,14 +114,11 @@ class Timeline:
         """All bins, in order of time."""
         return [self._bins[key] for key in sorted(self._bins)]
 
-    def longest_gap(self, until_s: float = math.inf) -> tuple[float, float]:
-        """The longest time without an answer between the first one and the last one before `until_s`, and when it
-        began; both in seconds.
-        """
+    def gaps(self, until_s: float = math.inf, most: int = GAPS_KEPT) -> list[Gap]:
+        """The longest times without an answer between the first one and the last one before `until_s`, longest first."""
         slots = sorted(slot for slot in self._slots if slot * SLOT_S <= until_s)
-        steps = [(after - before - 1, before + 1) for before, after in itertools.pairwise(slots)]
-        empty, begin = max(steps, default=(0, 0))
-        return empty * SLOT_S, begin * SLOT_S
+        steps = [(after - before - 1, before + 1) for before, after in itertools.pairwise(slots) if after > before + 1]
+        return [Gap(empty * SLOT_S, begin * SLOT_S) for empty, begin in sorted(steps, reverse=True)[:most]]
 
 
 def _add(bins: dict[tuple[int, str], Bin], one: Bin) -> None:

@@ -16,6 +16,55 @@ SYMBOL = told["product"].replace("-", "/")
 SECONDS = 20.0
 
 
+class Beyond(ccxt.pro.coinbaseexchange):  # type: ignore[misc]  # ccxt is not in this environment
+    """ccxt.pro's class with what Coinbase Exchange lacks and Quorumbook has: orders over the WebSocket, and the
+    channels `balance` and `candles_60`. A user of ccxt can add the same lines.
+    """
+
+    def handle_message(self, client: Any, message: dict[str, Any]) -> None:
+        """Resolve what the library does not know, and leave the rest to it."""
+        match message["type"]:
+            case "result":
+                client.resolve(message, message["request_id"])
+            case "balance":
+                client.resolve(message, "balance")
+            case "candles":
+                client.resolve(message["candles"], f"candles:{message['product_id']}")
+            case _:
+                super().handle_message(client, message)
+
+    async def send_ws(self, message: dict[str, Any]) -> Any:
+        """A signed message and its result."""
+        number = self.uuid()
+        request = self.extend({**message, "request_id": number}, self.authenticate())
+        return await self.watch(self.urls["api"]["ws"] + "?", number, request, number)
+
+    async def create_order_ws(self, symbol: str, kind: str, side: str, amount: float, price: float | None = None) -> Any:
+        """Place an order."""
+        order = {"product_id": self.market(symbol)["id"], "type": kind, "side": side, "size": str(amount)}
+        if price is not None:
+            order["price"] = str(price)
+        return self.parse_order((await self.send_ws({"type": "place", "order": order}))["order"])
+
+    async def edit_order_ws(self, order_id: str, price: float) -> Any:
+        """Amend an order's price."""
+        return self.parse_order(
+            (await self.send_ws({"type": "amend", "order": {"order_id": order_id, "price": str(price)}}))["order"]
+        )
+
+    async def cancel_order_ws(self, order_id: str) -> Any:
+        """Cancel an order."""
+        return (await self.send_ws({"type": "cancel", "order_id": order_id}))["order_ids"]
+
+    async def watch_balance(self) -> Any:
+        """The next balance of a currency that has changed."""
+        return self.parse_balance([await self.subscribe("balance", None, "balance", self.authenticate())])
+
+    async def watch_ohlcv(self, symbol: str) -> Any:
+        """The candle of this minute."""
+        return self.parse_ohlcvs(await self.subscribe("candles_60", symbol, "candles"), self.market(symbol))
+
+
 def client(place: int) -> Any:
     """A client of one node."""
     url, ws = told["urls"][place], told["ws"][place]
@@ -26,7 +75,7 @@ def client(place: int) -> Any:
         "enableRateLimit": False,
         "urls": {"api": {"public": url, "private": url, "ws": ws}},
     }
-    return ccxt.pro.coinbaseexchange(settings)
+    return Beyond(settings)
 
 
 async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callable[[Any], object]) -> None:
@@ -65,8 +114,27 @@ async def calls(x: Any) -> None:
     await watched("watch_my_trades", lambda: x.watch_my_trades(SYMBOL), lambda trades: trades and trades[-1]["id"])
     await watched("watch_tickers", lambda: x.watch_tickers([SYMBOL]), lambda tickers: SYMBOL in tickers)
     await watched("watch_order_book_for_symbols", lambda: x.watch_order_book_for_symbols([SYMBOL]), lambda book: book["bids"])
+    await watched("watch_balance, by a subclass", x.watch_balance, lambda balance: balance.get("USD", {}).get("free"))
+    await watched("watch_ohlcv, by a subclass", lambda: x.watch_ohlcv(SYMBOL), lambda candles: candles[-1][4])
     trading.cancel()
     await asyncio.gather(trading, return_exceptions=True)
+    await orders_over_the_socket(x)
+
+
+async def orders_over_the_socket(x: Any) -> None:
+    """Place, amend and cancel."""
+    placed: list[Any] = []
+
+    async def place() -> Any:
+        placed.append(await x.create_order_ws(SYMBOL, "limit", "buy", 0.01, 31_000))
+        return placed[-1]
+
+    await watched("create_order_ws, by a subclass", place, lambda order: order["status"] == "open")
+    order_id = placed[-1]["id"]
+    await watched(
+        "edit_order_ws, by a subclass", lambda: x.edit_order_ws(order_id, 31_001), lambda order: order["price"] == 31_001
+    )
+    await watched("cancel_order_ws, by a subclass", lambda: x.cancel_order_ws(order_id), lambda ids: ids == [order_id])
 
 
 class Kill:

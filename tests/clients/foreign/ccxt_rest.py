@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,40 @@ def waiting(x: Any) -> None:
     x.cancel_all_orders(SYMBOL)
 
 
+def beyond(x: Any) -> None:
+    """Calls that Coinbase Exchange lacks and ccxt's class therefore does not declare: ccxt signs and sends them by its
+    generic `request`.
+    """
+    rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-amend"})
+    amended = step(
+        "request(PUT orders/{id}), an amendment",
+        lambda: x.request("orders/{id}", ["private"], "PUT", {"id": rests["id"], "size": "0.02", "price": "30003"}),
+    )
+    found = x.fetch_order(rests["id"], SYMBOL)
+    step(
+        "fetch_order(amended)",
+        lambda: check((amended["id"], found["price"], found["amount"]) == (rests["id"], 30_003, 0.02), found),
+    )
+    armed = step(
+        "request(POST orders/cancel-all-after)",
+        lambda: x.request("orders/cancel-all-after", ["private"], "POST", {"timeout": 1}),
+    )
+    step("the timer is set", lambda: check(armed["trigger_time"]))
+    step("fetch_order(after the timer)", lambda: has_ended(x, rests["id"]))
+    step(
+        "request(POST orders/cancel-all-after), timeout 0",
+        lambda: check(x.request("orders/cancel-all-after", ["private"], "POST", {"timeout": 0})["trigger_time"] is None),
+    )
+
+
+def has_ended(x: Any, order_id: str) -> None:
+    """The order is cancelled within some seconds."""
+    end = time.monotonic() + 10.0
+    while x.fetch_order(order_id, SYMBOL)["status"] != "canceled":
+        check(time.monotonic() < end, "the order is still there")
+        time.sleep(0.05)
+
+
 def leaving(x: Any) -> dict[str, Any]:
     """An order that is cancelled by itself after an hour."""
     order: dict[str, Any] = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "GTT", "cancel_after": "hour"})
@@ -206,6 +241,7 @@ def main() -> None:
     public(x)
     trading(x)
     waiting(x)
+    beyond(x)
     refusals(x)
     money(x)
     clients = itertools.cycle([client(url) for url in told["urls"]])

@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.traffic.plots import Mark, Span, plot
 from loadtest.traffic.report import REPORT_FILE, TIMELINE_FILE, Result, by_protocol, limit_line, page, protocol_lines, read, write
-from loadtest.traffic.timeline import Timeline
+from loadtest.traffic.timeline import Gap, Timeline
 from node.records.audit import AuditCheck
 
 
@@ -27,7 +27,7 @@ def result(**changes: object) -> Result:
         bins=timeline.bins,
         requests=2700,
         failures=0,
-        gap=timeline.longest_gap(),
+        gaps=timeline.gaps(),
         checked=200,
         faults=[],
         limit=1000.0,
@@ -50,7 +50,8 @@ def test_figures_by_protocol() -> None:
 
 def test_the_terminal_says_the_gap_and_the_limit() -> None:
     text = "\n".join(protocol_lines(result()))
-    assert "longest time without an answer 0.95 s (from 00:16:44Z)" in text or "1.00 s" in text
+    assert "n1 killed: 1.00 s without an answer" in text
+    assert "longest time without an answer 1.00 s (from 00:16:44Z)" in text
     assert "at most 1,000 requests/s" in limit_line(result())
     assert "used 18%" in limit_line(result())
     assert "not measured" in limit_line(result(limit=0.0))
@@ -60,7 +61,7 @@ def test_the_page_has_plots_with_the_kill_and_the_gap() -> None:
     text = page(result())
     assert text.count("<svg") == 2
     assert text.count('class="gap"') == 2
-    assert text.count("n1 killed") == 2
+    assert text.count(">n1 killed<") == 2
     assert "a &lt;claim&gt;" in text
     assert "The verdict holds." in text
     assert "<script" not in text
@@ -76,16 +77,23 @@ def test_a_fault_is_on_the_page() -> None:
     assert not result(checks=[AuditCheck("claim", False, "")]).holds
 
 
+def test_the_gap_of_a_kill_is_not_the_longest_one_elsewhere() -> None:
+    found = result(gaps=[Gap(3.0, 1008.0), Gap(0.5, 1004.1), Gap(0.4, 1004.9)])
+    assert found.gap_at(found.marks[0]) == Gap(0.5, 1004.1)
+    assert page(found).count('class="gap"') == 4
+    assert result(gaps=[]).shown_gaps() == []
+
+
 def test_a_test_without_answers_has_a_page() -> None:
-    empty = result(bins=[], requests=0, gap=(0.0, 0.0), faults=["nothing was sent"])
+    empty = result(bins=[], requests=0, gaps=[], faults=["nothing was sent"])
     assert "nothing was sent" in page(empty)
     assert protocol_lines(empty)
 
 
 def test_a_broken_curve_where_nothing_was_answered() -> None:
-    svg = plot(Span(0.0, 1.0, [], (0.0, 0.0)), [("p50", [1.0, 10.0, 0.0, 100.0])], logarithmic=True)
+    svg = plot(Span(0.0, 1.0, [], []), [("p50", [1.0, 10.0, 0.0, 100.0])], logarithmic=True)
     assert svg.count("<polyline") == 2
-    assert plot(Span(0.0, 1.0, [], (0.0, 0.0)), [("HTTP", [1.0, 0.0, 3.0])], logarithmic=False).count("<polyline") == 1
+    assert plot(Span(0.0, 1.0, [], []), [("HTTP", [1.0, 0.0, 3.0])], logarithmic=False).count("<polyline") == 1
 
 
 def test_files(tmp_path: Path) -> None:

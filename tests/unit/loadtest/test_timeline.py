@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
-from loadtest.traffic.timeline import BIN_S, GROWTH, SLOT_S, News, Timeline, joined, quantile
+from loadtest.traffic.timeline import BIN_S, GROWTH, SLOT_S, Gap, News, Timeline, joined, quantile
+
+
+def longest(timeline: Timeline, until_s: float = math.inf) -> Gap:
+    return next(iter(timeline.gaps(until_s)), Gap(0.0, 0.0))
 
 
 def of(*times: float) -> Timeline:
@@ -16,23 +22,24 @@ def of(*times: float) -> Timeline:
 
 
 def test_steady_answers_have_no_gap() -> None:
-    assert of(*(100 + number * SLOT_S / 2 for number in range(100))).longest_gap()[0] == 0
-    assert of().longest_gap() == (0, 0)
-    assert of(7.0).longest_gap() == (0, 0)
+    assert of(*(100 + number * SLOT_S / 2 for number in range(100))).gaps() == []
+    assert of().gaps() == []
+    assert of(7.0).gaps() == []
 
 
 def test_the_longest_gap_counts_and_its_beginning() -> None:
-    gap, begin = of(10.0, 10.5, 12.0, 12.4).longest_gap()
-    assert gap == pytest.approx(1.5, abs=SLOT_S)
-    assert begin == pytest.approx(10.5, abs=2 * SLOT_S)
-    assert of(10.0, 10.5, 12.0).longest_gap(until_s=11.0)[0] == pytest.approx(0.5, abs=SLOT_S)
+    gaps = of(10.0, 10.5, 12.0, 12.4).gaps()
+    assert gaps[0].seconds == pytest.approx(1.5, abs=SLOT_S)
+    assert gaps[0].begin_s == pytest.approx(10.5, abs=2 * SLOT_S)
+    assert [gap.seconds for gap in gaps[1:]] == pytest.approx([0.5, 0.4], abs=SLOT_S)
+    assert longest(of(10.0, 10.5, 12.0), 11.0).seconds == pytest.approx(0.5, abs=SLOT_S)
 
 
 def test_failures_and_reads_do_not_end_a_gap() -> None:
     timeline = of(10.0, 12.0)
     timeline.note(11.0, "HTTP", 0.01, failed=True)
     timeline.note(11.0, "reads", 0.01, command=False)
-    assert timeline.longest_gap()[0] == pytest.approx(2.0, abs=2 * SLOT_S)
+    assert longest(timeline).seconds == pytest.approx(2.0, abs=2 * SLOT_S)
     assert sum(one.failures for one in timeline.bins) == 1
 
 
@@ -41,11 +48,11 @@ def test_what_one_process_lacks_another_one_has() -> None:
     news = msgspec.convert(msgspec.to_builtins(one.news(), str_keys=True), News, strict=False)
     assert one.news() == News(), "everything is told once"
     other.merge(news)
-    assert other.longest_gap()[0] == pytest.approx(0.5, abs=SLOT_S)
+    assert longest(other).seconds == pytest.approx(0.5, abs=SLOT_S)
     assert sum(each.answers for each in other.bins) == 5
     one.note(13.0, "HTTP", 0.01)
     other.merge(one.news())
-    assert other.longest_gap()[0] == pytest.approx(1.0, abs=SLOT_S)
+    assert longest(other).seconds == pytest.approx(1.0, abs=SLOT_S)
 
 
 def test_quantiles_are_exact_to_a_bucket() -> None:
