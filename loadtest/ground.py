@@ -53,19 +53,25 @@ class Ground:
 
 
 def prepare(
-    directory: Path, *, nodes: int = 3, usual_ports: bool = False, settings: Mapping[str, Setting] | None = None
+    directory: Path,
+    *,
+    nodes: int = 3,
+    usual_ports: bool = False,
+    https: bool = False,
+    settings: Mapping[str, Setting] | None = None,
 ) -> Ground:
     """A new cluster in `directory`, not started. Old log segments are kept, for the audit.
 
     `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With
-    `usual_ports` the ports are those that a person expects if nothing listens there, else any that are free.
+    `https` the gateways serve HTTPS with the nodes' certificates. With `usual_ports` the ports are those that a person
+    expects if nothing listens there, else any that are free.
 
     Raises:
         LoadTestError: the directory holds something else, or a cluster that still runs, or no free ports were found.
     """
     for base in first_ports(usual_ports):
         _clear(directory)
-        initialise(directory, nodes, base_port=base, cluster_id=f"loadtest-{os.getpid()}")
+        initialise(directory, nodes, base_port=base, https=https, cluster_id=f"loadtest-{os.getpid()}")
         (directory / MARK).touch()
         if all(_is_free(address) for address in _addresses(directory)):
             for path in sorted(directory.glob("*/node.toml")):

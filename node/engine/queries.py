@@ -206,7 +206,7 @@ class Views:
         if found is None:
             return None
         best = (found.best_bid, found.best_bid_size, found.best_ask, found.best_ask_size)
-        view = AuctionView(row.product_sequence, found.price, found.size, *best, engine.time)
+        view = AuctionView(row.product_sequence, found.price, found.size, *best, engine.time, found.surplus)
         self._auctions[product_id] = view, begun + (self._clock() - begun) / AUCTION_SHARE
         return view
 

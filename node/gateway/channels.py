@@ -73,7 +73,9 @@ Json = dict[str, object]
 
 
 class AuctionJson(msgspec.Struct, kw_only=True):
-    """What an auction would do if it opened now; `can_open`: yes or no, whether anything would trade."""
+    """What an auction would do if it opened now; `can_open`: yes or no, whether anything would trade. The imbalance is
+    what the side with more, `buy`, `sell` or `none`, has too much at the opening price.
+    """
 
     auction_state: str
     open_price: str
@@ -83,6 +85,8 @@ class AuctionJson(msgspec.Struct, kw_only=True):
     best_ask_price: str
     best_ask_size: str
     can_open: str
+    imbalance_side: str
+    imbalance_size: str
     timestamp: str
 
     @classmethod
@@ -97,6 +101,8 @@ class AuctionJson(msgspec.Struct, kw_only=True):
             best_ask_price=product.price(view.best_ask),
             best_ask_size=product.size(view.best_ask_size),
             can_open="yes" if view.open_size else "no",
+            imbalance_side="buy" if view.surplus > 0 else "sell" if view.surplus else "none",
+            imbalance_size=product.size(abs(view.surplus)),
             timestamp=iso(view.time),
         )
 

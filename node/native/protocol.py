@@ -624,7 +624,8 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
     would trade at `open_price`. Both are zero if nothing would trade.
 
     Best prices and their sizes include all participating orders, on the book and in the auction book. They are zero for
-    an empty side. `time` is the exchange's clock.
+    an empty side. `time` is the exchange's clock. `surplus` is the size that would buy more at that price than would
+    sell, and negative if more would sell.
     """
 
     product_sequence: int
@@ -635,6 +636,7 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
     best_ask: int
     best_ask_size: int
     time: int
+    surplus: int = 0
 
 
 class BookView(msgspec.Struct, frozen=True, array_like=True):

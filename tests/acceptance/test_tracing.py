@@ -38,7 +38,7 @@ def test_an_order_is_one_trace_from_gateway_to_apply(make_ground: MakeGround) ->
             authority = (ground.directory / "ca.pem").read_text()
             key = KeyFile(person.key_id, person.secret, person.passphrase, person.account_id, access.natives, authority)
             for name, node_id in (("at-leader", leader), ("at-follower", follower)):
-                client = AsyncRestClient(key, [access.https[node_id]])
+                client = AsyncRestClient([access.https[node_id]], key)
                 body = {"product_id": "ETH-USD", "side": "buy", "price": "1", "size": "1", "client_oid": name}
                 await client.place(body)
                 await client.close()

@@ -14,6 +14,16 @@ from tests.browser.stage import Stage, staged
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, sync_playwright
 
+FLAGS = ["--no-sandbox", "--disable-gpu"]
+
+
+def chromium() -> str:
+    """The browser's path."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    return path
+
 
 @pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Stage]:
@@ -25,11 +35,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterato
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's chromium; nothing is downloaded."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
             yield opened
         finally:

@@ -113,9 +113,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(directory: Path) -> Iterator[Stage]:
+def staged(directory: Path, *, https: bool = False) -> Iterator[Stage]:
     """Start the cluster and the market in a thread; stop both at the end."""
-    ground = prepare(directory, settings={"history.enabled": True})
+    ground = prepare(directory, https=https, settings={"history.enabled": True})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="market")
     thread.start()

@@ -130,8 +130,9 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer
         other.open(first_url(stage), "cluster")
         other.use_key(operator(stage))
         emergency = other.page.get_by_role("group", name="Emergency")
-        emergency.get_by_label("Kill switch for").select_option("account")
+        emergency.get_by_label("For", exact=True).select_option("account")
         emergency.get_by_label("Id").fill(stage.person.account_id)
+        emergency.get_by_label("Why, for people").fill("a drill")
         other.page.click("#kill")
         expect(other.page.locator("dialog")).to_contain_text(
             f"Every open order of account {stage.person.account_id} is cancelled"
@@ -141,10 +142,61 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer
         expect(page.locator("tr[data-order]")).to_have_count(0)
         fill_order(page, "buy", "500", "3")
         expect(page.locator(".ticket .outcome.refused")).to_contain_text("kill switch")
+        expect(other.page.locator(".controls-panel tbody")).to_contain_text(f"Account {stage.person.account_id}")
+        expect(other.page.locator(".controls-panel tbody")).to_contain_text("kill switch (a drill)")
         other.page.click("#release")
         other.page.locator("dialog").get_by_role("button", name="Release the switch").click()
         released = f"The kill switch of account {stage.person.account_id} is released"
         expect(other.page.locator(".operator-panel .outcome")).to_contain_text(released)
+        emergency.get_by_label("Switch", exact=True).select_option("buy_off")
+        other.page.click("#kill")
+        expect(other.page.locator("dialog")).to_contain_text("New buy orders are refused")
+        other.page.locator("dialog .danger").click()
+        expect(other.page.locator(".controls-panel tbody")).to_contain_text("no buy orders")
+        fill_order(page, "buy", "500", "3")
+        expect(page.locator(".ticket .outcome.refused")).to_contain_text("Refused")
+        other.page.click("#release")
+        other.page.locator("dialog").get_by_role("button", name="Release the switch").click()
+        expect(other.page.locator(".controls-panel .none")).to_be_visible()
+
+
+def test_orders_with_options_have_words_of_their_own(viewer: Viewer, stage: Stage) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{QUIET}")
+    viewer.use_key(stage.person)
+    ticket, accepted = page.locator(".ticket"), page.locator(".ticket .outcome.accepted")
+
+    def choose(kind: str, side: str, **fields: str) -> None:
+        ticket.locator("select[name=kind]").select_option(kind)
+        page.locator(f".sides .segment.{side}").click()
+        for name, value in fields.items():
+            ticket.locator(f"input[name={name}]").fill(value)
+
+    def send(*words: str) -> None:
+        ticket.locator("button[type=submit]").click()
+        for each in words:
+            expect(accepted).to_contain_text(each)
+
+    choose("iceberg", "buy", price="500", size="30", display_size="3")
+    send("Buy 30 at 500: on the book")
+    expect(page.locator("tr[data-order]")).to_contain_text("iceberg, shows 3")
+    choose("trailing", "sell", stop_price="400", trail="20", size="1")
+    send("accepted, waiting")
+    expect(page.locator("tr[data-order]").first).to_contain_text("trails by 20")
+    choose("exits", "buy", price="501", size="1", take_profit_price="700", stop_loss_price="300")
+    ticket.locator("select[name=time_in_force]").select_option("GFD")
+    send("Buy 1 at 501: on the book")
+    expect(page.locator("tr[data-order]").first).to_contain_text("takes profit at 700")
+    choose("pair", "sell", price="800", size="1", stop_price="390")
+    send("at 800: on the book", "One cancels the other")
+    expect(page.locator("tr[data-order]")).to_have_count(5)
+    choose("limit", "buy", price="499", size="1")
+    ticket.locator("select[name=time_in_force]").select_option("GTD")
+    ticket.locator("input[name=expire_time]").fill("2030-01-01T00:00:00")
+    assert page.evaluate("document.querySelector('.ticket input[name=cancel_after]')") is None
+    expect(ticket.locator("select[name=cancel_after]")).to_be_hidden()
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.locator("tr[data-order]")).to_have_count(0)
 
 
 def test_keys_are_kept_nowhere(viewer: Viewer, stage: Stage) -> None:
@@ -188,6 +240,7 @@ def test_an_auction_is_watched_as_it_opens(viewer: Viewer, stage: Stage, browser
     expect(panel).to_have_attribute("data-state", "collection")
     expect(panel).to_contain_text("Indicative size")
     expect(panel.locator("dd").nth(1)).to_have_text("4", timeout=SECONDS * 1_000)
+    expect(panel).to_contain_text("6 AAPL more to buy")
     with viewing(browser, list(stage.urls.values())) as other:
         other.open(first_url(stage), "cluster")
         other.use_key(operator(stage))

@@ -60,6 +60,8 @@ async def test_the_book_says_what_would_happen(exchange: Exchange) -> None:
             "best_ask_price": "100",
             "best_ask_size": "1",
             "can_open": "yes",
+            "imbalance_side": book["auction"]["imbalance_side"],
+            "imbalance_size": book["auction"]["imbalance_size"],
             "timestamp": book["auction"]["timestamp"],
         }
         assert book["bids"][0][:2] == ["103", "1"], "what is collected is not on the book"

@@ -247,3 +247,48 @@ test("forms follow the OpenAPI document", () => {
   assert.deepEqual(contract.first("PATCH /orders/{id}", "PUT /orders/{id}"), { method: "PUT", path: "/orders/{id}" });
   assert.equal(contract.first("POST /admin/kill"), null);
 });
+
+test("a large book is loaded at once, and what is drawn of it costs the same as of a small one", () => {
+  const levels = 100_000;
+  const at = (price) => [String(price), "1", `o${price}`];
+  const snapshot = { sequence: 1, bids: Array.from({ length: levels }, (_, place) => at(levels - place)), asks: Array.from({ length: levels }, (_, place) => at(levels + 1 + place)) };
+  const book = new Book();
+  const begun = performance.now();
+  book.load(snapshot);
+  assert.ok(performance.now() - begun < 5_000, "sorted once");
+  assert.deepEqual(book.buys.best(3).map((level) => text(level.price)), ["100000", "99999", "99998"]);
+  assert.deepEqual(book.sells.best(3).map((level) => text(level.price)), ["100001", "100002", "100003"]);
+  const one = performance.now();
+  for (let drawn = 0; drawn < 1_000; drawn += 1) {
+    assert.equal(book.buys.best(12).length, 12);
+    assert.equal(book.sells.best(60).length, 60);
+  }
+  assert.ok(performance.now() - one < 2_000, "a frame looks at the best levels only");
+  const changes = performance.now();
+  for (let number = 0; number < 2_000; number += 1) {
+    book.apply({ type: "open", sequence: 2 + 2 * number, order_id: `n${number}`, side: "buy", price: String(1 + number * 40 + 0.5), remaining_size: "1" });
+    book.apply({ type: "done", sequence: 3 + 2 * number, order_id: `n${number}` });
+  }
+  assert.ok(performance.now() - changes < 2_000, "an event far from the best price, too");
+});
+
+test("what the operator set is told in words", async () => {
+  const { linesOf } = await import(new URL("../cluster/controls.js", core));
+  const found = {
+    switch: [{ scope: 1, name: "", switches: 4, note: "a drill", cancelling: true }, { scope: 3, name: "ann", switches: 3, note: "" }],
+    product_limits: [{ product_id: "BTC-USD", dynamic_ppm: 50_000, static_ppm: 0, action: 2 }],
+    risk: [{ scope: 2, name: "acme", currency: "", orders_max: 10, rate_max: 0 }],
+    interruption: [{ product_id: "BTC-USD", halted: true, ends_at: 0, extensions: 2 }],
+    correction: [{ product_id: "BTC-USD", trade_id: 7, new_price: 0, note: "a wrong price" }],
+    something_newer: [{}],
+  };
+  assert.deepEqual(linesOf(found).map((one) => `${one.what}, ${one.of}: ${one.words}`), [
+    "Switch, The whole venue: kill switch, still cancelling (a drill)",
+    "Switch, Account ann: no buy orders, no sell orders",
+    "Interruption, BTC-USD: halted, extended 2 times",
+    "Collar and limits, BTC-USD: at most 5 % from the last trade; else it calls an auction",
+    "Risk limit, Firm acme: At most: 10 open orders",
+    "Busted trade, BTC-USD 7: a wrong price",
+  ]);
+  assert.deepEqual(linesOf({}), []);
+});

@@ -22,7 +22,14 @@ const STATUS_ACTS = new Map([
 ]);
 const EVERY = "";
 const VENUE = "venue";
-/** What a kill switch may be for. */
+/** What may be switched off, with what it means. */
+const SWITCHES = new Map([
+  ["kill", { words: "Kill switch", on: "Every open order is cancelled. New orders are refused until the switch is released. Cancels go through." }],
+  ["buy_off", { words: "Buy orders off", on: "New buy orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
+  ["sell_off", { words: "Sell orders off", on: "New sell orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
+  ["cancel_only", { words: "Both off: cancels only", on: "New orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
+]);
+/** What a switch may be for. */
 const SCOPES = [
   [VENUE, "The whole venue"],
   ["product", "A product"],
@@ -131,6 +138,8 @@ export function operator(market, contract, statuses) {
     };
     scope.addEventListener("change", update);
     update();
+    const which = el("select", {}, [...SWITCHES].map(([value, { words }]) => el("option", { value }, words)));
+    const note = el("input", { type: "text", autocomplete: "off", maxLength: 200 });
     const act = (/** @type {boolean} */ on) => {
       const id = name.value.trim();
       if (scope.value !== VENUE && id === "") {
@@ -139,25 +148,33 @@ export function operator(market, contract, statuses) {
       }
       const what = scope.value === VENUE ? "the whole venue" : `${scope.value} ${id}`;
       const target = scope.value === VENUE ? "/admin/switches" : `/admin/switches/${scope.value}/${encodeURIComponent(id)}`;
+      const chosen = which.value;
+      const { words: called, on: means } = /** @type {{words: string, on: string}} */ (SWITCHES.get(chosen));
       const words = on
-        ? [`Every open order of ${what} is cancelled.`, "New orders are refused until the switch is released. Cancels go through."]
-        : [`New orders of ${what} are taken again. Orders that were cancelled do not come back.`];
-      const title = on ? `Kill switch: ${what}` : `Release the kill switch: ${what}`;
-      confirm(title, on ? `Cancel every order of ${what}` : "Release the switch", words, async () => {
-        const { body } = await command("PUT", target, { switches: on ? ["kill"] : [] });
-        return on ? `The kill switch of ${what} is on: ${body.cancelled} orders were cancelled${body.pending ? ", more follow" : ""}.` : `The kill switch of ${what} is released.`;
+        ? [`${called} for ${what}.`, chosen === "kill" ? means.replace("Every open order is", `Every open order of ${what} is`) : means]
+        : [`All switches of ${what} are released: new orders are taken again. Orders that were cancelled do not come back.`];
+      const title = on ? `${called}: ${what}` : `Release the switches: ${what}`;
+      const action = on ? (chosen === "kill" ? `Cancel every order of ${what}` : `Switch off for ${what}`) : "Release the switch";
+      confirm(title, action, words, async () => {
+        const switches = on ? (chosen === "cancel_only" ? ["buy_off", "sell_off"] : [chosen]) : [];
+        const { body } = await command("PUT", target, { switches, note: note.value.trim() });
+        if (!on) return `The kill switch of ${what} is released, and all others.`;
+        const cancelled = chosen === "kill" ? `: ${body.cancelled} orders were cancelled${body.pending ? ", more follow" : ""}` : "";
+        return `${chosen === "kill" ? "The kill switch" : `“${called}”`} of ${what} is on${cancelled}.`;
       }, on);
     };
     return el(
       "fieldset",
       {},
       el("legend", {}, "Emergency"),
-      field("Kill switch for", scope),
+      field("Switch", which),
+      field("For", scope),
       named,
+      field("Why, for people", note),
       el(
         "div",
         { class: "buttons start" },
-        el("button", { type: "button", class: "button danger", id: "kill", onclick: () => act(true) }, "Kill switch"),
+        el("button", { type: "button", class: "button danger", id: "kill", onclick: () => act(true) }, "Switch off"),
         el("button", { type: "button", class: "button", id: "release", onclick: () => act(false) }, "Release"),
       ),
     );

@@ -33,6 +33,22 @@ class Side {
     }
   }
 
+  /** Add an order without keeping the prices in order. @param {bigint} price @param {bigint} size */
+  collect(price, size) {
+    const level = this.levels.get(price);
+    if (level === undefined) {
+      this.levels.set(price, { price, size, orders: 1 });
+    } else {
+      level.size += size;
+      level.orders += 1;
+    }
+  }
+
+  /** Put the prices in order, after `collect`. */
+  sort() {
+    this.prices = [...this.levels.keys()].sort((one, other) => (one === other ? 0 : one < other === this.descending ? -1 : 1));
+  }
+
   /** The first place whose price is as good or better. @param {bigint} price */
   #place(price) {
     let low = 0;
@@ -73,8 +89,10 @@ export class Book {
     this.orders.clear();
     this.buys = new Side(true);
     this.sells = new Side(false);
-    for (const [price, size, id] of snapshot.bids) this.#put(id, "buy", units(price), units(size));
-    for (const [price, size, id] of snapshot.asks) this.#put(id, "sell", units(price), units(size));
+    for (const [price, size, id] of snapshot.bids) this.#collect(id, "buy", units(price), units(size));
+    for (const [price, size, id] of snapshot.asks) this.#collect(id, "sell", units(price), units(size));
+    this.buys.sort();
+    this.sells.sort();
     this.sequence = snapshot.sequence;
   }
 
@@ -104,6 +122,12 @@ export class Book {
   /** @param {"buy" | "sell"} side */
   #side(side) {
     return side === "buy" ? this.buys : this.sells;
+  }
+
+  /** An order of a snapshot: the prices are sorted when all are there. @param {string} id @param {"buy" | "sell"} side @param {bigint} price @param {bigint} size */
+  #collect(id, side, price, size) {
+    this.orders.set(id, { side, price, size });
+    this.#side(side).collect(price, size);
   }
 
   /** @param {string} id @param {"buy" | "sell"} side @param {bigint} price @param {bigint} size */

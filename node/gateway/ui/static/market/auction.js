@@ -4,7 +4,7 @@
 
 import { digits, grouped, text, units } from "../core/decimal.js";
 import { el, fill, panel } from "../parts/dom.js";
-import { label } from "../parts/format.js";
+import { timeOfDay } from "../parts/format.js";
 import { statusOf } from "./state.js";
 
 /** @typedef {import("./state.js").Market} Market */
@@ -16,8 +16,9 @@ export function auction(market) {
   const element = panel("Auction", "auction-panel", words, list);
   element.hidden = true;
   const draw = () => {
-    const { auction: found, product } = market;
-    element.hidden = found === null || product === null;
+    const { product } = market;
+    const found = market.auction ?? {};
+    element.hidden = product === null || (market.auction === null && market.indication === null);
     if (element.hidden) return;
     const collects = statusOf(product) === "auction";
     element.dataset.state = collects ? "collection" : "complete";
@@ -33,15 +34,20 @@ export function auction(market) {
     if (collects && found.best_bid_price !== undefined) {
       rows.push(["Best bid", `${price(found.best_bid_price)} × ${size(found.best_bid_size)}`], ["Best ask", `${price(found.best_ask_price)} × ${size(found.best_ask_size)}`]);
     }
-    if (collects) rows.push(...imbalance(found));
+    if (collects && found.imbalance_side !== undefined) rows.push(["Imbalance", imbalance(found, size, product.base_currency)]);
+    if (collects && market.indication?.until) rows.push(["Ends", ending(market.indication)]);
     fill(list, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   };
   for (const event of ["auction", "status", "product", "book"]) market.addEventListener(event, draw);
   return element;
 }
 
-/** Every field about an imbalance that the exchange tells. @param {any} found @returns {string[][]} */
-function imbalance(found) {
-  const names = Object.keys(found).filter((name) => name.includes("imbalance"));
-  return names.map((name) => [label(name), String(found[name])]);
+/** @param {any} found @param {(value: string) => string} size @param {string} base @returns {string} */
+function imbalance(found, size, base) {
+  return found.imbalance_side === "none" ? "None" : `${size(found.imbalance_size)} ${base} more to ${found.imbalance_side}`;
+}
+
+/** When a calendar or a collar ends the auction. @param {any} event @returns {string} */
+function ending(event) {
+  return `${timeOfDay(event.until)}${event.extended ? ", extended" : ""}, or a random moment later`;
 }

@@ -83,7 +83,7 @@ async function cancelAll(market) {
 function row(order, market, cancel, change) {
   const [tick, lot] = [digits(market.product.quote_increment), digits(market.product.base_increment)];
   const words = `${order.side} ${order.size ?? ""} at ${order.price ?? order.stop_price ?? "the market"}`;
-  const type = order.stop ? `Stop ${order.type} ${order.stop_price}` : label(order.type) + (order.post_only ? ", post only" : "");
+  const type = [order.stop ? `Stop ${order.type} ${order.stop_price}` : label(order.type), ...optionWords(order)].join(", ");
   const actions = [
     change && order.status === "open" ? el("button", { type: "button", class: "button small", id: `amend-${order.id}`, "aria-label": `Amend ${words}`, onclick: change }, "Amend") : null,
     el("button", { type: "button", class: "button small", id: `cancel-${order.id}`, "aria-label": `Cancel ${words}`, onclick: () => cancel(order) }, "Cancel"),
@@ -100,6 +100,19 @@ function row(order, market, cancel, change) {
     el("td", {}, label(order.status)),
     el("td", { class: "actions" }, actions.filter((one) => one !== null)),
   );
+}
+
+/** What an order has beyond its type. @param {any} order @returns {string[]} */
+export function optionWords(order) {
+  const words = [];
+  if (order.post_only) words.push("post only");
+  if (order.display_size) words.push(`iceberg, shows ${order.visible_size ?? order.display_size}`);
+  if (order.trail) words.push(`trails by ${order.trail}`);
+  if (order.take_profit_price) words.push(`takes profit at ${order.take_profit_price}`);
+  if (order.stop_loss_price) words.push(`stops the loss at ${order.stop_loss_price}`);
+  if (order.linked_order_id) words.push("one of a pair");
+  if (order.good_for) words.push(`good for the ${order.good_for}`);
+  return words;
 }
 
 /** @param {Market} market @param {any} order @param {{method: string, path: string}} call */

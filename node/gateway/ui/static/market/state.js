@@ -44,6 +44,8 @@ export class Market extends EventTarget {
     this.intervalChosen = false;
     /** @type {any | null} */
     this.auction = null;
+    /** @type {any | null} the latest event about the auction's imbalance and its end */
+    this.indication = null;
     /** @type {any | null} */
     this.stats = null;
     /** @type {any[]} */
@@ -99,7 +101,7 @@ export class Market extends EventTarget {
   follow(id) {
     this.product = this.products.find((product) => product.id === id) ?? null;
     this.trades = [];
-    this.auction = this.stats = null;
+    this.auction = this.indication = this.stats = null;
     this.orders = this.fills = [];
     if (!this.intervalChosen) this.interval = 60;
     this.candles = new Candles(this.interval);
@@ -181,6 +183,7 @@ export class Market extends EventTarget {
   #event(event) {
     this.book.apply(event);
     if (event.type === "match" || event.type === "auction_match") this.#trade(event);
+    if (event.type === "auction_imbalance") this.#indicated(event);
     if (event.type === "status_change") this.#statusChanged(event);
     if (event.user_id !== undefined || event.taker_user_id !== undefined || event.maker_user_id !== undefined) this.#own(event);
     this.#tell("book");
@@ -198,8 +201,16 @@ export class Market extends EventTarget {
     this.#tell("trades");
   }
 
+  /** The calendar or a collar says what an auction would trade, and when it ends. @param {any} event */
+  #indicated(event) {
+    this.indication = event;
+    if (event.extended) announce(`The auction of ${this.product.id} is extended`);
+    this.#tell("auction");
+  }
+
   /** @param {any} event */
   #statusChanged(event) {
+    this.indication = null;
     announce(`${this.product.id} is now ${String(event.status).replaceAll("_", " ")}`);
     if (event.open_price !== undefined) this.auction = { ...this.auction, auction_state: "complete", open_price: event.open_price, open_size: event.open_size };
     void this.#readProduct();
