@@ -30,7 +30,9 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """How far the stream is: the last log entry that is published whole, its term, and the cluster whose log it is."""
+    """How far the stream is: the last log entry that is published whole, its term, and the cluster whose log it is. The
+    term is 0 directly after a cut.
+    """
 
     cluster_id: str
     index: int
@@ -64,6 +66,15 @@ class Broker(Protocol):
         Raises:
             FencedError: another process has begun since.
             BrokerError: it did not become visible; `begin` says how far the stream is.
+        """
+
+    def cut(self, records: Sequence[Record], place: Place) -> None:
+        """Publish each of these records in every partition of its topic, whatever is there, and the place when they are
+        there: a rollback undid what lies behind that place. If it fails, it may be tried again, and consumers may see
+        the records twice.
+
+        Raises:
+            FencedError, BrokerError: as `publish`.
         """
 
     def standing(self) -> Place | None:

@@ -25,6 +25,8 @@ from node.history.state import StateStore, level_at_start, node_state
 from node.migration import switch
 from node.streams.broker import Broker, Place, Record
 from node.streams.records import Writer
+from node.system import files
+from snapshots import durable
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.engine import Engine
@@ -37,6 +39,10 @@ RECORDS_PER_BATCH = 2_000
 STATE_EVERY = 200_000
 STATE_SECONDS = 900.0
 """After so many commands, or so many seconds with any, the state is written."""
+
+STATE = "state"
+SEEN = "rollbacks"
+"""Names in the stream's directory: its own state, and how many rollbacks it has seen."""
 
 
 class Following:
@@ -52,7 +58,8 @@ class Following:
         self._config = config
         self._broker = broker
         self._writer = writer
-        self._state = StateStore(config.streams_path / "state")
+        self._forget_undone()
+        self._state = StateStore(config.streams_path / STATE)
         data = config.data_path
         self._directories = [data / "log", data / switch.ARCHIVE, self.fetched]
         self._place = Place(config.cluster_id, 0, 0)
@@ -62,6 +69,8 @@ class Following:
         self._queued: list[LogEntry] = []
         self._state_sequence, self._state_since = 0, time.monotonic()
         self._pending: tuple[list[Record], Place] | None = None
+        self._cut_to: int | None = None
+        """A rollback undid what the broker has behind this log entry: that must be published first."""
         self.published = 0
 
     @property
@@ -88,6 +97,10 @@ class Following:
                 f"the topics hold the stream of cluster {self._place.cluster_id!r}, and this is {self._config.cluster_id!r}: "
                 "set another streams.prefix"
             )
+        undone = self.undone(self._place)
+        if undone is not None:
+            self._begin_cut(undone)
+            return
         pending = self._pending
         if pending is not None and pending[1] == self._place:
             self._pending = None  # it was committed, and only the answer was lost
@@ -96,6 +109,39 @@ class Following:
             self._restore(self._place.index)
         elif self._tail is None or (pending is None and self._index > self._place.index):
             self._restore(self._place.index)
+
+    def undone(self, place: Place) -> int | None:
+        """The log entry to which the rollbacks on this node's data go back, if they undid this place."""
+        ways = [way.last_index for way in switch.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
+        return min(ways, default=None)
+
+    def _forget_undone(self) -> None:
+        """After a rollback, remove the stream's own state and what it fetched: both may be of entries that were undone."""
+        now = switch.rewinds(self._config.data_path)
+        seen = self._config.streams_path / SEEN
+        if len(now) != (int(seen.read_text()) if seen.exists() else 0):
+            for name in (STATE, FETCHED):
+                durable.remove(self._config.streams_path / name)
+            files.replace(seen, str(len(now)).encode())
+
+    def _begin_cut(self, index: int) -> None:
+        """A rollback undid what the broker has behind log entry `index`. Bring the engine there; `advance` goes on."""
+        log.warning("a rollback undid what is published behind log entry %d: the stream is cut back", index)
+        self._pending, self._cut_to = None, index
+        self._restore(index)
+
+    def _cut(self, applied: int) -> bool:
+        """Publish the cut when the engine is there; False while the log does not go that far."""
+        assert self._cut_to is not None
+        while self._index < self._cut_to:
+            entry = self._next(min(applied, self._cut_to))
+            if entry is None:
+                return False
+            self._apply(entry)
+        place = Place(self._config.cluster_id, self._cut_to, 0, self._config.node_id)
+        self._broker.cut(self._writer.cuts(self._engine, self._cut_to), place)
+        self._cut_to, self._place = None, place
+        return True
 
     def begin_behind_snapshot(self) -> bool:
         """Begin behind the node's newest snapshot, where the broker has nothing yet and the log before it is gone.
@@ -133,6 +179,8 @@ class Following:
         """
         assert self._tail is not None, "begin comes first"
         self._poll_state()
+        if self._cut_to is not None:
+            return self._cut(applied)
         if self._pending is not None:
             return self._publish(*self._pending)
         records: list[Record] = []
@@ -150,7 +198,7 @@ class Following:
 
     def _publish(self, records: list[Record], place: Place) -> bool:
         """Publish a batch; it is kept while the broker does not take it."""
-        self._pending, self._before = (records, place), self._place if self._place.term else None
+        self._pending, self._before = (records, place), self._place if self._place.index else None
         self._broker.publish(records, place)
         self._pending, self._place = None, place
         self.published += len(records)
@@ -165,11 +213,16 @@ class Following:
 
     def _taken(self, entry: LogEntry) -> list[Record]:
         """Apply an entry; its records, none where the broker has them."""
-        if entry.index == self._place.index and entry.term != self._place.term:
+        if entry.index == self._place.index and self._place.term not in (0, entry.term):
             raise StreamError(
                 f"the broker has log entry {entry.index} of term {self._place.term}, and this log one of term {entry.term}: a way back undid "
                 "what was published. Consumers must be told: begin with another streams.prefix"
             )
+        steps = self._apply(entry)
+        return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
+
+    def _apply(self, entry: LogEntry) -> list[Step]:
+        """Apply an entry. Returns the steps of its commands."""
         payload = command_of(entry)
         steps: list[Step] = []
         if payload is not None and is_level_entry(payload):
@@ -177,7 +230,7 @@ class Following:
         elif payload is not None:
             steps = apply(self._engine, payload)
         self._index = entry.index
-        return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
+        return steps
 
     def _poll_state(self) -> None:
         """Note that a state is on disk, and let go of the log that it stands for."""

@@ -64,6 +64,11 @@ class JetStreamBroker:
         """See `Broker.publish`. Records may become visible before the place does; none does twice."""
         self._do(self._publish(records, place))
 
+    def cut(self, records: Sequence[Record], place: Place) -> None:
+        """See `Broker.cut`. What lies behind the last place was undone with it, so it is not counted as published."""
+        self._skip = 0
+        self.publish(records, place)
+
     def standing(self) -> Place | None:
         """See `Broker.standing`."""
         return self._do(self._standing())[0]

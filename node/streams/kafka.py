@@ -113,11 +113,17 @@ class KafkaBroker:
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
         """See `Broker.publish`."""
+        self._transact(records, place, [])
+
+    def _transact(self, records: Sequence[Record], place: Place, everywhere: Sequence[tuple[Record, int]]) -> None:
+        """Publish records, those that are for one partition, and the place, in one transaction."""
         producer = self._producer
         if producer is None:
             raise BrokerError("the stream has not begun")
         try:
             producer.begin_transaction()
+            for record, partition in everywhere:
+                self._produce(producer, record, partition)
             for record in records:
                 self._produce(producer, record)
             if producer.flush(ANSWER_S):
@@ -132,10 +138,18 @@ class KafkaBroker:
             self._drop()
             raise failure from error
 
-    def _produce(self, producer: Producer, record: Record) -> None:
-        partition = zlib.crc32(record.key.encode()) % self._counts[record.topic]
-        if (record.index, record.ordinal) <= self._ends.get((record.topic, partition), NOTHING):
-            return
+    def cut(self, records: Sequence[Record], place: Place) -> None:
+        """See `Broker.cut`."""
+        everywhere = [(record, partition) for record in records for partition in range(self._counts.get(record.topic, 0))]
+        self._transact([], place, everywhere)
+        self._ends = {(record.topic, partition): (record.index, record.ordinal) for record, partition in everywhere}
+
+    def _produce(self, producer: Producer, record: Record, partition: int | None = None) -> None:
+        """Produce a record, unless its partition has it. One that is for this `partition` is always produced."""
+        if partition is None:
+            partition = zlib.crc32(record.key.encode()) % self._counts[record.topic]
+            if (record.index, record.ordinal) <= self._ends.get((record.topic, partition), NOTHING):
+                return
         headers: list[tuple[str, str | bytes | None]] = [
             ("sequence", str(record.sequence).encode()),
             ("type", record.kind.encode()),

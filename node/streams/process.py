@@ -158,7 +158,7 @@ class Streamer:
         """
         loop = asyncio.get_running_loop()
         first = await asyncio.to_thread(self._broker.standing)
-        if first is None or first.node_id in ("", self._config.node_id):
+        if first is None or first.node_id in ("", self._config.node_id) or self._following.undone(first) is not None:
             return False
         end = loop.time() + self._config.streams.takeover
         while loop.time() < end and not stop.is_set():

@@ -24,6 +24,7 @@ from node.streams.broker import Record
 from statemachine.commands import PutApiKey
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, OrderMatched
+from statemachine.limits import OPERATOR
 
 EVENTS, COMMANDS, ACCOUNTS = "events", "commands", "accounts"
 TOPICS = (EVENTS, COMMANDS, ACCOUNTS)
@@ -31,6 +32,9 @@ FORMATS = ("json", "msgpack")
 
 SCHEMA = 1
 """Number of the records' form; it grows when a field changes its meaning or goes."""
+
+CUT = "cut_back"
+"""Type of the record that says that later ones before it were undone, and its key."""
 
 HIDDEN: Mapping[type, frozenset[str]] = {PutApiKey: frozenset({"secret", "passphrase"})}
 """Fields that no record has. They are encrypted in the log; a topic is no place for them at all."""
@@ -61,6 +65,22 @@ class Writer:
         """The records of one log entry's steps, in order. `engine` is in the state after them; `index` is the entry's."""
         made = self._made(engine, steps)
         return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
+
+    def cuts(self, engine: Engine, index: int) -> list[Record]:
+        """One record for each topic: all that was published of later log entries is undone. `engine` is in the state
+        after entry `index`.
+        """
+        products = {row.product_id: self._number(row.product_sequence) for row in engine.products()}
+        body = {
+            "schema": SCHEMA,
+            "type": CUT,
+            "log_index": self._number(index),
+            "sequence": self._number(engine.sequence),
+            "time_ns": self._number(engine.time),
+            "products": products,
+        }
+        value = self._encode(body)
+        return [Record(topic, CUT, value, engine.sequence, CUT, index) for topic in self.topics]
 
     def _made(self, engine: Engine, steps: Iterable[Step]) -> list[Record]:
         made: list[Record] = []
@@ -151,4 +171,4 @@ def _accounts(step: Step) -> set[str]:
     command, outcome = step.command, step.outcome
     if command is not None and outcome is not None and type(outcome).__name__ != "Rejected":
         found |= {command.account_id, getattr(command, "to_account_id", "")}
-    return found - {"", "operator"}
+    return {account_id for account_id in found if account_id and account_id.partition("/")[0] != OPERATOR}

@@ -17,6 +17,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig, StreamsConfig
 from node.deployment.setup import initialise
 from node.errors import StreamError
+from node.migration import switch
 from node.streams import following as module
 from node.streams.broker import BrokerError, FencedError, Place, Record
 from node.streams.following import Following
@@ -38,6 +39,14 @@ class MemoryBroker:
         self.place: Place | None = None
         self.failures: list[tuple[BrokerError, bool]] = []
         self.begun = 0
+        self.cuts: list[tuple[int, Record]] = []
+        """Each with how many records were there before it."""
+
+    def cut(self, records: Sequence[Record], place: Place) -> None:
+        if self.failures:
+            raise self.failures.pop(0)[0]
+        self.cuts += [(len(self.records), record) for record in records]
+        self.place = place
 
     def begin(self) -> Place | None:
         self.begun += 1
@@ -171,6 +180,70 @@ def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig
     with pytest.raises(StreamError, match="a way back undid"):
         drain(following)
     following.close()
+
+
+def roll_back(config: NodeConfig, last_index: int, until: int, term: int) -> None:
+    """The log as after a rollback to `last_index`: what is behind it is other commands, of a later term."""
+    for path in (config.data_path / "log").glob("*.seg"):
+        path.unlink()
+    log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", abi=ABI)
+    log.load()
+    for index in range(1, until + 1):
+        name = f"C{index}" if index <= last_index else f"D{index}"
+        commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"c{name}", name, 2)]
+        no_op = index % 10 == 0
+        payload = bytes([COMMAND]) + (b"" if no_op else encode_batch(Batch(index * 10**9, commands)))
+        log.append(LogEntry(payload, index, 1 + index // 20 if index <= last_index else term))
+    log.close()
+    (config.data_path / "rewinds.json").write_bytes(msgspec.json.encode([switch.Rewind(last_index, term - 1)]))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_rollback_the_stream_is_cut_back_and_goes_on(config: NodeConfig, fails: bool) -> None:
+    broker = MemoryBroker()
+    before = stream(config, broker)
+    drain(before)
+    before.write_state()
+    while before._state.index == 0:
+        before._poll_state()
+    before.close()
+    roll_back(config, 12, 30, 9)
+    after = stream(config, broker)
+    assert after.undone(Place("trial", ENTRIES, 3)) == 12
+    if fails:
+        broker.failures = [(BrokerError("away"), False)]
+        with pytest.raises(BrokerError):
+            after.advance(30)
+        after.begin()
+    drain(after, 30)
+    after.close()
+    assert [record.topic for _, record in broker.cuts] == ["qb.events", "qb.commands", "qb.accounts"]
+    at, cut = broker.cuts[1]
+    assert (cut.kind, cut.index, cut.sequence) == ("cut_back", 12, 11)
+    assert msgspec.json.decode(cut.value)["sequence"] == "11"
+    commands = [record for record in broker.records if record.topic == "qb.commands"]
+    kept = [record for record in broker.records[:at] if record.index <= 12] + broker.records[at:]
+    assert [record.sequence for record in kept if record.topic == "qb.commands"] == list(range(1, 28))
+    assert b"D13" in next(record for record in commands if record.index == 13 and record in broker.records[at:]).value
+    assert broker.place == Place("trial", 30, 9, "n1")
+    again = stream(config, broker)
+    assert not again.advance(30)
+    assert len(broker.cuts) == 3, "once"
+    again.close()
+
+
+def test_a_log_that_does_not_go_as_far_as_the_cut_is_waited_for(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    before = stream(config, broker)
+    drain(before)
+    before.close()
+    roll_back(config, 12, 30, 9)
+    after = stream(config, broker)
+    assert not after.advance(10)
+    assert not broker.cuts
+    drain(after, 30)
+    assert len(broker.cuts) == 3
+    after.close()
 
 
 def test_entries_that_are_gone_are_missed(config: NodeConfig) -> None:
