@@ -111,6 +111,25 @@ def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
     return Now(phase, since, moment_of(calendar, today + _LOOK_AHEAD_DAYS, 0))
 
 
+class SessionEnd(NamedTuple):
+    """The second since the epoch at which a session ends, and the phase that ends it."""
+
+    second: int
+    phase: Phase
+
+
+def session_end(calendar: CalendarRow | PutCalendar, second: int) -> SessionEnd:
+    """The first moment after `second` at which the calendar closes, or the next local midnight if it does not close
+    within a day. O(phases of four days).
+    """
+    today = day_at(calendar, second)
+    moments = [moment for day in range(today - 1, today + 3) for moment in _moments(calendar, day)]
+    for (_, phase), (begins, following) in itertools.pairwise(moments):
+        if begins > second and following == Phase.CLOSED and phase != Phase.CLOSED and begins <= second + DAY_S:
+            return SessionEnd(begins, phase)
+    return SessionEnd(moment_of(calendar, today + 1, 0), Phase.CLOSED)
+
+
 def check(command: PutCalendar) -> Reject | None:
     """Check that this calendar may be put."""
     if not is_name(command.calendar_id):

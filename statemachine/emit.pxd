@@ -15,7 +15,9 @@ cdef int _DONE
 cdef int _SELF_TRADE
 cdef int _AUCTION
 cdef int _AMENDED
+cdef int _TRAILED
 cdef int _REPORT_AMENDED
+cdef int _REPORT_TRAILED
 
 cdef int _begin(State state, Product product, int tag, int fields) except -1
 cdef long long _shown(Order order, long long size) except? -1
@@ -34,6 +36,8 @@ cpdef int order_changed(
 ) except -1
 @cython.locals(events=Writer)
 cpdef int order_amended(State state, Product product, Order order, long long price, long long remaining, bint resting, bint requeued) except -1
+@cython.locals(events=Writer)
+cpdef int order_trailed(State state, Product product, Order order) except -1
 @cython.locals(events=Writer)
 cpdef int order_done(State state, Product product, Order order, int reason, bint resting) except -1
 @cython.locals(events=Writer)

@@ -29,7 +29,9 @@ _DONE: int = ReportKind.DONE
 _SELF_TRADE: int = ChangeReason.SELF_TRADE
 _AUCTION: int = ChangeReason.AUCTION
 _AMENDED: int = ChangeReason.AMENDED
+_TRAILED: int = ChangeReason.TRAILED
 _REPORT_AMENDED: int = ReportKind.AMENDED
+_REPORT_TRAILED: int = ReportKind.TRAILED
 _LIMIT: int = OrderType.LIMIT
 _GTC: int = TimeInForce.GTC
 _UNNAMED = ("", "")
@@ -166,6 +168,26 @@ def order_amended(
     _end(state, product)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_AMENDED, 0, 0, 0, False)
+
+
+def order_trailed(state: State, product: Product, order: Order) -> None:
+    """The stop price of a trailing stop order followed the market."""
+    _begin(state, product, 4, 16)
+    events = state.events
+    events.number(order.order_id)
+    events.text(order.account.account_id)
+    events.number(order.side)
+    for _ in range(3):
+        events.number(0)
+    for _ in range(3):
+        events.flag(False)
+    events.number(_TRAILED)
+    events.number(0)
+    events.number(order.stop_price)
+    events.flag(False)
+    _end(state, product)
+    if order.account.streams is not None:
+        report(state, product, order, _REPORT_TRAILED, 0, 0, 0, False)
 
 
 def order_done(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:

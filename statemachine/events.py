@@ -274,6 +274,9 @@ class OrderChanged(Event, frozen=True, tag=4):
     If its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those after. With
     `requeued` the order loses its place in time: if it was `resting`, this event removes all of `old` from the book. If
     it rests again, an `OrderOpened` follows. Without `requeued` it keeps its place with `new`.
+
+    If the stop price of a trailing stop order followed the market (TRAILED), `new_stop_price` is the new one, and the
+    fields of prices and sizes are 0.
     """
 
     order_id: int

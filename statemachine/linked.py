@@ -14,13 +14,14 @@ Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and fill
 enter for what it filled, with one id after the other: a pair, or one of the two. They enter after the command, in the
 queue of new orders. They are for no more than the account has available by then. Where that is less than a lot, where a
 buy is not covered, or where the account has as many open orders as it may have, none enter.
+Exits count for the risk limits of their account, but no risk limit keeps them out: they reduce its position.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from statemachine import fees, pending
+from statemachine import fees, pending, risk
 from statemachine.commands import PlacePair
 from statemachine.emit import order_activated
 from statemachine.entities import Account, Order, Placing, Product
@@ -129,6 +130,9 @@ def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
     if size < product.lot or needed > available or account.open_count + count > OPEN_ORDERS_PER_ACCOUNT:
         return
     state.changes.touch(account)
+    if state.guarded:
+        for _ in range(count):
+            risk.accepted(state, account)
     if limit is not None and stop is not None:
         order, _ = accept_pair(state, account, product, limit, stop, terms.session)
         pending.queue(state, product, order)

@@ -7,16 +7,18 @@ An order without options has no `terms`, and costs the core one comparison. The 
 - `take_profit`, `stop_loss`, `stop_loss_limit`: exits that enter when the order is done: `linked`;
 - `session`: a tag by which `CancelAll` and `CancelAllAfter` choose orders;
 - `expires_at`: a good-till-time order leaves at this time, instead of so long after it came;
-- `good_for`: a day (it leaves at the end of the day), or an auction (what is left when it opened leaves).
+- `good_for`: a day (it leaves at the end of the session, see `phases.session_end`), or an auction (what is left when it
+  opened leaves).
 """
 
 from __future__ import annotations
 
+from statemachine import phases
 from statemachine.commands import OrderOptions
 from statemachine.entities import Placing, Product
 from statemachine.entry import is_command_id
 from statemachine.events import OrderTerms
-from statemachine.limits import AMOUNT_MAX, DAY_NS, DISPLAYS_PER_ORDER, TRAILING_PER_PRODUCT
+from statemachine.limits import AMOUNT_MAX, DISPLAYS_PER_ORDER, TRAILING_PER_PRODUCT
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import GoodFor, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
@@ -70,7 +72,7 @@ def _lifetime(state: State, product: Product, placing: Placing, options: OrderOp
     if options.good_for == GoodFor.DAY:
         if at:
             return Reject(Reason.INVALID_ORDER, "expires_at", "an order that is good for a day leaves at its end")
-        at = (state.time // DAY_NS + 1) * DAY_NS
+        at = phases.session_end(state, product)
     if at:
         if placing.time_in_force != _GTT or placing.cancel_after:
             return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "expected a good-till-time order without it")

@@ -25,7 +25,7 @@ from statemachine.commands import FollowCalendar, PutCalendar, PutGroup, SetCale
 from statemachine.emit import auction_indicated
 from statemachine.entities import Product
 from statemachine.entry import is_name
-from statemachine.limits import CALENDARS_MAX, PPM, VENUE_ROWS_MAX
+from statemachine.limits import CALENDARS_MAX, DAY_NS, PPM, VENUE_ROWS_MAX
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import CalendarRow, FollowsRow, GroupRow, PhaseRow, TimerRow
@@ -133,6 +133,24 @@ def calendar_of(state: State, product: Product) -> CalendarRow | None:
             found: CalendarRow | None = state.records["calendar"].get(row.calendar_id)
             return found
     return None
+
+
+def session_end(state: State, product: Product) -> int:
+    """The time at which an order that is good for a day leaves, in nanoseconds since the epoch.
+
+    It is the next end of a session in the product's calendar, or the next midnight in its time zone if no session ends
+    within a day, or the next midnight in UTC if the product follows no calendar. If the call of an auction ends the
+    session, the time is one second after its latest possible end, so that the order takes part. Later changes of the
+    calendar do not change the time. O(phases of a day).
+    """
+    found = calendar_of(state, product)
+    if found is None:
+        return (state.time // DAY_NS + 1) * DAY_NS
+    end = calendar.session_end(found, state.time // calendar.SECOND)
+    at = end.second * calendar.SECOND
+    if end.phase in _CALLS:
+        at += found.random_ns + found.extensions_max * (found.extension_ns + found.random_ns) + calendar.SECOND
+    return at
 
 
 def _look_anew(state: State) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine.emit import order_activated
+from statemachine.emit import order_activated, order_trailed
 from statemachine.entities import Order, Product
 from statemachine.limits import STOPS_TAKEN
 from statemachine.matching import close_order
@@ -65,7 +65,7 @@ def trigger(state: State, product: Product) -> bool:
 
 def trail(state: State, product: Product, lowest: int, highest: int) -> None:
     """Move the stop prices of the trailing stop orders that trades between these two prices did not trigger. A command
-    first triggers and then moves.
+    first triggers and then moves. Each move is an event and a unit of work.
     """
     for order_id in product.stops.behind(lowest, highest):
         order = state.orders[order_id]
@@ -75,6 +75,7 @@ def trail(state: State, product: Product, lowest: int, highest: int) -> None:
         distance = order.terms.trail
         order.stop_price = lowest + distance if order.stop == _ENTRY else highest - distance
         product.stops.add(order)
+        order_trailed(state, product, order)
         state.work += 1
 
 

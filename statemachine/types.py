@@ -41,7 +41,7 @@ class GoodFor(IntEnum):
 
     ANY = 0
     DAY = 1
-    """It expires at the end of the day (UTC)."""
+    """It expires at the end of its product's session, or at midnight (UTC) where the product follows no calendar."""
     AUCTION = 2
     """Its remainder is cancelled after the opening of its auction."""
 
@@ -95,6 +95,8 @@ class ChangeReason(IntEnum):
     """An order on the book traded in the opening of an auction."""
     AMENDED = 3
     """Its owner amended it."""
+    TRAILED = 4
+    """Its stop price followed the market."""
 
 
 class DoneReason(IntEnum):
@@ -255,6 +257,8 @@ class ReportKind(IntEnum):
     """The operator cancelled one of its trades."""
     CORRECTED = 8
     """The operator corrected the price of one of its trades."""
+    TRAILED = 9
+    """Its stop price followed the market."""
 
 
 class Permission(IntEnum):

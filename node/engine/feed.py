@@ -74,7 +74,7 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
     OrderReceived: {"account_id": "", "client_oid": ""},
     OrderOpened: {"account_id": ""},
     OrderMatched: {"maker_account_id": "", "taker_account_id": ""},
-    OrderChanged: {"account_id": ""},
+    OrderChanged: {"account_id": "", "new_stop_price": 0},
     OrderDone: {"account_id": ""},
     OrderActivated: {
         "account_id": "",

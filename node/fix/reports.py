@@ -54,6 +54,8 @@ def execution_report(report: OrderReported, product: Product) -> Fields:
     fields += _amounts(product, left, report.filled_size, report.executed_value)
     if report.kind is ReportKind.RESTATED:
         fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, "self-trade prevention took something off the order")]
+    if report.kind is ReportKind.TRAILED:
+        fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, "the stop price followed the market")]
     if report.done_reason not in (DoneReason.NONE, DoneReason.FILLED):
         fields.append((tags.TEXT, _REASONS.get(report.done_reason, report.done_reason.name.lower().replace("_", " "))))
     return [*fields, (tags.TRANSACT_TIME, timestamp(report.time))]

@@ -230,9 +230,18 @@ def _match(event: OrderMatched, product: Product) -> Json:
     }
 
 
+_CHANGE_REASONS = {
+    ChangeReason.SELF_TRADE: "STP",
+    ChangeReason.AUCTION: "auction",
+    ChangeReason.AMENDED: "modify_order",
+    ChangeReason.TRAILED: "trailing_stop",
+}
+
+
 def _change(event: OrderChanged, product: Product) -> Json:
-    reason = {ChangeReason.SELF_TRADE: "STP", ChangeReason.AUCTION: "auction", ChangeReason.AMENDED: "modify_order"}[event.reason]
-    body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": reason}
+    body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": _CHANGE_REASONS[event.reason]}
+    if event.reason is ChangeReason.TRAILED:
+        return body
     if event.price:
         body["price"] = product.price(event.price)
     if event.reason is ChangeReason.AMENDED:
@@ -249,6 +258,8 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
         body["client_oid"] = event.client_oid
     if isinstance(event, OrderActivated):
         body |= _stop(event, product)
+    if isinstance(event, OrderChanged) and event.reason is ChangeReason.TRAILED:
+        body["new_stop_price"] = product.price(event.new_stop_price)
     if isinstance(event, OrderDone) and event.reason is DoneReason.EXPIRED:
         body["cancel_reason"] = "101:Time In Force"
     if isinstance(event, OrderDone) and event.reason in (DoneReason.KILLED, DoneReason.COLLARED):

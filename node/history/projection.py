@@ -35,7 +35,7 @@ from statemachine.events import (
     StatusChanged,
     Transferred,
 )
-from statemachine.types import OrderStatus, Side
+from statemachine.types import ChangeReason, OrderStatus, Side
 
 Row = dict[str, Any]
 """A row: values by column name."""
@@ -245,6 +245,9 @@ class Projection:
                         _fill(rows.orders[order_id], event.size, notional, fee)
             elif isinstance(event, OrderOpened) and event.order_id not in done_with:
                 rows.orders[event.order_id].update(status=OrderStatus.OPEN, opened_sequence=event.product_sequence)
+            elif isinstance(event, OrderChanged) and event.reason is ChangeReason.TRAILED:
+                if event.order_id not in brought:
+                    rows.orders[event.order_id]["stop_price"] = event.new_stop_price
             elif isinstance(event, OrderChanged) and event.order_id not in done_with and not (event.by_funds or event.auction):
                 rows.orders[event.order_id]["remaining"] = event.new
             elif isinstance(event, OrderDone) and event.order_id not in done_with:

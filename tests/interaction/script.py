@@ -593,6 +593,8 @@ class Script:
                 return f"{head} {trade} {event.trade_id}: {size} @ {price}, {who}, fees {fees}"
             case OrderChanged():
                 unit = quote if event.by_funds else base
+                if event.reason is ChangeReason.TRAILED:
+                    return f"{head} trailed #{event.order_id}, stop at {self.text(event.new_stop_price, quote)}"
                 change = {ChangeReason.AUCTION: "auction change", ChangeReason.AMENDED: "amended"}.get(event.reason, "change")
                 text = f"{head} {change} #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
                 if event.reason is ChangeReason.AMENDED:

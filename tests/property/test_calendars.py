@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from node.config.calendars import offsets_of
+from statemachine.calendar import now, session_end
 from statemachine.commands import Batch, FollowCalendar, PutCalendar, PutProduct, SetCalendar
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR
@@ -79,6 +80,28 @@ def test_a_product_has_the_status_of_its_phase(seed: int) -> None:
         if random.random() < 0.15:
             by_hand = _by_hand(engine, row.status, by_hand, number)
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_session_ends_when_the_calendar_closes(seed: int) -> None:
+    """Phase after phase from now on, or at midnight where none of the next day closes."""
+    random, zone = Random(seed), ZONES[seed % len(ZONES)]
+    start = datetime(2026, random.choice([3, 10]), 20, tzinfo=UTC)
+    week = [random.choice([some_day(random), [(0, Phase.CONTINUOUS)], []]) for _ in range(7)]
+    put = PutCalendar(OPERATOR, "put", "c", zone, offsets_of(zone, start - timedelta(days=2), 1), week)
+    second = int(start.timestamp())
+    for _ in range(40):
+        second += random.randrange(1, 40_000)
+        local = datetime.fromtimestamp(second, ZoneInfo(zone)).date() + timedelta(days=1)
+        expected = int(datetime(local.year, local.month, local.day, tzinfo=ZoneInfo(zone)).timestamp()), Phase.CLOSED
+        at = now(put, second * SECOND)
+        while at.until <= second + 86_400:
+            following = now(put, at.until * SECOND)
+            if following.phase is Phase.CLOSED:
+                expected = at.until, at.phase
+                break
+            at = following
+        assert session_end(put, second) == expected
 
 
 def _by_hand(engine: Engine, status: ProductStatus, by_hand: bool, number: int) -> bool:

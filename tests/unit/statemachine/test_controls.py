@@ -7,6 +7,7 @@ from statemachine.commands import (
     Batch,
     CancelOrder,
     OpenAccount,
+    OrderOptions,
     PlaceOrder,
     PutCalendar,
     PutFirm,
@@ -150,6 +151,18 @@ def test_orders_in_a_second_of_the_log() -> None:
     assert isinstance(refused, Rejected)
     assert (refused.reason, refused.field) == (Reason.RISK_LIMIT, "rate_max")
     assert "is 2" in refused.detail
+
+
+def test_exits_count_in_the_second_in_which_they_enter() -> None:
+    engine = market()
+    send(engine, PutRiskLimits(OPERATOR, "rate", Scope.ACCOUNT, "ann", rate_max=3))
+    options = OrderOptions(take_profit=20, stop_loss=5)
+    entry = PlaceOrder("ann", "entry", PRODUCT, Side.BUY, OrderType.LIMIT, 10, 1, options=options)
+    commands = [entry, limit("bob", "sell", Side.SELL, 1, 10), limit("ann", "next", Side.BUY, 1, 3)]
+    outcomes = engine.apply(Batch(9 * SECOND, commands)).outcomes
+    assert isinstance(outcomes[2], Rejected)
+    assert (outcomes[2].reason, outcomes[2].field) == (Reason.RISK_LIMIT, "rate_max")
+    assert [order.order_id for order in engine.orders("ann")] == [4, 3]
 
 
 def test_summing_up_a_position_is_bounded_in_each_entry() -> None:

@@ -229,3 +229,21 @@ async def test_channels_have_their_former_names_too(exchange: Exchange, asked: s
     assert (await receive(socket))["channels"] == [{"name": name, "product_ids": ["BTC-USD"]}]
     await socket.send_json({"type": "unsubscribe", "product_ids": ["BTC-USD"], "channels": [asked]})
     assert (await receive(socket, "subscriptions"))["channels"] == []
+
+
+async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> None:
+    await trade(exchange, "96")
+    wanted = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full"]}
+    own, public = await exchange.socket(), await exchange.socket()
+    await own.send_json(wanted | exchange.socket_signature("alice"))
+    await public.send_json(wanted)
+    for socket in (own, public):
+        await receive(socket, "subscriptions")
+    order = await placed(exchange, "alice", STOP | {"stop_price": "92", "trail": "5"})
+    await trade(exchange, "99")
+    told = await receive(own, "change")
+    assert (told["order_id"], told["reason"], told["new_stop_price"]) == (order["id"], "trailing_stop", "94")
+    told = await receive(public, "change")
+    assert told["reason"] == "trailing_stop"
+    assert "new_stop_price" not in told
+    assert (await exchange.call("alice", "GET", f"/orders/{order['id']}"))[1]["stop_price"] == "94"
