@@ -101,11 +101,14 @@ def accept_pair(
 
 
 def settle(state: State) -> None:
-    """Handle the orders with options that traded or are done: cancel partners, and let exits enter."""
+    """Handle the orders with options that traded or are done: cancel partners, then let exits enter. So an exit never
+    triggers a stop order whose partner traded before.
+    """
     while state.noted:
         noted, state.noted = state.noted, []
         for order in noted:
             unlink(state, order)
+        for order in noted:
             terms = order.terms
             if terms is None or order.status != _DONE or not (terms.take_profit or terms.stop_loss):
                 continue

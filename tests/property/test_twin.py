@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statemachine import pending
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
-from statemachine.events import Amended, AnyEvent, AnyOutcome, Cancelled, OrderState, Paired, Placed, Rejected, Replaced
+from statemachine.events import Amended, AnyEvent, AnyOutcome, Armed, Cancelled, OrderState, Paired, Placed, Rejected, Replaced
 from statemachine.types import ProductStatus, Side
 from tests.property.twin import Twin
 from tests.property.twin_trading import Fact, TwinOrder
@@ -25,6 +26,7 @@ from tests.property.worlds import (
     control_command,
     fee_command,
     foundations,
+    options_command,
     rates,
 )
 
@@ -58,20 +60,23 @@ def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
         assert isinstance(answer, tuple)
         answer = answer[1]
     assert outcome.duplicate is again
+    now = not again and not twin.has_exits  # the outcome is of the moment before exits entered
     if isinstance(outcome, Rejected):
         assert outcome.reason is answer, outcome
     elif isinstance(outcome, Paired):
         assert isinstance(answer, tuple)
-        assert_order(outcome.limit, answer[1], twin, now=not again)
-        assert_order(outcome.stop, answer[2], twin, now=not again)
+        assert_order(outcome.limit, answer[1], twin, now=now)
+        assert_order(outcome.stop, answer[2], twin, now=now)
+    elif isinstance(outcome, Armed):
+        assert answer == ("armed", outcome.fires_at)
     elif isinstance(outcome, Replaced):
         assert isinstance(answer, tuple)
         _, old, new = answer
-        assert_order(outcome.cancelled, old, twin, now=not again)
-        assert_order(outcome.placed, new, twin, now=not again)
+        assert_order(outcome.cancelled, old, twin, now=now)
+        assert_order(outcome.placed, new, twin, now=now)
     elif isinstance(outcome, Placed | Amended):
         assert isinstance(answer, TwinOrder)
-        assert_order(outcome.order, answer, twin, now=not again)
+        assert_order(outcome.order, answer, twin, now=now)
     elif isinstance(outcome, Cancelled):
         assert isinstance(answer, list)
         assert [order.order_id for order in outcome.orders] == [order.order_id for order in answer]
@@ -104,6 +109,7 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
             assert rows[currency].hold == held
             assert rows[currency].available == totals[account, currency] - held
     times = [order.expires for order in twin.known() if order.expires] + [until for _, _, until, _ in twin.interrupted.values()]
+    times += twin.timers.values()
     assert engine.next_expiry == min(times, default=0)
     for row in engine.currencies():
         assert row.fees == totals.get(("fees", row.currency), 0)
@@ -174,6 +180,23 @@ def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
         for number in range(200)
     ]
     compare(fees, random.choice([600, 5_000]), flow)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_engine_does_what_the_twin_does_with_options(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exits, trailing stops, lifetimes, sessions and the dead man's switch. The twin does all work at once."""
+    monkeypatch.setattr(pending, "ARRIVAL_WORK", 1_000)
+    random = Random(seed)
+    flow: list[tuple[AnyCommand | int, bool]] = []
+    for number in range(150):
+        kind = random.random()
+        command: AnyCommand | int = options_command(random, number)
+        if kind < 0.03:
+            command = random.choice([1, 5, 30, 86_400])
+        elif kind < 0.08:
+            command = control_command(random, number)
+        flow.append((command, random.random() < 0.05))
+    compare(random.choice([(0, 0), (1_000, 3_000), (-1_000, 3_000)]), random.choice([600, 50_000]), flow)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -18,9 +18,11 @@ from statemachine.commands import (
     AmendOrder,
     AnyCommand,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
     Deposit,
     OpenAccount,
+    OrderOptions,
     PlaceOrder,
     PlacePair,
     PutCurrency,
@@ -40,12 +42,12 @@ from statemachine.types import (
     StopType,
     TimeInForce,
 )
-from tests.property.twin_controls import TwinControls
+from tests.property.twin_options import TwinOptions
 from tests.property.twin_trading import TRADING, TwinOrder
 
 
 @dataclass
-class Twin(TwinControls):
+class Twin(TwinOptions):
     """The whole exchange again."""
 
     # -- what it answers
@@ -110,6 +112,8 @@ class Twin(TwinControls):
             return self.pair(command)
         if isinstance(command, ReplaceOrder):
             return self.replace(command)
+        if isinstance(command, CancelAllAfter):
+            return self.cancel_all_after(command)
         controlled = self.control(command)
         if controlled is not None:
             return controlled
@@ -185,6 +189,7 @@ class Twin(TwinControls):
             if order.owner == command.account_id
             and command.product_id in ("", order.product.product_id)
             and command.side in (0, order.command.side)
+            and command.session in ("", self.session(order))
             and low <= (order.command.price or order.command.stop_price) <= high
             and self.products[order.product.product_id].status is not ProductStatus.OFFLINE
         ]
@@ -293,7 +298,10 @@ class Twin(TwinControls):
         if isinstance(old, Reason):
             return old
         fields = {name: getattr(c.order, name) for name in c.order.__struct_fields__}
-        new = PlaceOrder(c.account_id, c.command_id, **fields)
+        prepared = self.prepared(PlaceOrder(c.account_id, c.command_id, **fields))
+        if isinstance(prepared, Reason):
+            return prepared
+        new = prepared
         places = [(place, place.index(old)) for place in (self.resting, self.waiting, self.collected) if old in place]
         for place, _ in places:
             place.remove(old)
@@ -314,11 +322,6 @@ class Twin(TwinControls):
         product = self.products.get(c.product_id)
         if product is None:
             return Reason.UNKNOWN_PRODUCT
-        display = c.options.display_size if c.options is not None else 0
-        if display and (c.order_type is OrderType.MARKET or c.time_in_force in (TimeInForce.IOC, TimeInForce.FOK)):
-            return Reason.INVALID_ORDER
-        if display and not (product.min_size <= display <= c.size <= 100 * display and display % product.lot == 0):
-            return Reason.INVALID_SIZE
         controlled = self.controls_reject(c)
         if controlled is not None:
             return controlled
@@ -409,8 +412,11 @@ class Twin(TwinControls):
         return c.size if c.size else product.lot
 
     def place(self, c: PlaceOrder) -> object:
-        refusal = self.refuse(c)
-        return refusal if refusal is not None else self.let_in(c)
+        prepared = self.prepared(c)
+        if isinstance(prepared, Reason):
+            return prepared
+        refusal = self.refuse(prepared)
+        return refusal if refusal is not None else self.let_in(prepared)
 
     def let_in(self, c: PlaceOrder) -> TwinOrder:
         """An order that may enter does, or waits."""
@@ -446,8 +452,9 @@ class Twin(TwinControls):
         buys, limit = c.side is Side.BUY, OrderType.LIMIT
         ids = c.account_id, c.command_id, c.product_id, c.side
         stop_type, kind = (StopType.ENTRY if buys else StopType.LOSS), (limit if c.stop_limit_price else OrderType.MARKET)
-        first = PlaceOrder(*ids, limit, c.price, c.size, stp=c.stp, client_oid=c.client_oid)
-        second = PlaceOrder(*ids, kind, c.stop_limit_price, c.size, stp=c.stp, client_oid=c.stop_client_oid)
+        tag = OrderOptions(session=c.session)
+        first = PlaceOrder(*ids, limit, c.price, c.size, stp=c.stp, client_oid=c.client_oid, options=tag)
+        second = PlaceOrder(*ids, kind, c.stop_limit_price, c.size, stp=c.stp, client_oid=c.stop_client_oid, options=tag)
         second = replace(second, stop=stop_type, stop_price=c.stop_price)
         crosses_own = self.refuse(first) is Reason.OWN_ORDERS_CROSS
         reject = None if crosses_own else self.refuse(first)

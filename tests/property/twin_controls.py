@@ -304,27 +304,25 @@ class TwinControls(TwinFees):
         self.sequences[name] += 1
         self.facts.append(("StatusChanged", name, self.sequences[name], status, *opened, StatusCause.COLLAR, until))
 
-    def go_off(self) -> None:
-        """Halts and calls end whose time is over, the earliest first; there is no chance in this world."""
-        due = [(until, name) for name, (_, _, until, _) in self.interrupted.items() if until <= self.now]
-        for _, name in sorted(due):
-            resume, halted, _, extensions = self.interrupted[name]
-            limits = self.limits.get(name)
-            if limits is not None and halted and limits.call_ns:
-                self.interrupted[name] = (resume, False, self.now + limits.call_ns, 0)
-                self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
-                continue
-            price, size, surplus = self.auction(name)
-            if limits is not None and not halted and extensions < limits.extensions_max and size:
-                low, high = self.band(name, 2)
-                if not low <= price <= high:
-                    until = self.now + limits.call_ns
-                    self.interrupted[name] = (resume, False, until, extensions + 1)
-                    self.sequences[name] += 1
-                    told = (price, size, surplus, until, True)
-                    self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
-                    continue
-            del self.interrupted[name]
-            opened = self.open_auction(name) if resume in TRADING else (0, 0)
-            self.restate(name, resume, 0, opened)
-            self.trigger(name)
+    def end_interruption(self, name: str) -> None:
+        """A halt or a call ends whose time is over; there is no chance in this world."""
+        resume, halted, _, extensions = self.interrupted[name]
+        limits = self.limits.get(name)
+        if limits is not None and halted and limits.call_ns:
+            self.interrupted[name] = (resume, False, self.now + limits.call_ns, 0)
+            self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
+            return
+        price, size, surplus = self.auction(name)
+        if limits is not None and not halted and extensions < limits.extensions_max and size:
+            low, high = self.band(name, 2)
+            if not low <= price <= high:
+                until = self.now + limits.call_ns
+                self.interrupted[name] = (resume, False, until, extensions + 1)
+                self.sequences[name] += 1
+                told = (price, size, surplus, until, True)
+                self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
+                return
+        del self.interrupted[name]
+        opened = self.open_auction(name) if resume in TRADING else (0, 0)
+        self.restate(name, resume, 0, opened)
+        self.trigger(name)

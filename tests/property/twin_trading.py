@@ -56,6 +56,8 @@ class TwinOrder:
     """What an iceberg on the book shows; 0: all."""
     partner: TwinOrder | None = None
     open: bool = True
+    exited: bool = False
+    """Did its exits enter, or was there nothing for them to do?"""
     triggered: bool = False
     expires: int = 0
     opened: int = 0

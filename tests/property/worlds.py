@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 from hypothesis import strategies as st
 
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
     Deposit,
     NewOrder,
@@ -33,7 +35,17 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.limits import OPERATOR
-from statemachine.types import CollarAction, OrderType, ProductStatus, Scope, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import (
+    CollarAction,
+    GoodFor,
+    OrderType,
+    ProductStatus,
+    Scope,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
 ACCOUNTS = ["ann", "bob", "eve"]
 PRODUCTS = ["ETH-USD", "XBT-ETH"]
@@ -300,6 +312,48 @@ def _pair(random: Random, account: str, command_id: str) -> PlacePair:
         random.choice(list(SelfTradePrevention)),
         *ids,
     )
+
+
+def options_command(random: Random, number: int) -> AnyCommand:
+    """One command of a market whose orders have options: lifetimes, exits, trailing stops, sessions."""
+    account, command_id = random.choice(ACCOUNTS), f"c{number}"
+    kind, tag = random.random(), random.choice(["", "", "s1", "s2"])
+    if kind < 0.05:
+        return CancelAllAfter(account, command_id, random.choice([0, 1, 2, 5, 5, 20, 100_000]) * SECOND, tag)
+    if kind < 0.08:
+        return CancelAll(account, command_id, random.choice(["", *PRODUCTS]), 0, session=tag)
+    if kind < 0.12:
+        status = random.choice([ProductStatus.AUCTION] * 4 + [ProductStatus.ONLINE] * 6 + list(ProductStatus))
+        return product(random.choice(PRODUCTS), *random.choice([(0, 0), (33_333, 100_000)]), status, command_id)
+    if kind < 0.16:
+        return msgspec.structs.replace(_pair(random, account, command_id), session=tag)
+    if kind < 0.30:
+        return _change(random, account, command_id, number)
+    order = _busy_order(random, account, command_id)
+    tick = 4 if order.product_id == "ETH-USD" else 1
+    buys, chance = order.side is Side.BUY, random.random()
+    options = OrderOptions(session=tag)
+    if chance < 0.3:
+        away = [(10 + random.randrange(0, 4)) * tick, (10 - random.randrange(0, 4)) * tick]
+        profit, loss = away if buys else away[::-1]
+        wanted = random.choice([(profit, loss), (profit, 0), (0, loss), (profit, loss)])
+        limit = wanted[1] if not buys or random.random() < 0.3 else 0
+        options = OrderOptions(tag, 0, 0, GoodFor.ANY, 0, *wanted, limit)
+        if random.random() < 0.8:
+            order = msgspec.structs.replace(order, stop=StopType.NONE, stop_price=0)
+    elif chance < 0.55:
+        stop, at = (StopType.ENTRY if buys else StopType.LOSS), random.choice([0, 0, (10 + random.randrange(-3, 4)) * tick])
+        options = OrderOptions(tag, 0, random.choice([1, 1, 2, 3]) * tick, GoodFor.ANY, 0)
+        order = msgspec.structs.replace(order, stop=stop, stop_price=at, post_only=False)
+    elif chance < 0.65:
+        options = OrderOptions(tag, 0, 0, GoodFor.AUCTION, 0)
+    elif chance < 0.72:
+        options = OrderOptions(tag, 0, 0, GoodFor.DAY, 0)
+        order = msgspec.structs.replace(order, time_in_force=TimeInForce.GTT, cancel_after=0)
+    elif chance < 0.8:
+        options = OrderOptions(tag, 0, 0, GoodFor.ANY, random.randrange(number + 1, number + 60) * SECOND)
+        order = msgspec.structs.replace(order, time_in_force=TimeInForce.GTT, cancel_after=0)
+    return msgspec.structs.replace(order, options=options)
 
 
 def _change(random: Random, account: str, command_id: str, number: int) -> AnyCommand:
