@@ -35,7 +35,7 @@ from statemachine.commands import (
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
-from tests.property.worlds import SECOND, busy_command, control_command, foundations
+from tests.property.worlds import SECOND, busy_command, control_command, foundations, options_command
 
 NUMBERS = (
     0,
@@ -169,7 +169,7 @@ def run(seed: int, batches: int) -> dict[str, object]:
         commands: list[AnyCommand] = []
         for _ in range(random.choice((0, 1, 5, 30))):
             number += 1
-            make = random.choice((busy_command, control_command, anything, fortune))
+            make = random.choice((busy_command, options_command, control_command, anything, fortune))
             commands.append(make(random, number))
         if random.random() < 0.05:
             status = random.choice(list(ProductStatus))
