@@ -10,7 +10,7 @@ FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
 CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 
-.PHONY: setup core loadtest demo demo-many upgrade-demo test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients api-docs conformance
+.PHONY: setup core loadtest demo demo-many upgrade-demo test check lint types layers tests bench bench-snapshots bench-install soak soak-core chaos attack kills simulate clean help clients api-docs conformance
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -69,6 +69,9 @@ loadtest: $(STAMP) ## Locust: USERS (default 50) over HTTP, WebSocket and native
 
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md
+
+soak-core: $(STAMP) ## COMMANDS (default 5000000) random commands through both cores, with all invariants
+	$(BIN)/python -m tests.property.soak --commands $(or $(COMMANDS),5000000) --seed $(or $(SEED),1)
 
 chaos: $(STAMP) ## many kinds of faults for MINUTES (default 5); ONLY=fault,... for some. As root also disks and the network
 	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) --report docs/reliability.md

@@ -31,7 +31,7 @@ def run(core: str, *arguments: str, timeout: float = 100) -> str:
     return done.stdout
 
 
-def both(*arguments: str) -> tuple[Any, Any]:
+def both(*arguments: str, timeout: float = 100) -> tuple[Any, Any]:
     """What each core prints, from JSON."""
-    plain, compiled = (json.loads(run(core, *arguments)) for core in CORES)
+    plain, compiled = (json.loads(run(core, *arguments, timeout=timeout)) for core in CORES)
     return plain, compiled
