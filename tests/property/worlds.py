@@ -243,24 +243,6 @@ def fee_command(random: Random, command_id: str) -> AnyCommand:
     return PutFeeTiers(OPERATOR, command_id, currency, random.choice(["", name]), random.choice([tiers, tiers, tiers, []]))
 
 
-commands: st.SearchStrategy[AnyCommand] = st.one_of(
-    limit_orders(),
-    limit_orders(),
-    limit_orders(),
-    limit_orders(),
-    limit_orders(),
-    market_orders(),
-    market_orders(),
-    cancels,
-    cancel_alls,
-    amends,
-    amends,
-    replacements(),
-    transfers,
-    product_changes(),
-)
-
-
 def busy_command(random: Random, number: int) -> AnyCommand:
     """One command of a busy market, from a seeded generator: longer and denser flows than strategies draw by
     themselves.
@@ -433,3 +415,23 @@ def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:
     return PlaceOrder(
         account, command_id, product_id, side, limit, price, size, 0, tif, post_only, stp, oid, stop, at, lasts, options
     )
+
+
+commands: st.SearchStrategy[AnyCommand] = st.one_of(
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    market_orders(),
+    market_orders(),
+    cancels,
+    cancel_alls,
+    amends,
+    amends,
+    replacements(),
+    transfers,
+    product_changes(),
+    st.builds(lambda seed, number: fee_command(Random(seed), f"c{number}"), st.integers(0, 2**32), st.integers(0, 400)),
+    st.builds(lambda seed, number: options_command(Random(seed), number), st.integers(0, 2**32), st.integers(0, 400)),
+)

@@ -158,7 +158,7 @@ def test_exits_count_in_the_second_in_which_they_enter() -> None:
     send(engine, PutRiskLimits(OPERATOR, "rate", Scope.ACCOUNT, "ann", rate_max=3))
     options = OrderOptions(take_profit=20, stop_loss=5)
     entry = PlaceOrder("ann", "entry", PRODUCT, Side.BUY, OrderType.LIMIT, 10, 1, options=options)
-    commands = [entry, limit("bob", "sell", Side.SELL, 1, 10), limit("ann", "next", Side.BUY, 1, 3)]
+    commands: list[AnyCommand] = [entry, limit("bob", "sell", Side.SELL, 1, 10), limit("ann", "next", Side.BUY, 1, 3)]
     outcomes = engine.apply(Batch(9 * SECOND, commands)).outcomes
     assert isinstance(outcomes[2], Rejected)
     assert (outcomes[2].reason, outcomes[2].field) == (Reason.RISK_LIMIT, "rate_max")
