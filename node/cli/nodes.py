@@ -21,7 +21,7 @@ from node.deployment.statuses import asking
 from node.diagnosis.stopping import wait_until_may_stop
 from node.engine.modes import Mode
 from node.errors import NodeStartError
-from node.keys.sealing import read_keys
+from node.keys.encryption import read_keys
 from node.supervisor import run_or_explain
 from node.system import software, stop_times
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, locked_note, locked_pid, send

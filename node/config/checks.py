@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfig
 from node.errors import ClusterKeyError, ConfigError
 from node.keys import addresses
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.tls.checks import check_tls
 from statemachine.limits import NAME_MAX, SECRET_MAX
 

@@ -22,7 +22,7 @@ from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConf
 from node.data_directory import identity
 from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError
-from node.keys.sealing import read_keys
+from node.keys.encryption import read_keys
 from node.tls import pki
 from snapshots.durable import sync_path
 

@@ -19,7 +19,7 @@ from node.cluster_directory import ClusterDirectory, read_key
 from node.config.settings import NodeConfig
 from node.deployment.setup import hosts_of
 from node.errors import ClusterKeyError, SetupError
-from node.keys.sealing import read_keys, with_another, write_keys
+from node.keys.encryption import read_keys, with_another, write_keys
 from node.system import files
 from node.tls import pki
 from node.tls.certificates import Validity, signed_by, validity

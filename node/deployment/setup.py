@@ -29,7 +29,7 @@ from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
 from node.data_directory import identity
 from node.errors import SetupError
-from node.keys import sealing
+from node.keys import encryption
 from node.keys.issue import generate
 from node.system import files
 from node.tls import pki
@@ -87,7 +87,7 @@ def initialise(
     _check(directory, [each.node_id for each in hosts], addresses, cluster)
     moment = now or datetime.datetime.now(datetime.UTC)
     authority = pki.make_authority(cluster, moment)
-    keys = cluster_keys or sealing.with_another({})
+    keys = cluster_keys or encryption.with_another({})
     admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def make_node(
     files.write_new(home / "node.pem", own.certificate)
     files.write_new(home / "node.key", own.key, 0o600)
     if cluster_keys:
-        files.write_new(home / CLUSTER_KEY, sealing.file_bytes(cluster_keys), 0o600)
+        files.write_new(home / CLUSTER_KEY, encryption.file_bytes(cluster_keys), 0o600)
     path = home / "node.toml"
     files.write_new(path, text.encode(), 0o600)
     identity.format_data(load(path), joined=joined)

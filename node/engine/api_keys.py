@@ -16,8 +16,8 @@ from node.engine.entries import Encode, Entries
 from node.engine.leadership import After, Leadership
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
+from node.keys.encryption import ApiKey, ClusterKeys
 from node.keys.issue import is_revocation
-from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, DecideProposal, PutApiKey, command_decoder
 from statemachine.events import AnyOutcome, Rejected
@@ -29,7 +29,7 @@ _outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutco
 
 log = logging.getLogger(__name__)
 
-RESEAL_PIECE = 200
+REENCRYPT_CHUNK = 200
 """Keys that one log entry re-encrypts; such an entry stays well below the size limit."""
 MISSING_AGE_MAX = 1.0
 """Seconds for which the count of missing cluster keys is cached. Every status reports the count."""
@@ -57,7 +57,7 @@ class EngineKeys:
         if not cluster_keys.numbers:
             log.warning("there is no cluster key at %s: no API key can be put until there is one", cluster_keys.path)
 
-    def seal(self, commands: Sequence[AnyCommand]) -> tuple[Sequence[AnyCommand], int]:
+    def encrypt(self, commands: Sequence[AnyCommand]) -> tuple[Sequence[AnyCommand], int]:
         """Encrypt the keys in commands. Returns the commands as they enter the log, and by how many bytes they grew.
 
         Raises:
@@ -68,12 +68,12 @@ class EngineKeys:
         if not any(type(command) is PutApiKey for command in commands):
             return commands, 0
         try:
-            sealed = [self._sealed(command) if isinstance(command, PutApiKey) else command for command in commands]
+            encrypted = [self._encrypted(command) if isinstance(command, PutApiKey) else command for command in commands]
         except ClusterKeyError as error:
             raise RequestFailed(FailCode.CONFLICT, str(error)) from error
         except UnfitSecretError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, f"commands: {error}") from error
-        return sealed, sum(map(_length, sealed)) - sum(map(_length, commands))
+        return encrypted, sum(map(_length, encrypted)) - sum(map(_length, commands))
 
     def _check_approvals(self, commands: Sequence[AnyCommand]) -> None:
         """Raises RequestFailed (CONFLICT) where a proposed API key that is approved cannot be decrypted any more: it was
@@ -84,12 +84,12 @@ class EngineKeys:
             proposed = command_decoder.decode(row.command)
             if row.proposal_id in wanted and isinstance(proposed, PutApiKey) and not is_revocation(proposed):
                 try:
-                    self._sealed(proposed)
+                    self._encrypted(proposed)
                 except ClusterKeyError as error:
                     text = f"proposal {row.proposal_id}: {error}. Withdraw it, and propose the key again"
                     raise RequestFailed(FailCode.CONFLICT, text) from error
 
-    def _sealed(self, command: PutApiKey) -> PutApiKey:
+    def _encrypted(self, command: PutApiKey) -> PutApiKey:
         """Return the command with its key encrypted. A key that arrives encrypted must be decryptable: one key that is
         not makes every node unready.
         """
@@ -98,7 +98,7 @@ class EngineKeys:
             self._cluster_keys.open(
                 ApiKeyRow(command.key_id, command.owner_id, *texts, command.permissions, "", command.sealed_by)
             )
-        return self._cluster_keys.seal(command)
+        return self._cluster_keys.encrypt(command)
 
     @property
     def bootstrap_off(self) -> bool:
@@ -131,11 +131,11 @@ class EngineKeys:
         if self._missing and self._missing != before:
             numbers = ", ".join(map(str, self._missing))
             log.warning(
-                "cluster key %s is not in %s: API keys sealed under it cannot be used here", numbers, self._cluster_keys.path
+                "cluster key %s is not in %s: API keys encrypted under it cannot be used here", numbers, self._cluster_keys.path
             )
         return self._missing
 
-    def unsealed(self, most: int) -> tuple[list[PutApiKey], list[str]]:
+    def to_encrypt(self, most: int) -> tuple[list[PutApiKey], list[str]]:
         """Return commands that re-encrypt up to `most` keys under the newest cluster key, and the reasons why other
         keys cannot be re-encrypted: this node lacks their cluster key, or they are too long (possible only for keys of
         version 0.1.0).
@@ -160,7 +160,7 @@ class EngineKeys:
         key = self._cluster_keys.open(row)
         texts = (key.secret, key.passphrase)
         command_id = f"reseal:{uuid.uuid4()}"
-        return self._cluster_keys.seal(
+        return self._cluster_keys.encrypt(
             PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, *texts, row.permissions, row.addresses, user_id=row.user_id)
         )
 
@@ -182,7 +182,7 @@ class Queue(Protocol):
     def hold(self) -> Callable[[], None]: ...
 
 
-class Reseal:
+class Reencryption:
     """Encrypts every API key under the newest cluster key.
 
     A run writes each key as it reads it from the state, so no command may change a key between the read and the entry.
@@ -232,7 +232,7 @@ class Reseal:
             self._after(RESEAL_POLL, self._step)
             return
         try:
-            commands, faults = self._keys.unsealed(RESEAL_PIECE)
+            commands, faults = self._keys.to_encrypt(REENCRYPT_CHUNK)
         except ClusterKeyError as error:
             self._end(RequestFailed(FailCode.CONFLICT, str(error)))
             return

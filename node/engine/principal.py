@@ -13,7 +13,7 @@ from node.engine.feed import Audience
 from node.errors import RequestFailed
 from node.keys import addresses
 from node.keys.credentials import HELLO_METHOD, HELLO_TARGET, same_text
-from node.keys.sealing import ApiKey, operator_key
+from node.keys.encryption import ApiKey, operator_key
 from node.native.protocol import (
     ApiKeyQuery,
     ApiKeysQuery,

@@ -22,7 +22,7 @@ from cluster.status import RaftStatus
 from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
-from node.engine.api_keys import EngineKeys, Reseal
+from node.engine.api_keys import EngineKeys, Reencryption
 from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
 from node.engine.entries import Entries
 from node.engine.feed import Audience, Feed, FeedError, Subscriber, Subscription, TooOldError, is_stream
@@ -33,7 +33,7 @@ from node.engine.queries import BadQueryError, LogChunks, NotFoundError, Views, 
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.submissions import commands_cost, queue, rate_limited, share_of
 from node.errors import RequestFailed
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.native.protocol import (
     TRUE,
     AddMember,
@@ -177,7 +177,7 @@ class EngineService:
         self._pending = PendingQueue(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             self._propose,
-            self._seal,
+            self._encode_batch,
             later=later,
             units_max=config.native.batch_commands_max,
             bytes_max=BATCH_BYTES_MAX,
@@ -185,7 +185,7 @@ class EngineService:
         )
         self._transfer = LeadershipTransfer(raft, hold=self._batcher.hold, ended=self._go_on, after=after, clock=clock)
         self._barriers = Barriers(raft, later=later, after=after, clock=clock, held=lambda: self._transfer.under_way)
-        self._reseal = Reseal(
+        self._reencryption = Reencryption(
             self.keys,
             raft,
             self._batcher,
@@ -253,8 +253,8 @@ class EngineService:
             send(Failed(request.request_id, FailCode.NO_LEADER, doubt))
             return
         try:
-            sealed, growth = self.keys.seal(commands)
-            self._entries.check(sealed)
+            encrypted, growth = self.keys.encrypt(commands)
+            self._entries.check(encrypted)
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
@@ -273,9 +273,9 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        queue(self._batcher, sealed, size + growth + UNIT_BYTES * len(commands), done, share)
+        queue(self._batcher, encrypted, size + growth + UNIT_BYTES * len(commands), done, share)
 
-    def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
+    def _encode_batch(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]
         return self._entries.encode(self._time_ns(), commands)
 
@@ -483,7 +483,7 @@ class EngineService:
         elif not self._raft.is_leader:
             send(self._not_here(request.request_id))
         elif request.action is ControlAction.RESEAL:
-            self._reseal.begin(
+            self._reencryption.begin(
                 lambda failure: send(
                     Answer(request.request_id, TRUE) if failure is None else self._failure(request.request_id, failure)
                 )
@@ -546,8 +546,8 @@ class EngineService:
             return "the dataset is being loaded: wait until it is"
         if self._transfer.under_way:
             return "leadership is being handed over: try again at the next leader"
-        if self._reseal.under_way:
-            return "API keys are being sealed anew: wait until that is done"
+        if self._reencryption.under_way:
+            return "API keys are being encrypted again: wait until that is done"
         return self._doubt()
 
     def _held(self) -> bool:

@@ -26,7 +26,7 @@ from node.data_directory.identity import Identity, Stage
 from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import DataDirectoryError, DatasetError
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.records import datasets
 from node.records.datasets import Seeding
 from node.records.txlog import rebuilt_snapshot

@@ -23,7 +23,7 @@ from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
 from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.system.counts import counts_file, keep_writing
 from node.system.processes import watch_parent
 from node.tls.certificates import CertificateWatch

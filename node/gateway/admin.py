@@ -21,8 +21,8 @@ from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rej
 from node.gateway.requests import DecimalText, absent, choice, given, page_limit, parse, raw_text
 from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text, signed_units, to_units
 from node.keys import addresses
+from node.keys.encryption import TEXT_BYTES_MAX, check_texts
 from node.keys.issue import PERMISSIONS, generate, names, revocation
-from node.keys.sealing import TEXT_BYTES_MAX, check_texts
 from node.native.products import put_again
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct

@@ -33,7 +33,7 @@ from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.values import NAME, order_text
 from node.keys import addresses
 from node.keys.credentials import same_text
-from node.keys.sealing import ApiKey, ClusterKeys, operator_key
+from node.keys.encryption import ApiKey, ClusterKeys, operator_key
 from node.native.protocol import ApiKeyQuery, ControlsQuery, ControlsView, FailCode
 from statemachine.access import widened
 from statemachine.commands import AnyCommand

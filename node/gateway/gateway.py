@@ -18,7 +18,7 @@ from node.gateway.limits import Limits, SocketLimits
 from node.gateway.metrics import Metrics
 from node.keys import addresses
 from node.keys.addresses import Network
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 
 if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource

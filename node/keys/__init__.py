@@ -1,1 +1,1 @@
-"""API keys at the edge: sealed under the cluster's keys, and limited to addresses."""
+"""API keys at the edge: encrypted under the cluster's keys, and limited to addresses."""

@@ -26,7 +26,7 @@ from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.data_directory.marks import mark_of
 from node.errors import DataDirectoryError, DirectoryError
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.system.processes import PID_FILE, PidFile
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
 from snapshots.frames import Begin, change_frames

@@ -19,7 +19,7 @@ import msgspec
 
 from cluster.raft import Done, ProposeResult
 from node.errors import ClusterKeyError, DatasetError, UnfitSecretError
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from snapshots.errors import TsvError
 from snapshots.tsv import ParsedRow, Schema, parse, tsv_files
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct, encode_batch
@@ -117,7 +117,7 @@ def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
     commands = [_command(row.row, f"dataset:{digest}:{number}") for number, row in enumerate(rows)]
     _try(directory, rows, commands)
     try:
-        commands = [cluster_keys.seal(command) if isinstance(command, PutApiKey) else command for command in commands]
+        commands = [cluster_keys.encrypt(command) if isinstance(command, PutApiKey) else command for command in commands]
     except (ClusterKeyError, UnfitSecretError) as error:
         raise DatasetError(f"dataset {directory}: {error}") from error
     return Dataset(directory.name, commands)

@@ -37,7 +37,7 @@ from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, Identity
 from node.engine.session import Session
-from node.keys.sealing import write_keys
+from node.keys.encryption import write_keys
 from node.native.framing import FrameSplitter, pack
 from node.native.protocol import PROTOCOL_VERSION, Failed, Hello, Submit, Welcome, response_decoder
 from tests.simulation.disk import SimDisk

@@ -18,7 +18,7 @@ from node.engine.feed import Feed
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, Identity
-from node.keys.sealing import write_keys
+from node.keys.encryption import write_keys
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side

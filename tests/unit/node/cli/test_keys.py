@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.deployment.setup import initialise
-from node.keys.sealing import read_keys
+from node.keys.encryption import read_keys
 from node.native.protocol import ControlAction
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient

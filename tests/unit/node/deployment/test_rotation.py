@@ -10,7 +10,7 @@ from node.cluster_directory import ClusterDirectory
 from node.deployment.renewing import rotate
 from node.deployment.setup import initialise
 from node.errors import ClusterKeyError
-from node.keys.sealing import read_keys, write_keys
+from node.keys.encryption import read_keys, write_keys
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from node.config.file import load
 from node.data_directory import identity
 from node.deployment.setup import Host, initialise
 from node.errors import SetupError
-from node.keys.sealing import read_keys
+from node.keys.encryption import read_keys
 from node.supervisor import children
 
 

@@ -1,4 +1,4 @@
-"""API keys in the engine: sealed before they reach the log, sealed anew without losing a change, and told to whoever
+"""API keys in the engine: encrypted before they reach the log, encrypted again without losing a change, and told to whoever
 follows them.
 """
 
@@ -17,8 +17,8 @@ from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
 from node.keys.credentials import Credentials
+from node.keys.encryption import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.keys.issue import revocation
-from node.keys.sealing import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch
@@ -60,7 +60,7 @@ def rotate(node: FakeNode) -> None:
     write_keys(path, with_another(read_keys(path)))
 
 
-class TestSealing:
+class TestEncryption:
     async def test_no_secret_reaches_the_log(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1)])
@@ -107,8 +107,8 @@ class TestSealing:
             await gateway.submit(WORLD)
             with pytest.raises(RequestFailed, match=f"cluster key {number}") as caught:
                 await gateway.submit([msgspec.structs.replace(put(1), sealed_by=number, addresses="nowhere")])
-            sealed = ClusterKeys(node.config.cluster_key_path).seal(put(1))
-            (outcome,) = await gateway.submit([sealed])
+            encrypted = ClusterKeys(node.config.cluster_key_path).encrypt(put(1))
+            (outcome,) = await gateway.submit([encrypted])
         assert caught.value.code is FailCode.CONFLICT
         assert isinstance(outcome, Done)
         assert node.service.status().cluster_keys_missing == []
@@ -125,14 +125,14 @@ class TestSealing:
             assert (await gateway.query(StatusQuery())).cluster_keys_missing == []
             write_keys(node.config.cluster_key_path, {1: bytes(64)})
             await until(lambda: node.service.status().cluster_keys_missing == [1])
-            assert caplog.text.count("API keys sealed under it cannot be used here") == 1
+            assert caplog.text.count("API keys encrypted under it cannot be used here") == 1
         with pytest.raises(RequestFailed, match="is not the one under which") as caught:
             async with connected(node, Credentials("key-1", SECRET, "sesame")):
                 pass
         assert caught.value.code is FailCode.CONFLICT
 
 
-class TestResealing:
+class TestReencryption:
     async def test_every_key_is_put_under_the_newest(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, *(put(number, f"key-{number}", limits="192.0.2.0/24") for number in range(450))])
@@ -154,7 +154,7 @@ class TestResealing:
                 assert not trader.closed.is_set()
 
     async def test_a_change_under_way_is_not_undone(self, tmp_path: Path) -> None:
-        """The key is put anew with another secret while the reseal begins: it waits for that, and seals what is then
+        """The key is put anew with another secret while the reseal begins: it waits for that, and encrypts what is then
         there.
         """
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:

@@ -140,7 +140,7 @@ def differing(cluster: Cluster) -> None:
 
 
 def resealing(cluster: Cluster) -> None:
-    cluster.busy = "API keys are being sealed anew: wait until that is done"
+    cluster.busy = "API keys are being encrypted again: wait until that is done"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def resealing(cluster: Cluster) -> None:
         (learner, "n3: is a learner that has not caught up yet"),
         (membership, "a change of the membership is under way"),
         (differing, "the states of nodes differ"),
-        (resealing, "API keys are being sealed anew"),
+        (resealing, "API keys are being encrypted again"),
     ],
 )
 async def test_what_speaks_against_it_is_named_and_nothing_is_changed(

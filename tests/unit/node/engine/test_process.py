@@ -26,7 +26,7 @@ from node.engine import process as engine_process
 from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ConnectionLost, RequestFailed
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.native.client import ClusterClient, Credentials, NativeConnection
 from node.native.protocol import ControlAction, ProductsQuery, StatusQuery
 from node.records import datasets

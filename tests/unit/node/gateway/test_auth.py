@@ -17,7 +17,7 @@ from node.gateway.auth import Authenticator, Claim
 from node.gateway.errors import ApiError
 from node.gateway.limits import Limits
 from node.keys.credentials import Credentials, sign
-from node.keys.sealing import ClusterKeys
+from node.keys.encryption import ClusterKeys
 from node.native.protocol import ApiKeyQuery, MemberStatus
 from statemachine.types import Permission
 from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers, running

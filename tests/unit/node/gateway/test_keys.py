@@ -12,8 +12,8 @@ from node.errors import RequestFailed
 from node.gateway.auth import Authenticator
 from node.gateway.errors import ApiError, UnavailableError
 from node.keys.credentials import Credentials
+from node.keys.encryption import ClusterKeys, write_keys
 from node.keys.issue import revocation
-from node.keys.sealing import ClusterKeys, write_keys
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
 from statemachine.limits import ADDRESSES_MAX, OPERATOR
@@ -215,7 +215,7 @@ class TestOpenConnections:
         socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
         write_keys(tmp_path / "elsewhere", {2: bytes(64)})
         other = PutApiKey(OPERATOR, "other", key.key_id, "bob", SECRET, "other", 1)
-        exchange.backend.apply(ClusterKeys(tmp_path / "elsewhere").seal(other))
+        exchange.backend.apply(ClusterKeys(tmp_path / "elsewhere").encrypt(other))
         assert (await receive(socket))["message"] == "the API key is not valid any more"
 
     async def test_a_key_that_may_not_view_sees_what_everybody_sees(self, exchange: Exchange) -> None:
@@ -314,7 +314,7 @@ class TestLookingUp:
         path = tmp_path / "cluster.key"
         write_keys(path, {1: bytes(64)})
         backend = FakeBackend()
-        backend.apply(ClusterKeys(path).seal(put(1, 1)))
+        backend.apply(ClusterKeys(path).encrypt(put(1, 1)))
         authenticator = Authenticator(backend, config().admin, ClusterKeys(tmp_path / "elsewhere"), 30.0)
         with pytest.raises(ApiError, match="This node lacks the cluster key") as caught:
             await authenticator.identify(claim("key-1"), "127.0.0.1", "GET", "/", b"")

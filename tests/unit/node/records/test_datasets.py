@@ -9,7 +9,7 @@ import pytest
 
 from cluster.raft import Done, ProposeError, ProposeResult
 from node.errors import DatasetError
-from node.keys.sealing import ClusterKeys, write_keys
+from node.keys.encryption import ClusterKeys, write_keys
 from node.records import datasets
 from node.records.datasets import Dataset, Seeding
 from statemachine.commands import Batch, OpenAccount, decode_batch
@@ -52,7 +52,7 @@ def test_the_example_opens_an_exchange(load: Load) -> None:
     assert engine.balances("alice")[0].available == 100_000 * 10**6
 
 
-def test_keys_are_sealed(load: Load, cluster_keys: ClusterKeys) -> None:
+def test_keys_are_encrypted(load: Load, cluster_keys: ClusterKeys) -> None:
     plain = (EXAMPLE / "ApiKey.tsv").read_text().splitlines()[-1].split("\t")
     engine = Engine()
     engine.apply(Batch(1, load(EXAMPLE).commands))

@@ -1,9 +1,9 @@
-"""The cluster's keys, and API keys sealed under them.
+"""The cluster's keys, and API keys encrypted under them.
 
 The secret and the passphrase of an API key are replicated: they are in the log, in snapshots, backups and exports of
 every node. So they are encrypted before they get there, under a *cluster key* of 64 random bytes that each node has in
-a file of its own, beside its certificate. Cluster keys are numbered from 1, and the highest number seals; the others
-open what they have sealed until it is sealed anew.
+a file of its own, beside its certificate. Cluster keys are numbered from 1, and the highest number encrypts; the others
+open what they have encrypted until it is encrypted again.
 
 The cipher is AES-SIV (RFC 5297), which is deterministic: a command that is sent again is the same command, byte for
 byte. The key's id and the name of the field are authenticated with it, so a ciphertext is worth nothing in another
@@ -45,7 +45,7 @@ NUMBER_MAX = 2**31 - 1
 TEXT_BYTES_MAX = SECRET_MAX * 3 // 4 - 16
 """Bytes of a secret or passphrase: with AES-SIV's 16 more, in base64, the exchange takes just that much."""
 
-UNSEALED = 0
+UNENCRYPTED = 0
 _BLOCK = 64
 """Bytes of a block of SHA-256."""
 
@@ -155,27 +155,27 @@ class ClusterKeys:
 
     @property
     def newest(self) -> int:
-        """The number of the key that seals. Raises ClusterKeyError where there is none."""
+        """The number of the key that encrypts. Raises ClusterKeyError where there is none."""
         if not self.numbers:
             raise ClusterKeyError(f"there is no cluster key at {self.path}, and API keys are only stored encrypted. {_ADVICE}")
         return self.numbers[-1]
 
-    def seal(self, command: PutApiKey) -> PutApiKey:
-        """The command with its secret and passphrase sealed under the newest key; one that is sealed already stays as
+    def encrypt(self, command: PutApiKey) -> PutApiKey:
+        """The command with its secret and passphrase encrypted under the newest key; one that is encrypted already stays as
         it is, and a revocation where there is no cluster key.
 
         Raises:
             ClusterKeyError: there is no cluster key here.
             UnfitSecretError: see `check_texts`.
         """
-        if command.sealed_by != UNSEALED or (is_revocation(command) and not self.numbers):
+        if command.sealed_by != UNENCRYPTED or (is_revocation(command) and not self.numbers):
             return command
         check_texts(command.secret, command.passphrase)
         number = self.newest
         return msgspec.structs.replace(
             command,
-            secret=self._sealed(number, command.key_id, "secret", command.secret),
-            passphrase=self._sealed(number, command.key_id, "passphrase", command.passphrase),
+            secret=self._encrypted(number, command.key_id, "secret", command.secret),
+            passphrase=self._encrypted(number, command.key_id, "passphrase", command.passphrase),
             sealed_by=number,
         )
 
@@ -183,10 +183,10 @@ class ClusterKeys:
         """The key, ready for use.
 
         Raises:
-            ClusterKeyError: the cluster key that sealed it is not here, or is another one.
+            ClusterKeyError: the cluster key that encrypted it is not here, or is another one.
         """
         secret, passphrase = row.secret, row.passphrase
-        if row.sealed_by != UNSEALED:
+        if row.sealed_by != UNENCRYPTED:
             secret = self._opened(row.sealed_by, row.key_id, "secret", secret)
             passphrase = self._opened(row.sealed_by, row.key_id, "passphrase", passphrase)
         return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses), row.user_id)
@@ -199,7 +199,7 @@ class ClusterKeys:
             return False
         return True
 
-    def _sealed(self, number: int, key_id: str, name: str, text: str) -> str:
+    def _encrypted(self, number: int, key_id: str, name: str, text: str) -> str:
         if not text:
             return ""
         return base64.b64encode(AESSIV(self._keys[number]).encrypt(text.encode(), _associated(key_id, name))).decode("ascii")

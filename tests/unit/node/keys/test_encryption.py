@@ -1,4 +1,4 @@
-"""Sealing: only the cluster's keys open what they sealed, and only in its place."""
+"""Encryption: only the cluster's keys open what they encrypted, and only in its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from node.config.settings import AdminConfig
 from node.errors import ClusterKeyError, UnfitSecretError
 from node.gateway.auth import Claim
 from node.keys.credentials import Credentials
-from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ApiKey, ClusterKeys, read_keys, with_another, write_keys
+from node.keys.encryption import KEY_BYTES, TEXT_BYTES_MAX, ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from statemachine.commands import Batch, PutApiKey
 from statemachine.engine import Engine
 from statemachine.events import Done
@@ -39,21 +39,21 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sealed_command_shows_nothing_and_opens_again(path: Path) -> None:
+def test_a_encrypted_command_shows_nothing_and_opens_again(path: Path) -> None:
     keys = ClusterKeys(path)
-    sealed = keys.seal(PUT)
-    assert sealed.sealed_by == 1
-    assert SECRET.encode() not in msgspec.msgpack.encode(sealed)
-    assert b"sesame" not in msgspec.msgpack.encode(sealed)
-    opened = keys.open(row_of(sealed))
+    encrypted = keys.encrypt(PUT)
+    assert encrypted.sealed_by == 1
+    assert SECRET.encode() not in msgspec.msgpack.encode(encrypted)
+    assert b"sesame" not in msgspec.msgpack.encode(encrypted)
+    opened = keys.open(row_of(encrypted))
     assert (opened.secret, opened.passphrase, str(opened.networks[0])) == (SECRET, "sesame", "192.0.2.0/24")
     assert SECRET not in repr(opened)
     assert "sesame" not in repr(opened)
 
 
-def test_the_same_command_is_sealed_the_same(path: Path) -> None:
-    assert ClusterKeys(path).seal(PUT) == ClusterKeys(path).seal(PUT)
-    assert ClusterKeys(path).seal(ClusterKeys(path).seal(PUT)) == ClusterKeys(path).seal(PUT)
+def test_the_same_command_is_encrypted_the_same(path: Path) -> None:
+    assert ClusterKeys(path).encrypt(PUT) == ClusterKeys(path).encrypt(PUT)
+    assert ClusterKeys(path).encrypt(ClusterKeys(path).encrypt(PUT)) == ClusterKeys(path).encrypt(PUT)
 
 
 def test_a_key_of_before_is_used_as_it_is(path: Path) -> None:
@@ -67,9 +67,9 @@ def test_whatever_fits_comes_back_and_the_exchange_takes_it(path: Path, data: by
     secret = base64.b64encode(data).decode()
     if len(passphrase.encode()) > TEXT_BYTES_MAX:
         return
-    sealed = keys.seal(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
+    encrypted = keys.encrypt(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
     engine = Engine()
-    (outcome,) = engine.apply(Batch(1, [sealed])).outcomes
+    (outcome,) = engine.apply(Batch(1, [encrypted])).outcomes
     assert isinstance(outcome, Done)
     row = engine.api_key("key-1")
     assert row is not None
@@ -89,9 +89,9 @@ def test_whatever_fits_comes_back_and_the_exchange_takes_it(path: Path, data: by
         (SECRET, "\ud800", "passphrase: expected at most 176 bytes of UTF-8"),
     ],
 )
-def test_what_cannot_be_sealed(path: Path, secret: str, passphrase: str, message: str) -> None:
+def test_what_cannot_be_encrypted(path: Path, secret: str, passphrase: str, message: str) -> None:
     with pytest.raises(UnfitSecretError, match=message) as caught:
-        ClusterKeys(path).seal(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
+        ClusterKeys(path).encrypt(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
     assert not secret or secret not in str(caught.value)
 
 
@@ -107,14 +107,14 @@ def test_what_cannot_be_sealed(path: Path, secret: str, passphrase: str, message
 def test_a_ciphertext_is_worth_nothing_in_another_place(path: Path, moved: object) -> None:
     assert callable(moved)
     keys = ClusterKeys(path)
-    row = row_of(keys.seal(PUT))
+    row = row_of(keys.encrypt(PUT))
     assert keys.open(row).secret == SECRET
     with pytest.raises(ClusterKeyError, match="is not the one under which API key"):
         keys.open(moved(row))
 
 
 def test_another_key_under_the_same_number_is_told(path: Path, tmp_path: Path) -> None:
-    row = row_of(ClusterKeys(path).seal(PUT))
+    row = row_of(ClusterKeys(path).encrypt(PUT))
     write_keys(tmp_path / "other", {1: bytes([1]) * KEY_BYTES})
     with pytest.raises(
         ClusterKeyError, match=r"cluster key 1 in .*other is not the one under which API key 'key-1' is encrypted"
@@ -124,10 +124,10 @@ def test_another_key_under_the_same_number_is_told(path: Path, tmp_path: Path) -
 
 def test_a_rotation_is_taken_up_without_a_restart(path: Path, tmp_path: Path) -> None:
     keys = ClusterKeys(path)
-    old = row_of(keys.seal(PUT))
+    old = row_of(keys.encrypt(PUT))
     write_keys(path, with_another(read_keys(path)))
     assert keys.numbers == [1, 2]
-    new = row_of(keys.seal(PUT))
+    new = row_of(keys.encrypt(PUT))
     assert (new.sealed_by, keys.open(old).secret, keys.open(new).secret) == (2, SECRET, SECRET)
     write_keys(path, {2: read_keys(path)[2]})
     with pytest.raises(ClusterKeyError, match="cluster key 1, under which API key 'key-1' is encrypted, is not in"):
@@ -136,7 +136,7 @@ def test_a_rotation_is_taken_up_without_a_restart(path: Path, tmp_path: Path) ->
 
 def test_a_file_that_is_broken_while_a_node_runs_takes_nothing_from_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = ClusterKeys(path)
-    row = row_of(keys.seal(PUT))
+    row = row_of(keys.encrypt(PUT))
     path.write_text("half a fi")
     assert keys.open(row).secret == SECRET
     assert "expected JSON such as" in caplog.text
@@ -162,10 +162,10 @@ def test_a_file_of_somebody_else_is_taken_up_when_it_becomes_readable(
         path.chmod(0o600)
 
 
-def test_without_a_file_nothing_is_sealed(tmp_path: Path) -> None:
+def test_without_a_file_nothing_is_encrypted(tmp_path: Path) -> None:
     keys = ClusterKeys(tmp_path / "none")
     with pytest.raises(ClusterKeyError, match=r"there is no cluster key at .*none"):
-        keys.seal(PUT)
+        keys.encrypt(PUT)
     assert keys.open(row_of(PUT)).secret == SECRET
 
 
