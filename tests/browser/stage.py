@@ -64,8 +64,12 @@ class Stage:
     def kill_leader(self) -> str:
         """Kill every process of the leader; its id."""
         leader = self.leader()
-        self.run(asyncio.to_thread(self.ground.cluster.kill, leader, signal.SIGKILL))
+        self.kill(leader)
         return leader
+
+    def kill(self, node_id: str) -> None:
+        """Kill every process of a node."""
+        self.run(asyncio.to_thread(self.ground.cluster.kill, node_id, signal.SIGKILL))
 
     def bring_back(self, node_id: str) -> None:
         """Start a node again and wait until all serve."""

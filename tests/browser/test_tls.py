@@ -51,7 +51,7 @@ def test_over_https_the_page_trades_and_follows_the_leaders_death(tmp_path: Path
                 viewer.wait_seen(10)
                 fill_order(page, "buy", "50000", "0.5")
                 expect(page.locator(".ticket .outcome.accepted")).to_contain_text("on the book")
-                stage.kill_leader()
+                stage.kill(leader)
                 viewer.until(f"document.getElementById('counter').dataset.node !== '{leader}'")
                 viewer.wait_seen(40)
                 found = viewer.counter()

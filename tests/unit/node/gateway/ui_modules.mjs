@@ -292,3 +292,11 @@ test("what the operator set is told in words", async () => {
   ]);
   assert.deepEqual(linesOf({}), []);
 });
+
+test("proposals and roles are told in words", async () => {
+  const { commandWords, rolesOf } = await import(new URL("../cluster/access.js", core));
+  const fields = { product_id: "BTC-USD", switches: 4, note: "", static_price: 0, keep: false };
+  assert.equal(commandWords({ command: "SetSwitches", fields }), "Set Switches: product id BTC-USD, switches 4");
+  assert.equal(rolesOf({ roles: [{ role: "risk_officer", scope: "firm", id: "acme" }, { role: "viewer", scope: "venue", id: "" }] }), "risk officer of firm acme, viewer of the venue");
+  assert.equal(rolesOf({ roles: [] }), "none");
+});

@@ -37,16 +37,25 @@ const SCOPES = [
   ["firm", "A firm"],
 ];
 
+/** Nothing was done: the command waits for the consent of another user. */
+class Waits extends Error {
+  /** @param {{proposal_ids: number[]}} body of the answer */
+  constructor(body) {
+    super(`Nothing is changed yet: the command waits for another user's consent, as proposal ${body.proposal_ids.join(", ")}.`);
+  }
+}
+
 /** @param {Market} market @param {Contract} contract @param {Statuses} statuses @returns {HTMLElement} */
 export function operator(market, contract, statuses) {
   const place = el("div", { class: "operator" });
   const outcome = el("p", { class: "outcome", role: "status" });
   /** What is shown anew while the panel stays. */
   const updates = { products: () => {}, leader: () => {} };
+  const may = (/** @type {string} */ permission) => market.cluster.keys.may(permission);
   const draw = () => {
     const { operator: allowed } = market.cluster.keys.holder;
     if (!allowed) fill(place, el("p", { class: "none" }, "Enter an operator's key to act on the cluster. Everything else on this page can be read without one."));
-    else fill(place, products(), leadership(), productForms(), killSwitch());
+    else fill(place, may("market") && products(), may("cluster") && leadership(), may("market") && productForms(), may("switch") && killSwitch());
   };
 
   /** Ask, act and tell. @param {string} title @param {string} action @param {string[]} words @param {() => Promise<string>} act @param {boolean} [danger] */
@@ -56,14 +65,25 @@ export function operator(market, contract, statuses) {
       action,
       danger,
       body: words.map((sentence) => el("p", {}, sentence)),
-      done: async () => tell(await act()),
+      done: async () => {
+        try {
+          tell(await act());
+        } catch (error) {
+          if (!(error instanceof Waits)) throw error;
+          tell(error.message);
+        }
+      },
     });
   const tell = (/** @type {string} */ words) => {
     outcome.className = "outcome accepted";
     outcome.textContent = words;
     announce(words);
   };
-  const command = (/** @type {string} */ method, /** @type {string} */ target, /** @type {unknown} */ body) => market.cluster.request(method, target, { body, signed: true });
+  const command = async (/** @type {string} */ method, /** @type {string} */ target, /** @type {unknown} */ body) => {
+    const answer = await market.cluster.request(method, target, { body, signed: true });
+    if (answer.status === 202) throw new Waits(answer.body);
+    return answer;
+  };
 
   const products = () => {
     const which = el("select");
@@ -209,7 +229,11 @@ function addProduct(market, contract, tell) {
       const given = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]));
       const { id, ...body } = given;
       if (market.products.some((product) => product.id === id)) throw new Error(`${id} exists already.`);
-      await market.cluster.request("PUT", `/admin/products/${encodeURIComponent(id)}`, { body, signed: true });
+      const answer = await market.cluster.request("PUT", `/admin/products/${encodeURIComponent(id)}`, { body, signed: true });
+      if (answer.status === 202) {
+        tell(new Waits(answer.body).message);
+        return;
+      }
       market.products = await market.cluster.read("/products");
       market.dispatchEvent(new Event("products"));
       tell(`${id} was added.`);

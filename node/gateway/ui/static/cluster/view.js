@@ -3,6 +3,7 @@
  */
 
 import { el } from "../parts/dom.js";
+import { access } from "./access.js";
 import { controls } from "./controls.js";
 import { members } from "./members.js";
 import { nodes } from "./nodes.js";
@@ -19,5 +20,5 @@ import { timeline } from "./timeline.js";
  */
 export function clusterView(statuses, market, contract) {
   const state = new ClusterState(statuses);
-  return el("div", { class: "cluster" }, nodes(state), timeline(state), el("div", { class: "rates" }, rates(state)), members(state), operator(market, contract, statuses), contract.has("GET", "/admin/controls") ? controls(market) : null);
+  return el("div", { class: "cluster" }, nodes(state), timeline(state), el("div", { class: "rates" }, rates(state)), members(state), operator(market, contract, statuses), contract.has("GET", "/admin/controls") ? controls(market) : null, contract.has("GET", "/admin/proposals") ? access(market) : null);
 }

@@ -3,7 +3,7 @@
  * The secret becomes a key of WebCrypto that signs and cannot be read again.
  */
 
-/** @typedef {{account: string, operator: boolean}} Holder what the exchange says of the key */
+/** @typedef {{account: string, permissions: string[], operator: boolean}} Holder what the exchange says of the key */
 
 const HMAC = { name: "HMAC", hash: "SHA-256" };
 
@@ -34,7 +34,7 @@ export class Keys extends EventTarget {
   /** @type {CryptoKey | null} */
   #secret = null;
   /** @type {Holder} */
-  holder = { account: "", operator: false };
+  holder = { account: "", permissions: [], operator: false };
 
   /** Whether there is a key. */
   get present() {
@@ -58,7 +58,12 @@ export class Keys extends EventTarget {
     raw.fill(0);
     this.#id = id.trim();
     this.#passphrase = passphrase;
-    this.holder = { account: "", operator: false };
+    this.holder = { account: "", permissions: [], operator: false };
+  }
+
+  /** Whether the key may do something of the operator's. @param {string} permission @returns {boolean} */
+  may(permission) {
+    return this.holder.permissions.includes(permission) || this.holder.permissions.includes("admin");
   }
 
   /** Tell everybody that the key, or what is known of it, changed. */
@@ -70,7 +75,7 @@ export class Keys extends EventTarget {
   forget() {
     this.#secret = null;
     this.#id = this.#passphrase = "";
-    this.holder = { account: "", operator: false };
+    this.holder = { account: "", permissions: [], operator: false };
     this.changed();
   }
 

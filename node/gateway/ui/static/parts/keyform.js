@@ -41,8 +41,12 @@ export function askForKey(cluster) {
   });
 }
 
+/** Permissions of the operator. A key has all of them with "admin", a user's key those of the user's roles. */
+const OF_OPERATOR = new Set(["admin", "switch", "limit", "market", "correct", "accounts", "access", "cluster"]);
+
 /** Whose key it is, and what it may do. Throws Refused for one that the exchange does not know. @param {Cluster} cluster */
 async function findHolder(cluster) {
   const { id, permissions } = await cluster.read("/users/self/verify", { signed: true });
-  cluster.keys.holder = { account: id === OPERATOR ? "" : id, operator: permissions.includes("admin") };
+  const holder = { account: id === OPERATOR ? "" : id, permissions, operator: permissions.some((/** @type {string} */ one) => OF_OPERATOR.has(one)) };
+  cluster.keys.holder = holder;
 }
