@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from node.cli.output import print_json, show, table, working
+from node.cli.output import print_json, progress, show, table, working
 from node.cli.session import Session, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
@@ -67,8 +67,8 @@ def audit(target: Target, acks: Path | None, offline: bool, as_json: bool) -> No
     statuses = (
         {node_id: status for node_id, status in asyncio.run(local.status()).items() if node_id in running} if running else None
     )
-    with working("the logs are read and every command is applied again"):
-        report = (audit_running if running else audit_directory)(directory, acks, statuses)
+    with progress("the logs are read and every command is applied again", None) as shown:
+        report = (audit_running if running else audit_directory)(directory, acks, statuses, shown.at)
     if as_json:
         print_json({**msgspec.structs.asdict(report), "holds": report.holds})
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.output import instant, print_json, show, table, working
+from node.cli.output import instant, print_json, progress, show, table, working
 from node.cli.program import Commands
 from node.cli.records import warn_of_keys
 from node.cli.session import Session, run
@@ -134,8 +134,8 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
         raise DirectoryError(f"{paths[0]}: expected a snapshot, a directory named by its index such as {1:020d}")
     manifests = []
     for path in chosen:
-        with working(f"{path} is read"):
-            manifests.append(backups.verify(path))
+        with progress(f"{path} is read", None) as shown:
+            manifests.append(backups.verify(path, shown.at))
     if as_json:
         print_json(manifests[0] if len(paths) == 1 else {str(path): each for path, each in zip(chosen, manifests, strict=True)})
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from node.cli.output import duration, instant, plain, print_json, show, table, working
+from node.cli.output import duration, instant, plain, print_json, progress, show, table, working
 from node.cli.program import Commands
 from node.cli.records import node_config_path
 from node.cli.target import Target, deprecated, json_option, place_option
@@ -153,9 +153,14 @@ def replay_log(
     Exit code 1 if they differ.
     """
     log, config = _opened(target, node_id, source)
-    with working("the log is applied"):
+    with progress("the log is applied", None) as shown:
         snapshot = _snapshot(config)
-        rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until))
+        last = until if until is not None else snapshot[1].sequence if snapshot is not None else None
+
+        def tell(sequence: int) -> None:
+            shown.at(sequence, max(sequence, last) if last is not None else None)
+
+        rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until), progress=tell)
     engine = rebuilt.engine
     engine.check()
     manifest = snapshot[0] if snapshot else None

@@ -10,7 +10,7 @@ It proves four claims:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -120,21 +120,29 @@ class _Replay:
             self.hashes[self.engine.sequence].append(self.engine.state_hash.hex())
 
 
+TOLD_EVERY = 500
+"""Log entries between two calls of a progress."""
+
+
 def audit_directory(
-    directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
+    directory: Path,
+    acks: Path | None = None,
+    statuses: Mapping[str, NodeStatus | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Audit the nodes whose directories are in `directory`, as `quorumbook init` lays them out.
 
     Args:
         acks: JSON lines of `Acknowledged`, as a client recorded them.
         statuses: the nodes' statuses; None for a node that does not answer.
+        progress: called with the log entries that were applied, and all of them.
 
     Raises:
         AuditError: there is nothing to audit, the log does not reach back to its first entry, or files cannot be read.
         ConfigError: a node's configuration is not right.
     """
     log = CommittedLog(directory, statuses)
-    replay = _replay(log)
+    replay = _replay(log, progress)
     checks = [_check_logs(log), _check_state(replay.engine), _check_money(replay.engine)]
     if acks is not None:
         checks.append(_check_acknowledged(replay, read_acknowledged(acks)))
@@ -145,10 +153,13 @@ def audit_directory(
 
 
 def audit_running(
-    directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
+    directory: Path,
+    acks: Path | None = None,
+    statuses: Mapping[str, NodeStatus | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Run `audit_directory` for nodes that may be running."""
-    return retried(lambda: audit_directory(directory, acks, statuses))
+    return retried(lambda: audit_directory(directory, acks, statuses, progress))
 
 
 def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
@@ -181,7 +192,7 @@ def _check_logs(log: CommittedLog) -> AuditCheck:
     )
 
 
-def _replay(log: CommittedLog) -> _Replay:
+def _replay(log: CommittedLog, progress: Callable[[int, int], None] | None = None) -> _Replay:
     """Apply the committed entries.
 
     Raises:
@@ -193,6 +204,8 @@ def _replay(log: CommittedLog) -> _Replay:
             replay.apply(payload)
         except (msgspec.DecodeError, SnapshotError) as error:
             raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
+        if progress is not None and index % TOLD_EVERY == 0:
+            progress(index, log.commit_index)
     return replay
 
 

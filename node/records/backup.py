@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -83,20 +83,32 @@ def is_snapshot(path: Path) -> bool:
     return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
 
 
-def verify(path: Path) -> Manifest:
+def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """Check a snapshot as a node does at its start: files, rows, hashes, and the state's invariants. O(everything).
+
+    Args:
+        progress: called with the number of rows that were read, and of all rows.
 
     Raises:
         SnapshotDamagedError: it is not what was written.
         StateError: it is, and the state in it is wrong.
     """
-    return _verified(path)[0]
+    return _verified(path, progress)[0]
 
 
-def _verified(path: Path) -> tuple[Manifest, Engine]:
+def _verified(path: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Manifest, Engine]:
     manifest = check_files(path).manifest
     tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
-    read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
+    read, total = 0, sum(manifest.row_counts.values())
+
+    def take(name: str, rows: list[Row]) -> None:
+        nonlocal read
+        tables[name].extend(rows)
+        read += len(rows)
+        if progress is not None:
+            progress(read, total)
+
+    read_tables(path, manifest, take)
     return manifest, restored(manifest.abi, tables)
 
 

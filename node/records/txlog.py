@@ -14,7 +14,7 @@ exchange uses. So everyone who applies the same entries gets the same state, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class TxEntry(msgspec.Struct, frozen=True):
     batch: Batch
     payload: bytes = b""
     change: SetLevel | None = None
+
+
+TOLD_EVERY = 500
+"""Log entries between two calls of a progress: many a second, and none costs much."""
 
 
 class Txlog(msgspec.Struct, frozen=True):
@@ -265,12 +269,18 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
 
 def rebuild(
-    log: Txlog, until: int | None = None, *, last_index: int | None = None, base: tuple[int, Engine] | None = None
+    log: Txlog,
+    until: int | None = None,
+    *,
+    last_index: int | None = None,
+    base: tuple[int, Engine] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Rebuilt:
     """Apply the entries of a log up to command number `until` or entry `last_index`.
 
     Args:
         base: the index and the engine to begin with, where the log does not reach back to its first entry.
+        progress: called now and then with the number of the last command.
 
     Raises:
         TxlogError: the log does not hold what is needed.
@@ -299,6 +309,8 @@ def rebuild(
         else:
             engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
         index = entry.index
+        if progress is not None and index % TOLD_EVERY == 0:
+            progress(engine.sequence)
         if engine.sequence == until:
             break
     if until is not None and engine.sequence != until:

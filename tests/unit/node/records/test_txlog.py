@@ -9,6 +9,7 @@ import pytest
 
 from cluster.log import command_of, read_segments
 from node.errors import TxlogError
+from node.records import txlog
 from node.records.txlog import TxEntry, Txlog, differences, of_file, rebuild, to_lines, write_log
 from statemachine.commands import Batch, PutApiKey, decode_batch
 from statemachine.engine import Engine
@@ -114,3 +115,11 @@ def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in to_lines(Txlog(1, iter(marked)))))
     assert list(of_file(path).entries) == marked
+
+
+def test_a_progress_is_told_the_commands_that_were_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(txlog, "TOLD_EVERY", 2)
+    told: list[int] = []
+    whole = rebuild(log(), progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == whole.engine.sequence
