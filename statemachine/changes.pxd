@@ -5,6 +5,7 @@ from statemachine.entities cimport Account, Order
 from statemachine.reply_cache cimport ReplyCache
 
 cdef int _DONE
+cdef Py_ssize_t _SPARE
 
 
 @cython.final

@@ -19,11 +19,11 @@ from pathlib import Path  # pure: as above
 
 MODULES = (
     *("exact", "writer", "entry"),
-    *("reply_cache", "entities", "book", "changes", "state"),
+    *("reply_cache", "entities", "order_index", "book", "changes", "state"),
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
 )
-"""The compiled modules: those that every order uses. `writer`, `entry` and `reply_cache` have a twin,
-`<name>.pyx`, that is compiled instead.
+"""The compiled modules: those that every order uses. `writer`, `entry`, `reply_cache` and
+`order_index` have a twin, `<name>.pyx`, that is compiled instead.
 """
 
 CHOICE = "QUORUMBOOK_CORE"

@@ -109,7 +109,7 @@ cdef class Account:
     cdef public Py_ssize_t open_count
     cdef readonly object done
     cdef public long long done_count
-    cdef readonly dict by_client_oid
+    cdef readonly object by_client_oid
     cdef readonly ReplyCache replies
     cdef public object changes
     cdef readonly dict other_replies

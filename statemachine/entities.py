@@ -41,6 +41,7 @@ from statemachine.writer import Writer
 if TYPE_CHECKING:
     from statemachine.book import BookSide, Collection, StopBook
     from statemachine.changes import AccountChanges
+    from statemachine.order_index import OrdersByOid
     from statemachine.streams import Stream
 
 _TURN = 2**62
@@ -314,6 +315,12 @@ class Product:
         )
 
 
+def _orders_by_oid() -> OrdersByOid:
+    from statemachine.order_index import OrdersByOid  # which imports this module
+
+    return OrdersByOid()
+
+
 class Account:
     """An account: money, open orders, recently done ones, remembered commands.
 
@@ -357,7 +364,7 @@ class Account:
         self.open_count = 0
         self.done: deque[Order] = deque()
         self.done_count = 0
-        self.by_client_oid: dict[str, Order] = {}
+        self.by_client_oid: OrdersByOid = _orders_by_oid()
         self.replies = ReplyCache()
         self.changes: AccountChanges | None = None
         self.other_replies: dict[int, ReplyCache] = {}

@@ -218,10 +218,12 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
     expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
     for order in orders:
         account, product = order.account, order.product
-        state.orders[order.order_id] = order
+        state.orders.put(order)
         account.list_order(order)
-        if order.client_oid and account.by_client_oid.setdefault(order.client_oid, order) is not order:
+        if order.client_oid and account.by_client_oid.find(order.client_oid) is not None:
             raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
+        if order.client_oid:
+            account.by_client_oid.put(order)
         if order.expires_at:
             expiring[product.product_id][order.expires_at, order.order_id] = order
         if order.queued:
@@ -258,7 +260,7 @@ def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -
             raise StateError(f"table done_order: order {row.order_id} comes twice")
         account.done_count = number
         order = order_of_row(row, account, state.products[row.product_id])
-        state.orders[order.order_id] = order
+        state.orders.put(order)
         account.done.append(order)
         state.done_count += 1
 
@@ -347,9 +349,12 @@ def _index_done(account: Account) -> None:
     that are done.
     """
     for order in sorted(account.done, key=_order_id, reverse=True):
-        known = account.by_client_oid.setdefault(order.client_oid, order)
-        if known.order_id < order.order_id:
+        if not order.client_oid:
+            continue
+        known = account.by_client_oid.find(order.client_oid)
+        if known is None:
+            account.by_client_oid.put(order)
+        elif known.order_id < order.order_id:
             raise StateError(
                 f"table done_order: order {order.order_id}, and the earlier {known.order_id} with its client_oid is open"
             )
-    account.by_client_oid.pop("", None)

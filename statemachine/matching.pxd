@@ -5,6 +5,7 @@ from statemachine.validation cimport can_rest, entry_hold
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Balance, Order, Placing, PriceLevel, Product
 from statemachine.exact cimport credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional, wide
+from statemachine.order_index cimport OrdersByOid, new_order
 from statemachine.state cimport State
 from statemachine.emit cimport order_changed, order_done, order_matched, order_opened, order_received
 
@@ -40,7 +41,7 @@ cdef class Taker:
     cdef public bint short_of_base
 
 
-@cython.locals(base=Balance, quote=Balance, paying=Balance, order=Order, hold=wide)
+@cython.locals(by_oid=OrdersByOid, base=Balance, quote=Balance, paying=Balance, order=Order, hold=wide)
 cpdef Order accept(State state, Account account, Product product, Placing command)
 cpdef int enter(State state, Product product, Order order) except -1
 @cython.locals(maker_side=BookSide)

@@ -37,6 +37,7 @@ from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional
 from statemachine.icebergs import decrease, refresh, slices_of, split
 from statemachine.limits import LOOKS_PER_UNIT, PPM
+from statemachine.order_index import new_order
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 from statemachine.validation import can_rest, entry_hold
@@ -97,7 +98,7 @@ def accept(state: State, account: Account, product: Product, command: Placing) -
     base, quote = state.balance(account, product.base), state.balance(account, product.quote)
     paying = quote if command.side == _BUY else base
     hold = entry_hold(product, command, paying.available)
-    order = Order(state.last_order_id, account, product)
+    order = new_order(state.last_order_id, account, product)
     order.client_oid = command.client_oid
     order.side = command.side
     order.order_type = command.order_type
@@ -118,7 +119,8 @@ def accept(state: State, account: Account, product: Product, command: Placing) -
         order.expires_at = state.time + command.cancel_after
     paying.lock(hold)
     if command.client_oid:
-        account.by_client_oid[command.client_oid] = order
+        by_oid = account.by_client_oid
+        by_oid.put(order)
     return order
 
 

@@ -3,6 +3,7 @@ cimport cython
 
 from statemachine.changes cimport Changes
 from statemachine.entities cimport Account, Balance, Cancelling, Order, Placing, Product
+from statemachine.order_index cimport OrdersById, OrdersByOid
 from statemachine.reply_cache cimport ReplyCache
 from statemachine.writer cimport Writer
 
@@ -24,7 +25,7 @@ cdef class State:
     cdef readonly dict records
     cdef readonly object api_keys
     cdef readonly object mass_cancels
-    cdef public dict orders
+    cdef readonly OrdersById orders
     cdef public long long last_queued
     cdef public long long turn
     cdef public long long next_expiry
@@ -74,4 +75,5 @@ cdef class State:
     cpdef int touch(self, Order order) except -1
     @cython.locals(account=Account)
     cpdef int finish(self, Order order, int reason) except -1
+    @cython.locals(by_oid=OrdersByOid)
     cdef int _forget(self, Account account, Order order) except -1

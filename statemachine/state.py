@@ -17,6 +17,7 @@ from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
 from statemachine.entities import Account, Balance, Cancelling, Currency, Order, Placing, Product
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, MAKERS_PER_ORDER, WORK_PER_ENTRY
+from statemachine.order_index import OrdersById
 from statemachine.records import Records
 from statemachine.reply_cache import ReplyCache
 from statemachine.tables import KEPT, ApiKeyRow, CalendarRow, MassCancelRow, ProductRow
@@ -88,7 +89,7 @@ class State:
         self.records: dict[str, Records[Any]] = {table.name: Records(table) for table in KEPT}
         self.api_keys: Records[ApiKeyRow] = self.records["api_key"]
         self.mass_cancels: Records[MassCancelRow] = self.records["mass_cancel"]
-        self.orders: dict[int, Order] = {}
+        self.orders = OrdersById()
         self.last_queued = 0
         self.turn = 0
         self.next_expiry = 0
@@ -173,7 +174,7 @@ class State:
         """Add an order, on the book or waiting, to its account's open orders, if it is not among them."""
         if not order.listed:
             order.account.list_order(order)
-            self.orders[order.order_id] = order
+            self.orders.put(order)
             self.changes.order_came(order)
             if order.expires_at:
                 order.product.expiring[order.expires_at, order.order_id] = order
@@ -208,7 +209,7 @@ class State:
             if order.expires_at:
                 del order.product.expiring[order.expires_at, order.order_id]
         else:
-            self.orders[order.order_id] = order
+            self.orders.put(order)
         if order.hold:
             self.set_hold(order, 0)
         if order.terms is not None:
@@ -240,7 +241,8 @@ class State:
             account = self.accounts.popitem()[1]
             while account.oldest is not None:
                 account.unlist_order(account.oldest)
-            clear(account.by_client_oid, account.done)
+            account.by_client_oid.clear()
+            clear(account.done)
             account.replies.clear()
             for memory in account.other_replies.values():
                 memory.clear()
@@ -248,7 +250,8 @@ class State:
             if changes is not None:  # perhaps those of the freeze before, which nobody else has
                 clear(changes.came, changes.left)
             account.changes = account.streams = None
-        clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
+        clear(self.busy, self.streams, *(records.rows for records in self.records.values()))
+        self.orders.clear()
 
     def __del__(self) -> None:
         """Break the reference cycles of orders; see `clear`."""
@@ -256,7 +259,8 @@ class State:
 
     def _forget(self, account: Account, order: Order) -> None:
         """Drop an old done order."""
-        del self.orders[order.order_id]
+        self.orders.drop(order)
         self.done_count -= 1
-        if order.client_oid and account.by_client_oid.get(order.client_oid) is order:
-            del account.by_client_oid[order.client_oid]
+        if order.client_oid:
+            by_oid = account.by_client_oid
+            by_oid.drop(order)

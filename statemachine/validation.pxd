@@ -5,6 +5,7 @@ from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
 from statemachine.entry cimport is_command_id, is_name
 from statemachine.exact cimport notional, wide
+from statemachine.order_index cimport OrdersByOid
 from statemachine.state cimport State
 
 cdef int _LIMIT
@@ -18,6 +19,10 @@ cdef int _GTT
 cdef int _FOK
 cdef int _MEETING
 cdef wide _AMOUNT_MAX
+cdef wide _CANCEL_AFTER_MIN
+cdef wide _CANCEL_AFTER_MAX
+cdef wide _TIME_MAX
+cdef Py_ssize_t _OPEN_ORDERS_MAX
 
 @cython.locals(product=Product, waits=bint)
 cpdef object place_order(State state, Account account, Placing command)
@@ -29,8 +34,9 @@ cdef object _market_shape(Placing command)
 cdef object _market_numbers(Product product, Placing command)
 cpdef object check_size(Product product, wide size)
 cpdef object check_stop(Product product, Placing command)
+@cython.locals(longest=wide)
 cdef object _cancel_after(State state, Placing command)
-@cython.locals(oid=str, known=Order)
+@cython.locals(oid=str, known=Order, by_oid=OrdersByOid)
 cdef object _client_oid(Account account, Placing command, bint waits)
 cpdef bint can_rest(int order_type, int time_in_force) noexcept
 @cython.locals(cost=wide, named=wide)
@@ -39,6 +45,6 @@ cpdef wide entry_hold(Product product, Placing command, wide available) except? 
 cdef object _funds(Product product, Account account, Placing command)
 @cython.locals(opposite=BookSide)
 cdef object _post_only(Product product, Placing command)
-@cython.locals(order=Order)
+@cython.locals(order=Order, by_oid=OrdersByOid)
 cpdef object cancel_order(State state, Account account, Cancelling command)
 cpdef bint may_cancel(Product product) noexcept

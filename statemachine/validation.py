@@ -54,12 +54,24 @@ _GTT: int = TimeInForce.GTT
 _FOK: int = TimeInForce.FOK
 _MEETING: int = Opening.MEETING
 _AMOUNT_MAX = AMOUNT_MAX
+_CANCEL_AFTER_MIN = CANCEL_AFTER_MIN
+_CANCEL_AFTER_MAX = CANCEL_AFTER_MAX
+_TIME_MAX = TIME_MAX
+_OPEN_ORDERS_MAX = OPEN_ORDERS_PER_ACCOUNT
 
 
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
 _LEGACY_PERMISSIONS = Permission.VIEW + Permission.TRADE + Permission.TRANSFER + Permission.ADMIN
+
+# Rejects that come often, made once.
+_UNKNOWN_ID = Reject(Reason.UNKNOWN_ORDER, "order_id", "no such order")
+_UNKNOWN_OID = Reject(Reason.UNKNOWN_ORDER, "client_oid", "no such order")
+_DONE_ID = Reject(Reason.ORDER_ALREADY_DONE, "order_id", "the order is done")
+_DONE_OID = Reject(Reason.ORDER_ALREADY_DONE, "client_oid", "the order is done")
+_WOULD_TAKE = Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+
 ANY_VERSION = -1
 """An expected version of a product that every version meets."""
 
@@ -324,12 +336,12 @@ def check_limit_numbers(product: Product, command: Placing) -> Reject | None:
     price = command.price
     if price <= 0:
         return Reject(Reason.INVALID_PRICE, "price", "expected more than 0")
-    if price > AMOUNT_MAX:
+    if price > _AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "price", f"expected at most {AMOUNT_MAX}")
     if price % product.tick != 0:
         return Reject(Reason.PRICE_OFF_TICK, "price", f"expected a multiple of {product.tick}")
     reject = check_size(product, command.size)
-    if reject is None and product.notional(price, command.size) > AMOUNT_MAX:
+    if reject is None and product.notional(price, command.size) > _AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "size", f"price times size is at most {AMOUNT_MAX}")
     return reject
 
@@ -349,7 +361,7 @@ def _market_shape(command: Placing) -> Reject | None:
 def _market_numbers(product: Product, command: Placing) -> Reject | None:
     if command.funds < 0 or (command.funds == 0 and command.size == 0):
         return Reject(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
-    if command.funds > AMOUNT_MAX:
+    if command.funds > _AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "funds", f"expected at most {AMOUNT_MAX}")
     return check_size(product, command.size) if command.size != 0 else None
 
@@ -373,7 +385,7 @@ def check_stop(product: Product, command: Placing) -> Reject | None:
         return Reject(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
     if command.stop_price <= 0:
         return Reject(Reason.INVALID_STOP, "stop_price", "expected more than 0")
-    if command.stop_price > AMOUNT_MAX:
+    if command.stop_price > _AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "stop_price", f"expected at most {AMOUNT_MAX}")
     if command.stop_price % product.tick != 0:
         return Reject(Reason.PRICE_OFF_TICK, "stop_price", f"expected a multiple of {product.tick}")
@@ -390,8 +402,8 @@ def check_stop(product: Product, command: Placing) -> Reject | None:
 def _cancel_after(state: State, command: Placing) -> Reject | None:
     if command.time_in_force != _GTT:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
-    longest = min(CANCEL_AFTER_MAX, TIME_MAX - state.time)
-    if not CANCEL_AFTER_MIN <= command.cancel_after <= longest:
+    longest = min(_CANCEL_AFTER_MAX, _TIME_MAX - state.time)
+    if not _CANCEL_AFTER_MIN <= command.cancel_after <= longest:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
     return None
 
@@ -402,12 +414,11 @@ def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | Non
     if oid:
         if not is_command_id(oid):
             return bad_command_id("client_oid", Reason.INVALID_ID)
-        known = account.by_client_oid.get(oid)
+        by_oid = account.by_client_oid
+        known = by_oid.find(oid)
         if known is not None and known.status != _DONE:
             return Reject(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
-    if account.open_count >= OPEN_ORDERS_PER_ACCOUNT and (
-        waits or command.stop or can_rest(command.order_type, command.time_in_force)
-    ):
+    if account.open_count >= _OPEN_ORDERS_MAX and (waits or command.stop or can_rest(command.order_type, command.time_in_force)):
         return Reject(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
@@ -448,22 +459,23 @@ def _funds(product: Product, account: Account, command: Placing) -> Reject | Non
 
 def _post_only(product: Product, command: Placing) -> Reject | None:
     if command.post_only and product.opposite(command.side).crosses(command.price):
-        return Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+        return _WOULD_TAKE
     return None
 
 
 def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | Order:
     """The order to cancel, or the reject. An order of another account is reported as unknown."""
     if command.order_id != 0:
-        field, order = "order_id", state.orders.get(command.order_id)
+        field, order = "order_id", state.orders.find(command.order_id)
     else:
-        field, order = "client_oid", account.by_client_oid.get(command.client_oid)
+        by_oid = account.by_client_oid
+        field, order = "client_oid", by_oid.find(command.client_oid)
     if order is None or order.account is not account:
-        return Reject(Reason.UNKNOWN_ORDER, field, "no such order")
+        return _UNKNOWN_ID if field == "order_id" else _UNKNOWN_OID
     if command.product_id and command.product_id != order.product.product_id:
         return Reject(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
     if order.status == _DONE:
-        return Reject(Reason.ORDER_ALREADY_DONE, field, "the order is done")
+        return _DONE_ID if field == "order_id" else _DONE_OID
     return order if may_cancel(order.product) else _not_cancelling(order.product)
 
 

@@ -1,4 +1,5 @@
-"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`, `reply_cache.pyx`), it does what the plain one does; both
+"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`, `reply_cache.pyx`,
+`order_index.pyx`), it does what the plain one does; both
 write what msgspec writes.
 """
 
@@ -15,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statemachine
-from statemachine import entry, events, reply_cache, writer
+from statemachine import entry, events, order_index, reply_cache, writer
 from statemachine.commands import Batch, Deposit, PlaceOrder, encode_batch
-from statemachine.entities import Cancelling, Placing
+from statemachine.entities import Account, Cancelling, Currency, Placing
 from statemachine.limits import AMOUNT_MAX
-from statemachine.types import OrderType, Side
+from statemachine.state import State
+from statemachine.tables import ProductRow
+from statemachine.types import OrderType, ProductStatus, Side
 from tests.property.worlds import commands
 
 
@@ -35,6 +38,7 @@ def plain(name: str) -> ModuleType:
 
 
 PLAIN_WRITER, PLAIN_ENTRY, PLAIN_REPLY_CACHE = plain("writer"), plain("entry"), plain("reply_cache")
+PLAIN_ORDER_INDEX = plain("order_index")
 
 numbers = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
@@ -97,6 +101,44 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
         left = [list(cache.newest(bound)) for cache in caches]
         assert left[0] == left[1]
     assert not len(caches[0])
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from(["put", "put", "put", "drop", "find"])), max_size=500))
+@settings(max_examples=60)
+def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> None:
+    """Orders come, go, and come again under their ids; several of them share a `client_oid`."""
+    state = State()
+    state.currencies.update({name: Currency(name, 0) for name in ("B", "Q")})
+    account, product = Account("ann", 1), state.new_product(ProductRow("P", "B", "Q", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE))
+    known = {number: order_index.new_order(number, account, product) for number in range(1, 201)}
+    for number, order in known.items():
+        order.client_oid = f"oid-{number % 60}" * (1 + number % 4)
+    ids = [module.OrdersById() for module in (PLAIN_ORDER_INDEX, order_index)]
+    oids = [module.OrdersByOid() for module in (PLAIN_ORDER_INDEX, order_index)]
+    for number, step in steps:
+        order = known[number]
+        if step == "put":
+            for index in (*ids, *oids):
+                index.put(order)
+        elif step == "drop" and number in ids[0]:
+            for index in (*ids, *oids):
+                index.drop(order)
+        assert ids[0].find(number) is ids[1].find(number) is ids[1].get(number)
+        assert oids[0].find(order.client_oid) is oids[1].find(order.client_oid) is oids[1].get(order.client_oid)
+        assert (number in ids[0]) is (number in ids[1])
+        assert (len(ids[0]), len(oids[0])) == (len(ids[1]), len(oids[1]))
+    assert sorted(ids[0]) == sorted(ids[1])
+    assert [ids[0][number] for number in sorted(ids[0])] == sorted(ids[1].values(), key=lambda order: order.order_id)
+    assert oids[0].keys() == oids[1].keys()
+    assert ids[1].get(2**70) is None
+    for index in oids:
+        index[known[1].client_oid] = known[1]
+        del index[known[1].client_oid]
+    assert len(oids[0]) == len(oids[1])
+    for index in (*ids, *oids):
+        index.clear()
+        assert len(index) == 0
+        assert index.find(next(iter(known)) if index in ids else "oid-1") is None
 
 
 def outcome(sequence: int, extra: int) -> bytes:
