@@ -23,7 +23,7 @@ from node.history.projection import Step
 from node.streams.broker import Record
 from statemachine.commands import PutApiKey
 from statemachine.engine import Engine
-from statemachine.events import AnyEvent, OrderMatched
+from statemachine.events import AnyEvent, OrderMatched, OrderReported, StreamNoted
 from statemachine.limits import OPERATOR
 
 EVENTS, COMMANDS, ACCOUNTS = "events", "commands", "accounts"
@@ -38,6 +38,9 @@ CUT = "cut_back"
 
 HIDDEN: Mapping[type, frozenset[str]] = {PutApiKey: frozenset({"secret", "passphrase"})}
 """Fields that no record has. They are encrypted in the log; a topic is no place for them at all."""
+
+UNPUBLISHED = frozenset({OrderReported, StreamNoted})
+"""Events of report streams, which say once more what others say, for the sessions of one account."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -86,14 +89,14 @@ class Writer:
         made: list[Record] = []
         touched: dict[str, Step] = {}
         for step in steps:
-            made += [self._event(event) for event in step.events]
+            made += [self._event(event) for event in step.events if type(event) not in UNPUBLISHED]
             if step.command is not None:
                 made.append(self._command(step))
             touched.update(dict.fromkeys(_accounts(step), step))
         return made + [self._account(engine, account_id, step) for account_id, step in sorted(touched.items())]
 
     def _event(self, event: AnyEvent) -> Record:
-        kind = _kind(event)
+        kind = kind_of(type(event))
         body = {"schema": SCHEMA, "type": kind, **_fields(event, self._text)}
         body["time_ns"] = body.pop("time")
         return Record(self._names[EVENTS], event.product_id, self._encode(body), event.product_sequence, kind)
@@ -101,14 +104,14 @@ class Writer:
     def _command(self, step: Step) -> Record:
         command, outcome = step.command, step.outcome
         assert command is not None
-        kind = _kind(command)
+        kind = kind_of(type(command))
         body = {
             "schema": SCHEMA,
             "type": kind,
             "sequence": self._number(step.sequence),
             "time_ns": self._number(step.time),
             "command": _fields(command, self._text),
-            "outcome": None if outcome is None else {"type": _kind(outcome), **_fields(outcome, self._text)},
+            "outcome": None if outcome is None else {"type": kind_of(type(outcome)), **_fields(outcome, self._text)},
         }
         return Record(self._names[COMMANDS], command.account_id, self._encode(body), step.sequence, kind)
 
@@ -131,9 +134,9 @@ class Writer:
         return str(value) if self._text else value
 
 
-def _kind(struct: msgspec.Struct) -> str:
-    """The struct's name as topics write it: OrderMatched becomes order_matched."""
-    name = type(struct).__name__
+def kind_of(kind: type) -> str:
+    """The name of a type as topics write it: OrderMatched becomes order_matched."""
+    name = kind.__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 

@@ -10,11 +10,13 @@ import pytest
 from node.history.projection import apply
 from node.streams.broker import Record
 from node.streams.records import Writer
+from node.streams.schema import text as schema_text
 from statemachine.commands import (
     AnyCommand,
     Batch,
     CancelAll,
     Deposit,
+    NoteStream,
     OpenAccount,
     PlaceOrder,
     PutApiKey,
@@ -108,3 +110,25 @@ def test_a_command_that_was_seen_makes_no_second_record() -> None:
 
 def test_every_node_makes_the_same_bytes() -> None:
     assert made("json", SETUP, TRADING) == made("json", SETUP, TRADING)
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_every_record_fits_the_schema_that_is_documented(form: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    documented = json.loads(schema_text())
+    judge = jsonschema.Draft202012Validator(documented[form])
+    judge.check_schema(documented[form])
+    records = made(form, SETUP, TRADING, [NoteStream("alice", "13", "key/o", "origin", "text", open=True)])
+    records += Writer("qb", form).cuts(Engine(), 0)
+    assert {"place_order", "order_matched", "balances", "cut_back", "put_api_key"} <= {record.kind for record in records}
+    for record in records:
+        value = json.loads(record.value) if form == "json" else msgspec.msgpack.decode(record.value)
+        judge.validate(value)
+        wrong = {name: each for name, each in value.items() if name != "time_ns"}
+        assert not judge.is_valid(wrong), "a field that is missing is noticed"
+
+
+def test_report_streams_are_not_published() -> None:
+    with_stream = made("json", SETUP, [NoteStream("alice", "13", "key/o", "origin", "35=A", open=True)], TRADING)
+    assert not [record for record in with_stream if record.key == "key/o"]
+    assert of(with_stream, "events", "BTC-USD")
