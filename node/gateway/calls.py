@@ -25,7 +25,7 @@ from node.gateway.requests import parameters
 from node.gateway.values import iso
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, RightsQuery, StatusQuery
-from statemachine.access import described
+from statemachine.access import OF_OPERATOR, described, widened
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Proposed
 from statemachine.limits import OPERATOR
@@ -271,6 +271,17 @@ class Call:
             msgspec.structs.replace(command, account_id=sender) if command.account_id == OPERATOR else command
             for command in commands
         ]
+
+    async def require_view_of_venue(self) -> None:
+        """Raise ApiError 403 unless the caller may see the whole venue: by a user's role, or by a permission of the
+        operator.
+        """
+        identity = self.identity
+        assert identity is not None, "the route asks for a permission"
+        if identity.user_id:
+            await self.require(Permission.VIEW, Scope.VENUE, "")
+        elif not widened(identity.permissions) & OF_OPERATOR:
+            raise ApiError(403, "The API key needs one of the operator's permissions", reason="forbidden", detail="admin")
 
     async def require(self, permission: Permission, scope: Scope, name: str) -> None:
         """Raise ApiError 403 unless the caller has the permission for a scope: the own account, or by the user's roles."""

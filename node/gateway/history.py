@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -414,6 +414,44 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     return Answer(body, {"cb-before": str(body[0].sequence), "cb-after": str(body[-1].sequence)} if body else {})
 
 
+class OperationJson(msgspec.Struct, kw_only=True):
+    """A command of the operator: who sent it (a user; `key/` and a key without a user; `operator`), its fields with
+    numbers in smallest units, and its outcome: `done`, `unchanged`, `proposed`, or the reason of a rejection.
+    """
+
+    sequence: int
+    time: str
+    sender: str
+    command: str
+    fields: dict[str, Any]
+    outcome: str
+
+
+async def operations(call: Call) -> Answer[list[OperationJson]]:
+    """GET /admin/operations: who did what, newest first; `sender`: of this user only; `after` leads to older ones, `before`
+    gives only newer ones. The caller must be able to see the whole venue. Needs a history.
+    """
+    await call.require_view_of_venue()
+    given = call.parameters()
+    limit = page_limit(given)
+    after = whole_number(given.get("after"), "after", 0, 0, 2**62)
+    before = whole_number(given.get("before"), "before", 0, 0, 2**62)
+    source = await history(call)
+    rows = await source.ask(lambda past: past.operations(given.get("sender", ""), limit, after, before))
+    body = [
+        OperationJson(
+            sequence=row["sequence"],
+            time=iso(row["time"]),
+            sender=row["sender"],
+            command=row["command"],
+            fields=msgspec.json.decode(row["fields"]),
+            outcome=row["outcome"],
+        )
+        for row in rows
+    ]
+    return Answer(body, {"cb-before": str(body[0].sequence), "cb-after": str(body[-1].sequence)} if body else {})
+
+
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
     """First and last second that a bucket may begin in. Without both `start` and `end`: the latest 300 buckets."""
     if "start" not in given or "end" not in given:
@@ -534,6 +572,7 @@ ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
     Route("GET", "/products/{id}/status-changes", status_changes, Permission.VIEW, ("limit", "after", "before")),
+    Route("GET", "/admin/operations", operations, Permission.VIEW, ("sender", "limit", "after", "before")),
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, ("type", *PAGE)),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),

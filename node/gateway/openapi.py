@@ -58,6 +58,7 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     ),
     "start_date": ("not before", MOMENT),
     "end_date": ("not after", MOMENT),
+    "sender": ("only of this user, or key/ and a key without a user", {"type": "string"}),
     "consistency": (
         "local: from this node's state; linearizable: through a barrier, at the leader",
         {"type": "string", "enum": ["local", "linearizable"]},

@@ -42,7 +42,7 @@ from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.tables import CounterRow
 
-ADDED = (tables.trades, tables.ledger, tables.transfers, tables.product_changes, tables.status_changes)
+ADDED = (tables.trades, tables.ledger, tables.transfers, tables.product_changes, tables.status_changes, tables.operations)
 """Tables whose rows never change. Each row has the sequence of its command."""
 
 PARQUET = {table.name: table for table in (tables.trades, tables.ledger, tables.transfers, tables.orders)}

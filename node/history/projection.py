@@ -15,7 +15,8 @@ import msgspec
 
 from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
 from snapshots.levels.states import commands_of, level_of
-from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
+from statemachine.access import is_actor
+from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutApiKey, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import (
     Amended,
@@ -29,13 +30,20 @@ from statemachine.events import (
     OrderOpened,
     OrderReceived,
     OrderState,
+    OrderTerms,
     Paired,
     Placed,
+    Proposed,
+    Rejected,
     Replaced,
     StatusChanged,
+    Switched,
     Transferred,
 )
+from statemachine.limits import OPERATOR
 from statemachine.types import ChangeReason, OrderStatus, Side
+
+_json = msgspec.json.Encoder()
 
 Row = dict[str, Any]
 """A row: values by column name."""
@@ -84,6 +92,7 @@ class Rows:
         self.trades: list[Row] = []
         self.ledger: list[Row] = []
         self.transfers: list[Row] = []
+        self.operations: list[Row] = []
 
     def candles(self) -> dict[tuple[str, int], list[Candle]]:
         """The candles of these trades alone, by product and granularity."""
@@ -129,7 +138,7 @@ def apply(engine: Engine, payload: bytes) -> list[Step]:
     return steps
 
 
-NOT_STORED = ("hold", "queued", "fee_credit", "terms")
+NOT_STORED = ("hold", "queued", "fee_credit")
 """Fields of an order that only the engine needs."""
 
 
@@ -138,7 +147,17 @@ def order_row(order: OrderState, sequence: int) -> Row:
     row = msgspec.structs.asdict(order)
     for name in NOT_STORED:
         del row[name]
-    return {**row, "sequence": sequence}
+    return {**row, "terms": terms_text(order.terms), "sequence": sequence}
+
+
+def terms_text(terms: OrderTerms | None) -> str:
+    """Return the options of an order as JSON, "" for an order without options."""
+    return _json.encode(msgspec.structs.asdict(terms)).decode() if terms is not None else ""
+
+
+def terms_of(text: str) -> OrderTerms | None:
+    """Return the options of an order from their JSON."""
+    return msgspec.convert(list(msgspec.json.decode(text).values()), OrderTerms) if text else None
 
 
 def placed_by(outcome: AnyOutcome | None) -> OrderState | None:
@@ -186,9 +205,17 @@ class Projection:
                 balance = self._totals[key] = self._totals.get(key, 0) + entry["amount"]
                 touched[key] = balance
                 rows.ledger.append({**entry, "balance": balance})
+        self._options(rows)
         self._icebergs(rows, steps)
         self._check(touched)
         return rows
+
+    def _options(self, rows: Rows) -> None:
+        """Update the options of orders, which change without an event: what an iceberg shows, and links."""
+        for order_id, row in rows.orders.items():
+            order = self._engine.order(order_id) if row.get("terms") else None
+            if order is not None:
+                row["terms"] = terms_text(order.terms)
 
     def _icebergs(self, rows: Rows, steps: Iterable[Step]) -> None:
         """Correct icebergs: events show only their displayed size. If self-trade prevention decremented one, the engine
@@ -210,6 +237,8 @@ class Projection:
 
     def _administration(self, rows: Rows, step: Step) -> None:
         command = step.command
+        if command is not None and (command.account_id == OPERATOR or is_actor(command.account_id)):
+            rows.operations.append(_operation(step, command))
         if not isinstance(step.outcome, Done) or not step.outcome.changed:
             return
         if isinstance(command, PutCurrency):
@@ -325,6 +354,30 @@ class Projection:
             assert base is not None, f"{product_id} has no base currency"
             market = self._markets[product_id] = Market(product.base, product.quote, 10**base.scale)
         return market
+
+
+def _operation(step: Step, command: AnyCommand) -> Row:
+    """Return the row of a command of the operator."""
+    hidden = ("account_id", "command_id", *(("secret", "passphrase") if isinstance(command, PutApiKey) else ()))
+    fields = {name: getattr(command, name) for name in command.__struct_fields__ if name not in hidden}
+    return {
+        **_place(step),
+        "sender": command.account_id.removeprefix(f"{OPERATOR}/"),
+        "command": type(command).__name__,
+        "fields": _json.encode(fields).decode(),
+        "outcome": _outcome_word(step.outcome),
+    }
+
+
+def _outcome_word(outcome: AnyOutcome | None) -> str:
+    match outcome:
+        case Rejected(reason=reason):
+            return reason.name.lower()
+        case Proposed():
+            return "proposed"
+        case Done(changed=False) | Switched(changed=False):
+            return "unchanged"
+    return "done"
 
 
 _STATUS_CHANGE = ("product_id", "product_sequence", "time", "status", "open_price", "open_size")

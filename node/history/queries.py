@@ -15,7 +15,7 @@ from node.history import tables
 from node.history.archived import ID_MAX, Row, Times, Wanted, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import check, connect, is_made
-from node.history.projection import NOT_STORED
+from node.history.projection import NOT_STORED, terms_of
 from node.history.store import Gap, Progress, progress_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
@@ -30,7 +30,7 @@ class History:
     progress:       `progress`, `gaps`
     of an account:  `order`, `order_by_client_oid`, `done_orders`, `fills`, `ledger`, `transfers`, `transfer`
     of a product:   `trades`, `candles`, `minutes`, `status_changes`
-    of several:     `hours`, `traded`
+    of several:     `hours`, `traded`, `operations`
     """
 
     def __init__(self, config: NodeConfig) -> None:
@@ -173,6 +173,18 @@ class History:
             found = found.where(own.product_sequence < below)
         return self._rows(found.order_by(own.product_sequence.desc()).limit(limit))
 
+    def operations(self, sender: str, limit: int, below: int, above: int) -> list[RowMapping]:
+        """Return commands of the operator, newest first, with sequences above `above` and, unless it is 0, below `below`.
+        `sender` "" means all.
+        """
+        own = tables.operations.c
+        found = select(tables.operations).where(own.sequence > above)
+        if sender:
+            found = found.where(own.sender == sender)
+        if below:
+            found = found.where(own.sequence < below)
+        return self._rows(found.order_by(own.sequence.desc()).limit(limit))
+
     def trades(self, product_id: str, limit: int, before_id: int) -> list[OrderMatched]:
         """Return a product's trades, newest first, below trade `before_id` unless that is 0."""
 
@@ -279,6 +291,7 @@ def order_of(row: Row) -> OrderState:
         "status": OrderStatus(row["status"]),
         "done_reason": DoneReason(row["done_reason"]),
         "stop": StopType(row["stop"]),
+        "terms": terms_of(row["terms"]),
     }
     return OrderState(**(values | words), hold=0)
 

@@ -120,6 +120,7 @@ class HistoryStore:
                 (tables.trades, rows.trades),
                 (tables.ledger, rows.ledger),
                 (tables.transfers, rows.transfers),
+                (tables.operations, rows.operations),
             ):
                 if found:
                     connection.execute(insert(table), found)

@@ -161,6 +161,7 @@ orders = Table(
     Column(
         "opened_sequence", BigInteger, nullable=False, server_default="0", comment="The product sequence with which it rested."
     ),
+    Column("terms", Text, nullable=False, server_default="", comment="The order's options, a JSON object; empty: none."),
     Index("orders_of_account", "account_id", "order_id"),
     Index("orders_by_client_oid", "account_id", "client_oid", "order_id"),
     Index("orders_by_done_at", "done_at"),
@@ -228,6 +229,21 @@ transfers = Table(
     Index("transfers_by_time", "time", "sequence"),
 )
 
+operations = Table(
+    "operations",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column(
+        "sender", Text, nullable=False, comment="A user; key/ and a key without a user; operator: the cluster, or the file's key."
+    ),
+    Column("command", Text, nullable=False),
+    Column("fields", Text, nullable=False, comment="A JSON object, numbers in smallest units. Without secrets."),
+    Column("outcome", Text, nullable=False, comment="done, unchanged, proposed, or the reason of a rejection."),
+    Index("operations_of_sender", "sender", "sequence"),
+    comment="Each command of the operator, and who sent it.",
+)
+
 candles = Table(
     "candles",
     metadata,
@@ -275,5 +291,5 @@ checksum = Table(
     comment="One row: that of the schema which this database has.",
 )
 
-ROWS = (products, currencies, product_changes, status_changes, orders, trades, ledger, transfers, candles, volumes)
+ROWS = (products, currencies, product_changes, status_changes, orders, trades, ledger, transfers, operations, candles, volumes)
 """The tables that commands fill."""

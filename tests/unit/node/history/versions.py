@@ -14,9 +14,13 @@ from tests.unit.node.history.logs import NodeLog
 
 def known_to_0001(stored: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """What a database of version 0.1.0 could know of these rows, in today's columns."""
-    known = stored | {"status_changes": [], "transfers": [row for row in stored["transfers"] if not row["other_account_id"]]}
+    known = stored | {
+        "status_changes": [],
+        "operations": [],
+        "transfers": [row for row in stored["transfers"] if not row["other_account_id"]],
+    }
     known["ledger"] = [row | {"other_account_id": ""} for row in stored["ledger"]]
-    later = dict.fromkeys(("stop", "stop_price", "expires_at", "opened_sequence"), 0)
+    later = dict.fromkeys(("stop", "stop_price", "expires_at", "opened_sequence"), 0) | {"terms": ""}
     known["trades"] = [row | {"auction": False} for row in stored["trades"]]
     known["orders"] = [row | later for row in stored["orders"]]
     return known
