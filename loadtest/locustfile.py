@@ -39,8 +39,8 @@ from node.client.native import reach
 
 SEED = 1
 ACCOUNTS = 50
-RECORDING = Path(__file__).parents[1] / "datasets" / "recorded" / "ops.csv"
-"""A small recording of this repository."""
+RECORDING = Path(__file__).parent / "traffic" / "recorded.csv"
+"""A synthetic recording of 1,500 operations, made for this project."""
 
 END_MESSAGE, ENDED_MESSAGE = "quorumbook-end", "quorumbook-ended"
 """From the master to its workers before the test stops, and their answer."""

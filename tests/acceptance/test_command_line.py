@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from node.cli import main
 from node.deployment.local_cluster import LocalCluster
 from node.system.processes import ENGINE_PID_FILE, alive, descendants, locked_pid
 from tests.real_cluster import MakeGround
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -30,13 +29,6 @@ def run(directory: Path, *arguments: str, code: int = 0) -> str:
     result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
     assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
     return result.stdout
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"not within {DEADLINE:g} s: {what}"
-        time.sleep(0.05)
 
 
 def pid_of(cluster: LocalCluster, node_id: str) -> int:
@@ -93,7 +85,7 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
     assert engine is not None
     os.kill(engine, signal.SIGKILL)
     orders["engine killed"] = trade(directory, "engine-killed")
-    until(lambda: engine_of(cluster, first) not in (None, engine), "the engine, started again by its supervisor")
+    wait_until(lambda: engine_of(cluster, first) not in (None, engine), "the engine, started again by its supervisor")
 
     second = leader(directory)
     supervisor = pid_of(cluster, second)
@@ -101,7 +93,7 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
     assert len(family) >= 2
     os.kill(supervisor, signal.SIGKILL)
     orders["supervisor killed"] = trade(directory, "supervisor-killed")
-    until(lambda: not any(alive(pid) for pid in family), "the end of its children")
+    wait_until(lambda: not any(alive(pid) for pid in family), "the end of its children")
     run(directory, "cluster", "up")
 
     third = leader(directory)
@@ -113,7 +105,7 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
     assert len(set(orders.values())) == len(orders)
     listed = {view["id"] for view in json.loads(run(directory, "order", "list", "--as", TRADER, "--json"))}
     assert listed == set(orders.values())
-    until(lambda: _level(directory), "all nodes at one sequence")
+    wait_until(lambda: _level(directory), "all nodes at one sequence")
     run(directory, "audit", str(directory))
     _, *exported = [json.loads(line) for line in run(directory, "txlog", "export", str(directory)).splitlines()]
     commands = [command for entry in exported for command in entry["commands"]]
@@ -138,7 +130,7 @@ def test_a_node_in_the_foreground_stops_in_order(make_ground: MakeGround) -> Non
         [sys.executable, "-m", "node.supervisor", "--config", config], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            until(lambda: cluster.pid(node_id) == process.pid and _answers(directory, node_id), "the node in the foreground")
+            wait_until(lambda: cluster.pid(node_id) == process.pid and _answers(directory, node_id), "the node in the foreground")
             process.send_signal(signal.SIGINT)
             _, output = process.communicate(timeout=DEADLINE)
         finally:

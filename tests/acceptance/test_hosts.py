@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from node.system.processes import descendants
 from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.network import Network, address
 from tests.chaos.system import need_root
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -127,19 +127,12 @@ def hosts(network: Network, tmp_path: Path) -> Iterator[Hosts]:
             made.kill(node_id)
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS:g} s: {what}"
-        time.sleep(0.2)
-
-
 def test_three_hosts_and_an_operator_on_a_fourth(hosts: Hosts) -> None:
     for node_id in NODES:
         hosts.start(node_id)
-    until(lambda: bool(hosts.leader()), "a leader")
+    wait_until(lambda: bool(hosts.leader()), "a leader", SECONDS)
     for node_id in NODES:
-        until(lambda node_id=node_id: '"ok"' in hosts.https(node_id), f"{node_id} answers")  # type: ignore[misc]
+        wait_until(lambda node_id=node_id: '"ok"' in hosts.https(node_id), f"{node_id} answers", SECONDS)  # type: ignore[misc]
     for name in ("BTC", "USD"):
         hosts.operator("currency", "put", name, "--scale", "8")
     hosts.operator("product", "put", "BTC-USD")
@@ -155,8 +148,10 @@ def test_three_hosts_and_an_operator_on_a_fourth(hosts: Hosts) -> None:
     (trade,) = json.loads(hosts.operator("trades", "BTC-USD", "--json"))
     assert (trade["price"], trade["size"]) == ("100", "1")
     hosts.start(successor)
-    until(
-        lambda: json.loads(hosts.operator("cluster", "status", "--json"))["nodes"][successor] is not None, f"{successor} is back"
+    wait_until(
+        lambda: json.loads(hosts.operator("cluster", "status", "--json"))["nodes"][successor] is not None,
+        f"{successor} is back",
+        SECONDS,
     )
     assert hosts.operator("snapshot", "take", successor)
     for node_id in NODES:

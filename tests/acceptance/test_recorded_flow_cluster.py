@@ -16,7 +16,7 @@ from loadtest.watch import Watcher
 from node.records.replay import Names, ReplayPlan, replay
 from tests.data import RECORDINGS, needs_recordings
 from tests.real_cluster import READY_SECONDS, MakeGround
-from tests.unit.node.fakes import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, needs_recordings]
 
@@ -63,7 +63,7 @@ def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) 
             assert [await follower.difference(urls[0], READY_SECONDS) for follower in books] == [""] * len(books)
             # A reader of the dead node may notice its death after the last event: it has missed nothing, and goes on
             # elsewhere then.
-            await until(lambda: max(len(set(follower.visited)) for follower in books) > 1, READY_SECONDS)
+            await until(lambda: max(len(set(follower.visited)) for follower in books) > 1, seconds=READY_SECONDS)
         finally:
             for task in following:
                 task.cancel()

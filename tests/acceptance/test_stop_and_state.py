@@ -6,7 +6,6 @@ import functools
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from node.config.file import Setting, change_settings
 from node.engine.modes import Mode
 from node.system.processes import PID_FILE, descendants, locked_pid, send
 from tests.real_cluster import end
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
-DEADLINE = 40.0
 EXAMPLE = Path(__file__).parents[2] / "datasets" / "example"
 
 
@@ -43,14 +42,6 @@ def prepared(tmp_path: Path) -> Iterator[Prepare]:
     finally:
         for ground in grounds:
             end(ground)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 def run(directory: Path, *arguments: str, code: int = 0) -> str:
@@ -112,14 +103,14 @@ def test_a_kill_or_a_second_sigterm_while_stopping_loses_nothing(prepared: Prepa
         for pid in supervisors.values():
             send(pid or 0, signal.SIGTERM)
         reached = "n1" if mode is Mode.UNLOAD else "n2"
-        until(functools.partial(_entered, ground, reached, mode, before[reached]), f"{reached} in {mode}")
+        wait_until(functools.partial(_entered, ground, reached, mode, before[reached]), f"{reached} in {mode}")
         for node_id, pid in supervisors.items():
             if node_id == "n3":
                 send(pid or 0, signal.SIGTERM)
             else:
                 for each in engines[node_id]:
                     send(each, signal.SIGKILL)
-        until(lambda: not cluster.running(), "all nodes have ended")
+        wait_until(lambda: not cluster.running(), "all nodes have ended")
         run(directory, "cluster", "up")
         listed = json.loads(run(directory, "order", "list", "--as", "alice", "--json"))
         assert len(listed) == orders

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from node.cluster_directory import KeyFile
 from node.system.processes import descendants
 from tests.ports import free_port
 from tests.real_cluster import Exchange, end, put_market, start
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -157,13 +158,6 @@ def consumed_nats(broker: BrokerProcess) -> dict[str, list[tuple[str, int, dict[
     return asyncio.run(read())
 
 
-def reached(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.2)
-
-
 def streamers(ground: Ground) -> list[int]:
     """The pids of the nodes' stream processes."""
     supervisors = [pid for node_id in ground.cluster.running() if (pid := ground.cluster.pid(node_id)) is not None]
@@ -213,7 +207,7 @@ def test_a_consumer_sees_every_event_once(broker: BrokerProcess, ground: Ground)
         found = consume(broker)
         return max((number for key, number, _ in found["events"] if key == PRODUCT), default=0) >= product_sequence
 
-    reached(complete, f"the stream gets to {product_sequence}")
+    wait_until(complete, f"the stream gets to {product_sequence}")
     numbers = [number for key, number, _ in found["events"] if key == PRODUCT]
     assert numbers == list(range(1, product_sequence + 1)), "each event once, in order, without a gap"
     values = [value for key, _, value in found["events"] if key == PRODUCT]
@@ -258,11 +252,11 @@ def test_orders_from_a_topic_are_placed_once(broker: BrokerProcess, ground: Grou
             return sorted(order.client_oid for order in await client.orders(PRODUCT))
 
     send(range(30))
-    reached(lambda: len(asyncio.run(placed())) >= 5, "the first orders are placed")
+    wait_until(lambda: len(asyncio.run(placed())) >= 5, "the first orders are placed")
     ground.cluster.kill(asyncio.run(ground.cluster.leader()))
 
     for pid in streamers(ground):
         os.kill(pid, signal.SIGKILL)
     send(range(30, 60))
-    reached(lambda: len(asyncio.run(placed())) >= 60, "all orders are placed")
+    wait_until(lambda: len(asyncio.run(placed())) >= 60, "all orders are placed")
     assert asyncio.run(placed()) == sorted(f"t-{number}" for number in range(60)), "each once"

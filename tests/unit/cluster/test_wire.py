@@ -20,6 +20,7 @@ from cluster.channel import FRAME_MAX, HELLO_MAX
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.wire import Hello, TlsWire, WireSettings, split_address
 from node.tls import pki
+from tests.waiting import until
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -101,13 +102,6 @@ class Peer:
     async def stop(self) -> None:
         self.wire.stop()
         await until(lambda: not self.wire._tasks and not self.wire._connections)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

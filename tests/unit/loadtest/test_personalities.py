@@ -14,7 +14,7 @@ from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.types import OrderType, Side, TimeInForce
 
 SPECS = {spec.product_id: spec for spec in PRODUCTS}
-RECORDING = Path(__file__).parents[3] / "datasets" / "recorded" / "ops.csv"
+RECORDING = Path(__file__).parents[3] / "loadtest" / "traffic" / "recorded.csv"
 
 
 def take(personality: Personality, count: int = 2000, run: str = "r") -> list[FlowCommand]:

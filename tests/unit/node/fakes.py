@@ -220,14 +220,6 @@ async def running(config: NodeConfig, *, auto: bool = True, leader: bool = True)
         await node.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for a condition; an AssertionError after the deadline."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 def addresses(nodes: Mapping[str, FakeNode]) -> dict[str, str]:
     """What a `ClusterClient` is given."""
     return {node_id: node.address for node_id, node in nodes.items()}

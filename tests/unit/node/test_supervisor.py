@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from node import exit_codes
 from node.supervisor import ChildSpec, Patience, Supervisor, describe_exit
 from node.system.processes import alive, descendants
+from tests.waiting import until
 
 QUICK = Patience(pause_min=0.02, pause_max=0.2, healthy=30.0, gateway_grace=0.4, engine_grace=0.4)
 DEADLINE = 20.0
@@ -48,13 +48,6 @@ def starts(directory: Path, name: str) -> list[list[str]]:
         return [line.split() for line in (directory / f"{name}.pids").read_text().splitlines()]
     except FileNotFoundError:
         return []
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"not within {DEADLINE:g} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 async def until_started(directory: Path, name: str, count: int) -> None:

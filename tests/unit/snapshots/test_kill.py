@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -31,6 +30,7 @@ from tests.unit.snapshots.making import (
     names,
     tables,
 )
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -195,19 +195,11 @@ sys.stdin.read(1)
     with parent:
         assert parent.stdout is not None
         writer = int(parent.stdout.readline())
-        until(lambda: (tmp_path / stage).exists() or not lives(writer))
+        wait_until(lambda: (tmp_path / stage).exists() or not lives(writer))
         parent.kill()
     check_whole_or_absent(tmp_path, {5: content})
-    until(lambda: not lives(writer))
+    wait_until(lambda: not lives(writer))
     check_whole_or_absent(tmp_path, {5: content})
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.001)
 
 
 def lives(pid: int) -> bool:

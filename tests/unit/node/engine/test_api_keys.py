@@ -25,7 +25,8 @@ from statemachine.commands import PutApiKey, decode_batch
 from statemachine.events import Done, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, running, until
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, running
+from tests.waiting import until
 
 SECRET = base64.b64encode(b"the secret of a trader").decode()
 

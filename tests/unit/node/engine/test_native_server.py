@@ -54,7 +54,8 @@ from statemachine.commands import NoteStream, PutApiKey, PutCurrency, Transfer, 
 from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, running, sell, until
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, running, sell
+from tests.waiting import until
 
 SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
 
@@ -422,7 +423,7 @@ class TestBounds:
             async with raw(node) as client:
                 for number in range(20_000):
                     client.send(Query(number, BookQuery("BTC-USD", 3)))
-                await until(lambda: node.service.refused["stalled"] == 1, 20)
+                await until(lambda: node.service.refused["stalled"] == 1, seconds=20)
                 await until(lambda: node.server.sessions == 0)
 
     async def test_a_client_that_reads_late_gets_everything(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

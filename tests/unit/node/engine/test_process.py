@@ -36,7 +36,8 @@ from statemachine.events import OrderDone, Placed
 from statemachine.limits import CANCEL_AFTER_MIN
 from statemachine.types import DoneReason, TimeInForce
 from tests.ports import free_port
-from tests.unit.node.fakes import WORLD, buy, sell, until
+from tests.unit.node.fakes import WORLD, buy, sell
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[4]
 
@@ -214,7 +215,7 @@ async def test_what_stays_in_memory_is_settled_when_the_node_opens_and_after_eac
         await client.submit([*WORLD, buy(1)])
         assert len(times) == 1
         assert await client.control(ControlAction.SNAPSHOT)
-        await until(lambda: len(times) == 2, 20)
+        await until(lambda: len(times) == 2, seconds=20)
 
 
 async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:

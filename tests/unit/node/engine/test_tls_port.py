@@ -26,7 +26,8 @@ from node.tls import pki
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, until
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of
+from tests.waiting import until
 
 SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
 ALL = int(Permission.VIEW | Permission.TRADE | Permission.TRANSFER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from node.fix.counting import FixCounts
 from node.gateway.metrics import Metrics
 from tests.unit.node.fix.harness import serving
-from tests.unit.node.gateway.harness import until
+from tests.waiting import until
 
 
 def figures(counts: FixCounts) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
 from statemachine.types import Side
 from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with
-from tests.unit.node.gateway.harness import until
+from tests.waiting import until
 
 
 async def test_an_order_lives_from_new_to_filled() -> None:
@@ -251,7 +251,7 @@ async def test_orders_leave_when_the_connection_does_if_the_client_wants_it() ->
         client.order("goes")
         assert (await client.next())[150] == "0"
         client.writer.close()
-        await until(lambda: len(served.backend.engine.orders("bob")) == 1, 3.0)
+        await until(lambda: len(served.backend.engine.orders("bob")) == 1, seconds=3.0)
         again = await served.connect("bob-key")
         again.number = 3
         again.logon(reset=False)

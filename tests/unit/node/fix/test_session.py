@@ -13,7 +13,8 @@ from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Side
 from tests.unit.node.fix.harness import Client, Fields, exchange, serving, trade_with
-from tests.unit.node.gateway.harness import SECRET, until
+from tests.unit.node.gateway.harness import SECRET
+from tests.waiting import until
 
 
 async def refused(client: Client) -> str:

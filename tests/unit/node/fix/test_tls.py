@@ -14,7 +14,7 @@ from node.fix import server as fix_server
 from node.fix.process import build
 from node.tls.pki import server_context
 from tests.unit.node.fix.harness import Client, exchange
-from tests.unit.node.gateway.harness import until
+from tests.waiting import until
 
 
 async def test_a_client_logs_on_over_tls_and_a_silent_one_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,14 +337,6 @@ async def running(backend: FakeBackend | None = None, node: NodeConfig | None = 
         yield exchange
 
 
-async def until(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 async def receive(socket: ClientWebSocketResponse, kind: str = "", deadline: float = DEADLINE) -> Any:
     """The next message, of type `kind` if one is named (others are passed over)."""
     async with asyncio.timeout(deadline):

@@ -36,8 +36,9 @@ from statemachine.commands import Batch, PutApiKey, encode_batch
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR
 from tests.ports import free_port
-from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell, until
+from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell
 from tests.unit.node.gateway.harness import SECRET, STOP_TIMEOUT, Client, headers, receive, served
+from tests.waiting import until
 
 ALICE = Credentials("alice-key", SECRET, "p")
 KEY = PutApiKey(OPERATOR, "key", "alice-key", "alice", SECRET, "p", 7)

@@ -23,7 +23,8 @@ from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.limits import Limits
 from node.tls.pki import issue, make_authority, trusting_context
-from tests.unit.node.gateway.harness import HOST, STOP_TIMEOUT, Exchange, until
+from tests.unit.node.gateway.harness import HOST, STOP_TIMEOUT, Exchange
+from tests.waiting import until
 
 HOST_LINE = b"Host: x\r\n"
 GET = b"GET /a HTTP/1.1\r\n" + HOST_LINE + b"\r\n"

@@ -25,7 +25,8 @@ from node.system.processes import ENGINE_PID_FILE, PidFile, locked_pid
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import Done
-from tests.unit.node.gateway.harness import LEADER, SECRET, Exchange, until
+from tests.unit.node.gateway.harness import LEADER, SECRET, Exchange
+from tests.waiting import until
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1"}
 COMMAND = OpenAccount("operator", "g:1", "carol")

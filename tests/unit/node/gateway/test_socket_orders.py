@@ -11,7 +11,8 @@ from node.gateway import disconnects, socket_orders
 from node.gateway.errors import UnavailableError
 from node.keys.credentials import Credentials
 from statemachine.commands import CancelAllAfter
-from tests.unit.node.gateway.harness import Exchange, receive, until
+from tests.unit.node.gateway.harness import Exchange, receive
+from tests.waiting import until
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "1"}
 

@@ -16,7 +16,8 @@ from node.keys.credentials import sign
 from node.native.protocol import AnyQuery, BookPageQuery
 from statemachine.commands import PlaceOrder
 from statemachine.types import OrderType, Side
-from tests.unit.node.gateway.harness import Exchange, receive, until
+from tests.unit.node.gateway.harness import Exchange, receive
+from tests.waiting import until
 
 FULL = {"type": "subscribe", "product_ids": ["BTC-USD"]}
 

@@ -27,9 +27,9 @@ from node.migration import switch
 from node.migration.found import LOG
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
 from tests.property.worlds import busy_command
-from tests.unit.node.fakes import until
 from tests.unit.node.history.logs import DEADLINE, NodeLog, engine_status
 from tests.unit.node.history.test_keeper import busy, snapshot_of
+from tests.waiting import until
 
 
 class Peer:
@@ -172,7 +172,7 @@ async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, a
     nodes.peers = {"own": Peer(away), "first": Peer(whole)}
     nodes.peers["first"].applied = away.stored()["progress"][0]["log_index"] + 20
     running = asyncio.create_task(followed(away))
-    await until(lambda: nodes.peers["first"].asked >= 10, DEADLINE)
+    await until(lambda: nodes.peers["first"].asked >= 10, seconds=DEADLINE)
     nodes.peers["first"].applied = whole.applied
     (await running).close()
     whole.follow()

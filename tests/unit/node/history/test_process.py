@@ -16,10 +16,10 @@ from node.history.queries import History
 from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
 from node.system.unix_socket import reachable
-from tests.unit.node.fakes import until
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import NodeLog, engine_status
 from tests.unit.node.history.test_partitions import KEYS, read, whole
+from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -53,14 +53,14 @@ async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
     async with engine(node):
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "node.history.process", "--config", str(node.path))
         try:
-            await until(lambda: all(not node.stored()[table] for table in KEYS if table != "orders"), 30.0)
+            await until(lambda: all(not node.stored()[table] for table in KEYS if table != "orders"), seconds=30.0)
             for table, key in KEYS.items():
                 whole(before[table], key, node, table)
             assert read(node, "trades")
             assert answers(node) == told
             node.add([])
             past = History(node.config)
-            await until(lambda: past.progress().log_index == node.applied, 30.0)
+            await until(lambda: past.progress().log_index == node.applied, seconds=30.0)
             past.close()
         finally:
             process.send_signal(signal.SIGTERM)

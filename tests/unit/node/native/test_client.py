@@ -33,7 +33,8 @@ from node.native.protocol import (
 from statemachine.commands import AnyCommand, PutApiKey
 from statemachine.events import AnyEvent, Placed, Transferred
 from statemachine.limits import OPERATOR
-from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, member, running, sell, until
+from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, member, running, sell
+from tests.waiting import until
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from node.system import counts
 from node.system.counts import Family, counts_file, keep_writing, read, write
-from tests.unit.node.gateway.harness import until
+from tests.waiting import until
 
 FIGURES = [Family("fix_sessions", "Sessions", {"orders": 2.0}, label="service")]
 

@@ -1,0 +1,29 @@
+"""Waiting for a condition: with a deadline, and never for a fixed time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+SECONDS = 20.0
+"""The deadline where a test names none. Longer than anything takes on a busy machine."""
+
+PAUSE_S = 0.005
+"""Seconds between two looks."""
+
+
+async def until(condition: Callable[[], bool], what: str = "the condition", seconds: float = SECONDS) -> None:
+    """Wait until a condition holds. Raises AssertionError, which names `what` is waited for, after the deadline."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(PAUSE_S)
+
+
+def wait_until(condition: Callable[[], bool], what: str = "the condition", seconds: float = 2 * SECONDS) -> None:
+    """`until` for tests without an event loop. `condition` may be slow: it looks at processes or asks a node."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(PAUSE_S)
