@@ -38,7 +38,8 @@ ALPN = "quorumbook-raft/2"
 HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
 """Threads for the handshakes of callers, so that no unknown caller takes time of the thread of Raft."""
-KEEPALIVE = 0.3
+KEEPALIVE = 0.5
+"""Seconds without a message after which a keepalive is sent. Only two followers have nothing else to say to each other."""
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0

@@ -19,12 +19,15 @@ from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 
 INTERVAL = 0.1
-"""Seconds between two runs."""
+"""Seconds between two runs, on a leader and before the node is ready: orders expire as exactly as this."""
+
+INTERVAL_FOLLOWING = 0.5
+"""The same on a follower, which only looks whether a snapshot is due."""
 
 
 class Housekeeping:
-    """Runs every `INTERVAL` seconds in the engine's event loop. An exception in it ends the node, as in every callback
-    of the engine.
+    """Runs every `INTERVAL` seconds in the engine's event loop, and when the role of the node changes. An exception in
+    it ends the node, as in every callback of the engine.
 
     Args:
         settled: called after each snapshot.
@@ -50,13 +53,28 @@ class Housekeeping:
 
     def start(self) -> None:
         """Start, with a first run at once."""
-        self._look()
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.start)
+        self._raft.on_role_change.append(self._role_changed)
+        self._run()
 
     def stop(self) -> None:
         """Stop."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+
+    def _run(self) -> None:
+        self._look()
+        hurries = self._raft.is_leader or self._service.modes.current is not Mode.READY
+        self._schedule_next(INTERVAL if hurries else INTERVAL_FOLLOWING)
+
+    def _role_changed(self, _role: str, _leader_id: str) -> None:
+        if self._timer is not None:
+            self._schedule_next(0.0)
+
+    def _schedule_next(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._run)
 
     def _look(self) -> None:
         if self._service.modes.current is Mode.INITIALISING and self._raft.status().ready:

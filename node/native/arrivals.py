@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, TypeGuard, cast
 
 import msgspec
 
@@ -42,7 +42,7 @@ _URGENT = frozenset({_tag(Results), _tag(KeysChanged)})
 """What goes ahead of messages that wait for the next turn."""
 
 
-def _is_urgent(message: bytes | Events) -> bool:
+def _is_urgent(message: bytes | Events) -> TypeGuard[bytes]:
     return isinstance(message, bytes) and len(message) > 1 and message[1] in _URGENT
 
 

@@ -83,6 +83,10 @@ class EngineTransport:
 
     abort = close
 
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
 
 class ClientTransport:
     """A client's connection: counts answers."""

@@ -270,6 +270,7 @@ async def test_too_many_callers_that_do_not_say_who_they_are(ours: Certificates,
 
 async def test_a_silent_peer_counts_as_gone(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_module, "SILENCE_MAX", 0.5)
+    monkeypatch.setattr(wire_module, "KEEPALIVE", 0.1)
     async with pair(ours) as (n1, n2):
         await call(n1, ours.client("n3"), hello())
         await until(lambda: n1.events == ["+n2", "+n3", "-n3"])
