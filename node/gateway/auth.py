@@ -34,7 +34,7 @@ from node.gateway.values import NAME, order_text
 from node.keys import addresses
 from node.keys.credentials import same_text
 from node.keys.encryption import ApiKey, ClusterKeys, operator_key
-from node.native.protocol import ApiKeyQuery, ControlsQuery, ControlsView, FailCode
+from node.native.protocol import ApiKeyQuery, ControlsQuery, ControlsView, FailCode, RightsQuery
 from statemachine.access import widened
 from statemachine.commands import AnyCommand
 from statemachine.events import (
@@ -53,13 +53,16 @@ from statemachine.events import (
 )
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
-from statemachine.types import Permission, Reason
+from statemachine.types import Permission, Reason, Scope
 
 KEYS_KEPT = 10_000
 """Cached keys and unknown ids. The least recently used one is dropped first."""
 UNKNOWN_PER_SECOND = 100.0
 UNKNOWN_BURST = 500.0
 """Lookups that found no key: the average per second, and the burst."""
+
+ROWS_MAX = 1_000
+"""Rows of an answer. A user has at most `GRANTS_PER_USER` firms of `MEMBERS_PER_FIRM` accounts, which is fewer."""
 
 TIMESTAMP_HEADER = "CB-ACCESS-TIMESTAMP"
 SOCKET_METHOD, SOCKET_TARGET = "GET", "/users/self/verify"
@@ -81,6 +84,18 @@ class Identity(msgspec.Struct, frozen=True):
     user_id: str = ""
     sender: str = OPERATOR
     """The account of the operator's commands that this key sends (`statemachine.access`)."""
+
+    accounts: frozenset[str] = frozenset()
+    """Further accounts whose orders and trades it may see; see `Authenticator.with_accounts`."""
+    all_accounts: bool = False
+
+    def own(self, parties: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of an event's parties whose business this key may see."""
+        if self.all_accounts:
+            return parties
+        if not self.accounts:
+            return (self.account_id,) if self.account_id in parties else ()
+        return tuple(party for party in parties if party == self.account_id or party in self.accounts)
 
     @property
     def viewer(self) -> str:
@@ -193,7 +208,22 @@ class Authenticator:
             return None
         if not key.allows(identity.address):
             return None
-        return _identity(key, identity.address)
+        now = _identity(key, identity.address)
+        return await self.with_accounts(now) if identity.accounts or identity.all_accounts else now
+
+    async def with_accounts(self, identity: Identity) -> Identity:
+        """The identity with the accounts that it may see: those of the user's roles, if the key has no account of its
+        own. A key of an account sees that one only.
+        """
+        if not identity.user_id or identity.account_id != OPERATOR:
+            return identity
+        seen: int = await self.backend.query(RightsQuery(identity.sender, Scope.VENUE, ""))
+        if seen & Permission.VIEW:
+            return msgspec.structs.replace(identity, all_accounts=True)
+        members: ControlsView = await self.backend.query(ControlsQuery("firm_member", 0, ROWS_MAX, identity.sender))
+        users: ControlsView = await self.backend.query(ControlsQuery("user", 0, ROWS_MAX, identity.sender))
+        own = [grant.name for row in users.user for grant in row.grants if grant.scope is Scope.ACCOUNT]
+        return msgspec.structs.replace(identity, accounts=frozenset([*own, *(row.account_id for row in members.firm_member)]))
 
     def is_current(self, identity: Identity) -> bool:
         """Whether the identity's key is the one that is kept: nothing has changed it since."""

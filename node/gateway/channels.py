@@ -251,9 +251,9 @@ def _change(event: OrderChanged, product: Product) -> Json:
     return body | {"old_size": product.size(event.old), "new_size": product.size(event.new)}
 
 
-def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
-    """An event as one of its parties sees it."""
-    body = event_json(event, product) | {"user_id": account_id, "profile_id": account_id}
+def own_json(event: AnyEvent, product: Product, accounts: tuple[str, ...]) -> Json:
+    """An event as its parties see it: `accounts` are those of them that the reader may see, at least one."""
+    body = event_json(event, product) | {"user_id": accounts[0], "profile_id": accounts[0]}
     if isinstance(event, OrderReceived | OrderActivated) and event.client_oid:
         body["client_oid"] = event.client_oid
     if isinstance(event, OrderActivated):
@@ -265,11 +265,12 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
     if isinstance(event, OrderDone) and event.reason in (DoneReason.KILLED, DoneReason.COLLARED):
         body["cancel_reason"] = _CONTROLLED[event.reason]
     if isinstance(event, OrderMatched):
-        if event.taker_account_id == account_id:
-            body |= {"taker_user_id": account_id, "taker_profile_id": account_id, "taker_fee": product.price(event.taker_fee)}
+        taker, maker = event.taker_account_id, event.maker_account_id
+        if taker in accounts:
+            body |= {"taker_user_id": taker, "taker_profile_id": taker, "taker_fee": product.price(event.taker_fee)}
             body["taker_fee_rate"] = _fee_rate(event, event.taker_fee, product.row.taker_fee_ppm, product)
-        if event.maker_account_id == account_id:
-            body |= {"maker_user_id": account_id, "maker_profile_id": account_id, "maker_fee": product.price(event.maker_fee)}
+        if maker in accounts:
+            body |= {"maker_user_id": maker, "maker_profile_id": maker, "maker_fee": product.price(event.maker_fee)}
             body["maker_fee_rate"] = _fee_rate(event, event.maker_fee, product.row.maker_fee_ppm, product)
     return body
 
@@ -317,7 +318,7 @@ class Frame:
         self._product = product
         self._source = source
         self._public: dict[tuple[int, bool], bytes] = {}
-        self._own: dict[tuple[int, str, bool], bytes] = {}
+        self._own: dict[tuple[int, tuple[str, ...], bool], bytes] = {}
         self._compact: dict[int, bytes] = {}
         self._levels: bytes | None = None
         self._ticker: bytes | None = None
@@ -336,12 +337,12 @@ class Frame:
             message = self._public[key] = encode(for_books(event, body) if full else body)
         return message
 
-    def own(self, event: AnyEvent, account_id: str, full: bool) -> bytes:
-        """The event for one of its parties; `full`: as that channel has it."""
-        key = (event.product_sequence, account_id, full)
+    def own(self, event: AnyEvent, accounts: tuple[str, ...], full: bool) -> bytes:
+        """The event for a reader who may see these of its parties; `full`: as that channel has it."""
+        key = (event.product_sequence, accounts, full)
         message = self._own.get(key)
         if message is None:
-            body = own_json(event, self._product, account_id)
+            body = own_json(event, self._product, accounts)
             message = self._own[key] = encode(for_books(event, body) if full else body)
         return message
 

@@ -279,7 +279,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         raw_text(request.size, "size")
     elif not (given(request.size) or given(request.funds)):
         raise BadRequestError("size or funds is required", "size")
-    if request.type == "stop" and not given(stop_price):
+    if request.type == "stop" and not given(stop_price) and (given(price) or not given(request.trail)):
         price, stop_price = msgspec.Raw(b""), price
         raw_text(stop_price, "stop_price")
     side = choice(request.side, SIDES, "side")
@@ -332,9 +332,10 @@ def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
 def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
     if request.stop is not None:
         choice(request.stop, STOPS, "stop")
-        if not priced:
+        if not priced and not given(request.trail):
             raise BadRequestError("stop_price is required with stop", "stop_price")
-    return stop_type(request.stop, side) if priced else StopType.NONE
+    trails = given(request.trail) and (request.stop is not None or request.type == "stop")
+    return stop_type(request.stop, side) if priced or trails else StopType.NONE
 
 
 def _cancel_after(request: OrderRequest) -> int:
@@ -590,7 +591,8 @@ async def cancel_all(call: Call) -> Answer[list[str]]:
     query = call.parameters()
     side = choice(query["side"], SIDES, "side") if "side" in query else 0
     session = check_name(query["session"], "session") if "session" in query else ""
-    low, high = await _price_range(call, query, product_id)
+    product = await call.gateway.catalogue.product(product_id) if product_id else None
+    low, high = price_range(query, product)
     outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id, side, low, high, session))
     if isinstance(outcome, Cancelled):
         headers = {PENDING_HEADER: "true"} if outcome.pending else {}
@@ -599,14 +601,14 @@ async def cancel_all(call: Call) -> Answer[list[str]]:
     raise rejection(outcome)
 
 
-async def _price_range(call: Call, query: Mapping[str, str], product_id: str) -> tuple[int, int]:
+def price_range(query: Mapping[str, str], product: Product | None) -> tuple[int, int]:
     """Return `price_min` and `price_max` in units, with 0 for an open end. Raises BadRequestError."""
     names = [name for name in ("price_min", "price_max") if name in query]
-    if names and not product_id:
+    if names and product is None:
         raise BadRequestError(f"{names[0]} needs a product_id", "product_id")
-    if not names:
+    if not names or product is None:
         return 0, 0
-    scale = (await call.gateway.catalogue.product(product_id)).quote_scale
+    scale = product.quote_scale
     low, high = (to_units(plain(query[name]), scale, name) if name in query else 0 for name in ("price_min", "price_max"))
     if high and low > high:
         raise BadRequestError("price_max must not be below price_min", "price_max")

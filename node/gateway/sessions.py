@@ -364,12 +364,11 @@ class Subscriber:
         if event.product_sequence <= following.after:
             return
         following.after = event.product_sequence
-        mine = self.identity is not None and self.identity.account_id in parties(event)
+        mine = self.identity.own(parties(event)) if self.identity is not None else ()
         wanted = following.channels
         if "full" in wanted or (mine and "user" in wanted) or ("matches" in wanted and isinstance(event, OrderMatched)):
-            own = mine and self.identity is not None and bool(wanted & {"full", "user"})
             full = "full" in wanted
-            self.send(frame.own(event, self.identity.account_id, full) if own and self.identity else frame.public(event, full))
+            self.send(frame.own(event, mine, full) if mine and wanted & {"full", "user"} else frame.public(event, full))
         if "level3" in wanted:
             self.send(frame.compact(event))
 

@@ -25,9 +25,9 @@ from node.gateway.channels import encode
 from node.gateway.disconnects import TIMEOUT_DEFAULT, OnDisconnect, check_timeout
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, NotLeaderError, UnavailableError, rejection
 from node.gateway.gateway import Gateway
-from node.gateway.orders import OrderJson, OrderRequest, place_command, placed
-from node.gateway.requests import ABSENT, parse
-from node.gateway.values import check_name, iso, order_number, order_text, product_text
+from node.gateway.orders import OrderJson, OrderRequest, place_command, placed, price_range
+from node.gateway.requests import ABSENT, DecimalText, absent, choice, given, parse, raw_text
+from node.gateway.values import SIDES, check_name, iso, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Armed, Cancelled, Rejected
@@ -75,9 +75,12 @@ class CancelMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class CancelAllMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Cancel all orders, or those of a product or a session."""
+    """Cancel all orders, or those of a product, a side, a range of prices (of a product) or a session."""
 
     product_id: str | None = None
+    side: str | None = None
+    price_min: DecimalText = msgspec.field(default_factory=absent)
+    price_max: DecimalText = msgspec.field(default_factory=absent)
     session: str | None = None
 
 
@@ -190,11 +193,13 @@ class Trader:
                 order_id, client_oid = _named(message.order_id, message.client_oid)
                 return CancelOrder(account_id, command_id, order_id, client_oid), None
             case CancelAllMessage():
-                name = ""
-                if message.product_id is not None:
-                    name = (await catalogue.product(product_text(message.product_id))).row.product_id
+                found = await catalogue.product(product_text(message.product_id)) if message.product_id is not None else None
+                side = choice(message.side, SIDES, "side") if message.side is not None else 0
+                texts = {"price_min": message.price_min, "price_max": message.price_max}
+                low, high = price_range({name: raw_text(raw, name) for name, raw in texts.items() if given(raw)}, found)
                 session = check_name(message.session, "session") if message.session is not None else ""
-                return CancelAll(account_id, command_id, name, session=session), None
+                name = found.row.product_id if found is not None else ""
+                return CancelAll(account_id, command_id, name, side, low, high, session), None
             case DisconnectMessage():
                 session = check_name(message.session, "session") if message.session is not None else ""
                 self._on_disconnect.check(session)

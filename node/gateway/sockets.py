@@ -258,9 +258,9 @@ class Connection:
         claim = Claim(request.key or "", request.signature or "", timestamp, request.passphrase or "")
         identity = await self._gateway.auth.identify(claim, self._address, SOCKET_METHOD, SOCKET_TARGET, b"")
         before = self._signed or self._subscriber.identity
-        if before is not None and before.account_id != identity.account_id:
+        if before is not None and (before.account_id, before.user_id) != (identity.account_id, identity.user_id):
             raise ApiError(401, "the connection is another account's already", "key")
-        return identity
+        return await self._gateway.auth.with_accounts(identity)
 
     async def _feed(self, product_id: str) -> ProductFeed:
         product = await self._gateway.catalogue.product(product_id)

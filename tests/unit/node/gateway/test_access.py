@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node.keys.credentials import Credentials
-from tests.unit.node.gateway.harness import SECRET, Exchange
+from tests.unit.node.gateway.harness import SECRET, Exchange, receive
 
 ALL = ["view", "trade", "transfer", "deposit", "admin"]
 
@@ -78,6 +78,34 @@ async def test_a_custodian_books_for_the_accounts_of_the_firm(exchange: Exchange
     assert (await exchange.call("carl", "POST", "/profiles/transfer", move))[0] == 200
     back = {**move, "from": "bob", "to": "alice", "transfer_id": "t-3"}
     assert (await exchange.call("carl", "POST", "/profiles/transfer", back))[0] == 403
+
+
+async def test_a_firms_key_follows_the_executions_of_all_its_accounts(exchange: Exchange) -> None:
+    """The drop copy of a firm: the channel `user` of a key that has no account of its own."""
+    await with_firm(exchange)
+    socket = await exchange.client.ws_connect("/")
+    message = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["user"]}
+    await socket.send_json(message | exchange.socket_signature("rita"))
+    await receive(socket, "subscriptions")
+    await exchange.order("bob", "sell", "100", "1")
+    await exchange.order("alice", "buy", "100", "1")
+    received = await receive(socket, "received")
+    assert (received["user_id"], received["side"]) == ("alice", "buy")
+    match = await receive(socket, "match")
+    assert (match["taker_user_id"], match["taker_fee_rate"]) == ("alice", match["taker_fee_rate"])
+    assert "maker_user_id" not in match
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/bob/firm", {"firm_id": "acme"}))[0] == 200
+    seen = {"alice"}
+    while "bob" not in seen:  # the connection learns of the new account in a moment
+        await exchange.order("bob", "sell", "120", "1")
+        await exchange.order("alice", "buy", "90", "1")
+        seen.add((await receive(socket, "received"))["user_id"])
+    await exchange.order("bob", "sell", "90", "1")
+    while True:
+        match = await receive(socket, "match")
+        if match.get("taker_user_id") == "bob":
+            break
+    assert match["maker_user_id"] == "alice"
 
 
 async def test_the_operators_key_is_switched_off_and_on(exchange: Exchange) -> None:

@@ -50,6 +50,26 @@ async def test_an_order_is_placed_amended_and_cancelled(exchange: Exchange) -> N
     assert (await ask(socket, "cancel_all", "7"))["order_ids"] == [other["order"]["id"]]
 
 
+async def test_a_mass_cancel_has_the_filters_of_rest(exchange: Exchange) -> None:
+    socket = await trader(exchange)
+    ids = [
+        (await ask(socket, "place", f"p{price}", order=ORDER | {"price": str(price), "client_oid": f"at-{price}"}))["order"]["id"]
+        for price in (90, 91, 92)
+    ]
+    assert (await ask(socket, "cancel_all", "1", side="sell"))["order_ids"] == []
+    found = await ask(socket, "cancel_all", "2", product_id="BTC-USD", side="buy", price_min="91", price_max="91.5")
+    assert found["order_ids"] == [ids[1]]
+    assert (await ask(socket, "cancel_all", "3", product_id="BTC-USD", price_min=92))["order_ids"] == [ids[2]]
+    for fields, field in (
+        ({"price_min": "1"}, "product_id"),
+        ({"side": "up"}, "side"),
+        ({"product_id": "BTC-USD", "price_min": "9", "price_max": "8"}, "price_max"),
+    ):
+        refused = await ask(socket, "cancel_all", f"bad-{field}", **fields)
+        assert (refused["status"], refused["error"]["field"]) == (400, field)
+    assert (await ask(socket, "cancel_all", "4"))["order_ids"] == [ids[0]]
+
+
 async def test_a_message_that_comes_again_is_carried_out_once(exchange: Exchange) -> None:
     socket = await trader(exchange)
     first = await ask(socket, "place", "a" * 60, order=ORDER)

@@ -247,3 +247,20 @@ async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> 
     assert told["reason"] == "trailing_stop"
     assert "new_stop_price" not in told
     assert (await exchange.call("alice", "GET", f"/orders/{order['id']}"))[1]["stop_price"] == "94"
+
+
+async def test_a_trailing_stop_may_begin_at_the_last_trade(exchange: Exchange) -> None:
+    trailing = {name: value for name, value in STOP.items() if name not in ("stop_price", "price")} | {"trail": "5"}
+    market = trailing | {"type": "market"}
+    status, refused = await exchange.call("alice", "POST", "/orders", market)
+    assert (status, refused["field"]) == (400, "stop_price"), "nothing traded yet"
+    await placed(exchange, "bob", LIMIT | {"side": "sell", "price": "100"})
+    await placed(exchange, "alice", LIMIT | {"price": "100"})
+    order = await placed(exchange, "alice", market)
+    assert (order["stop"], order["stop_price"], order["trail"]) == ("loss", "95", "5")
+    order = await placed(
+        exchange, "alice", {name: value for name, value in trailing.items() if name != "stop"} | {"type": "stop"}
+    )
+    assert (order["stop"], order["stop_price"]) == ("loss", "95")
+    status, refused = await exchange.call("alice", "POST", "/orders", {name: STOP[name] for name in STOP if name != "stop_price"})
+    assert (status, refused["field"]) == (400, "stop_price")
