@@ -34,6 +34,7 @@ A name with dots is the module and the class.
     ├── fix.wire.WireError                  bytes that are not FIX
     ├── gateway.errors.ApiError             a request is answered with an error of the API
     │   ├── gateway.errors.BadRequestError      a field of a request is invalid
+    │   ├── gateway.errors.ProposedError        a command waits for the consent of a second person
     │   └── gateway.errors.UnknownHereError     this node does not know what was asked for
     ├── gateway.errors.NotLeaderError       another node leads
     ├── gateway.errors.UnavailableError     no leader answered in time

@@ -8,7 +8,7 @@ import click
 
 from node.cli.output import print_json, show, table
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, account_options, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import BalancesQuery, FailCode
@@ -43,7 +43,7 @@ def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
     """Show the balances of ACCOUNT: available, and on hold for its open orders."""
     name = account_id or target.account()
 
-    async def work(session: Session) -> tuple[list[BalanceRow], Scales]:
+    async def work(session: CliSession) -> tuple[list[BalanceRow], MarketScales]:
         try:
             return await session.read(BalancesQuery(name)), await session.scales()
         except RequestFailed as error:
@@ -60,7 +60,7 @@ def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
         show(table(("currency", *numbers), [list(view.values()) for view in views], title=name, right=numbers))
 
 
-def balance_view(row: BalanceRow, scales: Scales) -> dict[str, str]:
+def balance_view(row: BalanceRow, scales: MarketScales) -> dict[str, str]:
     """Return a balance in decimals."""
     scale = scales.currency(row.currency)
     return {
@@ -78,7 +78,7 @@ def balance_view(row: BalanceRow, scales: Scales) -> dict[str, str]:
 def open_account(target: Target, as_json: bool, account_id: str) -> None:
     """Add an account."""
 
-    async def work(session: Session) -> Done:
+    async def work(session: CliSession) -> Done:
         outcome = await session.submit(OpenAccount(OPERATOR, fresh_id(), account_id))
         assert isinstance(outcome, Done), outcome
         return outcome
@@ -144,7 +144,7 @@ def _transfer(
 ) -> None:
     command_id = transfer_id or fresh_id()
 
-    async def work(session: Session) -> tuple[Transferred, Scales]:
+    async def work(session: CliSession) -> tuple[Transferred, MarketScales]:
         scales = await session.scales()
         units = to_units(amount, scales.currency(currency), "amount")
         scale = scales.currency(currency)

@@ -22,7 +22,7 @@ from node import exit_codes
 from node.cli import levels, members
 from node.cli.output import duration, instant, print_json, show, table, working
 from node.cli.program import Commands
-from node.cli.session import Session, run
+from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
@@ -162,7 +162,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
 def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: float) -> None:
     """Transfer leadership to another node, and wait until it leads."""
 
-    async def work(session: Session) -> tuple[str, str]:
+    async def work(session: CliSession) -> tuple[str, str]:
         before: NodeStatus = await session.read(StatusQuery())
         if successor and successor not in (known := {member.node_id for member in before.members}):
             raise DirectoryError(f"no node {successor!r} in the cluster; there are: {', '.join(sorted(known))}")
@@ -179,7 +179,7 @@ def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: 
         click.echo(f"{new} leads (before: {old})" if new != old else f"{new} leads already")
 
 
-async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> str:
+async def _next_leader(session: CliSession, before: NodeStatus, seconds: float) -> str:
     """Wait until a leader of a later term answers, and return its id.
 
     Raises:

@@ -12,7 +12,7 @@ import msgspec
 
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.config.calendars import DAYS, CalendarError, CalendarText, clock, command_of
 from node.errors import DirectoryError
@@ -50,7 +50,7 @@ SWITCHES = {
 }
 
 
-async def rows_of(session: Session, kind: str) -> list[Any]:
+async def rows_of(session: CliSession, kind: str) -> list[Any]:
     """Return all rows of a table of controls."""
     found: list[Any] = []
     while True:
@@ -61,10 +61,10 @@ async def rows_of(session: Session, kind: str) -> list[Any]:
             return found
 
 
-def send(target: Target, as_json: bool, make: Callable[[Scales], AnyCommand], what: str) -> None:
+def send(target: Target, as_json: bool, make: Callable[[MarketScales], AnyCommand], what: str) -> None:
     """Send a command, and print its effect."""
 
-    async def work(session: Session) -> AnyOutcome:
+    async def work(session: CliSession) -> AnyOutcome:
         return await session.submit(make(await session.scales()))
 
     outcome = run(target, work)
@@ -82,10 +82,12 @@ def send(target: Target, as_json: bool, make: Callable[[Scales], AnyCommand], wh
         click.echo(f"{outcome.cancelled} orders cancelled{more}")
 
 
-def show_rows(target: Target, as_json: bool, kind: str, head: Sequence[str], view: Callable[[Any, Scales], list[str]]) -> None:
+def show_rows(
+    target: Target, as_json: bool, kind: str, head: Sequence[str], view: Callable[[Any, MarketScales], list[str]]
+) -> None:
     """Show the rows of a table of controls."""
 
-    async def work(session: Session) -> tuple[list[Any], Scales]:
+    async def work(session: CliSession) -> tuple[list[Any], MarketScales]:
         return await rows_of(session, kind), await session.scales()
 
     rows, scales = run(target, work)
@@ -126,7 +128,7 @@ def set_switch(target: Target, as_json: bool, scope: str, name: str, switch: str
 def show_switches(target: Target, as_json: bool) -> None:
     """List the scopes whose switches are not all on."""
 
-    def view(row: SwitchRow, _: Scales) -> list[str]:
+    def view(row: SwitchRow, _: MarketScales) -> list[str]:
         names = ", ".join(word(switch) for switch in Switch if row.switches & switch)
         return [word(row.scope), row.name, names, "yes" if row.cancelling else "no", row.note, instant(row.set_at)]
 
@@ -156,7 +158,7 @@ def limits() -> None:
 def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> None:
     """Set all limits of PRODUCT. A limit without an option is removed."""
 
-    def make(scales: Scales) -> AnyCommand:
+    def make(scales: MarketScales) -> AnyCommand:
         ppm = {name: to_units(given[name], PPM_DIGITS, name) for name in ("dynamic", "static", "distance")}
         return PutProductLimits(
             OPERATOR,
@@ -184,7 +186,7 @@ def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> 
 def show_limits(target: Target, as_json: bool) -> None:
     """List the products with limits."""
 
-    def view(row: ProductLimitsRow, scales: Scales) -> list[str]:
+    def view(row: ProductLimitsRow, scales: MarketScales) -> list[str]:
         seconds = [str(each // _SECOND) for each in (row.halt_ns, row.call_ns, row.random_ns)]
         shares = [to_text(ppm, PPM_DIGITS) for ppm in (row.dynamic_ppm, row.static_ppm, row.distance_ppm)]
         size, notional = scales.size(row.product_id, row.order_size_max), scales.price(row.product_id, row.order_notional_max)
@@ -223,7 +225,7 @@ def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str
     removed.
     """
 
-    def make(scales: Scales) -> AnyCommand:
+    def make(scales: MarketScales) -> AnyCommand:
         digits = scales.currency(currency) if currency else 0
         money = [to_units(given[field], digits, field) for field in ("opened", "volume", "position")]
         return PutRiskLimits(OPERATOR, fresh_id(), SCOPES[scope], name, currency, orders, rate, *money)
@@ -237,7 +239,7 @@ def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str
 def show_risk(target: Target, as_json: bool) -> None:
     """List the accounts and firms with limits, and their trades on the day of the last trade."""
 
-    def view(row: RiskRow, scales: Scales) -> list[str]:
+    def view(row: RiskRow, scales: MarketScales) -> list[str]:
         digits = scales.currency(row.currency) if row.currency else 0
         money = [to_text(each, digits) for each in (row.open_max, row.volume_max, row.position_max, row.volume)]
         return [word(row.scope), row.name, row.currency, str(row.orders_max), str(row.rate_max), *money]
@@ -340,14 +342,14 @@ def resume_calendar(target: Target, as_json: bool, product_id: str) -> None:
 def show_calendar(target: Target, as_json: bool, calendar_id: str) -> None:
     """Show the phases of the week of CALENDAR; without it, each product's present phase."""
 
-    def phase(row: PhaseRow, _: Scales) -> list[str]:
+    def phase(row: PhaseRow, _: MarketScales) -> list[str]:
         return [row.product_id, word(row.phase), instant(row.ends_at), "yes" if row.by_hand else "no", str(row.extensions)]
 
     if not calendar_id:
         show_rows(target, as_json, "phase", ("product", "phase", "until", "status by hand", "extensions"), phase)
         return
 
-    async def work(session: Session) -> CalendarRow:
+    async def work(session: CliSession) -> CalendarRow:
         for row in await rows_of(session, "calendar"):
             if row.calendar_id == calendar_id:
                 return row  # type: ignore[no-any-return]  # rows of this table are such
@@ -385,7 +387,7 @@ def trade() -> None:
 def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str, note: str, yes: bool) -> None:
     """Bust TRADE of PRODUCT: money, coins and fees go back. The node must still have the trade (`trades`)."""
 
-    async def find(session: Session) -> tuple[OrderMatched, Scales]:
+    async def find(session: CliSession) -> tuple[OrderMatched, MarketScales]:
         for found in await session.read(TradesQuery(product_id, _PAGE)):
             if found.trade_id == trade_id:
                 return found, await session.scales()

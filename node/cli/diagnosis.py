@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.text import Text
 
 from node.cli import session
-from node.cli.output import Progress, print_json, progress, show, table
-from node.cli.session import Scales
+from node.cli.output import ProgressBar, print_json, progress, show, table
+from node.cli.session import MarketScales
 from node.cli.target import Target, cluster_option, json_option, place_option
 from node.cluster_directory import Access, ClusterDirectory
 from node.config.file import load
@@ -24,14 +24,14 @@ from node.diagnosis import bench as benchmark
 from node.diagnosis.bench import ORDERS, PRODUCT, BenchRefusedError
 from node.diagnosis.bundle import LOG_BYTES, Bundle
 from node.diagnosis.doctor import Doctor
-from node.diagnosis.findings import Finding, Level, worst
-from node.diagnosis.health import LIMITS, Limits, checks, examine, observe
+from node.diagnosis.findings import Finding, Severity, worst
+from node.diagnosis.health import LIMITS, Thresholds, checks, examine, observe
 from node.diagnosis.rates import Moment, NodeRates, ProductMoment, ProductRates, node_rates, product_rates
 from node.errors import ConfigError, ConnectionLost, DirectoryError, RequestFailed
 from node.native.client import ClusterClient
 from node.native.protocol import BookQuery, CurrenciesQuery, ProductsQuery
 
-STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
+STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red", Severity.UNKNOWN: "magenta"}
 STEPS = 10
 """Steps of a doctor for one node."""
 
@@ -60,7 +60,7 @@ def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool
         print_json({"level": level, "findings": findings})
     else:
         _show(findings, everything)
-    raise click.exceptions.Exit(min(level, Level.CRITICAL))
+    raise click.exceptions.Exit(min(level, Severity.CRITICAL))
 
 
 def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
@@ -77,7 +77,7 @@ def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
     return [found[node] for node in nodes] or list(found.values())
 
 
-def _examine(path: Path, deep: bool, shown: Progress) -> list[Finding]:
+def _examine(path: Path, deep: bool, shown: ProgressBar) -> list[Finding]:
     statuses: Statuses = {}
     name = path.resolve().parent.name
     try:
@@ -152,7 +152,7 @@ def check(
         seen = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
     except Exception as error:  # noqa: BLE001 - whatever it is, a monitoring system must not take it for a warning
         click.echo(f"UNKNOWN - {error}")
-        raise click.exceptions.Exit(Level.UNKNOWN) from None
+        raise click.exceptions.Exit(Severity.UNKNOWN) from None
     findings = examine(seen, chosen, limits)
     level = worst(findings)
     if as_json:
@@ -164,7 +164,7 @@ def check(
     raise click.exceptions.Exit(level)
 
 
-def _limits(chosen: list[str], warning: float | None, critical: float | None) -> dict[str, Limits]:
+def _limits(chosen: list[str], warning: float | None, critical: float | None) -> dict[str, Thresholds]:
     """Return the thresholds: the given ones, and defaults for the rest."""
     found = {name: limits for name, (limits, _) in LIMITS.items()}
     if warning is None and critical is None:
@@ -172,14 +172,16 @@ def _limits(chosen: list[str], warning: float | None, critical: float | None) ->
     if len(chosen) != 1 or chosen[0] not in LIMITS:
         raise click.UsageError(f"--warning and --critical belong to one CHECK with a threshold: {', '.join(LIMITS)}.")
     usual = found[chosen[0]]
-    given = Limits(usual.warning if warning is None else warning, usual.critical if critical is None else critical, usual.falling)
+    given = Thresholds(
+        usual.warning if warning is None else warning, usual.critical if critical is None else critical, usual.falling
+    )
     if (given.warning < given.critical) if given.falling else (given.warning > given.critical):
         order = "at most" if given.falling else "at least"
         raise click.UsageError(f"--critical: expected {order} the warning's {given.warning:g}, not {given.critical:g}.")
     return {**found, chosen[0]: given}
 
 
-def line(level: Level, findings: list[Finding]) -> str:
+def line(level: Severity, findings: list[Finding]) -> str:
     """Return one line for Nagios: the level, the faults or else the checks that passed, and the figures."""
     bad = [finding for finding in findings if finding.level]
     text = "; ".join(_about(finding) for finding in sorted(bad, key=lambda finding: -finding.level))
@@ -301,7 +303,7 @@ async def _watch(target: Target, interval: float, products: Sequence[str], count
         await client.close()
 
 
-async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) -> tuple[Moment, Scales | None]:
+async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) -> tuple[Moment, MarketScales | None]:
     """Ask all nodes. There are no products while no node answers for them."""
     statuses = await ask_all(access.addresses, access.tls(), access.credentials)
     found: dict[str, ProductMoment] = {}
@@ -309,7 +311,7 @@ async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) ->
     try:
         async with asyncio.timeout(2.0):
             rows = {row.product_id: row for row in await client.query(ProductsQuery())}
-            scales = Scales({row.currency: row.scale for row in await client.query(CurrenciesQuery())}, rows)
+            scales = MarketScales({row.currency: row.scale for row in await client.query(CurrenciesQuery())}, rows)
             for product_id in list(wanted or rows)[:PRODUCTS_MAX]:
                 scales.product(product_id)
                 found[product_id] = ProductMoment(rows[product_id], await client.query(BookQuery(product_id, 1)))
@@ -318,7 +320,7 @@ async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) ->
     return Moment(time.monotonic(), statuses, found), scales
 
 
-def _view(before: Moment, after: Moment, scales: Scales | None) -> Group:
+def _view(before: Moment, after: Moment, scales: MarketScales | None) -> Group:
     answering = {each.node_id: each for each in node_rates(before, after)}
     nodes = [_node_row(answering[node_id]) if node_id in answering else _silent(node_id) for node_id in after.statuses]
     shown = [table(NODE_COLUMNS, nodes, right=NODE_COLUMNS[2:])]
@@ -351,7 +353,7 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1000 * seconds:g} ms"
 
 
-def _product_row(each: ProductRates, scales: Scales) -> list[str | Text]:
+def _product_row(each: ProductRates, scales: MarketScales) -> list[str | Text]:
     prices = [scales.price(each.product_id, units) if units else "" for units in (each.last_price, each.bid, each.ask)]
     return [each.product_id, each.status, *prices, f"{each.trades:,}", f"{each.trades_s:,.1f}", f"{each.events_s:,.1f}"]
 

@@ -7,7 +7,7 @@ import click
 from node.cli.controls import rows_of, send
 from node.cli.output import print_json, show, table
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, account_options, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import FailCode, FeesQuery, FeesView
@@ -33,7 +33,7 @@ def show_fees(target: Target, as_json: bool, account_id: str | None, product_id:
     """What ACCOUNT pays with its next order, and its 30-day volume in each currency in which it is counted."""
     name = account_id or target.account()
 
-    async def work(session: Session) -> tuple[FeesView, Scales]:
+    async def work(session: CliSession) -> tuple[FeesView, MarketScales]:
         try:
             return await session.read(FeesQuery(name, product_id)), await session.scales()
         except RequestFailed as error:
@@ -64,7 +64,7 @@ def put_tiers(target: Target, as_json: bool, scope: str, name: str, tiers: tuple
     rebate. Without tiers there are none any more.
     """
 
-    def make(scales: Scales) -> AnyCommand:
+    def make(scales: MarketScales) -> AnyCommand:
         product_id = name if scope == "product" else ""
         currency = scales.product(name).quote if product_id else name
         digits = scales.currency(currency)
@@ -101,7 +101,7 @@ def put_override(target: Target, as_json: bool, account_id: str, product_id: str
 def list_fees(target: Target, as_json: bool) -> None:
     """All tiers and all overrides."""
 
-    async def work(session: Session) -> tuple[list[FeeTiersRow], list[FeeOverrideRow], Scales]:
+    async def work(session: CliSession) -> tuple[list[FeeTiersRow], list[FeeOverrideRow], MarketScales]:
         return await rows_of(session, "fee_tiers"), await rows_of(session, "fee_override"), await session.scales()
 
     tiers, overrides, scales = run(target, work)

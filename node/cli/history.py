@@ -111,9 +111,9 @@ def _standing_or_fault(config: NodeConfig, sequence: int | None) -> Standing:
 
 
 def _standing(config: NodeConfig, sequence: int | None) -> Standing:
-    from node.history.queries import History
+    from node.history.queries import HistoryReader
 
-    found = History(config)
+    found = HistoryReader(config)
     try:
         progress = found.progress()
         gaps = found.gaps() if progress.log_index else []

@@ -10,9 +10,9 @@ import click
 import msgspec
 
 from node.cli import session
-from node.cli.output import Refusal, print_json, show, table
+from node.cli.output import Declined, print_json, show, table
 from node.cli.program import Commands
-from node.cli.session import Session, fresh_id, run
+from node.cli.session import CliSession, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import KeyFile
 from node.errors import DirectoryError
@@ -73,9 +73,9 @@ def put(
     if out is not None:
         _write_secret(out, msgspec.json.encode(made))
 
-    async def work(session: Session) -> None:
+    async def work(session: CliSession) -> None:
         if not replace and any(row.key_id == key_id for row in await _all(session)):
-            raise Refusal(f"key {key_id} is there already. Another id leaves it as it is; --replace makes its old secret void")
+            raise Declined(f"key {key_id} is there already. Another id leaves it as it is; --replace makes its old secret void")
         await session.submit(
             PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits, user_id=user_id)
         )
@@ -125,7 +125,7 @@ def list_keys(target: Target, as_json: bool) -> None:
 def revoke(target: Target, key_id: str, as_json: bool) -> None:
     """Revoke KEY at once on every node."""
 
-    async def work(session: Session) -> None:
+    async def work(session: CliSession) -> None:
         for row in await _all(session):
             if row.key_id == key_id:
                 await session.submit(revocation(row, fresh_id()))
@@ -145,7 +145,7 @@ def revoke(target: Target, key_id: str, as_json: bool) -> None:
 def reseal(target: Target, as_json: bool) -> None:
     """Encrypt every API key under the newest cluster key; see `cluster rotate-key`. May be repeated."""
 
-    async def work(session: Session) -> list[ApiKeyRow]:
+    async def work(session: CliSession) -> list[ApiKeyRow]:
         await session.client.control(ControlAction.RESEAL)
         return await _all(session)
 
@@ -157,7 +157,7 @@ def reseal(target: Target, as_json: bool) -> None:
     click.echo(f"{len(rows)} API keys, encrypted under cluster key {', '.join(map(str, numbers)) or 'none'}")
 
 
-async def _all(session: Session) -> list[ApiKeyRow]:
+async def _all(session: CliSession) -> list[ApiKeyRow]:
     rows: list[ApiKeyRow] = []
     while True:
         page: list[ApiKeyRow] = await session.read(ApiKeysQuery(rows[-1].key_id if rows else "", PAGE))

@@ -8,7 +8,7 @@ from importlib import metadata
 import click
 
 from node.cli.output import print_json, show, table, working
-from node.cli.session import Session, run
+from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, json_option
 from node.deployment.statuses import ask_all
 from node.native.protocol import LevelReport
@@ -60,7 +60,7 @@ def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 
 
 def _change(target: Target, version: str, *, as_json: bool, check: bool) -> None:
-    async def work(session: Session) -> LevelReport:
+    async def work(session: CliSession) -> LevelReport:
         return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
 
     with working("the members are asked" if check else "the members make their states ready"):

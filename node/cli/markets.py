@@ -9,9 +9,9 @@ import click
 import msgspec
 from rich.table import Table
 
-from node.cli.output import Refusal, Rejection, instant, print_json, show, table, word
+from node.cli.output import Declined, Rejection, instant, print_json, show, table, word
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.values import order_text
@@ -58,7 +58,7 @@ PRODUCT_COLUMNS = (
 def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
     """Show the order book of PRODUCT."""
 
-    async def work(session: Session) -> tuple[BookView, AuctionView | None, Scales]:
+    async def work(session: CliSession) -> tuple[BookView, AuctionView | None, MarketScales]:
         try:
             view = await session.read(BookQuery(product_id, int(level)))
             auction = await session.read(AuctionQuery(product_id)) if view.in_auction else None
@@ -96,7 +96,7 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
 def trades(target: Target, as_json: bool, product_id: str, limit: int) -> None:
     """Show the latest trades of PRODUCT, newest first, as far as the node has them."""
 
-    async def work(session: Session) -> tuple[list[OrderMatched], Scales]:
+    async def work(session: CliSession) -> tuple[list[OrderMatched], MarketScales]:
         scales = await session.scales()
         scales.product(product_id)
         return await session.read(TradesQuery(product_id, limit)), scales
@@ -111,7 +111,7 @@ def trades(target: Target, as_json: bool, product_id: str, limit: int) -> None:
         show(table([name.replace("_", " ") for name in columns], rows, title=product_id, right=("price", "size")))
 
 
-def _trade(trade: OrderMatched, scales: Scales) -> dict[str, object]:
+def _trade(trade: OrderMatched, scales: MarketScales) -> dict[str, object]:
     """Return a trade in decimals and words. `taker`: the taker's side."""
     name = trade.product_id
     return {
@@ -134,7 +134,7 @@ def _trade(trade: OrderMatched, scales: Scales) -> dict[str, object]:
 def ticker(target: Target, as_json: bool, names: tuple[str, ...]) -> None:
     """Show the last trade of each PRODUCT (default: all), and its best prices."""
 
-    async def work(session: Session) -> list[dict[str, object]]:
+    async def work(session: CliSession) -> list[dict[str, object]]:
         scales = await session.scales()
         rows = [scales.product(name) for name in names] if names else list(scales.products.values())
         return [_tick(row, await session.read(BookQuery(row.product_id, 1)), scales) for row in rows]
@@ -147,7 +147,7 @@ def ticker(target: Target, as_json: bool, names: tuple[str, ...]) -> None:
         show(table(columns, [[str(value) for value in view.values()] for view in views], right=columns[2:]))
 
 
-def _tick(row: ProductRow, book: BookView, scales: Scales) -> dict[str, object]:
+def _tick(row: ProductRow, book: BookView, scales: MarketScales) -> dict[str, object]:
     """Return the last trade and the best prices; empty if there is none."""
     name = row.product_id
     sides: dict[str, object] = {}
@@ -158,7 +158,7 @@ def _tick(row: ProductRow, book: BookView, scales: Scales) -> dict[str, object]:
     return {"product": name, "status": word(row.status), "last": last, "trade_id": row.last_trade_id or "", **sides}
 
 
-def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
+def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: MarketScales) -> list[list[object]]:
     """Return price, size, and the number of orders (levels 1 and 2) or the order's id (level 3)."""
     return [
         [
@@ -170,12 +170,12 @@ def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scal
     ]
 
 
-def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, str]:
+def _auction(view: AuctionView, product_id: str, scales: MarketScales) -> dict[str, str]:
     """Return what an auction would do if it opened now."""
     return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
 
 
-def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
+def _book_table(view: BookView, product_id: str, scales: MarketScales) -> Table:
     """Return a table with asks above bids, so that the best prices meet in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
@@ -228,14 +228,14 @@ def _options(*, is_new: bool) -> Callable[[Function], Function]:
 def put_product(target: Target, as_json: bool, product_id: str, replace: bool, **options: str | None) -> None:
     """Add a product. `product set` changes an existing one."""
 
-    async def work(session: Session) -> Done:
+    async def work(session: CliSession) -> Done:
         scales = await session.scales()
         command = _product_command(product_id, scales, options)
         row = scales.products.get(product_id)
         if not replace:
             command = msgspec.structs.replace(command, expected_version=row.version if row is not None else 0)
         if row is not None and not replace and put_again(row, command.command_id, status=row.status) != command:
-            raise Refusal(
+            raise Declined(
                 f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
                 "what is not named then gets its default again"
             )
@@ -249,7 +249,7 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
     _show_put(run(target, work), product_id, as_json)
 
 
-def _product_command(product_id: str, scales: Scales, options: Mapping[str, str | None]) -> PutProduct:
+def _product_command(product_id: str, scales: MarketScales, options: Mapping[str, str | None]) -> PutProduct:
     before, _, behind = product_id.partition("-")
     base, quote = options["base"] or before, options["quote"] or behind
     if not base or not quote:
@@ -289,7 +289,7 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
     if status is None and not any(value is not None for value in options.values()):
         raise click.UsageError("Name a setting to change: --min-size, --max-size, --maker-fee, --taker-fee or --status.")
 
-    def changes(scales: Scales) -> dict[str, object]:
+    def changes(scales: MarketScales) -> dict[str, object]:
         row = scales.product(product_id)
         digits = {"min_size": scales.currency(row.base), "max_size": scales.currency(row.base)}
         found: dict[str, object] = {}
@@ -302,7 +302,7 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
             found["status"] = ProductStatus[status.upper()]
         return found
 
-    async def work(session: Session) -> tuple[ProductRow, ProductRow, Scales]:
+    async def work(session: CliSession) -> tuple[ProductRow, ProductRow, MarketScales]:
         changed = await _change(session, [product_id], lambda scales, row: [put_again(row, fresh_id(), **changes(scales))])
         before, after = changed[0][0], await session.scales()
         return before, after.product(product_id), after
@@ -320,8 +320,8 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
 
 
 async def _change(
-    session: Session, names: list[str] | None, commands: Callable[[Scales, ProductRow], list[PutProduct]]
-) -> list[tuple[ProductRow, Scales]]:
+    session: CliSession, names: list[str] | None, commands: Callable[[MarketScales, ProductRow], list[PutProduct]]
+) -> list[tuple[ProductRow, MarketScales]]:
     """Change products (None: all) by the commands that `commands` makes of their rows, all in one log entry. Returns
     the rows from before.
 
@@ -330,7 +330,7 @@ async def _change(
     Raises:
         Rejection: the exchange rejected a change for another reason, or others change a product again and again.
     """
-    done: dict[str, tuple[ProductRow, Scales]] = {}
+    done: dict[str, tuple[ProductRow, MarketScales]] = {}
     left = names
     for attempt in range(1, ATTEMPTS + 1):
         scales = await session.scales()
@@ -379,10 +379,10 @@ def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: st
         raise click.UsageError("Name the products, or give --all.")
     steps = [ProductStatus[name.upper()] for name in (status, then) if name]
 
-    def commands(_scales: Scales, row: ProductRow) -> list[PutProduct]:
+    def commands(_scales: MarketScales, row: ProductRow) -> list[PutProduct]:
         return statuses_again(row, [fresh_id() for _ in steps], steps)
 
-    async def work(session: Session) -> list[ProductRow]:
+    async def work(session: CliSession) -> list[ProductRow]:
         return [row for row, _ in await _change(session, None if every else list(names), commands)]
 
     rows = run(target, work)
@@ -399,7 +399,7 @@ def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: st
 def list_products(target: Target, as_json: bool) -> None:
     """List all products."""
 
-    async def work(session: Session) -> Scales:
+    async def work(session: CliSession) -> MarketScales:
         return await session.scales()
 
     scales = run(target, work)
@@ -410,7 +410,7 @@ def list_products(target: Target, as_json: bool) -> None:
         show(table(PRODUCT_COLUMNS, [[str(value) for value in view.values()] for view in views], right=PRODUCT_COLUMNS[3:9]))
 
 
-def product_view(row: ProductRow, scales: Scales) -> dict[str, object]:
+def product_view(row: ProductRow, scales: MarketScales) -> dict[str, object]:
     """Return a product in decimals and words."""
     name = row.product_id
     return {
@@ -441,7 +441,7 @@ def currency() -> None:
 def put_currency(target: Target, as_json: bool, name: str, scale: int) -> None:
     """Add a currency."""
 
-    async def work(session: Session) -> Done:
+    async def work(session: CliSession) -> Done:
         outcome = await session.submit(PutCurrency(OPERATOR, fresh_id(), name, scale))
         assert isinstance(outcome, Done), outcome
         return outcome
@@ -455,7 +455,7 @@ def put_currency(target: Target, as_json: bool, name: str, scale: int) -> None:
 def list_currencies(target: Target, as_json: bool) -> None:
     """List all currencies and their decimal digits."""
 
-    async def work(session: Session) -> Scales:
+    async def work(session: CliSession) -> MarketScales:
         return await session.scales()
 
     scales = run(target, work).currencies

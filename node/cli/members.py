@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from node.cli.output import print_json, show, table
-from node.cli.session import Session, run
+from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, deprecated, earlier_place, json_option, place_option
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
@@ -58,7 +58,7 @@ def _address_options(function: Command) -> Command:
 def members(target: Target, as_json: bool) -> None:
     """List the members of the cluster, as its leader sees them."""
 
-    async def work(session: Session) -> NodeStatus:
+    async def work(session: CliSession) -> NodeStatus:
         status: NodeStatus = await session.client.query(StatusQuery(), linearizable=True)
         return status
 

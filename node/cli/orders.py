@@ -12,7 +12,7 @@ import msgspec
 
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, account_options, json_option
 from node.gateway.errors import SIZES
 from node.gateway.values import ORDER_ID_MAX, PERIOD_EXPECTED, STOPS, lifetime, order_text, stop_type
@@ -70,7 +70,7 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
     stp: str
     client_oid: str
 
-    def command(self, product_id: str, scales: Scales) -> PlaceOrder:
+    def command(self, product_id: str, scales: MarketScales) -> PlaceOrder:
         """Return the order's command.
 
         Raises:
@@ -133,7 +133,7 @@ def place(
         raise click.UsageError("--stop needs --stop-price.")
     wish = _Wish(account_id=target.account(), size=amount if size is None else size, stop=stop, **options)
 
-    async def work(session: Session) -> tuple[OrderState, Scales, bool]:
+    async def work(session: CliSession) -> tuple[OrderState, MarketScales, bool]:
         scales = await session.scales()
         row = scales.product(product_id)
         (outcome,) = await session.submit_all([wish.command(product_id, scales)])
@@ -182,7 +182,7 @@ def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limi
     """List the account's orders, newest first."""
     account_id = target.account()
 
-    async def work(session: Session) -> tuple[list[OrderState], Scales]:
+    async def work(session: CliSession) -> tuple[list[OrderState], MarketScales]:
         query = OrdersQuery(account_id, product_id, True, done, limit)
         return await session.read(query), await session.scales()
 
@@ -193,7 +193,7 @@ def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limi
         show(table(COLUMNS, [_row(order_view(state, scales)) for state in orders], right=NUMBERS))
 
 
-def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
+def _bound(reason: Reason, row: ProductRow, scales: MarketScales) -> str:
     """Return the product's bound that an order broke, in decimals; "" for other reasons."""
     match reason:
         case Reason.PRICE_OFF_TICK:
@@ -207,7 +207,7 @@ def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
     return ""
 
 
-def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: Scales) -> Callable[[int], str]:
+def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: MarketScales) -> Callable[[int], str]:
     """Return how the numbers of a rejection are written: in coins of the base or the quote currency, or as an order's
     id.
     """
@@ -217,7 +217,7 @@ def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: Scales) ->
     return lambda number: (scales.size if in_base else scales.price)(row.product_id, number)
 
 
-def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
+def order_view(state: OrderState, scales: MarketScales) -> dict[str, object]:
     """Return an order in decimals and words."""
     product_id = state.product_id
     return {
@@ -246,7 +246,7 @@ def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
     }
 
 
-def describe(state: OrderState, scales: Scales) -> str:
+def describe(state: OrderState, scales: MarketScales) -> str:
     """Return an order as one line."""
     view = order_view(state, scales)
     status = f"{view['status']} {view['done_reason']}".strip()
@@ -268,7 +268,7 @@ def _row(view: dict[str, object]) -> list[str]:
 
 
 def _cancel(target: Target, as_json: bool, command: CancelOrder | CancelAll) -> None:
-    async def work(session: Session) -> tuple[list[OrderState], Scales]:
+    async def work(session: CliSession) -> tuple[list[OrderState], MarketScales]:
         outcome = await session.submit(command)
         assert isinstance(outcome, Cancelled), outcome
         return outcome.orders, await session.scales()

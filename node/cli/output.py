@@ -19,7 +19,7 @@ from node.gateway.errors import detail_with
 from statemachine.events import Rejected
 
 
-class Refusal(click.ClickException):
+class Declined(click.ClickException):
     """The command line refuses what the exchange would do, because it is probably not intended. Exit code 1."""
 
 
@@ -90,7 +90,7 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-class Progress:
+class ProgressBar:
     """The progress of a task, shown on the terminal; silent if stderr is not a terminal.
 
     Args:
@@ -114,17 +114,17 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: float | None) -> Iterator[Progress]:
+def progress(what: str, total: float | None) -> Iterator[ProgressBar]:
     """Show a progress bar on stderr for work that may take more than two seconds. `total`: the number of steps, None if
     it is not known yet.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Progress()
+        yield ProgressBar()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=console, transient=True) as bar:
-        yield Progress(bar, bar.add_task(what, total=total))
+        yield ProgressBar(bar, bar.add_task(what, total=total))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:

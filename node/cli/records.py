@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from node.cli.output import print_json, progress, show, table, working
-from node.cli.session import Session, run
+from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
@@ -168,7 +168,7 @@ def replay(target: Target, as_json: bool, ops: Path, trades: Path | None, limit:
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("replay")
 
-        async def work(session: Session) -> ReplayReport:
+        async def work(session: CliSession) -> ReplayReport:
             return await replay_recording(session.client, plan, lambda done, total: bar.update(task, completed=done, total=total))
 
         report = run(target, work)

@@ -23,7 +23,7 @@ from statemachine.tables import ProductRow
 _Result = TypeVar("_Result")
 
 
-class Scales:
+class MarketScales:
     """The cluster's currencies and products, for reading and writing decimals."""
 
     def __init__(self, currencies: dict[str, int], products: dict[str, ProductRow]) -> None:
@@ -77,7 +77,7 @@ class Scales:
         return to_units(text, self.currency(self.product(product_id).quote), field)
 
 
-class Session:
+class CliSession:
     """A connected client."""
 
     def __init__(self, client: ClusterClient) -> None:
@@ -102,10 +102,10 @@ class Session:
             click.echo("note: there is no leader at the moment; this is the state of one node, which may be behind", err=True)
         return await ask(query)
 
-    async def scales(self) -> Scales:
+    async def scales(self) -> MarketScales:
         """Return the cluster's currencies and products."""
         currencies = {row.currency: row.scale for row in await self.read(CurrenciesQuery())}
-        return Scales(currencies, {row.product_id: row for row in await self.read(ProductsQuery())})
+        return MarketScales(currencies, {row.product_id: row for row in await self.read(ProductsQuery())})
 
     async def submit(self, command: AnyCommand, number: Callable[[int], str] | None = None) -> AnyOutcome:
         """Apply one command. `number` writes a rejection's amounts, which are in smallest units.
@@ -140,13 +140,13 @@ def open_client(target: Target) -> ClusterClient:
     return reach(target).client()
 
 
-def run(target: Target, work: Callable[[Session], Awaitable[_Result]]) -> _Result:
+def run(target: Target, work: Callable[[CliSession], Awaitable[_Result]]) -> _Result:
     """Connect, do the work, disconnect."""
 
     async def connected() -> _Result:
         client = open_client(target)
         try:
-            return await work(Session(client))
+            return await work(CliSession(client))
         finally:
             await client.close()
 

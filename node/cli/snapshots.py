@@ -11,7 +11,7 @@ import click
 from node.cli.output import instant, print_json, progress, show, table, working
 from node.cli.program import Commands
 from node.cli.records import warn_of_keys
-from node.cli.session import Session, run
+from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.errors import DirectoryError, NodeStartError
@@ -81,7 +81,7 @@ def _chosen(layout: ClusterDirectory, node_id: str | None) -> list[str]:
 def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
     """Make NODE take a snapshot, and wait until it is on disk."""
 
-    async def work(session: Session) -> NodeStatus:
+    async def work(session: CliSession) -> NodeStatus:
         return await _taken(session, node_id, seconds)
 
     with working(f"{node_id} takes a snapshot"):
@@ -92,7 +92,7 @@ def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
         click.echo(f"{node_id}: the snapshot at index {status.snapshot_index:,} is on disk")
 
 
-async def _taken(session: Session, node_id: str, seconds: float) -> NodeStatus:
+async def _taken(session: CliSession, node_id: str, seconds: float) -> NodeStatus:
     """Ask a node for a snapshot, and wait until its newest one covers everything it had applied. Returns its status.
 
     Raises:

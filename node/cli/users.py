@@ -10,7 +10,7 @@ import msgspec
 from node.cli.controls import rows_of, send, show_rows
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
-from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.keys.issue import PERMISSIONS, names
 from statemachine.access import ROLE_SCOPES
@@ -67,7 +67,7 @@ def grant_text(grant: Grant) -> str:
 def list_users(target: Target, as_json: bool) -> None:
     """The users and their roles."""
 
-    def view(row: UserRow, _: Scales) -> list[str]:
+    def view(row: UserRow, _: MarketScales) -> list[str]:
         return [row.user_id, ", ".join(map(grant_text, row.grants)), row.note]
 
     show_rows(target, as_json, "user", ("user", "roles", "note"), view)
@@ -102,7 +102,7 @@ def set_access(target: Target, as_json: bool, bootstrap: bool, consent: str, sec
 def show_access(target: Target, as_json: bool) -> None:
     """The settings of access. No rows: the operator's key works, and no command needs consent."""
 
-    def view(row: AccessRow, _: Scales) -> list[str]:
+    def view(row: AccessRow, _: MarketScales) -> list[str]:
         seconds = str(row.consent_ns // _SECOND)
         return ["off" if row.bootstrap_off else "on", ",".join(names(row.consent)) or "none", seconds]
 
@@ -120,7 +120,7 @@ def proposal() -> None:
 def list_proposals(target: Target, as_json: bool) -> None:
     """The proposals that wait, with the fields of their commands in smallest units."""
 
-    async def work(session: Session) -> list[ProposalRow]:
+    async def work(session: CliSession) -> list[ProposalRow]:
         return await rows_of(session, "proposal")
 
     views = [

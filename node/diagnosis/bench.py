@@ -39,7 +39,7 @@ SPREAD = 10
 SETUP_DEADLINE_S = 30.0
 
 
-class Result(msgspec.Struct, frozen=True):
+class BenchResult(msgspec.Struct, frozen=True):
     """The measured figures. Latencies are of one order at a time, from sending until its outcome, in seconds."""
 
     orders_s: float
@@ -56,7 +56,7 @@ class BenchRefusedError(QuorumbookError):
     """The exchange rejected what the benchmark needs; the message has the reason."""
 
 
-async def run(access: Access, seconds: float, report: Callable[[str, float], None], seed: int = 1) -> Result:
+async def run(access: Access, seconds: float, report: Callable[[str, float], None], seed: int = 1) -> BenchResult:
     """Set up, measure two phases of `seconds` each, and clean up.
 
     Args:
@@ -82,7 +82,7 @@ async def run(access: Access, seconds: float, report: Callable[[str, float], Non
             await _submit(
                 clients[0], [_product(ProductStatus.CANCEL_ONLY), *_cancels(accounts, marks), _product(ProductStatus.OFFLINE)]
             )
-        return Result(
+        return BenchResult(
             loaded.orders / taken,
             _quantile(lone, 0.5),
             _quantile(lone, 0.99),

@@ -64,7 +64,7 @@ class Entry(msgspec.Struct, frozen=True):
     missing: str = ""
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class BundleManifest(msgspec.Struct, frozen=True):
     """The contents of a bundle. `cluster_id` is "" if no node answered and no directory was given."""
 
     made_at: str
@@ -133,7 +133,7 @@ class Bundle:
         if not self._cluster_id and self._layout is not None:
             self._cluster_id = self._layout.cluster_id
 
-    def write(self, path: Path, now: datetime.datetime) -> Manifest:
+    def write(self, path: Path, now: datetime.datetime) -> BundleManifest:
         """Write the archive, readable by its owner only. Returns its manifest.
 
         Raises:
@@ -142,7 +142,7 @@ class Bundle:
         """
         files = {name: scrub(data, self._secrets) for name, data in sorted(self._files.items())}
         entries = [Entry(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()]
-        manifest = Manifest(
+        manifest = BundleManifest(
             now.isoformat(timespec="seconds"),
             self._cluster_id,
             software.title(),

@@ -28,7 +28,7 @@ from node.config.checks import advice, split_address
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.data_directory import identity
-from node.diagnosis.findings import Finding, Level
+from node.diagnosis.findings import Finding, Severity
 from node.errors import ConfigError, QuorumbookError
 from node.migration import switch
 from node.native.protocol import NodeStatus
@@ -128,13 +128,13 @@ class Doctor:
         try:
             return list(check())
         except (OSError, QuorumbookError, ClusterError, SnapshotError, ValueError) as error:
-            return [self._finding(Level.UNKNOWN, name, f"cannot be checked: {error}", "run the doctor as the node's user")]
+            return [self._finding(Severity.UNKNOWN, name, f"cannot be checked: {error}", "run the doctor as the node's user")]
 
-    def _finding(self, level: Level, check: str, text: str, todo: str = "", **figures: float) -> Finding:
+    def _finding(self, level: Severity, check: str, text: str, todo: str = "", **figures: float) -> Finding:
         return Finding(level, self._node_id, check, text, todo, figures)
 
     def _ok(self, check: str, text: str, **figures: float) -> Finding:
-        return Finding(Level.OK, self._node_id, check, text, figures=figures)
+        return Finding(Severity.OK, self._node_id, check, text, figures=figures)
 
     # ------------------------------------------------------------------ configuration and machine
 
@@ -144,12 +144,12 @@ class Doctor:
             config = load(self._path)
         except ConfigError as error:
             finding = self._finding(
-                Level.CRITICAL, "configuration", str(error), f"correct {self._path}, then: quorumbook config check"
+                Severity.CRITICAL, "configuration", str(error), f"correct {self._path}, then: quorumbook config check"
             )
             return self._unchecked(), [finding]
         self._node_id = config.node_id
         hints = [
-            self._finding(Level.WARNING, "configuration", line, "see docs/operations.md, Configuration")
+            self._finding(Severity.WARNING, "configuration", line, "see docs/operations.md, Configuration")
             for line in advice(config, self._path)
         ]
         return config, hints or [self._ok("configuration", f"{self._path} is sound")]
@@ -167,7 +167,7 @@ class Doctor:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS_MIN:
             return self._finding(
-                Level.CRITICAL,
+                Severity.CRITICAL,
                 "limits",
                 f"a process may open {hard} files, a node needs {DESCRIPTORS_MIN}",
                 "LimitNOFILE=65536 in a systemd unit, --ulimit nofile=65536 for a container, nofile in /etc/security/limits.conf",
@@ -180,7 +180,7 @@ class Doctor:
     def _core(self) -> Finding:
         if resource.getrlimit(resource.RLIMIT_CORE)[0] != 0:
             return self._finding(
-                Level.WARNING,
+                Severity.WARNING,
                 "limits",
                 "a process that crashes may write a core file, which would hold the cluster key and the traders' secrets",
                 "ulimit -c 0, or LimitCORE=0 in the systemd unit",
@@ -193,14 +193,14 @@ class Doctor:
             yield self._ok("versions", f"Python {python}, ABI {ABI[:12]}, compiled core")
         else:
             yield self._finding(
-                Level.WARNING,
+                Severity.WARNING,
                 "versions",
                 f"Python {python}, ABI {ABI[:12]}: the plain core runs, at a fraction of the speed",
                 "make core, with a C compiler",
             )
         if self._status is not None and self._status.abi != ABI:
             yield self._finding(
-                Level.WARNING,
+                Severity.WARNING,
                 "versions",
                 f"the node that runs has ABI {self._status.abi[:12]} ({self._status.software}), this program another one",
                 "start the node with the version that is installed here, or use the program of its version; see docs/migrations.md",
@@ -213,7 +213,7 @@ class Doctor:
             path = config.path(name)
             for each in x509.load_pem_x509_certificates(path.read_bytes())[: 1 if what == "certificate" else None]:
                 left = days_left(validity(each).ends, self._now())
-                level = Level.CRITICAL if left < CRITICAL_DAYS else Level.WARNING if left < WARN_DAYS else Level.OK
+                level = Severity.CRITICAL if left < CRITICAL_DAYS else Severity.WARNING if left < WARN_DAYS else Severity.OK
                 text = f"{path}: {left:,.0f} days left" if left > 0 else f"{path}: ended {-left:,.0f} days ago"
                 renew = "quorumbook pki renew" if what == "certificate" else "quorumbook pki roll --begin"
                 yield self._finding(level, "certificates", text, renew if level else "", days_left=round(left, 1))
@@ -222,12 +222,12 @@ class Doctor:
         try:
             found = identity.read(config)
         except QuorumbookError as error:
-            yield self._finding(Level.CRITICAL, "data directory", str(error), "see docs/operations.md, Failures")
+            yield self._finding(Severity.CRITICAL, "data directory", str(error), "see docs/operations.md, Failures")
             return
         yield self._ok("data directory", f"{config.data_path} is of {found.node_id} in {found.cluster_id}, {found.stage}")
         if not os.access(config.data_path, os.W_OK):
             yield self._finding(
-                Level.CRITICAL,
+                Severity.CRITICAL,
                 "data directory",
                 f"{config.data_path} cannot be written by this user",
                 "run as the node's user, or: chown -R",
@@ -237,11 +237,11 @@ class Doctor:
         usage = shutil.disk_usage(config.data_path)
         used = _size(config.data_path)
         share = usage.free / usage.total
-        level = Level.OK
+        level = Severity.OK
         if share < FREE_SHARE_CRITICAL or usage.free < FREE_BYTES_CRITICAL:
-            level = Level.CRITICAL
+            level = Severity.CRITICAL
         elif share < FREE_SHARE_WARN or usage.free < used:
-            level = Level.WARNING
+            level = Severity.WARNING
         text = (
             f"{_bytes(usage.free)} of {_bytes(usage.total)} free ({100 * share:.0f} %), {_bytes(used)} used by {config.data_path}"
         )
@@ -251,7 +251,7 @@ class Doctor:
     def _fsync(self, config: NodeConfig) -> Iterator[Finding]:
         times = sorted(sync_times(config.data_path))
         middle, slowest = times[len(times) // 2], times[-1]
-        level = Level.CRITICAL if middle > FSYNC_CRITICAL_S else Level.WARNING if slowest > FSYNC_WARN_S else Level.OK
+        level = Severity.CRITICAL if middle > FSYNC_CRITICAL_S else Severity.WARNING if slowest > FSYNC_WARN_S else Severity.OK
         text = f"4 KiB made durable in {1000 * middle:.2f} ms (median of {len(times)}), {1000 * slowest:.2f} ms (slowest)"
         todo = (
             "every order waits for this: use a local SSD with power-loss protection, and no other writers on it" if level else ""
@@ -259,7 +259,7 @@ class Doctor:
         yield self._finding(level, "fsync", text, todo, median_seconds=middle, max_seconds=slowest)
         if not config.raft.fsync:
             yield self._finding(
-                Level.CRITICAL,
+                Severity.CRITICAL,
                 "fsync",
                 "raft.fsync is false: a power loss takes acknowledged orders",
                 "remove raft.fsync from node.toml",
@@ -274,7 +274,7 @@ class Doctor:
         )
         if other:
             yield self._finding(
-                Level.WARNING,
+                Severity.WARNING,
                 "log",
                 f"written by another version (ABI {other[0][:12]})",
                 "quorumbook migrate --check; a start migrates it",
@@ -288,10 +288,12 @@ class Doctor:
                 count = _read_beside(directories, self._status.applied_index)
                 yield self._ok("log", f"{count:,} entries that the node has applied, all checksums match")
             else:
-                yield self._finding(Level.UNKNOWN, "log", "the node runs and does not answer: how far its log goes is not known")
+                yield self._finding(
+                    Severity.UNKNOWN, "log", "the node runs and does not answer: how far its log goes is not known"
+                )
         except ClusterError as error:
             todo = "do not start the node; see docs/operations.md, Failures: a node whose disk lost something comes back with --rejoin"
-            yield self._finding(Level.CRITICAL, "log", str(error), todo)
+            yield self._finding(Severity.CRITICAL, "log", str(error), todo)
 
     def _snapshots(self, config: NodeConfig) -> Iterator[Finding]:
         directory = backup.snapshots_of(config)
@@ -304,7 +306,7 @@ class Doctor:
             except (SnapshotError, StateMachineError) as error:
                 newest = path == paths[-1]
                 todo = "a start uses the one before, or the log; take another one: quorumbook snapshot take; look at this disk"
-                yield self._finding(Level.CRITICAL if newest else Level.WARNING, "snapshots", str(error), todo)
+                yield self._finding(Severity.CRITICAL if newest else Severity.WARNING, "snapshots", str(error), todo)
                 continue
             age = max(0.0, self._now() - manifest.created_at / 1e9)
             yield self._ok("snapshots", f"{path.name}: whole, {age / 3600:,.1f} hours old", age_seconds=round(age))
@@ -324,13 +326,16 @@ class Doctor:
                 continue
             if runs:
                 yield self._reached(
-                    f"{name} {listen}", address, Level.CRITICAL, "the node runs and does not take connections there: see its log"
+                    f"{name} {listen}",
+                    address,
+                    Severity.CRITICAL,
+                    "the node runs and does not take connections there: see its log",
                 )
                 continue
             fault = _bind_fault(address)
             if fault:
                 todo = "stop what listens there (ss -ltnp), or set another address in node.toml and in the other nodes' files"
-                yield self._finding(Level.CRITICAL, "ports", f"{name} {listen}: {fault}", todo)
+                yield self._finding(Severity.CRITICAL, "ports", f"{name} {listen}: {fault}", todo)
             else:
                 yield self._ok("ports", f"{name} {listen} is free")
 
@@ -339,9 +344,9 @@ class Doctor:
             address = split_address(node.raft)
             if node.node_id != config.node_id and address is not None:
                 todo = f"start {node.node_id}, or open the port in the firewall between the machines"
-                yield self._reached(f"{node.node_id} at {node.raft}", address, Level.WARNING, todo, check="other nodes")
+                yield self._reached(f"{node.node_id} at {node.raft}", address, Severity.WARNING, todo, check="other nodes")
 
-    def _reached(self, what: str, address: tuple[str, int], level: Level, todo: str, *, check: str = "ports") -> Finding:
+    def _reached(self, what: str, address: tuple[str, int], level: Severity, todo: str, *, check: str = "ports") -> Finding:
         host = "127.0.0.1" if address[0] == "0.0.0.0" else "::1" if address[0] == "[::]" else address[0].strip("[]")
         begun = time.perf_counter()
         try:
@@ -355,7 +360,7 @@ class Doctor:
         state = _clock_state()
         if state == TIME_ERROR:
             yield self._finding(
-                Level.WARNING,
+                Severity.WARNING,
                 "clock",
                 "no time service keeps this machine's clock in step",
                 "run chrony, ntpd or systemd-timesyncd; a container has its machine's clock: look there",
@@ -371,7 +376,7 @@ class Doctor:
                     if far
                     else ""
                 )
-                yield self._finding(Level.WARNING if far else Level.OK, "clock", text, todo, skew_seconds=member.clock_skew)
+                yield self._finding(Severity.WARNING if far else Severity.OK, "clock", text, todo, skew_seconds=member.clock_skew)
 
 
 def sync_times(directory: Path, count: int = FSYNC_COUNT) -> list[float]:

@@ -8,7 +8,7 @@ from enum import IntEnum
 import msgspec
 
 
-class Level(IntEnum):
+class Severity(IntEnum):
     """The severity of a finding. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios
     defines it.
     """
@@ -31,7 +31,7 @@ class Finding(msgspec.Struct, frozen=True):
         figures: numbers for a monitoring system, by name with their unit.
     """
 
-    level: Level
+    level: Severity
     node_id: str
     check: str
     text: str
@@ -39,8 +39,8 @@ class Finding(msgspec.Struct, frozen=True):
     figures: dict[str, float] = {}
 
 
-def worst(findings: Iterable[Finding]) -> Level:
+def worst(findings: Iterable[Finding]) -> Severity:
     """Return the worst level. CRITICAL is worse than UNKNOWN, and UNKNOWN is worse than WARNING."""
-    order = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING)
+    order = (Severity.CRITICAL, Severity.UNKNOWN, Severity.WARNING)
     levels = {finding.level for finding in findings}
-    return next((level for level in order if level in levels), Level.OK)
+    return next((level for level in order if level in levels), Severity.OK)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from node.deployment.statuses import Statuses, ask_all, leader_of
-from node.diagnosis.findings import Finding, Level
+from node.diagnosis.findings import Finding, Severity
 from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
 from node.system.durations import COMMIT, FSYNC
@@ -38,32 +38,32 @@ class Observation(msgspec.Struct):
     now: float = 0.0
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Thresholds(msgspec.Struct, frozen=True):
     """The thresholds of a check. `falling`: small values are bad."""
 
     warning: float
     critical: float
     falling: bool = False
 
-    def level(self, value: float) -> Level:
+    def level(self, value: float) -> Severity:
         """Return the level of a value."""
 
         def beyond(limit: float) -> bool:
             return value < limit if self.falling else value > limit
 
-        return Level.CRITICAL if beyond(self.critical) else Level.WARNING if beyond(self.warning) else Level.OK
+        return Severity.CRITICAL if beyond(self.critical) else Severity.WARNING if beyond(self.warning) else Severity.OK
 
 
-LIMITS: Mapping[str, tuple[Limits, str]] = {
-    "nodes": (Limits(0, 1), "nodes that do not answer"),
-    "lag": (Limits(1_000, 100_000), "log entries that a node lacks"),
-    "fsync": (Limits(0.02, 0.2), "seconds, the 99th percentile of fsync"),
-    "commit": (Limits(0.1, 1.0), "seconds, the 99th percentile from proposing an entry to a majority having it"),
-    "disk": (Limits(15, 5, falling=True), "percent of the disk that is free"),
-    "certificates": (Limits(30, 7, falling=True), "days until a certificate ends"),
-    "clock": (Limits(0.5, 3.0), "seconds between two nodes' clocks"),
-    "history": (Limits(10_000, 1_000_000), "commands that a market database lacks"),
-    "snapshot": (Limits(2 * 86_400, 7 * 86_400), "seconds since the newest snapshot, where there were commands since"),
+LIMITS: Mapping[str, tuple[Thresholds, str]] = {
+    "nodes": (Thresholds(0, 1), "nodes that do not answer"),
+    "lag": (Thresholds(1_000, 100_000), "log entries that a node lacks"),
+    "fsync": (Thresholds(0.02, 0.2), "seconds, the 99th percentile of fsync"),
+    "commit": (Thresholds(0.1, 1.0), "seconds, the 99th percentile from proposing an entry to a majority having it"),
+    "disk": (Thresholds(15, 5, falling=True), "percent of the disk that is free"),
+    "certificates": (Thresholds(30, 7, falling=True), "days until a certificate ends"),
+    "clock": (Thresholds(0.5, 3.0), "seconds between two nodes' clocks"),
+    "history": (Thresholds(10_000, 1_000_000), "commands that a market database lacks"),
+    "snapshot": (Thresholds(2 * 86_400, 7 * 86_400), "seconds since the newest snapshot, where there were commands since"),
 }
 """Default thresholds, and the meaning of their numbers."""
 
@@ -93,7 +93,7 @@ def _history(url: str, tls: ssl.SSLContext) -> dict[str, int] | None:
     return {str(name): int(value) for name, value in history.items()} if isinstance(history, dict) else None
 
 
-def checks() -> Mapping[str, Callable[[Observation, Limits], list[Finding]]]:
+def checks() -> Mapping[str, Callable[[Observation, Thresholds], list[Finding]]]:
     """Return all checks by name, in the order of the output."""
     return {
         "leader": lambda seen, _limits: [_leader(seen)],
@@ -110,10 +110,10 @@ def checks() -> Mapping[str, Callable[[Observation, Limits], list[Finding]]]:
     }
 
 
-def examine(seen: Observation, names: list[str], limits: Mapping[str, Limits]) -> list[Finding]:
+def examine(seen: Observation, names: list[str], limits: Mapping[str, Thresholds]) -> list[Finding]:
     """Run the checks with these names."""
     made = checks()
-    none = Limits(float("inf"), float("inf"))
+    none = Thresholds(float("inf"), float("inf"))
     return [finding for name in names for finding in made[name](seen, limits.get(name, none))]
 
 
@@ -126,13 +126,13 @@ def _leader(seen: Observation) -> Finding:
     if not leader:
         answering = len(_alive(seen))
         text = f"no leader serves; {answering} of {len(seen.after)} nodes answer"
-        return Finding(Level.CRITICAL, "", "leader", text, "see docs/runbooks/QuorumbookNoLeader.md")
+        return Finding(Severity.CRITICAL, "", "leader", text, "see docs/runbooks/QuorumbookNoLeader.md")
     status = seen.after[leader]
     assert status is not None
-    return Finding(Level.OK, leader, "leader", f"{leader} leads in term {status.term}", figures={"term": status.term})
+    return Finding(Severity.OK, leader, "leader", f"{leader} leads in term {status.term}", figures={"term": status.term})
 
 
-def _nodes(seen: Observation, limits: Limits) -> Finding:
+def _nodes(seen: Observation, limits: Thresholds) -> Finding:
     silent = [node_id for node_id, status in seen.after.items() if status is None]
     level = limits.level(len(silent))
     text = f"{', '.join(silent)} does not answer" if silent else f"all {len(seen.after)} nodes answer"
@@ -149,26 +149,26 @@ def _states(seen: Observation) -> Finding:
         if len(hashes) > 1:
             groups = " and ".join("+".join(nodes) for nodes in hashes.values())
             text = f"after command {sequence:,} the states of {groups} differ"
-            return Finding(Level.CRITICAL, "", "states", text, "see docs/runbooks/QuorumbookStatesDiffer.md")
+            return Finding(Severity.CRITICAL, "", "states", text, "see docs/runbooks/QuorumbookStatesDiffer.md")
     compared = max((sum(map(len, hashes.values())) for hashes in by_sequence.values()), default=0)
-    return Finding(Level.OK, "", "states", f"equal on {compared} nodes that are at the same command")
+    return Finding(Severity.OK, "", "states", f"equal on {compared} nodes that are at the same command")
 
 
-def _lag(seen: Observation, limits: Limits) -> list[Finding]:
+def _lag(seen: Observation, limits: Thresholds) -> list[Finding]:
     leader = seen.after.get(leader_of(seen.after))
     if leader is None:
-        return [Finding(Level.UNKNOWN, "", "lag", "not known while no leader serves")]
+        return [Finding(Severity.UNKNOWN, "", "lag", "not known while no leader serves")]
     found = []
     for node_id, status in _alive(seen).items():
         lag = max(0, leader.commit_index - status.applied_index)
-        level = max(limits.level(lag), Level.OK if status.ready else Level.WARNING)
+        level = max(limits.level(lag), Severity.OK if status.ready else Severity.WARNING)
         text = f"{lag:,} log entries behind{'' if status.ready else ', not ready'}"
         advice = "see docs/runbooks/QuorumbookNodeBehind.md" if level else ""
         found.append(Finding(level, node_id, "lag", text, advice, {"entries": lag}))
     return found
 
 
-def _durations(seen: Observation, limits: Limits, name: str) -> list[Finding]:
+def _durations(seen: Observation, limits: Thresholds, name: str) -> list[Finding]:
     found = []
     for node_id, status in _alive(seen).items():
         counts, earlier = status.durations.get(name), seen.before.get(node_id)
@@ -179,7 +179,7 @@ def _durations(seen: Observation, limits: Limits, name: str) -> list[Finding]:
         if value is None:
             value, when = counts.quantile(0.99), "since its start"
         if value is None:
-            found.append(Finding(Level.OK, node_id, name, "none since its start"))
+            found.append(Finding(Severity.OK, node_id, name, "none since its start"))
             continue
         level = limits.level(value)
         advice = f"see docs/runbooks/QuorumbookSlow{name.capitalize()}.md" if level else ""
@@ -187,12 +187,12 @@ def _durations(seen: Observation, limits: Limits, name: str) -> list[Finding]:
     return found
 
 
-def _disk(seen: Observation, limits: Limits) -> list[Finding]:
+def _disk(seen: Observation, limits: Thresholds) -> list[Finding]:
     found = []
     for node_id, status in _alive(seen).items():
         free, size = status.counters.get("disk_free_bytes"), status.counters.get("disk_size_bytes")
         if free is None or not size:
-            found.append(Finding(Level.UNKNOWN, node_id, "disk", "the node does not say"))
+            found.append(Finding(Severity.UNKNOWN, node_id, "disk", "the node does not say"))
             continue
         share = 100 * free / size
         level = limits.level(share)
@@ -202,7 +202,7 @@ def _disk(seen: Observation, limits: Limits) -> list[Finding]:
     return found
 
 
-def _certificates(seen: Observation, limits: Limits) -> list[Finding]:
+def _certificates(seen: Observation, limits: Thresholds) -> list[Finding]:
     found = []
     for node_id, status in _alive(seen).items():
         left = days_left(status.certificate_expires, seen.now)
@@ -212,10 +212,10 @@ def _certificates(seen: Observation, limits: Limits) -> list[Finding]:
     return found
 
 
-def _clock(seen: Observation, limits: Limits) -> list[Finding]:
+def _clock(seen: Observation, limits: Thresholds) -> list[Finding]:
     leader = seen.after.get(leader_of(seen.after))
     if leader is None:
-        return [Finding(Level.UNKNOWN, "", "clock", "not known while no leader serves")]
+        return [Finding(Severity.UNKNOWN, "", "clock", "not known while no leader serves")]
     found = []
     for member in leader.others:
         if member.clock_skew is not None:
@@ -226,31 +226,31 @@ def _clock(seen: Observation, limits: Limits) -> list[Finding]:
     return found
 
 
-def _histories(seen: Observation, limits: Limits) -> list[Finding]:
+def _histories(seen: Observation, limits: Thresholds) -> list[Finding]:
     found = []
     for node_id, history in seen.histories.items():
         if not history:
             text = "the market database cannot be read"
-            found.append(Finding(Level.WARNING, node_id, "history", text, "see docs/runbooks/QuorumbookHistoryBehind.md"))
+            found.append(Finding(Severity.WARNING, node_id, "history", text, "see docs/runbooks/QuorumbookHistoryBehind.md"))
             continue
         behind, gaps = history.get("behind", 0), history.get("gaps", 0)
-        level = max(limits.level(behind), Level.WARNING if gaps else Level.OK)
+        level = max(limits.level(behind), Severity.WARNING if gaps else Severity.OK)
         advice = "see docs/runbooks/QuorumbookHistoryBehind.md" if level else ""
         text = f"{behind:,} commands behind, {gaps} gaps"
         found.append(Finding(level, node_id, "history", text, advice, {"behind_commands": behind, "gaps": gaps}))
-    return found or [Finding(Level.OK, "", "history", "no node keeps a market database")]
+    return found or [Finding(Severity.OK, "", "history", "no node keeps a market database")]
 
 
-def _snapshots(seen: Observation, limits: Limits) -> list[Finding]:
+def _snapshots(seen: Observation, limits: Thresholds) -> list[Finding]:
     found = []
     for node_id, status in _alive(seen).items():
         taken = status.counters.get("snapshot_timestamp_seconds", 0)
         if not taken:
-            found.append(Finding(Level.OK, node_id, "snapshot", "none yet"))
+            found.append(Finding(Severity.OK, node_id, "snapshot", "none yet"))
             continue
         age = max(0.0, seen.now - taken)
         idle = status.snapshot_index >= status.applied_index
-        level = Level.OK if idle else limits.level(age)
+        level = Severity.OK if idle else limits.level(age)
         text = f"{age / 3600:,.1f} hours old{', and nothing came since' if idle else ''}"
         advice = f"quorumbook snapshot take {node_id}; its log says why there was none" if level else ""
         found.append(Finding(level, node_id, "snapshot", text, advice, {"age_seconds": round(age)}))

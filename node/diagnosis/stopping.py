@@ -19,7 +19,7 @@ from node.deployment.statuses import Statuses, leader_of, newest_members
 POLL_S = 0.25
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class StopVerdict(msgspec.Struct, frozen=True):
     """Whether a node may stop. `remaining`: serving voters without it; `needed`: the size of a majority.
     `stands_still`: no majority serves even now, so a stop makes nothing worse.
     """
@@ -31,22 +31,22 @@ class Verdict(msgspec.Struct, frozen=True):
     stands_still: bool = False
 
 
-def verdict(statuses: Statuses, node_id: str) -> Verdict:
+def verdict(statuses: Statuses, node_id: str) -> StopVerdict:
     """Return the verdict that follows from all nodes' statuses."""
     members = {member.node_id: member for member in newest_members(statuses)}
     if not members:
-        return Verdict(False, "no node answers, so it is not known whether the others serve", stands_still=True)
+        return StopVerdict(False, "no node answers, so it is not known whether the others serve", stands_still=True)
     if node_id not in members:
-        return Verdict(True, f"{node_id} is no member of the cluster")
+        return StopVerdict(True, f"{node_id} is no member of the cluster")
     voters = [member.node_id for member in members.values() if member.role == Role.VOTER.value]
     needed = len(voters) // 2 + 1
     leader = statuses.get(leader_of(statuses))
     if node_id not in voters:
-        return Verdict(True, f"{node_id} has no vote: the cluster does not need it", len(voters), needed)
+        return StopVerdict(True, f"{node_id} has no vote: the cluster does not need it", len(voters), needed)
     if leader is None:
-        return Verdict(False, "no leader serves: find out why before you stop another node", 0, needed, stands_still=True)
+        return StopVerdict(False, "no leader serves: find out why before you stop another node", 0, needed, stands_still=True)
     if leader.change_under_way:
-        return Verdict(False, "a change of members is under way: wait until it is done", 0, needed)
+        return StopVerdict(False, "a change of members is under way: wait until it is done", 0, needed)
     connected = {member.node_id for member in leader.members if member.connected}
     serving = [
         each
@@ -57,13 +57,15 @@ def verdict(statuses: Statuses, node_id: str) -> Verdict:
     numbers = f"without {node_id}, {len(serving)} of {len(voters)} voters serve, and {needed} are needed"
     if len(serving) >= needed:
         spare = len(serving) - needed
-        return Verdict(True, f"{numbers}" + ("" if spare else ": the next failure stops the exchange"), len(serving), needed)
+        return StopVerdict(True, f"{numbers}" + ("" if spare else ": the next failure stops the exchange"), len(serving), needed)
     why = f"; {', '.join(lacking)} does not serve" if lacking else ""
     stands_still = len(serving) + 1 < needed  # a leader that has just lost its majority reports for a moment that it serves
-    return Verdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed, stands_still)
+    return StopVerdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed, stands_still)
 
 
-async def wait_until_may_stop(ask: Callable[[], Awaitable[Statuses]], node_id: str, seconds: float) -> tuple[Verdict, Statuses]:
+async def wait_until_may_stop(
+    ask: Callable[[], Awaitable[Statuses]], node_id: str, seconds: float
+) -> tuple[StopVerdict, Statuses]:
     """Ask repeatedly until the node may stop, for `seconds` at most. Returns the last verdict and the nodes' statuses."""
     end = time.monotonic() + seconds
     while True:

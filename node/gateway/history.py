@@ -31,7 +31,7 @@ from node.gateway.values import (
     product_text,
 )
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
-from node.history.queries import Page, Place, TransferKind
+from node.history.queries import PageRequest, Place, TransferKind
 from node.native.protocol import OrdersQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
@@ -478,10 +478,10 @@ async def _currency(call: Call) -> CurrencyRow:
     return await call.gateway.catalogue.currency(text.removeprefix(prefix))  # names of currencies may have colons, too
 
 
-def _page(given: Mapping[str, str]) -> Page:
+def _page(given: Mapping[str, str]) -> PageRequest:
     """The page that the parameters ask for."""
     start, end = period(given)
-    return Page(
+    return PageRequest(
         page_limit(given),
         _place(given, "after"),
         _place(given, "before"),

@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.gateway.errors import ApiError
-from node.history.queries import History
-from node.history.store import Gap, Progress
+from node.history.queries import HistoryReader
+from node.history.store import HistoryProgress, LogGap
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class HistorySource:
     """One history and the threads that ask it."""
 
     def __init__(self, config: NodeConfig) -> None:
-        self._history = History(config)
+        self._history = HistoryReader(config)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="history")
         self._arriving = asyncio.Lock()
-        self._progress = Progress()
+        self._progress = HistoryProgress()
         self._confirmed_by = ""
 
-    async def ask(self, question: Callable[[History], _Result]) -> _Result:
+    async def ask(self, question: Callable[[HistoryReader], _Result]) -> _Result:
         """The answer to a question.
 
         Raises:
@@ -57,7 +57,7 @@ class HistorySource:
             detail = str(error) if isinstance(error, HistoryError) else "its database does not answer; the node's log says why"
             raise ApiError(503, message, reason="history_unavailable", detail=detail, headers={"Retry-After": "1"}) from None
 
-    async def reach(self, log_index: int, start: str) -> Progress:
+    async def reach(self, log_index: int, start: str) -> HistoryProgress:
         """Where the history is, once it has log entry `log_index`, or has not got there in `WAIT` seconds.
 
         An entry, not a command: one without commands moves the time on, and orders leave.
@@ -96,10 +96,10 @@ class HistorySource:
         """The start of the engine for which the history was last found to be of its log."""
         return self._confirmed_by
 
-    async def standing(self) -> tuple[Progress, list[Gap]]:
+    async def standing(self) -> tuple[HistoryProgress, list[LogGap]]:
         """Where the history is now, and what it lacks. Raises as `ask`."""
         self._progress, self._confirmed_by = await self.ask(_place)
-        return self._progress, await self.ask(History.gaps) if self._progress.log_index else []
+        return self._progress, await self.ask(HistoryReader.gaps) if self._progress.log_index else []
 
     def close(self) -> None:
         """End the threads and the connections."""
@@ -107,5 +107,5 @@ class HistorySource:
         self._history.close()
 
 
-def _place(history: History) -> tuple[Progress, str]:
+def _place(history: HistoryReader) -> tuple[HistoryProgress, str]:
     return history.progress(), history.confirmed_by()

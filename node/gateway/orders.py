@@ -53,7 +53,7 @@ from node.gateway.values import (
     stop_type,
     to_units,
 )
-from node.history.queries import Page
+from node.history.queries import PageRequest
 from node.native.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, OrderOptions, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, OrderTerms, Placed, Rejected
@@ -464,7 +464,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     page: list[OrderState] = []
     if wanted:
         span = (before_id, newer_than)
-        page = await _found(call, product_id, wanted, span, Page(limit, start=start, end=end))
+        page = await _found(call, product_id, wanted, span, PageRequest(limit, start=start, end=end))
     headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
     return Answer([await _order_body(call, order) for order in page], headers)
 
@@ -484,7 +484,7 @@ async def _sorted_list(
     orders: list[OrderState] = []
     below = 0
     while wanted:
-        found = await _found(call, product_id, wanted, (below, 0), Page(PAGE_MAX, start=start, end=end))
+        found = await _found(call, product_id, wanted, (below, 0), PageRequest(PAGE_MAX, start=start, end=end))
         orders += found
         if len(found) < PAGE_MAX:
             break
@@ -497,7 +497,7 @@ async def _sorted_list(
 
 
 async def _found(
-    call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: Page
+    call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: PageRequest
 ) -> list[OrderState]:
     """Return orders by descending id, up to the page's limit, within its times and with the wanted statuses. They come
     from the engine, and done orders also from the history. `span`: only ids below the first number (unless that is 0)

@@ -62,7 +62,7 @@ class Times(NamedTuple):
         return time >= self.start if self.end is None else (time >= self.start) & (time < self.end)
 
 
-class Wanted(NamedTuple):
+class RowRequest(NamedTuple):
     """A request for the last `limit` rows in the order of some columns; the ids (`partitions.id_of`) grow with the
     first of these. Only ids from `first` to `last`, and times within `times`, need to be read.
     """
@@ -75,7 +75,7 @@ class Wanted(NamedTuple):
     times: Times | None = None
 
 
-def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> list[Row]:
+def newest(connection: Connection, home: Path, table: Table, wanted: RowRequest) -> list[Row]:
     """Return rows of a table, the last one first, from the database and from files.
 
     Raises:
@@ -113,7 +113,7 @@ def _ids_within(connection: Connection, table: Table, times: Times) -> list[Colu
     return found
 
 
-def _partitions(connection: Connection, table: Table, wanted: Wanted) -> list[RowMapping]:
+def _partitions(connection: Connection, table: Table, wanted: RowRequest) -> list[RowMapping]:
     """Return the files of a table that may have such rows, the one with the highest ids first."""
     own = tables.partitions.c
     among = (own.table_name == table.name, own.first_id <= wanted.last, own.last_id >= wanted.first)
@@ -129,10 +129,10 @@ def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
 def up_to(file: Path, table: Table, sequence: int) -> list[Row]:
     """Return all rows of a file whose commands have sequences up to `sequence`."""
     order = [column.name for column in table.primary_key]
-    return _read(file, table, Wanted(lambda own: own.sequence <= sequence, order, ID_MAX))
+    return _read(file, table, RowRequest(lambda own: own.sequence <= sequence, order, ID_MAX))
 
 
-def _read(file: Path, table: Table, wanted: Wanted) -> list[Row]:
+def _read(file: Path, table: Table, wanted: RowRequest) -> list[Row]:
     """Read the last rows of one file that the request selects."""
     arrow, files = parquet()
     written = files.read_schema(file).names

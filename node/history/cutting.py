@@ -30,7 +30,7 @@ from node.history.database import alembic_config, connect, database_url, head, i
 from node.history.partitions import DIRECTORY, alone
 from node.history.place import FETCHED
 from node.history.projection import Rows, order_row
-from node.history.store import HistoryStore, Progress, add_volumes, put, put_candles
+from node.history.store import HistoryProgress, HistoryStore, add_volumes, put, put_candles
 from node.migration import switch
 from node.migration.build import Builder
 from node.migration.found import look
@@ -48,7 +48,7 @@ ADDED = (tables.trades, tables.ledger, tables.transfers, tables.product_changes,
 PARQUET = {table.name: table for table in (tables.trades, tables.ledger, tables.transfers, tables.orders)}
 
 
-def cut(database: Database, home: Path, state: Engine, progress: Progress) -> None:
+def cut(database: Database, home: Path, state: Engine, progress: HistoryProgress) -> None:
     """Cut the history so that it ends at `progress`, in one transaction.
 
     Args:
@@ -74,7 +74,7 @@ def cut(database: Database, home: Path, state: Engine, progress: Progress) -> No
             (home / file).unlink(missing_ok=True)
 
 
-def _restore_days(connection: Connection, home: Path, progress: Progress) -> list[str]:
+def _restore_days(connection: Connection, home: Path, progress: HistoryProgress) -> list[str]:
     """Return the remaining rows of days in files that end after `progress` to the database. Returns the files, which
     are no longer needed.
     """
@@ -197,7 +197,7 @@ def go_back(config: NodeConfig, record: switch.Record) -> str:
             behind = store.progress.log_index - record.last_index
             if behind > 0:
                 state = _state_before(config, record)
-                progress = Progress(record.last_index, state.sequence, state.time)
+                progress = HistoryProgress(record.last_index, state.sequence, state.time)
                 cut(database, config.history_path, state, progress)
                 done.append(f"cut back by {behind:,} log entries to sequence {state.sequence:,}")
         wanted, checksum = KNOWN.get(Releases().versions.get(record.from_abi, ""), (head(), ""))

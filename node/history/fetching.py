@@ -42,7 +42,7 @@ CHUNK_RETRY_S = 0.05
 """Seconds before a node that is reading a chunk for another node is asked again."""
 
 
-class Found(Enum):
+class FetchResult(Enum):
     """The result of asking the other nodes."""
 
     HERE = "the segment is here"
@@ -63,47 +63,47 @@ class Fetcher:
         self._directory = directory
         self._tls: ssl.SSLContext | None = None
 
-    async def fetch(self, index: int, members: Iterable[MemberStatus]) -> Found:
+    async def fetch(self, index: int, members: Iterable[MemberStatus]) -> FetchResult:
         """Get the segment with entry `index` from the first member that has it.
 
         Raises:
             OSError: it cannot be written.
         """
-        found = Found.NOWHERE
+        found = FetchResult.NOWHERE
         for member in members:
             try:
                 answer = await self._fetch_from(member, index)
             except (ConnectionLost, TimeoutError) as error:
                 log.info("%s cannot be asked for log entry %d: %s", member.node_id, index, str(error) or "no answer")
-                answer = Found.PERHAPS
+                answer = FetchResult.PERHAPS
             except (LogDamagedError, *UNDECODABLE) as error:
                 log.error("%s sent data that is not a log segment: %s", member.node_id, error)
-                answer = Found.NOWHERE
-            if answer is Found.HERE:
+                answer = FetchResult.NOWHERE
+            if answer is FetchResult.HERE:
                 return answer
-            if answer is Found.PERHAPS:
+            if answer is FetchResult.PERHAPS:
                 found = answer
         return found
 
-    async def _fetch_from(self, member: MemberStatus, index: int) -> Found:
+    async def _fetch_from(self, member: MemberStatus, index: int) -> FetchResult:
         self._tls = self._tls or client_context(self._config)
         connection = await NativeConnection.open(member.native, tls=self._tls, client=f"history of {self._config.node_id}")
         try:
             return await self._copy(connection, member.node_id, index)
         except RequestFailed as error:
             log.info("%s does not give log entry %d: %s", member.node_id, index, error)
-            return Found.NOWHERE if error.code in REFUSALS else Found.PERHAPS
+            return FetchResult.NOWHERE if error.code in REFUSALS else FetchResult.PERHAPS
         finally:
             await connection.close()
 
-    async def _copy(self, connection: NativeConnection, node_id: str, index: int) -> Found:
+    async def _copy(self, connection: NativeConnection, node_id: str, index: int) -> FetchResult:
         """Copy the whole segment. If it was removed in the meantime, another node is asked."""
         begun = await self._chunk(connection, index, 0)
         if not begun.data:
-            return Found.PERHAPS
+            return FetchResult.PERHAPS
         header = read_header(segment_name(begun.first_index), begun.data)
         if header is None or header[0].abi not in ACCEPTED:
-            return Found.NOWHERE
+            return FetchResult.NOWHERE
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / segment_name(index)
         draft = path.with_suffix(".tmp")
@@ -117,10 +117,10 @@ class Fetcher:
                     await asyncio.sleep(len(chunk.data) / BYTES_PER_SECOND)
                     chunk = await self._chunk(connection, begun.first_index, copied)
             if not await asyncio.to_thread(cut, draft, begun.applied_index, index):
-                return Found.NOWHERE
+                return FetchResult.NOWHERE
             draft.replace(path)
         log.info("log entry %d and its neighbours were fetched from %s (%d bytes)", index, node_id, copied)
-        return Found.HERE
+        return FetchResult.HERE
 
     async def _chunk(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
         async with asyncio.timeout(ANSWER_TIMEOUT):

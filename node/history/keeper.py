@@ -31,10 +31,10 @@ from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
-from node.history.place import FETCHED, Verdict, compare, needed_by_streams, placed, release, undone
+from node.history.place import FETCHED, LogMatch, compare, needed_by_streams, placed, release, undone
 from node.history.projection import Projection, Rows, Step, apply, order_row
 from node.history.state import StateStore, level_at_start, node_state, totals_of
-from node.history.store import Gap, HistoryStore, Progress
+from node.history.store import HistoryProgress, HistoryStore, LogGap
 from node.migration import switch
 from node.migration.found import LOG, SNAPSHOTS
 from snapshots.levels import states
@@ -140,11 +140,11 @@ class Keeper:
             OtherLogError: it is not.
         """
         verdict, _ = compare(self._config.data_path, self._directories, self.progress, applied)
-        if verdict is Verdict.LATER:
+        if verdict is LogMatch.LATER:
             return False
-        if verdict is Verdict.OTHER:
+        if verdict is LogMatch.OTHER:
             raise OtherLogError(f"the log has another entry {self.progress.log_index}, or none any more")
-        if verdict is Verdict.UNKNOWN and self._gap_end < self.progress.log_index:
+        if verdict is LogMatch.UNKNOWN and self._gap_end < self.progress.log_index:
             raise MissingEntriesError(self.progress.log_index)
         return True
 
@@ -156,7 +156,7 @@ class Keeper:
         self._confirmed = True
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> HistoryProgress:
         """The place up to which everything is stored."""
         return self._store.progress
 
@@ -193,7 +193,7 @@ class Keeper:
         last = entries[-1]
         if last.index > stored:
             rows = self._projection.rows(steps, self._store.known_orders)
-            self._store.write(rows, placed(Progress(last.index, self._engine.sequence, self._engine.time), last))
+            self._store.write(rows, placed(HistoryProgress(last.index, self._engine.sequence, self._engine.time), last))
         return True
 
     def _leave(self, error: OtherLogError) -> None:
@@ -219,7 +219,7 @@ class Keeper:
                         engine, _ = states.apply(engine, payload)
         finally:
             tail.close()
-        back = Progress(rewind.last_index, engine.sequence, engine.time)
+        back = HistoryProgress(rewind.last_index, engine.sequence, engine.time)
         back = back if last is None else placed(back, last)
         cut(self._store.database, self._config.history_path, engine, back)
         self._store.progress = back
@@ -277,9 +277,9 @@ class Keeper:
         engine, index = found
         before = self.progress
         if index > before.log_index:
-            gap = Gap(before.log_index + 1, index, before.sequence + 1, engine.sequence, REASON)
+            gap = LogGap(before.log_index + 1, index, before.sequence + 1, engine.sequence, REASON)
             log.warning("a gap: log entries %d to %d, commands %d to %d, are missing", *msgspec.structs.astuple(gap)[:4])
-            self._store.skip(gap, _rows_of_state(engine, before.time), Progress(index, engine.sequence, engine.time))
+            self._store.skip(gap, _rows_of_state(engine, before.time), HistoryProgress(index, engine.sequence, engine.time))
         self._tail.close()
         self._begin(engine, index)
         self._confirmed = (

@@ -22,7 +22,7 @@ from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
 from node.data_directory.marks import mark_of
-from node.history.store import Progress
+from node.history.store import HistoryProgress
 from node.migration import switch
 from node.migration.found import SNAPSHOTS
 from snapshots.abi import ABI
@@ -32,7 +32,7 @@ from snapshots.naming import snapshot_paths
 from snapshots.seal import read_seal
 
 
-class Verdict(Enum):
+class LogMatch(Enum):
     """The result of comparing the last stored entry with the log."""
 
     SAME = "the log has the entry"
@@ -46,12 +46,12 @@ def digest_of(entry: LogEntry) -> str:
     return hashlib.blake2b(entry.payload, digest_size=16).hexdigest()
 
 
-def placed(progress: Progress, entry: LogEntry) -> Progress:
+def placed(progress: HistoryProgress, entry: LogEntry) -> HistoryProgress:
     """Return the progress with the identity of its last entry."""
     return msgspec.structs.replace(progress, term=entry.term, digest=digest_of(entry), abi=ABI)
 
 
-def undone(data: Path, progress: Progress) -> switch.Rewind | None:
+def undone(data: Path, progress: HistoryProgress) -> switch.Rewind | None:
     """Return the latest rollback that undid the last stored entry."""
     if not progress.term:
         return None
@@ -59,21 +59,21 @@ def undone(data: Path, progress: Progress) -> switch.Rewind | None:
     return min(found, key=lambda rewind: rewind.last_index, default=None)
 
 
-def compare(data: Path, directories: Sequence[Path], progress: Progress, applied: int) -> tuple[Verdict, LogEntry | None]:
+def compare(data: Path, directories: Sequence[Path], progress: HistoryProgress, applied: int) -> tuple[LogMatch, LogEntry | None]:
     """Compare the last stored entry with the log, as far as the node has applied it. Returns the log's entry too, if
     the log has it.
     """
     if progress.log_index == 0:
-        return Verdict.SAME, None
+        return LogMatch.SAME, None
     if undone(data, progress) is not None:
-        return Verdict.OTHER, None
+        return LogMatch.OTHER, None
     if applied < progress.log_index:
-        return Verdict.LATER, None
+        return LogMatch.LATER, None
     entry = _entry(directories, progress.log_index, applied) or _marked(data / SNAPSHOTS, progress.log_index)
     if entry is None:
-        return Verdict.UNKNOWN, None
+        return LogMatch.UNKNOWN, None
     same = progress.term in (0, entry.term) and (progress.abi != ABI or progress.digest == digest_of(entry))
-    return (Verdict.SAME if same else Verdict.OTHER), entry
+    return (LogMatch.SAME if same else LogMatch.OTHER), entry
 
 
 def _entry(directories: Sequence[Path], index: int, applied: int) -> LogEntry | None:

@@ -22,7 +22,7 @@ from node.config.settings import NodeConfig
 from node.config.start import begin, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect, prepare
-from node.history.fetching import Fetcher, Found
+from node.history.fetching import Fetcher, FetchResult
 from node.history.keeper import Keeper
 from node.history.partitions import archive_days
 from node.history.state import StateStore
@@ -68,7 +68,7 @@ def open_keeper(config: NodeConfig) -> Keeper:
         raise
 
 
-class Follower:
+class LogFollower:
     """Asks the engine how far it is and lets the keeper store up to there. Asks other nodes for entries that this
     node's log has not kept.
     """
@@ -111,16 +111,16 @@ class Follower:
             fetching.cancel()
             return
         found = fetching.result()
-        if found is Found.PERHAPS and self._patience_ends == inf:
+        if found is FetchResult.PERHAPS and self._patience_ends == inf:
             self._patience_ends = loop.time() + PATIENCE
             log.warning(
                 "log entry %d is not here, and not every node could be asked for it: asking again for %d s", index, PATIENCE
             )
-        if found is Found.PERHAPS and loop.time() < self._patience_ends:
+        if found is FetchResult.PERHAPS and loop.time() < self._patience_ends:
             await _pause(stop, ASK_AGAIN)
             return
         self._patience_ends = inf
-        if found is not Found.HERE:
+        if found is not FetchResult.HERE:
             await asyncio.to_thread(self._keeper.skip, index)
 
     async def _status(self) -> NodeStatus:
@@ -158,7 +158,7 @@ async def run(config: NodeConfig) -> None:
     progress = keeper.progress
     log.info("the history goes up to log entry %d, sequence %d", progress.log_index, progress.sequence)
     archiving = asyncio.create_task(_archive_daily(config))
-    await Follower(config, keeper).run(stop)
+    await LogFollower(config, keeper).run(stop)
     archiving.cancel()
     keeper.close()
 

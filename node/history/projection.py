@@ -72,7 +72,7 @@ class Step(NamedTuple):
     events: list[AnyEvent]
 
 
-class Market(NamedTuple):
+class ProductTerms(NamedTuple):
     """What is needed to compute a notional from price and size. It does not change once a product exists."""
 
     base: str
@@ -178,7 +178,7 @@ class Projection:
     def __init__(self, engine: Engine, totals: Totals) -> None:
         self._engine = engine
         self._totals = totals
-        self._markets: dict[str, Market] = {}
+        self._markets: dict[str, ProductTerms] = {}
 
     def go_on_with(self, engine: Engine) -> None:
         """Continue with another engine that has the same state: the level has changed."""
@@ -345,14 +345,14 @@ class Projection:
     def _notional(self, event: OrderMatched) -> int:
         return event.price * event.size // self._market(event.product_id).unit
 
-    def _market(self, product_id: str) -> Market:
+    def _market(self, product_id: str) -> ProductTerms:
         market = self._markets.get(product_id)
         if market is None:
             product = self._engine.product(product_id)
             assert product is not None, f"a trade of {product_id}, which is no product"
             base = self._engine.currency(product.base)
             assert base is not None, f"{product_id} has no base currency"
-            market = self._markets[product_id] = Market(product.base, product.quote, 10**base.scale)
+            market = self._markets[product_id] = ProductTerms(product.base, product.quote, 10**base.scale)
         return market
 
 

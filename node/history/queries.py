@@ -1,6 +1,6 @@
 """Reads a history, newest rows first: from the database, and from the files of older days. Gateways read in threads.
 
-Rows of an account are in the order of the commands that made them; see `Page`.
+Rows of an account are in the order of the commands that made them; see `PageRequest`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from sqlalchemy import Engine, RowMapping, Select, Table, select
 
 from node.config.settings import NodeConfig
 from node.history import tables
-from node.history.archived import ID_MAX, Row, Times, Wanted, Where, latest, newest
+from node.history.archived import ID_MAX, Row, RowRequest, Times, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import check, connect, is_made
 from node.history.projection import NOT_STORED, terms_of
-from node.history.store import Gap, Progress, progress_of
+from node.history.store import HistoryProgress, LogGap, progress_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
@@ -24,7 +24,7 @@ ORDERS = ("order_id",)
 CANDLE = [tables.candles.c[name] for name in Candle.__struct_fields__]
 
 
-class History:
+class HistoryReader:
     """A history, for reading only.
 
     progress:       `progress`, `gaps`
@@ -47,7 +47,7 @@ class History:
         """Close the connections."""
         self._engine.dispose()
 
-    def progress(self) -> Progress:
+    def progress(self) -> HistoryProgress:
         """The place up to which the history goes, or the beginning if the database does not exist yet.
 
         Raises:
@@ -56,12 +56,12 @@ class History:
         """
         if not self._checked:
             if not is_made(self._engine):
-                return Progress()
+                return HistoryProgress()
             with self._engine.connect() as connection:
                 check(connection)
             self._checked = True
         rows = self._rows(select(tables.progress))
-        return progress_of(rows[0]) if rows else Progress()
+        return progress_of(rows[0]) if rows else HistoryProgress()
 
     def confirmed_by(self) -> str:
         """The start of the engine whose log was last confirmed to be this history's; "" if there is none yet."""
@@ -73,20 +73,22 @@ class History:
         self._engine.dispose()
         self._checked = False
 
-    def gaps(self) -> list[Gap]:
+    def gaps(self) -> list[LogGap]:
         """Return the gaps, oldest first."""
-        return [Gap(**row) for row in self._rows(select(tables.gaps).order_by(tables.gaps.c.first_index))]
+        return [LogGap(**row) for row in self._rows(select(tables.gaps).order_by(tables.gaps.c.first_index))]
 
     def order(self, account_id: str, order_id: int) -> OrderState | None:
         """Return one order of the account."""
-        wanted = Wanted(lambda own: (own.order_id == order_id) & (own.account_id == account_id), ORDERS, 1, order_id, order_id)
+        wanted = RowRequest(
+            lambda own: (own.order_id == order_id) & (own.account_id == account_id), ORDERS, 1, order_id, order_id
+        )
         return self._order(wanted)
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
         """Return the account's latest order under a `client_oid`."""
-        return self._order(Wanted(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
+        return self._order(RowRequest(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
 
-    def done_orders(self, account_id: str, product_id: str, before_id: int, page: Page) -> list[OrderState]:
+    def done_orders(self, account_id: str, product_id: str, before_id: int, page: PageRequest) -> list[OrderState]:
         """Return orders that are done, by falling id. `product_id` "" means all products, `before_id` 0 means from the
         newest. Of the page, the limit counts, and the times, which mean when the orders were placed.
         """
@@ -100,13 +102,13 @@ class History:
             return wanted
 
         last = before_id - 1 if before_id else ID_MAX
-        wanted = Wanted(mine, ORDERS, page.limit, last=last, times=_times("created_at", page))
+        wanted = RowRequest(mine, ORDERS, page.limit, last=last, times=_times("created_at", page))
         return [order_of(row) for row in self._newest(tables.orders, wanted)]
 
-    def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[Row]:
+    def fills(self, account_id: str, product_id: str, order_id: int, page: PageRequest) -> list[Row]:
         """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders."""
 
-        def of(side: str) -> Wanted:
+        def of(side: str) -> RowRequest:
             def mine(own: Any) -> Any:
                 # Not both conditions: of two indexes the database would choose the account's, which has more to read.
                 name, wanted = ("order_id", order_id) if order_id else ("account_id", account_id)
@@ -123,7 +125,7 @@ class History:
         own += [row for row in takers if row["taker_account_id"] == account_id]
         return latest(own, maker.order, page.limit)
 
-    def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[Row]:
+    def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:
         """Return entries of an account's balance in one currency, or of one kind."""
 
         def mine(own: Any) -> Any:
@@ -132,7 +134,7 @@ class History:
 
         return self._newest(tables.ledger, _paged(mine, ("sequence", "position"), page))
 
-    def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[Row]:
+    def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: PageRequest) -> list[Row]:
         """Return deposits, withdrawals and transfers, or one kind of them. `currency` "" means all currencies."""
 
         def mine(own: Any) -> Any:
@@ -158,7 +160,7 @@ class History:
             return mine(own) & ((own.other_account_id == "") | (own.amount < 0))
 
         for where in (initiated, mine):
-            rows = self._newest(tables.transfers, Wanted(where, ("sequence",), 1))
+            rows = self._newest(tables.transfers, RowRequest(where, ("sequence",), 1))
             if rows:
                 return rows[0]
         return None
@@ -192,7 +194,7 @@ class History:
             wanted = own.product_id == product_id
             return wanted & (own.trade_id < before_id) if before_id else wanted
 
-        return [_trade(row) for row in self._newest(tables.trades, Wanted(of, ("trade_id",), limit))]
+        return [_trade(row) for row in self._newest(tables.trades, RowRequest(of, ("trade_id",), limit))]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
         """Return candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""
@@ -234,18 +236,18 @@ class History:
         """
         own = tables.candles.c
         wanted = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
-        last = Wanted(lambda own: own.product_id == product_id, ("trade_id",), 1)
+        last = RowRequest(lambda own: own.product_id == product_id, ("trade_id",), 1)
         # One transaction: both reads see the same moment.
         with self._engine.connect() as connection:
             candles = [Candle(*row) for row in connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))]
             trades = newest(connection, self._home, tables.trades, last) if candles else []
         return candles, _trade(trades[0]) if trades else None
 
-    def _order(self, wanted: Wanted) -> OrderState | None:
+    def _order(self, wanted: RowRequest) -> OrderState | None:
         rows = self._newest(tables.orders, wanted)
         return order_of(rows[0]) if rows else None
 
-    def _newest(self, table: Table, wanted: Wanted) -> list[Row]:
+    def _newest(self, table: Table, wanted: RowRequest) -> list[Row]:
         """Return rows from the database and from files."""
         with self._engine.connect() as connection:
             return newest(connection, self._home, table, wanted)
@@ -255,7 +257,7 @@ class History:
             return list(connection.execute(found).mappings())
 
 
-def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
+def _paged(where: Where, order: tuple[str, str], page: PageRequest) -> RowRequest:
     """Return the page's rows, newest first. `order` is a sequence and a number under it."""
     after, before = page.after, page.before
 
@@ -268,10 +270,10 @@ def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
         return wanted
 
     first, last = 0 if before is None else before[0], ID_MAX if after is None else after[0]
-    return Wanted(within, order, page.limit, first, last, _times("time", page))
+    return RowRequest(within, order, page.limit, first, last, _times("time", page))
 
 
-def _times(column: str, page: Page) -> Times | None:
+def _times(column: str, page: PageRequest) -> Times | None:
     """Return the page's times, if it has any."""
     return Times(column, page.start, page.end) if page.start is not None or page.end is not None else None
 
@@ -302,7 +304,7 @@ under it.
 """
 
 
-class Page(NamedTuple):
+class PageRequest(NamedTuple):
     """A request for at most `limit` rows, older than the row at `after` and newer than the row at `before`. Times are
     nanoseconds since the epoch, `end` excluded.
     """

@@ -24,7 +24,7 @@ LOOKUP_MAX = 500
 """Ids in one query: SQLite and PostgreSQL both limit the parameters of a statement."""
 
 
-class Progress(msgspec.Struct, frozen=True):
+class HistoryProgress(msgspec.Struct, frozen=True):
     """The place up to which a history goes: log entry, command, and the time of the latest batch.
 
     `term` and `digest` distinguish a log entry from another one at the same index. `digest` is compared only with an
@@ -39,12 +39,12 @@ class Progress(msgspec.Struct, frozen=True):
     abi: str = ""
 
 
-def progress_of(row: RowMapping) -> Progress:
+def progress_of(row: RowMapping) -> HistoryProgress:
     """Return the progress in the table's one row."""
-    return Progress(**{name: row[name] for name in Progress.__struct_fields__})
+    return HistoryProgress(**{name: row[name] for name in HistoryProgress.__struct_fields__})
 
 
-class Gap(msgspec.Struct, frozen=True):
+class LogGap(msgspec.Struct, frozen=True):
     """Log entries, and the commands in them, that the node no longer had when they were needed."""
 
     first_index: int
@@ -70,13 +70,13 @@ class HistoryStore:
             row = connection.execute(select(tables.progress)).mappings().first()
             if row is None:
                 mine = {"id": 1, "cluster_id": cluster_id, "node_id": node_id}
-                connection.execute(insert(tables.progress).values(**mine, **msgspec.structs.asdict(Progress())))
+                connection.execute(insert(tables.progress).values(**mine, **msgspec.structs.asdict(HistoryProgress())))
             elif (row["cluster_id"], row["node_id"]) != (cluster_id, node_id):
                 raise HistoryError(
                     f"the database is the history of {row['node_id']} of {row['cluster_id']}, not of {node_id} of {cluster_id}: "
                     "give each node a database of its own"
                 )
-        self.progress = Progress() if row is None else progress_of(row)
+        self.progress = HistoryProgress() if row is None else progress_of(row)
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,7 +87,7 @@ class HistoryStore:
         """The database's connections."""
         return self._engine
 
-    def confirm(self, progress: Progress, start: str) -> None:
+    def confirm(self, progress: HistoryProgress, start: str) -> None:
         """Record that the stored history is of the log of the engine that was started as `start`. From now on the
         history may answer.
         """
@@ -105,7 +105,7 @@ class HistoryStore:
                     found[row["order_id"]] = dict(row)
         return found
 
-    def write(self, rows: Rows, progress: Progress) -> None:
+    def write(self, rows: Rows, progress: HistoryProgress) -> None:
         """Store rows that follow the present progress.
 
         Raises:
@@ -132,7 +132,7 @@ class HistoryStore:
             add_volumes(connection, rows.volumes())
         self.progress = progress
 
-    def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
+    def skip(self, gap: LogGap, rows: Rows, progress: HistoryProgress) -> None:
         """Continue from a state after a gap. `rows` are the currencies, products and orders of that state. Open orders
         that are not in it are done.
         """
@@ -152,7 +152,7 @@ class HistoryStore:
             found = connection.execute(select(tables.orders).where(tables.orders.c.status != OrderStatus.DONE)).mappings()
             return {row["order_id"]: dict(row) for row in found}
 
-    def _advance(self, connection: Connection, progress: Progress) -> None:
+    def _advance(self, connection: Connection, progress: HistoryProgress) -> None:
         """Advance the one row of progress from exactly the expected value."""
         expected = tables.progress.c.log_index == self.progress.log_index
         moved = connection.execute(update(tables.progress).where(expected).values(**msgspec.structs.asdict(progress)))

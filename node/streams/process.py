@@ -18,7 +18,7 @@ from node import exit_codes
 from node.config.settings import NodeConfig
 from node.config.start import begin, stop_event
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed, StreamError
-from node.history.fetching import Fetcher, Found
+from node.history.fetching import Fetcher, FetchResult
 from node.native.connection import NativeConnection
 from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
@@ -195,9 +195,9 @@ class Streamer:
             StreamError: no node has it, and what is published cannot be joined to what is left.
         """
         found = await self._fetcher.fetch(index, status.others)
-        if found is Found.PERHAPS:
+        if found is FetchResult.PERHAPS:
             await _pause(stop, ASK_AGAIN_S)
-        elif found is Found.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
+        elif found is FetchResult.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
             raise StreamError(
                 f"log entry {index} is on no node any more, so events behind entry {self._following.place.index} are lost to the stream. "
                 "Begin with another streams.prefix, and have consumers read the state anew"

@@ -17,8 +17,8 @@ import pytest
 from loadtest.market import PRODUCTS
 from node.history import tables
 from node.history.database import connect
-from node.history.queries import History
-from node.history.store import Progress
+from node.history.queries import HistoryReader
+from node.history.store import HistoryProgress
 from node.system.processes import PID_FILE, descendants, locked_pid, send
 from statemachine.commands import AnyCommand, CancelAll, PlaceOrder
 from statemachine.types import OrderType, Side
@@ -67,9 +67,9 @@ def history_pid(exchange: Exchange, node_id: str) -> int:
     return next(child for child in descendants(pid) if b"node.history.process" in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
-def where(exchange: Exchange, node_id: str) -> Progress:
+def where(exchange: Exchange, node_id: str) -> HistoryProgress:
     """Up to where the node's history goes."""
-    history = History(exchange.cluster.layout.configs[node_id])
+    history = HistoryReader(exchange.cluster.layout.configs[node_id])
     try:
         return history.progress()
     finally:

@@ -19,7 +19,7 @@ from node.deployment import local_cluster
 from node.deployment import statuses as asked
 from node.deployment.statuses import Statuses
 from node.diagnosis import bundle, health
-from node.diagnosis.findings import Finding, Level
+from node.diagnosis.findings import Finding, Severity
 from node.keys.credentials import Credentials
 from tests.ports import free_port
 from tests.unit.node.cli.conftest import Run
@@ -81,7 +81,7 @@ def test_check_is_unknown_where_there_is_no_cluster(run: Run, monkeypatch: pytes
 
 
 def test_a_bar_in_a_text_does_not_begin_the_performance_data() -> None:
-    assert checks.line(Level.WARNING, [Finding(Level.WARNING, "n1", "x", "a | b")]) == "WARNING - x of n1: a / b"
+    assert checks.line(Severity.WARNING, [Finding(Severity.WARNING, "n1", "x", "a | b")]) == "WARNING - x of n1: a / b"
 
 
 def test_config_check_and_show(run: Run, run_json: Any, directory: Path) -> None:

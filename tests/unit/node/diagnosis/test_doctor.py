@@ -18,7 +18,7 @@ from node.config.file import load
 from node.deployment.setup import initialise
 from node.diagnosis import doctor as doctors
 from node.diagnosis.doctor import Doctor
-from node.diagnosis.findings import Finding, Level, worst
+from node.diagnosis.findings import Finding, Severity, worst
 from node.system.processes import PID_FILE, PidFile
 from node.tls.certificates import validity
 from snapshots.abi import ABI
@@ -54,13 +54,13 @@ def test_a_fresh_node_is_fit(path: Path) -> None:
     assert bad <= {"other nodes", "clock", "limits", "versions", "disk space", "fsync"}, (
         "what depends on the machine, and nodes that are down"
     )
-    assert worst(found(path, "configuration")) is Level.OK
+    assert worst(found(path, "configuration")) is Severity.OK
     assert {finding.check for finding in findings} >= {"log", "snapshots", "ports", "data directory", "certificates"}
     assert not list(load(path).data_path.glob(".doctor*")), "it leaves nothing behind"
 
 
 def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
-    assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Level.WARNING, Level.CRITICAL))
+    assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Severity.WARNING, Severity.CRITICAL))
 
 
 @pytest.mark.parametrize(
@@ -76,22 +76,22 @@ def test_a_wrong_configuration_is_a_finding(path: Path, old: str, new: str, text
     assert old in content
     path.write_text(content.replace(old, new, 1))
     (finding,) = found(path, "configuration")
-    assert finding.level is Level.CRITICAL
+    assert finding.level is Severity.CRITICAL
     assert text in finding.text
 
 
 def test_no_configuration_at_all(tmp_path: Path) -> None:
     (finding,) = found(tmp_path / "node.toml", "configuration")
-    assert finding.level is Level.CRITICAL
+    assert finding.level is Severity.CRITICAL
 
 
 def test_a_certificate_that_ends_soon_or_has_ended(path: Path) -> None:
     ends = validity(x509.load_pem_x509_certificate((path.parent / "node.pem").read_bytes())).ends
     for seconds, level in (
-        (40 * 86_400, Level.OK),
-        (20 * 86_400, Level.WARNING),
-        (3 * 86_400, Level.CRITICAL),
-        (-9, Level.CRITICAL),
+        (40 * 86_400, Severity.OK),
+        (20 * 86_400, Severity.WARNING),
+        (3 * 86_400, Severity.CRITICAL),
+        (-9, Severity.CRITICAL),
     ):
         now = ends - seconds
         own = [finding for finding in found(path, "certificates", now=lambda now=now: now) if "node.pem" in finding.text]
@@ -104,18 +104,18 @@ def test_a_data_directory_of_somebody_else_or_none(path: Path) -> None:
     other = path.parents[1] / "n2" / "data" / "identity.json"
     shutil.copy(other, load(path).data_path / "identity.json")
     (finding,) = found(path, "data directory")
-    assert finding.level is Level.CRITICAL
+    assert finding.level is Severity.CRITICAL
     assert "'n2'" in finding.text
     shutil.rmtree(load(path).data_path)
-    assert worst(found(path, "data directory")) is Level.CRITICAL
-    assert found(path, "disk space")[0].level is Level.UNKNOWN, "what cannot be looked at is told, not raised"
+    assert worst(found(path, "data directory")) is Severity.CRITICAL
+    assert found(path, "disk space")[0].level is Severity.UNKNOWN, "what cannot be looked at is told, not raised"
 
 
 def test_a_port_that_somebody_has(path: Path) -> None:
     host, _, port = load(path).native.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         bad = [finding for finding in found(path, "ports") if finding.level]
-    assert [(finding.level, "native" in finding.text) for finding in bad] == [(Level.CRITICAL, True)]
+    assert [(finding.level, "native" in finding.text) for finding in bad] == [(Severity.CRITICAL, True)]
     assert "ss -ltnp" in bad[0].advice
 
 
@@ -126,7 +126,7 @@ def test_a_sound_and_a_damaged_log(path: Path) -> None:
     data[len(data) // 2] ^= 0xFF
     segment.write_bytes(data)
     (finding,) = found(path, "log")
-    assert finding.level is Level.CRITICAL
+    assert finding.level is Severity.CRITICAL
     assert "checksum" in finding.text
     assert segment.read_bytes() == data, "nothing was changed"
 
@@ -137,9 +137,9 @@ def test_beside_a_running_node(path: Path) -> None:
     try:
         said = status("n1", "leader", applied_index=20, members=[member("n1"), member("n2", clock_skew=2.0)], abi=ABI)
         assert "that the node has applied" in found(path, "log", status=said)[0].text
-        assert found(path, "log")[0].level is Level.UNKNOWN, "how far a node has come that does not answer is not known"
+        assert found(path, "log")[0].level is Severity.UNKNOWN, "how far a node has come that does not answer is not known"
         assert any("+2.000 s" in finding.text and finding.level for finding in found(path, "clock", status=said))
-        assert all(finding.level is Level.CRITICAL for finding in found(path, "ports", status=said)), "nobody listens there"
+        assert all(finding.level is Severity.CRITICAL for finding in found(path, "ports", status=said)), "nobody listens there"
         other = status("n1", abi="another")
         assert any("another one" in finding.text for finding in found(path, "versions", status=other))
     finally:
@@ -148,17 +148,17 @@ def test_beside_a_running_node(path: Path) -> None:
 
 def test_a_slow_and_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.001] * 39 + [0.05])
-    assert found(path, "fsync")[0].level is Level.WARNING
+    assert found(path, "fsync")[0].level is Severity.WARNING
     monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.5] * 40)
-    assert found(path, "fsync")[0].level is Level.CRITICAL
-    for free, level in ((9 * 10**11, Level.OK), (10**11, Level.WARNING), (10**10, Level.CRITICAL)):
+    assert found(path, "fsync")[0].level is Severity.CRITICAL
+    for free, level in ((9 * 10**11, Severity.OK), (10**11, Severity.WARNING), (10**10, Severity.CRITICAL)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: SimpleNamespace(free=free, total=10**12))
         assert found(path, "disk space")[0].level is level
 
 
 def test_fsync_that_is_off_is_critical(path: Path) -> None:
     path.write_text(path.read_text().replace("[raft]", "[raft]\nfsync = false", 1))
-    assert any(finding.level is Level.CRITICAL for finding in found(path, "fsync"))
+    assert any(finding.level is Severity.CRITICAL for finding in found(path, "fsync"))
 
 
 def test_a_damaged_snapshot(path: Path) -> None:
@@ -166,4 +166,4 @@ def test_a_damaged_snapshot(path: Path) -> None:
     broken.mkdir(parents=True)
     (broken / "SEAL").write_bytes(b"nonsense")
     (finding,) = found(path, "snapshots")
-    assert finding.level is Level.CRITICAL
+    assert finding.level is Severity.CRITICAL

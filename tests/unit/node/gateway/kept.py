@@ -11,7 +11,7 @@ import msgspec
 from node.config.settings import HistoryConfig
 from node.history.database import connect, prepare
 from node.history.projection import Projection, apply
-from node.history.store import HistoryStore, Progress
+from node.history.store import HistoryProgress, HistoryStore
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome
@@ -43,7 +43,7 @@ class KeptBackend(FakeBackend):
         for batch in self._waiting:
             rows = self._projection.rows(apply(self._other, encode_batch(batch)), self._store.known_orders)
             index = self._store.progress.log_index + 1
-            self._store.write(rows, Progress(index, self._other.sequence, self._other.time))
+            self._store.write(rows, HistoryProgress(index, self._other.sequence, self._other.time))
         self._waiting = []
 
 

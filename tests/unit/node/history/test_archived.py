@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from node.history import tables
 from node.history.database import connect
 from node.history.partitions import archive_days
-from node.history.queries import History, Page, TransferKind
+from node.history.queries import HistoryReader, PageRequest, TransferKind
 from tests.property.worlds import ACCOUNTS
 from tests.unit.node.history.answers import NOON, all_orders, all_pages, answers
 from tests.unit.node.history.logs import NodeLog
@@ -28,7 +28,7 @@ def test_nothing_is_left_in_the_database(three_days: NodeLog) -> None:
     """Also the last trade comes from a file then."""
     assert archive_days(three_days.config, BEFORE.replace(day=10))
     assert three_days.stored()["trades"] == []
-    past = History(three_days.config)
+    past = HistoryReader(three_days.config)
     for product_id in ("ETH-USD", "XBT-ETH"):
         candles, last = past.minutes(product_id, 0)
         assert last is not None
@@ -49,10 +49,10 @@ def test_files_of_version_0_1_0_are_read(three_days: NodeLog) -> None:
         path = three_days.config.history_path / note["file"]
         whole = pyarrow.parquet.read_table(path, partitioning=None)
         pyarrow.parquet.write_table(whole.drop_columns([name for name in whole.column_names if name in later]), path)
-    past = History(three_days.config)
+    past = HistoryReader(three_days.config)
     for name in ACCOUNTS:
         orders = all_orders(past, name, 50)
         assert {order.opened_sequence for order in orders if order.done_at < NOON} == {0}
-        assert past.transfers(name, "USD", TransferKind(incoming=True, internal=False), Page())
+        assert past.transfers(name, "USD", TransferKind(incoming=True, internal=False), PageRequest())
         assert all_pages(lambda page, of=name: past.fills(of, "", 0, page), "trade_id", 50)  # type: ignore[misc]  # bound now
     past.close()

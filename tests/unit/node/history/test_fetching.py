@@ -22,7 +22,7 @@ from node.errors import ConnectionLost, RequestFailed
 from node.history import fetching, process
 from node.history.fetching import cut
 from node.history.keeper import Keeper
-from node.history.process import Follower
+from node.history.process import LogFollower
 from node.migration import switch
 from node.migration.found import LOG
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
@@ -128,7 +128,7 @@ async def followed(node: NodeLog) -> Keeper:
     """The history, when it has all that the node has applied."""
     keeper = node.keeper()
     stop = asyncio.Event()
-    running = asyncio.create_task(Follower(node.config, keeper).run(stop))
+    running = asyncio.create_task(LogFollower(node.config, keeper).run(stop))
     deadline = time.monotonic() + DEADLINE
     while keeper.progress.log_index < node.applied and not running.done():
         assert time.monotonic() < deadline, "the history has not caught up in time"

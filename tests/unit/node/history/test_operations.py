@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.history.queries import History, Page
+from node.history.queries import HistoryReader, PageRequest
 from statemachine.commands import OpenAccount, OrderOptions, PlaceOrder, PutApiKey, PutUser
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Permission, Side
@@ -20,7 +20,7 @@ def test_each_command_of_the_operator_says_who_sent_it(tmp_path: Path) -> None:
     node.add([OpenAccount("operator/key/k-bare", "one", "zoe"), OpenAccount("operator/rita", "two", "yann")])
     node.add([OpenAccount("operator/key/k-bare", "three", "zoe")])
     node.follow()
-    past = History(node.config)
+    past = HistoryReader(node.config)
     past.progress()
     newest = past.operations("", 5, 0, 0)
     told = [(row["sender"], row["command"], row["outcome"]) for row in newest]
@@ -46,7 +46,7 @@ def test_an_order_keeps_its_options(tmp_path: Path) -> None:
     order = PlaceOrder("ann", "x", product.product_id, Side.BUY, OrderType.LIMIT, 44, 40 * product.lot, options=options)
     node.add([order])
     node.follow()
-    past = History(node.config)
+    past = HistoryReader(node.config)
     past.progress()
     (found, *_) = node.engine.orders("ann", limit=1)
     stored = past.order("ann", found.order_id)
@@ -54,5 +54,5 @@ def test_an_order_keeps_its_options(tmp_path: Path) -> None:
     assert stored.terms == found.terms
     assert stored.terms is not None
     assert (stored.terms.session, stored.terms.take_profit) == ("desk", 48)
-    assert past.done_orders("ann", "", 0, Page()) is not None
+    assert past.done_orders("ann", "", 0, PageRequest()) is not None
     past.close()

@@ -20,7 +20,7 @@ from node.history.cutting import cut
 from node.history.database import connect
 from node.history.partitions import archive_days
 from node.history.projection import Row
-from node.history.store import Progress
+from node.history.store import HistoryProgress
 from node.migration import switch
 from node.migration.found import LOG
 from snapshots.abi import ABI
@@ -186,7 +186,7 @@ def test_cut_anywhere_it_is_as_if_it_had_never_gone_further(
     if archived:
         assert archive_days(three_days.config, BEFORE)
     (place,) = early.stored()["progress"]
-    progress = Progress(**{name: place[name] for name in Progress.__struct_fields__})
+    progress = HistoryProgress(**{name: place[name] for name in HistoryProgress.__struct_fields__})
     database, home = connect(three_days.config), three_days.config.history_path
     cut(database, home, state, progress)
     database.dispose()

@@ -23,7 +23,7 @@ from node.history import tables
 from node.history.candles import GRANULARITIES
 from node.history.database import alembic_config, connect
 from node.history.partitions import archive_days
-from node.history.queries import History, Page, TransferKind
+from node.history.queries import HistoryReader, PageRequest, TransferKind
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy, check_coins
@@ -76,13 +76,13 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
     heavy.follow()
     assert heavy.stored() == light.stored()
     check_coins(heavy)
-    asked: list[Callable[[History], object]] = [
-        History.progress,
-        lambda past: past.fills("ann", "", 0, Page(20)),
-        lambda past: past.fills("bob", "ETH-USD", 0, Page(5, after=(300, 10), start=START)),
-        lambda past: past.ledger("eve", "USD", None, Page(50, before=(100, 1))),
-        lambda past: past.transfers("ann", "", TransferKind(incoming=True, internal=False), Page()),
-        lambda past: past.done_orders("bob", "", 200, Page(30)),
+    asked: list[Callable[[HistoryReader], object]] = [
+        HistoryReader.progress,
+        lambda past: past.fills("ann", "", 0, PageRequest(20)),
+        lambda past: past.fills("bob", "ETH-USD", 0, PageRequest(5, after=(300, 10), start=START)),
+        lambda past: past.ledger("eve", "USD", None, PageRequest(50, before=(100, 1))),
+        lambda past: past.transfers("ann", "", TransferKind(incoming=True, internal=False), PageRequest()),
+        lambda past: past.done_orders("bob", "", 200, PageRequest(30)),
         lambda past: past.order_by_client_oid("ann", "o7"),
         lambda past: past.trades("ETH-USD", 10, 40),
         lambda past: past.minutes("ETH-USD", SECONDS),
@@ -90,7 +90,7 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
         lambda past: past.traded("ann", 0),
         *(lambda past, g=g: past.candles("ETH-USD", g, SECONDS, SECONDS + 86_400) for g in GRANULARITIES),
     ]
-    first, second = History(light.config), History(heavy.config)
+    first, second = HistoryReader(light.config), HistoryReader(heavy.config)
     for question in asked:
         found = question(first)
         assert found

@@ -12,7 +12,7 @@ import msgspec
 
 from node.config.file import change_settings
 from node.config.settings import HistoryConfig
-from node.history.queries import History
+from node.history.queries import HistoryReader
 from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
 from node.system.unix_socket import reachable
@@ -59,7 +59,7 @@ async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
             assert read(node, "trades")
             assert answers(node) == told
             node.add([])
-            past = History(node.config)
+            past = HistoryReader(node.config)
             await until(lambda: past.progress().log_index == node.applied, seconds=30.0)
             past.close()
         finally:
