@@ -17,9 +17,12 @@ from node.fix import tags
 from node.fix.fields import FieldError, Message
 from node.fix.wire import SOH, Fields
 from node.gateway.auth import Authenticator, Claim, Identity
+from node.gateway.backend import Backend
 from node.gateway.errors import ApiError
-from statemachine.limits import OPERATOR
-from statemachine.types import Permission
+from node.gateway.values import NAME
+from node.native.protocol import RightsQuery
+from statemachine.limits import NAME_MAX, OPERATOR
+from statemachine.types import Permission, Scope
 
 HEARTBEAT_MIN, HEARTBEAT_MAX = 1, 300
 """Seconds of HeartBtInt. Coinbase Exchange caps it at 300 likewise."""
@@ -54,9 +57,12 @@ class LogonRefusedError(QuorumbookError):
 
 @dataclass(frozen=True)
 class Terms:
-    """Who is logged on and how. `target` is what the client calls us; `number` is that of its Logon."""
+    """Who is logged on and how. `target` is what the client calls us; `number` is that of its Logon. `account_id` is the
+    account whose reports the session gets: another than the key's own for a drop copy by a user's role.
+    """
 
     identity: Identity
+    account_id: str
     service: Service
     target: str
     number: int
@@ -72,7 +78,13 @@ class Terms:
     @property
     def stream_id(self) -> str:
         """The session's report stream."""
-        return f"{self.identity.key_id}/{self.service.value}"
+        name = self.identity.key_id if not self.is_of_another else f"{self.account_id}:{self.identity.key_id}"
+        return f"{name}/{self.service.value}"
+
+    @property
+    def is_of_another(self) -> bool:
+        """Whether the session gets the reports of another account than the key's own."""
+        return self.account_id != self.identity.account_id
 
     def answer(self) -> Fields:
         """The Logon that answers."""
@@ -85,8 +97,9 @@ class Terms:
 class Doorkeeper:
     """Reads Logons. `now` is the wall clock in seconds."""
 
-    def __init__(self, auth: Authenticator, age_max: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, auth: Authenticator, backend: Backend, age_max: float, now: Callable[[], float] = time.time) -> None:
         self._auth = auth
+        self._backend = backend
         self._age_max = age_max
         self._now = now
 
@@ -122,13 +135,34 @@ class Doorkeeper:
         if service is Service.ORDERS and message.flag(tags.DROP_COPY):
             service = Service.DROP_COPY
         identity.require(Permission.TRADE if service is Service.ORDERS else Permission.VIEW)
-        if identity.account_id == OPERATOR and service is not Service.MARKET:
-            raise LogonRefusedError("the operator's key has no account: it reads market data only")
+        account_id = await self._account(message, identity, service)
+        if account_id == OPERATOR and service is not Service.MARKET:
+            raise LogonRefusedError("the key has no account: it reads market data, or with Account a drop copy")
         cancel = message.choice(
             tags.CANCEL_ON_DISCONNECT, {each.value: each for each in CancelOnDisconnect}, default=CancelOnDisconnect.NONE
         )
         heartbeat = max(HEARTBEAT_MIN, min(message.number(tags.HEART_BT_INT, 10**6), HEARTBEAT_MAX))
-        return Terms(identity, service, target, number, heartbeat, reset, cancel)
+        return Terms(identity, account_id, service, target, number, heartbeat, reset, cancel)
+
+    async def _account(self, message: Message, identity: Identity, service: Service) -> str:
+        """The account of the session: the key's own, or for a drop copy the one that Account names and the user may see."""
+        wanted = message.optional(tags.ACCOUNT)
+        if wanted is None or wanted == identity.account_id:
+            return identity.account_id
+        if service is not Service.DROP_COPY:
+            raise LogonRefusedError("Account is for drop copies only")
+        if NAME.fullmatch(wanted) is None or len(wanted) + 1 + len(identity.key_id) > NAME_MAX:
+            raise LogonRefusedError(f"Account must be a name that has with the key's at most {NAME_MAX - 1} characters")
+        if not await self.sees(identity, wanted):
+            raise LogonRefusedError(f"the key's user may not see the account {wanted}")
+        return wanted
+
+    async def sees(self, identity: Identity, account_id: str) -> bool:
+        """Whether a user's roles let the key see an account. Raises UnavailableError, RequestFailed."""
+        if not identity.user_id:
+            return False
+        held: int = await self._backend.query(RightsQuery(identity.sender, Scope.ACCOUNT, account_id))
+        return bool(held & Permission.VIEW)
 
     def _check_age(self, sent_ns: int) -> None:
         if abs(self._now() - sent_ns / 1e9) > self._age_max:

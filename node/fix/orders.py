@@ -76,7 +76,7 @@ class OrderEntry:
         self._catalogue = catalogue
         self._sender = sender
         self._terms = terms
-        self._account_id = terms.identity.account_id
+        self._account_id = terms.account_id
         self._tag = f"fix:{terms.identity.key_id}"
         """What the session's orders are tagged with. Always, so that an order that comes again is the same whatever its
         session wants.

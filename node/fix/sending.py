@@ -420,7 +420,7 @@ class StreamSender:
     def _note(self, text: str, taken: int) -> NoteStream:
         self._notes += 1
         return NoteStream(
-            self._terms.identity.account_id,
+            self._terms.account_id,
             f"fix:{self._origin}:{self._notes}",
             self._terms.stream_id,
             self._origin,

@@ -65,6 +65,8 @@ LOGOUT_SECONDS = 5.0
 """Seconds for our Logout to leave."""
 CANCEL_SECONDS = 30.0
 """Seconds for which the cancels of a lost connection are tried."""
+RIGHTS_SECONDS = 5.0
+"""Seconds between two looks at what a user's roles allow."""
 LOOK_SECONDS = 0.25
 READ_SIZE = 64 * 1024
 WRITE_HIGH = 1024 * 1024
@@ -235,7 +237,7 @@ class FixServer:
     _streams: dict[str, Connection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._doorkeeper = Doorkeeper(self.auth, self.config.logon_age_max)
+        self._doorkeeper = Doorkeeper(self.auth, self.backend, self.config.logon_age_max)
         self.keys: Shares[str] = Shares(self.config.key_rate)
         self._logons: Shares[str] = Shares(LOGONS_PER_SECOND, LOGONS_BURST)
         self._handshakes = AddressShares(HANDSHAKES_PER_SECOND, HANDSHAKES_BURST)
@@ -340,7 +342,7 @@ class FixServer:
             text = f"MsgSeqNum too low, expecting {expected} but received {terms.number}"
             answer = [(tags.MSG_TYPE, "5"), (tags.TEXT, text)]
         note = NoteStream(
-            terms.identity.account_id,
+            terms.account_id,
             f"fix:{origin}:0",
             terms.stream_id,
             origin,
@@ -387,6 +389,8 @@ class FixServer:
                 running.append(orders.keep_armed())
             elif trades:
                 orders.disarm()
+            if terms.is_of_another:
+                running.append(self._watch_rights(connection, terms))
             await connection.serve(session, running)
             here_again = self._streams.get(terms.stream_id) is not connection
             if cancels and not here_again and not sender.taken_over:
@@ -399,6 +403,14 @@ class FixServer:
             (failure,) = await asyncio.gather(submitting, return_exceptions=True)
             if isinstance(failure, Exception):
                 log.error("the commands of a FIX session failed", exc_info=failure)
+
+    async def _watch_rights(self, connection: Connection, terms: Terms) -> None:
+        """End the session when the user's roles do not let it see the account any more. For ever."""
+        while True:
+            await asyncio.sleep(RIGHTS_SECONDS)
+            with contextlib.suppress(QuorumbookError):  # nobody can tell at this moment
+                if not await self._doorkeeper.sees(terms.identity, terms.account_id):
+                    connection.close(f"the user may not see the account {terms.account_id} any more")
 
     async def _stream(self, terms: Terms) -> StreamRow | None:
         """The session's stream as the leader has it."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import pytest
 from msgspec.structs import replace
 
 from node.errors import RequestFailed
+from node.fix import server
 from node.fix.wire import timestamp
 from node.gateway.backend import Outcomes, Resent
 from node.native.protocol import FailCode
-from statemachine.commands import AmendOrder, AnyCommand, CorrectTrade
-from statemachine.events import AnyOutcome
+from statemachine.commands import AmendOrder, AnyCommand, CorrectTrade, Grant, PutApiKey, PutFirm, PutMember, PutUser
+from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
-from statemachine.types import Side
+from statemachine.types import Permission, Role, Scope, Side
 from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with
+from tests.unit.node.gateway.harness import SECRET
 from tests.waiting import until
 
 
@@ -322,3 +325,50 @@ async def test_a_client_that_comes_back_elsewhere_keeps_its_orders() -> None:
         await until(lambda: not one.server.connections)
         backend.advance(seconds=60)
         assert [order.client_oid for order in backend.engine.orders("alice")] == ["stays"]
+
+
+async def test_a_firms_user_gets_the_drop_copy_of_its_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "RIGHTS_SECONDS", 0.05)
+    backend = exchange()
+    grants = [Grant(Role.VIEWER, Scope.FIRM, "acme")]
+    firm: list[AnyCommand] = [
+        PutFirm(OPERATOR, "f", "acme"),
+        PutMember(OPERATOR, "m", "alice", "acme"),
+        PutUser(OPERATOR, "u", "ann", grants),
+        PutApiKey(OPERATOR, "k", "ann-key", OPERATOR, SECRET, "ann's passphrase", Permission.VIEW, user_id="ann"),
+    ]
+    assert not [outcome for outcome in backend.apply(*firm) if isinstance(outcome, Rejected)]
+    async with serving(backend) as served:
+        copy = await served.logged_on("ann-key", "QUORUMBOOK-DC", (1, "alice"))
+        client = await served.logged_on()
+        client.order("one")
+        report, copied = await client.next(), await copy.next()
+        assert (copied[35], copied[11], copied[17]) == ("8", "one", report[17])
+        copy.order("no")
+        assert (await copy.next())[35] == "j"
+        copy.writer.close()
+        client.order("two")
+        await client.next()
+        again = await served.connect("ann-key", "QUORUMBOOK-DC")
+        again.number = copy.number
+        again.logon((1, "alice"), reset=False)
+        assert (await again.next("A"))[34] > copied[34]
+        again.send("2", (7, 4), (16, 0))
+        assert (await again.next("8"))[11] == "two"
+        for target, account, text in (
+            ("QUORUMBOOK-DC", "bob", "may not see the account bob"),
+            ("QUORUMBOOK", "alice", "needs the permission trade"),
+            ("QUORUMBOOK-DC", "no account", "Account must be a name"),
+        ):
+            stranger = await served.connect("ann-key", target)
+            stranger.logon((1, account))
+            assert text in (await stranger.end())[-1][58]
+        backend.apply(PutUser(OPERATOR, "u2", "ann", []))
+        assert "8" not in {message[35] for message in await again.end()}
+
+
+async def test_a_trader_gets_no_drop_copy_of_another_account() -> None:
+    async with serving() as served:
+        client = await served.connect("alice-key", "QUORUMBOOK-DC")
+        client.logon((1, "bob"))
+        assert "may not see the account bob" in (await client.end())[-1][58]
