@@ -15,6 +15,7 @@ from node.cluster_directory import ClusterDirectory
 from node.config.file import Setting, change_settings
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
+from node.system.sockets import host_and_port
 
 MARK = "made-by-loadtest"
 """A marker file: a directory with it may be deleted and created again."""
@@ -131,11 +132,10 @@ def _addresses(directory: Path) -> list[str]:
 
 
 def _is_free(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind(host_and_port(address))
         except OSError:
             return False
     return True

@@ -25,6 +25,7 @@ from node.native.connection import hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter
 from node.native.protocol import Failed, Results, Welcome, frame, response_decoder
 from node.system.processes import descendants
+from node.system.sockets import host_and_port
 from statemachine.events import Rejected
 from statemachine.types import Reason
 
@@ -167,10 +168,10 @@ class _FrameClient(asyncio.Protocol):
 
     async def greet(self, address: str, tls: ssl.SSLContext, person: Trader) -> None:
         """Connect and exchange greetings."""
-        host, _, port = address.rpartition(":")
+        host, port = host_and_port(address)
         loop = asyncio.get_running_loop()
         credentials = Credentials(person.key_id, person.secret, person.passphrase)
-        await loop.create_connection(lambda: self, host.strip("[]"), int(port), ssl=tls)
+        await loop.create_connection(lambda: self, host, port, ssl=tls)
         self._transport.write(frame(hello(credentials, "compare", time.time())))
         await self._greeted
 

@@ -37,6 +37,7 @@ from node.native.protocol import (
     Submit,
     Welcome,
 )
+from node.system.sockets import host_and_port
 from node.tls import pki
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Rejected, Transferred
@@ -212,11 +213,10 @@ async def serve(directory: Path, listening: Callable[[], None]) -> None:
     app.router.add_get("/ws", _socket)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    host, _, port = config.http.listen.rpartition(":")
-    await web.TCPSite(runner, host, int(port)).start()
-    host, _, port = config.native.listen.rpartition(":")
+    await web.TCPSite(runner, *host_and_port(config.http.listen)).start()
+    host, port = host_and_port(config.native.listen)
     tls = pki.server_context(config, require_client_cert=False)
-    server = await asyncio.get_running_loop().create_server(lambda: _Native(config), host, int(port), ssl=tls)
+    server = await asyncio.get_running_loop().create_server(lambda: _Native(config), host, port, ssl=tls)
     listening()
     try:
         await server.serve_forever()

@@ -20,6 +20,7 @@ from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfi
 from node.errors import ClusterKeyError, ConfigError
 from node.keys import addresses
 from node.keys.encryption import ClusterKeys
+from node.system.sockets import host_of
 from node.tls.checks import check_tls
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
@@ -332,7 +333,7 @@ def _open_secrets(config: NodeConfig, path: Path) -> Iterator[str]:
 
 def _plain_http(config: NodeConfig) -> Iterator[str]:
     """Yield a line if HTTP without TLS is reachable from other machines."""
-    host = config.http.listen.rpartition(":")[0].strip("[]")
+    host = host_of(config.http.listen)
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:

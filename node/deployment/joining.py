@@ -23,6 +23,7 @@ from node.data_directory import identity
 from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError
 from node.keys.encryption import read_keys
+from node.system.sockets import host_of
 from node.tls import pki
 from snapshots.durable import sync_path
 
@@ -158,7 +159,7 @@ def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
 
 def _listen(like: NodeConfig) -> str:
     """Return the address on which the node listens, such as 0.0.0.0; "" if that is its own host."""
-    host = like.raft.listen.rpartition(":")[0].strip("[]")
+    host = host_of(like.raft.listen)
     return "" if host in hosts_of(like.address(like.node_id)) else host
 
 

@@ -24,6 +24,7 @@ from node.native.protocol import NodeStatus
 from node.system import stop_times
 from node.system.logs import LOG_FILE
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, alive, descendants, locked_note, locked_pid, reap, send
+from node.system.sockets import host_and_port
 
 STOP_SECONDS = stop_times.NODE + 5.0
 """Seconds for a stop before the node is killed."""
@@ -180,10 +181,9 @@ class LocalCluster:
         config = self.layout.configs[node_id].http
         if config.gateways == 0:
             return True
-        host, _, port = config.listen.rpartition(":")
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                _, writer = await asyncio.open_connection(*host_and_port(config.listen))
         except (OSError, TimeoutError):
             return False
         writer.close()

@@ -32,6 +32,7 @@ from node.errors import SetupError
 from node.keys import encryption
 from node.keys.issue import generate
 from node.system import files
+from node.system.sockets import host_of
 from node.tls import pki
 from snapshots.durable import sync_path
 
@@ -127,7 +128,7 @@ def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeA
 def hosts_of(address: NodeAddress) -> list[str]:
     """Return the hosts in a node's addresses, each once; its certificate names them."""
     places = (address.raft, address.native, address.http.partition("://")[2])
-    return list(dict.fromkeys(place.rpartition(":")[0].strip("[]") for place in places))
+    return list(dict.fromkeys(host_of(place) for place in places))
 
 
 def bracketed(host: str) -> str:

@@ -24,7 +24,7 @@ from node.engine.service import EngineService
 from node.engine.session import Session
 from node.native.framing import pack
 from node.native.protocol import KeysChanged
-from node.system.unix_socket import reachable
+from node.system.sockets import host_and_port, host_of, reachable
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class NativeServer:
         self.peer_node_id = peer_node_id
         self.key_followers: dict[Session, None] = {}
         self.key_rates: Shares[str] = Shares(service.config.native.key_rate, service.config.native.key_rate)
-        self.doors = Doors(host for node in service.config.nodes for host in (_host(node.native), _host(node.raft)))
+        self.doors = Doors(host for node in service.config.nodes for host in (host_of(node.native), host_of(node.raft)))
         self.threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="tls-handshake")
         self.arrived: dict[_Door, None] = {}
         self._sessions: dict[Session, None] = {}
@@ -153,9 +153,9 @@ class NativeServer:
 
     async def listen_tls(self, address: str, context: ssl.SSLContext) -> int:
         """Listen on "host:port". Returns the port; for port 0 the system chooses it."""
-        host, _, port = address.rpartition(":")
+        host, port = host_and_port(address)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Door(self, context), host.strip("[]"), int(port), backlog=BACKLOG)
+        server = await loop.create_server(lambda: _Door(self, context), host, port, backlog=BACKLOG)
         self._servers.append(server)
         self._look_again()
         return int(server.sockets[0].getsockname()[1])
@@ -227,7 +227,3 @@ class _Refused(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")

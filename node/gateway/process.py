@@ -23,6 +23,7 @@ from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
 from node.system.processes import watch_parent
+from node.system.sockets import host_and_port
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import client_context, server_context
 from node.tracing import tracer_of
@@ -52,11 +53,10 @@ def backend_of(config: NodeConfig) -> NodeBackend:
 async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
     """Serve HTTP until `stop` is set."""
     app = Application(build(config, backend_of(config), worker))
-    host, _, port = config.http.listen.rpartition(":")
     tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
     watching = asyncio.create_task(CertificateWatch(config).run())
     try:
-        await app.start(host.strip("[]"), int(port), tls)
+        await app.start(*host_and_port(config.http.listen), tls)
         _calm_collector()
         log.info("gateway %d of %s listens on %s", worker, config.node_id, config.http.listen)
         await stop.wait()

@@ -71,7 +71,7 @@ from node.native.protocol import (
     Welcome,
     frame,
 )
-from node.system.unix_socket import reachable
+from node.system.sockets import reachable
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, OrderMatched, OrderState
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow

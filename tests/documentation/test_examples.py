@@ -19,6 +19,8 @@ import pytest
 from node.client import Client
 from node.client.shapes import scaled, units_of
 from node.cluster_directory import KeyFile
+from node.records.recording import Executions
+from node.system.sockets import host_and_port
 from node.tls import pki
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
@@ -100,3 +102,8 @@ def test_the_client_library() -> None:
         with example_client() as client:
             names = {"client": client, "product": client.product("BTC-USD"), "scaled": scaled, "units_of": units_of}
             run([test], names)
+
+
+def test_the_other_examples() -> None:
+    run(list(examples(ROOT / "node" / "system" / "sockets.py")), {"host_and_port": host_and_port})
+    run(list(examples(ROOT / "node" / "records" / "recording.py")), {"Executions": Executions})

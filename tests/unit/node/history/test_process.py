@@ -15,7 +15,7 @@ from node.config.settings import HistoryConfig
 from node.history.queries import HistoryReader
 from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
-from node.system.unix_socket import reachable
+from node.system.sockets import reachable
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import NodeLog, engine_status
 from tests.unit.node.history.test_partitions import KEYS, read, whole

@@ -1,4 +1,4 @@
-"""Unix sockets in deep directories.
+"""Addresses of sockets: "host:port", and Unix sockets in deep directories.
 
 The address of a Unix socket holds about 107 bytes, and the path of a data directory may be longer. Linux can reach such
 a socket through an open descriptor of its directory.
@@ -29,3 +29,21 @@ def reachable(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{path.name}"
     finally:
         os.close(descriptor)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of a valid "host:port". An IPv6 address loses its brackets.
+
+    >>> host_and_port("[::1]:80")
+    ('::1', 80)
+
+    Raises:
+        ValueError: the port is not a number.
+    """
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def host_of(address: str) -> str:
+    """Return the host of a valid "host:port", without the brackets of an IPv6 address."""
+    return address.rpartition(":")[0].strip("[]")
