@@ -1,3 +1,1 @@
-"""Order flows, Locust users, the demo and the benchmarks. Speaks to a cluster over the network only, through
-`node.native.client`.
-"""
+"""Order flows, the load test with Locust, the demo and the benchmarks. All of them reach a cluster over the network only."""

@@ -1,4 +1,4 @@
-"""How a load test reaches a cluster: addresses and keys from the directory that `quorumbook init` made."""
+"""The addresses and keys of a cluster, from the directory that `quorumbook init` made."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from node.native.connection import NativeConnection
 
 
 class Access:
-    """Addresses and keys of one cluster whose nodes all have their directories here. Reads the configurations once, and
-    at `reload`.
+    """The addresses and keys of a cluster whose nodes all have their directories on this machine. The constructor and
+    `reload` read the configurations.
 
     Raises:
-        DirectoryError, ConfigError: there is no cluster in the directory, or its configuration is not right.
+        DirectoryError, ConfigError: the directory has no cluster, or a configuration is invalid.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -33,22 +33,22 @@ class Access:
         self.https = {node_id: self.layout.http_urls[node_id] for node_id in here}
 
     def tls(self) -> ssl.SSLContext:
-        """A client's TLS context that trusts this cluster's nodes only, and shows no certificate."""
+        """Return a TLS context for a client. It trusts the nodes of this cluster only, and sends no certificate."""
         return self.layout.tls()
 
     def client(self, credentials: Credentials | None = None, deadline: float = 8.0) -> ClusterClient:
-        """A client that follows the leader; for the operator unless `credentials` are given."""
+        """Return a client that follows the leader. It acts for the operator unless `credentials` are given."""
         return self.layout.client(credentials, deadline=deadline, client="load test")
 
     def trader_client(self, person: Trader, deadline: float = 8.0) -> ClusterClient:
-        """A client that acts for a trader."""
+        """Return a client that acts for a trader."""
         return self.client(Credentials(person.key_id, person.secret, person.passphrase), deadline)
 
     async def connect(self, node_id: str, credentials: Credentials | None = None) -> NativeConnection:
-        """A connection to one node.
+        """Open a connection to one node.
 
         Raises:
-            ConnectionLost, RequestFailed: it is not there, or refused the greeting.
+            ConnectionLost, RequestFailed: the node does not answer, or refuses the greeting.
         """
         tls, key = self.tls(), credentials or self.admin
         return await NativeConnection.open(self.natives[node_id], tls=tls, credentials=key, client="load test")

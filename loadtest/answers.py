@@ -1,7 +1,7 @@
-"""Whether an answer can be right, judged from the command and the answer alone.
+"""Checks of answers that need only the command and the answer.
 
-A client cannot know what the book looked like, but it knows its own order: an answer that names another account, fills
-more than was asked, trades beyond the limit, or refuses what is well formed, is wrong whatever happened.
+A client does not know the book, but it knows its own order. An answer is wrong if it names another account, fills more
+than the order's size, trades at a worse price than the limit, or rejects a well-formed command for an unexpected reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
 
 
 def fault(command: AnyCommand, outcome: AnyOutcome) -> str:
-    """What is wrong with `outcome` as the answer to `command`, or "" when nothing is."""
+    """Return what is wrong with `outcome` as the answer to `command`, or ""."""
     if isinstance(outcome, Rejected):
         allowed = EXPECTED_REASONS.get(type(command), frozenset())
         if outcome.reason is Reason.PRODUCT_IN_AUCTION and isinstance(command, PlaceOrder) and _is_collected(command):
@@ -54,7 +54,7 @@ _OUTCOMES: dict[type, type] = {
 
 
 def _is_collected(command: PlaceOrder) -> bool:
-    """Whether an auction takes the order: to wait for its price, or for the opening."""
+    """Return whether an auction collects the order, as a stop order or for the uncross."""
     return bool(command.stop) or (may_rest(command) and not command.post_only)
 
 
@@ -81,7 +81,7 @@ def _order_fault(command: PlaceOrder, order: OrderState) -> str:
 
 
 def may_rest(command: PlaceOrder) -> bool:
-    """Whether what remains of the order may go on the book."""
+    """Return whether the unfilled part of the order may rest on the book."""
     return command.order_type is OrderType.LIMIT and command.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
 
 

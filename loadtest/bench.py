@@ -1,10 +1,8 @@
-"""First figures: what a cluster of three nodes on this machine acknowledges, with fsync on, and how long one order
-takes.
+"""A short benchmark: the throughput and latency of a cluster of three nodes on this machine, with fsync on.
 
     python -m loadtest.bench [--seconds N] [--json]
 
-Every figure is of one run, on the same machine at the same time as the others, so their ratios mean more than their
-sizes.
+All figures come from one run on one machine. Their ratios therefore mean more than their absolute values.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ ENGINE_BATCH = 100
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A line of the result: commands a second, and the latency of a request in seconds (0 where it has none)."""
+    """A line of the result: commands a second, and the latency of a request in seconds (0 if there is none)."""
 
     what: str
     rate: float
@@ -53,7 +51,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 def engine_rate(seed: int) -> Figure:
-    """Commands a second of the engine alone: no network, no log, one process."""
+    """Measure the engine alone, in one process, without network and log. The rate is in commands a second."""
     people = traders(CLIENTS, seed)
     engine = Engine()
     engine.apply(Batch(1, setup_commands(people)))
@@ -67,7 +65,7 @@ def engine_rate(seed: int) -> Figure:
 
 
 def sync_rate(directory: Path, count: int = 300) -> Figure:
-    """Appends of 4 KiB a second, each made durable, on the file system of `directory`."""
+    """Measure durable appends of 4 KiB a second on the file system of `directory`."""
     taken = []
     descriptor = os.open(directory / "sync-probe", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
@@ -82,7 +80,7 @@ def sync_rate(directory: Path, count: int = 300) -> Figure:
 
 
 class Bench:
-    """A cluster that is up, with its market put."""
+    """Measurements on a running cluster that has a market."""
 
     def __init__(self, access: Access, people: Sequence[Trader], seed: int, seconds: float) -> None:
         self._access = access
@@ -91,7 +89,7 @@ class Bench:
         self._seconds = seconds
 
     async def native_rate(self) -> Figure:
-        """Commands acknowledged a second by the native protocol, many in flight."""
+        """Measure the native protocol with many requests in flight."""
         recorder = Recorder()
         desk = Desk(recorder)
         clients = [self._access.trader_client(person) for person in self._people]
@@ -106,7 +104,7 @@ class Bench:
         return Figure(what, recorder.acknowledged / seconds, percentile(latencies, 50), percentile(latencies, 99))
 
     async def native_latency(self) -> Figure:
-        """One client, one order at a time."""
+        """Measure the native protocol with one client and one order at a time."""
         recorder = Recorder()
         desk = Desk(recorder)
         client = self._access.trader_client(self._people[0])
@@ -119,11 +117,11 @@ class Bench:
         )
 
     async def http_rate(self) -> Figure:
-        """Commands acknowledged a second by HTTP over kept connections, one under way on each."""
+        """Measure HTTP over keep-alive connections with one request in flight on each."""
         return await self._http(HTTP_CONNECTIONS, f"HTTP, {HTTP_CONNECTIONS} kept connections", "h")
 
     async def http_latency(self) -> Figure:
-        """One connection, one order at a time."""
+        """Measure HTTP over one connection with one order at a time."""
         return await self._http(1, "HTTP, one at a time", "t")
 
     def _flow(self, person: Trader, run: str) -> Iterator[FlowCommand]:
@@ -183,7 +181,7 @@ def _refuse(desk: Desk) -> None:
 
 
 async def measure(directory: Path, seed: int, seconds: float) -> list[Figure]:
-    """All figures, of a cluster made in `directory` and stopped at the end."""
+    """Create a cluster in `directory`, measure all figures, and stop it."""
     figures = [engine_rate(seed), sync_rate(directory)]
     ground = prepare(directory / "cluster", settings={"raft.archive_log": False, "raft.fsync": True})
     try:
@@ -202,7 +200,7 @@ async def measure(directory: Path, seed: int, seconds: float) -> list[Figure]:
 
 
 def markdown(figures: Sequence[Figure]) -> str:
-    """The figures as a table, each rate also as a part of the engine's own."""
+    """Return the figures as a table. It shows each rate also as a percentage of the engine's rate."""
     engine = figures[0].rate
     lines = ["| what | commands/s | of the engine's own rate | p50 ms | p99 ms |", "|---|---:|---:|---:|---:|"]
     for figure in figures:

@@ -1,4 +1,4 @@
-"""A judge of the feed: books rebuilt from events must equal what the nodes answer.
+"""Checks of the feed: books rebuilt from events must equal the books that the nodes answer.
 
 `BookFollower` reads the WebSocket's channels `full` and `level2` at one node, and goes on at the next, from the next
 sequence, when its node is lost: no sequence may be missing or come twice. `OrderBook` is the book at level 3 that both
@@ -37,19 +37,20 @@ PING_SECONDS = 5.0
 
 
 class OrderBook:
-    """Every order that rests. The dict's order is time priority within a price; prices and sizes are decimals or whole
-    units, as they were given.
+    """All resting orders. Within a price the order of the dict is time priority. Prices and sizes are decimals or smallest
+    units, as the caller gives them.
     """
 
     def __init__(self) -> None:
         self.orders: dict[str, tuple[str, Number, Number]] = {}
 
     def opened(self, order_id: str, side: str, price: Number, size: Number) -> None:
-        """An order rests now."""
+        """Add an order."""
         self.orders[order_id] = side, price, size
 
     def resized(self, order_id: str, by: Number) -> None:
-        """An order that rests is larger by so much. Raises `WrongAnswerError` where none rests, or it falls below zero."""
+        """Change the size of a resting order by `by`. Raises `WrongAnswerError` if the order does not rest, or its size falls
+        below zero."""
         if order_id not in self.orders:
             raise WrongAnswerError(f"{order_id} is not on the book")
         side, price, size = self.orders[order_id]
@@ -58,11 +59,11 @@ class OrderBook:
         self.orders[order_id] = side, price, size + by
 
     def left(self, order_id: str) -> None:
-        """An order is done; perhaps it never rested."""
+        """Remove an order that is done. It need not have rested."""
         self.orders.pop(order_id, None)
 
     def apply(self, event: AnyEvent) -> None:
-        """Follow an event of the native feed."""
+        """Apply an event of the native feed."""
         match event:
             case OrderOpened():
                 side = "bids" if event.side is Side.BUY else "asks"
@@ -75,7 +76,7 @@ class OrderBook:
                 self.left(order_text(event.order_id))
 
     def rows(self) -> dict[str, Rows]:
-        """Both sides, best price first, first come first."""
+        """Return both sides, best price first, and within a price oldest first."""
         sides: dict[str, Rows] = {side: [] for side in SIDES.values()}
         for order, (side, price, size) in self.orders.items():
             sides[side].append((price, size, order))
@@ -92,13 +93,13 @@ class OrderBook:
 
 
 def rows_of(view: BookView) -> dict[str, Rows]:
-    """What `OrderBook.rows` must be, for a book at level 3 of the native protocol."""
+    """Convert a level 3 book of the native protocol to the form of `OrderBook.rows`."""
     sides = {"bids": view.bid_orders, "asks": view.ask_orders}
     return {side: [(order.price, order.size, order_text(order.order_id)) for order in orders] for side, orders in sides.items()}
 
 
 class Level3(OrderBook):
-    """The book at level 3 from the answer of the REST API, and the messages of the channel `full` behind it."""
+    """The level 3 book: the REST API's answer, and the later messages of the channel `full`."""
 
     def __init__(self, answer: Message) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class Level3(OrderBook):
                 self.opened(order_id, side, Decimal(price), Decimal(size))
 
     def take(self, message: Message) -> None:
-        """Follow a message; what the answer had already is passed over. Raises `WrongAnswerError` at a gap or a
+        """Apply a message. Messages that the answer already contains are skipped. Raises `WrongAnswerError` at a gap or a
         repetition.
         """
         sequence, told = message["sequence"], self._told
@@ -140,7 +141,7 @@ class Level2:
     levels: Levels = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
-        """Follow a message of the channel."""
+        """Apply a message of the channel."""
         if message["type"] == "snapshot":
             self.levels = {side: {Decimal(price): Decimal(size) for price, size in message[side]} for side in SIDES.values()}
             return
@@ -164,7 +165,8 @@ class BookFollower:
         self._urls = list(urls)
 
     async def run(self) -> None:
-        """Follow until cancelled. A node that refuses is left, too. Raises `WrongAnswerError` at a gap or a repetition."""
+        """Follow until cancelled. The follower also leaves a node that rejects the subscription. Raises `WrongAnswerError` at
+        a gap or a repetition."""
         async with aiohttp.ClientSession() as session:
             turn = 0
             while True:
@@ -237,7 +239,7 @@ class BookFollower:
 
 
 async def _answered(url: str, product_id: str, end: float) -> Level3 | None:
-    """A node's book; None where it did not answer until then, in monotonic seconds."""
+    """Return a node's book, or None if it does not answer before `end`, in monotonic seconds."""
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < end:
             with contextlib.suppress(aiohttp.ClientError, OSError):
@@ -247,7 +249,7 @@ async def _answered(url: str, product_id: str, end: float) -> Level3 | None:
 
 
 async def book(session: aiohttp.ClientSession, url: str, product_id: str) -> Message:
-    """The book at level 3. Raises ClientError where the node does not answer with one."""
+    """Return the level 3 book. Raises ClientError if the node does not answer with one."""
     async with session.get(f"{url}/products/{product_id}/book", params={"level": "3"}, raise_for_status=True) as response:
         answer: Message = await response.json()
         return answer

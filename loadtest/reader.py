@@ -1,5 +1,5 @@
-"""A reader of the feed that changes nodes, as a market data client does when its node fails, and counts missing and
-repeated events.
+"""A reader of the feed that counts missing and repeated events. It moves to another node when its node fails, as a market
+data client does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ RETRY_SECONDS = 0.05
 
 
 class FeedTally:
-    """The events of one product as they arrive: where it stands, gaps, repetitions, a digest over all of them in order,
-    and the book that they make.
+    """Counts the events of one product: the last sequence, missing and repeated events, a digest over all events in order,
+    and the book that follows from them.
 
     Two tallies over the same events have the same digest, whichever nodes they came from.
     """
@@ -36,7 +36,7 @@ class FeedTally:
         self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, event: AnyEvent) -> None:
-        """Take the next event."""
+        """Add the next event."""
         step = event.product_sequence - self.last_sequence
         if step < 1:
             self.repeated += 1
@@ -82,7 +82,7 @@ class FeedReader:
         self._stopping = False
 
     def move(self, node_id: str) -> None:
-        """Leave the node and go on at another one."""
+        """Continue at another node."""
         self._target = node_id
         self._move.set()
 

@@ -1,7 +1,7 @@
-"""The record of a client's requests and answers, as JSON lines, for a later audit.
+"""A client's record of its commands and their outcomes, as JSON lines, for a later audit.
 
-A line is an answered command, or, at the end, one that was sent and never answered (kind "unanswered": it may or may
-not have been applied, at most once). Times are monotonic seconds of the recording process.
+A line is an answered command. At the end there is a line of kind "unanswered" for each command without an answer: it may
+have been applied, at most once. Times are monotonic seconds of the recording process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Acknowledgement(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """An interval without any acknowledgement, in monotonic seconds."""
+    """An interval without an acknowledgement, in monotonic seconds."""
 
     begin: float
     end: float
@@ -53,11 +53,10 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None, and in full
-    to `history`.
+    """Collects the acknowledgements of all clients of one process. It writes them to `path` unless that is None, and with
+    the whole commands and outcomes to `history`.
 
-    Also checks what can be seen from answers alone: one command id has one sequence, whenever and however often it is
-    answered.
+    It also checks that each command id has one sequence, however often it is answered.
     """
 
     def __init__(self, path: Path | None = None, history: History | None = None) -> None:
@@ -78,31 +77,31 @@ class Recorder:
 
     @property
     def acknowledged(self) -> int:
-        """Answers received, repeated ones included."""
+        """The number of answers, repeated ones included."""
         return len(self._ack_times)
 
     @property
     def distinct(self) -> int:
-        """Commands acknowledged, each counted once."""
+        """The number of acknowledged commands, each counted once."""
         return len(self._sequences)
 
     @property
     def unanswered(self) -> int:
-        """Commands sent and not answered yet."""
+        """The number of commands that are not answered yet."""
         return len(self._pending)
 
     def sent(self, commands: Sequence[AnyCommand], at: float) -> None:
-        """`commands` were sent for the first time at `at`."""
+        """Note that `commands` were first sent at `at`."""
         for command in commands:
             key = (command.account_id, command.command_id)
             if key not in self._sequences:
                 self._pending.setdefault(key, (at, command))
 
     def answered(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], sent: float, acked: float) -> None:
-        """`outcomes` came for `commands`. Calls are in the order of `acked`.
+        """Note the outcomes of `commands`. The calls must be in the order of `acked`.
 
         Raises:
-            WrongAnswerError: not one outcome a command, or a command id has another sequence than before.
+            WrongAnswerError: the numbers of commands and outcomes differ, or a command id has another sequence than before.
         """
         if len(commands) != len(outcomes):
             raise WrongAnswerError(f"{len(outcomes)} outcomes for {len(commands)} commands")
@@ -119,7 +118,7 @@ class Recorder:
                 self._history.add(Write(command, sent, acked, outcome))
 
     def read(self, query: AnyQuery, body: bytes | None, sent: float, answered: float) -> None:
-        """A linearizable read was answered with `body`, None for "does not exist"."""
+        """Note that a linearizable read was answered with `body`, or None for "does not exist"."""
         self.reads += 1
         if self._history is not None:
             self._history.add(Read(query, sent, answered, body))
@@ -149,10 +148,10 @@ class Recorder:
             self._history.close()
 
     def gap(self, begin: float, end: float) -> Gap:
-        """The longest interval between consecutive acknowledgements that reaches into [begin, end].
+        """Return the longest interval between consecutive acknowledgements that overlaps [begin, end].
 
-        The ends of the window count as acknowledgements only where there is none beyond them, so that an outage is
-        measured whole, from the last answer before it to the first one after.
+        An outage is measured from the last answer before it to the first one after it, also outside the window. If
+        there is no answer before or after the window, the window's end takes its place.
         """
         times = self._ack_times
         first = max(0, bisect_left(times, begin) - 1)
@@ -165,11 +164,11 @@ class Recorder:
         return Gap(start, stop)
 
     def latencies(self, last: int = 0) -> list[float]:
-        """Seconds from sending to the answer, in the order of the answers; only the `last` ones unless 0."""
+        """Return the seconds from sending to the answer, in the order of the answers: all, or the `last` ones unless that is 0."""
         return self._latencies[-last:] if last else list(self._latencies)
 
     def since(self, moment: float) -> int:
-        """How many answers came at or after `moment`."""
+        """Return how many answers arrived at or after `moment`."""
         return len(self._ack_times) - bisect_left(self._ack_times, moment)
 
 
@@ -182,7 +181,7 @@ def _line(command: AnyCommand, outcome: AnyOutcome, sent: float, acked: float) -
 
 
 def percentile(values: Sequence[float], parts: float) -> float:
-    """The value that `parts` per cent of `values` do not pass (nearest rank); 0 for none."""
+    """Return the value that `parts` per cent of `values` do not exceed (nearest rank), or 0 if there are none."""
     if not values:
         return 0.0
     ordered = sorted(values)

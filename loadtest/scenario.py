@@ -1,7 +1,7 @@
 """The main scenario: a loaded cluster loses its leader to SIGKILL, elects another one, and takes the dead node back.
 
-A `Scenario` does one step a method and leaves everything observable in its attributes; the demo and the chaos tests
-arrange the steps.
+Each method of `Scenario` is one step, and its attributes show the results. The demo and the chaos tests combine the
+steps.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ UNDER_WAY_MAX = 10_000
 
 
 class Kill(msgspec.Struct):
-    """A node that was killed, and what followed."""
+    """A killed node: when, whether it led, the next leader, and the gap in acknowledgements in seconds."""
 
     node_id: str
     led: bool
@@ -61,7 +61,7 @@ class Kill(msgspec.Struct):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is made of. `rate` is commands a second over all clients, 0 for as fast as they are answered."""
+    """The parameters of a run. `rate`: commands a second of all clients together, or 0 for no limit."""
 
     seed: int = 1
     clients: int = 24
@@ -75,9 +75,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario:
-    """A cluster in `directory`, clients that trade on it, readers that follow it.
+    """A cluster in `directory`, its clients, and readers of its feeds.
 
-    Use as `async with`: leaving stops clients and readers, not nodes.
+    Use it as `async with`. At the end the clients and readers stop, and the nodes keep running.
     """
 
     def __init__(self, cluster: LocalCluster, directory: Path, plan: Plan) -> None:
@@ -118,7 +118,7 @@ class Scenario:
         await self.watcher.close()
 
     async def put_market(self) -> None:
-        """Currencies, products, accounts, keys, money. Raises `SetupRefusedError`."""
+        """Create currencies, products, accounts and keys, and deposit money. Raises `SetupRefusedError`."""
         sent = time.monotonic()
         done = await set_up(self._operator, self.people)
         commands, outcomes = [command for command, _ in done], [outcome for _, outcome in done]
@@ -134,12 +134,12 @@ class Scenario:
         self.recorder.answered(commands, await self._operator.submit(commands), sent, time.monotonic())
 
     async def opened(self, product_id: str) -> tuple[int, int]:
-        """Price and size of what traded in the product's opening, of the trades still kept; zeros for nothing."""
+        """Return the price and the total size of the trades of the product's uncross that the node still has, or zeros."""
         trades = [trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), True) if trade.auction]
         return (trades[0].price, sum(trade.size for trade in trades)) if trades else (0, 0)
 
     def start_trading(self) -> None:
-        """Let every client send its generated flow over a connection of its own."""
+        """Start all clients. Each sends its generated flow over its own connection."""
         for person in self.people:
             flow = ClientFlow(self.plan.seed, person.account_id, self.plan.run)
             self.start_client(self.access.trader_client(person), flow)
@@ -154,19 +154,17 @@ class Scenario:
         self._asking.append(asyncio.create_task(self.desk.ask(client, queries, ASK_PAUSE)))
 
     def start_client(self, client: ClusterClient, flow: Iterable[AnyCommand], chunk: int = 0) -> None:
-        """Let one client send `flow`; the scenario closes it at the end."""
+        """Start a client that sends `flow`. The scenario closes it at the end."""
         self._clients.append(client)
         self._trading.append(asyncio.create_task(self.desk.trade(client, flow, chunk or self.plan.chunk)))
 
     def members_changed(self) -> None:
-        """Take note of nodes that have come or gone; what runs goes on with those that it knows, or learns of the
-        others by itself.
-        """
+        """Read the members again, after nodes were added or removed. Running clients learn of the others themselves."""
         self.access.reload()
         self.cluster.reload()
 
     def operator_client(self) -> ClusterClient:
-        """A client for the operator."""
+        """Return a client for the operator."""
         return self.access.client()
 
     def start_readers(self, first: str) -> None:
@@ -196,18 +194,18 @@ class Scenario:
         self._reading.append(asyncio.create_task(reader.run()))
 
     def move_readers(self, node_id: str) -> None:
-        """Let the first reader of each product go on at another node; the second one stays until its node dies."""
+        """Move the first reader of each product to another node. The second one stays until its node dies."""
         for reader in self.readers[::2]:
             reader.move(node_id)
 
     def check_tasks(self) -> None:
-        """Raise what a client or reader failed with."""
+        """Raise the exception of a client or reader that failed."""
         for task in (*self._trading, *self._asking, *self._reading):
             if task.done() and not task.cancelled():
                 task.result()
 
     async def kill(self, node_id: str) -> Kill:
-        """SIGKILL every process of a node and, if it led, wait for the next leader and the first answer behind it."""
+        """Send SIGKILL to every process of a node, and wait for a leader that is another node."""
         status = await self.watcher.status(node_id)
         led = status is not None and status.role == "leader"
         kill = Kill(node_id, led, time.monotonic(), status.sequence if status else 0)
@@ -219,7 +217,7 @@ class Scenario:
         return kill
 
     async def measure(self, kill: Kill) -> float:
-        """The gap in acknowledgements around a kill; waits until answers came behind it."""
+        """Wait for answers after a kill, and return the gap in acknowledgements around it, in seconds."""
         await reached(lambda: self.recorder.since(kill.at + 0.3) >= 50 or self._all_done(), LEADER_SECONDS)
         kill.gap = self.recorder.gap(kill.at, min(time.monotonic(), kill.at + 10.0)).seconds
         return kill.gap
@@ -228,16 +226,16 @@ class Scenario:
         return all(task.done() for task in self._trading)
 
     async def restart(self, node_id: str) -> None:
-        """Start a killed node again; returns before it has caught up."""
+        """Start a killed node again. The method returns before the node has caught up."""
         await asyncio.to_thread(self.cluster.restart, node_id)
 
     async def stop_trading(self) -> None:
-        """No new commands; those under way are answered first."""
+        """Send no new commands, and wait for the answers to those that are in flight."""
         self.desk.stopping.set()
         await asyncio.gather(*self._trading, *self._asking)
 
     async def settle(self) -> dict[str, NodeStatus | None]:
-        """Wait until nothing changes any more, all nodes are level, and the readers have read everything."""
+        """Wait until no order will expire soon, all nodes have applied the same entries, and the readers have read everything."""
         await none_leaving(self._operator, [person.account_id for person in self.people], LEVEL_SECONDS)
         statuses = await self.watcher.wait_equal(LEVEL_SECONDS)
         expected = await self._product_sequences()
@@ -252,13 +250,13 @@ class Scenario:
         return {row.product_id: row.product_sequence for row in rows}
 
     async def judge(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1) -> Verdict:
-        """The verdict over a settled cluster, once nobody trades any more."""
+        """Return the verdict on a settled cluster. Nobody may trade afterwards."""
         self.recorder.close()
         return await self.check(statuses, visits_min)
 
     async def check(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1, *, answers: bool = True) -> Verdict:
-        """The verdict over a settled cluster; trading may go on afterwards, and must not meanwhile. Without `answers`
-        nothing is said of the answers that this process received.
+        """Return the verdict on a settled cluster. Nobody may trade during the check. Without `answers` the verdict does
+        not cover the answers that this process received.
         """
         self.recorder.flush()
         verdict = Verdict()
@@ -293,7 +291,7 @@ class Scenario:
 
 
 def _queries(random: Random, people: list[Trader]) -> Iterator[AnyQuery]:
-    """Balances, orders and books, at random, without end."""
+    """Yield random queries for balances, orders and books, without end."""
     while True:
         account_id = random.choice(people).account_id
         product_id = random.choice(PRODUCTS).product_id

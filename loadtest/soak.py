@@ -1,5 +1,5 @@
-"""A long run: a loaded cluster whose nodes are killed or stopped at random, one at a time, and started again; a verdict
-at the end.
+"""A long run on a loaded cluster. Nodes are killed or stopped at random, one at a time, and started again. A verdict
+follows at the end.
 
 python -m loadtest.soak [--minutes N | --commands N] [--seed N] [--report docs/reliability.md]
 """
@@ -41,9 +41,7 @@ SETTINGS = {"snapshot.every_commands": 400}
 
 
 class SoakPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much. The run ends when `commands` are acknowledged and each node was restarted, at the latest after
-    `seconds`.
-    """
+    """The parameters of a run. It ends when `commands` are acknowledged and each node was restarted, or after `seconds`."""
 
     seed: int = 1
     commands: int = 100_000
@@ -54,7 +52,7 @@ class SoakPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SoakResult(msgspec.Struct, kw_only=True):
-    """What happened. Times in seconds."""
+    """The result of a run. Times are in seconds."""
 
     acknowledged: int
     retried: int
@@ -66,12 +64,12 @@ class SoakResult(msgspec.Struct, kw_only=True):
 
     @property
     def restarts(self) -> int:
-        """Kills and stops together."""
+        """The number of kills and stops."""
         return sum(self.kills.values()) + sum(self.stops.values())
 
 
 class Soak:
-    """One run over a scenario that has its market put."""
+    """One run on a scenario whose market exists."""
 
     def __init__(self, plan: SoakPlan, scenario: Scenario, say: Callable[[str], None]) -> None:
         self._plan = plan
@@ -136,13 +134,13 @@ class Soak:
         )
 
     def _choose(self) -> str:
-        """A node at random, one that was never restarted before all others."""
+        """Choose a random node. Nodes that were not restarted yet come first."""
         fresh = [name for name in self._kills if not self._kills[name] + self._stops[name]]
         return self._random.choice(fresh or sorted(self._kills))
 
 
 async def soak(directory: Path, plan: SoakPlan, say: Callable[[str], None]) -> SoakResult:
-    """A run on a fresh cluster in `directory`; its nodes are stopped at the end, whatever happened."""
+    """Run on a new cluster in `directory`. Its nodes are stopped at the end in any case."""
     ground: Ground = prepare(directory, settings=SETTINGS)
     try:
         await ground.start()
@@ -161,7 +159,7 @@ def _end(ground: Ground) -> None:
 
 
 def report(result: SoakResult, plan: SoakPlan) -> str:
-    """A section for `docs/reliability.md`."""
+    """Return a section for `docs/reliability.md`."""
     now = datetime.datetime.now(tz=datetime.UTC)
     gaps = result.gaps or [0.0]
     lines = [

@@ -1,7 +1,7 @@
-"""Clients at work: each sends its flow, keeps every answer, and checks it.
+"""Clients that send their flows, record every answer, and check it.
 
-A client that gets no answer in time sends the same commands, with the same ids, again until it has one: so it learns
-what became of each, and the exchange must not apply any twice.
+A client without an answer sends the same commands with the same ids again until they are answered. It thereby learns
+every outcome, and the exchange must not apply a command twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FINAL = frozenset({FailCode.BAD_REQUEST, FailCode.UNAUTHORIZED, FailCode.FORBIDD
 
 
 class Pacer:
-    """Spreads commands evenly in time; `rate` is commands a second over all clients, 0 for as fast as answers come.
+    """Spreads commands evenly in time. `rate`: commands a second of all clients together, or 0 for no limit.
 
-    What could not be sent in time, during an outage, is not made up for afterwards.
+    Commands that could not be sent during an outage are not sent in addition afterwards.
     """
 
     def __init__(self, rate: float) -> None:
@@ -47,21 +47,21 @@ class Pacer:
 
 
 class Faults:
-    """Wrong answers seen by all clients."""
+    """The wrong answers to all clients."""
 
     def __init__(self) -> None:
         self.count = 0
         self.texts: list[str] = []
 
     def add(self, text: str) -> None:
-        """Count one, and keep its text if there is room."""
+        """Count a wrong answer, and keep its text up to a limit."""
         self.count += 1
         if len(self.texts) < FAULTS_KEPT:
             self.texts.append(text)
 
 
 class Desk:
-    """What the clients of one process share: where they record, how fast they go, what they saw wrong, when they stop."""
+    """What the clients of one process share: the recorder, the pacer, the wrong answers, and the signal to stop."""
 
     def __init__(self, recorder: Recorder, *, rate: float = 0.0) -> None:
         self.recorder = recorder
@@ -86,7 +86,7 @@ class Desk:
             await self.send(client, part)
 
     async def send(self, client: Submitter, commands: list[AnyCommand]) -> list[AnyOutcome]:
-        """Send `commands` until they are answered, also while the desk stops; empty when it stopped without an answer."""
+        """Send `commands` until they are answered, and return the outcomes. The list is empty if the desk stopped first."""
         sent = time.monotonic()
         self.recorder.sent(commands, sent)
         while True:
@@ -104,8 +104,8 @@ class Desk:
             return outcomes
 
     async def ask(self, client: ClusterClient, queries: Iterable[AnyQuery], pause: float) -> None:
-        """Read each of `queries` linearizably, `pause` seconds apart, until they end or the desk stops; reads without
-        an answer are left out.
+        """Send each of `queries` as a linearizable read, `pause` seconds apart, until they end or the desk stops. Reads
+        without an answer are not recorded.
 
         Raises:
             RequestFailed: the exchange does not let this client read.

@@ -1,6 +1,4 @@
-"""The verdict at the end of a run. Each line is checked against the data or the answers of the cluster; none is
-assumed.
-"""
+"""The verdict at the end of a run. Each line is checked against the data or the answers of the cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ ANOMALIES_NAMED = 3
 
 
 class Verdict(msgspec.Struct):
-    """All lines, those of the audit included. The verdict holds if there are lines and every one holds."""
+    """All lines, including those of the audit. The verdict holds if there is a line and every line holds."""
 
     checks: list[AuditCheck] = []
 
@@ -41,7 +39,7 @@ class Verdict(msgspec.Struct):
         return bool(self.checks) and all(check.holds for check in self.checks)
 
     def print(self, console: Console) -> None:
-        """Show it."""
+        """Print the lines as a table."""
         table = Table(title="verdict", title_justify="left")
         for name in ("", "claim", "checked"):
             table.add_column(name, overflow="fold")
@@ -127,8 +125,8 @@ async def money_conserved(client: ClusterClient, accounts: Sequence[str]) -> Aud
 
 
 def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visits_min: int) -> AuditCheck:
-    """Every reader saw each event of its product once, up to the product's sequence, and readers of one product saw the
-    same events.
+    """Check that every reader saw each event of its product once, up to the product's sequence, and that readers of one
+    product saw the same events.
 
     One reader of each product must have connected to nodes at least `visits_min` times, or else the check proves
     nothing about changing nodes.
@@ -156,8 +154,8 @@ def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visit
 async def books_rebuilt(
     readers: Sequence[FeedReader], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
 ) -> AuditCheck:
-    """The books that readers and followers of the feeds have rebuilt are those that the exchange answers; a node at
-    `url` answers over HTTP.
+    """Check that the books that readers and followers rebuilt from the feeds equal the exchange's. The followers' books are
+    compared with the node at `url`, over HTTP.
 
     No client may trade during the check. Followers have `seconds` to catch up.
     """

@@ -1,4 +1,4 @@
-"""What a person sees while a load test runs: a live table on a terminal, one plain line a second elsewhere."""
+"""The display of a running load test: a live table on a terminal, otherwise one line a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_INTERVAL = 1.0
 
 
 class NodeLine(msgspec.Struct):
-    """A node as it was last seen; `role` is "down" for one that does not answer."""
+    """The last status of a node. `role` is "down" if it does not answer."""
 
     node_id: str
     role: str
@@ -38,7 +38,7 @@ class TopOfBook(msgspec.Struct):
 
 
 class Scene(msgspec.Struct):
-    """Everything the view shows."""
+    """The contents of the view."""
 
     nodes: list[NodeLine] = []
     tops: list[TopOfBook] = []
@@ -56,17 +56,17 @@ class Scene(msgspec.Struct):
 
     @property
     def term(self) -> int:
-        """The highest term seen."""
+        """The highest term of all nodes."""
         return max((node.term for node in self.nodes), default=0)
 
     @property
     def commit_index(self) -> int:
-        """The highest commit index seen."""
+        """The highest commit index of all nodes."""
         return max((node.commit_index for node in self.nodes), default=0)
 
 
 class View:
-    """Shows a `Scene` that its owner changes, and a list of what happened. `refresh` is cheap to call often."""
+    """Shows a `Scene`, which the caller changes, and a list of events. Calling `refresh` often is cheap."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -88,7 +88,7 @@ class View:
             self._live.stop()
 
     def event(self, text: str) -> None:
-        """Something happened that a person should know of."""
+        """Show an event."""
         line = f"{time.monotonic() - self._begin:5.1f} s  {text}"
         self._events.append(line)
         if self.plain:
@@ -97,7 +97,7 @@ class View:
             self.refresh()
 
     def refresh(self) -> None:
-        """Show the scene as it is now."""
+        """Show the present scene."""
         if self._live is not None:
             self._live.update(self._render(), refresh=True)
             return
@@ -117,7 +117,7 @@ class View:
 
 
 def plain_line(scene: Scene) -> str:
-    """The scene on one line."""
+    """Return the scene as one line."""
     tops = "  ".join(f"{top.product_id} {top.bid}/{top.ask}" for top in scene.tops)
     return (
         f"leader {scene.leader or '-'}  term {scene.term}  commit {scene.commit_index}  {scene.rate:,.0f} orders/s  "
@@ -126,7 +126,7 @@ def plain_line(scene: Scene) -> str:
 
 
 def nodes_table(scene: Scene) -> Table:
-    """A line a node."""
+    """Return a table with a row for each node."""
     table = Table(expand=True)
     for name, justify in (("node", "left"), ("role", "left"), ("term", "right"), ("commit", "right"), ("applied", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left")

@@ -1,4 +1,4 @@
-"""Watching a cluster from outside: the status of every node, and waiting for a state of the whole."""
+"""The statuses of all nodes of a cluster, and waiting until the cluster is in a given state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Statuses = Mapping[str, NodeStatus | None]
 
 
 class Watcher:
-    """Keeps one operator's connection a node and asks over it."""
+    """Keeps a connection to each node, as the operator, and sends queries over it."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -39,18 +39,18 @@ class Watcher:
             await connection.close()
 
     async def statuses(self) -> dict[str, NodeStatus | None]:
-        """All nodes' statuses, asked at the same time."""
+        """Query the statuses of all nodes concurrently."""
         names = list(self._access.natives)
         found = await asyncio.gather(*(self.status(name) for name in names))
         return dict(zip(names, found, strict=True))
 
     async def status(self, node_id: str) -> NodeStatus | None:
-        """A node's status, or None when it does not answer."""
+        """Return a node's status, or None if it does not answer."""
         answer = await self._ask(node_id, StatusQuery())
         return answer if isinstance(answer, NodeStatus) else None
 
     async def book(self, node_id: str, product_id: str) -> BookView | None:
-        """A product's best prices as a node sees them, or None when it does not answer."""
+        """Return the best prices of a product at a node, or None if it does not answer."""
         answer = await self._ask(node_id, BookQuery(product_id, 1))
         return answer if isinstance(answer, BookView) else None
 
@@ -73,10 +73,10 @@ class Watcher:
     async def wait(
         self, wanted: Callable[[Statuses], bool], what: str, seconds: float, interval: float = 0.05
     ) -> dict[str, NodeStatus | None]:
-        """The first statuses that are `wanted`.
+        """Wait until `wanted` is true of the statuses, and return them.
 
         Raises:
-            DeadlineError: none within `seconds`; the text says `what` was waited for and what was seen last.
+            DeadlineError: it is not true within `seconds`. The text names `what` and the last statuses.
         """
         end = time.monotonic() + seconds
         while True:
@@ -89,7 +89,7 @@ class Watcher:
             await asyncio.sleep(interval)
 
     async def wait_leader(self, seconds: float, other_than: str = "") -> str:
-        """The id of a leader that a quorum follows, and that is not `other_than`.
+        """Wait for a ready leader that is not `other_than`, and return its id.
 
         Raises:
             DeadlineError: none within `seconds`.
@@ -98,7 +98,7 @@ class Watcher:
         return leader_of(statuses, other_than)
 
     async def wait_equal(self, seconds: float) -> dict[str, NodeStatus | None]:
-        """Statuses of all nodes that have applied the same entries of the log, each ready.
+        """Wait until all nodes are ready and have applied the same entries, and return their statuses.
 
         Raises:
             DeadlineError: not within `seconds`.
@@ -107,7 +107,7 @@ class Watcher:
 
 
 async def reached(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until `condition` holds; whether it did within `seconds`."""
+    """Wait until `condition` holds. Returns whether it did within `seconds`."""
     end = time.monotonic() + seconds
     while True:
         if condition():
@@ -118,7 +118,7 @@ async def reached(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def leader_of(statuses: Statuses, other_than: str = "") -> str:
-    """The ready leader of the highest term, or ""."""
+    """Return the ready leader with the highest term, or ""."""
     found = [
         status
         for status in statuses.values()
@@ -128,17 +128,17 @@ def leader_of(statuses: Statuses, other_than: str = "") -> str:
 
 
 def all_level(statuses: Statuses) -> bool:
-    """Whether every node answers, is ready, and has applied the same entries of the log."""
+    """Return whether every node answers, is ready, and has applied the same entries."""
     found = [status for status in statuses.values() if status is not None and status.ready]
     return len(found) == len(statuses) and len({status.applied_index for status in found}) == 1
 
 
 async def none_leaving(client: ClusterClient, account_ids: Iterable[str], seconds: float) -> None:
-    """Wait until no open order of these accounts will leave by itself within the hour: what nobody trades on changes no
-    more.
+    """Wait until no open order of these accounts expires within the next hour. Without trading the books then do not
+    change.
 
     Raises:
-        DeadlineError: one still will, after `seconds`.
+        DeadlineError: an order still expires after `seconds`.
     """
     end = time.monotonic() + seconds
     for account_id in account_ids:
