@@ -1,15 +1,15 @@
-"""The engine in one process: beside `matching-engine` and a plain price-time book, its stages, its memory, and how long
-it takes to replay.
+"""Measurements of the engine in one process: compared with `matching-engine` and a plain price-time book, by stage, its
+memory, and the time of a replay.
 
     python -m loadtest.core [--json] [--rounds N] [--operations N]
 
-CPU time, in turns: one round measures ours and theirs one after the other, so a machine that drifts moves both. What
-cannot be measured here (no wheel, no workload) is left out, with a line on stderr.
+All times are CPU times. A round measures both sides one after the other, so a change of the machine's speed affects
+both. What cannot be measured here (no wheel, no workload) is left out, with a line on stderr.
 
 With --json: {"core": [[ours, theirs], ...], "flash": [[ours, theirs], ...], "memory": [[bytes, 0]], ...}, a pair a
 round. `core` are commands a second of this exchange and of matching-engine 0.1.1 on the flow of `peer_flow`; `flash`
 messages a second of this exchange and of a plain book on the public workload; `memory` bytes of a resting order,
-without what is remembered of its command. As text, also the CPU seconds of 1,000,000 commands from log entries, and the
+without the reply cache. As text, also the CPU seconds of 1,000,000 commands from log entries, and the
 stages: microseconds a command.
 """
 
@@ -56,7 +56,7 @@ MEMORY_ACCOUNTS = 200
 
 
 def cpu(run: Callable[[], object]) -> float:
-    """CPU seconds that it takes, the garbage collected before, and not while it runs."""
+    """Return the CPU seconds of a call. Garbage is collected before it and not during it."""
     gc.collect()
     gc.disable()
     begin = time.process_time()
@@ -67,7 +67,7 @@ def cpu(run: Callable[[], object]) -> float:
 
 
 def replay(ground: Sequence[AnyCommand], entries: Sequence[bytes]) -> float:
-    """CPU seconds in which a fresh engine applies log entries."""
+    """Return the CPU seconds in which a new engine applies log entries."""
     engine = Engine()
     engine.apply(Batch(1, list(ground)))
 
@@ -79,7 +79,7 @@ def replay(ground: Sequence[AnyCommand], entries: Sequence[bytes]) -> float:
 
 
 def own_entries(count: int, seed: int = 1) -> tuple[list[AnyCommand], list[bytes]]:
-    """The flow of the demo and the benchmark of three nodes."""
+    """Return log entries with the flow of the demo and of the benchmark of three nodes."""
     people = traders(CLIENTS, seed)
     flows = [ClientFlow(seed, person.account_id, "engine") for person in people]
     commands = [next(flows[number % CLIENTS]) for number in range(count)]
@@ -88,7 +88,7 @@ def own_entries(count: int, seed: int = 1) -> tuple[list[AnyCommand], list[bytes
 
 
 def beside_peer(operations: int, rounds: int) -> Pairs:
-    """Commands a second of ours and of matching-engine; empty where that cannot be had."""
+    """Measure commands a second of this engine and of matching-engine. The result is empty if that cannot be installed."""
     place = peer_flow.fetch_peer()
     if place is None:
         print(f"core: left out, because {peer_flow.PEER} cannot be downloaded", file=sys.stderr)
@@ -104,7 +104,7 @@ def beside_peer(operations: int, rounds: int) -> Pairs:
 
 
 def beside_book(messages: int, rounds: int) -> Pairs:
-    """Messages a second of ours and of the plain book on the public workload; empty where that is not there."""
+    """Measure messages a second of this engine and of the plain book on the public workload. The result is empty without it."""
     if not flash.workload().exists():
         print(f"flash: left out, because there is no {flash.workload()}; QUORUMBOOK_DATA may name the directory", file=sys.stderr)
         return []
@@ -124,7 +124,7 @@ def beside_book(messages: int, rounds: int) -> Pairs:
 
 
 def stages(count: int) -> dict[str, float]:
-    """Microseconds a command: of all, and of what else is done with its bytes, each alone."""
+    """Measure microseconds a command: of the whole, and of each stage alone."""
     ground, entries = own_entries(count)
     engine = Engine()
     engine.apply(Batch(1, ground))
@@ -146,7 +146,7 @@ def stages(count: int) -> dict[str, float]:
 
 
 def memory(orders: int = MEMORY_ORDERS) -> float:
-    """Bytes of a resting order, in a process of its own, without what is remembered of its command."""
+    """Measure the bytes of a resting order, in a separate process, without the reply cache."""
     ended = subprocess.run(
         [sys.executable, "-m", "loadtest.core", "--memory", str(orders)], capture_output=True, text=True, check=True
     )
@@ -158,8 +158,8 @@ def _resident() -> int:
 
 
 def measure_memory(orders: int) -> float:
-    """The growth of this process for so many orders at 2,000 prices, each with a client order id of 36 characters, less
-    what is remembered.
+    """Measure the growth of this process with the given number of orders at 2,000 prices, each with a client order id of 36
+    characters, less the reply cache.
     """
     engine = Engine()
     ground: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
@@ -184,12 +184,12 @@ def measure_memory(orders: int) -> float:
 
 
 def _remembered(account: Account) -> int:
-    """Bytes of what an account remembers of its commands: ids, outcomes, and where they are found."""
+    """Return the bytes of an account's reply cache: ids, outcomes and the index."""
     return account.replies.memory()
 
 
 def shown(found: dict[str, Pairs], parts: dict[str, float]) -> str:
-    """The figures as text."""
+    """Return the figures as text."""
     lines = [f"{statemachine.CORE} core, Python {sys.version.split()[0]}, CPU time"]
     for name, pairs in found.items():
         for ours, theirs in pairs:

@@ -1,10 +1,10 @@
-"""The demonstration: three nodes trade, lose their leader to SIGKILL, and go on; a verdict at the end, each line of it
-checked.
+"""The demo: clients trade on three nodes, the leader is killed with SIGKILL, and trading continues. A verdict follows, each
+line of which is checked.
 
     python -m loadtest.demo [--flow FILE] [--keep] [--seed N] [--seconds N] [--repeat N --results FILE]
     python -m loadtest.demo --ui MINUTES      a market to look at in a browser
 
-Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made.
+Exit code 0: the verdict holds. 1: it does not. 2: the run could not be made.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ AUCTION_PART = 0.1
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """One run in figures. Seconds throughout."""
+    """The figures of a run. All durations are in seconds."""
 
     seed: int
     holds: bool
@@ -61,7 +61,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked for."""
+    """The options of a run."""
 
     directory: Path
     seed: int
@@ -80,7 +80,7 @@ class Demo:
         self._view = view
 
     async def run(self) -> Result:
-        """Trade, kill, go on, bring back, judge."""
+        """Trade, kill the leader, continue, start the killed node again, and judge."""
         begin = time.monotonic()
         scenario, view = self._scenario, self._view
         leader = await scenario.watcher.wait_leader(READY_SECONDS)
@@ -118,7 +118,7 @@ class Demo:
         scenario.start_client(scenario.operator_client(), recorded_flow(path, buyer, seller), chunk=50)
 
     async def _open_market(self) -> None:
-        """Orders are collected for a while; then each product opens at one price."""
+        """Collect orders in an opening auction, and then open each product at one price."""
         scenario = self._scenario
         await scenario.put_status(ProductStatus.AUCTION)
         scenario.start_trading()
@@ -209,8 +209,8 @@ def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
 
 
 async def demonstrate(settings: Settings, console: Console) -> Result:
-    """One run in `settings.directory`, from an empty directory to the verdict. Nodes are stopped at the end unless
-    kept.
+    """Make one run in `settings.directory`, from an empty directory to the verdict. The nodes are stopped at the end, unless
+    they are to be kept.
     """
     view = View(console)
     ground = prepare(settings.directory, usual_ports=settings.keep)
@@ -231,9 +231,7 @@ async def demonstrate(settings: Settings, console: Console) -> Result:
 
 
 async def open_for_people(settings: Settings, minutes: float, console: Console) -> None:
-    """A market that trades for so many minutes, with its address and keys to trade by. Its nodes keep a history, for
-    the candles.
-    """
+    """Run a market for `minutes`, and print its address and keys. The nodes keep a history, which the candles need."""
     ground = prepare(settings.directory, usual_ports=True, settings={"history.enabled": True})
     try:
         console.print(f"starting three nodes in {settings.directory}", markup=False)
@@ -272,7 +270,7 @@ def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Con
 
 
 def _print_kept(settings: Settings, console: Console) -> None:
-    """Lines that work as they are printed."""
+    """Print commands that work as they stand."""
     directory = settings.directory
     urls = Access(directory).https
     program = Path(sys.executable).with_name("quorumbook")
@@ -292,7 +290,7 @@ def _print_kept(settings: Settings, console: Console) -> None:
 
 
 def _repeat(settings: Settings, times: int, results: Path | None, console: Console) -> bool:
-    """`times` runs, each with the next seed; True when every verdict held."""
+    """Make `times` runs, each with the next seed. Returns whether every verdict holds."""
     done: list[Result] = []
     for number in range(times):
         one = msgspec.structs.replace(settings, seed=settings.seed + number)
@@ -324,7 +322,7 @@ def _repeat(settings: Settings, times: int, results: Path | None, console: Conso
 def main(
     flow: Path | None, keep: bool, seed: int, seconds: float, repeat: int, results: Path | None, minutes: float, directory: Path
 ) -> None:
-    """Three nodes trade, lose their leader, and go on; a verdict at the end."""
+    """Trade on three nodes, kill the leader, continue, and print a verdict."""
     console = Console(highlight=False)
     settings = Settings(directory=directory, seed=seed, seconds=seconds, flow=flow, keep=keep and repeat == 1)
     try:

@@ -1,13 +1,13 @@
 """A public workload with a published answer: the `normal` scenario of the survey `flash1-dev/matching-engine-benchmark`
 (MIT).
 
-1,996,097 messages: new, cancel and modify (cancel and new), orders that may rest and immediate-or-cancel ones. What a
-correct engine reports of them has the published SHA-256 `PUBLISHED`. Here: how the file is read, the plain price-time
-book of 50 lines that is the ruler, the log entries that say the same to this exchange, and the report made of what the
-exchange answers and tells.
+It has 1,996,097 messages: new, cancel and modify (cancel and new), of limit orders and immediate-or-cancel orders. The
+report of a correct engine has the published SHA-256 `PUBLISHED`. This module reads the file, has a plain price-time book
+of 50 lines for comparison, converts the messages to log entries of this exchange, and builds the report from the
+exchange's outcomes and events.
 
-Buyers only buy and sellers only sell, so that self-trade prevention never acts. There are several of each, because an
-account has a limited number of open orders.
+Some accounts only buy and the others only sell, so that self-trade prevention never acts. There are several of each,
+because an account has a limited number of open orders.
 
     python -m loadtest.flash [--messages N]      compare the exchange's report with the published one, or of the first N messages with the ruler's
 """
@@ -54,7 +54,7 @@ _HEADER = struct.Struct("<QII")
 
 
 class Message(NamedTuple):
-    """A message of the workload. `side` is 0 for a buy, 1 for a sell."""
+    """A message of the workload. `side`: 0 is a buy, 1 a sell."""
 
     kind: int
     side: int
@@ -66,13 +66,13 @@ class Message(NamedTuple):
 
 
 def workload() -> Path:
-    """The file: beside the repository, or in the directory that QUORUMBOOK_DATA names."""
+    """Return the path of the workload: in the directory QUORUMBOOK_DATA, or beside the repository."""
     data = Path(os.environ.get("QUORUMBOOK_DATA") or Path(__file__).resolve().parents[1] / "../shared/data")
     return data / "flash" / "normal.bin.zst"
 
 
 def read(path: Path, limit: int | None = None) -> list[Message]:
-    """The first `limit` messages, or all."""
+    """Return the first `limit` messages, or all of them."""
     import pyarrow
 
     with pyarrow.input_stream(str(path), compression="zstd") as stream:
@@ -83,7 +83,7 @@ def read(path: Path, limit: int | None = None) -> list[Message]:
 
 
 class PlainBook:
-    """Price-time priority and nothing else; its report, line by line."""
+    """A book with price-time priority and nothing else. It yields its report line by line."""
 
     def __init__(self) -> None:
         self.levels: tuple[SortedDict, SortedDict] = (SortedDict(), SortedDict())
@@ -137,7 +137,7 @@ class PlainBook:
 
 
 def ground() -> list[AnyCommand]:
-    """The operator's commands that the workload needs."""
+    """Return the operator's commands that the workload needs."""
     found: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
     found.append(PutProduct(OPERATOR, "p1", PRODUCT, "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 0, 0))
     for number in range(TRADERS):
@@ -147,8 +147,8 @@ def ground() -> list[AnyCommand]:
 
 
 def commands(messages: Sequence[Message]) -> Iterator[tuple[Message, list[AnyCommand]]]:
-    """Each message as commands. The ruler says which modifies are of unknown orders; if the exchange thinks otherwise,
-    its report differs.
+    """Yield the commands of each message. The plain book tells which modifies name unknown orders. If the exchange decides
+    differently, its report differs.
     """
     ruler, number = PlainBook(), 0
     for message in messages:
@@ -170,13 +170,13 @@ def commands(messages: Sequence[Message]) -> Iterator[tuple[Message, list[AnyCom
 
 
 def entries(messages: Sequence[Message]) -> list[bytes]:
-    """The workload as log entries."""
+    """Return the workload as log entries."""
     flat = [command for _, found in commands(messages) for command in found]
     return [encode_batch(Batch(2, flat[start : start + BATCH])) for start in range(0, len(flat), BATCH)]
 
 
 class Reporter:
-    """The exchange's report, made of its outcomes and events, one message at a time."""
+    """Builds the exchange's report from its outcomes and events, one message at a time."""
 
     def __init__(self) -> None:
         self.engine = Engine()
@@ -214,12 +214,12 @@ class Reporter:
 
 
 def digest(lines: Sequence[str]) -> str:
-    """The hash of a report."""
+    """Return the hash of a report."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def reports(messages: Sequence[Message]) -> tuple[str, str]:
-    """The hashes of the exchange's report and of the ruler's."""
+    """Return the hashes of the exchange's report and of the plain book's."""
     reporter, ruler = Reporter(), PlainBook()
     for message, found in commands(messages):
         reporter.apply(message, found)
@@ -232,7 +232,7 @@ def reports(messages: Sequence[Message]) -> tuple[str, str]:
 @click.command()
 @click.option("--messages", type=int, help="Only the first so many.")
 def main(messages: int | None) -> None:
-    """Compare what the exchange reports of the workload with the published hash."""
+    """Compare the exchange's report of the workload with the published hash."""
     path = workload()
     if not path.exists():
         print(f"no workload at {path}; QUORUMBOOK_DATA may name the directory with flash/normal.bin.zst", file=sys.stderr)

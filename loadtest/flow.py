@@ -1,9 +1,9 @@
-"""Order flow: what a client sends, generated from a seed or read from a recording.
+"""The order flow of a client: generated from a seed, or read from a recording.
 
-A generated flow is a pure function of its arguments and endless. It does not look at answers, as a fast client does not
-wait for them: it cancels orders that may have traded meanwhile, and the exchange says so. Prices lie around a mid that
-walks, the same for all clients of a seed, so that clients meet each other. A client keeps at most `OPEN_MAX` orders in
-mind and cancels its oldest beyond that, which bounds the books.
+A generated flow is endless and a pure function of its arguments. It does not depend on answers, because a fast client
+does not wait for them. It therefore also cancels orders that have traded, which the exchange rejects. All clients of one
+seed place their prices around the same moving mid, so they trade with each other. A client remembers at most `OPEN_MAX`
+orders and then cancels the oldest one, which bounds the books.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STEPS_A_MOVE = 8
 
 
 class Kind(Enum):
-    """What a client may do next."""
+    """The kinds of steps of a client."""
 
     PASSIVE = "a limit order away from the mid"
     POST_ONLY = "the same, refused if it would take"
@@ -78,9 +78,7 @@ _STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePreventi
 
 
 class MovingMid:
-    """A product's mid in ticks, as a walk that is drawn back to its beginning. The n-th value depends on seed and
-    product alone.
-    """
+    """A product's mid in ticks, as a mean-reverting random walk. The n-th value depends only on the seed and the product."""
 
     def __init__(self, seed: int, spec: ProductSpec) -> None:
         self._random = Random(f"{seed}:{spec.product_id}")
@@ -88,7 +86,7 @@ class MovingMid:
         self._values = [spec.opening_ticks]
 
     def at(self, move: int) -> int:
-        """The mid after `move` moves. Amortised O(1) for a client that goes forward."""
+        """Return the mid after `move` moves. Amortised O(1) if `move` grows."""
         while len(self._values) <= move:
             last = self._values[-1]
             pull = (self._opening - last) // 50
@@ -97,9 +95,9 @@ class MovingMid:
 
 
 class ClientFlow(Iterator[FlowCommand]):
-    """One client's endless flow.
+    """The endless flow of one client.
 
-    `run` goes into every id: another run on the same cluster needs another one. Flows of the same `seed` share the
+    `run` is part of every id, so each run on a cluster needs another one. Flows of the same `seed` share the
     mid's walk. `weights`: how often each kind comes, in parts of their sum.
     """
 
@@ -180,7 +178,7 @@ class ClientFlow(Iterator[FlowCommand]):
         )
 
     def _waiting(self, kind: Kind, spec: ProductSpec, side: Side, mid: int) -> dict[str, Any]:
-        """The fields of an order that does not enter at once, or leaves by itself."""
+        """Return the fields of a stop order or a good-till-time order."""
         if kind is Kind.GOOD_TILL_TIME:
             return {"cancel_after": self._random.choice(LIVES)}
         if kind not in STOPS:
@@ -205,8 +203,8 @@ class ClientFlow(Iterator[FlowCommand]):
 
 
 def recorded_flow(path: Path, buyer: str, seller: str, run: str = "") -> Iterator[PlaceOrder | CancelOrder]:
-    """A recording's commands on the product `market.RECORDED`, in its order: all buys for `buyer`, all sells for
-    `seller`. `run` begins every id, unless it is empty: another run on the same cluster needs another one.
+    """Yield a recording's commands on the product `market.RECORDED`, in its order. `buyer` places all buys, `seller` all
+    sells. Every id begins with `run`, unless that is empty. Each run on a cluster needs another one.
 
     Raises:
         OSError, RecordingError: the file cannot be read, or is no recording.

@@ -61,7 +61,7 @@ def prepare(
     https: bool = False,
     settings: Mapping[str, Setting] | None = None,
 ) -> Ground:
-    """A new cluster in `directory`, not started. Old log segments are kept, for the audit.
+    """Create a cluster in `directory`, without starting it. The nodes keep old log segments for the audit.
 
     `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With
     `https` the gateways serve HTTPS with the nodes' certificates. With `usual_ports` the ports are those that a person
@@ -82,8 +82,8 @@ def prepare(
 
 
 def place_for(directory: Path, make: Callable[[int], object]) -> None:
-    """Have `make` make a cluster in `directory`, given the first port of its range; again with another range where one
-    of its ports is taken.
+    """Call `make` with the first port of a range, so that it creates a cluster in `directory`. If one of its ports is taken,
+    call it again with another range.
 
     Raises:
         LoadTestError: no free ports were found.

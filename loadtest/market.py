@@ -1,7 +1,6 @@
-"""The market that load tests trade on: a few currencies and products, as many accounts as clients, each with money and
-a key.
+"""The market of load tests: currencies, products, and an account with money and a key for each client.
 
-All of it is put by commands whose ids depend on their contents only, so that setting up twice changes nothing.
+The ids of its commands depend only on their contents, so creating the market twice changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SUBMIT_MAX = 500
 
 
 class ProductSpec(msgspec.Struct, frozen=True):
-    """A product and where its price begins, in ticks."""
+    """A product, and its first price in ticks."""
 
     product_id: str
     base: str
@@ -67,15 +66,15 @@ class Trader(msgspec.Struct, frozen=True):
 
 
 class Submitter(Protocol):
-    """Whoever takes commands and gives their outcomes: `node.native.client.ClusterClient`, or an engine in a test."""
+    """Applies commands and returns their outcomes: `node.native.client.ClusterClient`, or an engine in a test."""
 
     async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
-        """The outcomes, in the order of the commands."""
+        """Return the outcomes, in the order of the commands."""
 
 
 def traders(count: int, seed: int, prefix: str = "trader") -> list[Trader]:
-    """`count` traders with keys derived from `seed`: a test's keys, that a second process can find again. Never use
-    them elsewhere.
+    """Return `count` traders. Their keys are derived from `seed`, so that another process can derive them too. Use them in
+    tests only.
     """
     found = []
     for number in range(count):
@@ -87,7 +86,7 @@ def traders(count: int, seed: int, prefix: str = "trader") -> list[Trader]:
 
 
 def setup_commands(people: Sequence[Trader], products: Sequence[ProductSpec] = (*PRODUCTS, RECORDED)) -> list[AnyCommand]:
-    """Everything the market needs, in an order in which each command finds what it refers to."""
+    """Return the commands that create the market, in an order in which each finds what it refers to."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, f"setup:currency:{name}", name, scale) for name, scale in CURRENCIES.items()
     ]
@@ -130,7 +129,7 @@ def _put_key(person: Trader) -> PutApiKey:
 
 
 async def set_up(client: Submitter, people: Sequence[Trader]) -> list[tuple[AnyCommand, AnyOutcome]]:
-    """Put the market through `client`, which acts for the operator; the commands with their outcomes.
+    """Create the market with `client`, which acts for the operator. Returns the commands with their outcomes.
 
     Raises:
         SetupRefusedError: a command was rejected.

@@ -43,7 +43,7 @@ LIMIT, IOC, MARKET, CANCEL = "limit", "ioc", "market", "cancel"
 
 
 class Op(NamedTuple):
-    """One operation. `price` is 0 for market orders and cancels; `order` numbers orders from 1, a cancel names one."""
+    """One operation. `price`: 0 for market orders and cancels. `order`: the number of the order, from 1."""
 
     kind: str
     order: int
@@ -54,19 +54,19 @@ class Op(NamedTuple):
 
 
 class _Market:
-    """What the flow needs to know of the book that it makes: prices, sizes and orders that are there."""
+    """The state of the book that the flow needs: prices, sizes and open orders."""
 
     def __init__(self) -> None:
         self.sides: tuple[SortedDict, SortedDict] = (SortedDict(), SortedDict())
         self.live: dict[int, tuple[bool, int, int]] = {}
 
     def touch(self, buys: bool) -> int | None:
-        """The best price that an order of this side meets."""
+        """Return the best price at which an order of this side trades."""
         other = self.sides[0 if buys else 1]
         return abs(other.peekitem(0)[0]) if other else None
 
     def depth(self, buys: bool) -> int:
-        """How much an order of this side could trade at most."""
+        """Return the largest size that an order of this side could trade."""
         return sum(size for level in self.sides[0 if buys else 1].values() for size in level.values())
 
     def apply(self, op: Op) -> None:
@@ -101,7 +101,7 @@ class _Market:
 
 
 def draw(count: int, seed: int) -> list[Op]:
-    """So many operations; the same for the same seed."""
+    """Return the given number of operations. They depend only on the seed."""
     chance, market, middle = random.Random(seed), _Market(), 10_000
     candidates: list[int] = []
     flow: list[Op] = []
@@ -148,7 +148,7 @@ def _target(chance: random.Random, candidates: list[int], market: _Market) -> in
 
 
 def ground() -> list[AnyCommand]:
-    """The operator's commands that the flow needs."""
+    """Return the operator's commands that the flow needs."""
     found: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
     found.append(PutProduct(OPERATOR, "p1", PRODUCT, "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 1_000, 2_000))
     for number in range(1, ACCOUNTS + 1):
@@ -159,7 +159,7 @@ def ground() -> list[AnyCommand]:
 
 
 def entries(flow: list[Op]) -> list[bytes]:
-    """The flow as log entries of this exchange: each order with a command id and a client order id."""
+    """Return the flow as log entries. Each order has a command id and a client order id."""
     commands: list[AnyCommand] = []
     for number, op in enumerate(flow):
         account = f"a{op.account}"
@@ -176,7 +176,7 @@ def entries(flow: list[Op]) -> list[bytes]:
 
 
 def fetch_peer() -> Path | None:
-    """A directory from which `matching_engine` is imported; None where its wheel cannot be had.
+    """Return a directory from which `matching_engine` can be imported, or None if its wheel cannot be downloaded.
 
     The package asks for Python 3.12 because it writes two aliases as `type X = ...`; an older Python gets them as plain
     assignments, which mean the same at run time.
@@ -209,7 +209,7 @@ def fetch_peer() -> Path | None:
 
 
 def peer_run(flow: list[Op], place: Path) -> Callable[[], None]:
-    """What gives the flow to a fresh `matching-engine`."""
+    """Return a function that applies the flow to a new `matching-engine`."""
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
     import importlib

@@ -3,7 +3,7 @@ then the level changes.
 
     python -m loadtest.rolling [--former DIRECTORY] [--keep]
 
-Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made. Version 0.2.0 is installed
+Exit code 0: the verdict holds. 1: it does not. 2: the run could not be made. Version 0.2.0 is installed
 beside this tree, from the repository's history, unless `--former` names where it is.
 """
 
@@ -54,7 +54,7 @@ busy machine below.
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """An order that a client was told of: when (monotonic seconds), the command, and the order's id."""
+    """An acknowledged order: the time (monotonic seconds), the command, and the order's id."""
 
     at: float
     command: PlaceOrder
@@ -62,7 +62,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """A run in figures. Gaps are the longest times without an acknowledgement, in seconds."""
+    """The figures of a run. Gaps are the longest times without an acknowledgement, in seconds."""
 
     acknowledged: int
     roll_gap: float
@@ -73,12 +73,12 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost, doubled, or different on two nodes."""
+        """Whether no order was lost or applied twice, and all nodes are equal."""
         return not self.faults
 
 
 def install_former(target: Path, *, root: Path = ROOT) -> Path:
-    """Install the released version from the history of the repository at `root`; where its modules are.
+    """Install the released version from the history of the repository at `root`. Returns the directory of its modules.
 
     Raises:
         LoadTestError: its commit is not in the history, or it cannot be installed.
@@ -108,7 +108,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def command_of(modules: Path) -> tuple[str, ...]:
-    """The program that runs one node of the version in `modules`, whatever lies in the working directory."""
+    """Return the command that runs a node of the version in `modules`, from any working directory."""
     return ("/usr/bin/env", f"PYTHONPATH={modules}", "PYTHONSAFEPATH=1", sys.executable, "-m", "node.supervisor")
 
 
@@ -145,7 +145,7 @@ class Roll:
 
     @contextlib.asynccontextmanager
     async def trading(self) -> AsyncIterator[None]:
-        """Have traders place orders meanwhile."""
+        """Place orders in the background."""
         self._stop.clear()
         client = self.access.client(deadline=30.0)
         tasks = [asyncio.create_task(self._trade(client, number)) for number in range(TRADERS)]
@@ -174,14 +174,14 @@ class Roll:
             await asyncio.sleep(PAUSE)
 
     def gap(self, since: float) -> float:
-        """The longest time without an acknowledgement since a moment, in seconds."""
+        """Return the longest time without an acknowledgement since a moment, in seconds."""
         times = [since, *(each.at for each in self.acknowledged if each.at >= since)]
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
     # ------------------------------------------------------------------ the steps
 
     async def begin(self) -> None:
-        """Start the released version, and open the market."""
+        """Start the released version, and create the market."""
         await asyncio.to_thread(self.former.start)
         await self.former.wait_ready(READY_SECONDS)
         await self.submit(market())
@@ -204,7 +204,7 @@ class Roll:
         await asyncio.sleep(BETWEEN_SECONDS)
 
     async def raise_level(self) -> None:
-        """Have the cluster go on at the present version's level."""
+        """Change the level of the cluster to that of the present version."""
         client = self.access.client(deadline=120.0)
         try:
             report = await client.change_level(PRESENT, check=True)
@@ -215,10 +215,10 @@ class Roll:
             await client.close()
 
     async def submit(self, commands: Sequence[AnyCommand], credentials: Credentials | None = None) -> list[AnyOutcome]:
-        """Apply commands; none may be rejected.
+        """Apply commands.
 
         Raises:
-            LoadTestError: one was.
+            LoadTestError: a command was rejected.
         """
         client = self.access.client(credentials, deadline=30.0)
         try:
@@ -233,7 +233,7 @@ class Roll:
     # ------------------------------------------------------------------ the verdict
 
     async def statuses(self) -> dict[str, NodeStatus]:
-        """What the nodes say once all have applied the same."""
+        """Return the nodes' statuses after all have applied the same entries."""
         async with asyncio.timeout(READY_SECONDS):
             while True:
                 found = {name: status for name, status in (await self.present.status()).items() if status is not None}
@@ -242,7 +242,7 @@ class Roll:
                 await asyncio.sleep(0.05)
 
     async def judge(self, statuses: dict[str, NodeStatus]) -> list[str]:
-        """What does not hold."""
+        """Return what does not hold."""
         faults = []
         if len({status.state_hash for status in statuses.values()}) != 1:
             faults.append(f"the states differ: { {name: status.state_hash for name, status in statuses.items()} }")
@@ -261,14 +261,14 @@ class Roll:
 
 
 def order(trader: int, client_oid: str, number: int) -> PlaceOrder:
-    """An order of a trader; every other one meets one of the other side."""
+    """Return an order of a trader. Every other order trades with one of the other side."""
     side = Side.BUY if number % 2 else Side.SELL
     price = 10_000 + 100 * (number % 20 - 10) * (1 if side is Side.SELL else -1)
     return PlaceOrder(f"trader-{trader}", f"c:{client_oid}", "BTC-USD", side, OrderType.LIMIT, price, 1, client_oid=client_oid)
 
 
 def market() -> list[AnyCommand]:
-    """A product, and traders with money."""
+    """Return the commands that create a product, and traders with money."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 2),
         PutCurrency(OPERATOR, "btc", "BTC", 2),
@@ -283,12 +283,12 @@ def market() -> list[AnyCommand]:
 
 
 def only_new() -> NoteStream:
-    """A command that the present version has, and the former has not."""
+    """Return a command that the present version has and the former one lacks."""
     return NoteStream("trader-0", "note-1", "demo/o", "demo", open=True)
 
 
 async def run(directory: Path, former: Path) -> Result:
-    """The whole way. Raises LoadTestError, QuorumbookError: it could not be made."""
+    """Make the whole run. Raises LoadTestError, QuorumbookError if it cannot be made."""
     roll = Roll(directory, former)
     try:
         await roll.begin()
@@ -327,7 +327,7 @@ async def run(directory: Path, former: Path) -> Result:
 
 
 async def _refusal(roll: Roll) -> str:
-    """Why a command is refused that only the present level knows."""
+    """Return why a command of the present level is rejected."""
     try:
         await roll.submit([only_new()])
     except QuorumbookError as error:
