@@ -1,4 +1,4 @@
-"""Recorded order flow that tests read where it is: it is not part of this repository."""
+"""Recorded order flow. It is not part of this repository; tests read it from a directory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Real clusters of three nodes on loopback: one that tests share and leave as they found it, fresh ones for those that
-break things.
+"""Real clusters of three nodes on loopback. Tests that change nothing share one; tests that break something get new ones.
 
 Every node is stopped at the end, and killed by pid if it does not stop.
 """
@@ -27,7 +26,7 @@ SEED = 7
 
 
 class Exchange:
-    """A running cluster with its market put, and traders on it."""
+    """A running cluster with a market and traders."""
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
@@ -55,7 +54,7 @@ def start(ground: Ground) -> None:
 
 
 def end(ground: Ground) -> None:
-    """Stop every node, by force where need be."""
+    """Stop every node, and kill those that do not stop."""
     try:
         ground.stop()
     finally:
@@ -65,7 +64,7 @@ def end(ground: Ground) -> None:
 
 @pytest.fixture(scope="session")
 def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
-    """A cluster with a market, for tests that leave it as they found it."""
+    """Yield a cluster with a market, for tests that change nothing lasting."""
     ground = prepare(tmp_path_factory.mktemp("shared") / "cluster")
     try:
         start(ground)
@@ -77,7 +76,7 @@ def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchan
 
 
 async def put_market(exchange: Exchange) -> None:
-    """Put currencies, products, accounts and money."""
+    """Create currencies, products and accounts, and deposit money."""
     operator = exchange.access.client()
     try:
         await set_up(operator, exchange.people)
@@ -86,7 +85,7 @@ async def put_market(exchange: Exchange) -> None:
 
 
 async def compacted_past(access: Access, node_id: str, index: int) -> None:
-    """Have a node's log begin behind `index`."""
+    """Let a node take snapshots until its log begins after `index`."""
     connection = await access.connect(node_id)
     try:
         async with asyncio.timeout(READY_SECONDS):
@@ -106,7 +105,7 @@ async def compacted_past(access: Access, node_id: str, index: int) -> None:
 
 @pytest.fixture
 def make_ground(tmp_path: Path) -> Iterator[MakeGround]:
-    """Makes clusters of a test's own."""
+    """Return a function that starts a cluster for one test."""
     grounds: list[Ground] = []
 
     def make(settings: Mapping[str, Setting] | None = None) -> Ground:
@@ -123,14 +122,14 @@ def make_ground(tmp_path: Path) -> Iterator[MakeGround]:
 
 
 async def traded(scenario: Scenario, count: int) -> None:
-    """Wait for `count` more acknowledgements: the cluster serves."""
+    """Wait for `count` more acknowledgements, which show that the cluster serves."""
     wanted = scenario.recorder.acknowledged + count
     assert await reached(lambda: scenario.recorder.acknowledged >= wanted, READY_SECONDS)
     scenario.check_tasks()
 
 
 async def judged(scenario: Scenario, visits_min: int = 1) -> Statuses:
-    """Nobody trades any more, and all that was promised holds; the nodes' statuses."""
+    """Stop trading, and check that the verdict holds. Returns the nodes' statuses."""
     await scenario.stop_trading()
     statuses = await scenario.settle()
     verdict = await scenario.judge(statuses, visits_min=visits_min)

@@ -38,7 +38,7 @@ class Attacked(Fault):
         )
 
     async def _open_accounts(self, stage: Stage) -> None:
-        """The attackers have accounts, as everybody may; their money counts in the verdict."""
+        """Open the attackers' accounts. Their money counts in the verdict."""
         known = {person.account_id for person in stage.scenario.people}
         if ATTACKERS[0].account_id in known:
             return

@@ -1,4 +1,4 @@
-"""A certificate that has ended. Needs no root."""
+"""An expired certificate. The fault needs no root."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class ClockBehind(Fault):
         await self._goes_on_without(stage, leader)
 
     async def _jump(self, stage: Stage) -> str:
-        """Let the leader's clock jump; who that is."""
+        """Let the leader's clock jump, and return the leader's id."""
         leader = await stage.leader()
         for node_id in (*(name for name in stage.cluster.node_ids if name != leader), leader):
             await self._restart(stage, node_id)
@@ -112,25 +112,25 @@ class ClockAhead(ClockBehind):
 
 
 def _clock(stage: Stage, node_id: str) -> Path:
-    """The file with the difference of a node's clock."""
+    """Return the path of the file with the offset of a node's clock."""
     return stage.data(node_id).parent / "clock"
 
 
 def set_clock(clock: Path, offset: int) -> None:
-    """Let a clock differ by `offset` seconds; a reader sees the one or the other."""
+    """Let a clock differ by `offset` seconds. A reader sees either the old or the new offset."""
     other = clock.with_suffix(".next")
     other.write_text(f"{offset:+d}\n", encoding="ascii")
     other.replace(clock)
 
 
 def _told_times(path: Path) -> list[int]:
-    """The times in all outcomes that clients were told, in the order of their sequences."""
+    """Return the times of all outcomes that clients received, in the order of their sequences."""
     outcomes = [one.outcome for one in operations(path) if isinstance(one, Write) and one.outcome is not None]
     return [outcome.time for outcome in sorted(outcomes, key=lambda outcome: outcome.sequence)]
 
 
 def never_back(times: Sequence[int]) -> None:
-    """Raise `UnsafeError` where a time, in nanoseconds, is before the one in front of it."""
+    """Raise `UnsafeError` if a time, in nanoseconds, is before its predecessor."""
     for before, after in pairwise(times):
         if after < before:
             raise UnsafeError(f"the exchange's time ran back by {(before - after) / 1e9:.3f} s, to {after / 1e9:.3f}")

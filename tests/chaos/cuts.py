@@ -1,4 +1,4 @@
-"""The faults of the network. They need nodes in namespaces of their own (`network.Network`)."""
+"""The faults of the network. They need a network namespace for each node (`network.Network`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLAP_SECONDS = 0.35
 
 
 class NetworkFault(Fault):
-    """Ends by healing everything."""
+    """A fault that ends when the whole network is healed."""
 
     seconds = (0.5, 8.0)
 
@@ -22,7 +22,7 @@ class NetworkFault(Fault):
 
 
 class CutLeader(NetworkFault):
-    """The leader's cable is pulled: no node and no client reaches it."""
+    """No node and no client reaches the leader."""
 
     name = "net-cut-leader"
 
@@ -33,7 +33,7 @@ class CutLeader(NetworkFault):
 
 
 class CutFollower(NetworkFault):
-    """A follower's cable is pulled."""
+    """No node and no client reaches a follower."""
 
     name = "net-cut-follower"
 
@@ -44,7 +44,7 @@ class CutFollower(NetworkFault):
 
 
 class CutAll(NetworkFault):
-    """All cables are pulled: nobody reaches anybody."""
+    """No node and no client reaches any node."""
 
     name = "net-cut-all"
     quorum = False
@@ -107,7 +107,7 @@ class CutOneLink(NetworkFault):
 
 
 class Flapping(NetworkFault):
-    """A node's cable is pulled and put back again and again."""
+    """A node loses its network again and again."""
 
     name = "net-flapping"
     seconds = (0.1, 0.3)
@@ -123,7 +123,7 @@ class Flapping(NetworkFault):
 
 
 class Slow(NetworkFault):
-    """A node's cable carries 2 Mbit/s only."""
+    """A node's network carries only 2 Mbit/s."""
 
     name = "net-slow"
     HOW: tuple[str, ...] = ("tbf", "rate", "2mbit", "burst", "16k", "latency", "100ms")

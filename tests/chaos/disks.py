@@ -38,7 +38,7 @@ class FullDisk:
             probe.rmdir()
 
     def insert(self) -> None:
-        """Mount it, with what the data directory holds."""
+        """Mount the disk, and copy the contents of the data directory to it."""
         self._data.rename(self._aside)
         self._data.mkdir(mode=0o700)
         self._mount(_size(self._aside) + SPACE_BYTES)
@@ -52,7 +52,7 @@ class FullDisk:
         fill(self._ballast)
 
     def remove(self) -> None:
-        """Unmount it, and leave what it held in the data directory. Does what is left to do, whatever was done."""
+        """Unmount the disk, and leave its contents in the data directory. The method also completes an interrupted call."""
         self._ballast.unlink(missing_ok=True)
         if os.path.ismount(self._data):
             saved = self._data.with_name(self._data.name + ".saved")
@@ -96,8 +96,8 @@ class BadDisk(FullDisk):
         fill(self._store / "ballast")
 
     def remove(self) -> None:
-        """Unmount it, and put back what was in the data directory before: an old copy, on which the node must not run
-        again.
+        """Unmount the disk, and restore the earlier contents of the data directory. They are an old copy, on which the node
+        must not run again.
         """
         for mounted in (self._data, self._store):
             if os.path.ismount(mounted):

@@ -1,4 +1,4 @@
-"""What a chaos run itself can fail with.
+"""The exceptions of a chaos run.
 
 ChaosError
 ├── NotPossibleError    this machine cannot make the fault
@@ -18,7 +18,7 @@ class NotPossibleError(ChaosError):
 
 
 class CommandFailedError(ChaosError):
-    """A program of the system has failed; the text has its command line and its words."""
+    """A program of the system has failed. The text has its command line and its output."""
 
 
 class UnsafeError(ChaosError):

@@ -38,10 +38,10 @@ class Fault(ABC):
 
     @abstractmethod
     async def begin(self, stage: Stage) -> None:
-        """Make it. Raises `NotPossibleError` where this machine cannot."""
+        """Begin the fault. Raises `NotPossibleError` if this machine cannot make it."""
 
     async def end(self, stage: Stage) -> None:
-        """Take away what is left of it; also after a failed `begin`."""
+        """End the fault. It is called also after a failed `begin`."""
         return
 
     async def repair(self, stage: Stage) -> None:
@@ -102,7 +102,7 @@ class FreezeLeader(Fault):
         stage.signal_engine(self.nodes[0], signal.SIGSTOP)
 
     async def choose(self, stage: Stage) -> str:
-        """Whose engine."""
+        """Return the node whose engine is frozen."""
         return await stage.leader()
 
     async def end(self, stage: Stage) -> None:
@@ -276,7 +276,7 @@ class ReplaceNode(Fault):
 
 
 async def _onto(stage: Stage, node_id: str, disk: FullDisk) -> None:
-    """Move a node's data directory to another disk; the node is stopped in order meanwhile."""
+    """Stop a node, move its data directory to another disk, and start it."""
     await asyncio.to_thread(stage.cluster.stop, [node_id])
     await asyncio.to_thread(disk.insert)
     await stage.start(node_id)
@@ -289,10 +289,10 @@ def _last_segment(log: Path) -> Path:
 
 
 def _offsets(path: Path) -> list[int]:
-    """Where the records of a segment begin."""
+    """Return the offsets of a segment's records."""
     return scan(path.name, path.read_bytes(), last=True)[2]
 
 
 def _segment_of_entries(log: Path, count: int) -> Path:
-    """The newest segment with so many entries."""
+    """Return the newest segment with at least so many entries."""
     return max(path for path in log.glob("log-*.seg") if len(_offsets(path)) >= count)

@@ -64,7 +64,7 @@ class LeaderKill(msgspec.Struct, kw_only=True):
 
 
 class KillsPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much. `rate` is commands a second over all clients."""
+    """The parameters of a run. `rate`: commands a second of all clients together."""
 
     kills: int = 1000
     seed: int = 1
@@ -76,7 +76,7 @@ class KillsPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KillsResult(msgspec.Struct, kw_only=True):
-    """All kills of a run; what failed is in `failure`, which is "" when everything held."""
+    """The kills of a run. `failure`: what did not hold, or ""."""
 
     kills: list[LeaderKill] = []
     acknowledged: int = 0
@@ -86,7 +86,7 @@ class KillsResult(msgspec.Struct, kw_only=True):
 
 
 class Kills:
-    """A run over clusters in directories under `home`."""
+    """A run on clusters in directories under `home`."""
 
     def __init__(self, home: Path, plan: KillsPlan, say: Say) -> None:
         self._home = home
@@ -96,9 +96,7 @@ class Kills:
         self.result = KillsResult()
 
     async def run(self) -> KillsResult:
-        """All kills, or those up to the first that something went wrong at. Raises `NodeStartError` when a fresh
-        cluster does not start.
-        """
+        """Kill until all kills are made or something fails. Raises `NodeStartError` if a new cluster does not start."""
         begin = time.monotonic()
         number = 0
         while len(self.result.kills) < self._plan.kills and not self.result.failure:
@@ -171,7 +169,7 @@ async def kill_leader(stage: Stage) -> LeaderKill:
 
 
 def _turns(stage: Stage, sizes: dict[str, int]) -> list[Turn]:
-    """What nodes logged of their roles behind these sizes of their logs."""
+    """Return the changes of role that nodes logged after these sizes of their log files."""
     found: list[Turn] = []
     for node_id, size in sizes.items():
         text = stage.scenario.access.layout.log_file(node_id).read_bytes()[size:].decode("utf-8", "replace")
@@ -180,13 +178,13 @@ def _turns(stage: Stage, sizes: dict[str, int]) -> list[Turn]:
 
 
 def summary(kills: list[LeaderKill]) -> str:
-    """One line about kills."""
+    """Return one line about the kills."""
     gaps = figures([kill.gap for kill in kills]).replace(" | ", ", ")
     return f"gap p50, p99, max: {gaps}; {sum(kill.back for kill in kills) / max(1, len(kills)):.2f} s until the node votes again"
 
 
 def table(result: KillsResult) -> list[str]:
-    """The figures, in Markdown."""
+    """Return the figures as Markdown."""
     kills = result.kills
     rows = [
         ("gap: no answer to anybody", [kill.gap for kill in kills]),
@@ -210,7 +208,7 @@ def table(result: KillsResult) -> list[str]:
 
 
 def report(result: KillsResult, plan: KillsPlan) -> str:
-    """A section for `docs/reliability.md`."""
+    """Return a section for `docs/reliability.md`."""
     now = datetime.datetime.now(tz=datetime.UTC)
     failed = [f"- **FAILS**: {result.failure}"] if result.failure else []
     judged = "something is wrong" if result.failure else "none lost, none doubled"
@@ -233,7 +231,7 @@ def report(result: KillsResult, plan: KillsPlan) -> str:
 @click.option("--seed", default=1, show_default=True, help="Of the clients' orders.")
 @click.option("--report", "path", type=click.Path(dir_okay=False, path_type=Path), help="Append a section with the result here.")
 def main(kills: int, seed: int, path: Path | None) -> None:
-    """Kill the leader of a loaded cluster again and again; exit code 0 only if nothing was lost or doubled."""
+    """Kill the leader of a loaded cluster repeatedly. The exit code is 0 only if nothing was lost or applied twice."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     plan = KillsPlan(kills=kills, seed=seed)

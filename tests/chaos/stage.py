@@ -56,11 +56,11 @@ class Gate(Pacer):
         await self._open.wait()
 
     def shut(self) -> None:
-        """From now on nothing new is sent."""
+        """Hold back new requests."""
         self._open.clear()
 
     def open(self) -> None:
-        """Send again."""
+        """Let requests through again."""
         self._open.set()
 
 
@@ -105,7 +105,7 @@ class Stage:
         return self.scenario.access.layout.configs[node_id].data_path
 
     def log_ends(self) -> str:
-        """The last lines of every node's log, for a person who looks for a cause."""
+        """Return the last lines of every node's log file."""
         parts = []
         for node_id in self.cluster.node_ids:
             lines = self.scenario.access.layout.log_file(node_id).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -117,14 +117,14 @@ class Stage:
         return await self.scenario.watcher.wait_leader(READY_SECONDS)
 
     async def followers(self) -> list[str]:
-        """The others, in random order."""
+        """Return the followers in random order."""
         leader = await self.leader()
         others = [name for name in self.cluster.node_ids if name != leader]
         self.random.shuffle(others)
         return others
 
     async def any_node(self) -> str:
-        """A node at random, the leader in half of the cases."""
+        """Return a random node. In half of the cases it is the leader."""
         return await self.leader() if self.random.random() < 0.5 else (await self.followers())[0]
 
     async def kill(self, *node_ids: str) -> None:
@@ -170,10 +170,10 @@ class Stage:
             raise DeadlineError(f"{wanted - recorder.acknowledged} of {count} answers are missing after {READY_SECONDS:g} s")
 
     async def refused(self, node_id: str, *expected: str) -> str:
-        """Start a node that must refuse, and name all of `expected`. What it says.
+        """Start a node that must not start. Returns its message, which must contain all of `expected`.
 
         Raises:
-            UnsafeError: it runs, or says something else.
+            UnsafeError: the node runs, or its message is another one.
         """
         log = self.scenario.access.layout.log_file(node_id)
         size = log.stat().st_size if log.exists() else 0
@@ -212,8 +212,8 @@ class Stage:
             shutil.move(kept, data / FORMER)
 
     async def replace(self, node_id: str) -> str:
-        """Delete the directory of a node that is down for good, and put a new node into its place; the new one's id.
-        Raises `MembershipError`.
+        """Delete the directory of a dead node, and add a new node in its place. Returns the new node's id. Raises
+        `MembershipError`.
         """
         data = self.data(node_id)
         new = f"n{max(int(name[1:]) for name in self.cluster.layout.addresses) + 1}"
@@ -235,7 +235,7 @@ class Stage:
         return new
 
     async def snapshot_of(self, node_id: str) -> Path:
-        """The newest snapshot directory of a node that runs; takes one where there is none. Raises `DeadlineError`."""
+        """Return the newest snapshot directory of a running node. If it has none, take a snapshot. Raises `DeadlineError`."""
         found = self.snapshots(node_id)
         if not found:
             connection = await self.scenario.access.connect(node_id)

@@ -1,4 +1,4 @@
-"""Programs of the system that faults are made with."""
+"""The programs of the system that the faults use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND_SECONDS = 30
 
 
 def call(*argv: str) -> str:
-    """Run a program that must succeed; what it prints. Raises `CommandFailedError` with its words when it does not."""
+    """Run a program, and return its output. Raises `CommandFailedError` with the output if it fails."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     if done.returncode:
         raise CommandFailedError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
@@ -32,7 +32,7 @@ def need_root(*tools: str) -> None:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
+    """Set variables for the processes that are started in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -38,7 +38,7 @@ class RollingDowngrade(RollingUpgrade):
 
 
 async def _roll(stage: Stage, version: str) -> list[str]:
-    """Make every node one of a version; the nodes in the order in which they changed.
+    """Restart every node with a version. Returns the nodes in the order in which they changed.
 
     Raises:
         UnsafeError: one is not of it afterwards, or has changed its level.

@@ -1,1 +1,1 @@
-"""Unmodified client libraries of other people against a real cluster: see `docs/clients.md`."""
+"""Unmodified foreign client libraries against a real cluster: see `docs/clients.md`."""

@@ -1,4 +1,4 @@
-"""The cluster that the foreign clients trade on, and the table of what they did."""
+"""The cluster of the foreign clients, and the table of their calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def table(request: pytest.FixtureRequest) -> Iterator[Table]:
-    """Gathers every client's calls; written at the end where a report is asked for."""
+    """Yield a table for every client's calls. It is written at the end if a report was requested."""
     gathered = Table()
     yield gathered
     path = request.config.getoption("--clients-report")

@@ -1,4 +1,4 @@
-"""The foreign clients as their users install them, each in an environment of its own that is kept between runs."""
+"""The foreign clients, installed as their users install them. Each has its own environment, which is kept between runs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ COINBASE_PRO_NODE = Package("coinbase-pro-node", "9.1.0", npm=True)
 
 
 def cache() -> Path:
-    """Where the environments are kept, outside this repository."""
+    """Return the directory of the environments, outside this repository."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "quorumbook-clients"
 
 
 def environment(package: Package) -> Path:
-    """The directory of the package's environment, made where it is not there. Skips the test where the registry cannot
-    be reached.
+    """Return the directory of the package's environment, which is created if necessary. Skips the test if the registry
+    cannot be reached.
     """
     mark = hashlib.sha256(f"{sys.version_info[:2]} {package}".encode()).hexdigest()[:12]
     place = cache() / f"{package.name}-{package.version}-{mark}"
@@ -67,7 +67,7 @@ def modules(package: Package) -> str:
 
 
 def node() -> str:
-    """Node.js. Skips the test where there is none."""
+    """Return the path of Node.js. Skips the test if it is not installed."""
     found = shutil.which("node")
     if found is None or shutil.which("npm") is None:
         pytest.skip("Node.js or npm is not installed")

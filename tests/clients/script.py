@@ -1,4 +1,4 @@
-"""Running a foreign client's script and reading what it says."""
+"""Runs a foreign client's script, and reads its results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Script:
 
     @classmethod
     async def start(cls, *command: str, told: dict[str, object]) -> Script:
-        """Start it."""
+        """Start the script."""
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -39,7 +39,7 @@ class Script:
         return cls(process)
 
     async def until(self, key: str) -> dict[str, Any]:
-        """The first line with `key` that comes from now on."""
+        """Return the next line with `key`."""
         async with asyncio.timeout(SECONDS):
             while True:
                 line = await self._line()
@@ -60,11 +60,11 @@ class Script:
         raise AssertionError("the script ended early:\n" + "\n".join(self.noise[-30:]))
 
     async def end(self) -> None:
-        """Kill it if it still runs."""
+        """Kill the script if it still runs."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
 
     def results(self) -> dict[str, str]:
-        """How each call went."""
+        """Return the result of each call."""
         return {line["call"]: line["result"] for line in self.lines if "call" in line}

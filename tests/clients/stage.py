@@ -1,4 +1,4 @@
-"""A cluster for foreign clients: who trades on it, what they are told, and what the exchange has of them afterwards."""
+"""The cluster for foreign clients: its accounts, the scripts' arguments, and the exchange's state afterwards."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ MADE = 1_000
 
 @dataclass
 class Stage:
-    """The cluster; `people` by name: one a client, the market maker, and those of the flow."""
+    """The cluster. `people`: the accounts by name, for each client, the market maker and the flow."""
 
     ground: Ground
     access: Access
     people: dict[str, Trader]
 
     async def begin(self) -> None:
-        """Start the nodes, put the market, and have the market maker offer both sides."""
+        """Start the nodes, create the market, and place the market maker's orders on both sides."""
         await self.ground.start(SECONDS)
         operator = self.access.client()
         maker = self.access.trader_client(self.people["maker"])
@@ -56,12 +56,12 @@ class Stage:
         return PlaceOrder(account, f"offer:{side}", PRODUCT.product_id, side, OrderType.LIMIT, dollars * units, MADE * units)
 
     async def leader(self) -> str:
-        """The leader, when all nodes serve."""
+        """Wait until all nodes serve, and return the leader's id."""
         await self.ground.cluster.wait_ready(SECONDS)
         return await self.ground.cluster.leader()
 
     async def told(self, name: str, orders: int) -> dict[str, object]:
-        """What a client's script is told; the leader's URL is the first, survivors' follow."""
+        """Return the arguments of a client's script. The leader's URL is the first one."""
         leader, person = await self.leader(), self.people[name]
         order = [leader, *(node_id for node_id in self.access.https if node_id != leader)]
         urls = [self.access.https[node_id] for node_id in order]
@@ -76,7 +76,7 @@ class Stage:
         }
 
     async def open_orders(self, name: str) -> list[OrderState]:
-        """The client's open orders, as the leader has them."""
+        """Return the client's open orders at the leader."""
         operator = self.access.client()
         try:
             return await operator.query(OrdersQuery(self.people[name].account_id, "", True, False, 1_000, 0), True)
@@ -84,7 +84,7 @@ class Stage:
             await operator.close()
 
     async def kill_leader_after(self, name: str, orders: int, last: int) -> str:
-        """Kill the leader once the client has that many open orders, and before it has its `last`; its id."""
+        """Kill the leader when the client has `orders` open orders, and before it has `last`. Returns the leader's id."""
         leader = await self.leader()
         end = time.monotonic() + SECONDS
         while (placed := len(await self.open_orders(name))) < orders:
@@ -95,13 +95,13 @@ class Stage:
         return leader
 
     async def bring_back(self, node_id: str) -> None:
-        """Start a node that was killed and wait until all are level."""
+        """Start a killed node, and wait until all nodes have applied the same entries."""
         await asyncio.to_thread(self.ground.cluster.start, [node_id])
         await self.ground.cluster.wait_ready(SECONDS)
         await self._level()
 
     async def _level(self) -> None:
-        """Wait until all nodes have applied the same."""
+        """Wait until all nodes have applied the same entries."""
         watcher = Watcher(self.access)
         try:
             await watcher.wait_equal(SECONDS)
@@ -110,7 +110,7 @@ class Stage:
 
 
 def open_stage(directory: Path) -> Stage:
-    """A stage in a fresh directory, not started."""
+    """Return a stage in a new directory, without starting it."""
     ground = prepare(directory, settings={"history.enabled": True})
     names = ("ccxt", "ccxt.pro", "cbpro", "coinbase-pro", "coinbase-pro-node", "maker", "flow-1", "flow-2", "flow-3")
     people = traders(len(names), SEED)

@@ -10,22 +10,22 @@ BEGIN, END = "<!-- table: begin, written by make clients REPORT=1 -->", "<!-- ta
 
 @dataclass
 class Table:
-    """Rows in the order in which they came."""
+    """Rows in the order of the calls."""
 
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def add(self, client: str, version: str, call: str, result: str) -> None:
-        """A call and how it went."""
+        """Add a call and its result."""
         self.rows.append((client, version, call, result))
 
     def text(self) -> str:
-        """Markdown."""
+        """Return the table as Markdown."""
         lines = ["| client | version | call | result |", "|---|---|---|---|"]
         lines += [f"| {client} | {version} | `{call}` | {result} |" for client, version, call, result in self.rows]
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Put the table in place of the one in the file."""
+        """Replace the table in a file."""
         before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
         _, found, after = rest.partition(END)
         assert found, f"{path} has no {BEGIN} and {END}"
