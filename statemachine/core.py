@@ -21,8 +21,9 @@ MODULES = (
     *("exact", "writer", "entry"),
     *("reply_cache", "entities", "order_index", "book", "changes", "state"),
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
+    *("invariants", "loading"),
 )
-"""The compiled modules: those that every order uses. `writer`, `entry`, `reply_cache` and
+"""The compiled modules: those that every order uses, and those that every order of a snapshot uses. `writer`, `entry`, `reply_cache` and
 `order_index` have a twin, `<name>.pyx`, that is compiled instead.
 """
 

@@ -40,6 +40,7 @@ _LIMIT: int = OrderType.LIMIT
 _GTC: int = TimeInForce.GTC
 _GTT: int = TimeInForce.GTT
 _BUY: int = Side.BUY
+_PPM: int = PPM
 
 
 def check(state: State) -> None:
@@ -305,25 +306,7 @@ def _check_open(state: State) -> None:
         product = products[order.product_id]
         if order.status == _ACTIVE:
             _check_active(order, product, time, state.last_queued, _partner_hold(state, order))
-        elif not (
-            order.done_reason == _NOT_DONE
-            and order.order_type == _LIMIT
-            and (
-                order.expires_at == 0
-                if order.time_in_force == _GTC
-                else order.time_in_force == _GTT and (order.expires_at > time or product.busy)
-            )
-            and order.price > 0
-            and order.price % product.tick == 0
-            and order.remaining > 0
-            and order.remaining % product.lot == 0
-            and order.reserve % product.lot == 0
-            and order.filled_size + order.remaining + order.reserve <= order.size
-            and order.hold == product.hold_for(order)
-            and 0 <= order.opened_sequence <= product.sequence
-            and order.queued == 0
-            and 0 <= order.fee_credit < PPM
-        ):
+        elif not _rests(order, product, time):
             raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
         currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
         held = holds[order.account_id]
@@ -336,6 +319,30 @@ def _check_open(state: State) -> None:
         for currency, hold in held.items():
             on_hold = state.accounts[name].balances[currency].hold
             assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
+
+
+def _rests(order: Order, product: Product, time: int) -> bool:
+    """Whether an order on the book meets every condition. `_fault` names the one that it does not meet."""
+    filled, remaining, reserve = order.filled_size, order.remaining, order.reserve
+    return (
+        order.done_reason == _NOT_DONE
+        and order.order_type == _LIMIT
+        and (
+            order.expires_at == 0
+            if order.time_in_force == _GTC
+            else order.time_in_force == _GTT and (order.expires_at > time or product.busy)
+        )
+        and order.price > 0
+        and order.price % product.tick == 0
+        and remaining > 0
+        and remaining % product.lot == 0
+        and reserve % product.lot == 0
+        and filled + remaining + reserve <= order.size
+        and order.hold == product.hold_for(order)
+        and 0 <= order.opened_sequence <= product.sequence
+        and order.queued == 0
+        and 0 <= order.fee_credit < _PPM
+    )
 
 
 def _partner_hold(state: State, order: Order) -> int:

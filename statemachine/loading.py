@@ -217,13 +217,8 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
     queued: dict[str, list[Order]] = {name: [] for name in products}
     expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
     for order in orders:
-        account, product = order.account, order.product
-        state.orders.put(order)
-        account.list_order(order)
-        if order.client_oid and account.by_client_oid.find(order.client_oid) is not None:
-            raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
-        if order.client_oid:
-            account.by_client_oid.put(order)
+        _index_open(state, order)
+        product = order.product
         if order.expires_at:
             expiring[product.product_id][order.expires_at, order.order_id] = order
         if order.queued:
@@ -249,6 +244,18 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
             state.next_expiry = min(state.next_expiry or first, first)
         if pending.is_unfinished(state, product):
             state.set_busy(product)
+
+
+def _index_open(state: State, order: Order) -> None:
+    """Add an open order to the indexes."""
+    account = order.account
+    state.orders.put(order)
+    account.list_order(order)
+    if order.client_oid:
+        by_oid = account.by_client_oid
+        if by_oid.find(order.client_oid) is not None:
+            raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
+        by_oid.put(order)
 
 
 def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:

@@ -1,0 +1,17 @@
+# What the compiled core knows more about invariants.py: the types of the checks that every order of a snapshot passes.
+cimport cython
+
+from statemachine.entities cimport Order, Product
+from statemachine.exact cimport wide
+
+cdef int _ACTIVE
+cdef int _DONE
+cdef int _NOT_DONE
+cdef int _LIMIT
+cdef int _GTC
+cdef int _GTT
+cdef int _BUY
+cdef int _PPM
+
+@cython.locals(filled=wide, remaining=wide, reserve=wide)
+cdef bint _rests(Order order, Product product, wide time) except -1

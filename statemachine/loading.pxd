@@ -1,0 +1,12 @@
+# What the compiled core knows more about loading.py: the types of what is done with every order of a snapshot.
+cimport cython
+
+from statemachine.entities cimport Account, Order, order_of_row
+from statemachine.order_index cimport OrdersByOid
+from statemachine.state cimport State
+
+cdef int _ACTIVE
+cdef int _BUY
+
+@cython.locals(account=Account, by_oid=OrdersByOid)
+cdef int _index_open(State state, Order order) except -1
