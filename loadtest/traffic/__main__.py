@@ -190,12 +190,11 @@ class OwnCluster:
             )
             process = await locust.start(options.minutes * 60, options.results, *self._words())
             try:
-                marks = await self._kill_in_the_middle(scenario, process) if options.kill_leader else []
-                code = await process.wait()
+                marks, code = await asyncio.gather(self._kill_in_the_middle(scenario, process), self._watched(process))
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-            self._say("waiting until all nodes are level, then reading their logs ...")
+            self._say("waiting until all nodes have caught up, then reading their logs ...")
             verdict = await self._judge(scenario)
         result = _finished(options, code, limit, marks)
         result.checks += verdict.checks
@@ -205,7 +204,9 @@ class OwnCluster:
         return ("--arrivals", str(self._options.arrivals)) if self._options.arrivals else ()
 
     async def _kill_in_the_middle(self, scenario: Scenario, process: asyncio.subprocess.Process) -> list[Mark]:
-        """Kill the leader after half of the time, and start it again a moment later."""
+        """Kill the leader after half of the time, if that was asked for, and start it again a moment later."""
+        if not self._options.kill_leader:
+            return []
         await reached(lambda: any(self._options.results.glob(ACKNOWLEDGED)) or process.returncode is not None, START_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.minutes * 60 / 2):
@@ -219,6 +220,16 @@ class OwnCluster:
         await asyncio.sleep(DOWN_S)
         await scenario.restart(leader)
         return [Mark(killed_at, f"{leader} killed")]
+
+    async def _watched(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for Locust's end, and show the time on a terminal. Returns its exit code."""
+        begin = time.monotonic()
+        with self._console.status("") as status:
+            while True:
+                status.update(f"{time.monotonic() - begin:.0f} of {self._options.minutes * 60:.0f} s")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        return await process.wait()
 
     async def _judge(self, scenario: Scenario) -> Verdict:
         """The verdict of the demonstration, over what Locust's users were told."""

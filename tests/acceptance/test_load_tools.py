@@ -76,13 +76,14 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
     assert "holds:" in said
 
 
+@pytest.mark.timeout(200)
 def test_the_load_test_survives_the_death_of_the_leader(tmp_path: Path) -> None:
     """All that `make loadtest` does: three protocols, an open loop, a master and two workers, a recorded day, a killed
     leader, the generator's own limit, the verdict and the report.
     """
     results = tmp_path / "results"
     options = ["--users", "14", "--minutes", "0.15", "--processes", "2", "--arrivals", "80", "--kill-leader"]
-    ended = run(["-m", "loadtest.traffic", *options, "--results", str(results)], 110, TERM="dumb", QUORUMBOOK_DATA="")
+    ended = run(["-m", "loadtest.traffic", *options, "--results", str(results)], 180, TERM="dumb", QUORUMBOOK_DATA="")
     log = (results / "locust.log").read_text(encoding="utf-8") if (results / "locust.log").exists() else ""
     assert ended.returncode == 0, ended.stdout + ended.stderr + log
     assert "2 workers connected" in log
