@@ -112,33 +112,33 @@ PERMISSIONS: dict[type[Command], Permission] = {
 }
 """The permission that a command of the operator needs. It is MARKET for those that are not here."""
 
-_ACTOR = OPERATOR + "/"
-_KEY = _ACTOR + "key/"
+_SENDER = OPERATOR + "/"
+_KEY = _SENDER + "key/"
 
 
-def actor_of_user(user_id: str) -> str:
+def sender_of_user(user_id: str) -> str:
     """The account of the operator's commands that a user sends."""
-    return _ACTOR + user_id
+    return _SENDER + user_id
 
 
-def actor_of_key(key_id: str) -> str:
+def sender_of_key(key_id: str) -> str:
     """The account of the operator's commands that a key without a user sends."""
     return _KEY + key_id
 
 
-def is_actor(account_id: str) -> bool:
+def is_sender(account_id: str) -> bool:
     """Whether an account of a command names a sender of the operator's commands. No account of a trader has a slash."""
-    return account_id.startswith(_ACTOR)
+    return account_id.startswith(_SENDER)
 
 
-def user_of(actor: str) -> str:
+def user_of(sender: str) -> str:
     """The user who sent a command, "" if no user did."""
-    return actor[len(_ACTOR) :] if is_actor(actor) and not actor.startswith(_KEY) else ""
+    return sender[len(_SENDER) :] if is_sender(sender) and not sender.startswith(_KEY) else ""
 
 
-def key_of(actor: str) -> str:
+def key_of(sender: str) -> str:
     """The key without a user that sent a command, "" if another did."""
-    return actor[len(_KEY) :] if actor.startswith(_KEY) else ""
+    return sender[len(_KEY) :] if sender.startswith(_KEY) else ""
 
 
 def needed(state: State, command: Command) -> Need:
@@ -170,13 +170,13 @@ def _is_of_account(state: State, command: PutApiKey) -> bool:
     return before is None or (before.owner_id == command.owner_id and not before.user_id and not before.permissions & ~OF_ACCOUNT)
 
 
-def rejects(state: State, actor: str, need: Need) -> Reject | None:
+def rejects(state: State, sender: str, need: Need) -> Reject | None:
     """Does this sender lack the permission?"""
     permission, scope, name = need
-    held = held_by(state, actor, scope, name)
+    held = held_by(state, sender, scope, name)
     if held & permission:
         return None
-    text = f"{_described(actor)} does not have the permission {permission.name.lower()} for {described(scope, name)}"
+    text = f"{_described(sender)} does not have the permission {permission.name.lower()} for {described(scope, name)}"
     return Reject(Reason.NOT_PERMITTED, permission.name.lower(), text)
 
 
@@ -185,19 +185,19 @@ def described(scope: Scope, name: str) -> str:
     return f"the {scope.name.lower()} {name}" if name else "the venue"
 
 
-def _described(actor: str) -> str:
-    return f"the key {key_of(actor)}" if actor.startswith(_KEY) else f"the user {user_of(actor)}"
+def _described(sender: str) -> str:
+    return f"the key {key_of(sender)}" if sender.startswith(_KEY) else f"the user {user_of(sender)}"
 
 
-def held_by(state: State, actor: str, scope: Scope, name: str) -> int:
+def held_by(state: State, sender: str, scope: Scope, name: str) -> int:
     """The permissions of a sender for a scope."""
-    if actor == OPERATOR:
+    if sender == OPERATOR:
         return sum(Permission)
-    if actor.startswith(_KEY):
-        key = state.api_keys.get(key_of(actor))
+    if sender.startswith(_KEY):
+        key = state.api_keys.get(key_of(sender))
         held = widened(key.permissions) & OF_OPERATOR if key is not None and not key.user_id else 0
         return held | _VIEW if held else 0
-    user: UserRow | None = state.records["user"].get(user_of(actor))
+    user: UserRow | None = state.records["user"].get(user_of(sender))
     return _held(state, user, scope, name) if user is not None else 0
 
 

@@ -23,7 +23,7 @@ import msgspec
 
 from statemachine import access, answer, timers
 from statemachine.commands import Command, DecideProposal, command_decoder
-from statemachine.limits import OPERATOR, PROPOSAL_BYTES_MAX, PROPOSALS_MAX, PROPOSALS_PER_ACTOR
+from statemachine.limits import OPERATOR, PROPOSAL_BYTES_MAX, PROPOSALS_MAX, PROPOSALS_PER_SENDER
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import ProposalRow, TimerRow
@@ -37,22 +37,22 @@ HANDLERS: dict[type[Command], Callable[[State, Any], Reject | None]] = {}
 
 def carry_out(state: State, command: Command) -> Reject | None:
     """Apply a command of the operator, if its sender may send it; or keep it as a proposal, if it needs consent."""
-    actor = command.account_id
-    state.actor, state.by_venue = actor, True
-    if actor != OPERATOR and not isinstance(command, DecideProposal):
+    sender = command.account_id
+    state.sender, state.by_venue = sender, True
+    if sender != OPERATOR and not isinstance(command, DecideProposal):
         need = access.needed(state, command)
-        reject = access.rejects(state, actor, need)
+        reject = access.rejects(state, sender, need)
         if reject is not None:
             return reject
         if access.settings(state).consent & need[0]:
             return _propose(state, command, need)
-        state.by_venue = _is_of_venue(state, actor, need)
+        state.by_venue = _is_of_venue(state, sender, need)
     return HANDLERS[type(command)](state, command)
 
 
-def _is_of_venue(state: State, actor: str, need: access.Need) -> bool:
+def _is_of_venue(state: State, sender: str, need: access.Need) -> bool:
     """Whether the sender has the permission for the whole venue."""
-    return bool(access.held_by(state, actor, Scope.VENUE, "") & need[0])
+    return bool(access.held_by(state, sender, Scope.VENUE, "") & need[0])
 
 
 def _propose(state: State, command: Command, need: access.Need) -> Reject | None:
@@ -62,8 +62,8 @@ def _propose(state: State, command: Command, need: access.Need) -> Reject | None
         return Reject(Reason.TOO_MANY_PROPOSALS, "", f"a proposed command has at most {PROPOSAL_BYTES_MAX} bytes")
     if len(rows) >= PROPOSALS_MAX:
         return Reject(Reason.TOO_MANY_PROPOSALS, "", f"at most {PROPOSALS_MAX} proposals wait for consent")
-    if sum(row.proposer == command.account_id for row in rows) >= PROPOSALS_PER_ACTOR:
-        return Reject(Reason.TOO_MANY_PROPOSALS, "", f"at most {PROPOSALS_PER_ACTOR} of yours wait for consent")
+    if sum(row.proposer == command.account_id for row in rows) >= PROPOSALS_PER_SENDER:
+        return Reject(Reason.TOO_MANY_PROPOSALS, "", f"at most {PROPOSALS_PER_SENDER} of yours wait for consent")
     ends = state.time + access.settings(state).consent_ns
     rows.put(ProposalRow(state.sequence, command.account_id, need[0], encoded, state.time, ends))
     timers.put(state, Timer.PROPOSAL, str(state.sequence), "", ends)
@@ -76,27 +76,27 @@ def decide(state: State, command: DecideProposal) -> Reject | None:
     row: ProposalRow | None = state.records["proposal"].get(command.proposal_id)
     if row is None:
         return Reject(Reason.UNKNOWN_PROPOSAL, "proposal_id", "no such proposal waits")
-    proposed, actor = command_decoder.decode(row.command), command.account_id
+    proposed, sender = command_decoder.decode(row.command), command.account_id
     need = access.needed(state, proposed)
-    own = row.proposer == actor
+    own = row.proposer == sender
     if command.decision == Decision.WITHDRAW and not own:
         return Reject(Reason.NOT_PERMITTED, "decision", "only the proposer withdraws a proposal")
     if command.decision != Decision.WITHDRAW:
         if own:
             return Reject(Reason.NEEDS_ANOTHER_USER, "decision", "the proposer may only withdraw the proposal")
-        reject = access.rejects(state, actor, need)
+        reject = access.rejects(state, sender, need)
         if reject is not None:
             return reject
     if command.decision != Decision.APPROVE:
         _remove(state, row)
         answer.done(state, True)
         return None
-    if not access.user_of(actor):
+    if not access.user_of(sender):
         return Reject(Reason.NEEDS_ANOTHER_USER, "decision", "only a user approves a proposal, and this key belongs to none")
     reject = access.rejects(state, row.proposer, need)
     if reject is not None:
         return reject
-    state.actor, state.by_venue = row.proposer, _is_of_venue(state, row.proposer, need)
+    state.sender, state.by_venue = row.proposer, _is_of_venue(state, row.proposer, need)
     reject = HANDLERS[type(proposed)](state, proposed)
     if reject is None:
         _remove(state, row)

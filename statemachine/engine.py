@@ -499,7 +499,7 @@ def _answer(state: State, entry: EntryReader) -> None:
 
 def _is_operator(state: State, account_id: str) -> bool:
     """Whether a command of this account is one of the operator. Versions before 0.3.0 had no users."""
-    return account_id == OPERATOR or (not state.legacy and access.is_actor(account_id))
+    return account_id == OPERATOR or (not state.legacy and access.is_sender(account_id))
 
 
 def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:

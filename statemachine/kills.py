@@ -98,7 +98,7 @@ def set_switches(state: State, command: SetSwitches) -> Reject | None:
     if command.switches:
         cancelling = key in state.killing
         by_venue = state.by_venue or (before is not None and before.by_venue)
-        told = (command.note, state.time, cancelling, state.actor, by_venue)
+        told = (command.note, state.time, cancelling, state.sender, by_venue)
         rows.put(SwitchRow(command.scope, command.name, command.switches, *told))
     else:
         rows.remove(*key)

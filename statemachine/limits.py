@@ -212,7 +212,7 @@ KEYS_PER_USER = 16
 PROPOSALS_MAX = 100
 """Proposals that wait for consent, of all users together."""
 
-PROPOSALS_PER_ACTOR = 20
+PROPOSALS_PER_SENDER = 20
 """Proposals of one user or key that wait for consent, so that nobody fills the list alone."""
 
 PROPOSAL_BYTES_MAX = 32 * 1024

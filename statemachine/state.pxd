@@ -55,7 +55,7 @@ cdef class State:
     cdef readonly Cancelling cancelling
     cdef readonly Writer outcomes
     cdef public list keys_put
-    cdef public str actor
+    cdef public str sender
     cdef public bint by_venue
     cdef public list noted
     cdef public long long lowest

@@ -64,7 +64,7 @@ class State:
     `user_keys` are the ids of the users' keys that are not revoked.
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
-    `event_products` of which product it is; `keys_put` are the API keys whose permissions it may have changed, `actor` is who
+    `event_products` of which product it is; `keys_put` are the API keys whose permissions it may have changed, `sender` is who
     sent the operator's command under way, and `by_venue` says whether that sender has the permission for the whole venue;
     `outcomes` its outcomes, `outcome`
     is the one under way, `placing` or `cancelling` the command. `lowest` and `highest` are the prices between which the
@@ -119,7 +119,7 @@ class State:
         self.cancelling = Cancelling()
         self.outcomes = Writer()
         self.keys_put: list[str] = []
-        self.actor = ""
+        self.sender = ""
         self.by_venue = True
         self.noted: list[Order] = []
         self.lowest = 0

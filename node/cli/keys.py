@@ -114,8 +114,12 @@ def list_keys(target: Target, as_json: bool) -> None:
     if as_json:
         print_json(views)
     else:
-        columns = ("key", "account", "permissions", "addresses", "user", "cluster key")
-        show(table(columns, [[str(value) for value in view.values()] for view in views], title="API keys"))
+        columns = ["key", "account", "permissions", "addresses", "user", "cluster key"]
+        cells = [[str(value) for value in view.values()] for view in views]
+        if not any(row.user_id for row in rows):  # a cluster without users
+            for line in (columns, *cells):
+                del line[4]
+        show(table(columns, cells, title="API keys"))
 
 
 @key.command()

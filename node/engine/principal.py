@@ -96,7 +96,7 @@ class Principal(msgspec.Struct, frozen=True):
         """
         if self.row is None:
             return OPERATOR
-        return access.actor_of_user(self.row.user_id) if self.row.user_id else access.actor_of_key(self.row.key_id)
+        return access.sender_of_user(self.row.user_id) if self.row.user_id else access.sender_of_key(self.row.key_id)
 
     @property
     def audience(self) -> Audience:

@@ -13,7 +13,7 @@ from node.budget import Cost
 from node.engine.principal import Principal
 from node.errors import RequestFailed
 from node.native.protocol import FailCode
-from statemachine.access import is_actor
+from statemachine.access import is_sender
 from statemachine.commands import AnyCommand, CancelAll
 from statemachine.limits import OPERATOR
 
@@ -30,7 +30,7 @@ def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
     pays for commands of several accounts or of the operator.
     """
     account_id = commands[0].account_id
-    if account_id == OPERATOR or is_actor(account_id) or any(command.account_id != account_id for command in commands):
+    if account_id == OPERATOR or is_sender(account_id) or any(command.account_id != account_id for command in commands):
         return principal.name
     return account_id
 

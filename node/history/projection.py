@@ -15,7 +15,7 @@ import msgspec
 
 from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
 from snapshots.levels.states import commands_of, level_of
-from statemachine.access import is_actor
+from statemachine.access import is_sender
 from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutApiKey, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import (
@@ -237,7 +237,7 @@ class Projection:
 
     def _administration(self, rows: Rows, step: Step) -> None:
         command = step.command
-        if command is not None and (command.account_id == OPERATOR or is_actor(command.account_id)):
+        if command is not None and (command.account_id == OPERATOR or is_sender(command.account_id)):
             rows.operations.append(_operation(step, command))
         if not isinstance(step.outcome, Done) or not step.outcome.changed:
             return

@@ -68,8 +68,8 @@ class ApiKey:
     def sender(self) -> str:
         """The account of the operator's commands that this key sends (`statemachine.access`)."""
         if self.user_id:
-            return access.actor_of_user(self.user_id)
-        return OPERATOR if self.bootstrap else access.actor_of_key(self.key_id)
+            return access.sender_of_user(self.user_id)
+        return OPERATOR if self.bootstrap else access.sender_of_key(self.key_id)
 
     def allows(self, address: str) -> bool:
         """Whether it may be used from an address."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine.access import is_actor
+from statemachine.access import is_sender
 from statemachine.commands import AnyCommand
 from statemachine.limits import OPERATOR
 
@@ -54,7 +54,7 @@ class Narrowing:
         if added is None:
             added = self._added[kind] = self._find_added(kind)
         raw = _decode(_encode(command))
-        if is_actor(raw[_ACCOUNT]):
+        if is_sender(raw[_ACCOUNT]):
             raw[_ACCOUNT] = OPERATOR
         if added:
             first = len(raw) - len(added)

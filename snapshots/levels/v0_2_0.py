@@ -181,7 +181,7 @@ class FormerEngine(Engine):
 
     def remembers(self, account_id: str, command_id: str) -> bool:
         """See `Engine`."""
-        return bool(self._core.remembers(OPERATOR if access.is_actor(account_id) else account_id, command_id))
+        return bool(self._core.remembers(OPERATOR if access.is_sender(account_id) else account_id, command_id))
 
     def currencies(self) -> list[CurrencyRow]:
         """See `Engine`."""

@@ -33,12 +33,15 @@ ELSEWHERE = {
     ("POST", "/admin/products/{id}/resume"),
     ("POST", "/admin/products/{id}/trades/{trade}/correction"),
     ("PUT", "/admin/calendars/{id}"),
+    ("POST", "/admin/proposals/{id}/{decision}"),
 }
-"""Calls whose fields must fit each other, or that need a halted product, so that no random request is carried out.
-`tests/unit/node/gateway/test_amending.py` and `test_controls.py` reach them.
+"""Calls whose fields must fit each other, or that need a halted product or a proposal, so that no random request is
+carried out. `tests/unit/node/gateway/test_amending.py`, `test_controls.py` and `test_access.py` reach them.
 """
 
-CONTROLS = r"^/admin/(switches|risk|follows|calendars|firms|products/[^/]+/(limits|group|resume|trades)|accounts/[^/]+/firm)"
+CONTROLS = (
+    r"^/admin/(switches|risk|follows|calendars|firms|access|products/[^/]+/(limits|group|resume|trades)|accounts/[^/]+/firm)"
+)
 """Calls that stop trading, or bound it."""
 
 PARTS = (
@@ -111,6 +114,10 @@ async def told(exchange: Exchange) -> dict[str, object]:
             "/accounts/{id}/ledger type": ["match", "transfer"],
             **{f"/admin/{what}/{{scope}}/{{id}} scope": ["account"] for what in ("switches", "risk")},
             **{f"/admin/{what}/{{scope}}/{{id}} id": ["alice"] for what in ("switches", "risk")},
+            "/admin/fees/{scope}/{id} scope": ["product"],
+            "/admin/fees/{scope}/{id} id": ["BTC-USD"],
+            "tiers": [[]],
+            "user_id": [""],
             "/admin/follows/{scope}/{id} scope": ["product"],
             "/admin/follows/{scope}/{id} id": ["BTC-USD"],
             "order_id": order_ids[:2],

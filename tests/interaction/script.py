@@ -165,7 +165,7 @@ class Script:
         self.pairs: dict[str, tuple[str, str]] = {}
         self.seconds = 0
         self.ids = 0
-        self.actor = OPERATOR
+        self.sender = OPERATOR
         self.proposed = 0
 
     def run(self, text: str) -> str:
@@ -229,10 +229,10 @@ class Script:
 
     def do_as(self, words: list[str]) -> list[str]:
         """The rest of the line, sent by a user ("rita") or a key ("key/k1")."""
-        self.actor = f"{OPERATOR}/{words[0]}"
+        self.sender = f"{OPERATOR}/{words[0]}"
         self.seconds -= 1
         trace = self.line(" ".join(words[1:]))
-        self.actor = OPERATOR
+        self.sender = OPERATOR
         return trace
 
     def do_user(self, words: list[str]) -> list[str]:
@@ -554,7 +554,7 @@ class Script:
     def send(self, command: AnyCommand) -> list[str]:
         """Through the same bytes as in the log; a number that these cannot carry never reaches the engine."""
         if command.account_id == OPERATOR:
-            command = msgspec.structs.replace(command, account_id=self.actor)
+            command = msgspec.structs.replace(command, account_id=self.sender)
         try:
             batch = decode_batch(encode_batch(Batch(self.seconds * SECOND, [command])))
         except OverflowError:

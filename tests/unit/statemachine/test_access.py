@@ -6,7 +6,7 @@ from statemachine import access
 from statemachine.commands import AnyCommand, Batch, DecideProposal, Grant, OpenAccount, PutApiKey, PutUser, SetAccess
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Done, Proposed, Rejected
-from statemachine.limits import GRANTS_PER_USER, KEYS_PER_USER, OPERATOR, PROPOSALS_MAX, PROPOSALS_PER_ACTOR, USERS_MAX
+from statemachine.limits import GRANTS_PER_USER, KEYS_PER_USER, OPERATOR, PROPOSALS_MAX, PROPOSALS_PER_SENDER, USERS_MAX
 from statemachine.types import Decision, Permission, Reason, Role, Scope
 
 MINUTE = 60 * 10**9
@@ -60,15 +60,15 @@ def test_proposals_are_bounded_by_sender_and_in_all() -> None:
     def open_by(sender: str, number: int) -> AnyOutcome:
         return apply(engine, OpenAccount(sender, f"{sender.replace('/', '.')}-{number}", f"account-{number}"))[0]
 
-    ada = access.actor_of_user("ada")
-    assert all(isinstance(open_by(ada, number), Proposed) for number in range(PROPOSALS_PER_ACTOR))
+    ada = access.sender_of_user("ada")
+    assert all(isinstance(open_by(ada, number), Proposed) for number in range(PROPOSALS_PER_SENDER))
     assert reason(open_by(ada, 10**6)) is Reason.TOO_MANY_PROPOSALS
-    for number in range((PROPOSALS_MAX - PROPOSALS_PER_ACTOR) // PROPOSALS_PER_ACTOR):
+    for number in range((PROPOSALS_MAX - PROPOSALS_PER_SENDER) // PROPOSALS_PER_SENDER):
         apply(engine, key(f"bare-{number}"))
-        for each in range(PROPOSALS_PER_ACTOR):
-            open_by(access.actor_of_key(f"bare-{number}"), each)
+        for each in range(PROPOSALS_PER_SENDER):
+            open_by(access.sender_of_key(f"bare-{number}"), each)
     assert len(engine.records("proposal")) == PROPOSALS_MAX
-    assert reason(open_by(access.actor_of_user("eva"), 1)) is Reason.TOO_MANY_PROPOSALS
+    assert reason(open_by(access.sender_of_user("eva"), 1)) is Reason.TOO_MANY_PROPOSALS
     engine.apply(Batch(engine.time + MINUTE, []))
     engine.apply(Batch(engine.time + 1, []))
     engine.check()
@@ -77,12 +77,12 @@ def test_proposals_are_bounded_by_sender_and_in_all() -> None:
 
 def test_the_same_command_again_is_the_same_proposal() -> None:
     engine = with_two_administrators(int(Permission.ACCOUNTS))
-    command = OpenAccount(access.actor_of_user("ada"), "open", "ann")
+    command = OpenAccount(access.sender_of_user("ada"), "open", "ann")
     first, again = apply(engine, command, command)
     assert isinstance(first, Proposed)
     assert isinstance(again, Proposed)
     assert (again.duplicate, again.proposal_id) == (True, first.proposal_id)
-    approval = DecideProposal(access.actor_of_user("eva"), "yes", first.proposal_id, Decision.APPROVE)
+    approval = DecideProposal(access.sender_of_user("eva"), "yes", first.proposal_id, Decision.APPROVE)
     assert isinstance(apply(engine, approval)[0], Done)
     assert engine.account_exists("ann")
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
