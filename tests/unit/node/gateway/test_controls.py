@@ -103,6 +103,11 @@ async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
     _, trades = await exchange.get("/products/BTC-USD/trades")
     target = f"/admin/products/BTC-USD/trades/{trades[0]['trade_id']}/correction"
     body = {"buyer": "bob", "seller": "alice", "price": "100", "size": "1", "buyer_fee": "0", "seller_fee": "0"}
+    for wrong in ({"buyer_order_id": "7"}, {"seller_order_id": "zzz"}):
+        status, refused = await exchange.call("admin", "POST", target, body | wrong)
+        assert (status, refused["field"]) == (400, next(iter(wrong)))
+    far = {"buyer_order_id": "00000000-0000-0000-0000-0000000fffff"}
+    assert (await exchange.call("admin", "POST", target, body | far))[0] == 404
     status, answer = await exchange.call("admin", "POST", target, body)
     assert status == 200, answer
     assert (await exchange.call("admin", "POST", target, body | {"note": "again"}))[0] == 409
