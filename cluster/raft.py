@@ -30,6 +30,7 @@ import msgspec
 
 from cluster import messages as m
 from cluster import seams
+from cluster.captures import Captures
 from cluster.clocks import Clocks
 from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
@@ -41,7 +42,7 @@ from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
 from cluster.outbox import Outbox
 from cluster.outlook import Outlook
-from cluster.ports import CaptureState, Clock, Disk, LogEntry, Schemas, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
+from cluster.ports import Clock, Disk, LogEntry, Schemas, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
 from cluster.progress import Peers
 from cluster.raft_log import RaftLog
 from cluster.replication import Replication
@@ -59,9 +60,6 @@ STANDING_POLL = 0.02
 
 IDLE_MAX = 1.0
 """Seconds between ticks at most."""
-
-CAPTURE_RETRY = 10.0
-"""Seconds from a failed snapshot to the next attempt. It is not urgent, because the log still has everything."""
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at whether a majority is connected and a leader known. Only log lines follow from them."""
@@ -126,16 +124,11 @@ class Raft:
         self._refusals: list[Done] = []
         self._told = ("follower", "")
         self._serving = False
-        self._snapshot_index = snapshot_index
-        self._snapshot_wanted = False
-        self._capturing = 0
-        self._capture_after = 0.0
         self._ticked_at = -1e9
         self._look_at = -1e9
         self._second_ends = clock() + 1.0
         self._failure: BaseException | None = None
         self._stopped = False
-        self._bytes_at_snapshot = raft_log.bytes_appended
         seams.install(clock, randomness)
         self._peers = Peers(clock)
         self._receiver = Receiver(snapshots)
@@ -145,6 +138,7 @@ class Raft:
         self._senders = Senders(snapshots, self._peers, clock)
         self._outbox = Outbox(raft_log, wire)
         self._core = seams.Core(settings, raft_log=raft_log, hooks=self, clock=clock)
+        self._captures = Captures(settings, raft_log, self._core, snapshots, self._senders, clock=clock, index=snapshot_index)
         self._replication = Replication(
             settings,
             self._core,
@@ -290,7 +284,8 @@ class Raft:
     def _tick(self) -> None:
         self._ticked_at = self._clock()
         self._refuse()
-        self._begin_snapshot_if_due()
+        if self._captures.begin_if_due() and self.is_leader:
+            self.barrier(lambda _result: None)
         self._append_proposals()
         self._replication.send_due()
         # This node counts itself for all that is durable here, so that is made sure before it looks what is committed.
@@ -302,7 +297,7 @@ class Raft:
         self._replication.advance()
         self._replication.step_down_if_alone()
         self._core.apply_committed()
-        self._finish_capture()
+        self._captures.finish()
         self._members.tick()
         self._guard.tick()
         self._replication.send_due()
@@ -322,7 +317,7 @@ class Raft:
         since = self._clock() - self._ticked_at
         if self._stopped or self._failure is not None:
             return IDLE_MAX - since
-        if self._capturing or self._senders.any or self._receiver.whole is not None:
+        if self._captures.under_way or self._senders.any or self._receiver.whole is not None:
             return POLL - since
         if self._core.leads:
             return min(self._replication.due_at() - self._clock(), IDLE_MAX - since)
@@ -338,7 +333,7 @@ class Raft:
 
     def request_snapshot(self) -> None:
         """Take a snapshot soon."""
-        self._snapshot_wanted = True
+        self._captures.wanted = True
         self.wake()
 
     def transfer_leadership(self, successor: str = "") -> bool:
@@ -390,7 +385,7 @@ class Raft:
     @property
     def abi_at_start(self) -> str:
         """The schema of the log's first command, if the log goes back to the first entry; else ""."""
-        return self._raft_log.abi_at_start if self._raft_log.first_index <= 1 and not self._snapshot_index else ""
+        return self._raft_log.abi_at_start if self._raft_log.first_index <= 1 and not self._captures.index else ""
 
     def status(self) -> RaftStatus:
         """The status of this node now."""
@@ -403,7 +398,7 @@ class Raft:
             applied_index=core.applied_index,
             last_log_index=raft_log.last_index,
             first_log_index=raft_log.first_index,
-            snapshot_index=self._snapshot_index,
+            snapshot_index=self._captures.index,
             voter=members.votes and not raft_log.recovering,
             ready=self._ready(),
             quorum=members.current.have_majority({*self._peers.connected, self._settings.node_id} - self._clocks.refusers),
@@ -508,47 +503,6 @@ class Raft:
 
     # ------------------------------------------------------------------ snapshots
 
-    def _begin_snapshot_if_due(self) -> None:
-        if self._capturing or self._ticked_at < self._capture_after:
-            return
-        applied, damaged = self._core.applied_index, self._snapshots.damaged
-        behind = applied - self._snapshot_index
-        grown = self._raft_log.bytes_appended - self._bytes_at_snapshot
-        due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
-        if not (due or damaged or self._snapshot_wanted) or self._senders.any:
-            return
-        if behind > 0 and applied > self._raft_log.first_index:
-            self._snapshot_wanted = False
-            self._capture()
-        elif damaged and self.is_leader and self._raft_log.last_index == self._snapshot_index:
-            # There is nothing yet that a fresh snapshot could stand behind.
-            self.barrier(lambda _result: None)
-
-    def _capture(self) -> None:
-        """Begin a snapshot of the current state."""
-        last = self._raft_log.entry(self._core.applied_index)
-        previous = self._raft_log.entry(last.index - 1)
-        self._capturing = last.index
-        self._bytes_at_snapshot = self._raft_log.bytes_appended
-        self._raft_log.sync()
-        self._snapshots.capture(SnapshotMark(last, previous, self._raft_log.memberships.at(last.index)))
-
-    def _finish_capture(self) -> None:
-        """Compact the log when the snapshot is durable. During the transfer of a snapshot to a peer, the entries after
-        that snapshot are kept.
-        """
-        if not self._capturing or self._senders.any:
-            return
-        state = self._snapshots.poll()
-        if state is CaptureState.RUNNING:
-            return
-        index, self._capturing = self._capturing, 0
-        if state is CaptureState.DONE:
-            self._snapshot_index = max(self._snapshot_index, index)
-            self._raft_log.compact_to(max(self._raft_log.first_index, index - 1 - self._settings.trailing_entries))
-        if state is CaptureState.FAILED:
-            self._capture_after = self._clock() + CAPTURE_RETRY
-
     def _restore(self) -> SnapshotMark:
         """Load the state of the newest snapshot."""
         mark = self._snapshots.newest()
@@ -560,7 +514,7 @@ class Raft:
             raise RaftFatalError(f"the snapshot could not be loaded: {error}") from error
         self._raft_log.rebase(mark)
         self._watch.restored(mark.index)
-        self._snapshot_index = mark.index
+        self._captures.index = mark.index
         return mark
 
     def _install(self, peer: str, term: int, _mark: SnapshotMark) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import hardstate, log
 from cluster import messages as m
+from cluster.captures import Captures
 from cluster.clocks import Clocks
 from cluster.guard import Guard
 from cluster.log import DurableLog
@@ -209,14 +210,14 @@ def no_directory_sync(patch: Patch) -> None:
 
 def log_removed_before_snapshot(patch: Patch) -> None:
     """The log is compacted when a snapshot begins, not when it is durable."""
-    original = Raft._capture
+    original = Captures._begin
 
-    def capture(self: Raft) -> None:
+    def begin(self: Captures) -> None:
         original(self)
         self._raft_log._log.roll()
         self._raft_log._log.compact_to(self._capturing - 1)
 
-    patch.setattr(Raft, "_capture", capture)
+    patch.setattr(Captures, "_begin", begin)
 
 
 def snapshot_clears_log(patch: Patch) -> None:
