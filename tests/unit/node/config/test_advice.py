@@ -21,7 +21,7 @@ def test_what_init_makes_needs_no_advice(tmp_path: Path) -> None:
 def test_http_in_the_open_is_told(tmp_path: Path) -> None:
     path = initialise(tmp_path / "c", HOSTS)[0]
     (line,) = advice(load(path), path)
-    assert "HTTP on 10.0.0.1:7021 goes without TLS" in line
+    assert "HTTP on 10.0.0.1:7021 has no TLS" in line
 
 
 @pytest.mark.parametrize("name", ["node.key", "cluster.key", "node.toml"])
