@@ -1,4 +1,4 @@
-"""Faults of what the system gives a node: descriptors, memory, processor time. Need no root."""
+"""Faults by limits of a node's descriptors, memory or processor time. They need no root."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ RUN_SECONDS, STAND_SECONDS = 0.01, 0.09
 
 
 class FewDescriptors(Fault):
-    """A node's engine may open hardly any descriptor more, for a while: nothing that it has written is in doubt by
-    that.
-    """
+    """A node's engine can open hardly any descriptors for a while. That puts nothing in doubt that the engine has written."""
 
     name = "few-descriptors"
     seconds = (2.0, 4.0)
@@ -43,7 +41,7 @@ class FewDescriptors(Fault):
 
 
 class LittleMemory(Fault):
-    """A node's engine gets no more memory: it goes on, or stops; it must not go on wrong."""
+    """A node's engine gets no more memory. It may continue or stop, but its state must stay right."""
 
     name = "little-memory"
     seconds = (2.0, 4.0)

@@ -1,6 +1,4 @@
-"""Bad lines between the nodes: their Raft connections go over relays, which delay, hold up, slow down and reset them.
-Needs no root.
-"""
+"""Bad lines between the nodes: relays delay, stall, slow down and reset their Raft connections. The faults need no root."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ CORRUPT = 40
 
 
 class _OverRelays(Fault):
-    """Nodes are restarted behind relays, and again without them at the end."""
+    """The nodes are restarted behind relays, and at the end without them."""
 
     seconds = (0.0, 0.1)
     section = "raft"
@@ -57,7 +55,7 @@ class _OverRelays(Fault):
         return config.raft.listen if self.section == "raft" else config.native.listen
 
     def set(self, quality: Quality) -> None:
-        """Change every line."""
+        """Change the quality of every line."""
         for relay in self._relays.values():
             relay.set(quality)
 
@@ -75,9 +73,7 @@ class _OverRelays(Fault):
 
 
 class BadLines(_OverRelays):
-    """Every line between nodes is late, then holds up, is thin, and breaks off, in random order. Clients' lines are
-    good.
-    """
+    """Every line between nodes is late, stalls, has a low rate, and breaks, in random order. The clients' lines are good."""
 
     name = "bad-lines"
 
@@ -93,7 +89,7 @@ class BadLines(_OverRelays):
 
 
 class CorruptPeers(BadLines):
-    """Bits flip on every line between nodes: TLS must notice each, and the connection begins anew."""
+    """Bits flip on every line between nodes. TLS must detect each flip, and the nodes connect again."""
 
     name = "corrupt-peers"
 
@@ -112,7 +108,7 @@ class CorruptPeers(BadLines):
 
 
 class CorruptClients(CorruptPeers):
-    """Bits flip on the lines of one node's clients and of the other nodes' gateways to it."""
+    """Bits flip on the lines from clients and from other nodes' gateways to one node."""
 
     name = "corrupt-clients"
     section = "native"

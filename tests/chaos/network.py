@@ -1,5 +1,4 @@
-"""A network of the run's own: a namespace a node, one for the clients with a bridge between them all. Needs root and
-`ip`.
+"""The network of a run: a namespace for each node, one for the clients, and a bridge between all. It needs root and `ip`.
 
     namespace PREFIXh    the clients; bridge hub0, 10.77.0.254, and 10.77.0.253 for attackers
     namespace PREFIXn1   node n1; eth0, 10.77.0.1; its other end is port v1 of the bridge
@@ -35,14 +34,14 @@ CHILD_SECONDS = 60
 
 
 class Network:
-    """The network called `prefix`. Cuts are between nodes, or of a node from everybody; `heal` ends all of them."""
+    """The network with the name `prefix`. It can cut nodes from each other, or a node from everybody. `heal` ends all cuts."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._rules: list[tuple[str, str]] = []
 
     def make(self) -> None:
-        """Build it. Raises `CommandFailedError`; `remove` is needed then, too."""
+        """Make the network. Raises `CommandFailedError`; call `remove` then, too."""
         hub = f"{self._prefix}h"
         call("ip", "netns", "add", hub)
         call("ip", "-n", hub, "link", "set", "lo", "up")
@@ -68,16 +67,14 @@ class Network:
         call("ip", "netns", "exec", space, "sysctl", "-qw", "net.ipv4.ip_early_demux=0")
 
     def remove(self) -> None:
-        """Take away what there is of it."""
+        """Remove everything that exists of the network."""
         present = {line.split()[0] for line in call("ip", "netns", "list").splitlines() if line.strip()}
         for name in ("h", *NODES):
             if self._prefix + name in present:
                 call("ip", "netns", "del", self._prefix + name)
 
     def settle(self, directory: Path) -> LocalCluster:
-        """Give the nodes of a fresh cluster directory their addresses here; the cluster, whose nodes start in their
-        namespaces.
-        """
+        """Write the nodes' addresses into a new cluster directory. Returns the cluster, whose nodes start in their namespaces."""
         layout = ClusterDirectory(directory)
         wanted = {
             listen: listen.replace("127.0.0.1", address(node_id))
@@ -92,11 +89,11 @@ class Network:
         return LocalCluster(directory, command=(sys.executable, "-m", "tests.chaos.network", self._prefix))
 
     def inside(self, node_id: str) -> tuple[str, ...]:
-        """A command that runs another one in a node's namespace, or with "h" in the clients'."""
+        """Return a command prefix that runs a command in a node's namespace, or with "h" in the clients' namespace."""
         return ("ip", "netns", "exec", self._prefix + node_id)
 
     def places(self, node_id: str) -> tuple[str, str, str]:
-        """Raft, native and public HTTP address of a node that joins."""
+        """Return the Raft, native and public HTTP addresses of a joining node."""
         host = address(node_id)
         return f"{host}:7000", f"{host}:7010", f"http://{host}:7020"
 
@@ -109,13 +106,13 @@ class Network:
         call("ip", "-n", f"{self._prefix}h", "link", "set", f"v{node_id[1:]}", "up")
 
     def deafen(self, node_id: str, other: str) -> None:
-        """Let nothing from `other` reach a node; the other direction stays."""
+        """Drop everything from `other` to a node. The other direction works."""
         call("ip", "-n", self._prefix + node_id, "rule", "add", "pref", CUT_RULE, "from", address(other), "blackhole")
         self._rules.append((node_id, other))
 
     def disturb(self, node_id: str, *how: str) -> None:
-        """Put a queueing discipline on what a node is sent and what it sends. Raises `NotPossibleError` if the kernel
-        has none such.
+        """Apply a queueing discipline to a node's traffic in both directions. Raises `NotPossibleError` if the kernel lacks
+        it.
         """
         for space, device in ((f"{self._prefix}h", f"v{node_id[1:]}"), (self._prefix + node_id, "eth0")):
             try:
@@ -136,13 +133,13 @@ class Network:
 
 
 def address(node_id: str) -> str:
-    """A node's IP address in its namespace."""
+    """Return a node's IP address in its namespace."""
     return f"{SUBNET}.{node_id[1:]}"
 
 
 def run_inside(arguments: Sequence[str]) -> int:
-    """Run `tests.chaos.run` as a child in a new network; its exit code. Raises `NotPossibleError` where there can be
-    none.
+    """Run `tests.chaos.run` as a child in a new network. Returns its exit code. Raises `NotPossibleError` if the network
+    cannot be made.
     """
     need_root("ip", "tc", "sysctl")
     prefix = f"qb{os.getpid()}"
@@ -166,7 +163,7 @@ def run_inside(arguments: Sequence[str]) -> int:
 
 
 def main(prefix: str, arguments: Sequence[str]) -> None:
-    """Become the supervisor of the node whose configuration is named, in its namespace; the process stays the same."""
+    """Replace this process by the supervisor of a node, in the node's namespace."""
     node_id = Path(arguments[arguments.index("--config") + 1]).parent.name
     command = ["ip", "netns", "exec", prefix + node_id, sys.executable, "-m", "node.supervisor", *arguments]
     os.execvp(command[0], command)

@@ -1,4 +1,4 @@
-"""Where the time of a failover goes, read from what the surviving nodes logged and what the clients recorded.
+"""The phases of a failover and their durations, from the surviving nodes' logs and the clients' records.
 
     kill ── stand ──▶ a node stands ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an
     answer
@@ -42,7 +42,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 def turns(text: str) -> list[Turn]:
-    """The turns in a node's log."""
+    """Return the turns in a node's log."""
     found = []
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -92,7 +92,7 @@ def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
 
 
 def figures(values: list[float]) -> str:
-    """The cells p50, p99 and maximum of seconds, as milliseconds."""
+    """Return p50, p99 and the maximum of `seconds` in milliseconds, as cells of a table."""
     return " | ".join(
         f"{value * 1e3:,.0f} ms" for value in (percentile(values, 50), percentile(values, 99), max(values, default=0.0))
     )

@@ -1,4 +1,4 @@
-"""Faults at named points of a node: it dies there, or stands still. See `failing.sitecustomize`."""
+"""Faults at named points of a node's code: the node dies or sleeps there. See `failing.sitecustomize`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ REACHED_SECONDS = 6.0
 
 
 class Panic(Fault):
-    """A node dies by SIGKILL exactly before or behind a named step, several in turn; each time it is started again."""
+    """A node dies by SIGKILL immediately before or after a named step, for several steps in turn. It is started again each
+    time."""
 
     name = "fail-points-panic"
     seconds = (0.0, 0.1)
@@ -45,7 +46,7 @@ class Panic(Fault):
 
 
 class Sleep(Fault):
-    """A node stands still for a moment, again and again, at a few named steps."""
+    """A node sleeps for a moment, repeatedly, at a few named steps."""
 
     name = "fail-points-sleep"
     seconds = (3.0, 5.0)
@@ -67,7 +68,7 @@ class Sleep(Fault):
 
 
 async def prepare(stage: Stage, node_id: str) -> Path:
-    """Restart a node with its fail points; the file that says what fails, which is not there yet."""
+    """Restart a node with fail points. Returns the path of the file that activates them, which does not exist yet."""
     plan = _plan(stage, node_id)
     plan.unlink(missing_ok=True)
     await asyncio.to_thread(stage.cluster.stop, [node_id])

@@ -1,5 +1,5 @@
-"""Faults of disks under real processes: the loss of power, slow disks, syncs that fail once, and disks that lie. Need
-root and FUSE.
+"""Faults of disks under real processes: loss of power, slow disks, syncs that fail once, and disks that report a sync that
+did not happen. They need root and FUSE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SLOW_P99_SECONDS = 0.25
 
 
 class _OnForgetfulDisks(Fault):
-    """Some nodes run on forgetful disks while the fault lasts; they are restarted in order before."""
+    """Some nodes run on forgetful disks during the fault. They are restarted for that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +52,7 @@ class _OnForgetfulDisks(Fault):
         """The fault itself."""
 
     async def lose_power(self, stage: Stage, random: Random | None) -> None:
-        """All of these nodes die at the same moment, and their disks have what was synced, or with `random` a little
-        more.
-        """
+        """Kill these nodes at the same time. Their disks keep what was synced, and with `random` parts of the rest."""
         await stage.kill(*self.nodes)
         for disk in self.disks.values():
             await asyncio.to_thread(disk.lose_power, random)
@@ -75,7 +73,7 @@ class _OnForgetfulDisks(Fault):
 
 
 class PowerLoss(_OnForgetfulDisks):
-    """The power of one node is lost under load: what it had not synced is gone. It must come back with its vote."""
+    """One node loses power under load, and everything that it had not synced. It must come back with its vote."""
 
     name = "power-loss"
 
@@ -93,7 +91,7 @@ class PowerLossTorn(PowerLoss):
 
 
 class PowerLossAll(PowerLoss):
-    """The power of all nodes is lost at once: every acknowledged command must have been synced on two of them."""
+    """All nodes lose power at once. Every acknowledged command must have been synced on two of them."""
 
     name = "power-loss-all"
     quorum = False
@@ -133,7 +131,7 @@ class UnsyncedThenPowerLoss(PowerLossAll):
 
 
 class SlowDisk(_OnForgetfulDisks):
-    """One node's disk takes 0.3 to 0.5 s for each sync. The cluster must not wait for the slow minority."""
+    """One node's disk takes 0.3 to 0.5 s for each sync. The cluster must not wait for it."""
 
     name = "slow-disk"
     seconds = (4.0, 6.0)
@@ -207,14 +205,14 @@ class LyingDisk(_OnForgetfulDisks):
 
 
 def _give_up(stage: Stage, node_id: str, disk: ForgetfulDisk) -> None:
-    """Unmount a disk that a failed fault left behind."""
+    """Unmount a disk that a failed fault has left mounted."""
     if disk.mounted:
         stage.cluster.kill(node_id)
         disk.remove()
 
 
 async def _runs(stage: Stage, node_id: str, seconds: float = 5.0) -> bool:
-    """Whether a node that was started still runs after a while; False when it refused."""
+    """Return whether a started node still runs after a while."""
     end = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < end:
         if stage.cluster.pid(node_id) is None:

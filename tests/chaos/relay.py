@@ -1,4 +1,4 @@
-"""A relay for TCP streams that behaves like a bad line: late, slow, standing still for a while, breaking off.
+"""A relay for TCP streams that behaves like a bad line: it delays, slows down, stalls and resets connections.
 
 TCP hides loss and reordering from those who use it: what they see of them is delay, stalls and resets. So this does
 what `tc netem` would do to two nodes, on every machine, without root.
@@ -112,7 +112,7 @@ class Relay:
 
 
 class _Line:
-    """One connection's two halves."""
+    """The two directions of a connection."""
 
     def __init__(self, relay: Relay, writers: tuple[asyncio.StreamWriter, ...]) -> None:
         self.still_until = 0.0
@@ -152,7 +152,7 @@ class _Line:
 
 
 async def _first_ended(*works: Coroutine[None, None, None]) -> None:
-    """Run until the first ends; a connection that breaks is an end, too."""
+    """Run until the first one ends or its connection breaks."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -165,14 +165,14 @@ async def _first_ended(*works: Coroutine[None, None, None]) -> None:
 
 
 class RelayProcess:
-    """A relay in a process of its own; `prefix` is a command that it runs in, such as in another network namespace."""
+    """A relay in a separate process. `prefix`: a command that runs it, for example in another network namespace."""
 
     def __init__(self, listen: str, target: str, seed: int, prefix: Sequence[str] = ()) -> None:
         self._argv = [*prefix, sys.executable, "-m", "tests.chaos.relay", listen, target, str(seed)]
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it listens. Raises `CommandFailedError`."""
+        """Start the process, and wait until it listens. Raises `CommandFailedError`."""
         self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         said = _pipe(self._process.stdout).readline()
         if said.strip() != READY:
@@ -180,7 +180,7 @@ class RelayProcess:
             raise CommandFailedError(f"{' '.join(self._argv)}: did not listen")
 
     def set(self, quality: Quality) -> None:
-        """Change the line. Raises `CommandFailedError` when the process is gone."""
+        """Change the quality of the line. Raises `CommandFailedError` if the process has ended."""
         assert self._process is not None, "start it first"
         try:
             pipe = _pipe(self._process.stdin)
@@ -190,7 +190,7 @@ class RelayProcess:
             raise CommandFailedError(f"the relay has ended with code {self._process.poll()}") from error
 
     def stop(self) -> None:
-        """End it, and every connection over it. Again, or before `start`: no effect."""
+        """End the process and its connections. A second call, or a call before `start`, has no effect."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -46,9 +46,7 @@ Say = Callable[[str], None]
 
 
 class Strike(msgspec.Struct, kw_only=True):
-    """What became of one fault. `gap` is the longest time without any answer, in seconds; `failure` is "" when it was
-    survived.
-    """
+    """The result of one fault. `gap`: the longest time without an answer, in seconds. `failure`: what did not hold, or ""."""
 
     fault: str
     nodes: list[str]
@@ -59,7 +57,7 @@ class Strike(msgspec.Struct, kw_only=True):
 
 
 class ChaosPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much. `seconds` bounds the begin of the last fault; `rounds` 0 is as many as fit."""
+    """The parameters of a run. `seconds`: the latest start of a fault. `rounds`: 0 for as many as fit."""
 
     seed: int = 1
     seconds: float = 300.0
@@ -73,7 +71,7 @@ class ChaosPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChaosResult(msgspec.Struct, kw_only=True):
-    """All strikes of a run, and how many commands were acknowledged."""
+    """The strikes of a run, and the number of acknowledged commands."""
 
     strikes: list[Strike] = []
     acknowledged: int = 0
@@ -81,12 +79,12 @@ class ChaosResult(msgspec.Struct, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether something was done, and survived."""
+        """Whether faults were injected and all were survived."""
         return any(not strike.skipped for strike in self.strikes) and not any(strike.failure for strike in self.strikes)
 
 
 async def strike(stage: Stage, fault: Fault, longest: float) -> Strike:
-    """One fault from begin to judgement. What the cluster does wrong is in the result, not raised."""
+    """Make one fault, end it, and check everything. A failure of the cluster is in the result and is not raised."""
     result = Strike(fault=fault.name, nodes=fault.nodes)
     begin = time.monotonic()
     try:
@@ -118,7 +116,7 @@ async def strike(stage: Stage, fault: Fault, longest: float) -> Strike:
 
 
 class Chaos:
-    """A run of rounds, each in a directory of its own under `home`. `kinds` are the faults by name."""
+    """A run of rounds, each in its own directory under `home`. `kinds`: the faults by name."""
 
     def __init__(
         self,
@@ -139,7 +137,7 @@ class Chaos:
         self.result = ChaosResult()
 
     async def run(self) -> ChaosResult:
-        """All rounds. Raises `NodeStartError` when a fresh cluster does not start."""
+        """Make all rounds. Raises `NodeStartError` if a new cluster does not start."""
         begin = time.monotonic()
         self._end = begin + self._plan.seconds
         number = 0
@@ -212,7 +210,7 @@ def _line(done: Strike) -> str:
 
 
 def table(result: ChaosResult) -> list[str]:
-    """The lines of the table, in Markdown."""
+    """Return the table as lines of Markdown."""
     lines = ["| fault | times | survived | gap p50 | gap p99 | gap max |", "|---|---|---|---|---|---|"]
     for name in FAULTS:
         of_it = [each for each in result.strikes if each.fault == name]
@@ -230,7 +228,7 @@ def table(result: ChaosResult) -> list[str]:
 
 
 def report(result: ChaosResult, plan: ChaosPlan) -> str:
-    """A section for `docs/reliability.md`."""
+    """Return a section for `docs/reliability.md`."""
     now = datetime.datetime.now(tz=datetime.UTC)
     failed = [f"- **FAILS**: {_line(each)}" for each in result.strikes if each.failure]
     lines = [
@@ -261,7 +259,7 @@ def _faults(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--report", "path", type=click.Path(dir_okay=False, path_type=Path), help="Append a section with the result here.")
 @click.option("--inside", default="", hidden=True, help="The network that this process already is in.")
 def main(minutes: float, seed: int, only: tuple[str, ...], path: Path | None, inside: str) -> None:
-    """Strike a loaded cluster with faults; exit code 0 only if all were survived."""
+    """Inject faults into a loaded cluster. The exit code is 0 only if it survives all of them."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     if not inside:

@@ -1,4 +1,4 @@
-"""Where faults are made: a scenario whose trading can pause, and what every fault needs of the nodes and their files."""
+"""The cluster of a chaos run: a scenario whose trading can pause, and access to the nodes and their files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ do.
 
 
 class Gate(Pacer):
-    """A pacer that can let nobody through for a while."""
+    """A pacer that can hold back all requests for a while."""
 
     def __init__(self, rate: float) -> None:
         super().__init__(rate)
@@ -51,7 +51,7 @@ class Gate(Pacer):
         self._open.set()
 
     async def take(self, count: int) -> None:
-        """Wait for the turn, and for the gate."""
+        """Wait until the pacer and the gate let the request through."""
         await super().take(count)
         await self._open.wait()
 
@@ -86,18 +86,18 @@ class Stage:
 
     @property
     def network(self) -> Network:
-        """The nodes' own network. Raises `NotPossibleError` when they are on loopback."""
+        """The network of the run. Raises `NotPossibleError` if the nodes are on loopback."""
         if self._network is None:
             raise NotPossibleError("the nodes are on loopback")
         return self._network
 
     @property
     def in_namespaces(self) -> bool:
-        """Whether each node has a network namespace of its own."""
+        """Whether each node has its own network namespace."""
         return self._network is not None
 
     def inside(self, node_id: str) -> tuple[str, ...]:
-        """A command that runs another one where a node runs."""
+        """Return a command prefix that runs a command in a node's network namespace."""
         return () if self._network is None else self._network.inside(node_id)
 
     def data(self, node_id: str) -> Path:
@@ -113,7 +113,7 @@ class Stage:
         return "\n".join(parts)
 
     async def leader(self) -> str:
-        """The present leader."""
+        """Return the id of the leader."""
         return await self.scenario.watcher.wait_leader(READY_SECONDS)
 
     async def followers(self) -> list[str]:
@@ -142,7 +142,7 @@ class Stage:
             send(pid, number)
 
     def engine(self, node_id: str) -> int | None:
-        """The pid of a node's engine process, None while there is none."""
+        """Return the pid of a node's engine process, or None if there is none."""
         return locked_pid(self.data(node_id) / ENGINE_PID_FILE)
 
     async def wait(self, wanted: Callable[[Statuses], bool], what: str) -> None:
@@ -191,10 +191,9 @@ class Stage:
         return said
 
     async def new_disk(self, node_id: str) -> None:
-        """Give a node that is down an empty data directory, have it rejoin, and wait until it votes.
+        """Give a stopped node an empty data directory, let it rejoin, and wait until it votes.
 
-        The archived segments of the lost directory come back beside the new ones: else nobody might have the whole log
-        for the audit.
+        The archived segments of the lost directory are copied back, so that the audit finds the whole log.
         """
         data = self.data(node_id)
         kept = data.parent / FORMER
@@ -249,15 +248,15 @@ class Stage:
         return found[-1]
 
     def snapshots(self, node_id: str) -> list[Path]:
-        """A node's finished snapshots, oldest first."""
+        """Return a node's finished snapshots, oldest first."""
         return sorted(path for path in (self.data(node_id) / "snapshots").glob("*") if path.name.isdigit())
 
     async def check(self) -> Verdict:
-        """Let nobody trade, wait until all nodes are level, and judge everything so far; then trade again.
+        """Pause trading, wait until all nodes have applied the same entries, and check everything so far. Then trading resumes.
 
         Raises:
-            DeadlineError: the nodes did not become level, or requests stay unanswered.
-            LoadTestError: what a client or reader failed with: what it had sent stays unanswered.
+            DeadlineError: a node does not catch up, or requests stay unanswered.
+            LoadTestError: a client or reader failed.
         """
         scenario, recorder = self.scenario, self.scenario.recorder
 
@@ -274,7 +273,7 @@ class Stage:
             self._gate.open()
 
     async def serving_since(self, moment: float) -> None:
-        """Wait until the cluster has answered often since `moment`. Raises `DeadlineError`."""
+        """Wait until the cluster has given many answers since `moment`. Raises `DeadlineError`."""
         recorder = self.scenario.recorder
         served = await reached(lambda: recorder.since(moment) >= SERVING_ACKS, READY_SECONDS)
         self.scenario.check_tasks()
