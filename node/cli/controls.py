@@ -30,7 +30,7 @@ from statemachine.commands import (
     SetSwitches,
 )
 from statemachine.decimals import to_text, to_units
-from statemachine.events import AnyOutcome, Done, OrderMatched, Proposed, Switched
+from statemachine.events import AnyOutcome, Done, OrderMatched, Switched
 from statemachine.limits import OPERATOR
 from statemachine.tables import CalendarRow, PhaseRow, ProductLimitsRow, RiskRow, SwitchRow
 from statemachine.types import CollarAction, Scope, Side, Switch
@@ -68,13 +68,9 @@ def send(target: Target, as_json: bool, make: Callable[[MarketScales], AnyComman
         return await session.submit(make(await session.scales()))
 
     outcome = run(target, work)
-    assert isinstance(outcome, Done | Switched | Proposed), outcome
+    assert isinstance(outcome, Done | Switched), outcome
     if as_json:
         print_json(msgspec.to_builtins({name: getattr(outcome, name) for name in outcome.__struct_fields__ if name != "time"}))
-        return
-    if isinstance(outcome, Proposed):
-        until = instant(outcome.expires_at)
-        click.echo(f"{what}: proposal {outcome.proposal_id} waits for the consent of another user until {until}")
         return
     click.echo(f"{what}{'' if outcome.changed else ': nothing changed'}")
     if isinstance(outcome, Switched) and (outcome.cancelled or outcome.pending):

@@ -23,6 +23,10 @@ class Declined(click.ClickException):
     """The command line refuses what the exchange would do, because it is probably not intended. Exit code 1."""
 
 
+class WaitsForConsent(click.ClickException):
+    """Commands were not applied: they are proposals now. Exit code 1."""
+
+
 class Rejection(click.ClickException):
     """The exchange rejected a command. Exit code 1.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from node.cli.output import Rejection
+from node.cli.output import Rejection, WaitsForConsent, instant
 from node.cli.target import Target
 from node.cluster_directory import Access
 from node.errors import DirectoryError, RequestFailed
@@ -17,7 +17,7 @@ from node.native.client import ClusterClient
 from node.native.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand
 from statemachine.decimals import to_text, to_units
-from statemachine.events import AnyOutcome, Rejected
+from statemachine.events import AnyOutcome, Proposed, Rejected
 from statemachine.tables import ProductRow
 
 _Result = TypeVar("_Result")
@@ -112,6 +112,7 @@ class CliSession:
 
         Raises:
             Rejection: the exchange refused it.
+            WaitsForConsent: see `submit_all`.
             RequestFailed: no leader answered in time, or the key may not do this.
         """
         outcome = (await self.submit_all([command]))[0]
@@ -123,11 +124,19 @@ class CliSession:
         """Apply commands. Returns their outcomes, rejections included.
 
         Raises:
+            WaitsForConsent: some of them were not applied, and wait for the consent of another user.
             RequestFailed: no leader answered in time, or a read a moment ago found none, so that nobody waits twice.
         """
         if self._stale:
             raise RequestFailed(FailCode.NO_LEADER, "there is no leader at the moment; nothing was applied")
-        return await self.client.submit(commands)
+        outcomes = await self.client.submit(commands)
+        waiting = [outcome for outcome in outcomes if isinstance(outcome, Proposed)]
+        if waiting:
+            ids = ", ".join(str(outcome.proposal_id) for outcome in waiting)
+            raise WaitsForConsent(
+                f"not done yet: until {instant(waiting[0].expires_at)} proposal {ids} waits for the consent of another user"
+            )
+        return outcomes
 
 
 def reach(target: Target) -> Access:

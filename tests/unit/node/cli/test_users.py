@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from statemachine.commands import Batch, OpenAccount
+from statemachine.events import Proposed
 from tests.unit.node.cli.conftest import Run
+from tests.unit.node.cli.fakes import FakeClient
 
 
 def test_users_have_roles_and_keys(market: Run, run_json: Any) -> None:
@@ -29,6 +32,26 @@ def test_the_operators_key_is_switched_off_when_somebody_can_take_over(market: R
     assert run_json("access", "show") == [{"operator's key": "off", "consent": "accounts", "seconds": "600"}]
     assert run_json("proposal", "list") == []
     assert "no such proposal waits" in market("proposal", "approve", "7", code=1).stderr
+
+
+def test_a_proposal_is_shown_with_its_command(market: Run, run_json: Any, client: FakeClient) -> None:
+    for name in ("ada", "eva"):
+        market("user", "put", name, "administrator")
+        market("key", "put", f"k-{name}", "--user", name)
+    market("access", "set", "--no-bootstrap", "--consent", "accounts", "--seconds", "600")
+    (outcome,) = client.engine.apply(Batch(client.engine.time + 1, [OpenAccount("operator/ada", "o", "zoe")])).outcomes
+    assert isinstance(outcome, Proposed)
+    (row,) = run_json("proposal", "list")
+    assert (row["id"], row["proposer"], row["command"]) == (outcome.proposal_id, "ada", "OpenAccount new_account_id=zoe")
+
+
+def test_a_command_that_waits_is_not_done(market: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def submit(_commands: object) -> list[Proposed]:
+        return [Proposed(7, 1, False, 7, 60 * 10**9)]
+
+    monkeypatch.setattr(client, "submit", submit)
+    waits = market("account", "open", "zoe", code=1).stderr
+    assert "not done yet: until 1970-01-01 00:01:00Z proposal 7 waits for the consent of another user" in waits
 
 
 @pytest.mark.parametrize(
