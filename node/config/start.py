@@ -6,6 +6,9 @@ import asyncio
 import signal
 from pathlib import Path
 
+import click
+
+from node import exit_codes
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.system import logs
@@ -31,3 +34,18 @@ def stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for some seconds, or until `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+class GaveUp(click.ClickException):
+    """The process cannot continue, and a restart does not change that. The message is its last line on stderr."""
+
+    exit_code = exit_codes.CANNOT_START

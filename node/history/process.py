@@ -17,9 +17,8 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import ClusterError, MissingEntriesError
-from node import exit_codes
 from node.config.settings import NodeConfig
-from node.config.start import begin, stop_event
+from node.config.start import GaveUp, begin, pause, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect, prepare
 from node.history.fetching import Fetcher, FetchResult
@@ -86,13 +85,13 @@ class LogFollower:
             try:
                 status = await self._status()
             except (ConnectionLost, RequestFailed, OSError):
-                await _pause(stop, RETRY)
+                await pause(stop, RETRY)
                 continue
             try:
                 self._keeper.note_start(status.engine_start)
                 while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, status.applied_index):
                     pass
-                await _pause(stop, INTERVAL)
+                await pause(stop, INTERVAL)
             except MissingEntriesError as missing:
                 await self._find(missing.index, status.others, stop)
         if self._connection is not None:
@@ -117,7 +116,7 @@ class LogFollower:
                 "log entry %d is not here, and not every node could be asked for it: asking again for %d s", index, PATIENCE
             )
         if found is FetchResult.PERHAPS and loop.time() < self._patience_ends:
-            await _pause(stop, ASK_AGAIN)
+            await pause(stop, ASK_AGAIN)
             return
         self._patience_ends = inf
         if found is not FetchResult.HERE:
@@ -130,31 +129,13 @@ class LogFollower:
         return await self._connection.query(StatusQuery())
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
-
-
-class GaveUp(click.ClickException):
-    """The database must not be used, and a restart does not change that."""
-
-    exit_code = exit_codes.CANNOT_START
-
-    def format_message(self) -> str:
-        """Return the text of the last log line."""
-        return f"the history cannot start: {self.message}"
-
-
 async def run(config: NodeConfig) -> None:
     """Keep the history until SIGTERM or SIGINT."""
     stop = stop_event()
     try:
         keeper = open_keeper(config)
     except HistoryError as error:
-        raise GaveUp(str(error)) from error
+        raise GaveUp(f"the history cannot start: {error}") from error
     progress = keeper.progress
     log.info("the history goes up to log entry %d, sequence %d", progress.log_index, progress.sequence)
     archiving = asyncio.create_task(_archive_daily(config))

@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 
 from cluster.errors import ClusterError, MissingEntriesError
-from node import exit_codes
 from node.config.settings import NodeConfig
-from node.config.start import begin, stop_event
+from node.config.start import GaveUp, begin, pause, stop_event
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed, StreamError
 from node.history.fetching import Fetcher, FetchResult
 from node.native.connection import NativeConnection
@@ -45,16 +44,6 @@ WATCH_S = 1.0
 ASK_AGAIN_S = 2.0
 
 NEEDS = {"kafka": "confluent_kafka", "nats": "nats"}
-
-
-class GaveUp(click.ClickException):
-    """The stream must not go on, and starting again does not change that."""
-
-    exit_code = exit_codes.CANNOT_START
-
-    def format_message(self) -> str:
-        """What the last line says."""
-        return f"the stream cannot go on: {self.message}"
 
 
 def open_broker(config: NodeConfig) -> Broker:
@@ -138,7 +127,7 @@ class Streamer:
                 except BrokerError as error:
                     self._publishes, self._failures = False, self._failures + 1
                     log.warning("the broker does not take the stream: %s; trying again in %.1f s", error, self._pause_s)
-                    await _pause(stop, self._pause_s)
+                    await pause(stop, self._pause_s)
                     self._pause_s = min(2 * self._pause_s, BROKER_PAUSE_MAX_S)
         finally:
             if self._connection is not None:
@@ -168,23 +157,23 @@ class Streamer:
                 return True
             if status is not None and first.index >= status.applied_index:
                 end = loop.time() + self._config.streams.takeover  # nothing to do, so nothing stands still
-            await _pause(stop, WATCH_S)
+            await pause(stop, WATCH_S)
         return False
 
     async def _stand_by(self, stop: asyncio.Event) -> None:
-        await _pause(stop, WATCH_S)
+        await pause(stop, WATCH_S)
 
     async def _publish(self, stop: asyncio.Event) -> None:
         """Follow the engine until `stop` is set, or the broker fails."""
         while not stop.is_set():
             status = await self._status()
             if status is None:
-                await _pause(stop, RETRY_S)
+                await pause(stop, RETRY_S)
                 continue
             try:
                 while not stop.is_set() and await asyncio.to_thread(self._following.advance, status.applied_index):
                     pass
-                await _pause(stop, INTERVAL_S)
+                await pause(stop, INTERVAL_S)
             except MissingEntriesError as missing:
                 await self._find(missing.index, status, stop)
 
@@ -196,7 +185,7 @@ class Streamer:
         """
         found = await self._fetcher.fetch(index, status.others)
         if found is FetchResult.PERHAPS:
-            await _pause(stop, ASK_AGAIN_S)
+            await pause(stop, ASK_AGAIN_S)
         elif found is FetchResult.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
             raise StreamError(
                 f"log entry {index} is on no node any more, so events behind entry {self._following.place.index} are lost to the stream. "
@@ -211,14 +200,6 @@ class Streamer:
             return await self._connection.query(StatusQuery())
         except (ConnectionLost, RequestFailed, OSError):
             return None
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_broker) -> None:
@@ -241,7 +222,7 @@ async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_
         for task in done:
             task.result()
     except StreamError as error:
-        raise GaveUp(str(error)) from error
+        raise GaveUp(f"the stream cannot continue: {error}") from error
     finally:
         stop.set()
         for task in tasks:
