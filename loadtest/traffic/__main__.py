@@ -126,14 +126,15 @@ class Locust:
             )
 
 
-async def measured_limit(locust: Locust, directory: Path, results: Path) -> tuple[float, float]:
+async def measured_limit(locust: Locust, users: int, directory: Path, results: Path) -> tuple[float, float]:
     """What the load generator can send: requests a second, and the p99 in seconds, against a stub in another process.
+    All users begin at once.
 
     Raises:
         LoadTestError: it could not be measured.
     """
     async with _stub(directory):
-        code = await locust.run(LIMIT_SECONDS, results / "limit", "--per-user", "0")
+        code = await locust.run(LIMIT_SECONDS, results / "limit", "--per-user", "0", "-r", str(users))
     if code:
         raise LoadTestError(
             f"the limit of the load generator could not be measured: exit code {code}, see {results / 'limit' / LOG}"
@@ -175,7 +176,7 @@ class OwnCluster:
         limit = (0.0, 0.0)
         if options.limit:
             self._say("measuring the load generator against an exchange that answers at once ...")
-            limit = await measured_limit(locust, ground.directory, options.results)
+            limit = await measured_limit(locust, options.users, ground.directory, options.results)
         self._say("three nodes start ...")
         await ground.start()
         plan = Plan(seed=SEED, clients=0, run="loadtest", history=0)

@@ -127,3 +127,17 @@ def test_the_ledger_finds_an_order_with_two_ids(tmp_path: Path) -> None:
     ledger.close()
     (path,) = tmp_path.iterdir()
     assert [line.kind for line in read_acknowledged(path)] == ["placed", "placed", "placed", "unanswered"]
+
+
+async def test_http_traders_follow_the_leader(cluster: Cluster) -> None:
+    """A trader that began at a dead node asks the leader from the first request on."""
+    leader, dead = cluster.leader_url, "http://127.0.0.1:9"
+    cluster.urls, cluster.leader_url = [dead], dead
+    session = HttpSession(cluster, PEOPLE[0])
+    cluster.leader_url = leader
+    try:
+        async with asyncio.timeout(5):
+            reply = await session.send(next(flow_of(Personality.MAKER, 1, PEOPLE[0].account_id, "r")))
+        assert reply.fault == ""
+    finally:
+        await session.close()
