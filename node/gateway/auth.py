@@ -199,7 +199,8 @@ class Authenticator:
         `at_leader`: as the leader has it, whatever this node knows."""
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
-            return None if await self._is_bootstrap_off() else identity
+            off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
+            return None if off else identity
         try:
             key = await (self._asked(key_id, linearizable=True) if at_leader else self._key(key_id, guessed=False))
         except ClusterKeyError:
@@ -269,13 +270,16 @@ class Authenticator:
         """Whether the operator's key of the configuration file is switched off."""
         while self._bootstrap_off is None:
             before = self._changes
-            view: ControlsView = await self.backend.query(ControlsQuery("access"))
-            off = any(row.bootstrap_off for row in view.access)
+            off = await self._asked_bootstrap_off()
             if not self.backend.follows_keys:
                 return off
             if self._changes == before:  # else the answer may be older than the change
                 self._bootstrap_off = off
         return self._bootstrap_off
+
+    async def _asked_bootstrap_off(self, *, linearizable: bool = False) -> bool:
+        view: ControlsView = await self.backend.query(ControlsQuery("access"), linearizable)
+        return any(row.bootstrap_off for row in view.access)
 
     async def _look_up(self, key_id: str) -> ApiKey | None:
         """Ask until no change came in between: the answer may be older than the change."""

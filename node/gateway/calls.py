@@ -250,7 +250,8 @@ class Call:
         if begun is None:
             if len(commands) > 1:
                 self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
-            if self.status is not None and not self.status.quorum:
+            behind = self.identity.sender == OPERATOR and of_operator and self.status is not None and not self.status.ready
+            if self.status is not None and (behind or not self.status.quorum):
                 self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
             outcomes = await self.gateway.backend.submit(commands, begun=begun)
@@ -299,7 +300,7 @@ class Call:
 
     async def _confirmed(self, identity: Identity) -> Identity:
         """Look up the identity at the leader. An isolated node that can still forward commands does not learn of a
-        revocation.
+        revocation, and one that is behind may not know that the operator's key is switched off.
         """
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:
