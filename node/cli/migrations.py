@@ -108,7 +108,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     help="The directory of a cluster or a node, or a data directory.",
 )
 @click.option("--from", "earlier", type=DIRECTORY, hidden=True)
-@click.option("--to", "target", default=ABI, help="The target ABI. Default: this software's ABI.")
+@click.option("--to", "target", help="The target ABI. Default: the ABI of the level to which a start brings the data.")
 @click.option(
     "--diff",
     "with_diff",
@@ -123,7 +123,7 @@ def migrate(
     finalize: bool,
     directory: Path | None,
     earlier: Path | None,
-    target: str,
+    target: str | None,
     with_diff: bool,
     as_json: bool,
 ) -> None:

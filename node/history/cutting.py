@@ -22,6 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy import Engine as Database
 
+from cluster.log import command_of, read_segments
 from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.archived import up_to
@@ -33,11 +34,14 @@ from node.history.projection import Rows, order_row
 from node.history.store import HistoryProgress, HistoryStore, add_volumes, put, put_candles
 from node.migration import switch
 from node.migration.build import Builder
-from node.migration.found import look
+from node.migration.found import LOG, SNAPSHOTS, Found, look
 from node.migration.start import chains
 from snapshots import durable
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, is_level_entry
+from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.tables import CounterRow
@@ -214,11 +218,13 @@ def go_back(config: NodeConfig, record: switch.Record) -> str:
 
 
 def _state_before(config: NodeConfig, record: switch.Record) -> Engine:
-    """Return the exchange's state at the end of the former log, as the migration made it."""
+    """Return the exchange's state at the end of the former log: as its own level has it, or as the migration made it."""
     known = chains(config)
     found = look(config.data_path / switch.FORMER / record.from_abi)
     if found.abi is None:
-        return Engine()
+        return states.empty(states.level_with(record.to_abi))
+    if found.abi in ACCEPTED:
+        return _at_the_end(found)
     steps = known.find(found.abi, record.to_abi)
     with tempfile.TemporaryDirectory(prefix="quorumbook-rollback-") as name:
         builder = Builder(found, Path(name) / "data", steps, known.releases, config.node_id, logging.getLogger(__name__).debug)
@@ -226,3 +232,17 @@ def _state_before(config: NodeConfig, record: switch.Record) -> Engine:
     if builder.engine is None:
         raise MigrationError("the state before is made", str(found.data), f"it is not of ABI {record.to_abi}")
     return builder.engine
+
+
+def _at_the_end(found: Found) -> Engine:
+    """The state at the end of a log of one level."""
+    assert found.abi is not None
+    engine, index = states.empty(states.level_with(found.abi)), 0
+    if found.manifest is not None:
+        store = SnapshotStore(found.data / SNAPSHOTS, accepts=ACCEPTED)
+        engine, index = states.restored(found.abi, store.load(found.manifest), verified=True), found.manifest.index
+    for entry in read_segments(found.data / LOG, abis=[found.abi]):
+        payload = command_of(entry) if entry.index > index else None
+        if payload is not None and not is_level_entry(payload):
+            engine.apply_entry(payload)
+    return engine

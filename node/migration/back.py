@@ -12,9 +12,8 @@ from node.errors import DataDirectoryError
 from node.migration import switch
 from node.migration.found import LOG, look
 from node.records.txlog import TxEntry, Txlog
-from snapshots.abi import ABI
 from snapshots.levels.level import ACCEPTED, is_level_entry
-from statemachine.commands import decode_batch
+from snapshots.levels.states import commands_of, is_migrated
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,8 @@ class WayBack:
                     raise self._gap(self.record.last_index + 1, entry.index - 1)
                 expected = entry.index + 1
                 payload = command_of(entry)
-                batch = decode_batch(payload) if payload is not None and not is_level_entry(payload) else None
-                if batch is not None and not batch.migrated:
-                    yield TxEntry(entry.index, entry.term, batch)
+                if payload is not None and not is_level_entry(payload) and not is_migrated(payload):
+                    yield TxEntry(entry.index, entry.term, commands_of(self.record.to_abi, payload))
         except LogDamagedError as error:
             raise DataDirectoryError(str(error)) from error
         found = look(self.data)
@@ -72,9 +70,9 @@ def way_back(data: Path) -> WayBack:
     """
     switch.finish(data)
     found = look(data)
-    if found.abi not in (None, ABI) and switch.may_go_back(data):
+    if found.abi is not None and found.abi not in ACCEPTED and switch.may_go_back(data):
         raise DataDirectoryError(
-            f"{data}: the data has ABI {found.abi}, and this software {ABI}: go back with the version that made the migration"
+            f"{data}: the data has ABI {found.abi}, at whose level this software cannot run: go back with the version that made the migration"
         )
     records = [record for record in switch.former(data) if record.to_abi == found.abi]
     if not records:

@@ -28,13 +28,14 @@ from node.system import software
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError
 from snapshots.job import JobState
+from snapshots.levels.level import BROUGHT_TO
+from snapshots.levels.states import empty
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.migration.chain import Step
 from snapshots.migration.report import MigrationReport
 from snapshots.migration.run import LogMigration, Rows, StateMigration
 from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
-from statemachine.commands import decode_batch
 from statemachine.engine import Engine
 from statemachine.events import Rejected
 
@@ -79,7 +80,7 @@ class Builder:
     def __init__(self, found: Found, out: Path, steps: list[Step], releases: Releases, node_id: str, progress: Progress) -> None:
         self._found = found
         self._out = out
-        self._current = releases.schema(releases.current)
+        self._current = releases.schema(BROUGHT_TO.abi)
         self._from, self._to = steps[0].source.abi, steps[-1].target.abi
         self._node_id = node_id
         self._progress = progress
@@ -87,7 +88,7 @@ class Builder:
         self._log = LogMigration(steps, self._current)
         self._steps = steps
         self.engine: Engine | None = None
-        """The state at the end of the log, once it is built in this software's schema."""
+        """The state at the end of the log, once it is built in the schema of a level."""
 
     def build(self) -> Built:
         """Make it, check it, and have it on the disk.
@@ -194,15 +195,16 @@ class Builder:
         """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the
         hash at the end.
         """
-        engine = self._state.engine if index else Engine()
-        if engine is None or self._to != self._current.abi:
+        if self._to != self._current.abi:
             return 0, 0, b""
+        engine = self._state.engine if index else empty(BROUGHT_TO)
+        assert engine is not None
         self.engine = engine
         commands = rejected = 0
         for entry in entries:
             payload = command_of(entry) if entry.index > index else None
             if payload is not None:
-                outcomes = engine.apply(decode_batch(payload)).outcomes
+                outcomes = engine.apply_entry(payload).outcomes
                 commands += len(outcomes)
                 rejected += sum(isinstance(outcome, Rejected) for outcome in outcomes)
         try:

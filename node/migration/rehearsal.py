@@ -17,7 +17,7 @@ from node.migration.differences import TableDifference, differences, new_names
 from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look
 from node.migration.start import SCRIPTS
 from node.system import software
-from snapshots.abi import ABI
+from snapshots.levels.level import ACCEPTED, BROUGHT_TO
 from snapshots.migration.chain import Chains
 from snapshots.migration.scripts import tsv_schema
 
@@ -70,9 +70,9 @@ class Rehearsal:
 
 
 def rehearse(
-    place: Place, target: str = ABI, *, known: Chains | None = None, progress: Progress = lambda _line: None
+    place: Place, target: str | None = None, *, known: Chains | None = None, progress: Progress = lambda _line: None
 ) -> Rehearsal:
-    """Run all steps of a start on a copy in a temporary directory.
+    """Run all steps of a start on a copy in a temporary directory, or those to another ABI.
 
     Raises:
         UnknownAbiError, MigrationError: the migration would fail, for this reason.
@@ -80,8 +80,10 @@ def rehearse(
         OSError: the disk is full, or cannot be read or written.
     """
     known = known or Chains(scripts=place.scripts)
-    wanted = known.releases.schema(target).abi
+    wanted = known.releases.schema(target or BROUGHT_TO.abi).abi
     found = look(place.data)
+    if target is None and found.abi in ACCEPTED:
+        return Rehearsal(place, found, wanted, None, known)
     check_known(found, known.releases, software.version())
     steps = known.find(found.abi, wanted) if found.abi is not None else []
     if not steps:

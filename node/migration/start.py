@@ -13,8 +13,8 @@ from node.migration.build import Builder, Built
 from node.migration.found import Found, check_known, look
 from node.system import software
 from snapshots import durable
-from snapshots.abi import ABI
 from snapshots.errors import MigrationError
+from snapshots.levels.level import ACCEPTED, BROUGHT_TO
 from snapshots.migration.chain import Chains, Step
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ def chains(config: NodeConfig) -> Chains:
 
 
 def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
-    """Bring the data directory to this software's ABI; None if it has it already. Nobody else may use the directory
-    meanwhile.
+    """Bring the data directory to a level that this software can run (`level.BROUGHT_TO`); None if it has one already.
+    Nobody else may use the directory meanwhile.
 
     Raises:
         UnknownAbiError, MigrationError: it cannot be done; the data is as it was.
@@ -42,9 +42,12 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
         log.warning("a switch between former and migrated data was interrupted; it is finished now")
     switch.draft(data)
     found = look(data)
-    if found.abi is None or found.abi == ABI:
+    if found.abi is None or found.abi in ACCEPTED:
         return None
-    log.warning("the data in %s has ABI %s (%s); this software has ABI %s: migrating", data, found.abi, found.writer, ABI)
+    log.warning(
+        "the data in %s has ABI %s (%s), at whose level this software cannot run: it is brought to level %s",
+        *(data, found.abi, found.writer, BROUGHT_TO.version),
+    )
     built = _migrate(config, found, known or chains(config))
     log.warning(
         "migrated in %.1f s: %d rows, %d log entries; the former data is kept until: quorumbook migrate --finalize",
@@ -59,14 +62,14 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     assert found.abi is not None
     check_known(found, known.releases, software.version())
     out = switch.draft(config.data_path)
-    steps = known.find(found.abi, ABI)
+    steps = known.find(found.abi, BROUGHT_TO.abi)
     for step in steps:
         log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
         record = switch.Record(
             found.abi,
-            ABI,
+            BROUGHT_TO.abi,
             software.version(),
             time.time_ns(),
             built.snapshot_index,

@@ -48,6 +48,9 @@ SUPPORTED: tuple[Level, ...] = (V0_2_0, OWN)
 """Every level that this software can run, oldest first. One is dropped, with its module and its archive, one release
 after it was last the level of a release that may be upgraded from."""
 
+BROUGHT_TO: Level = V0_2_0
+"""The level to which a start brings data of a version that no supported level can run. Its frozen core knows by which
+rules entries of that version are applied; no later core does."""
 
 ACCEPTED = frozenset(level.abi for level in SUPPORTED)
 """Their ABIs."""

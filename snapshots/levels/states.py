@@ -116,6 +116,16 @@ def commands_of(abi: str, payload: bytes) -> Batch:
     return Batch(time, commands)
 
 
+def is_migrated(payload: bytes) -> bool:
+    """Whether a log entry with commands is of a version before, and was brought to `level.BROUGHT_TO`.
+
+    Raises:
+        msgspec.DecodeError: it is no entry with commands.
+    """
+    _, _, *further = msgspec.msgpack.decode(payload, type=list[Any])
+    return bool(further and further[0] is True)
+
+
 def follow(engine: Engine) -> Shadow:
     """Begin to keep the state of the next level beside this one. See `shadow`.
 

@@ -31,6 +31,8 @@ from statemachine.types import Permission, Scope, Side
 from snapshots.levels.released.core_0_2_0 import commands as core_commands  # type: ignore[import-not-found]  # isort: skip  # in the archive
 from snapshots.levels.released.core_0_2_0 import engine as core_engine  # isort: skip
 from snapshots.levels.released.core_0_2_0 import errors as core_errors  # isort: skip
+from snapshots.levels.released.core_0_2_0 import handlers as core_handlers  # isort: skip
+from snapshots.levels.released.core_0_2_0 import matching as core_matching  # isort: skip
 from snapshots.levels.released.core_0_2_0 import rows as core_rows  # isort: skip
 from snapshots.levels.released.core_0_2_0 import types as core_types  # isort: skip
 
@@ -60,10 +62,47 @@ def encode_batch(time: int, commands: Iterable[AnyCommand]) -> bytes:
     return entry
 
 
+_of_0_1_0 = False
+"""The entry under way is of version 0.1.0, and was brought to this level with its snapshot (`level.BROUGHT_TO`).
+
+Some nodes have its results in a snapshot that 0.1.0 wrote. So whoever applies it must get the same rows: the place of
+an order in time, the last price and the event of a status, which 0.2.0 added, are left out. 0.2.0 itself forgot that.
+"""
+
+_rest, _status_changed = core_matching._rest, core_handlers._status_changed
+
+
+def _rest_at(state: Any, product: Any, order: Any) -> None:
+    _rest(state, product, order)
+    if _of_0_1_0:
+        order.opened_sequence = 0
+
+
+def _status_changed_at(state: Any, product: Any) -> None:
+    if not _of_0_1_0:
+        _status_changed(state, product)
+
+
+core_matching._rest, core_handlers._status_changed = _rest_at, _status_changed_at
+
+
 class _Core(core_engine.Engine):  # type: ignore[misc]  # the frozen core is not seen by the type checker
     """The frozen engine; it notes besides how many events there were before the first command of a batch, and after each."""
 
     ends: list[int]
+
+    def apply(self, batch: Any) -> Any:
+        if not batch.migrated:
+            return super().apply(batch)
+        global _of_0_1_0
+        prices = {name: product.last_price for name, product in self._state.products.items()}
+        _of_0_1_0 = True
+        try:
+            return super().apply(batch)
+        finally:
+            _of_0_1_0 = False
+            for name, product in self._state.products.items():
+                product.last_price = prices.get(name, 0)
 
     def _answer(self, *arguments: Any) -> Any:
         if not self.ends:

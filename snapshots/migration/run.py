@@ -14,13 +14,13 @@ from pathlib import Path
 from snapshots.abi.difference import difference
 from snapshots.abi.schema import Schema
 from snapshots.errors import MigrationError
+from snapshots.levels.states import commands_of
 from snapshots.migration import checks, scripts
 from snapshots.migration.chain import Step
 from snapshots.migration.codec import Codec, CodecError, Row, Values
 from snapshots.migration.convert import Converter
 from snapshots.migration.plan import Drop, Facts, Tables, facts_of
 from snapshots.migration.report import MigrationReport, StepReport, TableCount
-from statemachine.commands import decode_batch
 from statemachine.engine import Engine
 
 Rows = dict[str, list[Row]]
@@ -61,7 +61,7 @@ class StateMigration:
         progress: called with the name of each step that begins.
 
     Attributes:
-        report: the report so far. engine: has the state once `run` has ended in this software's schema.
+        report: the report so far. engine: has the state once `run` has ended in the schema of a level.
     """
 
     def __init__(self, steps: list[Step], progress: Callable[[str], None] = lambda _line: None) -> None:
@@ -72,7 +72,8 @@ class StateMigration:
         self.engine: Engine | None = None
 
     def run(self, rows: Rows, current: Schema) -> Rows:
-        """The rows in the last step's schema. Those of `current` are taken by an engine, and every check is made.
+        """The rows in the last step's schema. Those of `current`, the schema of a supported level, are taken by an
+        engine, and every check is made.
 
         Raises:
             MigrationError: a step or a check failed.
@@ -89,9 +90,9 @@ class StateMigration:
         codec = Codec(target)
         rows = checks.finish(rows, codec)
         tables = PlainTables(rows, codec)
-        checks.check_references(tables)
+        checks.check_references(tables, rows.keys())
         facts = facts_of(tables)
-        self.engine = checks.check_engine(rows, facts)
+        self.engine = checks.check_engine(rows, facts, current.abi)
         self.report.checks = checks.summary(facts, self.engine)
         return rows
 
@@ -236,6 +237,7 @@ class LogMigration:
         self._first = Codec(steps[0].source)
         self._last = Codec(steps[-1].target)
         self._converters = [Converter(step.source, step.target, step.migration) for step in steps]
+        self._abi = current.abi
         self._is_current = steps[-1].target.abi == current.abi
         self.entries = 0
         self.commands = 0
@@ -255,7 +257,7 @@ class LogMigration:
                 values["migrated"] = True
             converted = self._last.write_entry(values)
             if self._is_current:
-                decode_batch(converted)
+                commands_of(self._abi, converted)
         except Exception as error:  # as in `_StepRun._convert`
             raise MigrationError("commands are converted", place, f"{explained(error)}. {ADVICE}") from error
         self.entries += 1

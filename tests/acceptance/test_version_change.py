@@ -19,20 +19,20 @@ from node.errors import NodeStartError
 from node.keys.credentials import Credentials
 from node.migration.found import look
 from node.records.audit import audit_directory
-from snapshots.abi import ABI
+from snapshots.levels.level import BROUGHT_TO
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import AnyOutcome, Done, Placed
 from statemachine.limits import OPERATOR
 from tests.real_cluster import READY_SECONDS, end
-from tests.unit.node.migrating import as_version, entries_of, write_data
+from tests.unit.node.migrating import entries_of, write_former
 from tests.unit.snapshots.states import foundations, trading
-from tests.unit.snapshots.versions import ONE, THREE, TWO, write_descriptions
+from tests.unit.snapshots.versions import FOUR, ONE, THREE, TWO, write_descriptions
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 TRADES = trading(5, 40)
-ENTRIES = entries_of([*foundations(), *TRADES])
+ENTRIES = entries_of([*foundations(), *TRADES], BROUGHT_TO)
 EARLIER = f"{Path(__file__).with_name('earlier')}{os.pathsep}{ROOT}"
 
 
@@ -50,10 +50,9 @@ def past(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gro
     """Nodes that version 1 left: each with another snapshot, one without; n3 lacks the last two entries."""
     for node_id, cut, last in (("n1", 25, len(ENTRIES)), ("n2", len(ENTRIES), len(ENTRIES)), ("n3", 0, len(ENTRIES) - 2)):
         data = ground.directory / node_id / "data"
-        write_data(data, ENTRIES[:last], cut, node_id=node_id, as_former=True)
-        as_version(data, ONE, tmp_path / "versions")
+        write_former(data, ENTRIES[:last], cut, tmp_path / "versions", node_id=node_id)
     monkeypatch.setenv("PYTHONPATH", EARLIER)
-    monkeypatch.setenv("EARLIER_RELEASES", str(write_descriptions(tmp_path / "released", ONE, TWO, THREE)))
+    monkeypatch.setenv("EARLIER_RELEASES", str(write_descriptions(tmp_path / "released", ONE, TWO, THREE, FOUR)))
     return ground
 
 
@@ -112,7 +111,7 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     asyncio.run(past.start())
     first = (past.directory / "n1" / "node.log").read_text()
     assert f"ABI {ONE.abi}" in first
-    assert f"this software has ABI {ABI}: migrating" in first
+    assert f"it is brought to level {BROUGHT_TO.version}" in first
     traded = next(batch.commands[0] for batch in TRADES if batch.commands[0].account_id == "ann")
     again = asyncio.run(submitted(past, traded, Credentials("key-ann", "c2VjcmV0", "pass")))
     assert isinstance(again, Placed)
@@ -129,7 +128,7 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     assert told.count(f"back at ABI {ONE.abi}") == 3
     assert told.count("market database: cut back by") == 1
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
-    assert heading["abi"] == ABI
+    assert heading["abi"] == BROUGHT_TO.abi
     assert [command["kind"] for line in lines for command in line["commands"]] == ["PlaceOrder", "OpenAccount"]
     assert {look(past.directory / name / "data").abi for name in past.cluster.node_ids} == {ONE.abi}
 

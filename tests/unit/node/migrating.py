@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,22 +18,23 @@ from cluster.storage import RealDisk
 from node.config.settings import NodeConfig
 from node.migration.build import Builder
 from node.migration.found import LOG, SNAPSHOTS, look
-from snapshots.abi import ABI
 from snapshots.abi.schema import Schema
 from snapshots.job import JobState
+from snapshots.levels import states
+from snapshots.levels.level import BROUGHT_TO, OWN, Level
 from snapshots.manifest import SnapshotFields
 from snapshots.store import SnapshotStore
-from statemachine.commands import Batch, encode_batch
+from statemachine.commands import Batch
 from statemachine.engine import Engine
-from tests.unit.snapshots.states import applied, former
-from tests.unit.snapshots.versions import BACKWARD, FOUR, chains
+from tests.unit.snapshots.states import encoded
+from tests.unit.snapshots.versions import BACKWARD, FOUR, ONE, chains
 
 STATE = HardState(term=7, voted_for="n2", commit_index=20)
 
 
-def entries_of(batches: list[Batch]) -> list[LogEntry]:
-    """A log: a no-op first, as a leader begins, and one in the middle; from index 1, terms 1 and 2."""
-    payloads = [bytes([COMMAND]) + encode_batch(batch) for batch in batches]
+def entries_of(batches: list[Batch], level: Level = OWN) -> list[LogEntry]:
+    """A log of a level: a no-op first, as a leader begins, and one in the middle; from index 1, terms 1 and 2."""
+    payloads = [bytes([COMMAND]) + states.encoded(level.abi, batch.time, batch.commands) for batch in batches]
     half = len(payloads) // 2
     return [
         LogEntry(payload, index, 1 if index <= half + 1 else 2)
@@ -40,35 +42,52 @@ def entries_of(batches: list[Batch]) -> list[LogEntry]:
     ]
 
 
-def engine_at(entries: list[LogEntry], index: int, *, as_former: bool = False) -> Engine:
-    """The state after the entry at `index`; `as_former`: as a version before came to it."""
-    batches = [msgspec.msgpack.decode(entry.payload[1:], type=Batch) for entry in entries[:index] if entry.payload[0] == COMMAND]
-    return applied(former(batches) if as_former else batches)
+def engine_at(entries: list[LogEntry], index: int, level: Level = OWN, *, migrated: bool = False) -> Engine:
+    """The state after the entry at `index`; `migrated`: as from entries of a version before 0.2.0."""
+    engine = states.empty(level)
+    for entry in entries[:index]:
+        if entry.payload[0] == COMMAND:
+            payload = entry.payload[1:]
+            engine.apply_entry(encoded(states.commands_of(level.abi, payload), migrated=True) if migrated else payload)
+    return engine
 
 
 def write_data(
-    data: Path, entries: list[LogEntry], cut: int, *, log_from: int = 1, node_id: str = "n1", as_former: bool = False
+    data: Path,
+    entries: list[LogEntry],
+    cut: int,
+    *,
+    log_from: int = 1,
+    node_id: str = "n1",
+    level: Level = OWN,
+    migrated: bool = False,
 ) -> None:
-    """A data directory of this version: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard
+    """A data directory of a level: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard
     state.
     """
-    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=ABI, segment_bytes=4000)
+    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=level.abi, segment_bytes=4000)
     for entry in entries[log_from - 1 :]:
         log.append(entry)
     log.close()
     hardstate.store(RealDisk(data / LOG, fsync=False), STATE)
     if cut:
-        engine = engine_at(entries, cut, as_former=as_former)
+        engine = engine_at(entries, cut, level, migrated=migrated)
         mark = msgspec.msgpack.encode(SnapshotMark(entries[cut - 1], entries[cut - 2]))
         fields = SnapshotFields(cut, entries[cut - 1].term, mark, engine.sequence, "0.0.1", time.time_ns())
-        job = SnapshotStore(data / SNAPSHOTS).begin(fields, dict(engine.tables()))
+        job = SnapshotStore(data / SNAPSHOTS, abi=level.abi).begin(fields, dict(engine.tables()))
         while job.poll() is JobState.RUNNING:
             time.sleep(0.005)
         assert job.poll() is JobState.DONE
 
 
+def write_former(data: Path, entries: list[LogEntry], cut: int, directory: Path, **how: Any) -> None:
+    """A data directory of version 1, as `write_data`; the entries are of 0.2.0."""
+    write_data(data, entries, cut, level=BROUGHT_TO, migrated=True, **how)
+    as_version(data, ONE, directory)
+
+
 def as_version(data: Path, version: Schema, directory: Path) -> None:
-    """Write a data directory of this version as an earlier version would have left it."""
+    """Write a data directory of 0.2.0 as an earlier version would have left it."""
     directory.mkdir(exist_ok=True)
     known = chains(directory / "released", BACKWARD)
     Builder(look(data), directory / "old", known.find(FOUR.abi, version.abi), known.releases, "n1", lambda _line: None).build()
@@ -91,11 +110,13 @@ def contents(data: Path) -> dict[str, bytes]:
 def loaded(config: NodeConfig) -> tuple[Engine, list[LogEntry], HardState | None]:
     """What this version finds: the state at the end of the log, the log, and the hard state."""
     disk = RealDisk(config.data_path / LOG, fsync=False)
-    entries = DurableLog(disk, node_id=config.node_id, abi=ABI).load()
-    store = SnapshotStore(config.data_path / SNAPSHOTS)
+    abi = look(config.data_path).abi
+    assert abi is not None
+    entries = DurableLog(disk, node_id=config.node_id, abi=abi).load()
+    store = SnapshotStore(config.data_path / SNAPSHOTS, abi=abi)
     newest = store.newest()
-    engine = Engine() if newest is None else Engine.restore(store.load(newest))
+    engine = states.empty(states.level_with(abi)) if newest is None else states.restored(abi, store.load(newest))
     for entry in entries:
         if entry.payload[0] == COMMAND and entry.index > (0 if newest is None else newest.index):
-            engine.apply(msgspec.msgpack.decode(entry.payload[1:], type=Batch))
+            engine.apply_entry(entry.payload[1:])
     return engine, entries, hardstate.load(disk)

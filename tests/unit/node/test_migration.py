@@ -35,17 +35,18 @@ from node.system import software
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
+from snapshots.levels.level import BROUGHT_TO
 from snapshots.migration.chain import Chains, Step
+from snapshots.migration.checks import MIGRATED_HASH
 from snapshots.migration.codec import Values
 from snapshots.migration.scripts import run
 from snapshots.store import SnapshotStore
-from statemachine.commands import Batch, CancelAll, encode_batch
-from statemachine.state import MIGRATED_HASH
-from tests.unit.node.migrating import STATE, as_version, contents, engine_at, entries_of, loaded, write_data
-from tests.unit.snapshots.states import foundations, trading
+from statemachine.commands import Batch, CancelAll
+from tests.unit.node.migrating import STATE, contents, engine_at, entries_of, loaded, write_data, write_former
+from tests.unit.snapshots.states import encoded, foundations, trading
 from tests.unit.snapshots.versions import FOUR, ONE, THREE, THREE_TO_FOUR, chains, with_changes
 
-ENTRIES = entries_of([*foundations(), *trading(5, 40)])
+ENTRIES = entries_of([*foundations(), *trading(5, 40)], BROUGHT_TO)
 END = len(ENTRIES)
 CUT = 25
 
@@ -55,8 +56,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster of one node, and beside it data of version 1 with a snapshot in the middle of the log."""
     directory = tmp_path_factory.mktemp("template")
     initialise(directory / "cluster", 1)
-    write_data(directory / "data", ENTRIES, CUT, as_former=True)
-    as_version(directory / "data", ONE, directory / "versions")
+    write_former(directory / "data", ENTRIES, CUT, directory / "versions")
     return directory
 
 
@@ -90,7 +90,7 @@ def check_migrated(config: NodeConfig) -> None:
     engine, entries, state = loaded(config)
     assert [(entry.index, entry.term) for entry in entries] == [(entry.index, entry.term) for entry in ENTRIES]
     assert state == STATE
-    plain = engine_at(ENTRIES, END, as_former=True)
+    plain = engine_at(ENTRIES, END, BROUGHT_TO, migrated=True)
     assert (engine.sequence, engine.state_hash) == (plain.sequence, MIGRATED_HASH)
     for batch in trading(6, 20, 500):
         assert engine.apply(batch) == plain.apply(batch)
@@ -117,8 +117,7 @@ def test_wherever_the_snapshot_is_the_state_is_the_same(
     cut: int, config: NodeConfig, known: Chains, template: Path, tmp_path: Path
 ) -> None:
     """Two nodes with the same log and different snapshots: they agree from the first batch of this version on."""
-    write_data(config.data_path, ENTRIES, cut, log_from=max(1, cut - 5), as_former=True)
-    as_version(config.data_path, ONE, tmp_path / "versions")
+    write_former(config.data_path, ENTRIES, cut, tmp_path / "versions", log_from=max(1, cut - 5))
     at_start(config, known)
     other = new_node(template, tmp_path / "other")
     with_data(other, template)
@@ -127,7 +126,7 @@ def test_wherever_the_snapshot_is_the_state_is_the_same(
 
 
 def _next_hash(config: NodeConfig) -> bytes:
-    """The running hash after one batch of this version."""
+    """The running hash after one entry that was not migrated."""
     engine, _, _ = loaded(config)
     engine.apply(Batch(9_999, []))
     return engine.state_hash
@@ -138,7 +137,7 @@ def test_a_node_without_data_has_nothing_to_migrate(config: NodeConfig, known: C
 
 
 def test_data_of_this_version_is_left_alone(config: NodeConfig, known: Chains) -> None:
-    write_data(config.data_path, ENTRIES, CUT)
+    write_data(config.data_path, entries_of([*foundations(), *trading(5, 40)]), CUT)
     before = contents(config.data_path)
     assert at_start(config, known) is None
     assert contents(config.data_path) == before
@@ -176,7 +175,7 @@ def test_killed_anywhere_the_next_start_has_it_whole(
             except _KilledError:
                 ends.add("killed")
         if not (config.data_path / switch.READY).exists() and (config.data_path / switch.FORMER).exists():
-            assert look(config.data_path).abi == ABI
+            assert look(config.data_path).abi == BROUGHT_TO.abi
         elif not (config.data_path / switch.READY).exists():
             assert contents(config.data_path) == old, "nothing is changed before all is there"
     assert ends == {"killed", "done"}
@@ -334,10 +333,10 @@ def test_a_directory_with_nothing_in_it_is_told(tmp_path: Path) -> None:
 def append(config: NodeConfig, *batches: Batch, first: int = END + 1) -> None:
     """Go on trading after the migration."""
     disk = RealDisk(config.data_path / LOG, fsync=False)
-    log = DurableLog(disk, node_id="n1", abi=ABI)
+    log = DurableLog(disk, node_id="n1", abi=BROUGHT_TO.abi)
     log.load()
     for index, batch in enumerate(batches, first):
-        log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), index, 9))
+        log.append(LogEntry(bytes([COMMAND]) + encoded(batch), index, 9))
     log.close()
     hardstate.store(disk, msgspec.structs.replace(STATE, term=9))
 
@@ -358,7 +357,7 @@ def test_the_way_back_exports_what_came_since(config: NodeConfig, old: dict[str,
     with pytest.raises(DataDirectoryError, match="no migration that could be undone"):
         way_back(config.data_path)
     at_start(config, known)
-    assert look(config.data_path).abi == ABI, "and forth again"
+    assert look(config.data_path).abi == BROUGHT_TO.abi, "and forth again"
 
 
 @pytest.mark.parametrize("function", ["rename", "fsync"])
@@ -371,7 +370,7 @@ def test_killed_on_the_way_back_the_next_start_finishes_it(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, _dying(original, after))
             try:
-                if not switch.finish(config.data_path) and look(config.data_path).abi == ABI:
+                if not switch.finish(config.data_path) and look(config.data_path).abi == BROUGHT_TO.abi:
                     switch.go_back(config.data_path, way_back(config.data_path).record)
                 break
             except _KilledError:

@@ -8,6 +8,8 @@ from random import Random
 
 import msgspec
 
+from snapshots.levels import states
+from snapshots.levels.level import BROUGHT_TO
 from statemachine.commands import (
     AnyCommand,
     Batch,
@@ -57,9 +59,20 @@ def trading(seed: int, count: int, first: int = 0) -> list[Batch]:
     return batches
 
 
-def former(flow: list[Batch]) -> list[Batch]:
-    """To be applied as a version before did (`State.former`)."""
-    return [msgspec.structs.replace(batch, migrated=True) for batch in flow]
+def encoded(batch: Batch, *, migrated: bool = False) -> bytes:
+    """A log entry of version 0.2.0; `migrated`: one of a version before it, brought there."""
+    entry = states.encoded(BROUGHT_TO.abi, batch.time, batch.commands)
+    time, commands, _ = msgspec.msgpack.decode(entry)
+    return msgspec.msgpack.encode([time, commands, True]) if migrated else entry
+
+
+def applied_before(*flows: list[Batch], migrated: bool = False) -> Engine:
+    """A state of version 0.2.0 that has applied them; `migrated`: as entries of a version before."""
+    engine = states.empty(BROUGHT_TO)
+    for flow in flows:
+        for batch in flow:
+            engine.apply_entry(encoded(batch, migrated=migrated))
+    return engine
 
 
 def applied(*flows: list[Batch]) -> Engine:

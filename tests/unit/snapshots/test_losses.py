@@ -23,8 +23,8 @@ from snapshots.migration.losses import losses
 from snapshots.migration.plan import Migration, Tables
 from snapshots.migration.run import LogMigration, Rows, StateMigration
 from snapshots.migration.skeleton import skeleton
-from statemachine.commands import PlaceOrder, encode_batch
-from tests.unit.snapshots.states import applied, foundations, trading
+from statemachine.commands import PlaceOrder
+from tests.unit.snapshots.states import applied_before, encoded, foundations, trading
 from tests.unit.snapshots.versions import FOUR, with_struct, without
 
 PAGE = Path(__file__).parents[3] / "docs" / "migrations.md"
@@ -59,7 +59,7 @@ SPLIT = _split()
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
-    return {name: list(found) for name, found in applied([*foundations(), *trading(1, 40)]).tables()}
+    return {name: list(found) for name, found in applied_before([*foundations(), *trading(1, 40)]).tables()}
 
 
 def chains_to(target: Schema, directory: Path, **migration: Any) -> Chains:
@@ -161,7 +161,7 @@ def test_a_field_of_a_command_vanishes_no_more_silently_than_a_column(tmp_path: 
         chains_to(target, tmp_path).find(FOUR.abi, target.abi)
     steps = chains_to(target, tmp_path, renamed_fields={"PlaceOrder.size": "quantity"}).find(FOUR.abi, target.abi)
     log, codec = LogMigration(steps, FOUR), Codec(target)
-    converted = [codec.read_entry(log.convert(encode_batch(batch)))["commands"] for batch in trading(1, 40)]
+    converted = [codec.read_entry(log.convert(encoded(batch)))["commands"] for batch in trading(1, 40)]
     orders = [command for commands in converted for command in commands if command["type"] == "PlaceOrder"]
     sent = [command for batch in trading(1, 40) for command in batch.commands if isinstance(command, PlaceOrder)]
     assert [order["quantity"] for order in orders] == [order.size for order in sent]

@@ -13,17 +13,18 @@ import pytest
 
 from snapshots.abi.schema import Schema
 from snapshots.errors import MigrationError, UnknownAbiError
+from snapshots.levels.level import BROUGHT_TO
+from snapshots.levels.states import empty, restored
 from snapshots.migration.chain import Chains
-from snapshots.migration.checks import check_engine
+from snapshots.migration.checks import MIGRATED_HASH, check_engine
 from snapshots.migration.codec import Codec, Values
 from snapshots.migration.plan import Drop, Facts, Tables, facts_of
 from snapshots.migration.run import LogMigration, Rows, StateMigration
-from statemachine.commands import Batch, PlaceOrder, decode_batch, encode_batch
+from statemachine.commands import Batch, PlaceOrder
 from statemachine.engine import Engine
 from statemachine.events import Placed
-from statemachine.state import MIGRATED_HASH
 from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
-from tests.unit.snapshots.states import applied, former, foundations, trading
+from tests.unit.snapshots.states import applied_before, encoded, foundations, trading
 from tests.unit.snapshots.versions import (
     BACKWARD,
     FORWARD,
@@ -40,8 +41,8 @@ from tests.unit.snapshots.versions import (
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """A state of this version."""
-    return applied(foundations(), trading(1, 150))
+    """A state of 0.2.0, to which older data is brought."""
+    return applied_before(foundations(), trading(1, 150))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def with_row(rows: Rows, schema: Schema, table: str, position: int, **changes: A
 
 def migrated(rows: Rows, source: Schema, known: Chains) -> tuple[Engine, StateMigration]:
     migration = StateMigration(known.find(source.abi, FOUR.abi))
-    return Engine.restore(migration.run(rows, FOUR)), migration
+    return restored(FOUR.abi, migration.run(rows, FOUR)), migration
 
 
 def comparable(engine: Engine) -> dict[str, list[Values]]:
@@ -87,7 +88,7 @@ def test_a_state_of_each_version_trades_on_as_if_it_had_always_been_here(
     engine: Engine, version: Schema, forward: Chains, tmp_path: Path
 ) -> None:
     moved, _ = migrated(in_version(rows_of(engine), version, tmp_path), version, forward)
-    here = Engine.restore(rows_of(engine))
+    here = restored(FOUR.abi, rows_of(engine))
     assert comparable(moved) == comparable(here)
     for batch in [*trading(2, 150, 150), *trading(1, 150)]:
         assert moved.apply(batch) == here.apply(batch), "the commands of before are duplicates, the others trade alike"
@@ -101,7 +102,7 @@ def test_every_row_and_command_is_the_same_after_a_way_through_plain_values(engi
         for row in rows:
             assert codec.write_row(table, codec.read_row(table, row)) == row
     for batch in [*foundations(), *trading(1, 30)]:
-        assert codec.write_entry(codec.read_entry(encode_batch(batch))) == encode_batch(batch)
+        assert codec.write_entry(codec.read_entry(encoded(batch))) == encoded(batch)
 
 
 def test_the_report_accounts_for_every_row(engine: Engine, forward: Chains, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_orders_that_came_to_the_book_late_stay_behind_and_those_that_wait_are_i
     codec, rows = Codec(FOUR), rows_of(engine)
     facts = facts_of({name: [codec.read_row(name, row) for row in found] for name, found in rows.items()})
     assert facts.queues["BTC-USD", "SELL", 110 * 100][-2:] == [first_id, late_id]
-    moved = check_engine(rows, facts)
+    moved = check_engine(rows, facts, FOUR.abi)
     assert comparable(moved) == comparable(engine)
     assert moved.next_expiry == 9_000 + 10**9
 
@@ -149,19 +150,19 @@ def test_the_log_follows_command_by_command(forward: Chains, tmp_path: Path) -> 
     flows = [*foundations(), *trading(3, 120)]
     back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, ONE.abi), FOUR)
     ahead = LogMigration(forward.find(ONE.abi, FOUR.abi), FOUR)
-    old_log = [back.convert(encode_batch(batch)) for batch in flows]
-    log = [decode_batch(ahead.convert(payload)) for payload in old_log]
-    assert [msgspec.structs.replace(batch, migrated=False) for batch in log] == flows
+    old_log = [back.convert(encoded(batch)) for batch in flows]
+    log = [ahead.convert(payload) for payload in old_log]
+    assert log == [encoded(batch, migrated=True) for batch in flows]
     assert ahead.commands == sum(len(batch.commands) for batch in flows)
     engines = []
     for cut in (0, 50, len(flows)):
-        start = in_version(rows_of(applied(former(flows[:cut]))), ONE, tmp_path)
-        moved, _ = migrated(start, ONE, forward) if cut else (Engine(), None)
-        for batch in log[cut:]:
-            moved.apply(batch)
+        start = in_version(rows_of(applied_before(flows[:cut], migrated=True)), ONE, tmp_path)
+        moved, _ = migrated(start, ONE, forward) if cut else (empty(BROUGHT_TO), None)
+        for entry in log[cut:]:
+            moved.apply_entry(entry)
         assert moved.state_hash == MIGRATED_HASH
         engines.append(moved)
-    plain = applied(former(flows))
+    plain = applied_before(flows, migrated=True)
     assert len({each.full_hash() for each in engines}) == 1
     assert all(comparable(each) == comparable(plain) for each in engines)
     for each in engines:
@@ -272,7 +273,7 @@ def test_a_command_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     log = LogMigration(known.find(TWO.abi, FOUR.abi), FOUR)
     back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, TWO.abi), FOUR)
     with pytest.raises(MigrationError, match=r"commands are converted: log entry 1 .*ZeroDivisionError.*stopped gracefully"):
-        log.convert(back.convert(encode_batch(foundations()[0])))
+        log.convert(back.convert(encoded(foundations()[0])))
 
 
 def test_without_a_way_the_message_says_what_would_be_needed(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Three versions before this one, made up: their schemas, the way forward, and the way in which a state of this version
-is written in theirs.
+"""Three versions before 0.2.0, made up: their schemas, the way forward, and the way in which a state of 0.2.0 is written
+in theirs.
 
 1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code. 2 -> 3  `pair` of a
 product, "BTC/USD", is split into `base` and `quote`, in the table and in the command. 3 -> 4  the table `member` is
-called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is this software.
+called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is version 0.2.0, to which a start brings older data
+(`level.BROUGHT_TO`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from snapshots.abi import SCHEMA
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import FieldType, Schema, StructType, TableType
+from snapshots.levels.level import BROUGHT_TO
 from snapshots.migration.chain import Chains
 from snapshots.migration.codec import Values
 from snapshots.migration.plan import Drop, Migration
@@ -48,7 +49,7 @@ def _member(table: TableType) -> TableType:
     return msgspec.structs.replace(table, name="member") if table.name == "account" else table
 
 
-FOUR = SCHEMA
+FOUR = Releases().schema(BROUGHT_TO.abi)
 THREE = msgspec.structs.replace(
     with_tables(FOUR, _member), enums={**FOUR.enums, "DoneReason": {**FOUR.enums["DoneReason"], "LAPSED": 9}}
 )
@@ -103,7 +104,7 @@ def write_descriptions(directory: Path, *schemas: Schema) -> Path:
 
 def chains(directory: Path, migrations: dict[str, Migration] | None = None, **changes: Any) -> Chains:
     """The way forward, or with other migrations."""
-    known = Releases(write_descriptions(directory, ONE, TWO, THREE))
+    known = Releases(write_descriptions(directory, ONE, TWO, THREE), FOUR)
     return Chains(known, FORWARD if migrations is None else migrations, **changes)
 
 

@@ -26,13 +26,15 @@ from node.migration.found import LOG
 from node.migration.start import at_start
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
+from snapshots.levels.level import BROUGHT_TO
 from snapshots.migration import chain
-from statemachine.commands import encode_batch
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.history.logs import rows_of
-from tests.unit.node.migrating import as_version, entries_of, write_data
-from tests.unit.snapshots.states import foundations, trading
-from tests.unit.snapshots.versions import FORWARD, ONE, THREE, TWO, TWO_TO_THREE, with_changes, write_descriptions
+from tests.unit.node.migrating import entries_of, write_former
+from tests.unit.snapshots.states import encoded, foundations, trading
+from tests.unit.snapshots.versions import FORWARD, FOUR, ONE, THREE, TWO, TWO_TO_THREE, with_changes, write_descriptions
+
+WRITTEN = chain.written_migrations()
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +43,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("template")
     initialise(directory / "cluster", 1)
     data = directory / "cluster" / "n1" / "data"
-    write_data(data, entries_of([*foundations(), *trading(5, 10)]), 8)
-    as_version(data, ONE, directory / "versions")
+    write_former(data, entries_of([*foundations(), *trading(5, 10)], BROUGHT_TO), 8, directory / "versions")
     return directory / "cluster"
 
 
 @pytest.fixture
 def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it as `cluster`, whose data directory this is, and a software that knows the way."""
-    monkeypatch.setattr(releases, "DIRECTORY", write_descriptions(tmp_path / "released", ONE, TWO, THREE))
-    monkeypatch.setattr(chain, "written_migrations", lambda: FORWARD)
+    monkeypatch.setattr(releases, "DIRECTORY", write_descriptions(tmp_path / "released", ONE, TWO, THREE, FOUR))
+    monkeypatch.setattr(chain, "written_migrations", lambda: {**WRITTEN, **FORWARD})
     shutil.copytree(template, tmp_path / "cluster")
     return tmp_path / "cluster" / "n1" / "data"
 
@@ -63,8 +64,11 @@ def test_abis_are_listed_shown_and_compared(
     run: Run, data: Path, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = run("abi", "list").stdout.splitlines()
-    assert listed == [*(f"{each.abi} (version 0.0.{n})" for n, each in enumerate((ONE, TWO, THREE), 1)), f"{ABI} (this software)"]
-    assert [each["version"] for each in run_json("abi", "list")] == ["0.0.1", "0.0.2", "0.0.3", ""]
+    assert listed == [
+        *(f"{each.abi} (version 0.0.{n})" for n, each in enumerate((ONE, TWO, THREE, FOUR), 1)),
+        f"{ABI} (this software)",
+    ]
+    assert [each["version"] for each in run_json("abi", "list")] == ["0.0.1", "0.0.2", "0.0.3", "0.0.4", ""]
     assert "table order: OrderState, key [order_id]" in run("abi", "show").stdout
     assert run("abi", "show", "--json").stdout_bytes == SCHEMA.encode()
     assert "pair: str" in run("abi", "show", ONE.abi[:7]).stdout
@@ -75,7 +79,7 @@ def test_abis_are_listed_shown_and_compared(
     assert run("abi", "diff", ABI).stdout == "no difference\n"
     assert run_json("abi", "diff", ONE.abi, TWO.abi)["changes"][0]["automatic"] is True
     assert "these would vanish" not in run("abi", "diff", TWO.abi).stderr
-    monkeypatch.setattr(chain, "written_migrations", lambda: with_changes(TWO_TO_THREE, removed={}))
+    monkeypatch.setattr(chain, "written_migrations", lambda: {**WRITTEN, **with_changes(TWO_TO_THREE, removed={})})
     refused = run("abi", "diff", TWO.abi, code=1)
     assert "product.pair (a column of the table product)" in refused.stderr
     assert "field pair removed" in refused.stdout
@@ -92,12 +96,12 @@ def test_a_rehearsal_is_readable_and_complete(run: Run, data: Path, run_json: Ca
         "member",
         "11 entries with 30 commands",
         "# column pair removed: 2 different values, such as BTC/USD",
-        "more lines, which --json has",
+        "# column fill_fees added",
         "disk",
     ):
         assert part in told, part
     (report,) = run_json("migrate", "--check", "--from", "cluster", "--diff")
-    assert (report["needed"], report["node_id"], report["target"]) == (True, "n1", ABI)
+    assert (report["needed"], report["node_id"], report["target"]) == (True, "n1", BROUGHT_TO.abi)
     assert report["bytes_needed"] > 0
     assert {each["table"] for each in report["diff"]} >= {"product", "order"}
     shutil.rmtree(data / LOG)
@@ -133,7 +137,7 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrated(data)
-    monkeypatch.setattr(back, "ABI", ONE.abi)
+    monkeypatch.setattr(back, "ACCEPTED", frozenset({ONE.abi}))
     told = run("rollback", "cluster", "--without-export", code=1).stderr
     assert "go back with the version that made the migration" in told
     assert len(switch.former(data)) == 1
@@ -163,7 +167,7 @@ def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: py
     migrated(data)
     config = msgspec.structs.replace(load(data.parent / "node.toml"), history=HistoryConfig(True))
     (data.parent / "node.toml").write_text((data.parent / "node.toml").read_text().replace("# enabled = false", "enabled = true"))
-    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id="n1", abi=ABI)
+    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id="n1", abi=BROUGHT_TO.abi)
     end = log.load()[-1].index
 
     def follow(applied: int) -> dict[str, list[dict[str, object]]]:
@@ -178,7 +182,7 @@ def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: py
 
     before = follow(end)
     for number, batch in enumerate(trading(7, 5, 9_000), 1):
-        log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), end + number, 9))
+        log.append(LogEntry(bytes([COMMAND]) + encoded(batch), end + number, 9))
     log.close()
     assert len(follow(end + number)["orders"]) > len(before["orders"])
     monkeypatch.setitem(cutting.KNOWN, "0.0.1", ("0002", cutting.KNOWN["0.2.0"][1]))
@@ -223,6 +227,5 @@ def test_a_rehearsal_says_what_it_did_not_check(run: Run, data: Path) -> None:
         lock.release()
     shutil.rmtree(data / "snapshots")
     shutil.rmtree(data / LOG)
-    write_data(data, entries_of([*foundations(), *trading(5, 10)]), 0)
-    as_version(data, ONE, data.parent / "versions")
+    write_former(data, entries_of([*foundations(), *trading(5, 10)], BROUGHT_TO), 0, data.parent / "versions")
     assert "no snapshot yet, so no stored rows were converted" in run("migrate", "--check", "--from", "cluster").stdout
