@@ -100,8 +100,7 @@ def collect(state: State, product: Product, order: Order) -> None:
 
 def add(state: State, product: Product, order: Order) -> None:
     """Append an order to the auction book. O(log n)."""
-    if not state.legacy:
-        order.opened_sequence = state.place_in_queue()
+    order.opened_sequence = state.place_in_queue()
     product.collected(order.side).add(order)
     product.collection.add(order)
     state.work += 1

@@ -562,15 +562,12 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """One log entry: the commands that were queued during the previous proposal, with one time stamp. An entry without
     commands only advances the time, so that orders expire.
 
-    `time` is nanoseconds since the Unix epoch by the leader's clock. In the engine it never decreases. `migrated`: the
-    entry was written by another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is
-    version 0.2.0, 0 is this version.
+    `time` is nanoseconds since the Unix epoch by the leader's clock. In the engine it never decreases. Entries of other
+    versions are not here: each is applied by the core of its own level.
     """
 
     time: int
     commands: list[AnyCommand]
-    migrated: bool = False
-    former: int = 0
 
 
 batch_decoder = msgspec.msgpack.Decoder(Batch)

@@ -8,7 +8,7 @@ raises. An exception out of `apply` is a defect, and the node must stop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -24,27 +24,23 @@ from statemachine.freezing import Frozen, freeze
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import (
     AMOUNT_MAX,
-    MAKERS_PER_ORDER,
     OPERATOR,
     REFUSALS_REMEMBERED,
     TRANSFER_LIFETIME,
     TRANSFERS_REMEMBERED,
-    WORK_PER_ENTRY,
 )
 from statemachine.order_lists import Wanted, newest
 from statemachine.patching import Patch
 from statemachine.reject import Reject
 from statemachine.reply_cache import (
-    ANY_CONTENTS,
     FINGERPRINT_SIZE,
     ReplyCache,
     fingerprint_fits,
     outcome_of,
 )
-from statemachine.state import MIGRATED_HASH, State
+from statemachine.state import State
 from statemachine.tables import AccessRow, ApiKeyRow, BalanceRow, CurrencyRow, PhaseRow, ProductRow, ProposalRow, StreamRow
 from statemachine.types import Permission, ProductStatus, Reason, Scope, Side
-from statemachine.upgrade import upgrade
 from statemachine.validation import bad_command_id, bad_name
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,9 +49,6 @@ _OTHER = 0
 _PLACE = 7
 _CANCEL = 8
 _FINGERPRINT: int = FINGERPRINT_SIZE
-
-NO_BOUND = 2**62
-"""Versions before 0.3.0 had no bound on the work of one entry."""
 
 _REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _TOO_MANY_TRANSFERS = Reject(
@@ -206,7 +199,7 @@ class Engine:
         """Whether the reply cache has the outcome of this command."""
         account = self._state.accounts.get(account_id)
         if account is None:
-            return _is_operator(self._state, account_id) and self._state.operator_replies.find(command_id) is not None
+            return _is_operator(account_id) and self._state.operator_replies.find(command_id) is not None
         return any(memory.find(command_id) is not None for memory in (account.replies, *account.other_replies.values()))
 
     def currencies(self) -> list[CurrencyRow]:
@@ -437,17 +430,9 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         state.time = entry.time
     elif entry.count == 0:
         return AppliedBatch(b"", [], b"", [], [], [], [])
-    state.legacy = entry.legacy
-    if entry.legacy:
-        for product in state.products.values():
-            product.rounds_down = True
-    if state.hash == MIGRATED_HASH and not entry.legacy:
-        upgrade(state)
-        state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
     state.events.clear()
     state.outcomes.clear()
     state.work = 0
-    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.legacy else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
     if state.busy or state.mass_cancels.rows or state.killing or 0 < state.next_expiry <= state.time:
         pending.go_on(state)
     if state.timers:
@@ -465,10 +450,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
     outcomes, events = state.outcomes.since(0), state.events.since(0)
-    if entry.legacy:
-        state.hash = MIGRATED_HASH
-    else:
-        state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
+    state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
     applied = AppliedBatch(outcomes, ends, events, state.event_ends, state.event_products, command_ends, state.keys_put)
     state.event_ends, state.event_products, state.keys_put = [], [], []
     return applied
@@ -479,15 +461,15 @@ def _answer(state: State, entry: EntryReader) -> None:
     batch.
     """
     account = state.accounts.get(entry.account_id)
-    if account is None and not _is_operator(state, entry.account_id):
+    if account is None and not _is_operator(entry.account_id):
         _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
     elif not is_command_id(entry.command_id):
         _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
-    elif account is not None and entry.kind == _OTHER and not state.legacy and entry.tag in TRANSFER_KINDS:
+    elif account is not None and entry.kind == _OTHER and entry.tag in TRANSFER_KINDS:
         _answer_transfer(state, account, entry)
     else:
         memory = account.replies if account is not None else state.operator_replies
-        fingerprint = ANY_CONTENTS if state.legacy else entry.fingerprint()
+        fingerprint = entry.fingerprint()
         seen = memory.find(entry.command_id)
         if seen is None and account is not None:
             seen = _refused_before(account, REFUSALS, entry.command_id)
@@ -497,9 +479,9 @@ def _answer(state: State, entry: EntryReader) -> None:
             _answer_again(state, seen, fingerprint)
 
 
-def _is_operator(state: State, account_id: str) -> bool:
-    """Whether a command of this account is one of the operator. Versions before 0.3.0 had no users."""
-    return account_id == OPERATOR or (not state.legacy and access.is_sender(account_id))
+def _is_operator(account_id: str) -> bool:
+    """Whether a command of this account is one of the operator, or of a user."""
+    return account_id == OPERATOR or access.is_sender(account_id)
 
 
 def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:
@@ -519,7 +501,7 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
         state.unchanged = True
         rejected(state, reject)
     state.outcomes.copy(outcome, _FINGERPRINT)
-    if account is None or state.legacy or not state.unchanged:
+    if account is None or not state.unchanged:
         state.outcome_count += memory.add_written(entry.command_id, outcome)
     else:
         _remember_refusal(state, account, REFUSALS, entry.command_id)

@@ -1,7 +1,7 @@
 # What the compiled core knows more about entities.py: the types.
 cimport cython
 
-from statemachine.exact cimport fee, legacy_fee, notional, wide
+from statemachine.exact cimport fee, notional, wide
 from statemachine.reply_cache cimport ReplyCache
 from statemachine.writer cimport Writer
 
@@ -85,7 +85,6 @@ cdef class Product:
     cdef public object controls
     cdef public signed char cause
     cdef public unsigned long long until
-    cdef public bint rounds_down
 
     cpdef object side(self, int side)
     cpdef object opposite(self, int side)

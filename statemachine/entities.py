@@ -20,7 +20,7 @@ from sortedcontainers import SortedDict
 
 from statemachine.commands import AmendOrder, CancelOrder, NewOrder, PlaceOrder, ReplaceOrder
 from statemachine.events import OrderState, OrderTerms
-from statemachine.exact import fee, legacy_fee, notional
+from statemachine.exact import fee, notional
 from statemachine.limits import AMOUNT_MAX
 from statemachine.reply_cache import ReplyCache
 from statemachine.tables import BalanceRow, CurrencyRow, ProductLimitsRow, ProductRow
@@ -169,8 +169,7 @@ class Product:
     time is limited, by (expires_at, order_id). `triggered` has stop orders that trades triggered, `arrivals` new orders
     that are accepted, each in the order in which they enter; `busy` says that any of it, an order whose time is over,
     or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
-    `controls` are its limits, None where it has none. `rounds_down`: the state is of a version before 0.3.0, whose
-    holds have the fee rounded down.
+    `controls` are its limits, None where it has none.
     """
 
     __slots__ = (
@@ -196,7 +195,6 @@ class Product:
         "opening_size",
         "product_id",
         "quote",
-        "rounds_down",
         "sells",
         "sequence",
         "status",
@@ -248,7 +246,6 @@ class Product:
         self.opening_price = row.opening_price
         self.opening_size = row.opening_size
         self.busy = False
-        self.rounds_down = False
         self.cause: int = row.cause
         self.until = row.until
         self.controls: ProductLimitsRow | None = None
@@ -274,7 +271,7 @@ class Product:
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
         """The part of a hold for the fees on a notional."""
-        return legacy_fee(cost, ppm) if self.rounds_down else fee(cost, ppm, credit)
+        return fee(cost, ppm, credit)
 
     def side(self, side: int) -> BookSide:
         """The book side on which orders of `side` rest."""

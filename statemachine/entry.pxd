@@ -16,7 +16,6 @@ cdef struct CommandMark:
 cdef class EntryReader:
     cdef readonly bytes payload
     cdef readonly wide time
-    cdef readonly int legacy
     cdef readonly Py_ssize_t count
     cdef readonly int kind
     cdef readonly int tag

@@ -53,7 +53,7 @@ class EntryReader:
 
     Attributes:
         payload: the batch as `encode_batch` writes it.
-        time, legacy: `Batch.time`, `Batch.former`; `legacy` is 0 where the batch was not migrated.
+        time: `Batch.time`.
         count: how many commands there are.
         kind: `PLACE`, `CANCEL` or `OTHER`, of the current command; tag: that of its struct.
         account_id, command_id: of the current command.
@@ -66,7 +66,6 @@ class EntryReader:
         batch = decode_batch(payload)
         self.payload = encode_batch(batch)
         self.time = batch.time
-        self.legacy = (batch.former or 2) if batch.migrated else 0
         self._commands = batch.commands
         self.count = len(batch.commands)
         self._next = 0

@@ -187,13 +187,11 @@ cdef class EntryReader:
 
     cdef bint _scan(self):
         """Look at the whole entry; whether it is written as `encode_batch` writes it. Then the commands begin at `next`."""
-        cdef wide former = 0
         cdef Py_ssize_t number
-        cdef bint migrated
         cdef const unsigned char *first
         self.at = <const unsigned char *>PyBytes_AS_STRING(self.payload)
         self.end = self.at + PyBytes_GET_SIZE(self.payload)
-        if self._array() != 4 or not self._number(&self.time):
+        if self._array() != 2 or not self._number(&self.time):
             return False
         self.count = self._array()
         if self.count < 0:
@@ -206,12 +204,8 @@ cdef class EntryReader:
                 return False
             self.marks[number].end = self.at
             self.marks[number].kind = self.kind
-        if not self._skip_flag():
+        if self.at != self.end:
             return False
-        migrated = self.at[-1] == 0xc3
-        if not self._number(&former) or self.at != self.end or former < -1000000 or former > 1000000:
-            return False
-        self.legacy = <int>(former if former != 0 else 2) if migrated else 0
         self.next = first
         self.number = 0
         return True

@@ -11,8 +11,6 @@ cdef wide _PPM
 cdef wide _EXECUTED_MAX
 
 cpdef wide notional(wide price, wide size, wide unit) except? -1
-cpdef wide legacy_fee(wide notional, wide ppm) except? -1
-cpdef wide legacy_most_lots(wide budget, wide lot_cost, wide ppm) except? -1
 cpdef wide fee(wide notional, wide ppm, wide credit) except? -1
 cpdef wide credit_after(wide notional, wide ppm, wide credit, wide paid) except? -1
 cpdef wide most_lots(wide budget, wide lot_cost, wide ppm, wide credit) except? -1

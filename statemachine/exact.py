@@ -17,18 +17,6 @@ def notional(price: int, size: int, unit: int) -> int:
     return price * size // unit
 
 
-def legacy_fee(notional: int, ppm: int) -> int:
-    """The fee on a notional at a rate in parts per million, rounded down: the rule of versions before 0.3.0."""
-    return notional * ppm // _PPM
-
-
-def legacy_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
-    """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128
-    bits.
-    """
-    return ((budget + 1) * _PPM - 1) // (lot_cost * (_PPM + ppm))
-
-
 def fee(notional: int, ppm: int, credit: int) -> int:
     """The fee on a notional at a rate in parts per million, less `credit`, rounded up. `credit` is what was paid before
     above the exact rate, in millionths of a unit.

@@ -116,10 +116,10 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
             command.maker_fee_ppm,
             command.taker_fee_ppm,
             command.status,
-            version=_version_after(state, 0),
+            version=1,
         )
         product = state.new_product(row)
-        _change_status(state, product, row.status)
+        statuses.change(state, product, row.status)
         phases.follow(state, product)
         answer.done(state, True)
         return None
@@ -131,25 +131,12 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
     restated = known.status != command.status and not command.keep_status
     changed = restated or known.row() != before
     if changed:
-        known.version = _version_after(state, known.version)
+        known.version += 1
     if restated:
         phases.by_hand(state, known)
-        _change_status(state, known, command.status)
+        statuses.change(state, known, command.status)
     answer.done(state, changed)
     return None
-
-
-def _version_after(state: State, version: int) -> int:
-    """A product's version after a change. Versions before 0.3.0 did not count changes."""
-    return version if state.legacy else version + 1
-
-
-def _change_status(state: State, product: Product, status: int) -> None:
-    """See `statuses.change`. Version 0.1.0 emitted no event, and had neither auctions nor stop orders."""
-    if state.legacy == 1:
-        product.status = status
-    else:
-        statuses.change(state, product, status)
 
 
 def open_account(state: State, command: OpenAccount) -> Reject | None:
@@ -206,10 +193,7 @@ def withdraw(state: State, account: Account, command: Withdraw) -> Reject | None
     if reject is not None:
         return reject
     currency = state.currencies[command.currency]
-    if state.legacy:
-        currency.withdrawn += command.amount
-    else:
-        currency.withdraw(command.amount)
+    currency.withdraw(command.amount)
     account.balances[command.currency].available -= command.amount
     _transferred(state, account, command)
     return None
@@ -234,7 +218,11 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     if reject is not None:
         return reject
     product = state.products[command.product_id]
-    if product.status == _AUCTION and not command.stop and _crosses_own(state, account, product, command):
+    if (
+        product.status == _AUCTION
+        and not command.stop
+        and auctions.crosses_own(state, account, product, command.side, command.price)
+    ):
         return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
     placed(state, _enter_new(state, account, product, command, None))
     return None
@@ -250,7 +238,11 @@ def place_with_options(state: State, account: Account, command: PlaceOrder) -> R
     if reject is not None:
         return reject
     product = state.products[placing.product_id]
-    if product.status == _AUCTION and not placing.stop and _crosses_own(state, account, product, placing):
+    if (
+        product.status == _AUCTION
+        and not placing.stop
+        and auctions.crosses_own(state, account, product, placing.side, placing.price)
+    ):
         return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
     placed(state, _enter_new(state, account, product, placing, _terms(command.options)))
     return None
@@ -273,7 +265,7 @@ def place_pair(state: State, account: Account, command: PlacePair) -> Reject | N
     if reject is not None:
         return reject
     product = state.products[command.product_id]
-    if product.status == _AUCTION and _crosses_own(state, account, product, limit):
+    if product.status == _AUCTION and auctions.crosses_own(state, account, product, limit.side, limit.price):
         return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
     first, second = linked.accept_pair(state, account, product, limit, stop, command.session)
     if state.guarded:
@@ -309,11 +301,6 @@ def _enter(state: State, product: Product, order: Order) -> None:
         waiting = product.stops
         if order.filled_size and waiting.concerns(state.lowest, state.highest) and stops.trigger(state, product):
             pending.work_on(state, product, state.work_max)
-
-
-def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
-    """Whether an auction could trade the order with one of its own account. Version 0.2.0 did not check this."""
-    return not state.legacy and auctions.crosses_own(state, account, product, command.side, command.price)
 
 
 def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | None:

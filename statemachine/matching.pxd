@@ -4,7 +4,7 @@ cimport cython
 from statemachine.validation cimport can_rest, entry_hold
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Balance, Order, Placing, PriceLevel, Product
-from statemachine.exact cimport credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional, wide
+from statemachine.exact cimport credit_after, executed, fee, most_lots, notional, wide
 from statemachine.order_index cimport OrdersByOid, new_order
 from statemachine.state cimport State
 from statemachine.emit cimport order_changed, order_done, order_matched, order_opened, order_received
@@ -61,12 +61,12 @@ cpdef int close_on_side(State state, Product product, BookSide side, Order order
 cdef int _take(State state, Product product, BookSide maker_side, Taker taker, long long limit) except -1
 @cython.locals(order=Order, left=cython.longlong)
 cdef bint _is_filled(Taker taker, int end) except -1
-@cython.locals(order=Order, lot_cost=wide, lots=wide, size=wide, owned=wide, raising=wide)
+@cython.locals(order=Order, lot_cost=wide, size=wide, owned=wide, raising=wide)
 cdef wide _capacity(Product product, Taker taker, long long price) except? -1
 @cython.locals(order=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, balances=dict)
 cpdef int trade(State state, Product product, Taker taker, Order maker, long long size, long long price, bint auction) except -1
 @cython.locals(paid=wide)
-cdef wide _charge(State state, Order order, wide value, wide ppm) except? -1
+cdef wide _charge(Order order, wide value, wide ppm) except? -1
 @cython.locals(cost=cython.longlong, hold=cython.longlong, freed=cython.longlong)
 cdef int _settle(Product product, Order order, Balance base, Balance quote, long long size, long long value, long long paid) except -1
 @cython.locals(order=Order, mine=wide, theirs=cython.longlong)

@@ -34,7 +34,7 @@ from statemachine import collars, fees, risk
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
-from statemachine.exact import credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional
+from statemachine.exact import credit_after, executed, fee, most_lots, notional
 from statemachine.icebergs import decrease, refresh, slices_of, split
 from statemachine.limits import LOOKS_PER_UNIT, PPM
 from statemachine.order_index import new_order
@@ -201,8 +201,7 @@ def _rest(state: State, product: Product, order: Order) -> None:
     side.add(order)
     state.keep(order)
     order_opened(state, product, order)
-    if state.legacy != 1:
-        order.opened_sequence = product.sequence
+    order.opened_sequence = product.sequence
 
 
 def close(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
@@ -271,11 +270,7 @@ def _capacity(product: Product, taker: Taker, price: int) -> int:
     order = taker.order
     lot_cost = notional(price, product.lot, product.unit)
     if order.side == _BUY:
-        if product.rounds_down:
-            lots = legacy_most_lots(order.hold, lot_cost, order.taker_fee_ppm)
-        else:
-            lots = most_lots(order.hold, lot_cost, order.taker_fee_ppm, order.fee_credit)
-        size = lots * product.lot
+        size = most_lots(order.hold, lot_cost, order.taker_fee_ppm, order.fee_credit) * product.lot
         return size if taker.by_funds or size < order.remaining else order.remaining
     owned, raising = order.hold // product.lot, taker.to_raise // lot_cost
     taker.short_of_base = owned < raising
@@ -287,8 +282,8 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     order = taker.order
     value = notional(price, size, product.unit)
     state.touch(maker)
-    maker_fee = _charge(state, maker, value, maker.maker_fee_ppm)
-    taker_fee = _charge(state, order, value, order.taker_fee_ppm)
+    maker_fee = _charge(maker, value, maker.maker_fee_ppm)
+    taker_fee = _charge(order, value, order.taker_fee_ppm)
     if maker_fee + taker_fee < 0:
         maker_fee = -taker_fee
         maker.fee_credit = _CREDIT_MAX
@@ -298,8 +293,7 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     if taker.to_raise:
         taker.to_raise -= value
     product.currency.fees += maker_fee + taker_fee
-    if state.legacy != 1:
-        product.last_price = price
+    product.last_price = price
     if state.highest == 0 or price < state.lowest:
         state.lowest = price
     if price > state.highest:
@@ -316,10 +310,8 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
         fees.traded(state, product, (maker, order), value)
 
 
-def _charge(state: State, order: Order, value: int, ppm: int) -> int:
+def _charge(order: Order, value: int, ppm: int) -> int:
     """The fee that one side of a fill pays. The part above the exact rate becomes the order's credit."""
-    if state.legacy:
-        return legacy_fee(value, ppm)
     paid = fee(value, ppm, order.fee_credit)
     order.fee_credit = credit_after(value, ppm, order.fee_credit, paid)
     return paid

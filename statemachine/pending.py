@@ -50,7 +50,7 @@ _KILLED: int = DoneReason.KILLED
 
 def go_on(state: State) -> None:
     """At the beginning of an entry: expire orders, and continue unfinished work."""
-    limit = state.work_max if state.legacy else PENDING_WORK_PER_ENTRY
+    limit = PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)
     if state.killing:

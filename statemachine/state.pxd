@@ -60,7 +60,6 @@ cdef class State:
     cdef public list noted
     cdef public long long lowest
     cdef public long long highest
-    cdef public int legacy
     cdef public Changes changes
 
     @cython.locals(balance=Balance)

@@ -32,14 +32,6 @@ _BUY: int = Side.BUY
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
 
-MIGRATED_HASH = b"\xff" * 16
-"""The running hash of a state that another version's data was converted to, until a batch of this version is applied.
-
-Nodes migrate from different starting points (a snapshot plus ten entries, or a later snapshot alone), so a hash over
-the path would differ although the states are equal. So the first batch of this version restarts the running hash, over
-the whole state. From there on it detects a divergence.
-"""
-
 
 class Requested(NamedTuple):
     """The order that a client's command cancels or amends, the id of that command, and the order's `client_oid`
@@ -72,10 +64,6 @@ class State:
     traded or left (`linked`). `requested`: the order that the command under way cancels or amends, if its account has
     report streams. `work` counts the units of work of the batch under way; it begins no more than
     `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
-
-    `legacy`: which version wrote the current batch, as in `Batch.former`. Some nodes have its results in a snapshot of
-    that version, so every node that applies it now must get the same rows: the rules of that version hold, and newer
-    columns have their defaults.
     """
 
     def __init__(self) -> None:
@@ -124,7 +112,6 @@ class State:
         self.noted: list[Order] = []
         self.lowest = 0
         self.highest = 0
-        self.legacy = 0
         self.changes = Changes()
 
     def guard(self) -> None:
@@ -144,7 +131,6 @@ class State:
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
         product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
-        product.rounds_down = self.legacy > 0 or self.hash == MIGRATED_HASH
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:
@@ -182,12 +168,9 @@ class State:
                     self.next_expiry = order.expires_at
 
     def place_in_queue(self) -> int:
-        """The place of the next queued order. In versions before 0.3.0 no order stayed queued after a command, and no
-        places were counted.
-        """
-        if not self.legacy:
-            self.last_queued += 1
-        return self.last_queued or 1
+        """The place of the next queued order."""
+        self.last_queued += 1
+        return self.last_queued
 
     def set_busy(self, product: Product) -> None:
         """Mark the product as having unfinished work."""

@@ -100,8 +100,7 @@ def take_triggered(state: State, product: Product) -> None:
     """
     for noted in state.noted:
         unlink(state, noted)
-    most = STOPS_TAKEN if not state.legacy else product.stops.count
-    taken = product.stops.take(product.trigger_low, product.trigger_high, most)
+    taken = product.stops.take(product.trigger_low, product.trigger_high, STOPS_TAKEN)
     for order_id in taken:
         order = state.orders[order_id]
         state.touch(order)

@@ -63,7 +63,6 @@ _OPEN_ORDERS_MAX = OPEN_ORDERS_PER_ACCOUNT
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
-_LEGACY_PERMISSIONS = Permission.VIEW + Permission.TRADE + Permission.TRANSFER + Permission.ADMIN
 
 # Rejects that come often, made once.
 _UNKNOWN_ID = Reject(Reason.UNKNOWN_ORDER, "order_id", "no such order")
@@ -131,7 +130,7 @@ def _sizes(state: State, command: PutProduct) -> Reject | None:
 def _fees(state: State, command: PutProduct) -> Reject | None:
     if not 0 <= command.taker_fee_ppm <= FEE_PPM_MAX:
         return Reject(Reason.INVALID_FEE, "taker_fee_ppm", f"expected 0 to {FEE_PPM_MAX} parts per million")
-    least = -command.taker_fee_ppm if not state.legacy else 0
+    least = -command.taker_fee_ppm
     if not least <= command.maker_fee_ppm <= FEE_PPM_MAX:
         return Reject(Reason.INVALID_FEE, "maker_fee_ppm", f"expected {least} to {FEE_PPM_MAX} parts per million")
     return fees.check_product(state, command)
@@ -168,9 +167,8 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
         return Reject(Reason.INVALID_ID, "secret", f"expected base64 text of 4 to {SECRET_MAX} characters")
     if len(command.passphrase) > SECRET_MAX:
         return Reject(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
-    permissions = _LEGACY_PERMISSIONS if state.legacy else _PERMISSIONS
-    if not 0 <= command.permissions <= permissions:
-        return Reject(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {permissions}")
+    if not 0 <= command.permissions <= _PERMISSIONS:
+        return Reject(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {_PERMISSIONS}")
     if command.sealed_by < 0:
         return Reject(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
     found = networks(command.addresses)
@@ -220,10 +218,7 @@ def deposit(state: State, command: Deposit) -> Reject | None:
         return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
         return Reject(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
-    if state.legacy:
-        if currency.deposited + command.amount > AMOUNT_MAX:
-            return Reject(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
-    elif currency.deposited - currency.withdrawn + command.amount > AMOUNT_MAX:
+    if currency.deposited - currency.withdrawn + command.amount > AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "amount", f"all money in a currency is at most {AMOUNT_MAX}")
     return None
 

@@ -68,7 +68,7 @@ from node.tls.certificates import CertificateWatch
 from node.tracing import tracer_of
 from snapshots.abi import ABI
 from snapshots.errors import LevelError, SnapshotError
-from snapshots.levels.level import ACCEPTED, abi_behind
+from snapshots.levels.level import ACCEPTED, BROUGHT_TO, abi_behind
 from snapshots.levels.states import empty
 from snapshots.naming import snapshot_paths
 from snapshots.seal import SEAL
@@ -273,7 +273,7 @@ def _members_of(raft: Raft) -> tuple[list[Member], int]:
 
 def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str, addresses: Addresses) -> Introductions:
     """Return this node's introduction. The start is counted here, before any peer learns of it."""
-    records = [record for record in switch.former(config.data_path) if record.to_abi == ABI and record.steps]
+    records = [record for record in switch.former(config.data_path) if record.to_abi == BROUGHT_TO.abi and record.steps]
     migrated = None
     if records:
         last = records[-1]

@@ -13,7 +13,7 @@ from node.migration import switch
 from node.migration.found import LOG, look
 from node.records.txlog import TxEntry, Txlog
 from snapshots.levels.level import ACCEPTED, is_level_entry
-from snapshots.levels.states import commands_of, is_migrated
+from snapshots.levels.states import commands_of, is_migrated, level_with
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class WayBack:
 
     def txlog(self) -> Txlog:
         """All of `since`, as a transaction log. Raises as `since`."""
-        return Txlog(self.record.last_index + 1, iter(list(self.since())))
+        return Txlog(self.record.last_index + 1, iter(list(self.since())), level=level_with(self.record.to_abi))
 
     def since(self) -> Iterator[TxEntry]:
         """The entries with commands that were written since the migration, in order.

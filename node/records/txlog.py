@@ -6,9 +6,10 @@ The first line of a file is a header; each following line is an entry of the log
     {"format": 1, "abi": "...", "first_index": 1, "secrets": true}
     {"index": 3, "term": 1, "time": "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", ...}]}
 
-Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version
-wrote; see `statemachine.commands.Batch`. The time is the leader's time stamp of the entry, the only clock that the
-exchange uses. So everyone who applies the same entries gets the same state, and can compare its hash.
+Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry of version 0.1.0 in a log
+that was brought to level 0.2.0 (`snapshots.levels.level.BROUGHT_TO`). The time is the leader's time stamp of the entry,
+the only clock that the exchange uses. So everyone who applies the same entries gets the same state, and can compare its
+hash.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from node.errors import TxlogError
 from node.records.committed_log import log_directories
 from snapshots.abi import ABI
 from snapshots.levels.level import ACCEPTED, OWN, Level, SetLevel, abi_behind, by_abi, decode_set_level, encode_set_level
-from snapshots.levels.states import apply, commands_of, empty, encoded, restored
+from snapshots.levels.narrowing import NotAtLevelError
+from snapshots.levels.states import apply, commands_of, empty, encoded, encoded_migrated, is_migrated, restored
 from snapshots.manifest import Manifest
 from snapshots.tsv import TableLines, title
 from snapshots.tsv_values import Codecs, Scales, ValueFault, time_text, time_value
@@ -151,7 +153,7 @@ def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
                 "term": entry.term,
                 "time": time_text(entry.batch.time),
                 "commands": [_codec.encode(_told(command, secrets)) for command in entry.batch.commands],
-                **({"migrated": True, "former": entry.batch.former} if entry.batch.migrated else {}),
+                **({"migrated": True} if entry.payload and is_migrated(entry.payload) else {}),
             }
         )
 
@@ -169,7 +171,6 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commands: list[Any] = []
     level: SetLevel | None = None
     migrated: bool = False
-    former: int = 0
 
 
 def of_file(path: Path) -> Txlog:
@@ -202,9 +203,10 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
             try:
                 line = decoder.decode(text)
                 commands = [_command(position, each) for position, each in enumerate(line.commands)]
-                batch = Batch(time_value(line.time), commands, line.migrated, line.former) if line.level is None else Batch(0, [])
-                entry = TxEntry(line.index, line.term, batch, change=line.level)
-            except (msgspec.DecodeError, UnicodeDecodeError, ValueFault) as error:
+                batch = Batch(time_value(line.time), commands) if line.level is None else Batch(0, [])
+                payload = encoded_migrated(batch.time, commands) if line.migrated else b""
+                entry = TxEntry(line.index, line.term, batch, payload, line.level)
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueFault, NotAtLevelError) as error:
                 raise TxlogError(f"{path}, line {number}: {error}") from error
             if entry.index <= before:
                 raise TxlogError(f"{path}, line {number}: expected an index above {before}, not {entry.index}")

@@ -10,7 +10,7 @@ The order of use:  `build` (in a thread), `advance` until it returns True, `foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import OWN, Level
@@ -18,6 +18,7 @@ from snapshots.levels.raising import converted, first_hash
 from snapshots.levels.v0_2_0 import FormerEngine
 from snapshots.levels.v0_2_0_journal import Follower, Journal
 from statemachine.engine import Engine
+from statemachine.teardown import clear
 
 _SAME = ("currency", "product", "account", "api_key", "balance", "order", "done_order")
 """Tables that have as many rows at the next level as before."""
@@ -47,14 +48,19 @@ class Shadow:
     def _changed(self, products: list[str]) -> None:
         self._journal.noted.products.update(dict.fromkeys(products))
 
-    def build(self, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> None:
-        """Make the state from a snapshot of `engine` that was taken after this object was made. Runs in a thread.
-        O(everything).
+    def build(self, tables: Mapping[str, list[tuple[bytes, bytes]]]) -> None:
+        """Make the state from a snapshot of `engine` that was taken after this object was made. Runs in a thread, and
+        empties the tables in small steps, so that no step keeps the interpreter for long. O(everything).
 
         Raises:
             StateError: the rows make no state of the next level.
         """
-        made = Engine.restore(converted(tables, bytes(16)), verified=True)
+        rows = converted(tables, bytes(16))
+        clear(*tables.values())
+        try:
+            made = Engine.restore(rows, verified=True)
+        finally:
+            clear(*rows.values())
         self._follower = Follower(self.engine, self._journal, made)
         self._made = made
 

@@ -81,6 +81,16 @@ def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
     return encode_batch(Batch(time, list(commands)))
 
 
+def encoded_migrated(time: int, commands: Sequence[AnyCommand]) -> bytes:
+    """The log entry of commands of a version before, at the level to which it was brought (`level.BROUGHT_TO`).
+
+    Raises:
+        NotAtLevelError: a command needs a later level.
+    """
+    entry: bytes = _v0_2_0().encode_batch(time, commands, migrated=True)
+    return entry
+
+
 def check_commands(abi: str, commands: Sequence[AnyCommand]) -> None:
     """Whether commands can be said at the level with this ABI.
 

@@ -52,13 +52,13 @@ _ORDERS: msgspec.msgpack.Decoder[list[OrderState]] = msgspec.msgpack.Decoder(lis
 NARROWING = Narrowing(V0_2_0.version, core_commands.AnyCommand.__args__, core_commands.command_decoder.decode)
 
 
-def encode_batch(time: int, commands: Iterable[AnyCommand]) -> bytes:
-    """The log entry of these commands, as version 0.2.0 writes it.
+def encode_batch(time: int, commands: Iterable[AnyCommand], *, migrated: bool = False) -> bytes:
+    """The log entry of these commands, as version 0.2.0 writes it. `migrated`: they were applied by 0.1.0's rules.
 
     Raises:
         NotAtLevelError: a command says what version 0.2.0 does not know.
     """
-    entry: bytes = core_commands.encode_batch(core_commands.Batch(time, [NARROWING.command(command) for command in commands]))
+    entry: bytes = core_commands.encode_batch(core_commands.Batch(time, [NARROWING.command(each) for each in commands], migrated))
     return entry
 
 

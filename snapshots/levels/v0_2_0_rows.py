@@ -12,7 +12,7 @@ Fields and tables that came have their defaults. Beside that:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from typing import Any
 
@@ -24,6 +24,7 @@ from statemachine.limits import OPERATOR, PPM
 from statemachine.persistence import memory_owner, numbered_key
 from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.tables import TABLES, CounterRow, CurrencyRow, OutcomeRow, ProductRow
+from statemachine.teardown import clear
 from statemachine.types import OrderType, Side
 
 Row = tuple[bytes, bytes]
@@ -58,7 +59,7 @@ def outcome(owner: str, encoded: bytes) -> tuple[bytes, list[str]]:
 
 def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str, list[Row]]:
     """All tables of a state of 0.2.0, as 0.3.0 has them. `first_hash`: the running hash with which its level begins."""
-    tables = {name: list(found) for name, found in rows.items()}
+    tables = {name: found if isinstance(found, list) else list(found) for name, found in rows.items()}
     scales = {row.currency: row.scale for row in (_currency(payload) for _, payload in tables["currency"])}
     units = {row.product_id: 10 ** scales[row.base] for row in (_product(payload) for _, payload in tables["product"])}
     made: dict[str, list[Row]] = {name: [] for name in TABLES}
@@ -84,7 +85,7 @@ def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
     return row
 
 
-def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterable[Row]:
+def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterator[Row]:
     """The table `outcome`. Merged, and not sorted: to sort a million rows would keep the interpreter for a second."""
     own: list[Row] = []
     moved: list[Row] = []
@@ -96,4 +97,5 @@ def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterab
                 owner = memory_owner(row.account_id, kind)
                 there = msgspec.structs.replace(row, account_id=owner)
                 moved.append((numbered_key(owner, row.outcome.sequence), _encode(there)))
-    return merge(own, sorted(moved))
+    yield from merge(own, sorted(moved))
+    clear(own, moved)

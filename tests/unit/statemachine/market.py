@@ -11,9 +11,15 @@ from statemachine.types import OrderType, Side, TimeInForce
 PRODUCT = "XBT-USD"
 
 
-def market(money: int = 10**15, maker_ppm: int = 0, taker_ppm: int = 0, names: tuple[str, ...] = ("ann", "bob")) -> Engine:
+def market(
+    money: int = 10**15,
+    maker_ppm: int = 0,
+    taker_ppm: int = 0,
+    names: tuple[str, ...] = ("ann", "bob"),
+    engine: Engine | None = None,
+) -> Engine:
     """An exchange with one product, tick and lot 1."""
-    engine = Engine()
+    engine = engine or Engine()
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 0),
         PutCurrency(OPERATOR, "xbt", "XBT", 0),

@@ -8,8 +8,10 @@ from random import Random
 
 import pytest
 
+from snapshots.levels.level import OWN, V0_2_0
+from snapshots.levels.raising import raised
+from snapshots.levels.states import empty
 from statemachine.commands import Batch, PutFeeTiers, PutProduct
-from statemachine.engine import Engine
 from statemachine.events import OrderMatched
 from statemachine.fees import Fees
 from statemachine.limits import DAY_NS, OPERATOR
@@ -105,9 +107,9 @@ def test_volume_is_bounded_and_ages() -> None:
 
 
 def test_an_order_of_version_0_2_0_goes_on_with_what_it_holds() -> None:
-    engine = market(money=10**6, maker_ppm=12_345, taker_ppm=54_321)
-    engine.apply(Batch(engine.time + 1, [limit("ann", "old", Side.BUY, 77, 13)], migrated=True, former=2))
-    engine = Engine.restore(dict(engine.tables()))
+    former = market(money=10**6, maker_ppm=12_345, taker_ppm=54_321, engine=empty(V0_2_0))
+    former.apply(Batch(former.time + 1, [limit("ann", "old", Side.BUY, 77, 13)]))
+    engine = raised(former, V0_2_0, OWN)
     filled = 0
     for number in range(77):
         applied = engine.apply(Batch(engine.time + 1, [limit("bob", f"s{number}", Side.SELL, 1, 13)]))

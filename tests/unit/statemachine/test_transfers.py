@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from snapshots.levels.level import OWN, V0_2_0
+from snapshots.levels.raising import raised
+from snapshots.levels.states import empty
 from statemachine.commands import (
     AnyCommand,
     Batch,
@@ -23,7 +26,6 @@ from statemachine.commands import (
 from statemachine.engine import Engine
 from statemachine.events import Rejected, Transferred
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, REFUSALS_REMEMBERED, TRANSFER_LIFETIME
-from statemachine.state import MIGRATED_HASH
 from statemachine.types import OrderType, Reason, Side, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, send
 
@@ -125,7 +127,7 @@ def test_where_there_is_no_room_only_what_is_old_is_forgotten(monkeypatch: pytes
 
 
 def test_a_transfer_that_version_0_2_0_booked_is_not_booked_again() -> None:
-    engine = Engine()
+    former = empty(V0_2_0)
     deposit = Deposit("ann", "old", "USD", 10**9)
     setting_up: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 0),
@@ -134,8 +136,8 @@ def test_a_transfer_that_version_0_2_0_booked_is_not_booked_again() -> None:
         OpenAccount(OPERATOR, "ann", "ann"),
         deposit,
     ]
-    engine.apply(Batch(engine.time + 1, setting_up, migrated=True, former=2))
-    assert engine.state_hash == MIGRATED_HASH
+    former.apply(Batch(1, setting_up))
+    engine = raised(former, V0_2_0, OWN)
     apply_all(engine, list(orders(OUTCOMES_PER_ACCOUNT + 1)))
     again = send(Engine.restore(dict(engine.tables())), deposit)
     assert isinstance(again, Transferred)

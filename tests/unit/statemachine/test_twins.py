@@ -158,7 +158,7 @@ def test_headers_of_arrays(count: int) -> None:
 def read(module: Any, payload: bytes) -> list[object]:
     """All that a reader says of an entry."""
     found = module.EntryReader(payload)
-    said: list[object] = [found.payload, found.time, found.legacy, found.count]
+    said: list[object] = [found.payload, found.time, found.count]
     placing, cancelling = Placing(), Cancelling()
     names = [name for name in PlaceOrder.__struct_fields__[2:] if name != "options"]
     for _ in range(found.count):
@@ -175,9 +175,9 @@ def read(module: Any, payload: bytes) -> list[object]:
     return said
 
 
-@given(numbers, st.lists(commands, max_size=6), st.booleans(), st.integers(0, 3))
-def test_both_readers_read_the_same(time: int, found: list[Any], migrated: bool, former: int) -> None:
-    payload = encode_batch(Batch(time, found, migrated, former))
+@given(numbers, st.lists(commands, max_size=6))
+def test_both_readers_read_the_same(time: int, found: list[Any]) -> None:
+    payload = encode_batch(Batch(time, found))
     assert read(PLAIN_ENTRY, payload) == read(entry, payload)
 
 

@@ -6,16 +6,19 @@ import pytest
 
 from cluster.clocks import STAMP_BYTES
 from node.engine.replicated_engine import stamp_of
-from statemachine.commands import Batch, CancelOrder, encode_batch
+from snapshots.levels.level import SUPPORTED
+from snapshots.levels.states import encoded
+from statemachine.commands import Batch, CancelOrder
 
 NOW = 1_764_424_800_123_456_789
 
 
 @pytest.mark.parametrize("commands", [0, 1, 200])
-@pytest.mark.parametrize("migrated", [False, True])
-def test_the_stamp_of_a_batch(commands: int, migrated: bool) -> None:
-    batch = Batch(NOW, [CancelOrder("id", "alice", 1)] * commands, migrated)
-    assert stamp_of(encode_batch(batch)[:STAMP_BYTES]) == NOW
+def test_the_stamp_of_a_batch(commands: int) -> None:
+    """At every level."""
+    batch = Batch(NOW, [CancelOrder("id", "alice", 1)] * commands)
+    for level in SUPPORTED:
+        assert stamp_of(encoded(level.abi, batch.time, batch.commands)[:STAMP_BYTES]) == NOW
 
 
 @pytest.mark.parametrize("entry", [b"", b"\x92", b"\x92\xcf\x01", b"\xa3abcdefghijkl", b"\x92\x05" + bytes(20)])

@@ -11,6 +11,7 @@ from cluster.log import command_of, read_segments
 from node.errors import TxlogError
 from node.records import txlog
 from node.records.txlog import TxEntry, Txlog, differences, of_file, rebuild, to_lines, write_log
+from snapshots.levels.states import encoded_migrated
 from statemachine.commands import Batch, PutApiKey, decode_batch
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
@@ -111,7 +112,9 @@ def test_a_fault_is_told_with_its_line(tmp_path: Path, right: str, wrong: str, m
 
 
 def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
-    marked = [msgspec.structs.replace(entry, batch=msgspec.structs.replace(entry.batch, migrated=True)) for entry in ENTRIES]
+    marked = [
+        msgspec.structs.replace(entry, payload=encoded_migrated(entry.batch.time, entry.batch.commands)) for entry in ENTRIES[:3]
+    ]
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in to_lines(Txlog(1, iter(marked)))))
     assert list(of_file(path).entries) == marked

