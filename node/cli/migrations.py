@@ -22,10 +22,11 @@ from node.records.txlog import to_lines
 from node.system import files
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile, locked_note
 from snapshots import migrations as written
-from snapshots.abi import ABI
+from snapshots.abi import ABI, SCHEMA
 from snapshots.abi.difference import difference
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import describe
+from snapshots.levels import skeleton as level_skeleton
 from snapshots.levels.level import rules_of
 from snapshots.migration.chain import Chains
 from snapshots.migration.skeleton import module_name, skeleton
@@ -174,6 +175,27 @@ def new(source: str, target: str, out: Path | None) -> None:
         raise SetupError(f"{path} is there already; nothing was written")
     path.write_text(skeleton(old, goal), encoding="utf-8")
     click.echo(f"{path}: fill in what raises NotImplementedError, then rehearse it: quorumbook migrate --check --cluster DIR")
+
+
+@migrate.command("new-level")
+@click.argument("version")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The directory. Default: the package's levels.")
+def new_level(version: str, out: Path | None) -> None:
+    """Write a draft of the modules with which nodes of this version run at the level of the released VERSION."""
+    releases = Releases()
+    abi = next((abi for abi, name in releases.versions.items() if name == version), None)
+    if abi is None:
+        raise SetupError(f"VERSION: {version!r} was not released: expected one of {', '.join(releases.versions.values())}")
+    names = level_skeleton.module_names(version)
+    texts = level_skeleton.engine_module(version), level_skeleton.rows_module(version, releases.schema(abi), SCHEMA)
+    paths = [(out or Path(level_skeleton.__file__).parent) / name for name in names]
+    for path in paths:
+        if path.exists():
+            raise SetupError(f"{path} is there already; nothing was written")
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+        click.echo(str(path))
+    click.echo("what is left to do: docs/migrations.md, What the author of a new version does")
 
 
 def _finalize(found: list[Place]) -> None:

@@ -124,6 +124,14 @@ def test_a_skeleton_is_written_once(run: Run, data: Path, tmp_path: Path) -> Non
     assert "is there already" in run("migrate", "new", TWO.abi, "--out", str(tmp_path), code=1).stderr
 
 
+def test_the_modules_of_a_level_are_drafted_once(run: Run, tmp_path: Path) -> None:
+    told = run("migrate", "new-level", "0.2.0", "--out", str(tmp_path)).stdout
+    assert str(tmp_path / "v0_2_0_rows.py") in told
+    assert "class FormerEngine(Engine)" in (tmp_path / "v0_2_0.py").read_text()
+    assert "is there already" in run("migrate", "new-level", "0.2.0", "--out", str(tmp_path), code=1).stderr
+    assert "was not released: expected one of 0.1.0, 0.2.0" in run("migrate", "new-level", "9.9.9", code=1).stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("migrate",), ("migrate", "--check"), ("migrate", "--check", "--finalize", "--from", "."), ("rollback", "."),
