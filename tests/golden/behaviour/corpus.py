@@ -12,33 +12,48 @@ import dis
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import msgspec
+import pytest
 
 from snapshots.levels import states
 from snapshots.levels.level import Level, by_version
 from snapshots.levels.narrowing import NotAtLevelError
-from statemachine.commands import Batch
+from statemachine.applied import AppliedBatch
+from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from tests.golden.write import flow
+from tests.interaction import script
+from tests.unit.snapshots.levels.markets import Market
 from tests.unit.snapshots.states import trading
 
 DIRECTORY = Path(__file__).parent
+SCRIPTS = Path(script.__file__).parent
 SEEDS = range(31, 36)
+MARKETS = range(101, 104)
 STEP = 1_000_000
 """Nanoseconds between two parts of the flow."""
 
 
 class Corpus(msgspec.Struct, frozen=True):
-    """Entries as they are in the log, and their digests (hex)."""
+    """Entries as they are in the log, and their digests (hex). `starts`: the places of entries, beside the first, before
+    which the state is empty again.
+    """
 
     rules: int
     abi: str
     entries: list[bytes]
     digests: list[str]
+    starts: list[int] = []
+
+    def chapters(self) -> Iterator[list[bytes]]:
+        """The entries, from one empty state to the next."""
+        for start, end in pairwise([0, *self.starts, len(self.entries)]):
+            yield self.entries[start:end]
 
 
 def path_of(rules: int) -> Path:
@@ -50,6 +65,11 @@ def recorded() -> list[Corpus]:
     """All corpora, oldest first."""
     paths = sorted(DIRECTORY.glob("rules-*.msgpack"), key=lambda path: int(path.stem.partition("-")[2]))
     return [msgspec.msgpack.decode(path.read_bytes(), type=Corpus) for path in paths]
+
+
+def all_digests(corpus: Corpus, level: Level) -> list[str]:
+    """What comes of the entries of a corpus at a level, one digest each."""
+    return [each for entries in corpus.chapters() for each in digests(states.empty(level), entries)]
 
 
 def digests(engine: Engine, entries: list[bytes]) -> list[str]:
@@ -64,8 +84,35 @@ def digests(engine: Engine, entries: list[bytes]) -> list[str]:
     return found
 
 
-def batches() -> Iterator[Batch]:
-    """The flow that is recorded: every command and every choice of an order, then markets that trade."""
+def chapters() -> Iterator[list[Batch]]:
+    """What is recorded, each part from an empty state: every command and every choice of an order, then markets that
+    trade; random markets with auctions, stop orders and transfers; every script of `tests/interaction`.
+    """
+    yield list(first_chapter())
+    for seed in MARKETS:
+        market = Market(seed)
+        yield [market.foundations(), *market.batches(200)]
+    for path in sorted(SCRIPTS.glob("*.txt")):
+        yield of_script(path.read_text(encoding="utf-8"))
+
+
+def of_script(text: str) -> list[Batch]:
+    """The entries that a script of `tests/interaction` sends."""
+    sent: list[Batch] = []
+
+    class Recorder(Engine):
+        def apply(self, batch: Batch) -> AppliedBatch:
+            sent.append(batch)
+            return super().apply(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "Engine", Recorder)
+        script.Script().run(text)
+    return sent
+
+
+def first_chapter() -> Iterator[Batch]:
+    """Every command of 0.2.0 and every choice of an order, then markets that trade."""
     last = 0
     for batch in flow():
         last = batch.time
@@ -78,17 +125,25 @@ def batches() -> Iterator[Batch]:
 
 def record(level: Level) -> Corpus:
     """Record the flow at a level; what the level cannot say is left out."""
-    entries = []
-    for batch in batches():
-        kept = []
-        for command in batch.commands:
-            try:
-                states.check_commands(level.abi, [command])
-            except NotAtLevelError:
-                continue
-            kept.append(command)
-        entries.append(states.encoded(level.abi, batch.time, kept))
-    return Corpus(level.rules, level.abi, entries, digests(states.empty(level), entries))
+    entries: list[bytes] = []
+    starts: list[int] = []
+    for batches in chapters():
+        starts.append(len(entries))
+        entries += [states.encoded(level.abi, batch.time, _at(level, batch)) for batch in batches]
+    made = Corpus(level.rules, level.abi, entries, [], starts[1:])
+    return msgspec.structs.replace(made, digests=all_digests(made, level))
+
+
+def _at(level: Level, batch: Batch) -> list[AnyCommand]:
+    """The commands of a batch that a level can say."""
+    kept = []
+    for command in batch.commands:
+        try:
+            states.check_commands(level.abi, [command])
+        except NotAtLevelError:
+            continue
+        kept.append(command)
+    return kept
 
 
 def reach(run: Callable[[], object], prefix: str) -> dict[str, tuple[set[int], set[int]]]:
@@ -136,10 +191,20 @@ def main() -> int:
         path.write_bytes(msgspec.msgpack.encode(record(level)))
         sys.stdout.write(f"{path}\n")
         return 0
-    engine, flow_batches = states.empty(), [*batches()]
-    for name, (reached, there) in reach(lambda: [engine.apply(batch) for batch in flow_batches], "statemachine").items():
+    parts = [*chapters()]
+
+    def run() -> None:
+        for batches in parts:
+            engine = states.empty()
+            for batch in batches:
+                engine.apply(batch)
+
+    reached_all = there_all = 0
+    for name, (reached, there) in reach(run, "statemachine").items():
         missed = sorted(there - reached)
+        reached_all, there_all = reached_all + len(there & reached), there_all + len(there)
         sys.stdout.write(f"{name}: {len(there & reached)} of {len(there)} lines reached; not {missed[:40]}\n")
+    sys.stdout.write(f"all: {reached_all} of {there_all} lines, {len(parts)} parts, {sum(map(len, parts))} entries\n")
     return 0
 
 
