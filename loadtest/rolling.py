@@ -1,10 +1,11 @@
 """An upgrade while the cluster trades: three nodes of the released version 0.2.0 are replaced one by one under load,
 then the level changes.
 
-    python -m loadtest.rolling [--former DIRECTORY] [--keep]
+    python -m loadtest.rolling [--former DIRECTORY] [--keep] [--rolls N]
 
-Exit code 0: the verdict holds. 1: it does not. 2: the run could not be made. Version 0.2.0 is installed
-beside this tree, from the repository's history, unless `--former` names where it is.
+Exit code 0: the verdict holds. 1: it does not. 2: the run could not be made. Version 0.2.0 is installed beside this
+tree, from the repository's history, unless `--former` names where it is. With `--rolls` each upgrade has a fresh
+cluster, and the summary has the p50 and the maximum of their gaps.
 """
 
 from __future__ import annotations
@@ -335,33 +336,60 @@ async def _refusal(roll: Roll) -> str:
     return ""
 
 
-@click.command()
-@click.option("--former", type=click.Path(path_type=Path, exists=True), help=f"Where version {FORMER} is installed.")
-@click.option("--keep", is_flag=True, help="Leave the cluster's directory.")
-def main(former: Path | None, keep: bool) -> None:
-    """Upgrade three nodes of the released version while they trade."""
-    place = Path(tempfile.mkdtemp(prefix="quorumbook-upgrade-"))
-    try:
-        modules = former or install_former(place / "former")
-        result = asyncio.run(run(place / "cluster", modules))
-    except (LoadTestError, QuorumbookError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    finally:
-        if keep:
-            click.echo(f"the cluster is in {place / 'cluster'}")
-        else:
-            shutil.rmtree(place, ignore_errors=True)
-    click.echo(
-        f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled" if result.holds else ""
-    )
+def summary(results: Sequence[Result]) -> list[str]:
+    """Several runs in lines: how many hold, and the gaps, each the longest of its run."""
+    lines = [
+        f"runs that hold                          {sum(result.holds for result in results)} of {len(results)}",
+        f"acknowledged orders                     {sum(result.acknowledged for result in results):,}",
+    ]
+    for name, gaps in (
+        ("nodes were replaced", sorted(result.roll_gap for result in results)),
+        ("the level changed", sorted(result.level_gap for result in results)),
+    ):
+        lines.append(f"longest gap while {name:<22}p50 {1e3 * gaps[(len(gaps) - 1) // 2]:,.0f} ms, max {1e3 * gaps[-1]:,.0f} ms")
+    return lines
+
+
+def _tell(result: Result) -> None:
+    if result.holds:
+        click.echo(f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled")
     click.echo(f"longest gap while nodes were replaced   {1e3 * result.roll_gap:,.0f} ms")
     click.echo(f"longest gap while the level changed     {1e3 * result.level_gap:,.0f} ms")
     click.echo(f"digests compared, differing             {result.compared:,}, {result.differing:,}")
     for fault in result.faults:
         click.echo(f"FAULT: {fault}")
     click.echo("the verdict holds" if result.holds else "the verdict does not hold")
-    sys.exit(0 if result.holds else 1)
+
+
+@click.command()
+@click.option("--former", type=click.Path(path_type=Path, exists=True), help=f"Where version {FORMER} is installed.")
+@click.option("--keep", is_flag=True, help="Leave the clusters' directories.")
+@click.option("--rolls", type=click.IntRange(1, 1000), default=1, show_default=True, help="Upgrades, each of a fresh cluster.")
+def main(former: Path | None, keep: bool, rolls: int) -> None:
+    """Upgrade three nodes of the released version while they trade."""
+    place = Path(tempfile.mkdtemp(prefix="quorumbook-upgrade-"))
+    results: list[Result] = []
+    try:
+        modules = former or install_former(place / "former")
+        for number in range(1, rolls + 1):
+            directory = place / (f"cluster-{number}" if rolls > 1 else "cluster")
+            results.append(asyncio.run(run(directory, modules)))
+            if rolls > 1:
+                click.echo(f"--- {number} of {rolls}")
+            _tell(results[-1])
+            if not keep and results[-1].holds:
+                shutil.rmtree(directory, ignore_errors=True)
+    except (LoadTestError, QuorumbookError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    finally:
+        if rolls > 1 and results:
+            click.echo("\n".join(summary(results)))
+        if keep:
+            click.echo(f"the clusters are in {place}")
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+    sys.exit(0 if all(result.holds for result in results) else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--members] [--lose-disks] [--jobs
-J]`: many seeds, or one again.
+"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--members] [--levels] [--lose-disks]
+[--jobs J]`: many seeds, or one again.
 
 A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it
 still fails; with `--trace` every fault and election is printed as well.
@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
 from tests.simulation.exchange_membership import ExchangeMembershipWorld
 from tests.simulation.incidents import Incident, parse, shrink
+from tests.simulation.levels import LevelWorld
 from tests.simulation.membership import MembershipWorld
 from tests.simulation.world import Faults, ViolationError, World
 
@@ -38,7 +39,9 @@ SHRINK_RUNS = 60
 @dataclass(frozen=True)
 class Setting:
     """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed;
-    `faults`: the only ones that happen, as in `incidents`; `steps`: how long there are faults."""
+    `levels`: nodes begin with version 0.2.0, and the level changes; `faults`: the only ones that happen, as in
+    `incidents`; `steps`: how long there are faults.
+    """
 
     nodes: int = 3
     lose_disks: bool = False
@@ -46,11 +49,12 @@ class Setting:
     trace: bool = False
     faults: str | None = None
     members: bool = False
+    levels: bool = False
     steps: int = STEPS
 
     def command(self, seed: int, runs: int = 1) -> str:
         """What to type for it."""
-        named = (("EXCHANGE", self.exchange), ("MEMBERS", self.members), ("DISKS", self.lose_disks))
+        named = (("EXCHANGE", self.exchange), ("MEMBERS", self.members), ("LEVELS", self.levels), ("DISKS", self.lose_disks))
         flags = "".join(f" {name}=1" for name, on in named if on) + (f" STEPS={self.steps}" if self.steps != STEPS else "")
         only = f" FAULTS='{self.faults}'" if self.faults is not None else ""
         return f"make simulate SEED={seed} RUNS={runs} NODES={self.nodes}{flags}{only}"
@@ -73,6 +77,9 @@ def world_of(seed: int, setting: Setting) -> World:
     late copies then.
     """
     incidents = parse(setting.faults) if setting.faults is not None else None
+    if setting.levels:
+        chances = ExchangeFaults(lose_disk=0.001) if setting.lose_disks else ExchangeFaults()
+        return LevelWorld(seed, setting.nodes, faults=chances, incidents=incidents)
     if setting.exchange:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
         exchange = ExchangeMembershipWorld if setting.members else ExchangeWorld
@@ -155,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=STEPS, help="how long there are faults, in steps of 5 ms")
     parser.add_argument("--exchange", action="store_true", help="the whole exchange with clients, not consensus alone")
     parser.add_argument("--members", action="store_true", help="nodes are added, removed and replaced")
+    parser.add_argument("--levels", action="store_true", help="two versions: nodes are upgraded and go back, the level changes")
     parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin; bits of snapshots flip")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; as many as there are processors")
     parser.add_argument("--trace", action="store_true", help="print what happened; in one process")
@@ -167,7 +175,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds and print the totals; exit code 1 if any failed."""
     options = _parser().parse_args(arguments)
     setting = Setting(
-        options.nodes, options.lose_disks, options.exchange, options.trace, options.faults, options.members, options.steps
+        options.nodes,
+        options.lose_disks,
+        options.exchange,
+        options.trace,
+        options.faults,
+        options.members,
+        options.levels,
+        options.steps,
     )
     jobs = 1 if options.trace or options.runs == 1 else options.jobs
     found: list[Outcome] = []
