@@ -101,11 +101,11 @@ class Patch:
         k orders that are behind it and were put before.
         """
         state = self._state
-        order = state.orders.get(row.order_id)
+        order = state.orders.find(row.order_id)
         if order is None:
             account = state.accounts[row.account_id]
             order = order_of_row(row, account, state.products[row.product_id])
-            state.orders[row.order_id] = order
+            state.orders.put(order)
             _list(account, order)
             _name(account, order)
             if order.expires_at:
@@ -125,7 +125,7 @@ class Patch:
 
     def close_order(self, order_id: int) -> None:
         """Remove an order that is no longer open, if it is open here. O(1)."""
-        order = self._state.orders.get(order_id)
+        order = self._state.orders.find(order_id)
         if order is None or not order.listed:
             return
         _take_off(order)
@@ -141,7 +141,7 @@ class Patch:
         account = state.accounts[row.account_id]
         account.done_count = number
         order = order_of_row(row, account, state.products[row.product_id])
-        state.orders[row.order_id] = order
+        state.orders.put(order)
         account.done.append(order)
         state.done_count += 1
         _name(account, order)
@@ -158,9 +158,9 @@ class Patch:
             self._state.done_count -= 1
 
     def _forget(self, order: Order) -> None:
-        del self._state.orders[order.order_id]
-        if order.client_oid and order.account.by_client_oid.get(order.client_oid) is order:
-            del order.account.by_client_oid[order.client_oid]
+        self._state.orders.drop(order)
+        if order.client_oid:
+            order.account.by_client_oid.drop(order)
 
     # ------------------------------------------------------------------ reply caches
 
@@ -281,6 +281,6 @@ def _list(account: Account, order: Order) -> None:
 def _name(account: Account, order: Order) -> None:
     """Make the order findable by its `client_oid`, unless a later one has it."""
     if order.client_oid:
-        known = account.by_client_oid.get(order.client_oid)
+        known = account.by_client_oid.find(order.client_oid)
         if known is None or known.order_id <= order.order_id:
-            account.by_client_oid[order.client_oid] = order
+            account.by_client_oid.put(order)
