@@ -78,13 +78,12 @@ def finish(engine: Engine) -> list[AnyEvent]:
 
 
 @pytest.fixture
-def unbounded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Takes the bound of an entry away, not that of an order."""
+def unbounded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
+    """Takes the bound of an entry away from an engine, not that of an order."""
 
-    def take_away() -> None:
-        for module in ("engine", "pending"):
-            for name in ("WORK_PER_ENTRY", "PENDING_WORK_PER_ENTRY"):
-                monkeypatch.setattr(f"statemachine.{module}.{name}", 10**9, raising=False)
+    def take_away(engine: Engine) -> None:
+        engine._state.work_max = 10**9
+        monkeypatch.setattr("statemachine.pending.PENDING_WORK_PER_ENTRY", 10**9)
         monkeypatch.setattr("statemachine.stops.STOPS_TAKEN", 10**9)
 
     return take_away
@@ -119,11 +118,11 @@ def test_a_cascade_of_stop_orders_goes_on_in_later_entries() -> None:
     assert engine.orders("bob", limit=10_000)[0].order_id != new.order.order_id or engine.orders("bob")[0].queued == 0
 
 
-def test_in_pieces_it_trades_what_it_would_trade_at_once(unbounded: Callable[[], None]) -> None:
+def test_in_pieces_it_trades_what_it_would_trade_at_once(unbounded: Callable[[Engine], None]) -> None:
     bounded = market()
     pieces = in_pieces(bounded, cascade())
-    unbounded()
     whole = market()
+    unbounded(whole)
     at_once: list[AnyEvent] = []
     for first in range(0, len(cascade()), 1_000):
         at_once += whole.apply(Batch(whole.time + 1, cascade()[first : first + 1_000])).events
@@ -162,7 +161,7 @@ def test_a_fill_or_kill_order_that_could_trade_with_less_than_its_bound_does_so_
     assert engine.orders("bob") == []
 
 
-def test_expiries_go_on_and_no_order_trades_after_its_time(unbounded: Callable[[], None]) -> None:
+def test_expiries_go_on_and_no_order_trades_after_its_time(unbounded: Callable[[Engine], None]) -> None:
     engine = market()
     lasting = change(limit("ann", "", Side.SELL, 1, 10), time_in_force=TimeInForce.GTT, cancel_after=SECOND)
     for first in range(0, 5_000, 1_000):
@@ -187,7 +186,7 @@ def auction(accounts: int, each: int) -> list[AnyCommand]:
     ]
 
 
-def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[], None]) -> None:
+def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[Engine], None]) -> None:
     names = tuple(f"t{n}" for n in range(10))
 
     def collected() -> Engine:
@@ -217,7 +216,7 @@ def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[], 
     events += finish(bounded)
     (told,) = [event for event in events if isinstance(event, StatusChanged)]
     assert (told.open_price, told.open_size) == (indication.price, indication.size)
-    unbounded()
+    unbounded(whole)
     at_once = whole.apply(Batch(whole.time + 1, [status(ProductStatus.ONLINE, "open")])).events
     assert not whole.has_pending_work
     assert [e for e in trades(events) if e[1] != bounded.orders("t1", done=True, limit=1)[0].order_id] == trades(at_once)
@@ -248,7 +247,7 @@ def test_many_cancels_of_all_in_one_entry() -> None:
     assert engine.levels(PRODUCT, Side.BUY, 1) == []
 
 
-def test_an_entry_has_room_for_so_much_and_what_comes_then_enters_later(unbounded: Callable[[], None]) -> None:
+def test_an_entry_has_room_for_so_much_and_what_comes_then_enters_later(unbounded: Callable[[Engine], None]) -> None:
     """Four orders that each meet as many as they may; the fourth has its turn in the next entry, before what comes
     there.
     """
