@@ -31,6 +31,7 @@ _NO_LIMIT = NO_LIMIT
 _CHUNK: int = CHUNK
 _MARKET: int = OrderType.MARKET
 _BUY: int = Side.BUY
+_LOSS: int = StopType.LOSS
 
 
 def _place(order: Order) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def _follows(order: Order) -> tuple[int, int]:
 
 def _waiting(order: Order) -> tuple[int, int]:
     """The sort key of a stop order among those of its kind."""
-    return (-order.stop_price if order.stop == StopType.LOSS else order.stop_price), order.order_id
+    return (-order.stop_price if order.stop == _LOSS else order.stop_price), order.order_id
 
 
 class BookSide:
@@ -337,7 +338,9 @@ class StopBook:
         self._update()
 
     def _update(self) -> None:
-        """Update the cached prices after a change."""
+        """Update the cached prices after a change. `add` and `remove` of an order that does not trail update them
+        without a look at the lists.
+        """
         self.count = len(self.losses) + len(self.entries)
         self.highest_loss: int = -self.losses[0][0] if self.losses else 0
         self.lowest_entry: int = self.entries[0][0] if self.entries else _NO_LIMIT
@@ -349,14 +352,19 @@ class StopBook:
         return self.count
 
     def _kind(self, order: Order) -> SortedList:
-        return self.losses if order.stop == StopType.LOSS else self.entries
+        return self.losses if order.stop == _LOSS else self.entries
 
     def add(self, order: Order) -> None:
         """Add a stop order."""
         self._kind(order).add(_waiting(order))
+        self.count += 1
         if order.terms is not None and order.terms.trail:
-            (self.rising if order.stop == StopType.LOSS else self.falling).add(_follows(order))
-        self._update()
+            (self.rising if order.stop == _LOSS else self.falling).add(_follows(order))
+            self._update()
+        elif order.stop != _LOSS:
+            self.lowest_entry = min(self.lowest_entry, order.stop_price)
+        elif order.stop_price > self.highest_loss:
+            self.highest_loss = order.stop_price
 
     def fill(self, orders: Iterable[Order]) -> None:
         """`add` each of these. O(n log n)."""
@@ -371,7 +379,14 @@ class StopBook:
     def remove(self, order: Order) -> None:
         """Remove a stop order."""
         self._kind(order).remove(_waiting(order))
-        self.forget(order)
+        self.count -= 1
+        if order.terms is not None and order.terms.trail:
+            self.forget(order)
+        elif order.stop != _LOSS:
+            if order.stop_price == self.lowest_entry:
+                self.lowest_entry = self.entries[0][0] if self.entries else _NO_LIMIT
+        elif order.stop_price == self.highest_loss:
+            self.highest_loss = -self.losses[0][0] if self.losses else 0
 
     def forget(self, order: Order) -> None:
         """Remove a stop order from the trailing ones."""
