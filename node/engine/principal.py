@@ -109,10 +109,15 @@ class Principal(msgspec.Struct, frozen=True):
         Raises:
             RequestFailed: FORBIDDEN, naming the first command that this client may not send.
         """
-        if self.row is None and self.operator:
+        if self.node:
             return commands
         sender = self.sender
         for place, command in enumerate(commands):
+            if access.is_sender(command.account_id) and command.account_id != sender:
+                text = f"commands[{place}].account_id: this key sends commands of the operator as {sender!r} only"
+                raise RequestFailed(FailCode.FORBIDDEN, text)
+            if self.row is None and self.operator:
+                continue
             if command.account_id in (OPERATOR, sender):
                 needed = access.PERMISSIONS.get(type(command), Permission.MARKET)
                 if isinstance(command, DecideProposal):

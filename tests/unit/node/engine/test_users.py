@@ -1,0 +1,111 @@
+"""Users over the native protocol: the node says who sends a command of the operator, and shows what a user may see."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from node.errors import RequestFailed
+from node.keys.credentials import Credentials
+from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, RightsQuery
+from statemachine.commands import (
+    AmendOrder,
+    Deposit,
+    Grant,
+    OpenAccount,
+    PutApiKey,
+    PutFirm,
+    PutMember,
+    PutRiskLimits,
+    PutUser,
+    SetAccess,
+    SetSwitches,
+)
+from statemachine.events import Rejected, Switched
+from statemachine.limits import OPERATOR
+from statemachine.types import Permission, Reason, Role, Scope
+from tests.unit.node.engine.test_native_server import SECRET, connected
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, running
+
+RITA, ADA, ALICE = (Credentials(key_id, SECRET, "pass") for key_id in ("k-rita", "k-ada", "k-alice"))
+ALL = sum(Permission)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
+    """Alice belongs to the firm acme, Rita is its risk officer, Ada administers, and Alice has a key of a trader."""
+    async with running(config_of(tmp_path)) as made, connected(made) as gateway:
+        users = [
+            PutUser(OPERATOR, "rita", "rita", [Grant(Role.RISK_OFFICER, Scope.FIRM, "acme")]),
+            PutUser(OPERATOR, "ada", "ada", [Grant(Role.ADMINISTRATOR, Scope.VENUE)]),
+        ]
+        keys = [
+            PutApiKey(OPERATOR, f"key-{name}", f"k-{name}", OPERATOR, SECRET, "pass", ALL, user_id=name)
+            for name in ("rita", "ada")
+        ]
+        traders = PutApiKey(OPERATOR, "key-alice", "k-alice", "alice", SECRET, "pass", Permission.TRADE + Permission.TRANSFER)
+        firm = [PutFirm(OPERATOR, "firm", "acme"), PutMember(OPERATOR, "member", "alice", "acme")]
+        risk = [PutRiskLimits(OPERATOR, f"risk-{name}", Scope.ACCOUNT, name, "", 9) for name in ("alice", "bob")]
+        outcomes = await gateway.submit([*WORLD, *firm, *users, *keys, traders, *risk])
+        assert not any(isinstance(outcome, Rejected) for outcome in outcomes)
+        yield made
+
+
+async def test_a_users_command_has_its_sender(node: FakeNode) -> None:
+    async with connected(node, RITA) as rita:
+        done, refused = await rita.submit(
+            [
+                SetSwitches(OPERATOR, "one", Scope.FIRM, "acme", 1),
+                SetSwitches(OPERATOR, "two", Scope.ACCOUNT, "bob", 1),
+            ]
+        )
+        assert isinstance(done, Switched)
+        assert isinstance(refused, Rejected)
+        assert refused.reason is Reason.NOT_PERMITTED
+        with pytest.raises(RequestFailed, match="OpenAccount needs the permission ACCOUNTS"):
+            await rita.submit([OpenAccount(OPERATOR, "three", "zoe")])
+        with pytest.raises(RequestFailed, match="as 'operator/rita' only"):
+            await rita.submit([SetSwitches("operator/ada", "four", Scope.VENUE, "", 1)])
+        view = await rita.query(ControlsQuery("switch"))
+    assert [(row.name, row.set_by, row.by_venue) for row in view.switch] == [("acme", "operator/rita", False)]
+
+
+async def test_a_user_sees_the_own_firm(node: FakeNode) -> None:
+    async with connected(node, RITA) as rita:
+        assert [row.name for row in (await rita.query(ControlsQuery("risk"))).risk] == ["alice"]
+        assert await rita.query(BalancesQuery("alice"))
+        with pytest.raises(RequestFailed, match="this key acts for 'operator' only"):
+            await rita.query(BalancesQuery("bob"))
+        with pytest.raises(RequestFailed, match="needs the permission ACCESS"):
+            await rita.query(ApiKeysQuery())
+        with pytest.raises(RequestFailed, match="for gateways only"):
+            await rita.query(RightsQuery("operator/ada", Scope.VENUE))
+        with pytest.raises(RequestFailed, match="control needs the permission CLUSTER"):
+            await rita.control(ControlAction.SNAPSHOT)
+    async with connected(node, ADA) as ada:
+        assert [row.key_id for row in await ada.query(ApiKeysQuery())] == ["k-ada", "k-alice", "k-rita"]
+        assert len((await ada.query(ControlsQuery("risk"))).risk) == 2
+
+
+async def test_the_operators_key_is_switched_off_on_open_sessions_too(node: FakeNode) -> None:
+    async with connected(node, Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase)) as operator:
+        await operator.submit([OpenAccount(OPERATOR, "zoe", "zoe")])
+        with pytest.raises(RequestFailed, match="as 'operator' only"):
+            await operator.submit([OpenAccount("operator/ada", "forged", "yann")])
+        async with connected(node, ADA) as ada:
+            await ada.submit([SetAccess(OPERATOR, "off", True)])
+        with pytest.raises(RequestFailed, match="OpenAccount needs the permission ACCOUNTS"):
+            await operator.submit([OpenAccount(OPERATOR, "yann", "yann")])
+    with pytest.raises(RequestFailed, match="is switched off"):
+        async with connected(node, Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase)):
+            pass
+
+
+async def test_a_traders_key_amends_and_books_no_deposit(node: FakeNode) -> None:
+    async with connected(node, ALICE) as alice:
+        (outcome,) = await alice.submit([AmendOrder("alice", "amend", 1, size=1)])
+        assert isinstance(outcome, Rejected), "there is no such order"
+        with pytest.raises(RequestFailed, match="Deposit needs the permission DEPOSIT"):
+            await alice.submit([Deposit("alice", "money", "USD", 1)])
