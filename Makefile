@@ -112,9 +112,9 @@ conformance: $(STAMP) ## a foreign judge of matching, TRACES (default 1000) gene
 	$(BIN)/tracebook-conformance qualify --profile fifo-full-v1 --traces $(or $(TRACES),1000) --events-per-trace 60 --timeout 60 \
 	  --output-dir run/conformance --candidate $(BIN)/python -m tests.conformance.adapter
 
-simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; STEPS of faults; DISKS=1 loses disks too, MEMBERS=1 changes members, LEVELS=1 has two versions
+simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; STEPS of faults; DISKS=1 loses disks too, MEMBERS=1 changes members, LEVELS=1 has two versions, EVERYTHING=1 (with EXCHANGE) sends all kinds of orders, controls and fees
 	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) $(if $(STEPS),--steps $(STEPS)) \
-	  $(if $(EXCHANGE),--exchange) $(if $(MEMBERS),--members) $(if $(LEVELS),--levels) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
+	  $(if $(EXCHANGE),--exchange) $(if $(EVERYTHING),--everything) $(if $(MEMBERS),--members) $(if $(LEVELS),--levels) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches
 	rm -rf statemachine/_compiled $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -27,20 +27,41 @@ from node.native.protocol import (
     Submit,
 )
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
     Deposit,
+    NewOrder,
     OpenAccount,
+    OrderOptions,
     PlaceOrder,
+    PlacePair,
     PutCurrency,
+    PutFeeOverride,
+    PutFeeTiers,
     PutProduct,
+    PutProductLimits,
+    PutRiskLimits,
+    ReplaceOrder,
+    SetSwitches,
     Transfer,
     Withdraw,
 )
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import (
+    CollarAction,
+    GoodFor,
+    OrderType,
+    ProductStatus,
+    Scope,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 CURRENCIES = ("USD", "BTC", "ETH")
@@ -133,6 +154,8 @@ class Client:
         self._calls: list[Call] = []
         self._sent: list[AnyCommand] = []
         self._orders = 0
+        self.everything = False
+        """Whether it sends all kinds of orders, and the operator's controls and fees."""
         self._writes: list[tuple[AnyCommand, int, Attempt]] = []
         self._reads: list[Read] = []
 
@@ -264,6 +287,8 @@ class Client:
         account, chance = rng.choice(self._accounts), rng.random()
         self._orders += 1
         name = f"{self._name}-{self._orders}"
+        if self.everything and rng.random() < 0.3:
+            return self._special(account, name)
         if chance < 0.05 and self._sent:
             return rng.choice(self._sent[-10:])
         if chance < 0.07 and self._sent:
@@ -280,6 +305,47 @@ class Client:
         if chance < 0.37:
             return CancelAll(account, name, rng.choice(("", *PRODUCTS)))
         return self._order(account, name)
+
+    def _special(self, account: str, name: str) -> AnyCommand:
+        """A command that changes or links orders, gives them options, or sets controls and fees."""
+        rng = self._world.rng
+        product, side, known = rng.choice(PRODUCTS), rng.choice(list(Side)), self._some_order()
+        price, kind = 100 + rng.randint(-4, 4), rng.random()
+        if kind < 0.2:
+            return AmendOrder(account, name, 0, known, "", rng.choice((0, rng.randint(1, 30))), rng.choice((0, price)))
+        if kind < 0.3:
+            new = self._order(account, name)
+            fields = {field: getattr(new, field) for field in NewOrder.__struct_fields__}
+            return ReplaceOrder(account, name, 0, known, "", NewOrder(**fields))
+        if kind < 0.4:
+            away = rng.randint(1, 4) if side is Side.SELL else -rng.randint(1, 4)
+            return PlacePair(account, name, product, side, rng.randint(1, 20), 100 + away, 100 - away, 100 - 2 * away)
+        if kind < 0.7:
+            return self._with_options(self._order(account, name))
+        if kind < 0.75:
+            return CancelAllAfter(account, name, rng.choice((0, 1, 2)) * 10**9, rng.choice(("", "s")))
+        return rng.choice(
+            (
+                PutFeeTiers(OPERATOR, name, "USD", "", [(0, -5_000, 20_000), (rng.randint(1, 20_000), -9_000, 10_000)]),
+                PutFeeOverride(OPERATOR, name, account, rng.choice(("", product)), 0, 10_000, rng.random() < 0.5),
+                PutProductLimits(
+                    OPERATOR, name, product, rng.choice((0, 20_000)), 0, rng.choice(list(CollarAction)), 10**8, 10**8, 10**8, 1
+                ),
+                PutRiskLimits(OPERATOR, name, Scope.ACCOUNT, account, "", rng.choice((0, 10)), rng.choice((0, 5))),
+                SetSwitches(OPERATOR, name, Scope.ACCOUNT, account, rng.choice((0, 0, 0, 1, 2, 4))),
+                SetSwitches(OPERATOR, name, Scope.ACCOUNT, account, 0),
+            )
+        )
+
+    def _with_options(self, order: PlaceOrder) -> PlaceOrder:
+        rng, buys = self._world.rng, order.side is Side.BUY
+        if order.order_type is OrderType.LIMIT and not order.stop and rng.random() < 0.6:
+            away = (4, -4) if buys else (-4, 4)
+            exits = (order.price + away[0], order.price + away[1], order.price + away[1])
+            return msgspec.structs.replace(order, options=OrderOptions("s", rng.choice((0, 0, 1, 3)), 0, GoodFor.ANY, 0, *exits))
+        stop = StopType.ENTRY if buys else StopType.LOSS
+        options = OrderOptions("s", trail=rng.randint(1, 3))
+        return msgspec.structs.replace(order, stop=stop, stop_price=100, post_only=False, options=options)
 
     def _order(self, account: str, name: str) -> PlaceOrder:
         rng = self._world.rng

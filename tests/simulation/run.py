@@ -40,7 +40,8 @@ SHRINK_RUNS = 60
 class Setting:
     """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed;
     `levels`: nodes begin with version 0.2.0, and the level changes; `faults`: the only ones that happen, as in
-    `incidents`; `steps`: how long there are faults.
+    `incidents`; `steps`: how long there are faults; `everything`: clients send all kinds of
+    orders, and operators set controls and fees.
     """
 
     nodes: int = 3
@@ -51,10 +52,17 @@ class Setting:
     members: bool = False
     levels: bool = False
     steps: int = STEPS
+    everything: bool = False
 
     def command(self, seed: int, runs: int = 1) -> str:
         """What to type for it."""
-        named = (("EXCHANGE", self.exchange), ("MEMBERS", self.members), ("LEVELS", self.levels), ("DISKS", self.lose_disks))
+        named = (
+            ("EXCHANGE", self.exchange),
+            ("MEMBERS", self.members),
+            ("LEVELS", self.levels),
+            ("DISKS", self.lose_disks),
+            ("EVERYTHING", self.everything),
+        )
         flags = "".join(f" {name}=1" for name, on in named if on) + (f" STEPS={self.steps}" if self.steps != STEPS else "")
         only = f" FAULTS='{self.faults}'" if self.faults is not None else ""
         return f"make simulate SEED={seed} RUNS={runs} NODES={self.nodes}{flags}{only}"
@@ -83,7 +91,10 @@ def world_of(seed: int, setting: Setting) -> World:
     if setting.exchange:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
         exchange = ExchangeMembershipWorld if setting.members else ExchangeWorld
-        return exchange(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
+        world = exchange(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
+        for client in world.clients:
+            client.everything = setting.everything
+        return world
     # A node without a vote beside one whose clock is far behind leaves no majority that takes entries; so does a
     # membership of two.
     clock = 0.0 if setting.members else 0.002
@@ -161,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS, help="how long there are faults, in steps of 5 ms")
     parser.add_argument("--exchange", action="store_true", help="the whole exchange with clients, not consensus alone")
+    parser.add_argument("--everything", action="store_true", help="with --exchange: all kinds of orders, controls and fees")
     parser.add_argument("--members", action="store_true", help="nodes are added, removed and replaced")
     parser.add_argument("--levels", action="store_true", help="two versions: nodes are upgraded and go back, the level changes")
     parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin; bits of snapshots flip")
@@ -183,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.members,
         options.levels,
         options.steps,
+        options.everything,
     )
     jobs = 1 if options.trace or options.runs == 1 else options.jobs
     found: list[Outcome] = []
