@@ -18,6 +18,8 @@ def arrange(state: State) -> None:
     for row in state.records["switch"]:
         if row.cancelling:
             state.killing[row.scope, row.name] = None
+    for row in state.records["fee_override"]:
+        fees.index(state, row)
     for row in state.records["product_limits"]:
         state.products[row.product_id].controls = row
     for row in state.records["timer"]:

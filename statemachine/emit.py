@@ -156,7 +156,7 @@ def order_amended(
     events.text(order.account.account_id)
     events.number(order.side)
     events.number(price)
-    events.number(remaining)
+    events.number(_shown(order, remaining))
     events.number(_shown(order, order.remaining))
     events.flag(False)
     events.flag(resting)

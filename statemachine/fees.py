@@ -33,11 +33,12 @@ volume counts trades of maker and taker); Nasdaq, "Price list" (rebates for addi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
+from sortedcontainers import SortedList
 
 from statemachine import answer
 from statemachine.commands import PutFeeOverride, PutFeeTiers, PutProduct
@@ -62,25 +63,15 @@ class Fees(NamedTuple):
     volumes: list[tuple[str, int]]
 
 
-class _Rules(NamedTuple):
-    """All rates that orders may get: of products with their quote currencies, of tiers, and of overrides by product."""
-
-    products: dict[str, tuple[str, Rates]]
-    tiers: dict[tuple[str, str], list[Rates]]
-    overrides: dict[tuple[str, str], Rates]
-
-
 def put_tiers(state: State, command: PutFeeTiers) -> Reject | None:
     """Set or remove the fee tiers of a currency or a product."""
     reject = _check_tiers(state, command)
     if reject is not None:
         return reject
     rows, key = state.records["fee_tiers"], (command.currency, command.product_id)
-    rules = _rules(state)
-    rules.tiers.pop(key, None)
-    if command.tiers:
-        rules.tiers[key] = [(maker, taker) for _, maker, taker in command.tiers]
-    reject = _check_rebates(rules, "tiers")
+    concerned = [state.products[command.product_id]] if command.product_id else _in_order(state)
+    products = [(each.product_id, each.quote, _own(each)) for each in concerned if each.quote == command.currency]
+    reject = _check_rebates(state, products, "tiers", {key: _floor_of(command.tiers)})
     if reject is not None:
         return reject
     changed = rows.put(FeeTiersRow(*key, command.tiers)) if command.tiers else rows.remove(*key) is not None
@@ -121,23 +112,39 @@ def put_override(state: State, command: PutFeeOverride) -> Reject | None:
     if command.product_id and command.product_id not in state.products:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
     rows, key = state.records["fee_override"], (command.owner_id, command.product_id)
-    if not command.remove:
+    before: FeeOverrideRow | None = rows.get(*key)
+    if command.remove:
+        if before is not None:
+            rows.remove(*key)
+            unindex(state, before)
+    else:
         text = bad_rates(command.maker_fee_ppm, command.taker_fee_ppm)
         if text:
             return Reject(Reason.INVALID_FEE, "maker_fee_ppm", text)
-        if key not in rows and len(rows) >= VENUE_ROWS_MAX:
+        if before is None and len(rows) >= VENUE_ROWS_MAX:
             return Reject(Reason.TOO_MANY_RULES, "owner_id", f"at most {VENUE_ROWS_MAX} overrides")
-        rules = _rules(state)
-        rules.overrides[key] = command.maker_fee_ppm, command.taker_fee_ppm
-        reject = _check_rebates(rules, "maker_fee_ppm")
+        row = FeeOverrideRow(*key, command.maker_fee_ppm, command.taker_fee_ppm)
+        reject = _exchanged(state, before, row)
         if reject is not None:
             return reject
-        changed = rows.put(FeeOverrideRow(*key, command.maker_fee_ppm, command.taker_fee_ppm))
-    else:
-        changed = rows.remove(*key) is not None
+        rows.put(row)
     state.guard()
-    answer.done(state, changed)
+    answer.done(state, rows.get(*key) != before)
     return None
+
+
+def _exchanged(state: State, before: FeeOverrideRow | None, row: FeeOverrideRow) -> Reject | None:
+    """Put an override into the index in the place of another, unless a rebate would exceed a taker's fee."""
+    concerned = [state.products[row.product_id]] if row.product_id else _in_order(state)
+    if before is not None:
+        unindex(state, before)
+    index(state, row)
+    reject = _check_rebates(state, [(each.product_id, each.quote, _own(each)) for each in concerned], "maker_fee_ppm")
+    if reject is not None:
+        unindex(state, row)
+        if before is not None:
+            index(state, before)
+    return reject
 
 
 def bad_rates(maker: int, taker: int) -> str:
@@ -151,34 +158,67 @@ def bad_rates(maker: int, taker: int) -> str:
 
 def check_product(state: State, command: PutProduct) -> Reject | None:
     """Check that with the product's new rates the exchange never pays a rebate."""
-    if command.maker_fee_ppm >= 0 and not state.fee_rules:
-        return None
-    rules = _rules(state)
-    rules.products[command.product_id] = command.quote, (command.maker_fee_ppm, command.taker_fee_ppm)
-    return _check_rebates(rules, "maker_fee_ppm")
+    rates = command.maker_fee_ppm, command.taker_fee_ppm
+    return _check_rebates(state, [(command.product_id, command.quote, rates)], "maker_fee_ppm") if state.fee_rules else None
 
 
-def _rules(state: State) -> _Rules:
-    """A copy of all rates. O(products + tiers + overrides)."""
-    return _Rules(
-        {name: (each.quote, (each.maker_fee_ppm, each.taker_fee_ppm)) for name, each in state.products.items()},
-        {(row.currency, row.product_id): [(maker, taker) for _, maker, taker in row.tiers] for row in state.records["fee_tiers"]},
-        {(row.owner_id, row.product_id): (row.maker_fee_ppm, row.taker_fee_ppm) for row in state.records["fee_override"]},
-    )
+def index(state: State, row: FeeOverrideRow) -> None:
+    """Add an override to the index of the lowest rates. O(log n)."""
+    makers, takers = state.fee_floors.setdefault(row.product_id, (SortedList(), SortedList()))
+    makers.add(row.maker_fee_ppm)
+    takers.add(row.taker_fee_ppm)
 
 
-def _check_rebates(rules: _Rules, field: str) -> Reject | None:
-    """Check for each product that its highest rebate is at most its smallest taker fee. O(rates)."""
-    own: dict[str, Rates] = {}
-    for (_, product_id), (maker, taker) in rules.overrides.items():
-        makers, takers = own.get(product_id, (maker, taker))
-        own[product_id] = min(makers, maker), min(takers, taker)
-    for product_id, (quote, rates) in sorted(rules.products.items()):
-        found = rules.tiers.get((quote, product_id)) or rules.tiers.get((quote, "")) or [rates]
-        found = [*found, *(own[key] for key in ("", product_id) if key in own)]
-        rebate, least = -min(maker for maker, _ in found), min(taker for _, taker in found)
-        if rebate > max(least, 0):
-            text = f"product {product_id}: a rebate of {rebate} parts per million would exceed the smallest taker fee, {least}"
+def unindex(state: State, row: FeeOverrideRow) -> None:
+    """Remove an override from the index. O(log n)."""
+    makers, takers = state.fee_floors[row.product_id]
+    makers.remove(row.maker_fee_ppm)
+    takers.remove(row.taker_fee_ppm)
+    if not makers:
+        del state.fee_floors[row.product_id]
+
+
+def _in_order(state: State) -> list[Product]:
+    return [product for _, product in sorted(state.products.items())]
+
+
+def _own(product: Product) -> Rates:
+    return product.maker_fee_ppm, product.taker_fee_ppm
+
+
+def _floor_of(tiers: list[tuple[int, int, int]]) -> Rates | None:
+    """The lowest rates of some tiers."""
+    return (min(maker for _, maker, _ in tiers), min(taker for _, _, taker in tiers)) if tiers else None
+
+
+def _check_rebates(
+    state: State,
+    products: Iterable[tuple[str, str, Rates]],
+    field: str,
+    changed: Mapping[tuple[str, str], Rates | None] | None = None,
+) -> Reject | None:
+    """Check for each product, with its quote currency and its own rates, that the highest rebate is at most the
+    smallest taker fee. O(products + tiers).
+
+    Args:
+        changed: the lowest rates of tiers that are not stored yet.
+    """
+    rows = state.records["fee_tiers"]
+    known: dict[tuple[str, str], Rates | None] = dict(changed or {})
+    for product_id, quote, own in products:
+        found: Rates | None = None
+        for key in ((quote, product_id), (quote, "")):
+            if key not in known:
+                row = rows.get(*key)
+                known[key] = _floor_of(row.tiers) if row is not None else None
+            found = found or known[key]
+        maker, taker = found or own
+        for of in ("", product_id):
+            if of in state.fee_floors:
+                makers, takers = state.fee_floors[of]
+                maker, taker = min(maker, makers[0]), min(taker, takers[0])
+        if -maker > taker:
+            text = f"product {product_id}: a rebate of {-maker} parts per million would exceed the smallest taker fee, {taker}"
             return Reject(Reason.INVALID_FEE, field, text)
     return None
 
@@ -256,7 +296,14 @@ def check_rows(state: State) -> None:
         assert not any(bad_rates(maker, taker) for _, maker, taker in row.tiers), f"{name}: rates out of bounds"
     for row in state.records["fee_override"]:
         assert not bad_rates(row.maker_fee_ppm, row.taker_fee_ppm), f"override of {row.owner_id}: rates out of bounds"
-    reject = _check_rebates(_rules(state), "fees")
+    floors: dict[str, tuple[list[int], list[int]]] = {}
+    for row in state.records["fee_override"]:
+        makers, takers = floors.setdefault(row.product_id, ([], []))
+        makers.append(row.maker_fee_ppm)
+        takers.append(row.taker_fee_ppm)
+    kept = {name: (list(makers), list(takers)) for name, (makers, takers) in state.fee_floors.items()}
+    assert kept == {name: (sorted(makers), sorted(takers)) for name, (makers, takers) in floors.items()}, "lowest overrides"
+    reject = _check_rebates(state, [(each.product_id, each.quote, _own(each)) for each in _in_order(state)], "fees")
     assert reject is None, reject
     for row in state.records["fee_volume"]:
         name = f"volume of {row.account_id} in {row.currency}"

@@ -37,6 +37,7 @@ cdef class State:
     cdef public bint guarded
     cdef public bint fee_rules
     cdef public dict fee_currencies
+    cdef readonly dict fee_floors
     cdef readonly object timers
     cdef public bint unchanged
     cdef public object requested

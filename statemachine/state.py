@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedList
 
 from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
@@ -51,7 +51,8 @@ class State:
     expires, 0 if no order has an expiry time; `busy` are the products with unfinished work, `mass_cancels` the
     `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report streams, by name.
     `guarded`: the operator has set controls. `fee_rules`: there are fee tiers or overrides; `fee_currencies` are the
-    currencies with tiers (`fees`).
+    currencies with tiers, and `fee_floors` has the makers' and the takers' rates of all overrides by product, the
+    lowest first (`fees`).
 
     `user_keys` are the ids of the users' keys that are not revoked.
 
@@ -89,6 +90,7 @@ class State:
         self.guarded = False
         self.fee_rules = False
         self.fee_currencies: dict[str, None] = {}
+        self.fee_floors: dict[str, tuple[SortedList, SortedList]] = {}
         self.timers: SortedDict = SortedDict()
         self.unchanged = False
         self.requested: Requested | None = None
