@@ -215,8 +215,8 @@ class OwnCluster:
         if process.returncode is not None:
             return []
         leader = await scenario.watcher.wait_leader(30.0)
-        killed_at = time.time()
         kill = await scenario.kill(leader)
+        killed_at = time.time() - (time.monotonic() - kill.at)
         self._say(f"{leader}, the leader, was killed; {kill.new_leader} leads in term {kill.new_term}")
         await asyncio.sleep(DOWN_S)
         await scenario.restart(leader)
