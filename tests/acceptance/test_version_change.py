@@ -19,6 +19,7 @@ from node.errors import NodeStartError
 from node.keys.credentials import Credentials
 from node.migration.found import look
 from node.records.audit import audit_directory
+from snapshots.abi import ABI
 from snapshots.levels.level import BROUGHT_TO
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import AnyOutcome, Done, Placed
@@ -128,7 +129,7 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     assert told.count(f"back at ABI {ONE.abi}") == 3
     assert told.count("market database: cut back by") == 1
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
-    assert heading["abi"] == BROUGHT_TO.abi
+    assert (heading["abi"], heading["level"][0]) == (ABI, BROUGHT_TO.version)
     assert [command["kind"] for line in lines for command in line["commands"]] == ["PlaceOrder", "OpenAccount"]
     assert {look(past.directory / name / "data").abi for name in past.cluster.node_ids} == {ONE.abi}
 
