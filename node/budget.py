@@ -34,7 +34,7 @@ WIDE_FACTOR = 16
 """The share of an IPv6 /48, in shares of one /64. A site has a /48, so it could send from 65,536 of them."""
 
 _ROUNDING = 1e-6
-"""Units that may be missing because seconds are fractions: a payer that waits as long as it was told to is served."""
+"""Units that may be missing because seconds are fractions: a payer that has waited for the announced time is served."""
 
 Payer = TypeVar("Payer", bound=Hashable)
 

@@ -61,7 +61,7 @@ def show_fees(target: Target, as_json: bool, account_id: str | None, product_id:
 def put_tiers(target: Target, as_json: bool, scope: str, name: str, tiers: tuple[str, ...]) -> None:
     """Set the fee tiers of all products quoted in a currency, or of one product: from which 30-day volume on, and the
     rates as shares of the notional, such as 0:0.004:0.006 100000:-0.0001:0.002. A negative rate of the maker is a
-    rebate. Without tiers there are none any more.
+    rebate. Without tiers all existing ones are removed.
     """
 
     def make(scales: MarketScales) -> AnyCommand:
@@ -85,7 +85,7 @@ def put_tiers(target: Target, as_json: bool, scope: str, name: str, tiers: tuple
 @click.option("--product", "product_id", default="", help="In this product only; without it in all products.")
 @click.option("--maker", default="0", help="Share of the notional; negative: a rebate.")
 @click.option("--taker", default="0", help="Share of the notional.")
-@click.option("--remove", is_flag=True, help="The account has no rates of its own any more.")
+@click.option("--remove", is_flag=True, help="Remove the account's own rates.")
 @cluster_option
 @json_option
 def put_override(target: Target, as_json: bool, account_id: str, product_id: str, maker: str, taker: str, remove: bool) -> None:

@@ -318,8 +318,8 @@ def _open_secrets(config: NodeConfig, path: Path) -> Iterator[str]:
     """Yield files with secrets that other users of the machine can read."""
     secrets = (
         (path, "the operator's key is in it"),
-        (config.path(config.tls.key), "whoever has it can be this node"),
-        (config.cluster_key_path, "whoever has it and a snapshot has the traders' API keys"),
+        (config.path(config.tls.key), "everybody who reads it can act as this node"),
+        (config.cluster_key_path, "with it and a snapshot the traders' API keys can be read"),
     )
     for file, why in secrets:
         try:

@@ -177,8 +177,8 @@ class MemberChanges:
                 self._report(line)
             if clock() >= end:
                 raise MembershipError(
-                    f"{node_id} is {_words(found.role)} after {seconds:g} s ({progress(found, status)}). It goes on as long as it runs: look with "
-                    f"`quorumbook cluster members`, and in its node.log; give the same command again to go on waiting"
+                    f"{node_id} is {_words(found.role)} after {seconds:g} s ({progress(found, status)}). It continues while it runs: watch it with "
+                    f"`quorumbook cluster members`, and in its node.log; repeat the command to continue to wait"
                 )
             await asyncio.sleep(POLL)
 
@@ -263,9 +263,7 @@ class MemberChanges:
             await asyncio.to_thread(self._local.stop, [node_id])
         if identity.stage_of(config) is identity.Stage.STARTED:
             identity.mark_removed(config)
-        self._report(
-            f"{node_id} does not run, and does not start again; nothing but an audit needs {config.data_path.parent} any more"
-        )
+        self._report(f"{node_id} does not run, and does not start again; only an audit still needs {config.data_path.parent}")
 
 
 def progress(member: MemberStatus, status: NodeStatus) -> str:

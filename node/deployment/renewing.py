@@ -85,7 +85,7 @@ def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
     """Make another authority, which all nodes of the directory trust beside the present one. Returns its validity.
 
     Raises:
-        SetupError: a roll is under way already, or the present authority is not here.
+        SetupError: a roll is already in progress, or the present authority is not here.
         OSError: a file cannot be written.
     """
     former = _authority(layout.directory)
@@ -104,7 +104,7 @@ def finish_roll(layout: ClusterDirectory) -> list[str]:
     """Remove the former authority. Returns the nodes whose files no longer name it.
 
     Raises:
-        SetupError: no roll is under way, or a node still has a certificate of the former authority.
+        SetupError: no roll is in progress, or a node still has a certificate of the former authority.
         OSError: a file cannot be written.
     """
     authorities = _certificates(layout.directory / "ca.pem")

@@ -25,7 +25,7 @@ async def ask_all(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials
     """All nodes' statuses over fresh connections, by the ids that the nodes have.
 
     These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no
-    member any more is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
+    longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
     """
 
     async def ask(places: Mapping[str, str]) -> Statuses:

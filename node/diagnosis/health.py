@@ -76,8 +76,8 @@ async def observe(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials
     urls = {
         member.node_id: member.http for status in after.values() if status is not None for member in status.members if member.http
     }
-    told = await asyncio.gather(*(asyncio.to_thread(_history, url, tls) for url in urls.values()))
-    histories = {node_id: found for node_id, found in zip(urls, told, strict=True) if found is not None}
+    answers = await asyncio.gather(*(asyncio.to_thread(_history, url, tls) for url in urls.values()))
+    histories = {node_id: found for node_id, found in zip(urls, answers, strict=True) if found is not None}
     return Observation(before, after, histories, time.time())
 
 

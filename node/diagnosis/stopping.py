@@ -46,7 +46,7 @@ def verdict(statuses: Statuses, node_id: str) -> StopVerdict:
     if leader is None:
         return StopVerdict(False, "no leader serves: find out why before you stop another node", 0, needed, stands_still=True)
     if leader.change_under_way:
-        return StopVerdict(False, "a change of members is under way: wait until it is done", 0, needed)
+        return StopVerdict(False, "a membership change is in progress: wait until it is complete", 0, needed)
     connected = {member.node_id for member in leader.members if member.connected}
     serving = [
         each

@@ -143,7 +143,7 @@ class Keeper:
         if verdict is LogMatch.LATER:
             return False
         if verdict is LogMatch.OTHER:
-            raise OtherLogError(f"the log has another entry {self.progress.log_index}, or none any more")
+            raise OtherLogError(f"the log has another entry {self.progress.log_index}, or none")
         if verdict is LogMatch.UNKNOWN and self._gap_end < self.progress.log_index:
             raise MissingEntriesError(self.progress.log_index)
         return True

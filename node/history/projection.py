@@ -231,9 +231,9 @@ class Projection:
         """Check that the ledger leads to the engine's balances."""
         for account_id in {account_id for account_id, _ in touched}:
             for row in self._engine.balances(account_id):
-                told = self._totals.get((account_id, row.currency), 0)
+                expected = self._totals.get((account_id, row.currency), 0)
                 total = row.available + row.hold
-                assert told == total, f"the ledger of {account_id} gives {told} {row.currency}, the engine {total}"
+                assert expected == total, f"the ledger of {account_id} gives {expected} {row.currency}, the engine {total}"
 
     def _administration(self, rows: Rows, step: Step) -> None:
         command = step.command

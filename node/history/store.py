@@ -109,7 +109,7 @@ class HistoryStore:
         """Store rows that follow the present progress.
 
         Raises:
-            HistoryError: somebody else has written meanwhile.
+            HistoryError: another process has written in the meantime.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be used; nothing of it was stored.
         """
         with self._engine.begin() as connection:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 WRITE_S = 2.0
 """Seconds between two writes."""
 STALE_S = 15.0
-"""Seconds after which a file says nothing any more: its process has stopped, or does not work."""
+"""Seconds after which a file is ignored, because its process has stopped or hangs."""
 SIZE_MAX = 256 * 1024
 """Bytes of a file that are read. A process has some ten figures."""
 
@@ -33,7 +33,7 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: without the prefix `quorumbook_` and without `_total`.
         text: its meaning, for people.
-        counter: it only rises until its process starts anew. Otherwise it is a gauge.
+        counter: it only rises until its process restarts. Otherwise it is a gauge.
         label: the name of the label; "" for none.
     """
 

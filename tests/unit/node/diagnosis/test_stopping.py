@@ -32,7 +32,7 @@ def five(*silent: str) -> Statuses:
         (three(n3=status("n3", voter=False)), "n2", False, "n3 does not serve"),
         (three(n1=status("n1", "leader", members=CUT_OFF)), "n3", False, "n2 does not serve"),
         (three(n1=status("n1", "leader", members=LEARNER, members_index=9)), "n4", True, "has no vote"),
-        (three(n1=status("n1", "leader", change_under_way=True)), "n3", False, "a change of members is under way"),
+        (three(n1=status("n1", "leader", change_under_way=True)), "n3", False, "a membership change is in progress"),
         (three(n1=None), "n2", False, "no leader serves"),
         (three(), "n9", True, "is no member"),
         ({"n1": None}, "n1", False, "no node answers"),
