@@ -160,11 +160,13 @@ def terms_of(text: str) -> OrderTerms | None:
     return msgspec.convert(list(msgspec.json.decode(text).values()), OrderTerms) if text else None
 
 
-def placed_by(outcome: AnyOutcome | None) -> OrderState | None:
-    """Return the order that a command placed, if it placed one."""
+def placed_by(outcome: AnyOutcome | None) -> tuple[OrderState, ...]:
+    """Return the orders that a command placed, in their states after the command."""
     if isinstance(outcome, Placed):
-        return outcome.order
-    return outcome.placed if isinstance(outcome, Replaced) else None
+        return (outcome.order,)
+    if isinstance(outcome, Paired):
+        return outcome.limit, outcome.stop
+    return (outcome.placed,) if isinstance(outcome, Replaced) else ()
 
 
 class Projection:
@@ -259,9 +261,9 @@ class Projection:
     def _orders(self, rows: Rows, step: Step, brought: Mapping[int, int]) -> None:
         """Update orders after a step. Orders that another command placed are in `rows` in their state after all steps."""
         placed = placed_by(step.outcome)
-        if placed is not None:
-            rows.orders[placed.order_id] = order_row(placed, step.sequence)
-        done_with = {*brought, placed.order_id if placed is not None else 0}
+        for order in placed:
+            rows.orders[order.order_id] = order_row(order, step.sequence)
+        done_with = {*brought, *(order.order_id for order in placed)}
         if isinstance(step.outcome, Amended) and step.outcome.order.order_id not in brought:
             amended = step.outcome.order
             done_with.add(amended.order_id)
@@ -410,18 +412,13 @@ def _fill(row: Row, size: int, notional: int, fee: int) -> None:
 
 
 def _brought(steps: list[Step]) -> dict[int, int]:
-    """Return orders that came with an outcome other than that of a placed order: pairs, and exits of an order that is
-    done. The result maps their ids to the sequences of the commands that placed them.
+    """Return orders whose states are in no outcome: exits of an order that is done. The result maps their ids to the
+    sequences of the commands that placed them.
     """
     placed: set[int] = set()
     found: dict[int, int] = {}
     for step in steps:
-        order = placed_by(step.outcome)
-        if order is not None:
-            placed.add(order.order_id)
-        pair = step.outcome if isinstance(step.outcome, Paired) else None
-        for each in (pair.limit, pair.stop) if pair is not None else ():
-            found.setdefault(each.order_id, step.sequence)
+        placed.update(order.order_id for order in placed_by(step.outcome))
         for event in step.events:
             if isinstance(event, OrderReceived | OrderActivated) and event.order_id not in placed:
                 found.setdefault(event.order_id, step.sequence)
@@ -433,9 +430,7 @@ def _orders_from_before(steps: list[Step]) -> set[int]:
     placed: set[int] = set()
     touched: set[int] = set()
     for step in steps:
-        order = placed_by(step.outcome)
-        if order is not None:
-            placed.add(order.order_id)
+        placed.update(order.order_id for order in placed_by(step.outcome))
         if isinstance(step.outcome, Amended):
             touched.add(step.outcome.order.order_id)
         for event in step.events:
