@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -157,13 +158,19 @@ def test_what_a_way_back_undid_goes_and_another_log_is_set_aside(server: str, tm
 
 
 def test_the_schema_of_an_earlier_version_comes_back(server: str, tmp_path: Path) -> None:
-    """Down and up again: every row is as it was."""
+    """Down and up again: every row is as it was, but for what the earlier schema cannot hold."""
+
+    def known_to_both() -> dict[str, Any]:
+        found = rows(node)
+        del found["operations"]
+        return {**found, "orders": [{**row, "terms": ""} for row in found["orders"]]}
+
     node = begun(tmp_path / "node", database=server, node_id="n11")
     node.follow()
-    had = rows(node)
+    had = known_to_both()
     database = connect(node.config)
     with database.begin() as connection:
         command.downgrade(alembic_config(connection), "0002")
     database.dispose()
     node.follow()
-    assert rows(node) == had
+    assert known_to_both() == had
