@@ -10,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
+import statemachine
 from statemachine.commands import Batch
+from statemachine.core import PLAIN
 from statemachine.engine import Engine
 from statemachine.teardown import PIECE, clear
 from tests.property.worlds import busy_command, foundations
@@ -51,13 +53,13 @@ def large_containers(root: object) -> list[list[object] | deque[object] | dict[o
 
 
 def test_nothing_large_is_left_to_go_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statemachine.reply_cache._CHUNK", LARGE // 2)
+    monkeypatch.setattr("statemachine.reply_cache._CHUNK", LARGE // 2, raising=False)  # only the plain core has it
     engine = busy_engine()
     for _ in engine.freeze():
         pass
     engine.apply(Batch(200, [busy_command(Random(2), n) for n in range(20)]))
     found = large_containers(engine._state)
-    assert len(found) > 10
+    assert len(found) > (10 if statemachine.CORE == PLAIN else 2), "the compiled core keeps most of it in blocks of memory"
     engine.release()
     assert [container for container in found if len(container) > LARGE] == []
 
