@@ -45,7 +45,8 @@ class OrderBook:
         self.orders: dict[str, tuple[str, Number, Number]] = {}
 
     def opened(self, order_id: str, side: str, price: Number, size: Number) -> None:
-        """Add an order."""
+        """Add an order, or the next slice of one that shows a slice at a time, behind all others."""
+        self.orders.pop(order_id, None)
         self.orders[order_id] = side, price, size
 
     def resized(self, order_id: str, by: Number) -> None:

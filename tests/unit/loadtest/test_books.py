@@ -78,3 +78,15 @@ def test_the_native_feed_makes_the_same_book() -> None:
     assert rebuilt.levels() == {"bids": {10: 1}, "asks": {}}
     with pytest.raises(WrongAnswerError, match="is not on the book"):
         rebuilt.apply(OrderMatched("BTC-USD", 9, 0, 3, 2, 9, "bob", "alice", Side.BUY, 11, 2, 0, 0))
+
+
+def test_the_next_slice_of_an_iceberg_is_behind_the_others() -> None:
+    rebuilt = OrderBook()
+    for event in (
+        OrderOpened("BTC-USD", 1, 0, 1, "alice", Side.BUY, 10, 5),
+        OrderOpened("BTC-USD", 2, 0, 2, "bob", Side.BUY, 10, 7),
+        OrderMatched("BTC-USD", 3, 0, 1, 1, 9, "alice", "bob", Side.BUY, 10, 5, 0, 0),
+        OrderOpened("BTC-USD", 4, 0, 1, "alice", Side.BUY, 10, 3),
+    ):
+        rebuilt.apply(event)
+    assert rebuilt.rows() == rows_of(BookView("BTC-USD", 4, [], [], [BookOrder(10, 7, 2), BookOrder(10, 3, 1)], []))
