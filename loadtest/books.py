@@ -71,6 +71,8 @@ class OrderBook:
                 self.opened(order_text(event.order_id), side, event.price, event.remaining)
             case OrderMatched() if not event.auction:
                 self.resized(order_text(event.maker_order_id), -event.size)
+            case OrderChanged() if event.resting and event.requeued:
+                self.left(order_text(event.order_id))
             case OrderChanged() if event.resting:
                 self.resized(order_text(event.order_id), -event.off_the_book)
             case OrderDone():

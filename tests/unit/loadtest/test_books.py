@@ -10,7 +10,7 @@ from loadtest.books import Level2, Level3, Message, OrderBook, rows_of
 from loadtest.errors import WrongAnswerError
 from node.native.protocol import BookOrder, BookView
 from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened
-from statemachine.types import DoneReason, OrderType, Side
+from statemachine.types import ChangeReason, DoneReason, OrderType, Side
 
 BOOK: Message = {"sequence": 4, "bids": [["10", "1", "a"], ["10", "2", "b"], ["9", "5", "c"]], "asks": [["12", "3", "d"]]}
 EVENTS: list[Message] = [
@@ -90,3 +90,11 @@ def test_the_next_slice_of_an_iceberg_is_behind_the_others() -> None:
     ):
         rebuilt.apply(event)
     assert rebuilt.rows() == rows_of(BookView("BTC-USD", 4, [], [], [BookOrder(10, 7, 2), BookOrder(10, 3, 1)], []))
+
+
+def test_an_amended_order_that_loses_its_place_leaves_the_book() -> None:
+    rebuilt = OrderBook()
+    rebuilt.apply(OrderOpened("BTC-USD", 1, 0, 1, "alice", Side.BUY, 10, 5))
+    amended = (ChangeReason.AMENDED, 12, 0, True)
+    rebuilt.apply(OrderChanged("BTC-USD", 2, 0, 1, "alice", Side.BUY, 10, 5, 2, False, True, False, *amended))
+    assert rebuilt.orders == {}
