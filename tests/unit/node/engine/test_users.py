@@ -12,6 +12,7 @@ from node.keys.credentials import Credentials
 from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, RightsQuery
 from statemachine.commands import (
     AmendOrder,
+    AnyCommand,
     Deposit,
     Grant,
     OpenAccount,
@@ -46,7 +47,7 @@ async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
             for name in ("rita", "ada")
         ]
         traders = PutApiKey(OPERATOR, "key-alice", "k-alice", "alice", SECRET, "pass", Permission.TRADE + Permission.TRANSFER)
-        firm = [PutFirm(OPERATOR, "firm", "acme"), PutMember(OPERATOR, "member", "alice", "acme")]
+        firm: list[AnyCommand] = [PutFirm(OPERATOR, "firm", "acme"), PutMember(OPERATOR, "member", "alice", "acme")]
         risk = [PutRiskLimits(OPERATOR, f"risk-{name}", Scope.ACCOUNT, name, "", 9) for name in ("alice", "bob")]
         outcomes = await gateway.submit([*WORLD, *firm, *users, *keys, traders, *risk])
         assert not any(isinstance(outcome, Rejected) for outcome in outcomes)
