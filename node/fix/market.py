@@ -136,7 +136,7 @@ class MarketData:
         feeds: list[ProductFeed] = []
         try:
             for symbol in symbols:
-                feeds.append(await self._feeds.feed(await self._catalogue.product(symbol)))  # noqa: PERF401 - some may be there
+                feeds.append(await self._feeds.feed(await self._catalogue.recent(symbol)))  # noqa: PERF401 - some may be there
         except ApiError as error:
             self._refuse(request.request_id, UNKNOWN_SYMBOL, error.message)
             return

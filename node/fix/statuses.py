@@ -122,7 +122,7 @@ class Statuses:
 
     async def _begin(self, request_id: str, symbol: str, *, keep: bool) -> None:
         """Subscribe before the status is read, so that no change is missed."""
-        product = await self._catalogue.product(symbol)
+        product = await self._catalogue.recent(symbol)
         request = _Request(await self._feeds.feed(product))
         if keep:
             self._requests[request_id] = request
@@ -131,7 +131,7 @@ class Statuses:
 
     async def _tell(self, request_id: str, request: _Request) -> None:
         """Send the present status, unless a change of it was sent meanwhile. Raises QuorumbookError."""
-        product = await self._catalogue.product(request.feed.product_id)
+        product = await self._catalogue.recent(request.feed.product_id)
         if not request.changed:
             status = ProductStatus(product.row.status)
             self._send(request_id, request.feed.product_id, status, status.name.lower(), time.time_ns())

@@ -240,7 +240,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
     row = (await _latest_products(call)).get(product_id)
     if row is None:
         raise ApiError(404, "Product not found", "id")
-    product = await call.gateway.catalogue.product(product_id)
+    product = await call.gateway.catalogue.recent(product_id)
     changes: dict[str, object] = {
         name: (signed_units if name == "maker_fee_ppm" else to_units)(raw_text(text, field), scale, field)
         for name, field, text, scale in (

@@ -1,7 +1,9 @@
-"""Currencies and products as the gateway needs them for every request: kept for a second, asked once for many.
+"""Currencies and products as the gateway needs them for every request: one copy, asked once for many.
 
-Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the
-copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
+Scales, ticks and lots never change once they exist, so a copy of any age reads the numbers of an order right, and no
+order waits for a new one. What changes (status, fees, switches) is read from a copy that is at most `AGE_MAX` old. An id
+that is not in the copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no
+more than that.
 """
 
 from __future__ import annotations
@@ -171,12 +173,22 @@ class Catalogue:
     _taken_at: float = float("-inf")
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def known(self, product_id: str, now: float) -> Product | None:
-        """The product, if the copy has it and is new enough; `now` by the loop's clock."""
-        return self.products.get(product_id) if now - self._taken_at <= AGE_MAX else None
+    def known(self, product_id: str) -> Product | None:
+        """The product for its scales, if the copy has it."""
+        return self.products.get(product_id)
 
     async def product(self, product_id: str) -> Product:
-        """The product. Raises UnknownHereError 404."""
+        """The product for its scales, tick and lot. Its status, fees and switches may be of any age.
+
+        Raises:
+            UnknownHereError: 404.
+        """
+        if (product := self.products.get(product_id)) is not None:
+            return product
+        return await self.recent(product_id)
+
+    async def recent(self, product_id: str) -> Product:
+        """The product as it was at most `AGE_MAX` seconds ago. Raises UnknownHereError 404."""
         await self._at_most(AGE_MAX)
         if product_id not in self.products:
             await self._newer_than_now()
@@ -203,8 +215,7 @@ class Catalogue:
         return await self.product(product_text(product_id))
 
     async def currency(self, name: str) -> CurrencyRow:
-        """The currency. Raises UnknownHereError 404."""
-        await self._at_most(AGE_MAX)
+        """The currency, whose scale never changes. Raises UnknownHereError 404."""
         if name not in self.currencies:
             await self._newer_than_now()
         if name not in self.currencies:

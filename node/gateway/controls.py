@@ -299,4 +299,4 @@ async def correct(call: Call) -> Answer[PutJson]:
 
 
 async def _product(call: Call) -> Product:
-    return await call.gateway.catalogue.product(product_text(call.path("id")))
+    return await call.gateway.catalogue.recent(product_text(call.path("id")))

@@ -151,7 +151,6 @@ class DirectOrders:
         self._place = place
         self._cancel = cancel
         self._finish = finish
-        self._loop = asyncio.get_running_loop()
 
     def begin(self, request: Request, respond: Respond) -> bool:
         """Send the request's command and answer it later. Returns False if nothing was done and the request must take
@@ -210,7 +209,7 @@ class DirectOrders:
             # counts the written keys.
             if type(found) is not dict or not _FIELDS.issuperset(found) or body.count(b'":') != len(found):
                 return None
-            product = self._gateway.catalogue.known(product_text(found["product_id"]), self._loop.time())
+            product = self._gateway.catalogue.known(product_text(found["product_id"]))
             if product is None:
                 return None
             command = self._command(call, found, product)

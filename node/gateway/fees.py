@@ -59,7 +59,7 @@ async def fees(call: Call) -> Answer[FeesJson]:
     """
     text = call.parameters().get("product_id")
     catalogue = call.gateway.catalogue
-    products = [await catalogue.product(product_text(text))] if text is not None else await catalogue.all_products()
+    products = [await catalogue.recent(product_text(text))] if text is not None else await catalogue.all_products()
     assert call.identity is not None, "the route asks for a permission"
     if call.identity.account_id == OPERATOR:
         makers, takers = [each.row.maker_fee_ppm for each in products], [each.row.taker_fee_ppm for each in products]
@@ -81,7 +81,7 @@ async def put_tiers(call: Call) -> Answer[PutJson]:
     """PUT /admin/fees/{scope}/{id}: the fee tiers of all products quoted in a currency, or of one product."""
     scope, name = choice(call.path("scope"), SCOPES, "scope"), check_name(call.path("id"), "id")
     catalogue = call.gateway.catalogue
-    product = await catalogue.product(product_text(name)) if scope == "product" else None
+    product = await catalogue.recent(product_text(name)) if scope == "product" else None
     currency = await catalogue.currency(product.row.quote if product is not None else name)
     tiers = [
         (
