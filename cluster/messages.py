@@ -204,7 +204,7 @@ def decode(data: bytes) -> AnyMessage:
     if isinstance(message, AppendEntries):
         check_entries(message)
     if isinstance(message, SnapshotChunk) and not 0 < len(message.data) <= message.size - message.offset:
-        raise WireRefusedError("malformed", f"{len(message.data)} bytes at {message.offset} are no piece of {message.size}")
+        raise WireRefusedError("malformed", f"{len(message.data)} bytes at {message.offset} are no chunk of {message.size}")
     return message
 
 

@@ -213,18 +213,18 @@ class TlsProtocol(asyncio.Protocol):
         """Hand on what can be decrypted. One read of the transport bounds it."""
         channel = self._channel
         assert channel is not None, "the handshake is done"
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         ended = False
         try:
-            while piece := channel.read(READ_BYTES):
-                pieces.append(piece)
+            while chunk := channel.read(READ_BYTES):
+                chunks.append(chunk)
             ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:
             ended = True
-        if pieces and self._inside is not None:
-            self._inside.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if chunks and self._inside is not None:
+            self._inside.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._send()
         if ended:
             self._transport.close()

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, Any]] = {
 VIEWS = (
     protocol.NodeStatus,
     protocol.BookView,
-    protocol.LogPiece,
+    protocol.LogChunk,
     protocol.FeesView,
     tables.ProductRow,
     tables.CurrencyRow,

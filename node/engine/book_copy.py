@@ -35,10 +35,10 @@ ORDERS_MAX = 250_000
 """
 
 Later = Callable[[float, Callable[[], None]], object]
-Pieces = list[bytes]
+Chunks = list[bytes]
 """The msgpack of a `BookView`, in chunks."""
 
-Done = Callable[[Pieces | RequestFailed, int], None]
+Done = Callable[[Chunks | RequestFailed, int], None]
 """Receives the copy and its number of orders."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,13 +50,13 @@ class LongAnswer(msgspec.Struct, frozen=True):
     """An `Answer` whose body is a list of chunks."""
 
     request_id: int
-    pieces: Pieces
+    chunks: Chunks
 
     def frame(self) -> list[bytes]:
         """The length of its frame, in bytes."""
-        size = sum(map(len, self.pieces))
+        size = sum(map(len, self.chunks))
         head = b"\x93\x04" + _encode(self.request_id)
-        return [(len(head) + size).to_bytes(4, "big") + head, *self.pieces]
+        return [(len(head) + size).to_bytes(4, "big") + head, *self.chunks]
 
 
 def is_large(engine: Engine, product_id: str) -> bool:
@@ -115,12 +115,12 @@ class _Side:
 
 
 class BookCopy:
-    """One copy. The caller calls `step` until it returns False; `pieces` then holds the result."""
+    """One copy. The caller calls `step` until it returns False; `chunks` then holds the result."""
 
     def __init__(self, engine: Engine, feed: Feed, product_id: str) -> None:
         self.engine = engine
         self.product_id = product_id
-        self.pieces: Pieces = []
+        self.chunks: Chunks = []
         self.orders = 0
         """Orders copied."""
         self._feed = feed
@@ -195,17 +195,17 @@ class BookCopy:
         row = self.engine.product(self.product_id)
         assert row is not None, "products stay"
         head = _encode([self.product_id, row.product_sequence, [], []])
-        pieces = [b"\x97" + head[1:]]  # an array of seven, of which these are the first four
+        chunks = [b"\x97" + head[1:]]  # an array of seven, of which these are the first four
         for side in _SIDES:
             rows = self._sides[side].rows()
-            place, count = len(pieces), 0
+            place, count = len(chunks), 0
             while part := list(islice(rows, PAGE)):
-                pieces.append(_encode(part)[len(array_head(len(part))) :])
+                chunks.append(_encode(part)[len(array_head(len(part))) :])
                 count += len(part)
                 yield True
-            pieces.insert(place, array_head(count))
-        pieces.append(_encode(row.status is ProductStatus.AUCTION))
-        self.pieces = pieces
+            chunks.insert(place, array_head(count))
+        chunks.append(_encode(row.status is ProductStatus.AUCTION))
+        self.chunks = chunks
 
 
 class BookCopies:
@@ -223,7 +223,7 @@ class BookCopies:
         self._after = after
         self._waiting: dict[str, list[Done]] = {}
         self._copy: BookCopy | None = None
-        self._kept: tuple[str, int, Pieces, int] | None = None
+        self._kept: tuple[str, int, Chunks, int] | None = None
 
     def ask(self, product_id: str, done: Done) -> None:
         """Call `done` with the book of an existing product or with the error. The call may happen at once."""
@@ -260,9 +260,9 @@ class BookCopies:
         if more:
             self._after(PAUSE, self._go_on)
             return
-        self._end(copy.product_id, copy.pieces, copy.orders)
+        self._end(copy.product_id, copy.chunks, copy.orders)
 
-    def _end(self, product_id: str, result: Pieces | RequestFailed, orders: int) -> None:
+    def _end(self, product_id: str, result: Chunks | RequestFailed, orders: int) -> None:
         if not isinstance(result, RequestFailed):
             self._kept = (product_id, _sequence(result), result, orders)
         waiting = self._waiting.pop(product_id)
@@ -271,7 +271,7 @@ class BookCopies:
         self._begin()
 
 
-def _sequence(pieces: Pieces) -> int:
+def _sequence(chunks: Chunks) -> int:
     """The product sequence in a `BookView`."""
-    head = msgspec.msgpack.decode(b"\x94" + pieces[0][1:], type=tuple[str, int, list[int], list[int]])
+    head = msgspec.msgpack.decode(b"\x94" + chunks[0][1:], type=tuple[str, int, list[int], list[int]])
     return head[1]

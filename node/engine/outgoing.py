@@ -1,6 +1,6 @@
 """The outgoing bytes of a session: joined, in order, and handed to the transport in chunks.
 
-Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `PIECE`
+Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `CHUNK`
 bytes at a time and only as fast as the peer takes it, so that encrypting it does not delay other sessions.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-PIECE = 128 * 1024
+CHUNK = 128 * 1024
 """Bytes handed to the transport in one turn of the loop: about 0.1 ms to encrypt."""
 
 
@@ -23,10 +23,10 @@ class Outgoing:
     """
 
     def __init__(self, transport: asyncio.Transport, high: int, flushed: Callable[[], None]) -> None:
-        transport.set_write_buffer_limits(high=min(PIECE, high))
+        transport.set_write_buffer_limits(high=min(CHUNK, high))
         self._transport = transport
         self._flushed = flushed
-        self._pieces: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._bytes = 0
         self._scheduled = False
         self.blocked = False
@@ -39,7 +39,7 @@ class Outgoing:
 
     def write(self, data: bytes) -> None:
         """Queue bytes for writing."""
-        self._pieces.append(data)
+        self._chunks.append(data)
         self._bytes += len(data)
         self.written += len(data)
         self._schedule()
@@ -47,7 +47,7 @@ class Outgoing:
     def unblock(self) -> None:
         """Called when the transport accepts more bytes again."""
         self.blocked = False
-        if self._pieces:
+        if self._chunks:
             self._schedule()
         else:
             self._flushed()
@@ -58,14 +58,14 @@ class Outgoing:
         """
         if self._bytes > most:
             return False
-        if self._pieces:
-            self._transport.write(b"".join(self._pieces))
+        if self._chunks:
+            self._transport.write(b"".join(self._chunks))
         self.discard()
         return True
 
     def discard(self) -> None:
         """Discard the bytes that have not been handed over."""
-        self._pieces.clear()
+        self._chunks.clear()
         self._bytes = 0
 
     def _schedule(self) -> None:
@@ -75,24 +75,24 @@ class Outgoing:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._pieces and not self.blocked:
+        if self._chunks and not self.blocked:
             self._transport.write(self._take())
-        if self._pieces:
+        if self._chunks:
             self._schedule()
         self._flushed()
 
     def _take(self) -> bytes | memoryview:
-        """Return the next bytes, at most `PIECE`."""
-        pieces = self._pieces
+        """Return the next bytes, at most `CHUNK`."""
+        chunks = self._chunks
         taken: list[bytes | memoryview] = []
-        room = PIECE
-        while pieces and room > 0:
-            piece = pieces.popleft()
-            if len(piece) > room:
-                view = memoryview(piece)
-                pieces.appendleft(view[room:])
-                piece = view[:room]
-            taken.append(piece)
-            room -= len(piece)
-        self._bytes -= PIECE - room
+        room = CHUNK
+        while chunks and room > 0:
+            chunk = chunks.popleft()
+            if len(chunk) > room:
+                view = memoryview(chunk)
+                chunks.appendleft(view[room:])
+                chunk = view[:room]
+            taken.append(chunk)
+            room -= len(chunk)
+        self._bytes -= CHUNK - room
         return taken[0] if len(taken) == 1 else b"".join(taken)

@@ -43,7 +43,7 @@ from node.native.protocol import (
     FailCode,
     FeesQuery,
     FeesView,
-    LogPiece,
+    LogChunk,
     LogQuery,
     MarketQuery,
     OrderQuery,
@@ -339,7 +339,7 @@ def _require(there: bool, what: str) -> None:
 
 CHUNK_BYTES = 256 * 1024
 
-Found = Callable[[LogPiece | RequestFailed], None]
+Found = Callable[[LogChunk | RequestFailed], None]
 
 
 class LogChunks:
@@ -354,24 +354,24 @@ class LogChunks:
         if query.index < 1 or query.offset < 0:
             found(RequestFailed(FailCode.BAD_REQUEST, "query: index must be 1 or more, and offset 0 or more"))
         elif query.index > applied_index:
-            found(LogPiece(applied_index))
+            found(LogChunk(applied_index))
         elif self._reading:
-            found(RequestFailed(FailCode.OVERLOADED, "another piece of the log is being read"))
+            found(RequestFailed(FailCode.OVERLOADED, "another chunk of the log is being read"))
         else:
             self._reading = True
-            reading = asyncio.get_running_loop().run_in_executor(None, self._piece, query, applied_index)
+            reading = asyncio.get_running_loop().run_in_executor(None, self._chunk, query, applied_index)
             reading.add_done_callback(lambda done: self._done(done, found))
 
-    def _done(self, reading: asyncio.Future[LogPiece | None], found: Found) -> None:
+    def _done(self, reading: asyncio.Future[LogChunk | None], found: Found) -> None:
         self._reading = False
         if reading.cancelled():
             return
         error = reading.exception()
-        piece = reading.result() if error is None else None
+        chunk = reading.result() if error is None else None
         text = "this node has that log entry no more" if error is None else f"the log cannot be read: {error}"
-        found(RequestFailed(FailCode.NOT_FOUND, text) if piece is None else piece)
+        found(RequestFailed(FailCode.NOT_FOUND, text) if chunk is None else chunk)
 
-    def _piece(self, query: LogQuery, applied_index: int) -> LogPiece | None:
+    def _chunk(self, query: LogQuery, applied_index: int) -> LogChunk | None:
         opened = self._open(query.index)
         if opened is None:
             return None
@@ -382,7 +382,7 @@ class LogChunks:
         finally:
             os.close(file)
         # A segment that was removed before the read may end with entries that another leader has replaced.
-        return LogPiece(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
+        return LogChunk(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
 
     def _open(self, index: int) -> tuple[Path, int] | None:
         """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive

@@ -23,7 +23,7 @@ from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reencryption
-from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
+from node.engine.book_copy import BookCopies, Chunks, LongAnswer, is_large
 from node.engine.entries import Entries
 from node.engine.feed import Audience, Feed, FeedError, Subscriber, Subscription, TooOldError, is_stream
 from node.engine.leadership import After, Barriers, Leadership, LeadershipTransfer, PendingQueue
@@ -46,7 +46,7 @@ from node.native.protocol import (
     FailCode,
     Failed,
     LeaderHint,
-    LogPiece,
+    LogChunk,
     LogQuery,
     MemberStatus,
     NodeStatus,
@@ -328,7 +328,7 @@ class EngineService:
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
         elif isinstance(request.query, LogQuery):
             self._log_chunks.read(
-                request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
+                request.query, self._raft.status().applied_index, lambda found: send(self._chunk(request, found))
             )
         elif not request.linearizable:
             self._respond(principal, request, send, charge)
@@ -360,7 +360,7 @@ class EngineService:
             send(self._answer(principal, request))
             return
 
-        def done(result: Pieces | RequestFailed, orders: int) -> None:
+        def done(result: Chunks | RequestFailed, orders: int) -> None:
             charge(Cost.rows(orders))
             if isinstance(result, RequestFailed):
                 send(self._failure(request.request_id, result))
@@ -381,7 +381,7 @@ class EngineService:
             return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
         return Answer(request.request_id, msgspec.Raw(body))
 
-    def _piece(self, request: Query, found: LogPiece | RequestFailed) -> Answer | Failed:
+    def _chunk(self, request: Query, found: LogChunk | RequestFailed) -> Answer | Failed:
         if isinstance(found, RequestFailed):
             return self._failure(request.request_id, found)
         return Answer(request.request_id, msgspec.Raw(_encode(found)))

@@ -17,7 +17,7 @@ from statemachine.access import is_sender
 from statemachine.commands import AnyCommand, CancelAll
 from statemachine.limits import OPERATOR
 
-PIECE = 100
+CHUNK = 100
 """Commands of one request that queue as one item: about 5 ms of work on each node. No client waits longer for an item
 of another client.
 """
@@ -53,7 +53,7 @@ def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand]
     chunks were applied, the refusal is OUTCOME_UNKNOWN, and the client may send the same commands with the same ids
     again.
     """
-    if len(commands) <= PIECE:
+    if len(commands) <= CHUNK:
         batcher.submit(commands, len(commands), size, done, share)
         return
     if size > batcher.bytes_max:
@@ -62,10 +62,10 @@ def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand]
     if not batcher.has_room(len(commands), share):
         done(Refusal.OVERLOADED, ())
         return
-    pieces = [commands[start : start + PIECE] for start in range(0, len(commands), PIECE)]
-    whole = _Whole(len(pieces), done)
-    for place, piece in enumerate(pieces):
-        batcher.submit(piece, len(piece), len(_encode(piece)), whole.part(place), share)
+    chunks = [commands[start : start + CHUNK] for start in range(0, len(commands), CHUNK)]
+    whole = _Whole(len(chunks), done)
+    for place, chunk in enumerate(chunks):
+        batcher.submit(chunk, len(chunk), len(_encode(chunk)), whole.part(place), share)
 
 
 class _Whole:

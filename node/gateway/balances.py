@@ -1,7 +1,7 @@
-"""The channel `balance`: what an account has of each currency, told when it has changed.
+"""The channel `balance`: an account's balance of each currency, sent after it has changed.
 
-No event of the exchange says what a deposit or a hold makes of a balance, so the engine is asked: for each account that
-somebody listens for, once for all its listeners, in turn, and no more often than `LOOKS_PER_SECOND` in all.
+No event of the exchange carries a balance, so the gateway polls the engine. It queries each account that has a listener
+in turn, once for all listeners of the account, and sends at most `LOOKS_PER_SECOND` queries a second in total.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from node.native.protocol import BalancesQuery
 from statemachine.tables import BalanceRow, CurrencyRow
 
 LOOK_EVERY = 0.2
-"""Seconds between looks at an account, while there are few."""
+"""Seconds between two queries for an account, while there are few accounts."""
 
 LOOKS_PER_SECOND = 200
-"""Questions to the engine: with more than 40 accounts each is looked at less often."""
+"""Queries to the engine a second. With more than 40 accounts, each account is queried less often."""
 
 
 async def wanted_currencies(catalogue: Catalogue, identity: Identity, account_ids: list[str]) -> list[str]:
-    """The currencies of the accounts named, which must be the key's own; of all where none is named. Raises
+    """Return the currencies of the named accounts, which must belong to the key, or all currencies if none is named. Raises
     BadRequestError.
     """
     known = {account_text(identity.account_id, row.currency): row.currency for row in await catalogue.all_currencies()}
@@ -41,18 +41,18 @@ async def wanted_currencies(catalogue: Catalogue, identity: Identity, account_id
 
 
 class Listener(Protocol):
-    """A connection, as far as it has the channel `balance`."""
+    """A connection that may subscribe to the channel `balance`."""
 
     identity: Identity | None
-    balance_told: dict[str, tuple[int, int]]
-    """By currency that it listens for: what it was told last, available and on hold. (-1, -1): nothing yet."""
+    balance_sent: dict[str, tuple[int, int]]
+    """By subscribed currency, the available and held amounts sent last. (-1, -1): none was sent yet."""
 
     def send(self, message: bytes) -> None:
         """Queue a message."""
 
 
 class Balances:
-    """Looks at balances for the connections that listen."""
+    """Polls balances for the connections that listen."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, sessions: Iterable[Listener]) -> None:
         self._backend = backend
@@ -60,7 +60,7 @@ class Balances:
         self._sessions = sessions
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Poll until cancelled."""
         while True:
             begun = asyncio.get_running_loop().time()
             count = await self.look()
@@ -68,10 +68,10 @@ class Balances:
             await asyncio.sleep(max(0.0, LOOK_EVERY - spent, count / LOOKS_PER_SECOND - spent))
 
     async def look(self) -> int:
-        """Ask once for each account that somebody listens for, and tell what has changed. How many there were."""
+        """Query each account that has a listener, and send what has changed. Return the number of accounts."""
         listeners: dict[str, list[Listener]] = {}
         for session in list(self._sessions):
-            if session.balance_told and session.identity is not None:
+            if session.balance_sent and session.identity is not None:
                 listeners.setdefault(session.identity.account_id, []).append(session)
         for account_id, those in listeners.items():
             with contextlib.suppress(QuorumbookError):
@@ -85,9 +85,9 @@ class Balances:
 
 def _tell(listener: Listener, account_id: str, found: dict[str, BalanceRow], currencies: dict[str, CurrencyRow]) -> None:
     now = time.time_ns()
-    for currency, told in list(listener.balance_told.items()):
+    for currency, sent in list(listener.balance_sent.items()):
         row, known = found.get(currency), currencies.get(currency)
         present = (row.available, row.hold) if row is not None else (0, 0)
-        if present != told and known is not None:
-            listener.balance_told[currency] = present
+        if present != sent and known is not None:
+            listener.balance_sent[currency] = present
             listener.send(channels.balance(account_id, known, *present, now))

@@ -1,14 +1,13 @@
-"""The gateway's own copy of a product's book, and the texts that answers are made of.
+"""The gateway's copy of a product's book, and the JSON texts of answers about it.
 
-`Book` has every order, by price level and in time priority, and follows the events of the product. So a client's
-question about the book costs the engine nothing. Texts are kept, a row for each level and the rows of each block of
-orders, and made anew only where something changed: a book of a million orders is answered from the texts of before. A
-level's orders lie in blocks of at most `BLOCK_MAX`, so one order's change makes little text anew, however many orders
-the level has.
+`Book` has every order by price level and time priority, and follows the events of the product, so a request for the
+book costs the engine nothing. The JSON text of each level's row and of each block of orders is cached, and rendered
+again only after a change. An answer about a million orders therefore consists mostly of cached text. A block has at most
+`BLOCK_MAX` orders, so a change of one order renders little text again, however many orders its level has.
 
-`level2` and `level3` make the text of one moment for all who want it. `prepare_...` does most of the work in short
-turns, between which everything else goes on, and so may lag behind a busy book a little. What is left then is done at
-once.
+`level2` and `level3` render the book of one moment, and all readers share the text. `prepare_level2` and
+`prepare_level3` do most of the work in short turns, between which other work runs. On a busy book a few rows are stale
+again when they end; the final call renders these.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched,
 from statemachine.types import Side
 
 BLOCK_MAX = 256
-"""Orders of a block: some 0.3 ms to write as text."""
+"""Orders of a block. Rendering a full block takes about 0.3 ms."""
 
 Change = tuple[Side, int, int]
-"""A level that changed: side, price, and its total size before."""
+"""A price level that changed: side, price, and its total size before the change."""
 
 
 class Block:
-    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` is theirs, None when it has
-    to be made anew.
+    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` caches their rows; None means
+    stale.
     """
 
     __slots__ = ("orders", "text")
@@ -46,8 +45,8 @@ class Block:
 
 
 class Level:
-    """The orders at one price. A level of a book is never empty. `text` is its row in a level 2 snapshot, None when it
-    has to be made anew.
+    """The orders at one price. A level in a book is never empty. `text` caches its row in a level 2 snapshot; None means
+    stale.
     """
 
     __slots__ = ("blocks", "count", "price", "text", "total")
@@ -61,7 +60,7 @@ class Level:
 
 
 class Book:
-    """Both sides. `stale_levels` and `stale_blocks` (with their price) are those whose texts have to be made anew."""
+    """Both sides of a book. `stale_levels` and `stale_blocks` (with their price) are those without a cached text."""
 
     def __init__(self) -> None:
         self._sides: dict[Side, SortedDict] = {Side.BUY: SortedDict(), Side.SELL: SortedDict()}
@@ -70,14 +69,14 @@ class Book:
         self.stale_blocks: dict[Block, int] = {}
 
     def __len__(self) -> int:
-        """How many orders rest."""
+        """The number of resting orders."""
         return len(self._orders)
 
     def __contains__(self, order_id: int) -> bool:
         return order_id in self._orders
 
     def apply(self, event: AnyEvent) -> Change | None:
-        """Follow an event; what it changed, if anything. O(1), O(log levels) where a level comes or goes."""
+        """Apply an event, and return the level that it changed, if any. O(1); O(log levels) if a level appears or goes."""
         match event:
             case OrderOpened():
                 return self.add(event.side, event.price, event.order_id, event.remaining)
@@ -91,7 +90,7 @@ class Book:
                 return None
 
     def add(self, side: Side, price: int, order_id: int, remaining: int) -> Change:
-        """An order rests, behind all others of its price."""
+        """Add an order behind all others at its price."""
         levels = self._sides[side]
         level = levels.get(price)
         if level is None:
@@ -108,7 +107,7 @@ class Book:
         return side, price, before
 
     def _reduce(self, order_id: int, by: int) -> Change:
-        """An order that rests loses `by` of its size, and leaves where that is all of it."""
+        """Reduce a resting order by `by`. An order without a remaining size leaves the book."""
         side, level, block = self._orders[order_id]
         before, left = level.total, block.orders[order_id] - by
         assert left >= 0, f"order {order_id} fell below zero: the feed and the book differ"
@@ -134,64 +133,64 @@ class Book:
         self.stale_blocks[block] = level.price
 
     def in_order(self, side: Side) -> Iterator[Level]:
-        """The levels of a side, best first."""
+        """Return the levels of a side, best first."""
         levels = self._sides[side]
         prices = reversed(levels) if side is Side.BUY else iter(levels)
         return (levels[price] for price in prices)
 
     def best(self, side: Side) -> tuple[int, int]:
-        """Best price and its size; zeros where the side is empty."""
+        """Return the best price and the size at it, or zeros if the side is empty."""
         level = next(self.in_order(side), None)
         return (level.price, level.total) if level is not None else (0, 0)
 
     def levels(self, side: Side, depth: int | None = None) -> list[tuple[int, int, int]]:
-        """Price, size and number of orders of the best `depth` levels, or of all."""
+        """Return price, size and number of orders of the best `depth` levels, or of all levels."""
         return [(level.price, level.total, level.count) for level in islice(self.in_order(side), depth)]
 
     def orders(self, side: Side) -> Iterator[tuple[int, int, int]]:
-        """Price, remaining size and id of every order, in the order in which they trade."""
+        """Return price, remaining size and id of every order, in the order in which they trade."""
         for level in self.in_order(side):
             for block in level.blocks:
                 for order_id, remaining in block.orders.items():
                     yield level.price, remaining, order_id
 
     def size_at(self, side: Side, price: int) -> int:
-        """The total size at a price; 0 where nobody is."""
+        """Return the total size at a price, or 0 if no order rests there."""
         level: Level | None = self._sides[side].get(price)
         return level.total if level is not None else 0
 
     def count_levels(self) -> int:
-        """How many levels both sides have."""
+        """Return the number of levels of both sides."""
         return sum(len(levels) for levels in self._sides.values())
 
 
 class BookLoader:
-    """A book put together from pages that the engine read one after the other, while it went on.
+    """Builds a book from pages that the engine reads one after the other while it applies commands.
 
-    Each page is of the state after an event of its own, so an order on it has met all events up to that one, and no
-    other. The events of the whole time are applied on top, each to the orders whose page is older. An order that left
-    before its page was read is on none.
+    Each page shows the state after one event, so its orders reflect all events up to that one and no later one.
+    `finish` applies the events of the whole time, each to the orders whose page is older. An order that left the book
+    before its page was read is on no page.
 
     Args:
-        sequence: of the event after which the first page is read, or of an earlier one: the events behind it are given
-            to `finish`.
+        sequence: the product sequence after which the first page is read, or an earlier one. `finish` needs the events
+            after it.
     """
 
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
-        """Of the newest page so far: events up to it are needed."""
+        """The sequence of the newest page so far. `finish` needs the events up to it."""
         self._book = Book()
         self._read_at: dict[int, int] = {}
 
     def page(self, side: Side, page: BookPage) -> None:
-        """The next page. Pages of a side come in order."""
+        """Add the next page. Pages of a side must come in order."""
         self.sequence = max(self.sequence, page.product_sequence)
         for order in page.orders:
             self._book.add(side, order.price, order.order_id, order.remaining)
             self._read_at[order.order_id] = page.product_sequence
 
     def finish(self, events: Iterable[AnyEvent]) -> Book:
-        """The book after these events: all behind the sequence that it began with, at least up to the newest page's."""
+        """Return the book after `events`: all after the initial sequence, at least up to the newest page's sequence."""
         book = self._book
         for event in events:
             if isinstance(event, OrderOpened | OrderMatched | OrderChanged | OrderDone):
@@ -206,31 +205,31 @@ class BookLoader:
 
 
 TURN = 400
-"""Levels, or orders, whose texts are made before everything else has its turn: about half of a millisecond."""
+"""Levels or orders that are rendered before other work gets a turn: about 0.5 ms."""
 
 TURNS_LEFT = 4
-"""So many turns' work may be left for the end."""
+"""Turns of work that `prepare_level2` and `prepare_level3` may leave to the final call."""
 
 ROUNDS_MAX = 8
-"""So often the rest is gone through: a book that changes faster than that is taken as it is."""
+"""Rounds over the stale rows. A book that changes faster than they are rendered is left as it is after these."""
 
 CHUNK = 64 * 1024
-"""Bytes of a piece that is written to a client at a time."""
+"""Bytes written to a client at a time."""
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """A long JSON text in pieces that all clients share; nobody joins it whole."""
+class LongText:
+    """A long JSON text as a list of parts, which all clients share. It is never joined as a whole."""
 
     parts: list[bytes]
     size: int
 
-    def ended(self, tail: bytes) -> Pieces:
-        """The same with a last piece."""
-        return Pieces([*self.parts, tail], self.size + len(tail))
+    def ended(self, tail: bytes) -> LongText:
+        """Return this text with `tail` added."""
+        return LongText([*self.parts, tail], self.size + len(tail))
 
     def chunks(self) -> Iterator[bytes]:
-        """The text, in pieces of `CHUNK` bytes or a little more."""
+        """Return the text in chunks of `CHUNK` bytes or a little more."""
         waiting: list[bytes] = []
         size = 0
         for part in self.parts:
@@ -244,7 +243,7 @@ class Pieces:
 
 
 async def prepare_level2(product: Product, book: Book) -> None:
-    """Make the rows of all levels but for a few, in turns."""
+    """Render the rows of all but a few levels, in short turns."""
     for _ in range(ROUNDS_MAX):
         stale = list(book.stale_levels)
         if len(stale) <= TURNS_LEFT * TURN:
@@ -256,7 +255,7 @@ async def prepare_level2(product: Product, book: Book) -> None:
 
 
 async def prepare_level3(product: Product, book: Book) -> None:
-    """Make the rows of all orders but for a few, in turns."""
+    """Render the rows of all but a few orders, in short turns."""
     for _ in range(ROUNDS_MAX):
         stale = list(book.stale_blocks)
         if sum(len(block.orders) for block in stale) <= TURNS_LEFT * TURN:
@@ -271,15 +270,15 @@ async def prepare_level3(product: Product, book: Book) -> None:
 
 
 def level2(product: Product, book: Book) -> bytes:
-    """The `snapshot` message of the book as it is."""
+    """Return the `snapshot` message of the current book."""
     bids, asks = (b",".join(_row(product, book, level) for level in book.in_order(side)) for side in (Side.BUY, Side.SELL))
     head = f'{{"type":"snapshot","product_id":"{product.row.product_id}","bids":['.encode()
     return b"".join((head, bids, b'],"asks":[', asks, b"]}"))
 
 
-def level3(product: Product, book: Book, sequence: int) -> Pieces:
-    """The answer at level 3 of the book as it is, after event `sequence`, up to the end of `asks`: `Pieces.ended` adds
-    the rest.
+def level3(product: Product, book: Book, sequence: int) -> LongText:
+    """Return the answer at level 3 for the current book, which is the one after event `sequence`. The text ends after
+    `asks`; `LongText.ended` adds the other fields.
     """
     parts = [f'{{"sequence":{sequence},"bids":['.encode()]
     for side, between in ((Side.BUY, b'],"asks":['), (Side.SELL, b"]")):
@@ -291,11 +290,11 @@ def level3(product: Product, book: Book, sequence: int) -> Pieces:
                 first = False
                 parts.append(_rows(product, book, block))
         parts.append(between)
-    return Pieces(parts, sum(map(len, parts)))
+    return LongText(parts, sum(map(len, parts)))
 
 
 def _row(product: Product, book: Book, level: Level) -> bytes:
-    """A level's `[price, size]`."""
+    """Return a level's row `[price, size]`."""
     text = level.text
     if text is None:
         text = level.text = f'["{product.price(level.price)}","{product.size(level.total)}"]'.encode()
@@ -304,12 +303,12 @@ def _row(product: Product, book: Book, level: Level) -> bytes:
 
 
 def _rows(product: Product, book: Book, block: Block) -> bytes:
-    """A block's rows `[price, size, order id]`."""
+    """Return a block's rows `[price, size, order id]`."""
     text = block.text
     if text is None:
         price = book.stale_blocks.pop(block, None)
         if price is None:
-            return b""  # it has left the book meanwhile
+            return b""  # the block has left the book in the meantime
         shown = product.price(price)
         rows = [f'["{shown}","{product.size(size)}","{order_text(number)}"]' for number, size in block.orders.items()]
         text = block.text = ",".join(rows).encode()

@@ -18,7 +18,7 @@ import msgspec
 from node.errors import RequestFailed
 from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, told, unproven
 from node.gateway.backend import Outcomes, Resent
-from node.gateway.book import Pieces
+from node.gateway.book import LongText
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, json_response
 from node.gateway.requests import parameters
@@ -54,13 +54,13 @@ class Answer(Generic[Body]):
     """A 2xx answer: a JSON value and headers. A handler's annotation names the type of the value, and the OpenAPI
     document is generated from it.
 
-    `pieces` replaces `body` and holds the value as JSON text.
+    `text` replaces `body` and holds the value as JSON text.
     """
 
     body: Body
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
-    pieces: Pieces | None = None
+    text: LongText | None = None
 
 
 class Call:
@@ -406,8 +406,8 @@ async def finish(call: Call, work: Awaitable[Answer[Any]]) -> Response:
     except ApiError as error:
         error.headers = {**call.freshness(), **error.headers}
         raise
-    if found.pieces is not None:
-        return LongResponse(found.pieces, {**found.headers, **call.freshness()})
+    if found.text is not None:
+        return LongResponse(found.text, {**found.headers, **call.freshness()})
     return json_response(found.body, found.status, {**found.headers, **call.freshness()} if found.headers else call.freshness())
 
 

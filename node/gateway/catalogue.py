@@ -1,9 +1,9 @@
-"""Currencies and products as the gateway needs them for every request: one copy, asked once for many.
+"""The gateway's copy of the currencies and products. All requests share it.
 
-Scales, ticks and lots never change once they exist, so a copy of any age reads the numbers of an order right, and no
-order waits for a new one. What changes (status, fees, switches) is read from a copy that is at most `AGE_MAX` old. An id
-that is not in the copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no
-more than that.
+Scales, ticks and lots of a product never change, so a copy of any age converts the numbers of an order correctly, and no
+order waits for a newer copy. Status, fees and switches change, and are read from a copy that is at most `AGE_MAX`
+seconds old. A request with an id that is not in the copy causes a new copy, at most every `REFRESH_MIN` seconds, so that
+unknown ids cost the engine little.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ REFRESH_MIN = 0.05
 
 @dataclass(frozen=True)
 class Product:
-    """A product and the scales of its numbers: prices and funds have the quote currency's, sizes the base currency's."""
+    """A product with the scales of its numbers. Prices and funds have the quote currency's scale, sizes the base's."""
 
     row: ProductRow
     base_scale: int
     quote_scale: int
     switched_off: int = 0
-    """What the operator switched off for it or for the whole venue: a sum of `Switch` values."""
+    """The `Switch` bits that the operator set for the product or for the whole venue."""
     note: str = ""
 
     @property
     def stopped(self) -> bool:
-        """Do the switches let no order enter?"""
+        """Whether the switches refuse new orders."""
         both = Switch.BUY_OFF + Switch.SELL_OFF
         return bool(self.switched_off & Switch.KILL) or self.switched_off & both == both
 
     def message(self) -> str:
-        """What is switched off, in words."""
+        """The switches as text for a client."""
         names = ", ".join(switch.name.lower().replace("_", " ") for switch in Switch if self.switched_off & switch)
         return f"switched off: {names}{f' ({self.note})' if self.note else ''}" if names else ""
 
     def price(self, units: int) -> str:
-        """A price, notional, fee or funds as text."""
+        """Return a price, notional, fee or funds as text."""
         return amount_text(units, self.quote_scale)
 
     def size(self, units: int) -> str:
-        """A size as text."""
+        """Return a size as text."""
         return amount_text(units, self.base_scale)
 
 
@@ -85,7 +85,7 @@ class ProductJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, product: Product) -> Self:
-        """The object of a product."""
+        """Return the JSON object of a product."""
         row = product.row
         offline = row.status is ProductStatus.OFFLINE
         return cls(
@@ -112,15 +112,15 @@ class ProductJson(msgspec.Struct, kw_only=True):
 
 
 def _least_notional(product: Product) -> int:
-    """What the least size of an order with a size costs at the last trade's price, before the first trade at the lowest
-    price that there is: clients that do not read `base_min_size` take this for the least order."""
+    """Return the notional of the minimum size at the last trade's price, or at the lowest possible price before the first
+    trade. Clients that do not read `base_min_size` use it as the minimum order."""
     row = product.row
     whole: int = 10**product.base_scale
     return -(-(row.last_price or row.tick) * row.min_size // whole)
 
 
 class CurrencyDetailsJson(msgspec.Struct, kw_only=True):
-    """What else Coinbase's clients read of a currency."""
+    """Further fields of a currency that clients of Coinbase read."""
 
     type: str
     symbol: str
@@ -145,7 +145,7 @@ class CurrencyJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: CurrencyRow) -> Self:
-        """The object of a currency."""
+        """Return the JSON object of a currency."""
         unit = to_text(1, row.scale)
         return cls(
             id=row.currency,
@@ -165,7 +165,7 @@ class CurrencyJson(msgspec.Struct, kw_only=True):
 
 @dataclass
 class Catalogue:
-    """The copy. `products` and `currencies` are by id, in order of id."""
+    """The copy. `products` and `currencies` are sorted by id."""
 
     backend: Backend
     products: dict[str, Product] = field(default_factory=dict)
@@ -174,11 +174,11 @@ class Catalogue:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def known(self, product_id: str) -> Product | None:
-        """The product for its scales, if the copy has it."""
+        """Return the product for its scales, if the copy has it."""
         return self.products.get(product_id)
 
     async def product(self, product_id: str) -> Product:
-        """The product for its scales, tick and lot. Its status, fees and switches may be of any age.
+        """Return the product for its scales, tick and lot. Its status, fees and switches may be of any age.
 
         Raises:
             UnknownHereError: 404.
@@ -188,7 +188,7 @@ class Catalogue:
         return await self.recent(product_id)
 
     async def recent(self, product_id: str) -> Product:
-        """The product as it was at most `AGE_MAX` seconds ago. Raises UnknownHereError 404."""
+        """Return the product as it was at most `AGE_MAX` seconds ago. Raises UnknownHereError 404."""
         await self._at_most(AGE_MAX)
         if product_id not in self.products:
             await self._newer_than_now()
@@ -202,7 +202,7 @@ class Catalogue:
         """Return the product that a request names, or else the product of the order that `query` asks for.
 
         Raises:
-            ApiError: `unknown`, where there is no such order; 404, where there is no such product.
+            ApiError: `unknown` if the order does not exist; 404 if the product does not exist.
         """
         if product_id is None:
             try:
@@ -215,7 +215,7 @@ class Catalogue:
         return await self.product(product_text(product_id))
 
     async def currency(self, name: str) -> CurrencyRow:
-        """The currency, whose scale never changes. Raises UnknownHereError 404."""
+        """Return the currency, whose scale never changes. Raises UnknownHereError 404."""
         if name not in self.currencies:
             await self._newer_than_now()
         if name not in self.currencies:
@@ -223,12 +223,12 @@ class Catalogue:
         return self.currencies[name]
 
     async def all_products(self) -> list[Product]:
-        """Every product, from a copy no older than this call."""
+        """Return all products from a copy made after the call."""
         await self._newer_than_now()
         return list(self.products.values())
 
     async def all_currencies(self) -> list[CurrencyRow]:
-        """Every currency, from a copy no older than this call."""
+        """Return all currencies from a copy made after the call."""
         await self._newer_than_now()
         return list(self.currencies.values())
 
@@ -241,7 +241,7 @@ class Catalogue:
         await self._newer_than(asyncio.get_running_loop().time())
 
     async def _newer_than(self, moment: float) -> None:
-        """Have a copy begun after `moment`. Callers that wait together share one."""
+        """Wait for a copy that was begun after `moment`. Concurrent callers share it."""
         loop = asyncio.get_running_loop()
         async with self._lock:
             if self._taken_at > moment:
@@ -263,7 +263,7 @@ class Catalogue:
 
 
 def _switched(switches: Mapping[str, SwitchRow], product_id: str) -> tuple[int, str]:
-    """What is switched off for a product, or for the venue (its name is ""), and the operator's note."""
+    """Return the switches of a product combined with those of the venue (named ""), and the operator's note."""
     found = [switches[name] for name in (product_id, "") if name in switches]
     off = 0
     for row in found:

@@ -1,9 +1,10 @@
 """What the feed's messages look like, and which channel carries which event.
 
-The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that
-has several of them gets an event once. `level3` carries the same events in a short form of its own. `ticker`, `level1`,
-`level2` and candles are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch`
-say the same as those without `_batch`, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
+The channels `full`, `user` and `matches` carry events of the exchange with their product sequence. A connection that
+subscribes to several of them gets each event once. `level3` carries the same events in a compact form. `ticker`,
+`level1`, `level2` and the candles are derived from events; `heartbeat` and `status` are sent by a timer. `ticker_batch`
+and `level2_batch` carry the same data as `ticker` and `level2`, less often. `auction` carries the state of a product's
+auction every second while orders are collected, and at its opening.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ ALIASES = {
     "candles": "candles_300",
     "bbo": "level1",
 }
-"""Other names that Coinbase's exchanges have for channels, or had once, and `bbo`; clients ask for them."""
+"""Other names of channels: those that Coinbase's exchanges use or used, and `bbo`. Clients may subscribe by them."""
 EVENT_CHANNELS = frozenset({"matches", "full", "user", "level3"})
-"""Channels that carry every event, or every one of a kind, with its sequence: a reader may resume them."""
+"""Channels that carry every event, or every event of one kind, with its sequence. A reader can resume them."""
 PPM = 1_000_000
 
 encode = msgspec.json.Encoder().encode
@@ -73,8 +74,9 @@ Json = dict[str, object]
 
 
 class AuctionJson(msgspec.Struct, kw_only=True):
-    """What an auction would do if it opened now; `can_open`: yes or no, whether anything would trade. The imbalance is
-    what the side with more, `buy`, `sell` or `none`, has too much at the opening price.
+    """The result of an auction if it opened now. `can_open` is "yes" if something would trade, else "no".
+    `imbalance_side` (`buy`, `sell` or `none`) is the side with the larger size at the opening price, and
+    `imbalance_size` is the difference.
     """
 
     auction_state: str
@@ -91,7 +93,7 @@ class AuctionJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, view: AuctionView, product: Product, state: str) -> Self:
-        """An auction's price, size and best orders; `state`: collection, opening or complete."""
+        """Return the object of an auction. `state` is collection, opening or complete."""
         return cls(
             auction_state=state,
             open_price=product.price(view.open_price),
@@ -112,7 +114,7 @@ _CONTROLLED = {DoneReason.KILLED: "kill switch", DoneReason.COLLARED: "price col
 
 
 def parties(event: AnyEvent) -> tuple[str, ...]:
-    """The accounts whose business an event is."""
+    """Return the accounts that are parties to an event."""
     if isinstance(event, OrderMatched):
         return event.maker_account_id, event.taker_account_id
     if isinstance(event, TradeCorrected):
@@ -125,7 +127,7 @@ def parties(event: AnyEvent) -> tuple[str, ...]:
 
 
 def event_json(event: AnyEvent, product: Product) -> Json:
-    """An event of a product as everybody sees it."""
+    """Return the public form of a product's event."""
     assert not isinstance(event, OrderReported | StreamNoted), "no event of a product"
     body: Json = {
         "type": "",
@@ -167,7 +169,7 @@ def _status(event: StatusChanged, product: Product) -> Json:
 
 
 def _control(event: TradingSwitched | AuctionIndicated | TradeCorrected, product: Product) -> Json:
-    """What the operator, or a rule of his, did."""
+    """Return the fields of an action of the operator, or of a rule that the operator set."""
     match event:
         case TradingSwitched():
             switches = [switch.name.lower() for switch in Switch if event.switches & switch]
@@ -192,8 +194,8 @@ def _control(event: TradingSwitched | AuctionIndicated | TradeCorrected, product
 
 
 def _activate(event: OrderActivated) -> Json:
-    """That a stop order waits. At what price and how large is its owner's business (`_stop`): who knows it could move
-    the market there.
+    """Return the public fields of a stop order that waits for its trigger. Only the owner sees its price and size
+    (`_stop`), because others could use them to move the market to the stop price.
     """
     seconds, rest = divmod(event.time, 1_000_000_000)
     return {"type": "activate", "timestamp": f"{seconds}.{rest // 1_000:06d}", "order_id": order_text(event.order_id)}
@@ -252,7 +254,7 @@ def _change(event: OrderChanged, product: Product) -> Json:
 
 
 def own_json(event: AnyEvent, product: Product, accounts: tuple[str, ...]) -> Json:
-    """An event as its parties see it: `accounts` are those of them that the reader may see, at least one."""
+    """Return an event as its parties see it. `accounts` are the parties that the reader may see, at least one."""
     body = event_json(event, product) | {"user_id": accounts[0], "profile_id": accounts[0]}
     if isinstance(event, OrderReceived | OrderActivated) and event.client_oid:
         body["client_oid"] = event.client_oid
@@ -276,9 +278,10 @@ def own_json(event: AnyEvent, product: Product, accounts: tuple[str, ...]) -> Js
 
 
 def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
-    """The rate that gives the fee: the product's, or where it was another at the order's entry the highest that does.
+    """Return the rate that yields `fee`: the product's current rate (`ppm`), or the highest rate that yields the fee if
+    another one applied when the order entered.
 
-    A fee is rounded up, less the part of a unit that the order's earlier fills paid too much: it may be one unit below.
+    The fees of an order are rounded up together, so the fee of one fill may be one unit below its own rounded-up fee.
     """
     notional = event.price * event.size // 10**product.base_scale
     if notional and -(-notional * ppm // PPM) - fee not in (0, 1):
@@ -287,17 +290,17 @@ def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
 
 
 def for_books(event: AnyEvent, body: Json) -> Json:
-    """A message as the channel `full` has it, so that a book rebuilt from it stays right.
+    """Return a message in the form of the channel `full`, from which a reader can rebuild the book.
 
-    A trade of an auction's opening is there of another type: software that takes a `match` for one of the best order at
-    its price would look for orders that are elsewhere or were never on the book. What the book loses comes as `change`
-    and `done`.
+    A trade of an auction's opening has the type `auction_match`. Software that rebuilds a book assumes that a `match`
+    reduces the best order at its price, but these orders may be elsewhere in the book or never have rested. The book's
+    changes are in the `change` and `done` messages.
     """
     return body | {"type": "auction_match"} if isinstance(event, OrderMatched) and event.auction else body
 
 
 class Source(Protocol):
-    """A product's feed, as far as messages tell of it: as it is now."""
+    """The current state of a product's feed, as far as messages contain it."""
 
     @property
     def book(self) -> Book: ...
@@ -308,9 +311,11 @@ class Source(Protocol):
 
 
 class Frame:
-    """Events of one product that arrived together at `source`; each message is rendered once, when first wanted.
+    """Events of one product that arrived together at `source`. Each message is rendered once, on first use.
 
-    `auction` are the messages of that channel, `candles` those of candles that have ended, with their channels.
+    Attributes:
+        auction: the messages of the channel `auction`.
+        candles: the messages of candles that have ended, each with its channel.
     """
 
     def __init__(self, events: list[AnyEvent], product: Product, source: Source) -> None:
@@ -324,12 +329,12 @@ class Frame:
         self._ticker: bytes | None = None
         self._level1: bytes | None = None
         self.touched: dict[tuple[Side, int], int] = {}
-        """The levels that changed, with the size that each had before the frame."""
+        """The price levels that changed, each with its size before the frame."""
         self.auction: list[bytes] = []
         self.candles: list[tuple[str, bytes]] = []
 
     def public(self, event: AnyEvent, full: bool) -> bytes:
-        """The event for everybody; `full`: as that channel has it."""
+        """Return the public message of an event; `full` selects the form of the channel `full`."""
         key = (event.product_sequence, full)
         message = self._public.get(key)
         if message is None:
@@ -338,7 +343,7 @@ class Frame:
         return message
 
     def own(self, event: AnyEvent, accounts: tuple[str, ...], full: bool) -> bytes:
-        """The event for a reader who may see these of its parties; `full`: as that channel has it."""
+        """Return the message for a reader who may see `accounts`; `full` selects the form of the channel `full`."""
         key = (event.product_sequence, accounts, full)
         message = self._own.get(key)
         if message is None:
@@ -347,13 +352,13 @@ class Frame:
         return message
 
     def level_changes(self) -> bytes:
-        """The `l2update` of the whole frame; empty where no level changed."""
+        """Return the `l2update` of the whole frame, or b"" if no level changed."""
         if self._levels is None:
             self._levels = level_changes(self._product, self._source.book, self.touched, self.time)
         return self._levels
 
     def compact(self, event: AnyEvent) -> bytes:
-        """The event as the channel `level3` has it."""
+        """Return the message of an event in the channel `level3`."""
         message = self._compact.get(event.product_sequence)
         if message is None:
             message = self._compact[event.product_sequence] = encode(compact(event, self._product))
@@ -361,32 +366,33 @@ class Frame:
 
     @property
     def time(self) -> int:
-        """When the last event was, in nanoseconds since the epoch."""
+        """The time of the last event, in nanoseconds since the epoch."""
         return self.events[-1].time
 
     @property
     def traded(self) -> bool:
-        """Whether there is a trade among the events."""
+        """Whether the events include a trade."""
         return any(isinstance(event, OrderMatched) for event in self.events)
 
     def ticker(self) -> bytes:
-        """The `ticker` after the frame's last trade; empty where none was made."""
+        """Return the `ticker` message after the frame's last trade, or b"" if the frame has no trade."""
         if self._ticker is None:
             self._ticker = encode(ticker_json(self._product, self._source)) if self.traded else b""
         return self._ticker
 
     def level1(self) -> bytes:
-        """The `level1` after the frame."""
+        """Return the `level1` message after the frame."""
         if self._level1 is None:
             self._level1 = level1(self._product, self._source.book, self.events[-1].product_sequence, self.time)
         return self._level1
 
 
 def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int], int], time: int) -> bytes:
-    """The `l2update` with the sizes that these levels have now; empty where none differs from the size that the reader
+    """Return the `l2update` with the current sizes of these levels, or b"" if none differs from the size that the reader
     knows (`before`).
 
-    A level that came and went since then was never announced, and is not taken back. `time` is that of the last change.
+    A level that appeared and disappeared in between is left out. `time` is the time of the last change, in nanoseconds
+    since the epoch.
     """
     changes = []
     for (side, price), known in before.items():
@@ -410,12 +416,12 @@ LEVEL3_SCHEMA = encode(
         },
     }
 )
-"""What the channel `level3` begins with: the fields of its messages, in order."""
+"""The first message of the channel `level3`: the fields of its messages, in order."""
 
 
 def compact(event: AnyEvent, product: Product) -> list[str]:
-    """An event as the channel `level3` has it: a row of texts. What changes no book is a `noop`, so that sequences stay
-    contiguous.
+    """Return the row of texts that represents an event in the channel `level3`. An event that does not change the book is
+    a `noop`, so that sequences stay contiguous.
     """
     head, tail = [event.product_id, str(event.product_sequence)], [iso(event.time)]
     match event:
@@ -436,7 +442,7 @@ def compact(event: AnyEvent, product: Product) -> list[str]:
 
 
 def ticker_json(product: Product, source: Source) -> Json:
-    """The `ticker` message; there must have been a trade."""
+    """Return the `ticker` message. The product must have a last trade."""
     trade, book, stats = source.last, source.book, source.stats
     assert trade is not None, "a ticker tells of the last trade"
     day = stats.day(trade.time)
@@ -463,8 +469,8 @@ def ticker_json(product: Product, source: Source) -> Json:
 
 
 def level1(product: Product, book: Book, sequence: int, time: int) -> bytes:
-    """The `level1` message: the best prices after event `sequence`, at `time` in nanoseconds since the epoch; zeros
-    for an empty side.
+    """Return the `level1` message: the best prices after event `sequence`, or zeros for an empty side. `time` is in
+    nanoseconds since the epoch.
     """
     (bid, bid_size), (ask, ask_size) = book.best(Side.BUY), book.best(Side.SELL)
     return encode(
@@ -482,31 +488,31 @@ def level1(product: Product, book: Book, sequence: int, time: int) -> bytes:
 
 
 def auction(product: Product, view: AuctionView, state: str) -> bytes:
-    """An `auction` message."""
+    """Return an `auction` message. `state` is collection, opening or complete."""
     body: Json = {"type": "auction", "product_id": product.row.product_id, "sequence": view.product_sequence}
     return encode(body | msgspec.structs.asdict(AuctionJson.of(view, product, state)))
 
 
 def opened(product: Product, event: StatusChanged, book: Book) -> list[bytes]:
-    """The `auction` messages of an opening; `book` is the one after it."""
+    """Return the `auction` messages of an opening; `book` is the book after it."""
     best = (*book.best(Side.BUY), *book.best(Side.SELL))
     view = AuctionView(event.product_sequence, event.open_price, event.open_size, *best, event.time)
     return [auction(product, view, state) for state in ("opening", "complete")]
 
 
 def last_match(trade: OrderMatched, product: Product) -> bytes:
-    """The `last_match` that begins the channel `matches`."""
+    """Return the `last_match` message with which the channel `matches` begins."""
     return encode(event_json(trade, product) | {"type": "last_match"})
 
 
 def heartbeat(product: Product, sequence: int, last_trade_id: int, now: int) -> bytes:
-    """The `heartbeat` of a second; `now` in nanoseconds since the epoch."""
+    """Return a `heartbeat` message; `now` is in nanoseconds since the epoch."""
     body = {"type": "heartbeat", "last_trade_id": last_trade_id, "product_id": product.row.product_id}
     return encode(body | {"sequence": sequence, "time": iso(now)})
 
 
 def balance(account_id: str, currency: CurrencyRow, available: int, hold: int, now: int) -> bytes:
-    """A `balance` message; `now` in nanoseconds since the epoch, when the change was seen."""
+    """Return a `balance` message. `now` is when the change was seen, in nanoseconds since the epoch."""
     return encode(
         {
             "type": "balance",
@@ -521,10 +527,10 @@ def balance(account_id: str, currency: CurrencyRow, available: int, hold: int, n
 
 
 def error(message: str, reason: str = "") -> bytes:
-    """An `error`."""
+    """Return an `error` message."""
     return encode({"type": "error", "message": message, "reason": reason or message})
 
 
 def authentication_failed(why: str) -> bytes:
-    """The `error` that says so as at Coinbase Exchange: clients know it by `message`; `reason` is JSON text."""
+    """Return the `error` that Coinbase Exchange sends here. Clients recognise its `message`; its `reason` is JSON text."""
     return error("Authentication Failed", encode({"message": why}).decode())

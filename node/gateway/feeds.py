@@ -1,4 +1,4 @@
-"""The products that this gateway follows: their books, what was traded, who reads them, and the clock of their readers.
+"""The products that this gateway follows: their books and trades, their readers, and the timers of the readers.
 
 `ProductFeed` copies the book from the engine page by page, and follows the engine's events from there on. When the
 engine restarts, the feed continues at its position. When the node installs a snapshot of the leader and no longer keeps
@@ -23,7 +23,7 @@ from node.errors import QuorumbookError, RequestFailed
 from node.gateway.auth import Signed
 from node.gateway.backend import Backend
 from node.gateway.balances import Listener
-from node.gateway.book import Book, BookLoader, Pieces, level2, level3, prepare_level2, prepare_level3
+from node.gateway.book import Book, BookLoader, LongText, level2, level3, prepare_level2, prepare_level3
 from node.gateway.candles import candle, finished
 from node.gateway.catalogue import Catalogue, CurrencyJson, Product, ProductJson
 from node.gateway.channels import Frame, auction, encode, heartbeat, opened
@@ -38,19 +38,19 @@ from statemachine.types import ProductStatus, Side
 log = logging.getLogger(__name__)
 
 TRADES_KEPT = 1_000
-"""Trades of `GET /products/{id}/trades` that need no history; as many as the engine's feed keeps."""
+"""Latest trades that `GET /products/{id}/trades` serves without the history. The engine's feed keeps as many."""
 EVENTS_KEPT = 10_000
-"""Events kept here for readers that are a little behind, some 10 MB for a busy product. Older ones are the engine's to
-give.
+"""Events kept in this process for readers that are a little behind, about 10 MB for a busy product. Older events come
+from the engine.
 """
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 LIVE_DEADLINE = 2.0
-"""Seconds for which a reader of the book waits for an engine that is restarting."""
+"""Seconds for which a request for the book waits for an engine that restarts."""
 REACH_POLL = 0.005
 COPY_STALL = 5.0
-"""Seconds without an event that a copy of the book still lacks, after which it is given up."""
+"""Seconds without a new event after which an incomplete copy of the book is abandoned."""
 LEVEL3_SHARE = 0.1
-"""Of the gateway's time, what answers at level 3 of one book may take, whoever asks: so long is one given again."""
+"""The share of the gateway's time that level 3 answers of one book may take. An answer is reused until this is met."""
 
 
 class Reader(Protocol):
@@ -64,7 +64,7 @@ class Reader(Protocol):
 
 
 class _Copy:
-    """A book being copied: the events that have come meanwhile."""
+    """The events that arrive while a book is copied."""
 
     def __init__(self) -> None:
         self.events: list[AnyEvent] = []
@@ -80,7 +80,7 @@ class _Copy:
         self.arrived.set()
 
     async def reach(self, sequence: int, begun: int) -> None:
-        """Wait until all events up to `sequence` are there, of those behind `begun`. Raises UnavailableError."""
+        """Wait until all events after `begun` up to `sequence` have arrived. Raises UnavailableError."""
         try:
             while not self.lost and begun + len(self.events) < sequence:
                 self.arrived.clear()
@@ -94,23 +94,23 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Level3:
-    """A book at level 3, of product sequence `sequence`, with all commands up to `command` in it; given again until
-    then (loop time).
+    """An answer at level 3 that may be reused: the book at product sequence `sequence`, which includes all commands up to
+    `command`. It may be reused until `until` (loop time).
     """
 
     sequence: int
     command: int
     until: float
-    pieces: Pieces
+    text: LongText
 
 
 class ProductFeed:
     """A product as of event `sequence`: book, trades, readers.
 
     Attributes:
-        trades: the latest, oldest first; `last_trade_id` and `last_price` are known also where they are not.
-        live: set while the engine's events come.
-        indicative: the message of the channel `auction` while one collects orders; empty before the first.
+        trades: the latest trades, oldest first. `last_trade_id` and `last_price` are known even if it is empty.
+        live: set while the engine's events arrive.
+        indicative: the latest message of the channel `auction` while an auction collects orders, or b"".
     """
 
     def __init__(self, product: Product, backend: Backend, on_status: Callable[[], None]) -> None:
@@ -151,7 +151,7 @@ class ProductFeed:
         return self.trades[-1] if self.trades else None
 
     def candle(self, granularity: int) -> bytes:
-        """The message with the candle of the last trade, the same for all until the next one. There is a trade."""
+        """Return the message with the candle of the last trade, which all readers share. The product must have a trade."""
         last = self.trades[-1]
         kept = self._candles.get(granularity)
         if kept is None or kept[0] != last.trade_id:
@@ -177,7 +177,7 @@ class ProductFeed:
             raise
         finally:
             self._copy = None
-        for reader in list(self.readers):  # now and not before: some may have come meanwhile
+        for reader in list(self.readers):  # only now: readers may have joined during the copy
             reader.gap(self)
         self.book, self.stats = loader.finish(copy.events), Statistics(market.figures)
         self._level2, self._level3 = (-1, b""), None
@@ -195,7 +195,7 @@ class ProductFeed:
         self.live.set()
 
     async def _read(self, side: Side, loader: BookLoader) -> None:
-        """All pages of a side."""
+        """Read all pages of a side."""
         after = (0, 0, 0)
         while True:
             page: BookPage = await self._backend.query(BookPageQuery(self.product_id, side, *after))
@@ -253,16 +253,14 @@ class ProductFeed:
             reader.deliver(self, frame)
 
     def _keep(self, frame: Frame) -> None:
-        """Keep a frame, with the messages that are made of it, for readers that are a little behind."""
+        """Keep a frame and its rendered messages for readers that are a little behind."""
         self._kept.append(frame)
         self._kept_events += len(frame.events)
         while self._kept_events - len(self._kept[0].events) >= EVENTS_KEPT:
             self._kept_events -= len(self._kept.popleft().events)
 
     def kept_behind(self, sequence: int) -> list[Frame] | None:
-        """The frames with all events behind this one up to now, oldest first; None where some are not kept here any
-        more.
-        """
+        """Return the frames with all events after `sequence`, oldest first, or None if some are no longer kept here."""
         found: list[Frame] = []
         if sequence >= self.sequence:
             return found
@@ -295,7 +293,7 @@ class ProductFeed:
                 self._indicate(await self._backend.query(AuctionQuery(self.product_id)))
 
     def _indicate(self, view: AuctionView | None) -> None:
-        """Take an answer, unless the product has gone on to another status meanwhile."""
+        """Publish the engine's answer, unless the product has changed its status in the meantime."""
         if self.in_auction and view is not None and view.product_sequence >= self._status_sequence:
             self.indicative = auction(self.product, view, "collection")
             self._indicated = view.product_sequence
@@ -338,7 +336,7 @@ class ProductFeed:
     # Showing
 
     async def fresh(self) -> None:
-        """Wait until the engine's events come, if they do not. Raises UnavailableError."""
+        """Wait until the engine's events arrive again, if they are interrupted. Raises UnavailableError."""
         if not self.live.is_set():
             try:
                 async with asyncio.timeout(LIVE_DEADLINE):
@@ -357,49 +355,49 @@ class ProductFeed:
 
     @property
     def snapshot_cost(self) -> float:
-        """Units for a `snapshot` of the channel `level2`."""
+        """Return the cost of a `snapshot` of the channel `level2`, in units of the budget."""
         return Cost.rows(self.book.count_levels())
 
     async def prepare_snapshot(self) -> None:
-        """Do most of the work of `snapshot`, in turns."""
+        """Do most of the work of `snapshot` in short turns."""
         if self._level2[0] != self.sequence:
             async with self._preparing:
                 await prepare_level2(self.product, self.book)
 
     def snapshot(self) -> bytes:
-        """The `snapshot` of the channel `level2`, the same for all at a sequence."""
+        """Return the `snapshot` of the channel `level2`. Readers at the same sequence share it."""
         if self._level2[0] != self.sequence:
             self._level2 = self.sequence, level2(self.product, self.book)
         return self._level2[1]
 
     @property
     def level3_cost(self) -> float:
-        """Units for an answer at level 3."""
+        """Return the cost of an answer at level 3, in units of the budget."""
         return Cost.rows(len(self.book))
 
-    async def level3(self, command: int | None) -> tuple[Pieces, int | None]:
-        """The book at level 3, all but its last fields, and up to which command it goes. One is made at a time, for all
-        who ask meanwhile.
+    async def level3(self, command: int | None) -> tuple[LongText, int | None]:
+        """Return the book at level 3 without the answer's last fields, and the number of commands that it includes. One
+        answer is made at a time, and concurrent callers share it.
 
         Args:
-            command: how many commands the engine has applied, as far as is known now: then the answer may be one of
-                before, at most `1 / LEVEL3_SHARE` times as old as it took to make. None: it is of this moment or a
-                later one.
+            command: the number of commands that the engine is known to have applied. The answer may then be an earlier
+                one, at most `1 / LEVEL3_SHARE` times as old as it took to make. With None the answer is made after the
+                call.
         """
         kept, now = self._level3, asyncio.get_running_loop().time()
         if kept is not None and command is not None and (kept.sequence == self.sequence or now < kept.until):
-            return kept.pieces, command if kept.sequence == self.sequence else kept.command
+            return kept.text, command if kept.sequence == self.sequence else kept.command
         if self._rendering is None or self._rendering.done():
             self._rendering = asyncio.create_task(self._make_level3(command or 0))
         made = await asyncio.shield(self._rendering)
-        return made.pieces, command
+        return made.text, command
 
     async def _make_level3(self, command: int) -> _Level3:
         loop, begun = asyncio.get_running_loop(), time.process_time()
         await prepare_level3(self.product, self.book)
-        pieces = level3(self.product, self.book, self.sequence)
+        text = level3(self.product, self.book, self.sequence)
         took = time.process_time() - begun
-        self._level3 = _Level3(self.sequence, command, loop.time() + took / LEVEL3_SHARE, pieces)
+        self._level3 = _Level3(self.sequence, command, loop.time() + took / LEVEL3_SHARE, text)
         return self._level3
 
     async def close(self) -> None:
@@ -414,24 +412,24 @@ class ProductFeed:
 
 STATUS_LOOK = 1.0
 STATUS_EVERY = 5
-"""Seconds between looks at what no feed tells of, and between `status` messages where nothing changes."""
+"""Seconds between checks for changes that no feed reports, and between `status` messages without a change."""
 
 
 class Session(Signed, Listener, Protocol):
-    """A connection, as the timers see it, and whoever looks after identities."""
+    """A connection as the timers and `auth.Revocation` use it."""
 
     def tick(self) -> None:
-        """A second has passed."""
+        """Called every second."""
 
     def tell_status(self, message: bytes) -> None:
-        """The message of the channel `status` is due."""
+        """Called with a message of the channel `status`."""
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection."""
 
 
 class Feeds:
-    """All feeds of the process, created on first use, and the sessions that get timed messages."""
+    """All feeds of the process, which are created on first use, and the sessions that get timed messages."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
         self.sessions: dict[Session, None] = {}
@@ -442,7 +440,7 @@ class Feeds:
         self._status_changed = asyncio.Event()
 
     async def feed(self, product: Product) -> ProductFeed:
-        """The product's feed, begun. Raises UnavailableError, RequestFailed."""
+        """Return the product's feed after it has begun. Raises UnavailableError, RequestFailed."""
         product_id = product.row.product_id
         task = self._feeds.get(product_id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
@@ -462,13 +460,13 @@ class Feeds:
         return self._backend.replay(product_id, from_sequence)
 
     async def status(self) -> bytes:
-        """The `status` message."""
+        """Return the `status` message."""
         products = [ProductJson.of(product) for product in await self._catalogue.all_products()]
         currencies = [CurrencyJson.of(row) for row in await self._catalogue.all_currencies()]
         return encode({"type": "status", "products": products, "currencies": currencies})
 
     async def run_timers(self) -> None:
-        """Heartbeats and indicative prices every second, for ever."""
+        """Send heartbeats and indicative prices every second until cancelled."""
         while True:
             await asyncio.sleep(1.0)
             if self.sessions:
@@ -477,8 +475,8 @@ class Feeds:
                 session.tick()
 
     async def run_status(self) -> None:
-        """`status` at once where a feed of this process tells of a change, else within a second, and every few seconds,
-        for ever.
+        """Send `status` messages until cancelled: at once after a change that a feed of this process reports, within a
+        second after any other change, and every few seconds without one.
         """
         loop = asyncio.get_running_loop()
         last, told_at = b"", 0.0
@@ -497,12 +495,12 @@ class Feeds:
                         session.tell_status(status)
 
     def _running(self) -> list[ProductFeed]:
-        """The feeds that have begun."""
+        """Return the feeds that have begun."""
         done = [task for task in self._feeds.values() if task.done() and not task.cancelled() and task.exception() is None]
         return [task.result() for task in done]
 
     def heartbeat(self, feed: ProductFeed) -> bytes:
-        """The product's heartbeat now."""
+        """Return the product's current heartbeat message."""
         return heartbeat(feed.product, feed.sequence, feed.last_trade_id, time.time_ns())
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from node.gateway.errors import ApiError
 
 
 class Callers:
-    """The shares of one kind of caller. `message` is what a refused one reads."""
+    """The shares of one kind of caller. `message` is the text of a refusal."""
 
     def __init__(self, shares: Shares[str] | AddressShares, message: str) -> None:
         self._shares = shares
@@ -42,7 +42,7 @@ class Callers:
 
 
 class Limits:
-    """The limits of a gateway process: units a second of a key, and of an address without one; 0 means no limit."""
+    """The limits of a gateway process, in units a second of a key, and of an address without a key. 0 means no limit."""
 
     def __init__(self, per_key: float, per_address: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.keys = Callers(Shares(per_key, clock=clock), "Private rate limit exceeded")
@@ -50,24 +50,24 @@ class Limits:
 
 
 SOCKETS_MAX = 2_000
-"""Connections. Each takes a descriptor and some 50 kB."""
+"""WebSocket connections of a process. Each takes a descriptor and about 50 kB."""
 
 SOCKETS_PER_ADDRESS = 200
-"""Connections of one address: an office, or a bot with one connection for each product."""
+"""Connections of one address. It suffices for an office, or a bot with one connection for each product."""
 
 SOCKETS_RESERVED = 500
-"""Of all, those kept for addresses that have fewer than `FEW`: ten addresses cannot shut out everybody."""
+"""Connections reserved for addresses that have fewer than `FEW`, so that ten addresses cannot take all places."""
 FEW = 10
 
 MESSAGES_PER_SECOND = 100.0
 MESSAGES_BURST = 200.0
-"""Messages of one connection, pings and pongs among them; one with more is cut off. Pings that answer messages do not
-count: see `Allowance`.
+"""Messages of one connection a second on average, and at once, including pings and pongs. A connection with more is cut
+off. Pings that answer messages do not count: see `Allowance`.
 """
 
 PINGS_EARNED_MAX = 10_000
-"""Messages that a client may have received and not yet answered with a ping: what the buffers of both ends hold of
-short messages.
+"""Messages that a client may have received and not yet answered with a ping. The buffers of both ends hold as many short
+messages.
 """
 
 BYTES_PER_UNIT = 16 * 1024
@@ -75,34 +75,34 @@ BYTES_PER_UNIT = 16 * 1024
 
 UNITS_PER_SECOND = 500.0
 UNITS_BURST = 2_000.0
-"""What the messages of one address may cost together: a twentieth of a core, and 0.2 s of one at once. Beyond it a
+"""Units that the messages of one address may cost a second, and at once: 5% of a core, and 0.2 s of a core. Beyond this a
 message is refused.
 """
 
 FLOOD = 1_000.0
-"""What a connection that is cut off for a flood costs its address, which gets no other one while it has not paid: two
-seconds.
+"""Units charged to the address of a connection that is cut off for a flood: two seconds of its budget. The address gets
+no new connection until they are paid.
 """
 
 WAITING_MAX = 256 * 1024 * 1024
-"""Bytes that wait for all readers together. Where there are more, readers that have more than `WAITING_FAIR` waiting
-are cut off.
+"""Bytes that may wait for all readers together. Above this, readers with more than `WAITING_FAIR` waiting bytes are cut
+off.
 """
 WAITING_FAIR = 1024 * 1024
 
 RESUMES_MAX = 4
-"""Readers that catch up at the same time; each has a connection to the engine of its own."""
+"""Readers that may catch up from the engine at the same time. Each one has its own connection to the engine."""
 
 RESUMES_WAITING = 16
 """Readers of one address that may wait to catch up."""
 
 
 class Allowance:
-    """How many messages one connection may send.
+    """The number of messages that one connection may send.
 
-    `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, and one ping more for each message that the
-    connection was sent. Some clients (cbpro among them) send a ping before each read: their pings come as fast as the
-    feed's messages go. The sum stays bounded by what this server chose to send.
+    It is `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, plus one ping for each message that the server
+    sent. Some clients (cbpro among them) send a ping before each read, so their pings are as frequent as the feed's
+    messages. The number of these pings is bounded by the number of messages that the server sent.
     """
 
     def __init__(self, now: float, per_second: float, burst: float) -> None:
@@ -110,12 +110,12 @@ class Allowance:
         self._pings = 0
 
     def sent(self) -> None:
-        """The connection was sent a message."""
+        """Record that the server sent a message."""
         if self._pings < PINGS_EARNED_MAX:
             self._pings += 1
 
     def take(self, now: float, *, ping: bool) -> bool:
-        """Count a message that the client sent; False where it is one too many."""
+        """Count a message of the client. Returns False if it exceeds the allowance. `now` is in seconds."""
         if ping and self._pings:
             self._pings -= 1
             return True
@@ -123,8 +123,8 @@ class Allowance:
 
 
 class SocketLimits:
-    """The limits and what they are charged with. `address_rate` 0: addresses are not told apart (a proxy in front
-    limits them).
+    """The limits of all WebSocket connections of a process, and their current use. With `address_rate` 0 there are no
+    limits by address, because a proxy in front of the gateway applies them.
     """
 
     def __init__(self, address_rate: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -134,7 +134,7 @@ class SocketLimits:
         self._by_address = bool(address_rate)
         self.resumes = Turns(RESUMES_MAX, RESUMES_WAITING)
         self.waiting = 0
-        """Bytes that wait in the queues of all connections."""
+        """Bytes waiting in the queues of all connections."""
 
     def enter(self, address: str) -> bool:
         """Take a place for a connection. Returns False if none is free. Each True needs one `leave`."""
@@ -157,24 +157,24 @@ class SocketLimits:
         return self._shares.take(address, cost)
 
     def spend(self, address: str, cost: float) -> None:
-        """Charge the address for what turned out to cost more."""
+        """Charge the address for a cost that became known later."""
         self._shares.spend(address, cost)
 
     def overfull(self, waiting: int) -> bool:
-        """Whether a connection with so many bytes waiting must go, because too many wait for all of them."""
+        """Whether a connection with `waiting` bytes in its queue must be cut off, because too many wait in total."""
         return self.waiting > WAITING_MAX and waiting > WAITING_FAIR
 
 
 class TurnRefusedError(Exception):
-    """The holder has too many in the queue already."""
+    """The holder has too many waiting readers already."""
 
 
 class Turns:
-    """`places` at once, each holder in turn: whoever waits is served before a holder that had its turn since.
+    """A fair semaphore: places go to the holders in turn. A waiting holder is served before one that had a later turn.
 
     Args:
-        places: how many may go on at once, of all holders together.
-        waiting: how many of one holder may wait.
+        places: the number of places, for all holders together.
+        waiting: the number of readers of one holder that may wait.
     """
 
     def __init__(self, places: int, waiting: int) -> None:
@@ -183,11 +183,11 @@ class Turns:
         self._free = places
         self._waiting_max = waiting
         self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """Who waits, by holder; the holder in front is next, and goes to the end then."""
+        """The waiting readers by holder. The first holder is served next, and then moves to the end."""
 
     @property
     def waited_for(self) -> bool:
-        """Whether somebody waits: whoever has had a place for long should give it back, and queue again."""
+        """Whether a reader waits. A reader that has held a place for long then releases it and queues again."""
         return bool(self._queues)
 
     @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from node.gateway.book import Pieces
+from node.gateway.book import LongText
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import CurrencyJson, Product, ProductJson
 from node.gateway.channels import AuctionJson
@@ -156,13 +156,13 @@ async def book(call: Call) -> Answer[BookJson]:
     feed = await _feed(call, wanted)
     auction = await call.read(AuctionQuery(feed.product_id)) if feed.in_auction else None
     if level == 3:
-        pieces = await _every_order(call, feed, auction)
-        return Answer(BookJson.of(feed.sequence, [], [], wanted, auction), pieces=pieces)
+        text = await _every_order(call, feed, auction)
+        return Answer(BookJson.of(feed.sequence, [], [], wanted, auction), text=text)
     bids, asks = (feed.book.levels(side, 1 if level == 1 else LEVELS_AT_2) for side in (Side.BUY, Side.SELL))
     return Answer(BookJson.of(feed.sequence, bids, asks, wanted, auction))
 
 
-async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> Pieces:
+async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> LongText:
     """The book at level 3, which all who ask at the same time share. Its cost is that of a request for every 100
     orders.
     """

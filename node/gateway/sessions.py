@@ -1,8 +1,8 @@
 """One WebSocket connection: its subscriptions, and the bounded queue of its messages.
 
-Per product a connection follows at most one feed with a set of channels, and keeps the sequence of the last event it
-has passed, so no event is sent twice, whatever is subscribed in which order. A reader that resumes is first sent the
-kept events from a source of its own, at its own pace, and joins the feed at the moment when it has reached it.
+For each product a connection follows one feed with a set of channels. It keeps the sequence of the last event that it
+sent, so no event is sent twice, in whatever order channels are subscribed. A reader that resumes first gets the kept
+events from a separate source at its own pace, and joins the feed when it has caught up.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from statemachine.types import Side
 log = logging.getLogger(__name__)
 
 QUEUE_MAX = 20_000
-"""Messages that may wait for a reader; one with more is cut off."""
+"""Messages that may wait for a reader. A reader with more is cut off."""
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
 WRITE_STALL = 10.0
-"""Seconds that the writing of one message may take: a reader that takes nothing for so long is cut off."""
+"""Seconds that the writing of one message may take. A reader that accepts nothing for longer is cut off."""
 
 BEHIND = 4_000
-"""Messages that may wait for a reader before it is sent no more events at once: it gets them from those that are kept,
-as it reads.
+"""Messages that may wait for a reader that gets events as they arrive. A reader with more gets the kept events instead,
+as fast as it reads.
 """
 
 CATCH_UP_QUEUE = 1_000
-"""Messages that may wait while a reader catches up: with more it gives its source back, and queues for one again when
-it has read.
+"""Messages that may wait while a reader catches up. A reader with more releases its source, and queues for one again
+when it has read them.
 """
 CATCH_UP_STALL = 15.0
-"""Seconds that it may take to read down to that; then it is cut off."""
+"""Seconds that a reader may take to read down to `CATCH_UP_QUEUE`. Then it is cut off."""
 CATCH_UP_TURN = 1.0
 """Seconds for which a reader keeps a source while others wait for one."""
 
 LEVEL2_BATCH_SECONDS = 0.05
 TICKER_BATCH_TICKS = 5
-"""How often the batched channels tell what has changed; a tick is a second."""
+"""Intervals of the channels `level2_batch`, in seconds, and `ticker_batch`, in ticks of one second."""
 
 SLOW, RESTART = 1013, 1012
 """Close codes: try again later, and service restart."""
@@ -60,12 +60,16 @@ SLOW, RESTART = 1013, 1012
 
 @dataclass
 class Following:
-    """A connection's place in one product's feed. `after` is the last event passed to the event channels.
+    """A connection's place in one product's feed.
 
-    `touched` are the levels that `level2_batch` has not told of, with the sizes that the reader knows, `touched_at` the
-    time of the last change, `flush` when it will; `traded`: `ticker_batch` has something to tell, `candles`: the channels of candles have.
-
-    `best` is what the channel `level1` told last: price and size of the best bid and ask.
+    Attributes:
+        after: the sequence of the last event sent to the event channels.
+        touched: the price levels whose change `level2_batch` has not sent yet, each with the size that the reader knows.
+        touched_at: the time of the last of these changes, in nanoseconds since the epoch.
+        flush: the timer that sends them.
+        traded: whether `ticker_batch` has a message to send.
+        candles: whether the candle channels have messages to send.
+        best: price and size of the best bid and ask that `level1` sent last.
     """
 
     feed: ProductFeed
@@ -82,7 +86,7 @@ class Following:
 
 class Subscriber:
     """The subscriptions and the queue of one connection from `address`. `on_end` is called once, with a close code and
-    a reason, when we end it.
+    a reason, when the server ends the connection.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class Subscriber:
     ) -> None:
         self.identity: Identity | None = None
         self.status_wanted = False
-        self.balance_told: dict[str, tuple[int, int]] = {}
+        self.balance_sent: dict[str, tuple[int, int]] = {}
         self.following: dict[str, Following] = {}
         self._feeds = feeds
         self._metrics = metrics
@@ -127,7 +131,7 @@ class Subscriber:
         self.end(SLOW, "slow consumer: too many messages wait for this connection")
 
     async def next_message(self) -> bytes:
-        """The next message to write; the one before has been written."""
+        """Return the next message to write. The caller has written the previous one."""
         self._writing_since = None
         while not self._queue:
             self._changed.clear()
@@ -142,7 +146,7 @@ class Subscriber:
 
     @property
     def _full(self) -> bool:
-        """Whether a source should not send more for now."""
+        """Whether a source must stop sending for the moment."""
         return len(self._queue) >= CATCH_UP_QUEUE
 
     async def _wait_for_room(self) -> None:
@@ -168,7 +172,7 @@ class Subscriber:
         self._feeds.sessions.pop(self, None)
         for product_id in list(self.following):
             self._leave(product_id)
-        self.balance_told.clear()
+        self.balance_sent.clear()
         self._queue.clear()
         self._limits.waiting -= self._queued_bytes
         self._queued_bytes = 0
@@ -178,17 +182,17 @@ class Subscriber:
 
     @property
     def pairs(self) -> int:
-        """How many (channel, product) pairs are subscribed to: what an answer with the whole set grows with."""
+        """The number of subscribed (channel, product) pairs. The size of a `subscriptions` message grows with it."""
         return sum(len(following.channels) for following in self.following.values())
 
     def subscribe(self, wanted: dict[str, list[ProductFeed]], resume: dict[str, int], currencies: Iterable[str] = ()) -> None:
-        """Add channels, each with its feeds, and `balance` of these currencies; then the answer, then what each new
-        channel begins with.
+        """Add channels, each with its feeds, and `balance` of these currencies. Then send the answer, and the first messages
+        of each new channel.
         """
         beginnings: list[bytes] = []
         resuming: list[tuple[Following, int]] = []
         for currency in currencies:
-            self.balance_told.setdefault(currency, (-1, -1))
+            self.balance_sent.setdefault(currency, (-1, -1))
         for channel, feeds in wanted.items():
             if channel == "status":
                 self.status_wanted = True
@@ -211,12 +215,12 @@ class Subscriber:
                 following.catching_up = asyncio.create_task(self._catch_up(following))
 
     def unsubscribe(self, wanted: dict[str, list[str]]) -> None:
-        """Remove channels of the named products (without names: of all), then send the answer."""
+        """Remove channels of the named products, or of all products if none is named, and send the answer."""
         for channel, product_ids in wanted.items():
             if channel == "status":
                 self.status_wanted = False
             if channel == "balance":
-                self.balance_told.clear()
+                self.balance_sent.clear()
             for product_id in product_ids or list(self.following):
                 following = self.following.get(product_id)
                 if following is not None:
@@ -225,9 +229,9 @@ class Subscriber:
         self.acknowledge()
 
     def lose_identity(self, key_id: str) -> None:
-        """See `revocation.Signed`."""
+        """See `auth.Signed`."""
         self.identity = None
-        self.balance_told.clear()
+        self.balance_sent.clear()
         for following in list(self.following.values()):
             following.channels.discard("user")
             self._settle(following)
@@ -239,7 +243,7 @@ class Subscriber:
         self.acknowledge()
 
     def acknowledge(self) -> None:
-        """Send the whole current set."""
+        """Send all current subscriptions."""
         listed: dict[str, list[str]] = {"status": []} if self.status_wanted else {}
         for product_id, following in sorted(self.following.items()):
             for channel in following.channels:
@@ -247,8 +251,8 @@ class Subscriber:
         rows: list[dict[str, object]] = [
             {"name": name, "product_ids": listed[name]} for name in channels.CHANNELS if name in listed
         ]
-        if self.balance_told and self.identity is not None:
-            account_ids = [account_text(self.identity.account_id, currency) for currency in self.balance_told]
+        if self.balance_sent and self.identity is not None:
+            account_ids = [account_text(self.identity.account_id, currency) for currency in self.balance_sent]
             rows.append({"name": "balance", "product_ids": [], "account_ids": account_ids})
         self.send(channels.encode({"type": "subscriptions", "channels": rows}))
 
@@ -300,7 +304,7 @@ class Subscriber:
                 return []
 
     def _forget_touched(self, product_id: str) -> None:
-        """A snapshot is about to tell what the batched channel has not told yet."""
+        """Discard pending changes of `level2_batch`: the snapshot that follows includes them."""
         following = self.following[product_id]
         following.touched = {}
         if following.flush is not None:
@@ -320,14 +324,14 @@ class Subscriber:
             else:
                 for event in frame.events:
                     self._pass(following, event, frame)
-        for channel, message in (("level2", frame.level_changes), ("ticker", frame.ticker)):
+        for channel, render in (("level2", frame.level_changes), ("ticker", frame.ticker)):
             if channel in following.channels:
-                rendered = message()
+                rendered = render()
                 if rendered:
                     self.send(rendered)
         if "auction" in following.channels:
-            for told in frame.auction:
-                self.send(told)
+            for message in frame.auction:
+                self.send(message)
         if "level1" in following.channels:
             best = feed.book.best(Side.BUY), feed.book.best(Side.SELL)
             if best != following.best:
@@ -339,7 +343,7 @@ class Subscriber:
         self._note(following, frame)
 
     def _note(self, following: Following, frame: Frame) -> None:
-        """Keep what the batched channels will tell. One that has the channel itself is told nothing twice."""
+        """Record what the batched channels must send. A reader of `level2` gets no `level2_batch` changes as well."""
         if frame.traded:
             following.traded |= "ticker_batch" in following.channels
             following.candles |= not CANDLES.keys().isdisjoint(following.channels)
@@ -360,7 +364,7 @@ class Subscriber:
                 self.send(changes)
 
     def _pass(self, following: Following, event: AnyEvent, frame: Frame) -> None:
-        """Send an event if it is news and of a channel."""
+        """Send an event if it is new to the reader and belongs to a subscribed channel."""
         if event.product_sequence <= following.after:
             return
         following.after = event.product_sequence
@@ -404,10 +408,10 @@ class Subscriber:
     # Resuming
 
     async def _catch_up(self, following: Following) -> None:
-        """Send the kept events behind `after` until the feed is reached, then let the feed go on.
+        """Send the kept events after `following.after` until the reader has caught up with the feed.
 
-        The latest ones are kept here. For older ones there are few sources, and every address has them in turn: a
-        reader that is slow, or takes long while others wait, gives its own back.
+        This process keeps the latest events. For older ones there are few sources, which the addresses use in turn: a
+        reader that is slow, or takes long while others wait, releases its source.
         """
         try:
             await self._wait_for_room()
@@ -428,7 +432,7 @@ class Subscriber:
             self._give_up(following, "cannot resume", str(error))
 
     def _send_kept(self, following: Following, frames: Iterable[Frame]) -> None:
-        """Until the feed is reached (`catching_up` is None then) or the queue is full."""
+        """Send the events of these frames until the queue is full or all are sent. Then `catching_up` is None."""
         for frame in frames:
             if self._full:
                 return
@@ -437,8 +441,8 @@ class Subscriber:
         following.catching_up = None
 
     async def _replay(self, following: Following) -> None:
-        """One turn: until the feed is reached (`catching_up` is None then), the queue is full, or the time is over and
-        others wait.
+        """Send older events for one turn. It ends when the reader has caught up (`catching_up` is None then), when the queue
+        is full, or when the time is over and others wait.
         """
         feed, loop = following.feed, asyncio.get_running_loop()
         until = loop.time() + CATCH_UP_TURN

@@ -1,7 +1,7 @@
-"""The WebSocket endpoint: reading requests, writing the queue, ending connections.
+"""The WebSocket endpoint: reads requests, writes the queue of messages, ends connections.
 
-Every list of a message has a bound, and so has the number of (channel, product) pairs that they make together: the work
-that a message causes is known from its size, and is charged to its address (`limits`).
+Every list in a message has a bound, and so has the number of (channel, product) pairs that the lists form together. The
+work that a message causes therefore follows from its size, and is charged to the client's address (`limits`).
 """
 
 from __future__ import annotations
@@ -36,27 +36,25 @@ from statemachine.types import Permission
 log = logging.getLogger(__name__)
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
-"""Where the application that serves WebSockets keeps its gateway."""
+"""The key of the gateway in the application that serves WebSockets."""
 
 MESSAGE_MAX = 64 * 1024
 """Bytes of one message from a client."""
 PING_EVERY = 30.0
 RECEIVE_BUFFER = 8 * 1024
-"""Bytes of a client's that the system keeps until they are read (it doubles the number). Larger messages arrive in
-several parts.
-"""
+"""The socket's receive buffer in bytes (SO_RCVBUF, which Linux doubles). Larger messages arrive in several parts."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that the client has to answer a close frame before the connection is cut."""
 POLICY, GOING_AWAY = 1008, 1001
 """Close codes: the client broke a rule, and the node stops."""
 SIGNED = ("user", "balance")
-"""Channels that only the owner of a key may have."""
+"""Channels that need a valid API key."""
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
-    """GET / and /ws: a WebSocket connection from beginning to end."""
+    """GET / and /ws: serve a WebSocket connection until it ends."""
     gateway: Gateway = request.app[GATEWAY]
-    # Pings are answered here and not by the library, so that they count as messages.
+    # The gateway answers pings instead of the library, so that they count as messages.
     socket = web.WebSocketResponse(
         heartbeat=PING_EVERY, autoping=False, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT
     )
@@ -78,9 +76,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 
 def _bound_reads(request: web.Request) -> None:
-    """Have the system keep little of what the client sends: what it keeps is parsed in one go, and 256 KiB may be
-    40,000 pings.
-    """
+    """Reduce the socket's receive buffer. Its content is parsed at once, and 256 KiB may hold 40,000 pings."""
     sock = request.transport.get_extra_info("socket") if request.transport is not None else None
     if sock is not None and sock.fileno() >= 0:
         with socket_module.socket(fileno=os.dup(sock.fileno())) as own:
@@ -126,7 +122,7 @@ class Connection:
             self._gateway.metrics.sockets.dec()
 
     def _allowed(self, kind: WSMsgType) -> bool:
-        """Count a message or control frame. A connection with too many is cut off, and nothing more is read from it."""
+        """Count a message or control frame. A connection with too many is cut off and no longer read."""
         if self._allowance.take(asyncio.get_running_loop().time(), ping=kind is WSMsgType.PING):
             return True
         if not self._subscriber.ended:
@@ -158,7 +154,7 @@ class Connection:
         self._closing = asyncio.create_task(self._close(code, reason))
 
     async def _close(self, code: int, reason: str) -> None:
-        """Send the close frame behind what is already in the socket's buffer, and cut a connection that does not take
+        """Send the close frame after the bytes already in the socket's buffer. Cut the connection if the client does not accept
         it.
         """
         if self._writer is not None:
@@ -195,7 +191,7 @@ class Connection:
             self._subscriber.send(channels.error("This node cannot serve the feed at the moment", str(error)))
 
     def _charge(self, cost: float) -> None:
-        """Charge the client's address. Raises ApiError 429 where it has spent its share."""
+        """Charge the client's address. Raises ApiError 429 if its budget is spent."""
         seconds = self._limits.take(self._address, cost)
         if seconds:
             text = f"Public rate limit exceeded: send the message again in {math.ceil(seconds)} s"
@@ -237,7 +233,7 @@ class Connection:
         self._gateway.revocation.check(self._subscriber)
 
     async def _render(self, feeds: list[ProductFeed], channel: str) -> None:
-        """Have the snapshots ready that the client is about to get, and charge their cost."""
+        """Prepare the snapshots with which the channel begins, and charge their cost."""
         for feed in feeds:
             following = self._subscriber.following.get(feed.product_id)
             if following is None or channel not in following.channels:
@@ -245,7 +241,7 @@ class Connection:
                 await feed.prepare_snapshot()
 
     async def _identify(self, request: FeedRequest | socket_orders.Signed) -> Identity | None:
-        """Whose connection it is: by this message, or by one before. Raises ApiError 401."""
+        """Return the connection's identity from this message or from an earlier one. Raises ApiError 401."""
         fields = (request.key, request.signature, request.passphrase)
         if not any(fields) and not given(request.timestamp):
             return self._subscriber.identity
@@ -267,8 +263,8 @@ class Connection:
         return await self._gateway.feeds.feed(product)
 
     def _resume(self, request: FeedRequest, wanted: Wanted) -> dict[str, int]:
-        """The last sequence seen of event channels, by product. Raises BadRequestError where there is nothing to go on
-        with.
+        """Return, by product, the last sequence that the client has seen. Raises BadRequestError if no event channel can be
+        resumed.
         """
         fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.channels.get(channel, {})}
         seen = {product_text(name): sequence for name, sequence in (request.resume or {}).items()}
@@ -291,7 +287,7 @@ class Connection:
 
 
 class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A channel of a subscription with products of its own; `balance` has accounts."""
+    """A channel of a subscription with its own list of products, or of accounts for `balance`."""
 
     name: str
     product_ids: list[str] | None = None
@@ -301,8 +297,8 @@ class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message on the WebSocket.
 
-    `from_sequence` is the first sequence that the client wants, of every product of the message or by product; `resume`
-    gives, by product, the last one that it has seen.
+    `from_sequence` is the first sequence that the client wants, for all products of the message or by product. `resume`
+    gives, by product, the last sequence that the client has seen.
     """
 
     type: str
@@ -318,12 +314,10 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ENTRIES_MAX = 40
-"""Entries of `channels` in one message: twice the number of channels there are, for clients that name one several
-times.
-"""
+"""Entries of `channels` in one message: twice the number of existing channels, because some clients repeat a channel."""
 
 NAMES_MAX = 1_000
-"""Products named in one message, all lists together."""
+"""Products named in all lists of one message together."""
 
 PAIRS_MAX = 4_000
 """(channel, product) pairs of one message."""
@@ -332,15 +326,15 @@ ACCOUNTS_MAX = 100
 """Accounts named in one message."""
 
 WITHOUT_PRODUCTS = frozenset({"status", "balance"})
-"""Channels that have no products."""
+"""Channels without products."""
 
 
 @dataclass
 class Wanted:
-    """The channels of a message with their products, each once and in the order given.
+    """The channels of a message with their products, each once and in the given order.
 
-    `unknown` are names that are no channels: each is refused by itself, and hinders no other. `account_ids` are those
-    of the channel `balance`.
+    `unknown` are the names of unknown channels. Each one gets its own error, and the other channels are still served.
+    `account_ids` are the accounts of the channel `balance`.
     """
 
     channels: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -349,16 +343,16 @@ class Wanted:
 
     @property
     def pairs(self) -> int:
-        """How many (channel, product) pairs it names: what the work for it grows with."""
+        """The number of (channel, product) pairs that the message names. Its cost grows with it."""
         return sum(max(1, len(products)) for products in self.channels.values())
 
 
 def expand(request: FeedRequest, *, subscribes: bool) -> Wanted:
-    """What a message names. Without `channels` it means `full`, or to unsubscribe every channel.
+    """Return the channels of a message. Without `channels`, `full` is subscribed, or every channel unsubscribed.
 
     Raises:
-        BadRequestError: a list is longer than its bound, no channel is left to choose from, or one that is subscribed
-            to has no products.
+        BadRequestError: a list exceeds its bound, the message names no channel, or a subscribed channel has no
+            products.
     """
     if request.channels is not None:
         entries = [entry if isinstance(entry, ChannelRequest) else ChannelRequest(entry) for entry in request.channels]

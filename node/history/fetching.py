@@ -25,7 +25,7 @@ from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.framing import UNDECODABLE
-from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
+from node.native.protocol import FailCode, LogChunk, LogQuery, MemberStatus
 from node.tls.pki import client_context
 from snapshots.levels.level import ACCEPTED
 
@@ -122,7 +122,7 @@ class Fetcher:
         log.info("log entry %d and its neighbours were fetched from %s (%d bytes)", index, node_id, copied)
         return FetchResult.HERE
 
-    async def _chunk(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
+    async def _chunk(self, connection: NativeConnection, index: int, offset: int) -> LogChunk:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while True:
                 try:

@@ -48,7 +48,7 @@ from node.native.protocol import (
     Hello,
     KeysChanged,
     LevelReport,
-    LogPiece,
+    LogChunk,
     LogQuery,
     MarketQuery,
     MarketView,
@@ -129,7 +129,7 @@ class Querier(Protocol):
     @overload
     async def __call__(self, query: ApiKeysQuery, linearizable: bool = False) -> list[ApiKeyRow]: ...
     @overload
-    async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogPiece: ...
+    async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogChunk: ...
     @overload
     async def __call__(self, query: BookPageQuery, linearizable: bool = False) -> BookPage: ...
     @overload

@@ -238,7 +238,7 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     other nodes.
 
     Nodes only, because the log of version 0.1.0 contains unencrypted secrets. The node reads one chunk at a time and
-    answers OVERLOADED meanwhile. Answer: `LogPiece`; `NOT_FOUND` if the log and its archive no longer hold the entry.
+    answers OVERLOADED meanwhile. Answer: `LogChunk`; `NOT_FOUND` if the log and its archive no longer hold the entry.
     """
 
     index: int
@@ -686,7 +686,7 @@ class MarketView(msgspec.Struct, frozen=True, array_like=True):
     figures: Figures
 
 
-class LogPiece(msgspec.Struct, frozen=True, array_like=True):
+class LogChunk(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of a log segment in the format on disk (`docs/raft.md`). `applied_index` is the index that the node had
     applied before it read the bytes. Entries after it may still be replaced.
 
@@ -751,7 +751,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     TradesQuery: list[AnyEvent],
     AuctionQuery: AuctionView | None,
     ApiKeysQuery: list[ApiKeyRow],
-    LogQuery: LogPiece,
+    LogQuery: LogChunk,
     BookPageQuery: BookPage,
     MarketQuery: MarketView,
     StreamQuery: StreamRow,

@@ -131,17 +131,17 @@ class JetStreamBroker:
         ]
         left.append((f"{self._prefix}.places", msgspec.json.encode(place), {}))
         for start in range(0, len(left), IN_FLIGHT):
-            piece = left[start : start + IN_FLIGHT]
+            chunk = left[start : start + IN_FLIGHT]
             sent = [
                 context.publish(subject, value, headers={**headers, EXPECTED: str(self._last + number)}, timeout=ANSWER_S)
-                for number, (subject, value, headers) in enumerate(piece)
+                for number, (subject, value, headers) in enumerate(chunk)
             ]
             for answer in await asyncio.gather(*sent, return_exceptions=True):
                 if isinstance(answer, APIError) and answer.err_code == WRONG_LAST_SEQUENCE:
                     raise FencedError(str(answer.description))
                 if isinstance(answer, BaseException):
                     raise BrokerError(str(answer) or type(answer).__name__)
-            self._last += len(piece)
+            self._last += len(chunk)
         self._skip = 0
 
 

@@ -45,7 +45,7 @@ ANSWER_S = 20.0
 TOPICS_S = 5.0
 """For making topics."""
 
-PIECES = (16, 256, 4_096, 65_536)
+LOOKBACKS = (16, 256, 4_096, 65_536)
 """Offsets before a partition's end that are read to find the last record there."""
 
 FENCED = frozenset(
@@ -204,8 +204,8 @@ class KafkaBroker:
         try:
             marks = {where: consumer.get_watermark_offsets(TopicPartition(*where), ANSWER_S) for where in partitions}
             left = {where: (low, high) for where, (low, high) in marks.items() if high > low}
-            for piece in PIECES:
-                begins = {where: max(low, high - piece) for where, (low, high) in left.items()}
+            for lookback in LOOKBACKS:
+                begins = {where: max(low, high - lookback) for where, (low, high) in left.items()}
                 if begins:
                     found |= self._read(consumer, begins)
                 left = {where: marks[where] for where, begin in begins.items() if where not in found and begin > marks[where][0]}

@@ -204,8 +204,8 @@ class Connection(asyncio.Protocol):
     def _feed_held(self) -> None:
         """Parse what was held back, as long as the pipeline has room. While it has none, nothing is read."""
         while self._held and self._reading is not _Reading.NOTHING and len(self._pending) < limits.PIPELINED_MAX:
-            piece, self._held = self._held[: limits.SLICE], self._held[limits.SLICE :]
-            self._feed(piece)
+            chunk, self._held = self._held[: limits.SLICE], self._held[limits.SLICE :]
+            self._feed(chunk)
         if self._transport is None or self._transport.is_closing():
             return
         if self._held and self._successor is None and self._reading is not _Reading.NOTHING:
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
             self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request target."""
+        """A chunk of the request target."""
         self._target += url
         if len(self._target) > limits.TARGET_MAX:
             raise _Refusal(414, f"The request target has at most {limits.TARGET_MAX} bytes", "head")
@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """A chunk of the body."""
         self._body.append(body)
         self._body_size += len(body)
         if self._body_size > limits.BODY_MAX:
@@ -379,12 +379,12 @@ class Connection(asyncio.Protocol):
         keep_alive = request.keep_alive and not self._server.stopping
         data = response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD")
         if isinstance(response, LongResponse) and request.method != "HEAD":
-            # Its pieces are shared by all who ask for the same: they are not this connection's memory.
-            if not await self._write_pieces(chain((data,), response.pieces.chunks()), 0):
+            # Its chunks are shared by all who ask for the same: they are not this connection's memory.
+            if not await self._write_chunks(chain((data,), response.text.chunks()), 0):
                 return
         elif len(data) > limits.WAITING_HIGH:
             slices = (data[start : start + limits.WAITING_HIGH] for start in range(0, len(data), limits.WAITING_HIGH))
-            if not await self._write_pieces(slices, len(data)):
+            if not await self._write_chunks(slices, len(data)):
                 return
         else:
             self._transport.write(data)
@@ -394,24 +394,24 @@ class Connection(asyncio.Protocol):
         elif self._writable:
             self._next()
 
-    async def _write_pieces(self, pieces: Iterable[bytes], size: int) -> bool:
+    async def _write_chunks(self, chunks: Iterable[bytes], size: int) -> bool:
         """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a
         client that takes nothing.
 
-        In pieces, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as
+        In chunks, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as
         waiting meanwhile.
         """
         self._unsent = size
         self._note_waiting()
         try:
-            for piece in pieces:
+            for chunk in chunks:
                 while not self._writable and self._transport is not None:
                     self._drained = self._loop.create_future()
                     await self._drained
                 if self._transport is None:
                     return False
-                self._unsent = max(0, self._unsent - len(piece))
-                self._transport.write(piece)
+                self._unsent = max(0, self._unsent - len(chunk))
+                self._transport.write(chunk)
             return True
         finally:
             self._unsent = 0

@@ -151,8 +151,8 @@ class Response:
         return head + self.body if with_body else head
 
 
-class Pieces(Protocol):
-    """A long text in pieces, which many answers may share."""
+class LongText(Protocol):
+    """A long text in text, which many answers may share."""
 
     @property
     def size(self) -> int: ...
@@ -162,15 +162,15 @@ class Pieces(Protocol):
 class LongResponse(Response):
     """A 200 whose JSON text is sent piece by piece, as the client takes it."""
 
-    __slots__ = ("pieces",)
+    __slots__ = ("text",)
 
-    def __init__(self, pieces: Pieces, headers: Mapping[str, str] = _NO_HEADERS) -> None:
+    def __init__(self, text: LongText, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         super().__init__(200, b"", headers)
-        self.pieces = pieces
+        self.text = text
 
     @property
     def size(self) -> int:
-        return self.pieces.size
+        return self.text.size
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:

@@ -62,8 +62,8 @@ class Exchange:
         return book_view(self.engine, PRODUCT, 3)
 
 
-def decoded(pieces: list[bytes]) -> BookView:
-    return msgspec.msgpack.decode(b"".join(pieces), type=BookView)
+def decoded(chunks: list[bytes]) -> BookView:
+    return msgspec.msgpack.decode(b"".join(chunks), type=BookView)
 
 
 @given(seed=st.integers(0, 10**6), orders=st.integers(0, 40), busy=st.integers(0, 4))
@@ -82,7 +82,7 @@ def test_it_is_the_book_of_the_moment_in_which_it_is_done(seed: int, orders: int
                 break
             for _ in range(random.randint(0, busy) if random.random() < 0.5 else 0):
                 exchange.do_something(random)
-        found = decoded(copy.pieces)
+        found = decoded(copy.chunks)
         assert found == views[found.product_sequence]
         assert copy.orders == len(found.bid_orders) + len(found.ask_orders)
 
@@ -107,8 +107,8 @@ def test_no_step_looks_at_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(asked) <= steps
     assert steps >= 2 * 30
     assert set(asked) == {10}
-    assert max(len(piece) for piece in copy.pieces) < 10 * 40
-    assert b"".join(copy.pieces) == msgspec.msgpack.encode(exchange.view()), "the same bytes as if it were made at once"
+    assert max(len(chunk) for chunk in copy.chunks) < 10 * 40
+    assert b"".join(copy.chunks) == msgspec.msgpack.encode(exchange.view()), "the same bytes as if it were made at once"
 
 
 class Desk:
@@ -196,8 +196,8 @@ class TestCopies:
 
 
 def test_its_frame_is_that_of_an_answer() -> None:
-    pieces = [msgspec.msgpack.encode([1, 2])[:1], b"\x01", b"\x02"]
-    (body,) = FrameSplitter().feed(b"".join(LongAnswer(300, pieces).frame()))
+    chunks = [msgspec.msgpack.encode([1, 2])[:1], b"\x01", b"\x02"]
+    (body,) = FrameSplitter().feed(b"".join(LongAnswer(300, chunks).frame()))
     assert response_decoder.decode(body) == Answer(300, msgspec.Raw(msgspec.msgpack.encode([1, 2])))
 
 

@@ -267,4 +267,4 @@ async def test_a_lost_key_ends_the_balances(exchange: Exchange) -> None:
     await receive(socket, "error")
     assert (await receive(socket, "subscriptions"))["channels"] == []
     (session,) = exchange.gateway.feeds.sessions
-    await until(lambda: not session.balance_told)
+    await until(lambda: not session.balance_sent)

@@ -199,7 +199,7 @@ class TestLevel3:
         made: list[int] = []
         level3 = book.level3
 
-        def counted(*given: Any) -> book.Pieces:
+        def counted(*given: Any) -> book.LongText:
             made.append(1)
             return level3(*given)
 

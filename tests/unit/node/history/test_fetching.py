@@ -25,7 +25,7 @@ from node.history.keeper import Keeper
 from node.history.process import LogFollower
 from node.migration import switch
 from node.migration.found import LOG
-from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
+from node.native.protocol import FailCode, LogChunk, LogQuery, MemberStatus
 from tests.property.worlds import busy_command
 from tests.unit.node.history.logs import DEADLINE, NodeLog, engine_status
 from tests.unit.node.history.test_keeper import busy, snapshot_of
@@ -49,7 +49,7 @@ class Peer:
             return engine_status(self.node.applied, others)
         self.asked += 1
         self.before_answer(self.asked)
-        found: asyncio.Future[LogPiece | RequestFailed] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[LogChunk | RequestFailed] = asyncio.get_running_loop().create_future()
         self._chunks.read(query, self.applied, found.set_result)
         chunk = await found
         if isinstance(chunk, RequestFailed):
@@ -265,10 +265,10 @@ async def test_what_is_no_log_comes_from_another_node(
     liar = Peer(whole)
     nodes.peers = {"own": Peer(away), "first": liar, "second": Peer(whole)}
     lies: list[object] = [
-        LogPiece(whole.applied, 1, 10**15, b"no segment at all, but long enough to have a header"),
-        LogPiece(whole.applied, 1, 10**15, bad_header()),
-        LogPiece(whole.applied, 10**6, 100, b""),
-        LogPiece(2**63, -5, -1, b"\0" * 100),
+        LogChunk(whole.applied, 1, 10**15, b"no segment at all, but long enough to have a header"),
+        LogChunk(whole.applied, 1, 10**15, bad_header()),
+        LogChunk(whole.applied, 10**6, 100, b""),
+        LogChunk(2**63, -5, -1, b"\0" * 100),
         msgspec.ValidationError("Expected `int`, got `str`"),
     ]
 
@@ -311,7 +311,7 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
     """Whoever asks meanwhile is told so; nonsense is refused; what was not applied is not read."""
     pieces = LogChunks(whole.config)
-    answers: list[LogPiece | RequestFailed] = []
+    answers: list[LogChunk | RequestFailed] = []
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):
         pieces.read(query, whole.applied, answers.append)
     await until(lambda: len(answers) == 4)
@@ -320,7 +320,7 @@ async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
     assert overloaded.code is FailCode.OVERLOADED
     assert isinstance(nonsense, RequestFailed)
     assert nonsense.code is FailCode.BAD_REQUEST
-    assert early == LogPiece(whole.applied)
-    assert isinstance(chunk, LogPiece)
+    assert early == LogChunk(whole.applied)
+    assert isinstance(chunk, LogChunk)
     assert (chunk.first_index, chunk.applied_index) == (1, whole.applied)
     assert len(chunk.data) == chunk.size
