@@ -7,20 +7,23 @@ Fields and tables that came have their defaults. Beside that:
 - every product has at least `version` 1;
 - deposits, withdrawals and transfers have reply caches of their own. The outcome does not say which of the three it was
   of, so its entry is in all three, and the id is found whichever it comes as again;
+- what was rejected of these has reply caches of its own too, one for each kind. A rejection does not say either of
+  which command it was, so the latest `REFUSALS_REMEMBERED` rejections of an account are in all three;
 - fingerprints of remembered commands are of another encoding: their contents cannot be compared any more.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from typing import Any
 
 import msgspec
 
-from statemachine.commands import TRANSFER_KINDS
-from statemachine.events import AnyOutcome, OrderState, Transferred
-from statemachine.limits import OPERATOR, PPM
+from statemachine.commands import REFUSALS, TRANSFER_KINDS
+from statemachine.events import AnyOutcome, OrderState, Rejected, Transferred
+from statemachine.limits import OPERATOR, PPM, REFUSALS_REMEMBERED, TRANSFERS_REMEMBERED
 from statemachine.persistence import memory_owner, numbered_key
 from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.tables import TABLES, CounterRow, CurrencyRow, OutcomeRow, ProductRow
@@ -53,8 +56,15 @@ def outcome(owner: str, encoded: bytes) -> tuple[bytes, list[str]]:
     table `outcome` names them.
     """
     found = _outcome.decode(encoded)
-    moved = isinstance(found, Transferred) and owner != OPERATOR
-    return _encode(found), [memory_owner(owner, kind) for kind in TRANSFER_KINDS] if moved else []
+    return _encode(found), _further(owner, found)
+
+
+def _further(owner: str, found: AnyOutcome) -> list[str]:
+    if owner == OPERATOR:
+        return []
+    if isinstance(found, Transferred):
+        return [memory_owner(owner, kind) for kind in TRANSFER_KINDS]
+    return [memory_owner(owner, REFUSALS - kind) for kind in TRANSFER_KINDS] if isinstance(found, Rejected) else []
 
 
 def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str, list[Row]]:
@@ -88,14 +98,14 @@ def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
 def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterator[Row]:
     """The table `outcome`. Merged, and not sorted: to sort a million rows would keep the interpreter for a second."""
     own: list[Row] = []
-    moved: list[Row] = []
+    moved: dict[str, deque[Row]] = {}
     for key, payload in found:
         row = msgspec.structs.replace(decode(payload), fingerprint=ANY_CONTENTS)
         own.append((key, _encode(row)))
-        if isinstance(row.outcome, Transferred) and row.account_id != OPERATOR:
-            for kind in TRANSFER_KINDS:
-                owner = memory_owner(row.account_id, kind)
-                there = msgspec.structs.replace(row, account_id=owner)
-                moved.append((numbered_key(owner, row.outcome.sequence), _encode(there)))
-    yield from merge(own, sorted(moved))
-    clear(own, moved)
+        for owner in _further(row.account_id, row.outcome):
+            there = msgspec.structs.replace(row, account_id=owner)
+            bound = REFUSALS_REMEMBERED if isinstance(row.outcome, Rejected) else TRANSFERS_REMEMBERED
+            kept = moved.setdefault(owner, deque(maxlen=bound))
+            kept.append((numbered_key(owner, row.outcome.sequence), _encode(there)))
+    yield from merge(own, sorted(row for kept in moved.values() for row in kept))
+    clear(own, *moved.values())

@@ -21,9 +21,9 @@ from snapshots.levels.v0_2_0 import NARROWING, FormerEngine
 from snapshots.migration.chain import Chains
 from snapshots.migration.run import StateMigration
 from snapshots.store import SnapshotStore
-from statemachine.commands import Batch, CancelOrder, OpenAccount, PlaceOrder, PutCurrency, encode_batch
+from statemachine.commands import Batch, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, Withdraw, encode_batch
 from statemachine.engine import Engine
-from statemachine.events import Done, Placed
+from statemachine.events import Done, Placed, Rejected, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.order_lists import Wanted
 from statemachine.types import OrderType, Side
@@ -129,6 +129,20 @@ def test_widening_gives_the_rows_of_the_migration(former: Engine) -> None:
     rows = {name: list(found) for name, found in former.tables()}
     steps = Chains().find(V0_2_0.abi, OWN.abi)
     assert widened(rows) == StateMigration(steps).run(rows, Releases().schema(V0_2_0.abi))
+
+
+def test_a_rejected_withdrawal_gets_its_first_answer_at_the_next_level() -> None:
+    """Else it would be carried out, when the money is there by then. Found by the simulation, seed 700468."""
+    engine: Engine = FormerEngine()
+    withdraw = Withdraw("ann", "w", "USD", 100)
+    engine.apply(Batch(1, [PutCurrency(OPERATOR, "c", "USD", 2), OpenAccount(OPERATOR, "a", "ann")]))
+    (first,) = engine.apply(Batch(2, [withdraw])).outcomes
+    assert isinstance(first, Rejected)
+    present = raised(engine, V0_2_0, OWN)
+    deposited, again = present.apply(Batch(3, [Deposit("ann", "d", "USD", 1_000), withdraw])).outcomes
+    assert isinstance(deposited, Transferred)
+    assert again == msgspec.structs.replace(first, duplicate=True)
+    present.check()
 
 
 def test_raising_twice_gives_the_same_and_other_states_give_another_hash(former: Engine) -> None:
