@@ -57,6 +57,8 @@ class Bench:
 
     def __init__(self, ground: Ground, access: Access, people: Sequence[Trader], seed: int) -> None:
         self._ground = ground
+        self.start_cpu = cpu_seconds(self.pids()) / len(ground.cluster.node_ids)
+        """CPU seconds that a node took to start with an empty log, its market not yet put."""
         self.access = access
         self.people = people
         self.seed = seed
@@ -67,15 +69,14 @@ class Bench:
         ground = prepare(directory, nodes=nodes, settings={"raft.archive_log": False, "raft.fsync": True, **settings})
         try:
             await ground.start()
-            access = Access(ground.directory)
-            people = traders(TRADERS, seed)
-            operator = access.client()
-            await set_up(operator, people)
+            bench = cls(ground, Access(ground.directory), traders(TRADERS, seed), seed)
+            operator = bench.access.client()
+            await set_up(operator, bench.people)
             await operator.close()
         except BaseException:
             await asyncio.to_thread(ground.stop)
             raise
-        return cls(ground, access, people, seed)
+        return bench
 
     async def stop(self) -> None:
         """Stop all nodes."""
