@@ -12,13 +12,14 @@ level; best O(1).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from sortedcontainers import SortedList
 
 from statemachine.entities import Order, PriceLevel
 from statemachine.limits import AMOUNT_MAX
 from statemachine.teardown import clear
+from statemachine.turns import parts, turn
 from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
@@ -130,15 +131,16 @@ class BookSide:
                 high = middle
         return low
 
-    def fill(self, orders: Iterable[Order]) -> None:
+    def fill(self, orders: Sequence[Order]) -> None:
         """Add orders, in time order, to an empty side. O(orders + L log L)."""
         assert not self.chunks, "the side is not empty"
         levels: dict[int, PriceLevel] = {}
-        for order in orders:
-            level = levels.get(order.price)
-            if level is None:
-                level = levels[order.price] = PriceLevel(order.price, order.price * self.direction)
-            level.append(order)
+        for part in parts(orders):
+            for order in part:
+                level = levels.get(order.price)
+                if level is None:
+                    level = levels[order.price] = PriceLevel(order.price, order.price * self.direction)
+                level.append(order)
         ordered = [level for _, level in sorted(levels.items(), reverse=self.direction > 0)]
         half = _CHUNK // 2
         self.chunks = [ordered[start : start + half] for start in range(0, len(ordered), half)]
@@ -196,6 +198,7 @@ class BookSide:
         while self.chunks:
             chunk = self.chunks.pop()
             while chunk:
+                turn()
                 level = chunk.pop()
                 while level.first is not None:
                     level.unlink(level.first)

@@ -26,6 +26,7 @@ from statemachine.limits import (
 )
 from statemachine.pending import is_unfinished
 from statemachine.state import State
+from statemachine.turns import parts, turn
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce, Timer
 from statemachine.validation import can_rest
 
@@ -56,6 +57,7 @@ def check_contents(state: State) -> None:
     for product in state.products.values():
         _check_product(state, product)
     for account in state.accounts.values():
+        turn()
         _check_account(account)
         _check_done(state, account)
     _check_open(state)
@@ -97,7 +99,6 @@ def _check_counters(state: State) -> None:
     assert state.time >= 0, "the time is negative"
     assert len(state.hash) == 16, "the running hash is not 16 bytes"
     assert state.last_order_id <= _ORDERS_PER_COMMAND * state.sequence, "more orders than commands may enter"
-    assert max(state.orders, default=0) <= state.last_order_id, "an order id was not given yet"
     assert OPERATOR not in state.accounts, "the operator has an account"
 
 
@@ -120,6 +121,7 @@ def _check_money(state: State) -> None:
     """Conservation: per currency, balances + fees == deposited - withdrawn."""
     totals = dict.fromkeys(state.currencies, 0)
     for account in state.accounts.values():
+        turn()
         for name, balance in account.balances.items():
             assert name in totals, f"account {account.account_id} has the unknown currency {name}"
             assert balance.available >= 0, f"account {account.account_id}: {balance.available} {name} available"
@@ -300,19 +302,21 @@ def _check_open(state: State) -> None:
     products, time = state.products, state.time
     holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
     count = 0
-    for order in state.orders.values():
-        if order.status == _DONE:
-            continue
-        product = products[order.product_id]
-        if order.status == _ACTIVE:
-            _check_active(order, product, time, state.last_queued, _partner_hold(state, order))
-        elif not _rests(order, product, time):
-            raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
-        currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
-        held = holds[order.account_id]
-        assert currency in held and other in held, f"{_name(order)}: its account lacks a balance of {currency} or {other}"  # noqa: PT018
-        held[currency] += order.hold
-        count += 1
+    for part in parts(list(state.orders.values())):
+        for order in part:
+            assert order.order_id <= state.last_order_id, f"{_name(order)}: its id was not given yet"
+            if order.status == _DONE:
+                continue
+            product = products[order.product_id]
+            if order.status == _ACTIVE:
+                _check_active(order, product, time, state.last_queued, _partner_hold(state, order))
+            elif not _rests(order, product, time):
+                raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
+            currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
+            held = holds[order.account_id]
+            assert currency in held and other in held, f"{_name(order)}: its account lacks a balance of {currency} or {other}"  # noqa: PT018
+            held[currency] += order.hold
+            count += 1
     opened = sum(account.open_count for account in state.accounts.values())
     assert count == opened, f"{count} orders are marked open, {opened} are"
     for name, held in holds.items():

@@ -8,9 +8,8 @@ indexes are built whole from rows in key order instead of entry by entry:
   auction came there later. To sort what is nearly sorted is O(n);
 - keys that begin with an account are together in key order.
 
-Another thread that shares the interpreter has its turn between two steps of a loop, so nothing here is done to a whole
-table in one step that takes long: a snapshot that comes in is loaded while the node goes on
-(`node/engine/snapshot_port.py`).
+Loops over a whole table let other threads have their turns (`turns`), and nothing here is done to a whole table in one
+step that takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/snapshot_port.py`).
 
 What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and
 whether they fit together (`invariants.check_contents`).
@@ -19,7 +18,7 @@ whether they fit together (`invariants.check_contents`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -50,6 +49,7 @@ from statemachine.tables import (
     Table,
 )
 from statemachine.teardown import clear
+from statemachine.turns import parts, turn
 from statemachine.types import OrderStatus, Side
 
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
@@ -104,6 +104,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
             raise StateError(f"table {name}: a row has a number out of range: {error}") from error
         clear(pairs, keys, found)
     for account in state.accounts.values():
+        turn()
         _index_done(account)
     controls.arrange(state)
     state.changes = Changes(state.last_order_id)
@@ -117,25 +118,32 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
 def _in_key_order(name: str, found: Iterable[Row]) -> tuple[list[Row], list[bytes]]:
     """The rows of a table by key, and their keys."""
     pairs = list(found)
-    keys = [key for key, _ in pairs]
+    keys = [key for part in parts(pairs) for key, _ in part]
     if not _rise(keys):
         pairs.sort()
-        keys = [key for key, _ in pairs]
+        keys = [key for part in parts(pairs) for key, _ in part]
         if not _rise(keys):
             raise StateError(f"table {name}: a key comes twice")
     return pairs, keys
 
 
 def _rise(keys: list[bytes]) -> bool:
-    return all(key < following for key, following in pairwise(keys))
+    last = b""
+    for part in parts(keys):
+        for key in part:
+            if key <= last:
+                return False
+            last = key
+    return True
 
 
 def _decoded(name: str, row_type: type[msgspec.Struct], pairs: list[Row]) -> list[Any]:
     decode = msgspec.msgpack.Decoder(row_type).decode
     found: list[Any] = []
     try:
-        for _, payload in pairs:
-            found.append(decode(payload))
+        for part in parts(pairs):
+            for _, payload in part:
+                found.append(decode(payload))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateError(f"table {name}, row {len(found)}: {error}") from error
     return found
@@ -143,15 +151,16 @@ def _decoded(name: str, row_type: type[msgspec.Struct], pairs: list[Row]) -> lis
 
 def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
     """Each outcome can be decoded when it is asked for, and lies under its sequence."""
-    numbered = []
-    for place, row in enumerate(found):
-        try:
-            sequence = _outcome(row.outcome).sequence
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StateError(f"table outcome, row {place}: {error}") from error
-        if not 1 <= sequence <= last_sequence or len(row.fingerprint) != FINGERPRINT_SIZE:
-            raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is none")
-        numbered.append(numbered_key(row.account_id, sequence))
+    numbered: list[bytes] = []
+    for part in parts(found):
+        for row in part:
+            try:
+                sequence = _outcome(row.outcome).sequence
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise StateError(f"table outcome, row {len(numbered)}: {error}") from error
+            if not 1 <= sequence <= last_sequence or len(row.fingerprint) != FINGERPRINT_SIZE:
+                raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is none")
+            numbered.append(numbered_key(row.account_id, sequence))
     _check_keys("outcome", keys, numbered)
 
 
@@ -165,7 +174,7 @@ def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
 
 def _check_field_keys(name: str, keys: list[bytes], found: list[Any]) -> None:
     fields = KEYS[name]
-    _check_keys(name, keys, [encode([getattr(row, field) for field in fields]) for row in found])
+    _check_keys(name, keys, [encode([getattr(row, field) for field in fields]) for part in parts(found) for row in part])
 
 
 def _load_counter(state: State, keys: list[bytes], found: list[CounterRow]) -> None:
@@ -193,50 +202,55 @@ def _load_product(state: State, keys: list[bytes], found: list[ProductRow]) -> N
 
 def _load_account(state: State, keys: list[bytes], found: list[AccountRow]) -> None:
     _check_field_keys("account", keys, found)
-    for row in found:
-        state.accounts[row.account_id] = Account(row.account_id, row.opened_at)
+    for part in parts(found):
+        for row in part:
+            state.accounts[row.account_id] = Account(row.account_id, row.opened_at)
 
 
 def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> None:
     _check_field_keys("balance", keys, found)
-    for row in found:
-        state.accounts[row.account_id].balances[row.currency] = Balance(row.available, row.hold)
+    for part in parts(found):
+        for row in part:
+            state.accounts[row.account_id].balances[row.currency] = Balance(row.available, row.hold)
     state.balance_count = len(found)
 
 
 def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
-    ids = [row.order_id for row in found]
-    _check_keys("order", keys, [encode((order_id,)) for order_id in ids])
+    ids = [row.order_id for part in parts(found) for row in part]
+    _check_keys("order", keys, [encode((order_id,)) for part in parts(ids) for order_id in part])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
     accounts, products = state.accounts, state.products
-    orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for row in found]
+    orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for part in parts(found) for row in part]
     resting: dict[BookSide, list[Order]] = {}
     collected: list[Order] = []
     stops: dict[str, list[Order]] = {name: [] for name in products}
     queued: dict[str, list[Order]] = {name: [] for name in products}
     expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
-    for order in orders:
-        _index_open(state, order)
-        product = order.product
-        if order.expires_at:
-            expiring[product.product_id][order.expires_at, order.order_id] = order
-        if order.queued:
-            queued[product.product_id].append(order)
-        elif order.status != _ACTIVE:
-            resting.setdefault(product.side(order.side), []).append(order)
-        elif order.stop:
-            stops[product.product_id].append(order)
-        else:
-            collected.append(order)
-    for order in sorted(collected, key=_opened_sequence):
-        resting.setdefault(order.product.collected(order.side), []).append(order)
-        order.product.collection.add(order)
+    for part in parts(orders):
+        for order in part:
+            _index_open(state, order)
+            product = order.product
+            if order.expires_at:
+                expiring[product.product_id][order.expires_at, order.order_id] = order
+            if order.queued:
+                queued[product.product_id].append(order)
+            elif order.status != _ACTIVE:
+                resting.setdefault(product.side(order.side), []).append(order)
+            elif order.stop:
+                stops[product.product_id].append(order)
+            else:
+                collected.append(order)
+    for part in parts(sorted(collected, key=_opened_sequence)):
+        for order in part:
+            resting.setdefault(order.product.collected(order.side), []).append(order)
+            order.product.collection.add(order)
     for side, its_orders in resting.items():
         side.fill(sorted(its_orders, key=_opened_sequence))
     for name, product in products.items():
         product.stops.fill(stops[name])
         for order in sorted(queued[name], key=_queued):
+            turn()
             (product.triggered if order.stop else product.arrivals)[order.order_id] = order
         product.expiring.update(expiring[name])
         if expiring[name]:
@@ -259,17 +273,22 @@ def _index_open(state: State, order: Order) -> None:
 
 
 def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
-    for key, row in zip(keys, found, strict=True):
-        account, number = state.accounts[row.account_id], _done_number(key, row)
-        if account.done and number != account.done_count + 1:
-            raise StateError(f"table done_order: number {account.done_count + 1} of account {row.account_id} is missing")
-        if row.order_id in state.orders:
-            raise StateError(f"table done_order: order {row.order_id} comes twice")
-        account.done_count = number
-        order = order_of_row(row, account, state.products[row.product_id])
-        state.orders.put(order)
-        account.done.append(order)
-        state.done_count += 1
+    for part in parts(list(zip(keys, found, strict=True))):
+        for key, row in part:
+            _load_done(state, key, row)
+
+
+def _load_done(state: State, key: bytes, row: OrderState) -> None:
+    account, number = state.accounts[row.account_id], _done_number(key, row)
+    if account.done and number != account.done_count + 1:
+        raise StateError(f"table done_order: number {account.done_count + 1} of account {row.account_id} is missing")
+    if row.order_id in state.orders:
+        raise StateError(f"table done_order: order {row.order_id} comes twice")
+    account.done_count = number
+    order = order_of_row(row, account, state.products[row.product_id])
+    state.orders.put(order)
+    account.done.append(order)
+    state.done_count += 1
 
 
 def _done_number(key: bytes, order: OrderState) -> int:
@@ -301,6 +320,7 @@ def _memory(state: State, owner: str) -> ReplyCache:
 
 def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
     for account_id, group in groupby(found, _account_id):
+        turn()
         memory = _memory(state, account_id)
         of_account = list(group)
         if len(of_account) > memory.bound:

@@ -92,7 +92,8 @@ cdef class OrdersById:
                 if self._slots[slot].order != NULL:
                     found[count] = self._slots[slot]
                     count += 1
-            qsort(found, count, sizeof(IdSlot), _by_id)
+            with nogil:
+                qsort(found, count, sizeof(IdSlot), _by_id)
             return [<Order>found[slot].order for slot in range(count)]
         finally:
             free(found)
@@ -154,13 +155,8 @@ cdef class OrdersById:
         Py_DECREF(<object>order)
         return 0
 
-    def clear(self):
-        """Empty it in small steps, as `teardown.clear` does: between two calls another thread may have its turn."""
-        while self.clear_some(1_000):
-            pass
-
     def clear_some(self, int most):
-        """Remove some of the orders; whether others are left."""
+        """Remove at most `most` orders; whether others are left. `teardown.clear` calls it, from interpreted code."""
         cdef Py_ssize_t slot = self._room - 1
         while most and slot >= 0:
             if self._slots[slot].order != NULL:

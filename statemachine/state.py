@@ -22,6 +22,7 @@ from statemachine.records import Records
 from statemachine.reply_cache import ReplyCache
 from statemachine.tables import KEPT, ApiKeyRow, CalendarRow, MassCancelRow, ProductRow
 from statemachine.teardown import clear
+from statemachine.turns import turn
 from statemachine.types import OrderStatus, Scope, Side
 from statemachine.writer import Writer
 
@@ -223,6 +224,7 @@ class State:
             product.collection.clear()
             clear(product.expiring, product.triggered, product.arrivals)
         while self.accounts:
+            turn()
             account = self.accounts.popitem()[1]
             while account.oldest is not None:
                 account.unlist_order(account.oldest)
@@ -235,8 +237,7 @@ class State:
             if changes is not None:  # perhaps those of the freeze before, which nobody else has
                 clear(changes.came, changes.left)
             account.changes = account.streams = None
-        clear(self.busy, self.streams, *(records.rows for records in self.records.values()))
-        self.orders.clear()
+        clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
         """Break the reference cycles of orders; see `clear`."""

@@ -8,20 +8,30 @@ goes, in a thread of its own.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from sortedcontainers import SortedList
 
-PIECE = 1_000
+STEP = 1_000
 """Items of a list that go in one step."""
 
 
-def clear(*containers: list[Any] | deque[Any] | dict[Any, Any] | SortedList) -> None:
+class Large(Protocol):
+    """A table of the compiled core, which removes its own entries."""
+
+    def clear_some(self, most: int) -> bool:
+        """Remove at most so many entries; whether others are left."""
+
+
+def clear(*containers: list[Any] | deque[Any] | dict[Any, Any] | SortedList | Large) -> None:
     """Empty these, one after the other."""
     for container in containers:
-        if isinstance(container, list):
+        if hasattr(container, "clear_some"):
+            while container.clear_some(STEP):
+                pass
+        elif isinstance(container, list):
             while container:
-                del container[-PIECE:]
+                del container[-STEP:]
         elif isinstance(container, dict):
             while container:
                 container.popitem()

@@ -5,8 +5,8 @@ continues, and another process writes them. That process also sums the money in 
 created money never becomes a snapshot, and the node stops.
 
 A thread checks a snapshot that the leader sends and builds its state, so the node continues to answer. No step keeps
-the interpreter for long: rows are read in chunks, and the state is built in Python, so the event loop runs after each
-chunk or `SWITCH_INTERVAL`. An old state is freed in chunks (`statemachine.teardown`). At the end the event loop only
+the interpreter for long: rows are read in chunks, and the state is built in parts (`statemachine.turns`), so the event
+loop runs after each of these or `SWITCH_INTERVAL`. An old state is freed in chunks (`statemachine.teardown`). At the end the event loop only
 renames the snapshot and replaces the old engine by the new one.
 """
 

@@ -14,7 +14,7 @@ import statemachine
 from statemachine.commands import Batch
 from statemachine.core import PLAIN
 from statemachine.engine import Engine
-from statemachine.teardown import PIECE, clear
+from statemachine.teardown import STEP, clear
 from tests.property.worlds import busy_command, foundations
 
 LARGE = 20
@@ -22,7 +22,7 @@ LARGE = 20
 
 
 @pytest.mark.parametrize(
-    "container", [list(range(3 * PIECE + 1)), deque(range(9)), dict.fromkeys(range(9))], ids=["list", "deque", "dict"]
+    "container", [list(range(3 * STEP + 1)), deque(range(9)), dict.fromkeys(range(9))], ids=["list", "deque", "dict"]
 )
 def test_a_cleared_container_is_empty(container: list[int] | deque[int] | dict[int, None]) -> None:
     clear(container)
