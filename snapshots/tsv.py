@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ from snapshots.tsv_values import (
 from statemachine.tables import KEYS, REFERENCES, TABLES, Reference
 
 SUFFIX = ".tsv"
+
+TOLD_EVERY = 5_000
+"""Rows between two calls of a progress."""
 
 _TITLE_LINE = re.compile(r"#\s*table\s*=\s*(\S+)\s*")
 _encode = msgspec.msgpack.Encoder().encode
@@ -82,9 +85,18 @@ def title(table: str) -> str:
 # ---------------------------------------------------------------------- writing
 
 
-def write_tables(directory: Path, tables: Mapping[str, Iterable[Row]], schema: Schema = SCHEMA) -> dict[str, int]:
+def write_tables(
+    directory: Path,
+    tables: Mapping[str, Iterable[Row]],
+    schema: Schema = SCHEMA,
+    *,
+    told: Callable[[int], None] = lambda _rows: None,
+) -> dict[str, int]:
     """Write a file a table into `directory`, which is made if it does not exist, readable by its owner only: API keys
     are in it.
+
+    Args:
+        told: called with the rows written so far, every `TOLD_EVERY` rows and at the end of each table.
 
     Returns:
         The number of rows a table.
@@ -96,11 +108,15 @@ def write_tables(directory: Path, tables: Mapping[str, Iterable[Row]], schema: S
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     rows = {name: list(tables[name]) for name in schema.tables}
     lines = TableLines(rows, schema)
+    written = 0
     for name, content in rows.items():
         path = directory / f"{title(name)}{SUFFIX}"
         with open(path, "w", encoding="utf-8", newline="\n", opener=_private) as file:
             file.write(f"# table = {title(name)}\n{lines.header(name)}\n")
-            file.writelines(f"{line}\n" for line in lines.of(name, content))
+            for at in range(0, len(content), TOLD_EVERY):
+                file.writelines(f"{line}\n" for line in lines.of(name, content[at : at + TOLD_EVERY], at + 1))
+                told(written + min(at + TOLD_EVERY, len(content)))
+        written += len(content)
     return {name: len(content) for name, content in rows.items()}
 
 
@@ -132,15 +148,15 @@ class TableLines:
         """The line with the names of the columns."""
         return "\t".join(self._columns[table].names)
 
-    def of(self, table: str, rows: Iterable[Row]) -> Iterator[str]:
-        """A line a row, without its end.
+    def of(self, table: str, rows: Iterable[Row], first: int = 1) -> Iterator[str]:
+        """A line a row, without its end. `first`: the first row's number, for errors.
 
         Raises:
             TsvError: a row names a currency or product that is not there.
         """
         columns = self._columns[table]
         decoder = msgspec.msgpack.Decoder(self._schema.tables[table])
-        for number, (key, row) in enumerate(rows, 1):
+        for number, (key, row) in enumerate(rows, first):
             try:
                 yield columns.line(key, decoder.decode(row))
             except ValueFault as fault:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from node import exit_codes
 from node.cli import levels, members
-from node.cli.output import duration, instant, print_json, show, table, working
+from node.cli.output import duration, instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
@@ -89,7 +89,7 @@ def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seco
     local.start(starting, rejoin=rejoin)
     statuses: Statuses = {}
     if seconds:
-        with working("the nodes start"):
+        with progress("the nodes start"):
             statuses = asyncio.run(local.wait_ready(seconds, chosen))
     leader = leader_of(statuses) or _leader_named(statuses)
     places = {name: {"http": local.layout.http_urls[name], "native": local.layout.addresses[name]} for name in chosen}
@@ -113,7 +113,7 @@ def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
     """Stop the nodes of this machine. A leader transfers its leadership first."""
     local = LocalCluster(target.directory)
     running = [node_id for node_id in (nodes or local.node_ids) if node_id in local.running()]
-    with working("the nodes stop"):
+    with progress("the nodes stop"):
         local.stop(list(nodes) or None)
     if as_json:
         print_json({"stopped": running})
@@ -171,7 +171,7 @@ def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: 
         await session.client.control(ControlAction.TRANSFER_LEADERSHIP, about=successor)
         return before.leader_id, await _next_leader(session, before, seconds)
 
-    with working("leadership moves"):
+    with progress("leadership moves"):
         old, new = run(target, work)
     if as_json:
         print_json({"before": old, "leader": new})
@@ -221,7 +221,7 @@ def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: fl
         ask = _Look(target).ask
     if not node_id:
         raise click.UsageError("Name the NODE, or its node.toml with --config.")
-    with working(f"waiting until {node_id} may stop" if seconds else "asking the nodes"):
+    with progress(f"waiting until {node_id} may stop" if seconds else "asking the nodes"):
         found, statuses = asyncio.run(wait_until_may_stop(ask, node_id, seconds))
     if as_json:
         print_json({"node_id": node_id, **msgspec.structs.asdict(found)})

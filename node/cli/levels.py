@@ -7,9 +7,11 @@ from importlib import metadata
 
 import click
 
-from node.cli.output import print_json, show, table, working
+from node.cli import session
+from node.cli.output import ProgressBar, print_json, progress, show, table
 from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, json_option
+from node.cluster_directory import Access
 from node.deployment.statuses import ask_all
 from node.native.protocol import LevelReport
 
@@ -63,23 +65,25 @@ def _change(target: Target, version: str, *, as_json: bool, check: bool) -> None
     async def work(session: CliSession) -> LevelReport:
         return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
 
-    with working("the members are asked" if check else "the members make their states ready"):
+    members = ", ".join(session.reach(target).addresses)
+    with progress(f"asking {members}" if check else f"waiting for {members} to make their states ready") as shown:
         report = run(target, work)
-    if not check:
-        access = target.access()
-        asyncio.run(_everywhere(report, access.addresses, access.tls(), access.credentials))
+        if not check:
+            asyncio.run(_everywhere(report, session.reach(target), shown))
     _show(report, as_json=as_json, check=check)
     if check and report.problems:
         raise click.exceptions.Exit(1)
 
 
-async def _everywhere(report: LevelReport, *access: object) -> None:
-    """Wait until every member that answers is at the new level."""
+async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar) -> None:
+    """Wait until every member that answers is at the new level, and show which ones are not."""
     end = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
     while asyncio.get_running_loop().time() < end:
-        statuses = await ask_all(*access)  # type: ignore[arg-type]  # addresses, context and credentials
-        if all(status is None or status.level == report.to for status in statuses.values()):
+        statuses = await ask_all(access.addresses, access.tls(), access.credentials)
+        behind = [node_id for node_id, status in statuses.items() if status is not None and status.level != report.to]
+        if not behind:
             return
+        shown.stage(f"waiting for {', '.join(behind)}", len(statuses) - len(behind), len(statuses))
         await asyncio.sleep(POLL)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -83,19 +85,8 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-@contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show on the terminal that work is in progress which may take seconds. Prints nothing if stderr is not a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(f"{what} ..."):
-        yield
-
-
 class ProgressBar:
-    """The progress of a task, shown on the terminal; silent if stderr is not a terminal.
+    """The progress of a task, shown on the terminal; silent without a terminal for it.
 
     Args:
         bar: the bars of `rich`, None to show nothing.
@@ -105,6 +96,7 @@ class ProgressBar:
     def __init__(self, bar: RichProgress | None = None, task: TaskID | None = None) -> None:
         self._bar = bar
         self._task = task
+        self._stage = ""
 
     def step(self, what: str = "", count: float = 1) -> None:
         """Add `count` to the steps done; `what` is done next."""
@@ -116,18 +108,42 @@ class ProgressBar:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
 
+    def stage(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Set the stage of the task, the steps done in it, and all its steps (0: unknown). Each stage has a bar of its
+        own.
+        """
+        if self._bar is None or self._task is None:
+            return
+        if what != self._stage:
+            self._bar.remove_task(self._task)
+            self._task, self._stage = self._bar.add_task(what, total=total or None, completed=done), what
+        self._bar.update(self._task, completed=done, total=total or None)
+
+
+def _is_watched(console: Console) -> bool:
+    """Return whether a person sees stderr: it is a terminal, not that of a CI run, and the command does not print JSON."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("as_json"):
+        return False
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    # rich takes a pipe for a terminal where FORCE_COLOR is set.
+    return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+
 
 @contextlib.contextmanager
-def progress(what: str, total: float | None) -> Iterator[ProgressBar]:
-    """Show a progress bar on stderr for work that may take more than two seconds. `total`: the number of steps, None if
-    it is not known yet.
+def progress(what: str, total: float | None = None) -> Iterator[ProgressBar]:
+    """Show a progress bar on stderr for work that may take more than two seconds, and nothing without a terminal, in CI,
+    or with `--json`. `total`: the number of steps, None if it is not known (yet).
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not _is_watched(console):
         yield ProgressBar()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with RichProgress(*columns, console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    # What the command prints meanwhile stands above the bar. In a file or a pipe it must stay there.
+    to_terminal = sys.stdout.isatty()
+    with RichProgress(*columns, console=console, transient=True, redirect_stdout=to_terminal) as bar:
         yield ProgressBar(bar, bar.add_task(what, total=total))
 
 

@@ -9,7 +9,7 @@ import time
 import click
 from rich.text import Text
 
-from node.cli.output import instant, print_json, show, table, working
+from node.cli.output import instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.target import Target, json_option, place_option
 from node.cluster_directory import ClusterDirectory
@@ -100,7 +100,7 @@ def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_jso
     chosen = _chosen(local.layout, nodes)
     made = renew(local.layout, chosen, datetime.datetime.now(datetime.UTC), datetime.timedelta(days=days))
     running = [node_id for node_id in local.running() if node_id in made]
-    with working("running nodes take them up"):
+    with progress("running nodes take them up"):
         waiting = asyncio.run(_taken_up(local, {node_id: made[node_id] for node_id in running}))
     if as_json:
         taken = [node_id for node_id in running if node_id not in waiting]

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from node.cli.output import print_json, progress, show, table, working
+from node.cli.output import print_json, progress, show, table
 from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
@@ -100,10 +98,11 @@ def export_state(destination: Path, target: Target, node_id: str | None, as_json
     is used.
     """
     config = load(node_config_path(target.directory, node_id))
-    with working(f"{config.node_id}: snapshot and tables"):
-        if is_running(config):
+    running = is_running(config)
+    with progress(f"{config.node_id} takes a snapshot" if running else f"{config.node_id}: its newest snapshot") as shown:
+        if running:
             asyncio.run(snapshot_now(config))
-        manifest, rows = export_tables(config, destination)
+        manifest, rows = export_tables(config, destination, shown.stage)
     if as_json:
         print_json({"node_id": config.node_id, "index": manifest.index, "sequence": manifest.sequence, "rows": rows})
         return
@@ -135,8 +134,8 @@ def import_state(source: Path, target: Target, as_json: bool) -> None:
     anything is written.
     """
     layout = ClusterDirectory(target.directory)
-    with working("the tables are checked and written"):
-        engine = import_tables(source, layout)
+    with progress("the tables are checked and written") as shown:
+        engine = import_tables(source, layout, shown.stage)
     warn_of_keys(engine, layout)
     if as_json:
         print_json({"nodes": layout.node_ids, "sequence": engine.sequence, "hash": engine.full_hash()})
@@ -163,13 +162,10 @@ def replay(target: Target, as_json: bool, ops: Path, trades: Path | None, limit:
     Exit code 1 if they differ from the recorded ones.
     """
     plan = ReplayPlan(ops, trades, limit or 0, run_id, chunk)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("replay")
+    with progress("replay") as shown:
 
         async def work(session: CliSession) -> ReplayReport:
-            return await replay_recording(session.client, plan, lambda done, total: bar.update(task, completed=done, total=total))
+            return await replay_recording(session.client, plan, shown.at)
 
         report = run(target, work)
     if as_json:

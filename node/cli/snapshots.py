@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.output import instant, print_json, progress, show, table, working
+from node.cli.output import instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.records import warn_of_keys
 from node.cli.session import CliSession, run
@@ -84,7 +84,7 @@ def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
     async def work(session: CliSession) -> NodeStatus:
         return await _taken(session, node_id, seconds)
 
-    with working(f"{node_id} takes a snapshot"):
+    with progress(f"{node_id} takes a snapshot"):
         status = run(target, work)
     if as_json:
         print_json({"node_id": node_id, "snapshot_index": status.snapshot_index, "sequence": status.sequence})
@@ -134,8 +134,8 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
         raise DirectoryError(f"{paths[0]}: expected a snapshot, a directory named by its index such as {1:020d}")
     manifests = []
     for path in chosen:
-        with progress(f"{path} is read", None) as shown:
-            manifests.append(backups.verify(path, shown.at))
+        with progress(f"{path} is read") as shown:
+            manifests.append(backups.verify(path, shown.stage))
     if as_json:
         print_json(manifests[0] if len(paths) == 1 else {str(path): each for path, each in zip(chosen, manifests, strict=True)})
         return
@@ -158,8 +158,8 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
 def restore(path: Path, target: Target, as_json: bool) -> None:
     """Give a new cluster, which `quorumbook init` made and which has never run, the state of a SNAPSHOT."""
     layout = ClusterDirectory(target.directory)
-    with working("the snapshot is checked and copied"):
-        manifest, engine = backups.restore(path, layout)
+    with progress("the snapshot is checked and copied") as shown:
+        manifest, engine = backups.restore(path, layout, shown.stage)
     warn_of_keys(engine, layout)
     if as_json:
         print_json(
@@ -184,10 +184,10 @@ def backup(destination: Path, target: Target, node_id: str, newest: bool, second
     """Make a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
     layout = ClusterDirectory(target.directory)
     (name,) = _chosen(layout, node_id)
-    with working(f"{name}: snapshot and copy"):
+    with progress(f"{name}: its newest snapshot" if newest else f"{name} takes a snapshot") as shown:
         if not newest:
             run(target, lambda session: _taken(session, name, seconds))
-        manifest = backups.back_up(backups.snapshots_of(layout.configs[name]), destination)
+        manifest = backups.back_up(backups.snapshots_of(layout.configs[name]), destination, shown.stage)
     path = destination / f"{manifest.index:020d}"
     if as_json:
         print_json(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from node.cli.output import duration, instant, plain, print_json, progress, show, table, working
+from node.cli.output import duration, instant, plain, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.records import node_config_path
 from node.cli.target import Target, deprecated, json_option, place_option
@@ -68,7 +68,7 @@ def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, wit
         for line in lines:
             click.echo(line)
         return
-    with working(f"{destination} is written"):
+    with progress(f"{destination} is written"):
         files.write_lines(destination, lines, 0o600)
     click.echo(f"{destination} is written")
 
@@ -79,7 +79,7 @@ def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, wit
 @json_option
 def import_log(source: Path, destination: Path, as_json: bool) -> None:
     """Write JSON lines back as log segments, into the new directory DIR."""
-    with working(f"{destination} is written"):
+    with progress(f"{destination} is written"):
         entries = logs.write_log(destination, logs.of_file(source))
     if as_json:
         print_json({"entries": entries, "directory": str(destination)})

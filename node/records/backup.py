@@ -43,6 +43,13 @@ from statemachine.engine import Engine
 CHUNK_BYTES = 1024 * 1024
 ATTEMPTS = 5
 
+Progress = Callable[[str, int, int], None]
+"""Takes the stage of the work, the steps done in it, and all its steps (0: unknown)."""
+
+
+def untold(stage: str, done: int = 0, total: int = 0) -> None:
+    """Tell nobody of the progress."""
+
 
 class Listed(msgspec.Struct, frozen=True):
     """A snapshot on disk. `bytes` is the size of all files, and `shared` the size of those that other snapshots share."""
@@ -83,11 +90,11 @@ def is_snapshot(path: Path) -> bool:
     return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
 
 
-def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Manifest:
+def verify(path: Path, progress: Progress = untold) -> Manifest:
     """Check a snapshot as a node does at its start: files, rows, hashes, and the state's invariants. O(everything).
 
     Args:
-        progress: called with the number of rows that were read, and of all rows.
+        progress: called with the rows that were read, and all rows.
 
     Raises:
         SnapshotDamagedError: it is not what was written.
@@ -96,7 +103,8 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Ma
     return _verified(path, progress)[0]
 
 
-def _verified(path: Path, progress: Callable[[int, int], None] | None = None) -> tuple[Manifest, Engine]:
+def _verified(path: Path, progress: Progress) -> tuple[Manifest, Engine]:
+    progress(f"{path}: the files are compared", 0, 0)
     manifest = check_files(path).manifest
     tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
     read, total = 0, sum(manifest.row_counts.values())
@@ -105,10 +113,10 @@ def _verified(path: Path, progress: Callable[[int, int], None] | None = None) ->
         nonlocal read
         tables[name].extend(rows)
         read += len(rows)
-        if progress is not None:
-            progress(read, total)
+        progress(f"{path}: the rows are read", read, total)
 
     read_tables(path, manifest, take)
+    progress(f"{path}: the state is checked", 0, 0)
     return manifest, restored(manifest.abi, tables)
 
 
@@ -118,8 +126,11 @@ def unusable_keys(engine: Engine, layout: ClusterDirectory) -> list[str]:
     return [row.key_id for row in engine.api_keys() if not all(keys.opens(row) for keys in holders)]
 
 
-def back_up(directory: Path, target: Path) -> Manifest:
+def back_up(directory: Path, target: Path, progress: Progress = untold) -> Manifest:
     """Copy the newest snapshot of a node to `target`. The node may run. The copy is checked, and is complete or absent.
+
+    Args:
+        progress: called with the bytes that were copied, and all bytes.
 
     Raises:
         NoSnapshotError: there is none.
@@ -131,7 +142,7 @@ def back_up(directory: Path, target: Path) -> Manifest:
         if not paths:
             break
         with contextlib.suppress(FileNotFoundError), _source(paths[-1]) as source:
-            return _copy(source, SnapshotStore(target, keep=sys.maxsize))
+            return _copy(source, SnapshotStore(target, keep=sys.maxsize), "the snapshot", progress)
     raise NoSnapshotError(f"{directory}: there is no snapshot; take one first")
 
 
@@ -154,20 +165,25 @@ def _source(path: Path) -> Iterator[Source]:
         source.close()
 
 
-def _copy(source: Source, store: SnapshotStore) -> Manifest:
+def _copy(source: Source, store: SnapshotStore, what: str, progress: Progress) -> Manifest:
     sink = store.open_sink()
     try:
         for offset in range(0, source.size, CHUNK_BYTES):
+            progress(f"{what} is copied", offset, source.size)
             sink.write(source.read(offset, CHUNK_BYTES))
+        progress(f"{what} is checked", 0, 0)
     except BaseException:
         sink.abort()
         raise
     return sink.finish()
 
 
-def restore(path: Path, layout: ClusterDirectory) -> tuple[Manifest, Engine]:
+def restore(path: Path, layout: ClusterDirectory, progress: Progress = untold) -> tuple[Manifest, Engine]:
     """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Returns that state. An
     interrupted call may be repeated.
+
+    Args:
+        progress: called with rows while the snapshot is read, and with bytes while a node gets it.
 
     Raises:
         DirectoryError: a node of the cluster has no directory here.
@@ -185,9 +201,9 @@ def restore(path: Path, layout: ClusterDirectory) -> tuple[Manifest, Engine]:
         for config in layout.configs.values():
             _check_unused(config)
             running.callback(PidFile.acquire(config.data_path / PID_FILE).release)
-        manifest, engine = _verified(path)
+        manifest, engine = _verified(path, progress)
         for config in layout.configs.values():
-            _restore_node(path, config)
+            _restore_node(path, config, progress)
     return manifest, engine
 
 
@@ -202,14 +218,14 @@ def _check_unused(config: NodeConfig) -> None:
         )
 
 
-def _restore_node(path: Path, config: NodeConfig) -> None:
+def _restore_node(path: Path, config: NodeConfig, progress: Progress) -> None:
     """Write the snapshot without the old membership, then term and commit index. Without the latter, a start would take
     the disk for a lost one.
     """
     directory = snapshots_of(config)
     store = SnapshotStore(directory, keep=1)
     with _source(path) as source:
-        manifest = _copy(source, store)
+        manifest = _copy(source, store, f"{config.node_id}: the snapshot", progress)
     mark = mark_of(manifest)
     fields = SnapshotFields(
         manifest.index,

@@ -17,6 +17,7 @@ from node.errors import DirectoryError
 from node.native.connection import NativeConnection
 from node.native.protocol import ControlAction, StatusQuery
 from node.records import backup
+from node.records.backup import Progress, untold
 from node.system import software
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.errors import SnapshotError
@@ -30,11 +31,12 @@ from snapshots.tsv import read_tables, write_tables
 from statemachine.engine import Engine
 
 POLL = 0.05
+TABLES_WRITTEN = "the tables are written"
 IMPORT_INDEX = 2
 """Log index of imported state. Raft begins its log with the entry before."""
 
 
-def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
+def newest_state(config: NodeConfig, progress: Progress = untold) -> tuple[Manifest, Engine]:
     """Return the state in a node's newest snapshot. The node may be running.
 
     Raises:
@@ -42,7 +44,8 @@ def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
         SnapshotError, StateError: it cannot be trusted.
     """
     with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
-        manifest = backup.back_up(backup.snapshots_of(config), Path(place))
+        manifest = backup.back_up(backup.snapshots_of(config), Path(place), progress)
+        progress("the snapshot is read", 0, 0)
         store = SnapshotStore(Path(place), accepts=ACCEPTED)
         return manifest, restored(manifest.abi, store.load(manifest))
 
@@ -72,8 +75,11 @@ async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
         await connection.close()
 
 
-def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str, int]]:
+def export_tables(config: NodeConfig, target: Path, progress: Progress = untold) -> tuple[Manifest, dict[str, int]]:
     """Write a node's newest snapshot as TSV files. Returns the snapshot's manifest and the number of rows by table.
+
+    Args:
+        progress: called with bytes while the snapshot is copied, and with rows while the files are written.
 
     Raises:
         DirectoryError: the target holds something.
@@ -81,21 +87,28 @@ def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str,
     """
     if target.exists() and any(target.iterdir()):
         raise DirectoryError(f"{target} is not empty; name another directory")
-    manifest, engine = newest_state(config)
-    return manifest, write_tables(target, present_tables(engine))
+    manifest, engine = newest_state(config, progress)
+    total = sum(manifest.row_counts.values())
+    progress(TABLES_WRITTEN, 0, total)
+    return manifest, write_tables(target, present_tables(engine), told=lambda rows: progress(TABLES_WRITTEN, rows, total))
 
 
-def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
+def import_tables(source: Path, layout: ClusterDirectory, progress: Progress = untold) -> Engine:
     """Give all nodes of a new cluster the state in TSV files. Everything is checked before anything is written.
+
+    Args:
+        progress: called at each stage, and as `backup.restore` does.
 
     Raises:
         TsvError, StateError: the files are not a whole state.
         DirectoryError, DataDirectoryError, NodeRunningError: as `backup.restore`: the cluster is not a new one.
         SnapshotError, OSError: a snapshot could not be written.
     """
+    progress("the tables are read", 0, 0)
     engine = Engine.restore(read_tables(source))
     with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
-        backup.restore(_written(Path(place), engine), layout)
+        progress("a snapshot of them is written", 0, 0)
+        backup.restore(_written(Path(place), engine), layout, progress)
     return engine
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,14 @@ from node.keys.credentials import Credentials
 from tests.unit.node.cli.fakes import FakeClient
 
 Run = Callable[..., Result]
+Watched = Callable[..., str]
+
+
+class FakeTerminal(io.StringIO):
+    """A terminal that keeps everything it was sent."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -37,6 +47,26 @@ def run(tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> 
         assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
         assert "Traceback" not in result.output
         return result
+
+    return invoke
+
+
+@pytest.fixture
+def watched(run: Run, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Run a command line whose stderr is a terminal; what that was sent. Its exit code must be `code`."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("CI", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def invoke(*arguments: str, code: int = 0) -> str:
+        terminal = FakeTerminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal)
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+        assert (ended.value.code or 0) == code, terminal.getvalue()
+        return terminal.getvalue()
 
     return invoke
 
