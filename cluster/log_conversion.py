@@ -15,6 +15,9 @@ from cluster.hardstate import HardState
 from cluster.log import DurableLog, command_of
 from cluster.ports import Disk, LogEntry
 
+COUNTED_EVERY = 1_000
+"""Log entries between two calls of a progress."""
+
 Convert = Callable[[bytes], bytes]
 """Converts a command's bytes from the old schema to the other one."""
 
@@ -27,15 +30,32 @@ def convert_entry(entry: LogEntry, convert: Convert) -> LogEntry:
     return entry._replace(payload=entry.payload[:1] + convert(command))
 
 
-def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_abi: str, convert: Convert) -> list[LogEntry]:
+def convert_log(
+    source: Disk,
+    target: Disk,
+    *,
+    node_id: str,
+    from_abi: str,
+    to_abi: str,
+    convert: Convert,
+    counted: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[LogEntry]:
     """Write the whole log of `source` to `target`, which is empty. It is durable on return. Returns the entries as
     written.
+
+    Args:
+        counted: called now and then with the entries that were converted, and all of them.
 
     Raises:
         LogDamagedError: the log cannot be trusted. LogAbiError: the log is not of `from_abi`.
     """
     old = DurableLog(source, node_id=node_id, abi=from_abi)
-    entries = [convert_entry(entry, convert) for entry in old.load()]
+    loaded = old.load()
+    entries = []
+    for number, entry in enumerate(loaded, 1):
+        entries.append(convert_entry(entry, convert))
+        if number % COUNTED_EVERY == 0:
+            counted(number, len(loaded))
     new = DurableLog(target, node_id=node_id, abi=to_abi)
     for entry in entries:
         new.append(entry)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from node.cli.output import instant, print_json, show, table
+from node.cli.output import instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.target import Target, cluster_option, json_option
 from node.config.settings import NodeConfig
@@ -115,13 +115,13 @@ def _standing(config: NodeConfig, sequence: int | None) -> Standing:
 
     found = HistoryReader(config)
     try:
-        progress = found.progress()
-        gaps = found.gaps() if progress.log_index else []
+        place = found.progress()
+        gaps = found.gaps() if place.log_index else []
     finally:
         found.close()
-    behind = -1 if sequence is None else max(0, sequence - progress.sequence)
+    behind = -1 if sequence is None else max(0, sequence - place.sequence)
     missing = [msgspec.structs.asdict(gap) for gap in gaps]
-    return Standing(config.node_id, found.place, progress.log_index, progress.sequence, progress.time, behind, missing)
+    return Standing(config.node_id, found.place, place.log_index, place.sequence, place.time, behind, missing)
 
 
 @history.command()
@@ -135,8 +135,8 @@ def archive(path: Path, before: datetime.datetime, as_json: bool) -> None:
     from node.config.file import load
     from node.history.partitions import archive_days
 
-    with _database():
-        moved = archive_days(load(path), before.date())
+    with _database(), progress("old days are looked for") as shown:
+        moved = archive_days(load(path), before.date(), shown.stage)
     if as_json:
         print_json(moved)
         return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import click
 
-from node.cli.output import print_json, show, table
+from node.cli.output import ProgressBar, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.target import CLUSTER_VARIABLE, default_place, deprecated, json_option
 from node.config.settings import NodeConfig
@@ -140,7 +140,8 @@ def migrate(
     if finalize:
         _finalize(places(directory))
         return
-    rehearsals = [rehearse(place, target, progress=_progress(as_json)) for place in places(directory)]
+    with progress("rehearsal") as shown:
+        rehearsals = [_rehearsed(place, target, shown, quiet=as_json) for place in places(directory)]
     if as_json:
         print_json([_as_json(each, with_diff) for each in rehearsals])
         return
@@ -158,8 +159,18 @@ def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
     return directory or default_place()
 
 
-def _progress(quiet: bool) -> Callable[[str], None]:
-    return (lambda _line: None) if quiet else (lambda line: click.echo(line, err=True))
+def _rehearsed(place: Place, target: str | None, shown: ProgressBar, *, quiet: bool) -> Rehearsal:
+    """Rehearse on a copy of a node's data. Each stage is a line on stderr, unless `quiet`, and has a bar."""
+    stage = ""
+
+    def begins(line: str) -> None:
+        nonlocal stage
+        stage = f"{_name(place)}: {line}"
+        shown.stage(stage)
+        if not quiet:
+            click.echo(line, err=True)
+
+    return rehearse(place, target, progress=begins, counted=lambda done, total: shown.stage(stage, done, total))
 
 
 @migrate.command()
@@ -355,6 +366,7 @@ def rollback(
             click.echo(f"{name}: {text}")
 
     with contextlib.ExitStack() as stack:
+        shown = stack.enter_context(progress("the way back is looked for"))
         found = places(directory)
         for place in found:
             stack.callback(PidFile.acquire(place.data / PID_FILE).release)
@@ -364,12 +376,13 @@ def rollback(
             if data not in ways:
                 report(name, "already has the former ABI", back=True)
         if out is not None:
-            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets, report)
+            exported = [(place, ways[place.data]) for place in found if place.data in ways]
+            _export_all(exported, out, report, shown, secrets=not without_secrets)
         if not without_history:
-            _cut_histories(
-                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None], report
-            )
-        for data, way in ways.items():
+            cut = [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None]
+            _cut_histories(cut, report, shown)
+        for number, (data, way) in enumerate(ways.items()):
+            shown.stage(f"{names[data]}: the former data takes its place again", number, len(ways))
             switch.go_back(data, way.record)
             text = f"back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}"
             report(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
@@ -377,7 +390,7 @@ def rollback(
         print_json(done)
 
 
-def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report) -> None:
+def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report, shown: ProgressBar) -> None:
     """Cut histories back before any data goes back, because the earlier version must continue from an earlier place.
 
     Raises:
@@ -390,7 +403,8 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report) -> No
 
     from node.history.cutting import go_back
 
-    for config, way in kept:
+    for number, (config, way) in enumerate(kept):
+        shown.stage(f"{config.node_id}: the market database is cut back", number, len(kept))
         try:
             done = go_back(config, way.record)
         except SQLAlchemyError as error:
@@ -406,14 +420,15 @@ def _name(place: Place) -> str:
     return place.node_id or str(place.data)
 
 
-def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, report: Report) -> None:
+def _export_all(ways: list[tuple[Place, WayBack]], out: Path, report: Report, shown: ProgressBar, *, secrets: bool) -> None:
     """Export from the nodes; one that has everything is enough.
 
     Raises:
         DataDirectoryError: none has.
     """
     gaps: list[DataDirectoryError] = []
-    for place, way in ways:
+    for number, (place, way) in enumerate(ways):
+        shown.stage(f"{_name(place)}: the undone commands are exported", number, len(ways))
         try:
             path, count = _export(place, way, out, secrets)
             text = f"{count:,} commands applied since the migration are in {path}"

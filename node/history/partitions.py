@@ -15,7 +15,7 @@ import datetime
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,15 @@ class Partition(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
+def archive_days(
+    config: NodeConfig,
+    before: datetime.date,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+) -> list[Partition]:
     """Move all days before `before` (UTC) to files. Returns the new files; none if no such day is left.
+
+    Args:
+        progress: called before each day, with what moves, the days of the table that have moved, and all of them.
 
     Raises:
         HistoryError: there is no database, another process does it, `before` is too late, or pyarrow is not installed.
@@ -84,8 +91,10 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
         with alone(config.history_path):
             for table, time, further in _moved():
                 with engine.connect() as connection:
-                    days = _days(connection, table, time, further, end)
-                made += [_move(engine, config.history_path, table, _of_day(time, further, day), day) for day in days]
+                    days = list(_days(connection, table, time, further, end))
+                for number, day in enumerate(days):
+                    progress(f"the days of the table {table.name} move", number, len(days))
+                    made.append(_move(engine, config.history_path, table, _of_day(time, further, day), day))
         return made
     finally:
         engine.dispose()

@@ -33,7 +33,7 @@ from snapshots.levels.states import empty
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.migration.chain import Step
 from snapshots.migration.report import MigrationReport
-from snapshots.migration.run import LogMigration, Rows, StateMigration
+from snapshots.migration.run import COUNTED_EVERY, Counted, LogMigration, Rows, StateMigration, uncounted
 from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
@@ -75,16 +75,28 @@ class Builder:
     Args:
         out: where; is made, must not exist.
         steps: at least one.
+        progress: called with each stage that begins, and what an executable prints.
+        counted: called now and then with the steps done in a stage, and all its steps: rows, log entries.
     """
 
-    def __init__(self, found: Found, out: Path, steps: list[Step], releases: Releases, node_id: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        found: Found,
+        out: Path,
+        steps: list[Step],
+        releases: Releases,
+        node_id: str,
+        progress: Progress,
+        counted: Counted = uncounted,
+    ) -> None:
         self._found = found
         self._out = out
         self._current = releases.schema(BROUGHT_TO.abi)
         self._from, self._to = steps[0].source.abi, steps[-1].target.abi
         self._node_id = node_id
         self._progress = progress
-        self._state = StateMigration(steps, progress)
+        self._counted = counted
+        self._state = StateMigration(steps, progress, counted)
         self._log = LogMigration(steps, self._current)
         self._steps = steps
         self.engine: Engine | None = None
@@ -189,6 +201,7 @@ class Builder:
             from_abi=self._from,
             to_abi=self._to,
             convert=self._log.convert,
+            counted=self._counted,
         )
 
     def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
@@ -201,7 +214,9 @@ class Builder:
         assert engine is not None
         self.engine = engine
         commands = rejected = 0
-        for entry in entries:
+        for number, entry in enumerate(entries):
+            if number % COUNTED_EVERY == 0:
+                self._counted(number, len(entries))
             payload = command_of(entry) if entry.index > index else None
             if payload is not None:
                 outcomes = engine.apply_entry(payload).outcomes

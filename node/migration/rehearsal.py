@@ -19,6 +19,7 @@ from node.migration.start import SCRIPTS
 from node.system import software
 from snapshots.levels.level import ACCEPTED, BROUGHT_TO
 from snapshots.migration.chain import Chains
+from snapshots.migration.run import Counted, uncounted
 from snapshots.migration.scripts import tsv_schema
 
 
@@ -70,9 +71,17 @@ class Rehearsal:
 
 
 def rehearse(
-    place: Place, target: str | None = None, *, known: Chains | None = None, progress: Progress = lambda _line: None
+    place: Place,
+    target: str | None = None,
+    *,
+    known: Chains | None = None,
+    progress: Progress = lambda _line: None,
+    counted: Counted = uncounted,
 ) -> Rehearsal:
     """Run all steps of a start on a copy in a temporary directory, or those to another ABI.
+
+    Args:
+        progress, counted: see `Builder`.
 
     Raises:
         UnknownAbiError, MigrationError: the migration would fail, for this reason.
@@ -89,5 +98,5 @@ def rehearse(
     if not steps:
         return Rehearsal(place, found, wanted, None, known)
     with tempfile.TemporaryDirectory(prefix="quorumbook-rehearsal-") as name:
-        built = Builder(found, Path(name) / "data", steps, known.releases, place.node_id, progress).build()
+        built = Builder(found, Path(name) / "data", steps, known.releases, place.node_id, progress, counted).build()
     return Rehearsal(place, found, wanted, built, known)

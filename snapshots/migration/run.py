@@ -24,7 +24,18 @@ from snapshots.migration.report import MigrationReport, StepReport, TableCount
 from statemachine.engine import Engine
 
 Rows = dict[str, list[Row]]
+Counted = Callable[[int, int], None]
+"""Takes the number of steps done in the present stage, and of all its steps."""
+
+COUNTED_EVERY = 1_000
+"""Rows between two calls of `Counted`."""
+
+
 _FACT_TABLES = ("currency", "balance", "order")
+
+
+def uncounted(done: int, total: int) -> None:
+    """Tell nobody of the steps."""
 
 
 class PlainTables(Tables):
@@ -59,15 +70,19 @@ class StateMigration:
 
     Args:
         progress: called with the name of each step that begins.
+        counted: called now and then with the rows that a step has converted, and all rows.
 
     Attributes:
         report: the report so far. engine: has the state once `run` has ended in the schema of a level.
     """
 
-    def __init__(self, steps: list[Step], progress: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self, steps: list[Step], progress: Callable[[str], None] = lambda _line: None, counted: Counted = uncounted
+    ) -> None:
         assert steps
         self._steps = steps
         self._progress = progress
+        self._counted = counted
         self.report = MigrationReport(steps[0].source.abi, steps[-1].target.abi, [], [])
         self.engine: Engine | None = None
 
@@ -80,7 +95,7 @@ class StateMigration:
         """
         for step in self._steps:
             started = time.monotonic()
-            rows, report = _StepRun(step, rows).run(self._progress)
+            rows, report = _StepRun(step, rows, self._counted).run(self._progress)
             report.seconds = time.monotonic() - started
             self.report.steps.append(report)
         target = self._steps[-1].target
@@ -100,9 +115,12 @@ class StateMigration:
 class _StepRun:
     """One step."""
 
-    def __init__(self, step: Step, rows: Rows) -> None:
+    def __init__(self, step: Step, rows: Rows, counted: Counted) -> None:
         self._step = step
         self._rows = rows
+        self._counted = counted
+        self._total = sum(map(len, rows.values()))
+        self._done = 0
         self._converter = Converter(step.source, step.target, step.migration)
         self._dropped_orders: set[int] = set()
         changes = [f"{change.place}: {change.text}" for change in difference(step.source, step.target)]
@@ -160,6 +178,8 @@ class _StepRun:
             else:
                 converted, reasons = self._convert(table.name, name)
             rows[name].extend(converted)
+            self._done += len(found)
+            self._counted(self._done, self._total)
             self._count(table.name, name, len(found), len(converted), reasons)
         self._count_added(rows)
         return rows
@@ -173,7 +193,9 @@ class _StepRun:
     def _convert(self, table: str, name: str) -> tuple[list[Row], dict[str, int]]:
         converted: list[Row] = []
         reasons: dict[str, int] = {}
-        for row in self._rows[table]:
+        for number, row in enumerate(self._rows[table]):
+            if number % COUNTED_EVERY == 0:
+                self._counted(self._done + number, self._total)
             values = read_row(self._converter.source, table, row)
             try:
                 done = self._converter.row(table, values)

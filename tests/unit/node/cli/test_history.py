@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from node.config.settings import NodeConfig
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.statuses import Statuses
-from tests.unit.node.cli.conftest import Run
+from node.history import partitions
+from node.history.partitions import Partition
+from tests.unit.node.cli.conftest import Run, Watched
 
 
 @pytest.fixture
@@ -54,6 +59,17 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line(run: Run, cluster: P
     assert refused.output.startswith("Error: the history's database cannot be used: ")
     assert "file is not a database" in refused.output
     assert len(refused.output.splitlines()) == 1
+
+
+def test_days_that_move_have_a_bar(watched: Watched, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moving(_config: NodeConfig, _before: datetime.date, progress: Callable[[str, int, int], None]) -> list[Partition]:
+        progress("the days of the table trades move", 1, 4)
+        return []
+
+    monkeypatch.setattr(partitions, "archive_days", moving)
+    shown = watched("history", "archive", "--config", str(cluster / "n1" / "node.toml"), "--before", "2026-01-03")
+    assert "the days of the table trades move" in shown
+    assert "25%" in shown
 
 
 def test_the_others_are_shown_when_one_database_cannot_be_read(run: Run, cluster: Path) -> None:

@@ -28,7 +28,7 @@ from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
 from snapshots.levels.level import BROUGHT_TO
 from snapshots.migration import chain
-from tests.unit.node.cli.conftest import Run
+from tests.unit.node.cli.conftest import Run, Watched
 from tests.unit.node.history.logs import rows_of
 from tests.unit.node.migrating import entries_of, write_former
 from tests.unit.snapshots.states import encoded, foundations, trading
@@ -107,6 +107,32 @@ def test_a_rehearsal_is_readable_and_complete(run: Run, data: Path, run_json: Ca
     shutil.rmtree(data / LOG)
     shutil.rmtree(data / "snapshots")
     assert "nothing to migrate, no data" in run("migrate", "--check", "--from", "cluster").stdout
+
+
+def test_the_stages_of_a_rehearsal_have_bars(watched: Watched, data: Path) -> None:
+    shown = watched("migrate", "--check", "--cluster", "cluster")
+    stages = (
+        "reading the snapshot",
+        "automatic: ",
+        "module: ",
+        "checking the result",
+        "writing the snapshot",
+        "converting the log",
+    )
+    for stage in stages:
+        assert f"n1: {stage}" in shown, stage
+
+
+def test_the_stages_of_a_rollback_have_bars_and_its_output_stays_on_stdout(
+    watched: Watched, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrated(data)
+    shown = watched("rollback", "--cluster", "cluster", "--export", "since")
+    told = capsys.readouterr().out
+    assert "n1: the undone commands are exported" in shown
+    assert "n1: the former data takes its place again" in shown
+    assert f"n1: back at ABI {ONE.abi}" in told
+    assert "back at ABI" not in shown
 
 
 def test_a_rehearsal_that_fails_is_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
