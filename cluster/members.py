@@ -182,11 +182,11 @@ class Members:
             raise ChangeRefusedError(
                 ChangeError.OWN_REMOVAL, f"{change.node_id} leads and does not remove itself: hand leadership over first"
             )
-        if not after.have_majority({*self._peers.connected.difference(self._peers.recovering), self._settings.node_id}):
+        if not after.have_majority({*self._peers.acknowledging, self._settings.node_id}):
             raise ChangeRefusedError(
                 ChangeError.NO_MAJORITY,
-                f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected and have their disks, "
-                "so that it can be committed",
+                f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected, have answered "
+                "this leader and have their disks, so that it can be committed",
             )
         return after
 

@@ -57,9 +57,10 @@ class Progress:
     Attributes:
         votes: whether it is a voter. A learner's acknowledgements do not count. match_index: up to where its log is
         known to be equal and durable; 0 while it is recovering. next_index: the next entry to send. Invariant: 0 <=
-        match_index < next_index. answered_at: when it last answered this leader. recovery_index: the peer has lost its
-        disk, and votes again when its log reaches this entry, which a majority of others committed; 0 for a peer that
-        has not. Invariant: a recovering peer has match_index 0. round: for a learner, the end of the log when it began
+        match_index < next_index. answered_at: when it last answered this leader. answered: whether it has answered this
+        leader on this connection; before that, nobody knows whether it has its disk. recovery_index: the peer has lost
+        its disk, and votes again when its log reaches this entry, which a majority of others committed; 0 for a peer
+        that has not. Invariant: a recovering peer has match_index 0. round: for a learner, the end of the log when it began
         to copy it, and the time of that. sending, delivered: the snapshot that is being sent to it, and the last one
         that it received completely.
     """
@@ -69,6 +70,7 @@ class Progress:
     next_index: int
     match_index: int = 0
     answered_at: float = -1e9
+    answered: bool = False
     recovery_index: int = 0
     round: tuple[int, float] | None = None
     sending: Sending | None = None
@@ -89,7 +91,7 @@ class Progress:
     def begin(self, next_index: int, now: float) -> None:
         """Reset the record, because this node became leader or the peer is new."""
         self.match_index, self.next_index, self.answered_at = 0, next_index, now
-        self.recovery_index, self.round = 0, None
+        self.answered, self.recovery_index, self.round = False, 0, None
 
     def reconnected(self, last_index: int) -> None:
         """Record that messages in flight are lost. A peer that has acknowledged nothing is probed, as by a new leader."""
@@ -97,7 +99,7 @@ class Progress:
 
     def disconnected(self) -> None:
         """Record a broken connection: the peer may lose its disk, and what it received, before it reconnects."""
-        self.recovery_index = 0
+        self.answered, self.recovery_index = False, 0
         self.delivered = None
         self.stop_sending()
 
@@ -160,9 +162,9 @@ class Peers:
         return self._by_id[node_id]
 
     @property
-    def recovering(self) -> set[str]:
-        """Those that have lost their disks."""
-        return {peer.node_id for peer in self if peer.recovering}
+    def acknowledging(self) -> set[str]:
+        """Those that are connected, and whose answer on this connection says that they have their disks."""
+        return {peer.node_id for peer in self if peer.answered and not peer.recovering} & self.connected
 
     def set_members(self, voters: Iterable[str], others: Iterable[str], last_index: int) -> None:
         """Set the other members. The records of those that stay are kept."""

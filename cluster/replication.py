@@ -146,7 +146,7 @@ class Replication:
 
     def replied(self, peer: Progress, message: m.AppendReply) -> bool:
         """Handle an answer of this term. Returns whether there is work now."""
-        peer.answered_at = self._clock()
+        peer.answered_at, peer.answered = self._clock(), True
         self._clocks.heard(peer.node_id, message.clock)
         if message.from_future:
             self._clocks.refused_by(peer.node_id, message.next_index)

@@ -112,6 +112,26 @@ class TestLeader:
         node.change(RemoveMember("n2"))
         assert errors(node) == [ChangeError.NO_MAJORITY]
 
+    def test_who_has_not_answered_since_it_connected_does_not_count_for_that(self) -> None:
+        """It may have lost its disk while it was away; two voters one of which has no disk would commit nothing more."""
+        node = leader()
+        node.guard.on_disconnected("n3")
+        node.guard.on_connected("n3")
+        node.change(RemoveMember("n2"))
+        assert errors(node) == [ChangeError.NO_MAJORITY]
+        reply(node, "n3")
+        node.change(RemoveMember("n2"))
+        reply(node, "n3")
+        node.raft.tick()
+        assert errors(node) == [ChangeError.NO_MAJORITY, None]
+
+    def test_who_has_not_answered_a_new_leader_does_not_count_for_that(self) -> None:
+        node = Node()
+        node.elect()
+        node.acknowledge("n2")
+        node.change(RemoveMember("n2"))
+        assert errors(node) == [ChangeError.NO_MAJORITY]
+
     def test_a_learner_that_has_everything_commits_nothing(self) -> None:
         node = leader()
         node.guard.on_connected("n4")

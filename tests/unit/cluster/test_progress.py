@@ -52,11 +52,26 @@ def test_an_acknowledgement_is_news_once_and_takes_nothing_back() -> None:
 def test_a_peer_that_recovers_is_counted_for_nothing() -> None:
     known = peers(n2=40, n3=10)
     known["n2"].recovers(60)
-    assert (known["n2"].match_index, known.recovering, known.committed_index(50)) == (0, {"n2"}, 10)
+    assert (known["n2"].match_index, known["n2"].recovering, known.committed_index(50)) == (0, True, 10)
     with pytest.raises(AssertionError, match="while it is recovering"):
         known["n2"].acknowledged(61)
     known["n2"].disconnected()
     assert not known["n2"].recovering
+
+
+def test_a_peer_has_its_disk_as_far_as_its_answer_on_this_connection_says_so() -> None:
+    known = peers(n2=40, n3=10)
+    known.connected |= {"n2", "n3"}
+    assert known.acknowledging == set(), "neither has answered"
+    known["n2"].answered = known["n3"].answered = True
+    assert known.acknowledging == {"n2", "n3"}
+    known["n2"].recovers(60)
+    assert known.acknowledging == {"n3"}
+    known["n3"].disconnected()
+    assert known.acknowledging == set()
+    known["n3"].answered = True
+    known.begin_term(100)
+    assert known.acknowledging == set(), "a new leader has heard nobody yet"
 
 
 @pytest.mark.parametrize(("match", "following"), [(5, 5), (7, 6), (3, 12)])
