@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from cluster import raft as raft_module
+from cluster import captures
 from cluster.members import Members
 from cluster.membership import MembershipHistory
 from cluster.ports import LogEntry, SnapshotMark
@@ -77,7 +77,7 @@ def not_in_snapshots(patch: Patch) -> None:
     def mark(last: LogEntry, previous: LogEntry, _members: object) -> SnapshotMark:
         return SnapshotMark(last, previous)
 
-    patch.setattr(raft_module, "SnapshotMark", mark)
+    patch.setattr(captures, "SnapshotMark", mark)
 
 
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
