@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, traders
 from loadtest.scenario import Plan, Scenario
+from node.keys.credentials import Credentials
+from node.keys.issue import generate
 from node.native.products import put_again
 from node.native.protocol import OrdersQuery, ProductsQuery
-from statemachine.commands import PlaceOrder
-from statemachine.events import OrderState, Placed
-from statemachine.types import OrderType, ProductStatus, Side
+from statemachine.commands import AnyCommand, Grant, PlaceOrder, PutApiKey, PutUser, SetAccess
+from statemachine.events import OrderState, Placed, Rejected
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, Permission, ProductStatus, Role, Scope, Side
 from tests.real_cluster import end
 
 SECONDS = 60.0
@@ -31,6 +34,10 @@ SEED = 5
 PRODUCT = "BTC-USD"
 QUIET = "AAPL-USD"
 """What nobody trades but the tests."""
+ALL = sum(Permission)
+"""The permissions of a key that may do all that its user's roles allow."""
+CONSENT_NS = 600 * 10**9
+"""How long a command waits for consent."""
 
 Answer = TypeVar("Answer")
 
@@ -88,6 +95,36 @@ class Stage:
             await operator.submit([put_again(row, f"browser:{product_id}:{row.product_sequence}", status=status)])
         finally:
             await operator.close()
+
+    @contextlib.contextmanager
+    def four_eyes(self) -> Iterator[tuple[Credentials, Credentials]]:
+        """The keys of two market operators, Olga and Oscar. Meanwhile what one does to a product waits for the consent of
+        the other, and the operator's key is switched off.
+        """
+        ada, olga, oscar = (generate(f"browser-{name}") for name in ("ada", "olga", "oscar"))
+        operator = Role.MARKET_OPERATOR
+        users = [(ada, "ada", Role.ADMINISTRATOR), (olga, "olga", operator), (oscar, "oscar", operator)]
+        commands: list[AnyCommand] = []
+        for key, name, role in users:
+            commands.append(PutUser(OPERATOR, f"browser:user:{name}", name, [Grant(role, Scope.VENUE)]))
+            commands.append(
+                PutApiKey(OPERATOR, f"browser:key:{name}", key.key_id, OPERATOR, key.secret, key.passphrase, ALL, user_id=name)
+            )
+        settings = SetAccess(OPERATOR, "browser:consent", True, Permission.MARKET, CONSENT_NS)
+        self.run(self._submit([*commands, settings], None))
+        try:
+            yield olga, oscar
+        finally:
+            self.run(self._submit([SetAccess(OPERATOR, "browser:no-consent", False)], ada))
+
+    async def _submit(self, commands: list[AnyCommand], key: Credentials | None) -> None:
+        """Send commands of the operator, with the operator's key unless another one is given."""
+        client = self.scenario.access.client(key)
+        try:
+            outcomes = await client.submit(commands)
+        finally:
+            await client.close()
+        assert not any(isinstance(outcome, Rejected) for outcome in outcomes), outcomes
 
     def sell(self, product_id: str, price: int, size: int) -> None:
         """Another trader sells, in smallest units."""

@@ -160,6 +160,58 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer
         expect(other.page.locator(".controls-panel .none")).to_be_visible()
 
 
+def test_a_command_waits_until_another_user_consents(viewer: Viewer, stage: Stage, browser: Browser) -> None:
+    """Olga halts a product, and Oscar approves it. She wants to resume it, which he rejects, and takes another one back."""
+    viewer.allowed.append(REFUSED)
+    with stage.four_eyes() as (olga, oscar), viewing(browser, list(stage.urls.values())) as other:
+        for opened, key in ((viewer, olga), (other, oscar)):
+            opened.open(first_url(stage), "cluster")
+            opened.use_key(key)
+        page = viewer.page
+        panel, row = page.locator(".access-panel"), page.locator("tr[data-proposal]")
+        trading = page.get_by_role("group", name="Trading")
+        option = trading.get_by_label("Product").locator(f"option[value={QUIET}]")
+        theirs = other.page.locator("tr[data-proposal]")
+        expect(panel).to_contain_text("No command waits for consent")
+        expect(panel.get_by_role("table", name="Users")).to_contain_text("market operator of the venue")
+
+        def propose(action: str) -> None:
+            trading.get_by_label("Product").select_option(QUIET)
+            trading.get_by_role("button", name=action, exact=True).click()
+            page.locator("dialog").get_by_role("button", name=f"{action} {QUIET}").click()
+            waits = "Nothing is changed yet: the command waits for another user's consent"
+            expect(page.locator(".operator-panel .outcome")).to_contain_text(waits)
+            expect(row).to_have_count(1)
+            expect(theirs).to_have_count(1)
+
+        def decide(who: Page, action: str) -> None:
+            who.locator("tr[data-proposal]").get_by_role("button", name=action).click()
+            who.locator("dialog").get_by_role("button", name=f"{action} proposal").click()
+
+        expect(option).to_have_text(f"{QUIET} (online)")
+        propose("Halt")
+        expect(theirs).to_contain_text("Put Product")
+        expect(theirs).to_contain_text("olga")
+        expect(option).to_have_text(f"{QUIET} (online)")
+        decide(page, "Approve")
+        expect(page.locator("dialog [role=alert]")).to_contain_text("the proposer may only withdraw", ignore_case=True)
+        page.keyboard.press("Escape")
+        decide(other.page, "Approve")
+        expect(option).to_have_text(f"{QUIET} (offline)")
+        expect(row).to_have_count(0)
+        propose("Resume")
+        decide(other.page, "Reject")
+        expect(row).to_have_count(0)
+        propose("Cancel only")
+        decide(page, "Withdraw")
+        expect(theirs).to_have_count(0)
+        expect(option).to_have_text(f"{QUIET} (offline)")
+        propose("Resume")
+        decide(other.page, "Approve")
+        expect(option).to_have_text(f"{QUIET} (online)")
+        assert viewer.violations() == []
+
+
 def test_orders_with_options_have_words_of_their_own(viewer: Viewer, stage: Stage) -> None:
     page = viewer.page
     viewer.open(first_url(stage), f"market/{QUIET}")
