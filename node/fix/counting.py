@@ -12,23 +12,23 @@ from node.fix.wire import type_of
 from node.system.counts import Family
 
 TYPES = ADMIN | frozenset("4DFGHqeVrWXYfj89")
-"""Types that are counted under their own name. A client chooses what it sends, so all others are one."""
+"""Message types that are counted by name. All other types share one counter, because a client can send any type."""
 OTHER = "other"
 
 _SERVICES = {Service.ORDERS: "orders", Service.DROP_COPY: "drop_copy", Service.MARKET: "market_data"}
 
 
 class FixCounts:
-    """Figures of one FIX process since its start."""
+    """Counters of one FIX process since its start."""
 
     def __init__(self) -> None:
         self.sessions: Counter[Service] = Counter()
-        """Sessions that are logged on."""
+        """Logged-on sessions by service."""
         self.connections = 0
         """Open connections, logged on or not."""
         self.refused_logons = 0
         self.refused_connections = 0
-        """Connections without a place, or above the rate of their address."""
+        """Connections refused because no place was free, or because their address exceeded its rate."""
         self.garbled = 0
         """Messages that were ignored because BodyLength or CheckSum was wrong."""
         self._received: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class FixCounts:
         self._sent[kind if kind in TYPES else OTHER] += 1
 
     def families(self) -> list[Family]:
-        """All figures."""
+        """Return all counters as metric families."""
         sessions = {name: float(self.sessions[service]) for service, name in _SERVICES.items()}
         return [
             Family("fix_sessions", "FIX sessions that are logged on, by service", sessions, label="service"),

@@ -1,4 +1,4 @@
-"""A client's message: its fields, read with an error that says which field is wrong, and why."""
+"""Reads the fields of a client's message. An error names the wrong field and the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REPEATABLE = frozenset({55, 269})
 
 
 class FieldError(QuorumbookError):
-    """A field that cannot be taken: `reason` as in SessionRejectReason."""
+    """A field is invalid. `reason` is a value of SessionRejectReason."""
 
     def __init__(self, tag: int, reason: int, text: str) -> None:
         super().__init__(text)
@@ -35,7 +35,7 @@ class FieldError(QuorumbookError):
 
 
 class Message:
-    """A frame's fields: read by their numbers. Text is ASCII."""
+    """The fields of a frame, by tag number. Text is ASCII."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
@@ -50,8 +50,8 @@ class Message:
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:
-        """Raise FieldError where a field is none or not of the message's type, is empty, comes twice, or belongs to the
-        header and comes behind another.
+        """Raise FieldError if a field is unknown, does not belong to the message type, is empty or repeated, or is a header
+        field after a body field.
         """
         if self._frame.fault:
             raise FieldError(0, INVALID_TAG, f"the fields cannot be read ({self._frame.fault[:64]})")
@@ -75,27 +75,27 @@ class Message:
             seen.add(tag)
 
     def has(self, tag: int) -> bool:
-        """Whether the field is there."""
+        """Whether the message has the field."""
         return tag in self._values
 
     def text(self, tag: int) -> str:
-        """The value of a field that must be there. Raises FieldError."""
+        """Return the value of a required field. Raises FieldError."""
         found = self.optional(tag)
         if found is None:
             raise FieldError(tag, MISSING, f"field {tag} is required")
         return found
 
     def optional(self, tag: int) -> str | None:
-        """The value of a field. Raises FieldError where it is not printable ASCII."""
+        """Return the value of a field, or None. Raises FieldError if it is not printable ASCII."""
         value = self._values.get(tag)
         return None if value is None else _ascii(tag, value)
 
     def texts(self, tag: int) -> list[str]:
-        """All values of a field in a repeating group. Raises FieldError."""
+        """Return all values of a field in a repeating group. Raises FieldError."""
         return [_ascii(tag, value) for each, value in self._pairs if each == tag]
 
     def number(self, tag: int, most: int = SEQ_NUM_MAX) -> int:
-        """A whole number that must be there. Raises FieldError."""
+        """Return a required whole number of at most `most`. Raises FieldError."""
         text = self.text(tag)
         if _WHOLE.fullmatch(text) is None:
             raise FieldError(tag, FORMAT, f"field {tag} must be a whole number")
@@ -104,11 +104,11 @@ class Message:
         return int(text)
 
     def flag(self, tag: int) -> bool:
-        """Y or N; N where the field is not there. Raises FieldError."""
+        """Return whether the field is Y. An absent field counts as N. Raises FieldError."""
         return self.choice(tag, {"Y": True, "N": False}, default=False)
 
     def choice(self, tag: int, choices: Mapping[str, Value], *, default: Value | None = None) -> Value:
-        """What a value stands for. Without a default the field must be there. Raises FieldError."""
+        """Return the meaning of an enumerated value. Without a default the field is required. Raises FieldError."""
         if default is not None and not self.has(tag):
             return default
         text = self.text(tag)
@@ -117,7 +117,7 @@ class Message:
         return choices[text]
 
     def time(self, tag: int) -> int:
-        """A UTCTimestamp that must be there, in nanoseconds since the epoch. Raises FieldError."""
+        """Return a required UTCTimestamp in nanoseconds since the epoch. Raises FieldError."""
         match = _TIME.fullmatch(self.text(tag))
         try:
             if match is None:

@@ -1,8 +1,8 @@
-"""Who logs on, and on what terms: the fields of a Logon as Coinbase Exchange has them.
+"""Authenticates a Logon. Its fields are those of Coinbase Exchange.
 
-The client's API key is SenderCompID (and Username, where given), its passphrase is Password, and RawData is the
-signature. That is base64 of an HMAC-SHA256, with the key's secret, of SendingTime, MsgType, MsgSeqNum, SenderCompID,
-TargetCompID and Password, joined by SOH. TargetCompID says which of the services the session is for.
+SenderCompID (and Username, if given) is the client's API key, Password is its passphrase, and RawData is the signature.
+The signature is base64 of an HMAC-SHA256, with the key's secret, of SendingTime, MsgType, MsgSeqNum, SenderCompID,
+TargetCompID and Password, joined by SOH. TargetCompID selects the service.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from statemachine.limits import NAME_MAX, OPERATOR
 from statemachine.types import Permission, Scope
 
 HEARTBEAT_MIN, HEARTBEAT_MAX = 1, 300
-"""Seconds of HeartBtInt. Coinbase Exchange caps it at 300 likewise."""
+"""Limits of HeartBtInt in seconds. Coinbase Exchange has the same maximum."""
 
 TARGET = "QUORUMBOOK"
 
 
 class Service(Enum):
-    """What a session is for: the value ends the name of its report stream."""
+    """The service of a session. The value is the suffix of its report stream's name."""
 
     ORDERS = "o"
     DROP_COPY = "d"
@@ -39,7 +39,7 @@ class Service(Enum):
 
 
 class CancelOnDisconnect(Enum):
-    """Which orders leave when the connection ends without a Logout, or with one."""
+    """The orders that are cancelled when the connection ends, with or without a Logout."""
 
     NONE = "N"
     ACCOUNT = "Y"
@@ -52,13 +52,14 @@ SERVICES = {TARGET: Service.ORDERS, f"{TARGET}-DC": Service.DROP_COPY, f"{TARGET
 
 
 class LogonRefusedError(QuorumbookError):
-    """Nobody is logged on; the text is for the client."""
+    """The Logon is refused. The client gets the text."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Who is logged on and how. `target` is what the client calls us; `number` is that of its Logon. `account_id` is the
-    account whose reports the session gets: another than the key's own for a drop copy by a user's role.
+    """The terms of a session. `target` is the TargetCompID of the client's messages, and `number` the MsgSeqNum of its
+    Logon. `account_id` is the account whose reports the session gets. A drop copy by a user's role may be for another
+    account than the key's own.
     """
 
     identity: Identity
@@ -72,12 +73,12 @@ class Terms:
 
     @property
     def sender(self) -> str:
-        """What the client calls itself: its API key."""
+        """The client's SenderCompID, which is its API key."""
         return self.identity.key_id
 
     @property
     def stream_id(self) -> str:
-        """The session's report stream."""
+        """The id of the session's report stream."""
         name = self.identity.key_id if not self.is_of_another else f"{self.account_id}:{self.identity.key_id}"
         return f"{name}/{self.service.value}"
 
@@ -87,7 +88,7 @@ class Terms:
         return self.account_id != self.identity.account_id
 
     def answer(self) -> Fields:
-        """The Logon that answers."""
+        """Return the Logon that answers the client's."""
         fields = [(tags.MSG_TYPE, "A"), (tags.ENCRYPT_METHOD, "0"), (tags.HEART_BT_INT, str(self.heartbeat))]
         if self.reset:
             fields.append((tags.RESET_SEQ_NUM, "Y"))
@@ -95,7 +96,7 @@ class Terms:
 
 
 class Doorkeeper:
-    """Reads Logons. `now` is the wall clock in seconds."""
+    """Authenticates Logons. `now` is the wall clock in seconds since the epoch."""
 
     def __init__(self, auth: Authenticator, backend: Backend, age_max: float, now: Callable[[], float] = time.time) -> None:
         self._auth = auth
@@ -104,7 +105,7 @@ class Doorkeeper:
         self._now = now
 
     async def admit(self, message: Message, address: str) -> Terms:
-        """The terms of a Logon. Raises LogonRefusedError; UnavailableError and RequestFailed where nobody can tell."""
+        """Return the terms of a Logon. Raises LogonRefusedError, or UnavailableError and RequestFailed if no node answers."""
         try:
             return await self._admit(message, address)
         except FieldError as error:
@@ -145,7 +146,7 @@ class Doorkeeper:
         return Terms(identity, account_id, service, target, number, heartbeat, reset, cancel)
 
     async def _account(self, message: Message, identity: Identity, service: Service) -> str:
-        """The account of the session: the key's own, or for a drop copy the one that Account names and the user may see."""
+        """Return the session's account: the key's own or, for a drop copy, the Account that the user may see."""
         wanted = message.optional(tags.ACCOUNT)
         if wanted is None or wanted == identity.account_id:
             return identity.account_id
@@ -158,7 +159,7 @@ class Doorkeeper:
         return wanted
 
     async def sees(self, identity: Identity, account_id: str) -> bool:
-        """Whether a user's roles let the key see an account. Raises UnavailableError, RequestFailed."""
+        """Whether the user's roles allow the key to see an account. Raises UnavailableError, RequestFailed."""
         if not identity.user_id:
             return False
         held: int = await self._backend.query(RightsQuery(identity.sender, Scope.ACCOUNT, account_id))

@@ -1,9 +1,8 @@
-"""Market data: a book by price levels, or its best ones, and trades, as snapshots (W) and changes (X). Statuses of
-products are in `statuses`.
+"""Market data: price levels or the best level of a book, and trades, as snapshots (W) and incremental refreshes (X).
+`statuses` serves product statuses.
 
-The numbers are those of the product's feed: RptSeq is the product sequence, as `sequence` is in REST and on the
-WebSocket. A snapshot is the book after that event, and the changes that follow go on from there. Where the node has
-lost events of a product, the client gets a new snapshot.
+RptSeq is the product sequence, like `sequence` in REST and on the WebSocket. A snapshot is the book after that event,
+and the refreshes continue from there. If the node loses events of a product, the client gets a new snapshot.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _ENTRY_TYPES = {Side.BUY: BIDS, Side.SELL: OFFERS}
 
 @dataclass
 class _Request:
-    """What a client asked for under an id. `top`: only the best level of each side, of which `best` is what the client
+    """A client's request under an MDReqID. `top`: only the best level of each side. `best` is the best level that the client
     knows, by product.
     """
 
@@ -66,7 +65,7 @@ class MarketData:
         self._statuses = Statuses(feeds, catalogue, sender, shares, key_id, self)
 
     async def handle(self, message: Message, number: int) -> None:
-        """Take a MarketDataRequest or SecurityStatusRequest. Raises FieldError."""
+        """Handle a MarketDataRequest or SecurityStatusRequest. Raises FieldError."""
         if message.type == "e":
             for feed in await self._statuses.handle(message, number):
                 self._leave(feed)
@@ -103,14 +102,14 @@ class MarketData:
                     self._sender.send([*head, (tags.NO_MD_ENTRIES, str(len(entries))), *[each for e in entries for each in e]])
 
     def gap(self, feed: ProductFeed) -> None:
-        """See `feeds.Reader`: what is sent next is a new snapshot."""
+        """See `feeds.Reader`. The next message is a new snapshot."""
         self._statuses.gap(feed)
         for request in self._requests.values():
             if feed.product_id in request.feeds:
                 self._snapshot(request, feed)
 
     def close(self) -> None:
-        """Follow nothing any more."""
+        """Stop following all feeds."""
         for request_id in list(self._requests):
             self._drop(request_id)
         for feed in self._statuses.close():
@@ -164,7 +163,7 @@ class MarketData:
             self._leave(feed)
 
     def _leave(self, feed: ProductFeed) -> None:
-        """Read the feed no more, unless another request needs it."""
+        """Leave the feed unless another request needs it."""
         wanted = any(feed.product_id in request.feeds for request in self._requests.values())
         if not wanted and not self._statuses.follows(feed.product_id):
             feed.readers.pop(self, None)
@@ -188,7 +187,7 @@ class MarketData:
         self._sender.send([*head, *[each for entry in entries for each in entry]])
 
     def _levels(self, request: _Request, feed: ProductFeed, frame: Frame) -> list[Fields]:
-        """What changed of the book, as far as it was asked for."""
+        """Return the changes of the book that the request covers."""
         if request.top:
             return self._best(request, feed, frame)
         entries: list[Fields] = []
@@ -234,7 +233,7 @@ def _entry(kind: str, product: Product, price: int, size: int) -> Fields:
 
 
 def _change(action: str, kind: str, product: Product, level: tuple[int, int], frame: Frame, sequence: int = 0) -> Fields:
-    """An entry of an incremental refresh; `level` is a price and what there is or traded."""
+    """Return an entry of an incremental refresh. `level` is a price and the size that rests or traded there."""
     fields: Fields = [(tags.MD_UPDATE_ACTION, action), (tags.MD_ENTRY_TYPE, kind), (tags.SYMBOL, product.row.product_id)]
     fields.append((tags.MD_ENTRY_PX, product.price(level[0])))
     if action != DELETE:

@@ -1,8 +1,8 @@
-"""Order entry: requests of a client, their commands, and the answers to those that are refused.
+"""Order entry: a client's requests, their commands, and the answers to refused requests.
 
-What was accepted needs no answer here: the reports of the account's stream tell it. The command id of an order is made
-of its ClOrdID, as with the other protocols, that of any other request of its ClOrdID and type; so a message that comes
-again, at whichever node, is carried out once.
+An accepted request gets no answer here, because the reports of the account's stream answer it. The command id of an
+order is derived from its ClOrdID, as in the other protocols. That of any other request is derived from its ClOrdID and
+type. A repeated message is therefore carried out once, whichever node receives it.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ _ORDER_TYPES = {
     tags.STOP_LIMIT: (OrderType.LIMIT, True),
 }
 DEAD_MAN_MIN = 10
-"""Seconds after the death of a node, at least, in which a client may log on elsewhere before its orders are cancelled;
-three heartbeat intervals where that is longer."""
+"""Minimum seconds after the failure of a node before the client's orders are cancelled. The client can log on at another
+node in this time. The timer is three heartbeat intervals if these are longer."""
 
 _Handler = Callable[[Message, int], Awaitable[None]]
 
 
 class OrderEntry:
-    """Requests of one session."""
+    """Handles the requests of one session."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, sender: StreamSender, terms: Terms) -> None:
         self._backend = backend
@@ -78,8 +78,8 @@ class OrderEntry:
         self._terms = terms
         self._account_id = terms.account_id
         self._tag = f"fix:{terms.identity.key_id}"
-        """What the session's orders are tagged with. Always, so that an order that comes again is the same whatever its
-        session wants.
+        """The tag of the session's orders. It does not depend on the session's options, so that a repeated order is
+        identical in a later session.
         """
         self._handlers: dict[str, _Handler] = {
             "D": self._new_order,
@@ -90,7 +90,7 @@ class OrderEntry:
         }
 
     async def handle(self, message: Message, number: int) -> None:
-        """Carry out a request, which has this MsgSeqNum. Raises FieldError."""
+        """Carry out a request; `number` is its MsgSeqNum. Raises FieldError."""
         handler = self._handlers.get(message.type)
         if handler is None:
             self._sender.send(business_reject(message, number, UNSUPPORTED_TYPE, "order entry does not take this type"), number)
@@ -111,8 +111,8 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, self._after_placing(message, number, again=again)))
 
     def _after_placing(self, message: Message, number: int, *, again: bool) -> Done:
-        """An order that was placed before, with another message, is a duplicate; one that only comes again is what it
-        was.
+        """Return how to answer the outcome. If another message placed an order with this ClOrdID before, the new one is
+        rejected. A repeated message is not.
         """
 
         def done(outcome: AnyOutcome, resent: bool) -> Answers:
@@ -180,7 +180,7 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, done))
 
     async def _replace(self, message: Message, number: int) -> None:
-        """An order is changed and keeps its OrderID. From then on it has the ClOrdID of this request."""
+        """Amend an order. It keeps its OrderID and takes the ClOrdID of this request."""
         name = _name(message, tags.CL_ORD_ID)
         order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
         try:
@@ -223,8 +223,8 @@ class OrderEntry:
     # Cancel on disconnect
 
     async def keep_armed(self) -> None:
-        """While the connection is there, keep a timer of the exchange from going off; should the node die, it cancels
-        the orders. For ever.
+        """Set the exchange's timer again and again while the connection lasts, until cancelled. If the node fails, the timer
+        expires and the exchange cancels the orders.
         """
         timeout = max(DEAD_MAN_MIN, 3 * self._terms.heartbeat)
         while True:
@@ -232,18 +232,18 @@ class OrderEntry:
             await asyncio.sleep(timeout / 3)
 
     def disarm(self) -> None:
-        """Take off the timer of a connection before this one: its orders are this one's, which does not want that."""
+        """Clear the timer of an earlier connection. This session owns the orders now and has no cancel on disconnect."""
         self._arm(0)
 
     async def cancel_on_disconnect(self) -> None:
-        """Cancel what the session wants cancelled, and wait until that is done."""
+        """Cancel the orders that the session's terms name, and wait for the outcome."""
         self._sender.submissions.put(Item(CancelAll(self._account_id, self._mark("cod"), session=self._cancelled_tag), no_answer))
         self._arm(0)
         await self._sender.submissions.idle()
 
     @property
     def _cancelled_tag(self) -> str:
-        """Of which tag the orders leave; empty: all of the account."""
+        """Return the tag of the orders to cancel, or "" for all orders of the account."""
         return "" if self._terms.cancel is CancelOnDisconnect.ACCOUNT else self._tag
 
     def _arm(self, timeout: int) -> None:
@@ -259,7 +259,7 @@ class OrderEntry:
     async def _status(self, message: Message, number: int) -> None:
         order_id, client_oid = _named(message, tags.CL_ORD_ID)
         request_id = message.optional(tags.ORD_STATUS_REQ_ID) or ""
-        await self._sender.submissions.idle()  # what came before is in the answer
+        await self._sender.submissions.idle()  # the answer includes the effect of earlier requests
         try:
             order: OrderState = await self._backend.query(OrderQuery(self._account_id, order_id, client_oid))
         except RequestFailed as failure:
@@ -273,7 +273,7 @@ class OrderEntry:
 
 
 class _Refusal(Exception):  # noqa: N818 - of an order, before it is sent
-    """An order that is refused here: OrdRejReason and what the client reads."""
+    """An order is refused before it is submitted: OrdRejReason, and the text for the client."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -282,7 +282,7 @@ class _Refusal(Exception):  # noqa: N818 - of an order, before it is sent
 
 
 def business_reject(message: Message, number: int, reason: str, text: str) -> Fields:
-    """A BusinessMessageReject (j)."""
+    """Return a BusinessMessageReject (j)."""
     return [
         (tags.MSG_TYPE, "j"),
         (tags.REF_SEQ_NUM, str(number)),
@@ -293,7 +293,7 @@ def business_reject(message: Message, number: int, reason: str, text: str) -> Fi
 
 
 def _rejected(message: Message, refusal: _Refusal, *, status: bool = False) -> Fields:
-    """An ExecutionReport that refuses an order, or tells that there is none."""
+    """Return an ExecutionReport that rejects an order or, with `status`, says that the order is unknown."""
     name = message.optional(tags.CL_ORD_ID) or "NONE"
     fields: Fields = [
         (tags.MSG_TYPE, "8"),
@@ -346,14 +346,14 @@ def _mass_report(message: Message, kind: str, symbol: str, outcome: AnyOutcome) 
 
 
 def _words(outcome: Rejected) -> tuple[str, str]:
-    """Why the exchange refused, in words, and the field at fault."""
+    """Return the text of a rejection and the field at fault."""
     _, text = REASONS.get(outcome.reason, (400, "Rejected"))
     printable = "".join(char if char.isascii() and char.isprintable() else "?" for char in outcome.detail[:200])
     return f"{text} ({outcome.field}: {printable})" if outcome.field else text, outcome.field
 
 
 def _name(message: Message, tag: int) -> str:
-    """A client's id. Raises FieldError."""
+    """Return an id that the client chose. Raises FieldError."""
     text = message.text(tag)
     if NAME.fullmatch(text) is None:
         raise FieldError(tag, 5, f"field {tag} must be 1 to 64 characters of A-Z a-z 0-9 _ . : -")
@@ -361,7 +361,7 @@ def _name(message: Message, tag: int) -> str:
 
 
 def _named(message: Message, tag: int) -> tuple[int, str]:
-    """An order by our id or by its client's, which field `tag` has. Raises FieldError."""
+    """Return the order id or the client's id that field `tag` holds. Raises FieldError."""
     given = message.optional(tags.ORDER_ID)
     if given is not None:
         try:
@@ -376,7 +376,7 @@ def _asked(request_id: str) -> Fields:
 
 
 def _units(message: Message, tag: int, scale: int, name: str) -> int:
-    """A decimal in smallest units; 0 where it is not there. Raises _Refusal."""
+    """Return a decimal in smallest units, or 0 if the field is absent. Raises _Refusal."""
     text = message.optional(tag)
     if text is None:
         return 0
@@ -388,6 +388,6 @@ def _units(message: Message, tag: int, scale: int, name: str) -> int:
 
 
 def _lifetime(message: Message) -> int:
-    """Nanoseconds from when it was sent first to ExpireTime: the same message gives the same order. Raises FieldError."""
+    """Return the nanoseconds from the first sending to ExpireTime, which a repeated message keeps. Raises FieldError."""
     first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
     return min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1)

@@ -1,8 +1,8 @@
 """`python -m node.fix.process --config node.toml`: the FIX server of a node, until SIGTERM.
 
-Started by the supervisor where `fix.listen` is set. A process of its own: FIX sessions are few, long and busy, and
-delay no request of HTTP this way (ADR 0048). It holds nothing: when it dies, its clients log on again, here or at
-another node.
+The supervisor starts it if `fix.listen` is set. FIX sessions are few, long and busy; in a separate process they do not
+delay HTTP requests (ADR 0048). The process has no state of its own: if it fails, its clients log on again, at this node
+or another one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def build(config: NodeConfig, backend: Backend) -> FixServer:
-    """The FIX server of a node over `backend`."""
+    """Return the FIX server of a node, which uses `backend`."""
     catalogue = Catalogue(backend)
     feeds = Feeds(backend, catalogue, Metrics(config.node_id, 0))
     auth = Authenticator(backend, config.admin, ClusterKeys(config.cluster_key_path), config.fix.logon_age_max)

@@ -1,5 +1,5 @@
-"""A report of an account's stream as an ExecutionReport (8): a function of the report alone, so that every node sends
-the same.
+"""Converts a report of an account's stream to an ExecutionReport (8). The result depends on the report alone, so every
+node sends the same message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARTIALLY, FILLED = "1", "2"
 """Values of OrdStatus, beside those that ExecType has too."""
 
 FIX_REQUEST = "f:"
-"""How the ids of commands begin that a session of FIX makes: `f:`, the MsgType, a colon, the ClOrdID."""
+"""The prefix of command ids that a FIX session makes: `f:`, the MsgType, a colon, the ClOrdID."""
 
 _CORRECTIONS = {ReportKind.BUSTED: TRADE_CANCELED, ReportKind.CORRECTED: TRADE_CORRECTED}
 _REASONS = {
@@ -33,7 +33,7 @@ _REASONS = {
 
 
 def execution_report(report: OrderReported, product: Product) -> Fields:
-    """The message that tells of a report."""
+    """Return the message for a report."""
     if report.kind in _CORRECTIONS:
         return _correction(report, product)
     exec_type, status = _types(report)
@@ -62,7 +62,7 @@ def execution_report(report: OrderReported, product: Product) -> Fields:
 
 
 def _names(report: OrderReported) -> Fields:
-    """ClOrdID, and OrigClOrdID where the report answers a request of FIX: that request's id, and the order's before."""
+    """Return ClOrdID and, if the report answers a FIX request, OrigClOrdID: the request's id and the order's earlier id."""
     own = report.client_oid or order_text(report.order_id)
     if not report.request.startswith(FIX_REQUEST):
         return [(tags.CL_ORD_ID, own)]
@@ -71,7 +71,7 @@ def _names(report: OrderReported) -> Fields:
 
 
 def _trade_id(report: OrderReported) -> str:
-    """ExecID of a trade. A correction refers to it (ExecRefID), and has only these fields of the trade."""
+    """Return the ExecID of a trade. It uses only fields that a correction has, too, which refers to it by ExecRefID."""
     return f"{report.symbol}-T{report.trade_id}-{SIDE_CODES[report.side]}"
 
 
@@ -80,8 +80,8 @@ def _event_id(report: OrderReported) -> str:
 
 
 def _correction(report: OrderReported, product: Product) -> Fields:
-    """A trade that the operator busted or whose price was corrected. The order's amounts still count the trade as it
-    was, as in REST. An order that the exchange does not keep any more is told of as filled.
+    """Return the report of a trade that the operator busted, or whose price the operator corrected. The order's amounts
+    still include the original trade, as in REST. An order that the exchange no longer keeps is reported as filled.
     """
     known = bool(report.size or report.funds)
     order_id = order_text(report.order_id) if report.order_id else "NONE"
@@ -110,7 +110,7 @@ def _correction(report: OrderReported, product: Product) -> Fields:
 
 
 def status_report(order: OrderState, product: Product, request_id: str, time_ns: int) -> Fields:
-    """The answer to an OrderStatusRequest."""
+    """Return the answer to an OrderStatusRequest. `time_ns` is in nanoseconds since the epoch."""
     fields: Fields = [
         (tags.MSG_TYPE, "8"),
         (tags.ORDER_ID, order_text(order.order_id)),
@@ -129,7 +129,7 @@ def status_report(order: OrderState, product: Product, request_id: str, time_ns:
 
 
 def _types(report: OrderReported) -> tuple[str, str]:
-    """ExecType and OrdStatus."""
+    """Return ExecType and OrdStatus."""
     whole = report.size > 0 and report.remaining == 0
     done = whole or report.kind is ReportKind.DONE
     reason = DoneReason.FILLED if whole else report.done_reason
@@ -158,7 +158,7 @@ def _status(done: bool, reason: DoneReason, filled: int) -> str:
 
 
 def _terms(order: OrderReported | OrderState, product: Product) -> Fields:
-    """What the order asked for."""
+    """Return the fields of the order's terms."""
     stop = order.stop is not StopType.NONE
     limited = order.order_type is OrderType.LIMIT
     kind = (tags.STOP_LIMIT if limited else tags.STOP) if stop else (tags.LIMIT if limited else tags.MARKET)
@@ -179,7 +179,7 @@ def _terms(order: OrderReported | OrderState, product: Product) -> Fields:
 
 
 def _trade(report: OrderReported, product: Product) -> Fields:
-    """A fill, and its fee."""
+    """Return the fields of a fill and its fee."""
     return [
         (tags.LAST_QTY, product.size(report.last_size)),
         (tags.LAST_PX, product.price(report.last_price)),
@@ -199,7 +199,7 @@ def _fee(fee: int, product: Product) -> Fields:
 
 
 def _amounts(product: Product, left: int, filled: int, value: int) -> Fields:
-    """LeavesQty, CumQty and AvgPx: the average is rounded down to a unit of the quote currency."""
+    """Return LeavesQty, CumQty and AvgPx. The average is rounded down to a unit of the quote currency."""
     average = value * 10**product.base_scale // filled if filled else 0
     return [
         (tags.LEAVES_QTY, product.size(left)),

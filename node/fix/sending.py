@@ -1,15 +1,14 @@
-"""What a session sends: through its report stream, or, where nothing of it outlives the connection, under numbers of
-its own.
+"""Sends the messages of a session, either through its report stream or under numbers of the connection.
 
-A client of order entry or drop copy may lose its node and log on at another: what it is sent then must go on with the
-same numbers. So nothing is written to such a client that is not in its report stream first (`statemachine.streams`).
-The reports of its orders get there by themselves. All else, a heartbeat as well as a reject, goes through the log as a
-note, and is written when it comes back as an event of the stream:
+A client of order entry or drop copy may lose its node and log on at another one, where the sequence numbers must
+continue. Every message to such a client is therefore in its report stream (`statemachine.streams`) before it is written.
+The exchange adds the reports of orders to the stream. All other messages, such as heartbeats and rejects, go through the
+log as notes, and are written when they come back as events of the stream:
 
     StreamSender.send ─▶ Submissions ─▶ log ─▶ stream ─▶ StreamSender.run ─▶ the client
 
-On a resend the stream is read again from the number that is asked for. Heartbeats and the like are passed over with a
-gap fill, as the standard says; so is what the node does not keep any more.
+A ResendRequest is answered from the stream, beginning with the requested number. A gap fill replaces administrative
+messages, as the standard requires, and events that the node no longer keeps.
 """
 
 from __future__ import annotations
@@ -40,79 +39,78 @@ from statemachine.types import Reason
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 100
-"""Commands of a session that go into one request: what waits goes together."""
+"""Commands of a session that one request may hold. Waiting commands share a request."""
 WAITING_MAX = 1_000
-"""Commands of a session that may wait: then nothing is read from its client."""
+"""Commands of a session that may wait. At this number the session stops reading from its client."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
-"""Seconds between tries to reach the exchange, or the stream; they double."""
+"""Minimum and maximum seconds between attempts to reach the exchange or the stream. The pause doubles."""
 CHECKPOINT_SECONDS = 1.0
-"""After so long at most it is noted how many of the client's messages were taken, where nothing else says so."""
+"""Maximum seconds before the stream records how many of the client's messages were handled, without another record."""
 RESENDS_MAX = 4
-"""ResendRequests that may wait."""
+"""ResendRequests of a session that may wait."""
 
 
 class Link(Protocol):
     """The connection to the client."""
 
     async def write(self, data: bytes) -> None:
-        """Send; waits while the client reads too slowly. Raises ConnectionError."""
+        """Write bytes, and wait while the client reads too slowly. Raises ConnectionError."""
 
     def close(self, why: str) -> None:
-        """End the connection. Again: no effect."""
+        """End the connection. Calling it again has no effect."""
 
 
 class Sender(Protocol):
-    """What the session layer needs to answer."""
+    """What the session layer needs in order to answer."""
 
     def send(self, fields: Fields, taken: int = 0) -> None:
-        """Send a message. `taken`: it settles the client's message with this number, and all before."""
+        """Send a message. `taken` is the number of the client's message that it settles, with all earlier ones."""
 
     def settled(self, number: int) -> None:
-        """The client's message with this number, and all before, need no answer any more."""
+        """The client's messages up to this number need no further answer."""
 
     def resend(self, begin: int, end: int) -> None:
-        """Send what has the numbers from `begin` to `end` (0: the last) once more."""
+        """Send the messages from number `begin` to `end` (0: the last one) again."""
 
     def close(self) -> None:
-        """End the connection when what was given to `send` so far is sent."""
+        """End the connection after all messages passed to `send` are written."""
 
 
 _NEVER = frozenset({FailCode.BAD_REQUEST, FailCode.FORBIDDEN})
-"""Failures of commands that cannot be carried out whenever they come, such as one that the level of the cluster does
-not have.
-"""
+"""Failures that repeat at every attempt, such as that of a command that the cluster's level does not have."""
 
 Answers = list[tuple[Fields, int]]
 """Messages to send, each with the number of the client's message that it settles."""
 Done = Callable[[AnyOutcome, bool], Answers]
-"""What a command's outcome is answered with; the flag says that it may have been sent before, by ourselves."""
+"""Returns the answers to a command's outcome. The flag says that this session may have sent the command before."""
 
 
 def no_answer(_outcome: AnyOutcome, _resent: bool) -> Answers:
-    """Nothing: the stream tells all."""
+    """Return no answer, because the stream reports the outcome."""
     return []
 
 
 @dataclass
 class Item:
-    """A command that waits, and what is to be done with its outcome."""
+    """A command that waits, and the function that answers its outcome."""
 
     command: AnyCommand
     done: Done = no_answer
     settles: bool = False
-    """It says that messages of the client are settled: it goes only when those before it are."""
+    """Whether the command records that messages of the client are settled. It is sent after the commands before it."""
 
     @property
     def is_note(self) -> bool:
-        """Whether it needs no answer itself."""
+        """Whether the command is a note, which needs no answer."""
         return isinstance(self.command, NoteStream)
 
 
 class Submissions:
-    """A session's commands, in order: one request is under way at a time, and what comes meanwhile goes into the next.
+    """Submits a session's commands in order. One request is under way at a time; commands that arrive meanwhile go into the
+    next request.
 
-    A request is repeated, with the same command ids, until it is answered or the session ends. `refused` is called with
-    a note that was refused.
+    A request is repeated with the same command ids until it is answered or the session ends. `refused` is called with a
+    note that was refused.
     """
 
     def __init__(self, backend: Backend, note: Callable[[str, int], NoteStream], refused: Callable[[Rejected], None]) -> None:
@@ -131,29 +129,29 @@ class Submissions:
         self._noted_at = time.monotonic()
 
     def put(self, item: Item) -> None:
-        """Have a command submitted."""
+        """Queue a command for submission."""
         self._items.append(item)
         self._wake()
 
     def note(self, fields: Fields, taken: int) -> None:
-        """Have a message noted in the stream."""
+        """Queue a message as a note of the stream."""
         self._items.append(self._noting(fields, taken))
         self._wake()
 
     async def room(self) -> None:
-        """Wait until fewer than `WAITING_MAX` wait."""
+        """Wait until fewer than `WAITING_MAX` commands wait."""
         await self._room.wait()
 
     async def idle(self) -> None:
-        """Wait until none waits."""
+        """Wait until no command waits."""
         await self._idle.wait()
 
     def settle(self, number: int) -> None:
-        """The client's messages up to this number need no answer any more, once what waits is through."""
+        """Settle the client's messages up to this number after the waiting commands are answered."""
         self._settled = max(self._settled, number)
 
     async def run(self) -> None:
-        """Submit what there is, for ever."""
+        """Submit commands until cancelled."""
         while True:
             if not self._items and not self._answers:
                 self._idle.set()
@@ -193,10 +191,10 @@ class Submissions:
                 outcomes = await self._backend.submit(commands, resent)
                 break
             except (UnavailableError, ApiError) as error:
-                log.debug("a session's commands wait: %s", error)
+                log.debug("commands of a session wait: %s", error)
             except RequestFailed as failure:
                 if failure.code not in _NEVER:
-                    log.warning("a session's commands are tried again: %s", failure)
+                    log.warning("submitting commands of a session again: %s", failure)
                 elif len(batch) > 1:
                     for item in batch:
                         await self._submit([item])
@@ -205,7 +203,7 @@ class Submissions:
                     outcomes = [Rejected(0, 0, False, Reason.INVALID_ORDER, "", failure.message)]
                     break
             except QuorumbookError as error:
-                log.warning("a session's commands are tried again: %s", error)
+                log.warning("submitting commands of a session again: %s", error)
             resent.note()
             await asyncio.sleep(pause)
             pause = min(RETRY_MAX, 2 * pause)
@@ -229,12 +227,12 @@ class Submissions:
 
 
 class StreamSender:
-    """Sends what is in a report stream, from a number on. `base` is the number in the stream before the client's first.
+    """Sends the events of a report stream. `base` is the stream's number before the client's first message.
 
     Attributes:
-        last: the number, as the client counts, of what was sent last.
+        last: the MsgSeqNum of the message sent last.
         submissions: the session's commands.
-        taken_over: the client has another connection by now, perhaps at another node.
+        taken_over: whether the client has a newer connection, perhaps at another node.
     """
 
     def __init__(self, backend: Backend, catalogue: Catalogue, link: Link, terms: Terms, origin: str, first: Noted) -> None:
@@ -256,7 +254,7 @@ class StreamSender:
 
     @property
     def quiet_seconds(self) -> float:
-        """For how long nothing was sent."""
+        """Return the seconds since the last message was sent."""
         return time.monotonic() - self._wrote_at
 
     def send(self, fields: Fields, taken: int = 0) -> None:
@@ -276,12 +274,12 @@ class StreamSender:
             self._link.close("too many ResendRequests wait")
 
     def close(self) -> None:
-        """See `Sender.close`. The last of what was given to `send` must be a Logout."""
+        """See `Sender.close`. The last message passed to `send` must be a Logout."""
         self._closing = True
 
     async def run(self) -> None:
-        """Send what the stream has and gets, for ever. Returns when the stream cannot be followed, or is somebody
-        else's.
+        """Send the stream's events, those kept and all later ones. Returns when the stream cannot be followed, or when another
+        connection has taken it over.
         """
         pause = RETRY_MIN
         while True:
@@ -303,7 +301,7 @@ class StreamSender:
             pause = min(RETRY_MAX, 2 * pause)
 
     async def run_resends(self) -> None:
-        """Answer ResendRequests, one after the other, for ever."""
+        """Answer ResendRequests one after the other until cancelled."""
         while True:
             begin, end = await self._resends.get()
             async with self._writing:
@@ -312,7 +310,7 @@ class StreamSender:
                     await self._resend(max(1, begin), last)
 
     async def _deliver(self, event: AnyEvent) -> bool:
-        """Send an event of the stream; False where the session ends with it."""
+        """Send an event of the stream. Returns False if it ends the session."""
         if event.product_sequence < self._next:
             return True
         self._next = event.product_sequence + 1
@@ -323,7 +321,7 @@ class StreamSender:
                 return False
             fields = split(event.text)
             if event.origin != self._origin and fields[0][1] in ADMIN:
-                # Of a connection before this one, such as the Logout of a Logon that failed: not for this one.
+                # The note belongs to an earlier connection, such as the Logout after a failed Logon.
                 self.last = event.product_sequence - self._base
                 await self._fill(self.last, self.last + 1)
                 return True
@@ -355,7 +353,7 @@ class StreamSender:
     # Sending again
 
     async def _resend(self, begin: int, last: int) -> None:
-        """Send numbers `begin` to `last` once more; the session's last number is at least `last`."""
+        """Send the messages from `begin` to `last` again. `last` must not exceed the session's last number."""
         gap = begin
         while begin <= last:
             try:
@@ -377,7 +375,7 @@ class StreamSender:
             await self._fill(gap, last + 1)
 
     async def _again(self, number: int, event: AnyEvent, gap: int) -> int:
-        """Send one event again; where the gap begins that is to be filled after it."""
+        """Send one event again. Returns the number at which the gap after it begins."""
         if isinstance(event, StreamNoted):
             fields = split(event.text)
             if fields[0][1] in ADMIN:
@@ -391,12 +389,12 @@ class StreamSender:
         return number + 1
 
     async def _fill(self, begin: int, following: int) -> None:
-        """The numbers before `following` are not sent again."""
+        """Send a gap fill for the numbers from `begin` to before `following`."""
         fields = [(tags.MSG_TYPE, "4"), (tags.GAP_FILL, "Y"), (tags.NEW_SEQ_NO, str(following))]
         await self._write(begin, fields, time.time_ns())
 
     async def _first_kept(self, begin: int, last: int) -> int:
-        """The first number from `begin` on that the node keeps, or `last` + 1. O(log numbers) tries."""
+        """Return the first number from `begin` on that the node keeps, or `last` + 1. It needs O(log n) queries."""
         if await self._is_kept(begin):
             return begin
         low, high = begin, last + 1
@@ -430,8 +428,8 @@ class StreamSender:
 
 
 class LocalSender:
-    """Sends under numbers of its own, from 1: for market data, of which nothing outlives the connection. What was sent
-    is not sent again.
+    """Sends under numbers that start at 1 with each connection. Market data uses it, because its sessions do not outlive
+    the connection. Messages are not sent again.
     """
 
     def __init__(self, link: Link, terms: Terms) -> None:
@@ -441,11 +439,11 @@ class LocalSender:
         self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._wrote_at = time.monotonic()
         self.waiting = 0
-        """Bytes that wait for the client."""
+        """Bytes waiting for the client."""
 
     @property
     def quiet_seconds(self) -> float:
-        """For how long nothing was sent."""
+        """Return the seconds since the last message was sent."""
         return time.monotonic() - self._wrote_at
 
     def send(self, fields: Fields, taken: int = 0) -> None:  # noqa: ARG002 - as `Sender` says
@@ -457,7 +455,7 @@ class LocalSender:
         """See `Sender.settled`."""
 
     def resend(self, begin: int, end: int) -> None:
-        """See `Sender.resend`: a gap fill stands for all of it."""
+        """See `Sender.resend`. A gap fill replaces all messages."""
         last = self.last if end == 0 else min(end, self.last)
         if 1 <= begin <= last:
             now = time.time_ns()
@@ -469,7 +467,7 @@ class LocalSender:
         self._outgoing.put_nowait(None)
 
     async def run(self) -> None:
-        """Write what there is, until `close`."""
+        """Write messages until `close`."""
         while (data := await self._outgoing.get()) is not None:
             await self._link.write(data)
             self.waiting -= len(data)
@@ -485,4 +483,4 @@ class LocalSender:
 
 
 LOCAL_WAITING_MAX = 16 * 1024 * 1024
-"""Bytes that may wait for a reader of market data; one with more is cut off."""
+"""Bytes that may wait for a reader of market data. A reader with more is cut off."""

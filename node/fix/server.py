@@ -1,8 +1,8 @@
-"""Connections of FIX clients: accepted within bounds, logged on, served, and ended.
+"""The server of FIX clients: accepts connections within bounds, logs clients on, and serves their sessions.
 
-One client's connection costs that client. Places are counted by address from the moment of the connection, and by API
-key from the Logon on. A message costs its key units (`node.budget`), and a key that has none left is not read from. A
-client that does not read, or says nothing, is cut off.
+Each client pays for its own connections. The server counts connections by address from the beginning, and by API key
+after the Logon. A message costs its key units (`node.budget`), and the server stops reading from a key without units. It
+cuts off a client that does not read, or sends nothing for too long.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from statemachine.types import Permission
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 400
-"""Connections, sessions or not. A session has one or two connections to the engine, which has room for 512
+"""Connections, logged on or not. A session has one or two connections to the engine, which accepts 512
 (`engine.doors.LOCAL_MAX`).
 """
 CONNECTIONS_PER_ADDRESS = 64
 MARKET_SESSIONS_PER_KEY = 8
-"""Sessions of market data; of order entry and of drop copy a key has one each, in the whole cluster."""
+"""Market data sessions of a key. A key has one session of order entry and one of drop copy in the whole cluster."""
 
 HANDSHAKES_PER_SECOND, HANDSHAKES_BURST = 10.0, 40.0
 """Connections of one address."""
@@ -54,37 +54,37 @@ LOGONS_PER_SECOND, LOGONS_BURST = 2.0, 10.0
 """Logons of one key."""
 
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds for the TLS handshake. Its connection has a place already."""
+"""Seconds for the TLS handshake. The connection is already counted then."""
 LOGON_TIMEOUT = 10.0
 """Seconds from the handshake to the Logon."""
 FRAME_SECONDS = 15.0
-"""Seconds for a message to arrive, from its first byte on."""
+"""Seconds from the first byte of a message to the last."""
 WRITE_STALL = 10.0
-"""Seconds that a client may take to read what was written."""
+"""Seconds that a client may take to read the written bytes."""
 LOGOUT_SECONDS = 5.0
-"""Seconds for our Logout to leave."""
+"""Seconds in which the server's Logout must be written."""
 CANCEL_SECONDS = 30.0
-"""Seconds for which the cancels of a lost connection are tried."""
+"""Seconds for which the server tries to cancel the orders of a lost connection."""
 RIGHTS_SECONDS = 5.0
-"""Seconds between two looks at what a user's roles allow."""
+"""Seconds between two checks of a user's roles."""
 LOOK_SECONDS = 0.25
 READ_SIZE = 64 * 1024
 WRITE_HIGH = 1024 * 1024
 """Bytes in the transport above which writing waits."""
 
 GARBLED_BURST, GARBLED_RATE = 5, 0.1
-"""Garbled messages that a connection may send at once, and a second; the standard has them passed over."""
+"""Garbled messages that a connection may send at once, and a second. The standard requires that they are ignored."""
 
 
 class Connection:
-    """One connection. Also the `Link` of its sender, and `auth.Signed`."""
+    """One connection. It implements the `Link` of its sender and `auth.Signed`."""
 
     def __init__(self, server: FixServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.identity: Identity | None = None
         self.ended = False
         self.session: Session | None = None
         self.needed = Permission.VIEW
-        """What the session's requests need."""
+        """The permission that the session's requests need."""
         self._server = server
         self._reader = reader
         self._writer = writer
@@ -126,7 +126,7 @@ class Connection:
     # Its life
 
     async def run(self) -> None:
-        """From the first byte to the last."""
+        """Serve the connection until it ends."""
         try:
             async with asyncio.timeout(LOGON_TIMEOUT):
                 frame = await self._next_frame()
@@ -143,7 +143,7 @@ class Connection:
             await self._server.serve(self, terms)
 
     async def refuse(self, message: Message | None, why: str) -> None:
-        """A Logout for somebody who is not logged on; its number is 1, as nothing else has one."""
+        """Send a Logout to a client that is not logged on. Its MsgSeqNum is 1, because nothing was sent before."""
         log.info("FIX logon from %s refused: %s", self.address, why)
         self._server.counts.refused_logons += 1
         if message is not None:
@@ -154,7 +154,7 @@ class Connection:
         self.close(why)
 
     async def serve(self, session: Session, running: list[Coroutine[None, None, None]]) -> None:
-        """Serve a session until the connection ends; `running` are the tasks of its sender."""
+        """Serve a session until the connection ends. `running` are the coroutines of its sender."""
         self.session = session
         tasks = [asyncio.create_task(run) for run in (self._read(session), self._look(session), *running)]
         over = asyncio.create_task(self._over.wait())
@@ -162,7 +162,7 @@ class Connection:
             await asyncio.wait([over, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
             if not self.ended and session.ended:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOGOUT_SECONDS):  # a Logout may be on its way
+                    async with asyncio.timeout(LOGOUT_SECONDS):  # a Logout may be queued
                         await self._over.wait()
         finally:
             self.close("the client is gone")
@@ -174,7 +174,7 @@ class Connection:
                     log.error("a FIX session failed", exc_info=result)
 
     async def _read(self, session: Session) -> None:
-        """Take the client's messages until there are no more."""
+        """Read the client's messages until the connection ends."""
         while not self.ended and (frame := await self._next_frame()) is not None:
             assert self.identity is not None
             wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST + Cost.length(len(frame.raw)))
@@ -194,7 +194,7 @@ class Connection:
                 self.close("a message does not end")
 
     async def _next_frame(self) -> Frame | None:
-        """The next message; None at the end."""
+        """Return the next message, or None at the end."""
         while not self._frames:
             try:
                 data = await self._reader.read(READ_SIZE)
@@ -225,7 +225,7 @@ def _sound(message: Message, tag: int) -> bool:
 
 @dataclass
 class FixServer:
-    """Accepts connections and gives each what it logs on for."""
+    """Accepts connections and serves each one the service for which it logs on."""
 
     config: FixConfig
     backend: Backend
@@ -249,14 +249,14 @@ class FixServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Listen; the port."""
+        """Listen, and return the port."""
         self._tls = tls
         self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=64)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def close(self) -> None:
-        """Log everybody out, and listen no more."""
+        """Stop listening, and log all clients out."""
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
@@ -275,7 +275,7 @@ class FixServer:
         return await self._doorkeeper.admit(message, address)
 
     def may_be_garbled(self, connection: Connection, count: int) -> bool:
-        """Whether a connection may go on after so many more garbled messages; they count for its address."""
+        """Whether a connection may continue after `count` more garbled messages. They are charged to its address."""
         return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -304,7 +304,7 @@ class FixServer:
             await _finish(writer)
 
     async def serve(self, connection: Connection, terms: Terms) -> None:
-        """Serve what a client has logged on for."""
+        """Serve the service for which a client logged on."""
         if self._logons.take(terms.sender):
             await connection.refuse(None, "too many Logons")
         elif terms.service is Service.MARKET:
@@ -332,7 +332,7 @@ class FixServer:
             self._markets.leave(terms.sender)
 
     async def _serve_stream(self, connection: Connection, terms: Terms) -> None:
-        """Order entry or drop copy: what the client is sent is in its report stream."""
+        """Serve order entry or drop copy, whose messages come from the report stream."""
         row = await self._stream(terms)
         expected = 1 if terms.reset or row is None else row.taken + 1
         origin = secrets.token_hex(8)
@@ -405,15 +405,15 @@ class FixServer:
                 log.error("the commands of a FIX session failed", exc_info=failure)
 
     async def _watch_rights(self, connection: Connection, terms: Terms) -> None:
-        """End the session when the user's roles do not let it see the account any more. For ever."""
+        """Check until cancelled whether the user's roles still allow the account, and end the session if they do not."""
         while True:
             await asyncio.sleep(RIGHTS_SECONDS)
-            with contextlib.suppress(QuorumbookError):  # nobody can tell at this moment
+            with contextlib.suppress(QuorumbookError):  # no node answers; the next check decides
                 if not await self._doorkeeper.sees(terms.identity, terms.account_id):
                     connection.close(f"the user may not see the account {terms.account_id} any more")
 
     async def _stream(self, terms: Terms) -> StreamRow | None:
-        """The session's stream as the leader has it."""
+        """Return the leader's row of the session's stream."""
         try:
             row: StreamRow = await self.backend.query_leader(StreamQuery(terms.stream_id))
         except RequestFailed as failure:
@@ -424,7 +424,7 @@ class FixServer:
 
 
 def _copies_only(sender: Sender) -> Callable[[Message, int], Awaitable[None]]:
-    """What a drop copy session answers to requests."""
+    """Return a handler that rejects the requests of a drop copy session."""
 
     async def handle(message: Message, number: int) -> None:
         sender.send(business_reject(message, number, UNSUPPORTED_TYPE, "a drop copy session takes no requests"), number)
@@ -433,7 +433,7 @@ def _copies_only(sender: Sender) -> Callable[[Message, int], Awaitable[None]]:
 
 
 async def _finish(writer: asyncio.StreamWriter) -> None:
-    """Let what was written leave, for a moment, and close."""
+    """Close after a short time in which the written bytes can be sent."""
     writer.close()
     with contextlib.suppress(OSError, TimeoutError, ssl.SSLError):
         async with asyncio.timeout(1.0):

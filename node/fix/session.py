@@ -1,10 +1,10 @@
-"""The rules of FIXT.1.1 for what a client sends, after its Logon.
+"""The rules of FIXT.1.1 for a client's messages after its Logon.
 
-- A message has the next number, or it is not taken: with a higher one the client is asked once to send what is missing
-  (ResendRequest), with a lower one the session ends, unless it says that it was sent before (PossDupFlag).
-- What is malformed has its number taken and is answered with a Reject that names the field. Without a number it ends
+- Only a message with the next number is processed. If the number is higher, the session sends one ResendRequest for the
+  gap. If it is lower, the session ends, unless the message has PossDupFlag.
+- A malformed message uses up its number, and is answered with a Reject that names the field. Without a number it ends
   the session.
-- A client that is quiet is asked for a sign of life after 1.2 heartbeat intervals, and given up after 2.4.
+- A client that sends nothing gets a TestRequest after 1.2 heartbeat intervals, and is disconnected after 2.4.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from node.fix.sending import Link, Sender
 from node.fix.wire import Fields
 
 TEST_AFTER, LOST_AFTER = 1.2, 2.4
-"""Heartbeat intervals without a message, after which the client is asked for one, and after which it is given up."""
+"""Heartbeat intervals without a message after which the client gets a TestRequest, and is disconnected."""
 
 SENDING_TIME_MAX = 120.0
-"""Seconds by which SendingTime may differ from our clock."""
+"""Seconds by which SendingTime may differ from this node's clock."""
 
 APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V", "e"})
-"""Types that a client may send, of any service; another that is known is answered with a BusinessMessageReject, one
-that cannot be with a Reject.
+"""Message types that a client of any service may send. Another known type is answered with a BusinessMessageReject, and an
+unknown type with a Reject.
 """
 
 Handler = Callable[[Message, int], Awaitable[None]]
 
 
 class QuietSender(Sender, Protocol):
-    """A sender that knows for how long nothing was sent."""
+    """A sender that reports the time since its last message."""
 
     @property
     def quiet_seconds(self) -> float:
-        """For how long nothing was sent."""
+        """Return the seconds since the last message was sent."""
 
 
 class Session:
-    """What a logged-on client sends. `handle` takes its application messages.
+    """Processes the messages of a logged-on client. `handle` gets its application messages.
 
     Args:
         expected: the number of the client's next message.
@@ -62,7 +62,7 @@ class Session:
     def __init__(self, terms: Terms, expected: int, sender: QuietSender, link: Link, handle: Handler) -> None:
         self.expected = expected
         self.allowed = True
-        """False once the key may not do any more what the session is for."""
+        """Whether the key still has the permission that the session needs."""
         self._terms = terms
         self._sender = sender
         self._link = link
@@ -83,18 +83,18 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether a Logout is on its way."""
+        """Whether a Logout was sent."""
         return self._ended
 
     def begin(self, number: int) -> None:
-        """The client's Logon had this number."""
+        """Record the number of the client's Logon."""
         if number > self.expected:
             self._ask_for_gap(number)
         else:
             self.expected = number + 1
 
     async def take(self, message: Message, frame_number: int) -> None:
-        """Take a message. `frame_number`: its MsgSeqNum, as far as one can be found, 0 where not."""
+        """Process a message. `frame_number` is its MsgSeqNum, or 0 if none can be read."""
         if self._ended:
             return
         self._received = time.monotonic()
@@ -123,7 +123,7 @@ class Session:
             self._sender.send(business_reject(message, frame_number, UNAVAILABLE, str(error)[:200]), frame_number)
 
     def stop(self) -> None:
-        """Take nothing any more: a Logout is on its way."""
+        """Ignore all further messages after a Logout."""
         self._ended = True
 
     def end(self, why: str) -> None:
@@ -134,24 +134,24 @@ class Session:
             self._sender.close()
 
     def look(self) -> None:
-        """Send and ask for signs of life, where they are due. Call it a few times a second."""
+        """Send a Heartbeat or TestRequest if it is due. The caller calls it a few times a second."""
         interval = self._terms.heartbeat
         quiet = time.monotonic() - self._received
         if quiet > LOST_AFTER * interval:
-            self._link.close("the client gives no sign of life")
+            self._link.close("no message from the client")
         elif quiet > TEST_AFTER * interval and not self._tested:
             self._tested = True
             self._sender.send([(tags.MSG_TYPE, "1"), (tags.TEST_REQ_ID, f"T{time.time_ns()}")])
         if self._sender.quiet_seconds < interval:
             self._beating = False
         elif not self._beating and not self._ended:
-            self._beating = True  # one is enough: it is on its way while there is no leader
+            self._beating = True  # without a leader it is delayed, and one is enough
             self._sender.send([(tags.MSG_TYPE, "0")])
 
     # Numbers
 
     def _next(self, message: Message, number: int) -> bool:
-        """Whether a message is the next one; else all that it needs is done."""
+        """Whether a message has the next number. If not, this method handles it."""
         if number == self.expected:
             return True
         if number > self.expected:
@@ -167,20 +167,20 @@ class Session:
         return False
 
     def _ask_for_gap(self, number: int) -> None:
-        """Ask for what is missing before a number: once, for all of it."""
+        """Send one ResendRequest for all missing messages before a number."""
         if self._asked_to < self.expected and not self._ended:
             self._asked_to = number
             self._sender.send([(tags.MSG_TYPE, "2"), (tags.BEGIN_SEQ_NO, str(self.expected)), (tags.END_SEQ_NO, "0")])
 
     def _resend_early(self, message: Message) -> None:
-        """A ResendRequest is answered though messages before it are missing: both sides may miss some, and wait for
+        """Answer a ResendRequest even if messages before it are missing. Otherwise both sides could miss messages and wait for
         each other.
         """
-        with contextlib.suppress(FieldError):  # it is judged when it comes again
+        with contextlib.suppress(FieldError):  # it is checked when it is sent again
             self._sender.resend(*_range(message))
 
     def _is_reset(self, message: Message) -> bool:
-        """Is a SequenceReset one that does not fill a gap? Its own number does not count."""
+        """Whether the message is a SequenceReset in reset mode, whose own number is ignored."""
         try:
             return not message.flag(tags.GAP_FILL)
         except FieldError:
@@ -256,7 +256,7 @@ class Session:
 
 
 def _range(message: Message) -> tuple[int, int]:
-    """What a ResendRequest asks for."""
+    """Return the first and last number that a ResendRequest names."""
     begin, end = message.number(tags.BEGIN_SEQ_NO), message.number(tags.END_SEQ_NO)
     if begin < 1 or (end and end < begin):
         raise FieldError(tags.BEGIN_SEQ_NO, INCORRECT, "BeginSeqNo must be 1 or more, and not above EndSeqNo")
@@ -278,7 +278,7 @@ def _is_possible_duplicate(message: Message) -> bool:
 
 
 def session_reject(message: Message, number: int, error: FieldError) -> Fields:
-    """A Reject (3)."""
+    """Return a Reject (3)."""
     fields: Fields = [(tags.MSG_TYPE, "3"), (tags.REF_SEQ_NUM, str(number))]
     if error.tag > 0:
         fields.append((tags.REF_TAG_ID, str(error.tag)))

@@ -21,7 +21,7 @@ from statemachine.events import StatusChanged
 from statemachine.types import ProductStatus, StatusCause
 
 REQUESTS_MAX = 100
-"""Subscriptions of one session: one for each product of an exchange with many."""
+"""Subscriptions of one session. It suffices for one subscription of each product."""
 
 UNKNOWN_SECURITY = "2"
 """A value of BusinessRejectReason."""
@@ -43,11 +43,11 @@ _CAUSES = {StatusCause.CALENDAR: ", by the trading calendar", StatusCause.COLLAR
 class _Request:
     feed: ProductFeed
     changed: bool = False
-    """A change was sent already."""
+    """Whether a change was already sent."""
 
 
 class Statuses:
-    """The requests for statuses of one session. `reader` is what the session gives to a feed."""
+    """The status requests of one session. `reader` is the session's reader of feeds."""
 
     def __init__(
         self, feeds: Feeds, catalogue: Catalogue, sender: LocalSender, shares: Shares[str], key_id: str, reader: Reader
@@ -66,7 +66,7 @@ class Statuses:
         return any(request.feed.product_id == product_id for request in self._requests.values())
 
     async def handle(self, message: Message, number: int) -> list[ProductFeed]:
-        """Take a SecurityStatusRequest. Returns the feeds that may have no subscriber left. Raises FieldError."""
+        """Handle a SecurityStatusRequest. Returns the feeds that may have no subscriber left. Raises FieldError."""
         request_id = message.text(tags.SECURITY_STATUS_REQ_ID)
         if len(request_id) > 64:
             raise FieldError(tags.SECURITY_STATUS_REQ_ID, INCORRECT, "SecurityStatusReqID has at most 64 characters")
@@ -104,16 +104,16 @@ class Statuses:
                     self._send(request_id, feed.product_id, event.status, text, event.time)
 
     def gap(self, feed: ProductFeed) -> None:
-        """See `feeds.Reader`: a change may be among the lost events, so the status is sent again."""
+        """See `feeds.Reader`. The lost events may include a change, so the status is sent again."""
         for request_id, request in self._requests.items():
             if request.feed is feed:
                 request.changed = False
-                task = asyncio.create_task(self._tell(request_id, request))
+                task = asyncio.create_task(self._send_current(request_id, request))
                 self._reading.add(task)
                 task.add_done_callback(self._reading.discard)
 
     def close(self) -> list[ProductFeed]:
-        """Follow nothing any more. Returns the feeds that were followed."""
+        """End all subscriptions. Returns the feeds that were followed."""
         for task in self._reading:
             task.cancel()
         feeds = [request.feed for request in self._requests.values()]
@@ -121,16 +121,16 @@ class Statuses:
         return feeds
 
     async def _begin(self, request_id: str, symbol: str, *, keep: bool) -> None:
-        """Subscribe before the status is read, so that no change is missed."""
+        """Subscribe and send the current status. The subscription comes first, so that no change is missed."""
         product = await self._catalogue.recent(symbol)
         request = _Request(await self._feeds.feed(product))
         if keep:
             self._requests[request_id] = request
             request.feed.readers[self._reader] = None
-        await self._tell(request_id, request)
+        await self._send_current(request_id, request)
 
-    async def _tell(self, request_id: str, request: _Request) -> None:
-        """Send the present status, unless a change of it was sent meanwhile. Raises QuorumbookError."""
+    async def _send_current(self, request_id: str, request: _Request) -> None:
+        """Send the current status, unless a later change was already sent. Raises QuorumbookError."""
         product = await self._catalogue.recent(request.feed.product_id)
         if not request.changed:
             status = ProductStatus(product.row.status)

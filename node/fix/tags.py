@@ -1,6 +1,4 @@
-"""Fields by their numbers, and values that stand for something: FIXT.1.1, FIX 5.0 SP2 and the fields of Coinbase
-Exchange.
-"""
+"""Tag numbers and enumerated values of FIXT.1.1, FIX 5.0 SP2 and Coinbase Exchange."""
 
 from __future__ import annotations
 
@@ -75,4 +73,4 @@ POST_ONLY = "6"
 """ExecInst: participate, do not initiate."""
 
 ADMIN = frozenset({"0", "1", "2", "3", "4", "5", "A"})
-"""Types of the session layer's messages: on a resend a gap fill stands for them."""
+"""Message types of the session layer. On a resend a gap fill replaces them."""

@@ -1,8 +1,8 @@
 """Messages as bytes.
 
-A frame is `8=...|9=LENGTH|`, so many bytes, and `10=CHECKSUM|`. What does not fit that is garbled: the standard has it
-passed over, and what follows is read from the next `8=` on. `simplefix` splits a frame into fields and joins fields to
-a frame.
+A frame is `8=...|9=LENGTH|`, LENGTH bytes, and `10=CHECKSUM|`. Other bytes are garbled: they are ignored, as the
+standard requires, and reading continues at the next `8=`. `simplefix` splits a frame into fields and joins fields to a
+frame.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Fields = list[tuple[int, str]]
 
 SOH = "\x01"
 MESSAGE_MAX = 8_192
-"""Bytes of a client's message. The longest that means something, a request for the market data of `market.SYMBOLS_MAX`
-products, has fewer.
+"""Bytes of a client's message. The longest useful one, a request for the market data of `market.SYMBOLS_MAX` products, is
+shorter.
 """
 
 _HEAD = re.compile(rb"8=([^\x01]{1,16})\x019=([0-9]{1,7})\x01")
@@ -39,7 +39,7 @@ class WireError(QuorumbookError):
 
 
 class Frame:
-    """A frame that fits: its fields, and `fault` where they could not be split."""
+    """A frame with correct length and checksum: its fields, or the `fault` if they could not be split."""
 
     __slots__ = ("fault", "pairs", "raw")
 
@@ -61,14 +61,14 @@ class Frame:
 
     @property
     def number(self) -> int:
-        """MsgSeqNum as far as it can be found; 0 where it cannot."""
+        """MsgSeqNum, or 0 if it cannot be read."""
         found = _NUMBER.search(self.raw)
         return int(found.group(1)) if found is not None else 0
 
 
 class Framer:
-    """Cuts what arrives into frames. `garbled` counts what was passed over. Never holds more than a frame and what came
-    with it.
+    """Splits incoming bytes into frames. `garbled` counts the ignored parts. The buffer holds at most one frame and the bytes
+    that arrived with it.
     """
 
     def __init__(self) -> None:
@@ -77,11 +77,11 @@ class Framer:
 
     @property
     def waiting(self) -> int:
-        """Bytes of a frame that is not complete."""
+        """Bytes of an incomplete frame."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. Raises WireError."""
+        """Add bytes, and return the frames that are complete. Raises WireError."""
         self._buffer += data
         frames: list[Frame] = []
         while self._buffer:
@@ -100,7 +100,7 @@ class Framer:
         return frames
 
     def _size(self) -> int:
-        """Bytes of the frame in front; -1 while it is not complete, 0 where there is none."""
+        """Return the size of the first frame in bytes, -1 if it is incomplete, or 0 if the bytes are no frame."""
         head = _HEAD.match(self._buffer)
         if head is None:
             begins = bytes(self._buffer[:2])
@@ -114,7 +114,7 @@ class Framer:
         return size if _TAIL.fullmatch(self._buffer, size - _TAIL_SIZE, size) else 0
 
     def _skip(self) -> None:
-        """Pass over what is in front, to where the next frame may begin."""
+        """Discard bytes up to where the next frame may begin."""
         self.garbled += 1
         at = self._buffer.find(b"8=FIX", 1)
         del self._buffer[: at if at > 0 else max(1, len(self._buffer) - len(b"8=FI"))]
@@ -126,7 +126,7 @@ def _type_is_third(raw: bytes) -> bool:
 
 
 def type_of(encoded: bytes) -> str:
-    """The MsgType of a message as `encode` makes it."""
+    """Return the MsgType of a message that `encode` made."""
     head = _HEAD.match(encoded)
     assert head is not None, "encoded here"
     begin = head.end() + len(b"35=")
@@ -134,7 +134,7 @@ def type_of(encoded: bytes) -> str:
 
 
 def encode(sender: str, target: str, number: int, fields: Sequence[tuple[int, str]], now_ns: int, first_ns: int = 0) -> bytes:
-    """A message as bytes. With `first_ns` it is one that was sent before, at that time."""
+    """Return a message as bytes. With `first_ns` it is a repetition of a message first sent at that time, in nanoseconds."""
     message = simplefix.FixMessage()
     message.append_pair(8, BEGIN_STRING)
     message.append_pair(MSG_TYPE, fields[0][1])
@@ -152,17 +152,17 @@ def encode(sender: str, target: str, number: int, fields: Sequence[tuple[int, st
 
 
 def join(fields: Iterable[tuple[int, str]]) -> str:
-    """Fields as the text of a note (`commands.NoteStream`). A value loses what would end it."""
+    """Return fields as the text of a note (`commands.NoteStream`). An SOH in a value becomes a space."""
     return SOH.join(f"{tag}={value.replace(SOH, ' ')}" for tag, value in fields)
 
 
 def split(text: str) -> Fields:
-    """The fields of a note."""
+    """Return the fields of a note's text."""
     pairs = [part.partition("=") for part in text.split(SOH)]
     return [(int(tag), value) for tag, _, value in pairs]
 
 
 def timestamp(time_ns: int) -> str:
-    """A UTCTimestamp with milliseconds."""
+    """Return a UTCTimestamp with milliseconds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%d-%H:%M:%S}.{rest // 1_000_000:03d}"

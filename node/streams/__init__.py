@@ -1,7 +1,7 @@
-"""Streams out: every event of the exchange to a broker, each once, and orders in from a topic. An optional process of a
-node.
+"""Streams: an optional process of a node that publishes every event of the exchange to a broker once, and reads orders
+from a topic.
 
-It follows the log on disk as the history does, so the engine does nothing for it. What it has published is known to the
-broker alone: it goes on behind the last log entry that the broker has acknowledged. `docs/streams.md` describes topics,
-records and promises.
+It follows the log on disk, as the history does, so it costs the engine nothing. Only the broker stores how much was
+published: the stream continues after the last log entry that the broker acknowledged. `docs/streams.md` describes
+topics, records and guarantees.
 """

@@ -1,7 +1,7 @@
-"""What a stream needs of a broker: a small interface, so that Kafka and NATS JetStream are one to the rest.
+"""The interface of a broker, which Kafka and NATS JetStream implement.
 
-A broker keeps the stream's place itself, beside the records and changed together with them. So nothing that is
-remembered here can contradict it.
+The broker stores the stream's place beside the records, and changes both together. The stream keeps no place of its own
+that could contradict it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may
-    compare it.
+    """A message. Records of a topic with the same key keep their order. `sequence` increases with each record of a key, so a
+    consumer can detect repetitions.
 
-    `index` and `ordinal`: the log entry that it comes from, and its number among the records of that entry. They are
-    the same on every node.
+    `index` is the log entry that the record comes from, and `ordinal` its number among the records of that entry. Both
+    are the same on every node.
     """
 
     topic: str
@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """How far the stream is: the last log entry that is published whole, its term, and the cluster whose log it is. The
+    """The progress of the stream: the last log entry that is published completely, its term, and the id of the cluster. The
     term is 0 directly after a cut.
     """
 
@@ -41,44 +41,42 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class BrokerError(Exception):
-    """The broker did not take or give something now; it may do so later."""
+    """A request to the broker failed. A later attempt may succeed."""
 
 
 class FencedError(BrokerError):
-    """Another process streams this cluster, so this one must not publish any more."""
+    """Another process streams this cluster, so this one must stop publishing."""
 
 
 class Broker(Protocol):
-    """Where records go."""
+    """The destination of records."""
 
     def begin(self) -> Place | None:
-        """Become the only one that streams this cluster (any other is fenced from now on); how far the stream is, None
-        where it has not begun.
+        """Become the only process that streams this cluster, and fence any other. Returns the stream's place, or None if
+        nothing was published yet.
 
         Raises:
-            BrokerError: it cannot be reached, or refuses.
+            BrokerError: the broker cannot be reached, or refuses.
         """
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
-        """Publish records, and the place when they are there. What a batch that failed left behind is not published
-        again.
+        """Publish records, and then the place. Records that a failed batch already published are not published again.
 
         Raises:
-            FencedError: another process has begun since.
-            BrokerError: it did not become visible; `begin` says how far the stream is.
+            FencedError: another process has begun in the meantime.
+            BrokerError: the batch did not become visible. `begin` returns the stream's place.
         """
 
     def cut(self, records: Sequence[Record], place: Place) -> None:
-        """Publish each of these records in every partition of its topic, whatever is there, and the place when they are
-        there: a rollback undid what lies behind that place. If it fails, it may be tried again, and consumers may see
-        the records twice.
+        """Publish each of these records in every partition of its topic, and then the place, after a rollback undid all
+        later entries. After a failure the call may be repeated; consumers may then see the records twice.
 
         Raises:
             FencedError, BrokerError: as `publish`.
         """
 
     def standing(self) -> Place | None:
-        """How far the stream is, without fencing anybody. Raises BrokerError."""
+        """Return the stream's place without fencing another process. Raises BrokerError."""
 
     def close(self) -> None:
-        """Let go of all connections. What is not published is in the log."""
+        """Close all connections. Unpublished entries remain in the log."""

@@ -1,10 +1,9 @@
-"""Following the node's log: from the entry that the broker has to the one that the node has applied, with an engine of
-its own.
+"""Follows the node's log with a separate engine: from the broker's place to the entry that the node has applied.
 
-The engine's state is written to disk now and then (`data/streams/state`), so that a start need not apply the whole log
-again. At a start the entries between that state and the broker's place are applied without publishing anything. A state
-behind the broker's place is of no use: another node may have streamed meanwhile, and then the engine is brought
-forward; after that the place is found again by `Broker.begin`.
+The engine's state is written to disk at intervals (`data/streams/state`), so that a start does not apply the whole log
+again. At a start the entries between that state and the broker's place are applied without publishing them. A state
+after the broker's place cannot be used. If another node has streamed in the meantime, the engine is brought forward to
+the place that `Broker.begin` returns.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ from statemachine.engine import Engine
 log = logging.getLogger(__name__)
 
 RECORDS_PER_BATCH = 2_000
-"""Of one transaction, about: a log entry is never split."""
+"""Approximate number of records in one transaction. A log entry is never split."""
 
 STATE_EVERY = 200_000
 STATE_SECONDS = 900.0
-"""After so many commands, or so many seconds with any, the state is written."""
+"""Commands, and seconds with at least one command, after which the state is written."""
 
 STATE = "state"
 SEEN = "rollbacks"
-"""Names in the stream's directory: its own state, and how many rollbacks it has seen."""
+"""Names in the stream's directory: its state, and the number of rollbacks that it has handled."""
 
 
 class Following:
     """One stream of a node.
 
     Args:
-        config: the node's.
-        broker: where the records go.
-        writer: makes them.
+        config: the node's configuration.
+        broker: the destination of the records.
+        writer: makes the records.
     """
 
     def __init__(self, config: NodeConfig, broker: Broker, writer: Writer) -> None:
@@ -70,25 +69,25 @@ class Following:
         self._state_sequence, self._state_since = 0, time.monotonic()
         self._pending: tuple[list[Record], Place] | None = None
         self._cut_to: int | None = None
-        """A rollback undid what the broker has behind this log entry: that must be published first."""
+        """The last log entry that a rollback kept, or None. The cut must be published before further records."""
         self.published = 0
 
     @property
     def fetched(self) -> Path:
-        """Where segments of other nodes' logs are put."""
+        """The directory of log segments that were fetched from other nodes."""
         return self._config.streams_path / FETCHED
 
     @property
     def place(self) -> Place:
-        """How far the broker is."""
+        """The broker's place."""
         return self._place
 
     def begin(self) -> None:
-        """Take the stream over, and find the broker's place.
+        """Take the stream over, and read the broker's place.
 
         Raises:
-            BrokerError: it cannot be reached.
-            StreamError: its place is of another cluster.
+            BrokerError: the broker cannot be reached.
+            StreamError: the broker's place belongs to another cluster.
         """
         found = self._broker.begin()
         self._place = found or Place(self._config.cluster_id, 0, 0)
@@ -103,20 +102,20 @@ class Following:
             return
         pending = self._pending
         if pending is not None and pending[1] == self._place:
-            self._pending = None  # it was committed, and only the answer was lost
+            self._pending = None  # the batch was committed, and only the answer was lost
         elif pending is not None and found != self._before:
-            self._pending = None  # another node has streamed meanwhile
+            self._pending = None  # another node has streamed in the meantime
             self._restore(self._place.index)
         elif self._tail is None or (pending is None and self._index > self._place.index):
             self._restore(self._place.index)
 
     def undone(self, place: Place) -> int | None:
-        """The log entry to which the rollbacks on this node's data go back, if they undid this place."""
+        """Return the last log entry that the rollbacks of this node's data kept, or None if they did not undo this place."""
         ways = [way.last_index for way in switch.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
         return min(ways, default=None)
 
     def _forget_undone(self) -> None:
-        """After a rollback, remove the stream's own state and what it fetched: both may be of entries that were undone."""
+        """After a rollback, remove the stream's state and fetched segments, which may include undone entries."""
         now = switch.rewinds(self._config.data_path)
         seen = self._config.streams_path / SEEN
         if len(now) != (int(seen.read_text()) if seen.exists() else 0):
@@ -125,13 +124,13 @@ class Following:
             files.replace(seen, str(len(now)).encode())
 
     def _begin_cut(self, index: int) -> None:
-        """A rollback undid what the broker has behind log entry `index`. Bring the engine there; `advance` goes on."""
+        """Bring the engine to log entry `index`, after which a rollback undid published entries. `advance` continues."""
         log.warning("a rollback undid what is published behind log entry %d: the stream is cut back", index)
         self._pending, self._cut_to = None, index
         self._restore(index)
 
     def _cut(self, applied: int) -> bool:
-        """Publish the cut when the engine is there; False while the log does not go that far."""
+        """Publish the cut after the engine has reached its entry. Returns False while the log ends before it."""
         assert self._cut_to is not None
         while self._index < self._cut_to:
             entry = self._next(min(applied, self._cut_to))
@@ -144,8 +143,8 @@ class Following:
         return True
 
     def begin_behind_snapshot(self) -> bool:
-        """Begin behind the node's newest snapshot, where the broker has nothing yet and the log before it is gone.
-        False where that is no way.
+        """Begin after the node's newest snapshot, if the broker has no place yet and the log before the snapshot is gone.
+        Returns False if that is not possible.
         """
         if self._place.index or node_state(self._config.data_path / "snapshots", inf) is None:
             return False
@@ -155,7 +154,7 @@ class Following:
         return True
 
     def _restore(self, up_to: float) -> None:
-        """The newest state on disk at or below an index: the stream's own, else one of the node's, else the empty one."""
+        """Load the newest state on disk up to an index: the stream's state, else a snapshot of the node, else the empty state."""
         if self._tail is not None:
             self._tail.close()
         found = self._state.load()
@@ -170,12 +169,12 @@ class Following:
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def advance(self, applied: int) -> bool:
-        """Publish what the node has applied, up to a batch; False where there is nothing more.
+        """Publish up to one batch of the entries that the node has applied. Returns False if there is none.
 
         Raises:
-            MissingEntriesError: the next entry is not here: put a segment with it into `fetched`.
+            MissingEntriesError: the next entry is missing. Put a segment that has it into `fetched`.
             FencedError, BrokerError: as `Broker.publish`.
-            StreamError: the broker's place is not of this log.
+            StreamError: the broker's place does not belong to this log.
         """
         assert self._tail is not None, "begin comes first"
         self._poll_state()
@@ -197,7 +196,7 @@ class Following:
         return self._publish(records, Place(self._config.cluster_id, last.index, last.term, self._config.node_id))
 
     def _publish(self, records: list[Record], place: Place) -> bool:
-        """Publish a batch; it is kept while the broker does not take it."""
+        """Publish a batch. It is kept until the broker has accepted it."""
         self._pending, self._before = (records, place), self._place if self._place.index else None
         self._broker.publish(records, place)
         self._pending, self._place = None, place
@@ -212,7 +211,7 @@ class Following:
         return self._queued.pop(0) if self._queued else None
 
     def _taken(self, entry: LogEntry) -> list[Record]:
-        """Apply an entry; its records, none where the broker has them."""
+        """Apply an entry, and return its records, or none if the broker has them."""
         if entry.index == self._place.index and self._place.term not in (0, entry.term):
             raise StreamError(
                 f"the broker has log entry {entry.index} of term {self._place.term}, and this log one of term {entry.term}: a way back undid "
@@ -233,7 +232,7 @@ class Following:
         return steps
 
     def _poll_state(self) -> None:
-        """Note that a state is on disk, and let go of the log that it stands for."""
+        """Record that a state is on disk, and release the log that it covers."""
         written = self._state.index
         self._state.poll()
         if self._state.index == written:
@@ -244,19 +243,19 @@ class Following:
             release(self._directories, self._state.index, config.data_path / switch.ARCHIVE, 0)
 
     def _tend_state(self) -> None:
-        """Write the state when it is due."""
+        """Write the state if it is due."""
         applied = self._engine.sequence - self._state_sequence
         if applied >= STATE_EVERY or (applied and time.monotonic() >= self._state_since + STATE_SECONDS):
             self.write_state()
 
     def write_state(self) -> None:
-        """Begin to write the state. It is never ahead of what the broker has."""
+        """Begin to write the state. It never includes entries after the broker's place."""
         if self._index and self._index == self._place.index and not self._queued:
             self._state.begin(self._engine, self._index)
             self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def close(self) -> None:
-        """Close everything. What is not published is in the log."""
+        """Close everything. Unpublished entries remain in the log."""
         self._state.cancel()
         if self._tail is not None:
             self._tail.close()

@@ -1,9 +1,8 @@
-"""NATS JetStream: one stream of messages, each published on the condition that it follows the one before.
+"""NATS JetStream: one stream of messages, each published on condition that it follows the previous one.
 
-JetStream has no transactions. A place is a message of its own behind the records that it stands for. What lies behind
-the last place are the first of the records that come next, in the same order on every node, so that many are left out
-when the stream goes on. A second process that publishes makes the condition of the first one fail, which is thereby
-fenced.
+JetStream has no transactions. A place is a message after the records that it covers. Messages after the last place are
+the first records of the next batch. Their order is the same on every node, so the stream skips as many records when it
+continues. If a second process publishes, the condition of the first process fails, and the first process is fenced.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0
 IN_FLIGHT = 256
-"""Messages whose acknowledgement is waited for together."""
+"""Messages that wait for their acknowledgements together."""
 
 WRONG_LAST_SEQUENCE = 10_071
 EXPECTED = "Nats-Expected-Last-Sequence"
@@ -52,20 +51,20 @@ class JetStreamBroker:
         self._loop = Loop()
         self._nats: Nats | None = None
         self._last = 0
-        """Stream sequence of the message that is expected to be the last one."""
+        """The expected stream sequence of the last message."""
         self._skip = 0
-        """Records behind the last place, which are there already."""
+        """Records after the last place, which were already published."""
 
     def begin(self) -> Place | None:
         """See `Broker.begin`."""
         return self._do(self._begin())
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
-        """See `Broker.publish`. Records may become visible before the place does; none does twice."""
+        """See `Broker.publish`. Records may become visible before the place. No record is published twice."""
         self._do(self._publish(records, place))
 
     def cut(self, records: Sequence[Record], place: Place) -> None:
-        """See `Broker.cut`. What lies behind the last place was undone with it, so it is not counted as published."""
+        """See `Broker.cut`. Records after the last place were undone, so they do not count as published."""
         self._skip = 0
         self.publish(records, place)
 
@@ -112,7 +111,7 @@ class JetStreamBroker:
         return place
 
     async def _standing(self) -> tuple[Place | None, int]:
-        """The last place, and its sequence in the stream; none and 0 where there is none."""
+        """Return the last place and its sequence in the stream, or None and 0."""
         context = await self._context()
         try:
             message = await context.get_last_msg(self._stream, f"{self._prefix}.places")
@@ -146,10 +145,10 @@ class JetStreamBroker:
 
 
 async def _note(error: Exception) -> None:
-    """The library's word on a connection; the calls under way fail by themselves."""
+    """Log a connection error that the library reports. Pending calls fail on their own."""
     log.info("NATS: %s", str(error) or type(error).__name__)
 
 
 def _token(key: str) -> str:
-    """A key as a token of a subject, in which some characters have a meaning."""
+    """Return a key as a token of a subject. Characters with a meaning in subjects are escaped."""
     return "".join(letter if letter.isalnum() or letter in "-_:" else f"%{ord(letter):02x}" for letter in key) or "-"

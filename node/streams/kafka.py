@@ -1,12 +1,13 @@
-"""Kafka: records and place in one transaction, a second streamer fenced by the transactional id.
+"""Kafka: publishes records and place in one transaction. The transactional id fences a second streaming process.
 
-The place is a record of a topic of its own with one partition. It is produced when the broker has acknowledged the
+The place is a record in a separate topic with one partition. It is produced after the broker has acknowledged the
 records before it.
 
-A streamer that dies leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see it. There
-are brokers that show it all the same. So nothing relies on that: at the beginning the last record of every partition is
-read, as a consumer sees it, and what a partition has already is not published again. For this each record has the
-header `place`: its log entry, and its number in it. Partitions are chosen here, by CRC32 of the key.
+A streaming process that fails leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see
+it. Some compatible brokers show such records nevertheless, so the stream does not rely on the abort. At the beginning it
+reads the last record of every partition as a consumer sees it, and does not publish again what a partition has. For this
+purpose each record has the header `place`: its log entry, and its number within the entry. The stream chooses partitions
+by CRC32 of the key.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from node.streams.broker import BrokerError, FencedError, Place, Record
 log = logging.getLogger(__name__)
 
 library = logging.getLogger("node.streams.librdkafka")
-library.setLevel(logging.CRITICAL + 1)  # what fails is told by the call that fails; being fenced is no fault
+library.setLevel(logging.CRITICAL + 1)  # a failing call reports its error, and fencing is normal
 
 NOTHING = (-1, -1)
-"""Before the first record of a partition."""
+"""The position before the first record of a partition."""
 
 ANSWER_S = 20.0
-"""For one answer of the broker."""
+"""Seconds to wait for one answer of the broker."""
 
 TOPICS_S = 5.0
-"""For making topics."""
+"""Seconds to wait for the creation of topics."""
 
 LOOKBACKS = (16, 256, 4_096, 65_536)
-"""Offsets before a partition's end that are read to find the last record there."""
+"""Numbers of offsets before a partition's end that are read, one after the other, to find its last record."""
 
 FENCED = frozenset(
     {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_ID_MAPPING}
@@ -58,11 +59,11 @@ class KafkaBroker:
 
     Args:
         servers: "host:port,host:port".
-        cluster_id: of the exchange; the transactional id is made of it.
-        places: the topic with the place.
-        partitions: of topics that are made here; those that exist keep theirs.
-        replication: of topics that are made here.
-        options: settings of librdkafka that are added, such as `security.protocol`.
+        cluster_id: the exchange's cluster id, from which the transactional id is derived.
+        places: the topic of the place.
+        partitions: the number of partitions of new topics. Existing topics keep theirs.
+        replication: the replication factor of new topics.
+        options: additional settings of librdkafka, such as `security.protocol`.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class KafkaBroker:
         self._replication = replication
         self._producer: Producer | None = None
         self._counts: dict[str, int] = {}
-        """Partitions by topic."""
+        """Numbers of partitions by topic."""
         self._ends: dict[tuple[str, int], tuple[int, int]] = {}
-        """The last record of each partition when the stream began: its log entry, and its number in it."""
+        """The last record of each partition when the stream began: its log entry, and its number within the entry."""
 
     def begin(self) -> Place | None:
         """See `Broker.begin`."""
@@ -116,7 +117,7 @@ class KafkaBroker:
         self._transact(records, place, [])
 
     def _transact(self, records: Sequence[Record], place: Place, everywhere: Sequence[tuple[Record, int]]) -> None:
-        """Publish records, those that are for one partition, and the place, in one transaction."""
+        """Publish records, records of `everywhere` in the given partitions, and the place, in one transaction."""
         producer = self._producer
         if producer is None:
             raise BrokerError("the stream has not begun")
@@ -145,7 +146,7 @@ class KafkaBroker:
         self._ends = {(record.topic, partition): (record.index, record.ordinal) for record, partition in everywhere}
 
     def _produce(self, producer: Producer, record: Record, partition: int | None = None) -> None:
-        """Produce a record, unless its partition has it. One that is for this `partition` is always produced."""
+        """Produce a record unless its partition has it. With `partition` the record is always produced there."""
         if partition is None:
             partition = zlib.crc32(record.key.encode()) % self._counts[record.topic]
             if (record.index, record.ordinal) <= self._ends.get((record.topic, partition), NOTHING):
@@ -158,7 +159,7 @@ class KafkaBroker:
         while True:
             try:
                 producer.produce(record.topic, key=record.key, value=record.value, headers=headers, partition=partition)
-            except BufferError:  # the library's queue is full: it empties while it is served
+            except BufferError:  # the library's queue is full; polling empties it
                 producer.poll(0.05)
             else:
                 producer.poll(0)
@@ -177,7 +178,7 @@ class KafkaBroker:
             raise BrokerError(f"{self._places}: its last record is no place of a stream: {error}") from error
 
     def _read_ends(self) -> None:
-        """Find out which record each partition ends with."""
+        """Read the last record of each partition."""
         partitions = [
             (topic, number) for topic, count in self._counts.items() if topic != self._places for number in range(count)
         ]
@@ -190,7 +191,7 @@ class KafkaBroker:
             self._ends[where] = int(index), int(ordinal)
 
     def _last_records(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Message]:
-        """The last record of each partition, as a consumer sees it; none for an empty one."""
+        """Return the last record of each partition as a consumer sees it. An empty partition has no entry."""
         settings = {
             **self._common,
             "group.id": f"{self._transactional_id}-place",
@@ -216,7 +217,7 @@ class KafkaBroker:
             consumer.close()
 
     def _read(self, consumer: Consumer, begins: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Message]:
-        """The last record from an offset on, by partition."""
+        """Return the last record at or after the given offset, by partition."""
         consumer.assign([TopicPartition(*where, begin) for where, begin in begins.items()])
         found: dict[tuple[str, int], Message] = {}
         ended: set[tuple[str, int]] = set()
@@ -235,12 +236,12 @@ class KafkaBroker:
         return found
 
     def _make_topics(self) -> None:
-        """Make the topics that are not there, and note their partitions."""
+        """Create missing topics, and record the partitions of all."""
         counts = {name: 1 if name == self._places else self._partitions for name in (*self._topics, self._places)}
         self._counts = make_topics(self._common, counts, self._replication)
 
     def _drop(self) -> None:
-        """Forget the producer; an open transaction is aborted by the broker when the next one begins."""
+        """Drop the producer. The broker aborts its open transaction when the next one begins."""
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
@@ -251,7 +252,7 @@ class KafkaBroker:
 
 
 def _failure(error: Exception) -> BrokerError:
-    """What the library's error means."""
+    """Convert an error of the library."""
     kafka = error.args[0] if error.args else None
     if isinstance(kafka, KafkaError):
         if kafka.code() in FENCED:
@@ -261,14 +262,14 @@ def _failure(error: Exception) -> BrokerError:
 
 
 def make_topics(common: Mapping[str, Any], wanted: Mapping[str, int], replication: int) -> dict[str, int]:
-    """Make the topics that are not there; how many partitions each has.
+    """Create missing topics, and return the number of partitions of each topic.
 
     Args:
         common: settings of the client library.
-        wanted: partitions by topic.
+        wanted: numbers of partitions by topic.
 
     Raises:
-        BrokerError: one is not there and was not made.
+        BrokerError: a topic is missing and could not be created.
     """
     admin = AdminClient(dict(common), logger=library)
     try:
@@ -294,14 +295,14 @@ def make_topics(common: Mapping[str, Any], wanted: Mapping[str, int], replicatio
 
 
 class OrdersTopic:
-    """The topic with orders: read in order, committed when carried out. Nodes of one group share its partitions.
+    """The topic of orders. Records are read in order, and committed after they are carried out. Nodes share its partitions.
 
     Args:
-        group: of the consumers.
-        partitions, replication: of the topic, where it is made here.
+        group: the consumer group.
+        partitions, replication: those of the topic if it is created here.
 
     Raises:
-        BrokerError: the broker cannot be reached, or the topic is not there and was not made.
+        BrokerError: the broker cannot be reached, or the topic is missing and could not be created.
     """
 
     def __init__(
@@ -315,15 +316,15 @@ class OrdersTopic:
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "max.poll.interval.ms": 3_600_000,
-            "session.timeout.ms": 10_000,  # so long after its death a reader's partitions go to another one
+            "session.timeout.ms": 10_000,  # after this time the partitions of a failed reader go to another one
             **common,
         }
         self._consumer = Consumer(settings, logger=library)
         self._consumer.subscribe([topic])
 
     def read(self, count: int, seconds: float) -> list[tuple[str, int, int, bytes]]:
-        """Some records, at most `count`: topic, partition, offset, value. None while the broker has none or does not
-        answer.
+        """Return at most `count` records as (topic, partition, offset, value). The list is empty if the broker has none or does
+        not answer within `seconds`.
         """
         found = []
         for message in self._consumer.consume(count, seconds):
@@ -336,8 +337,8 @@ class OrdersTopic:
         return found
 
     def done(self, found: Sequence[tuple[str, int, int, bytes]]) -> None:
-        """Note at the broker that records are carried out. If that fails they are read again, and nothing is placed
-        twice.
+        """Commit the offsets of carried-out records. If that fails, the records are read again, and their command ids prevent
+        second orders.
         """
         ends: dict[tuple[str, int], int] = {}
         for topic, partition, offset, _ in found:
@@ -345,8 +346,8 @@ class OrdersTopic:
         try:
             self._consumer.commit(offsets=[TopicPartition(*place, end) for place, end in ends.items()], asynchronous=False)
         except KafkaException as error:
-            log.warning("what was carried out is not noted at the broker: %s", _failure(error))
+            log.warning("the offsets of carried-out records were not committed: %s", _failure(error))
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the consumer group."""
         self._consumer.close()

@@ -1,13 +1,13 @@
-"""Orders in: a topic whose records become commands, each carried out once.
+"""Orders from a topic: each record becomes a command, which is carried out once.
 
-A record's command id is made of topic, partition and offset, and the exchange answers an id that it has seen with the
-first outcome. The offset is committed behind the outcome. So a record that is read again, after the death of this
-process or of the leader, places no second order.
+A record's command id is derived from its topic, partition and offset, and the exchange answers a repeated id with the
+first outcome. The offset is committed after the outcome. A record that is read again after a failure of this process or
+of the leader therefore places no second order.
 
 A record is a JSON object: `account_id`, and either an order as POST /orders takes it (`product_id`, `side`, `type`,
-`price`, `size` ...) or `{"type": "cancel", "order_id" | "client_oid"}`. What cannot be read is logged and passed over.
-What is refused is a record of the topic `commands`, with its reason. Whoever may write to the topic trades for every
-account: protect it as you protect the operator's key.
+`price`, `size` ...) or `{"type": "cancel", "order_id" | "client_oid"}`. An invalid record is logged and skipped. A
+rejected command appears in the topic `commands` with its reason. Write access to the topic allows trading for every
+account: protect it like the operator's key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 log = logging.getLogger(__name__)
 
 BATCH = 200
-"""Records that are carried out in one request."""
+"""Records carried out in one request."""
 
 POLL_S = 0.2
 PAUSE_S = 0.5
@@ -43,7 +43,7 @@ BROKER_PAUSE_S = 2.0
 
 
 class OrderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A record of the topic with orders. Amounts are decimals as text."""
+    """A record of the topic of orders. Amounts are decimals as text."""
 
     account_id: str
     type: str = "limit"
@@ -60,14 +60,14 @@ class OrderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BadRecordError(QuorumbookError):
-    """A record that is no order; the text names the field and what was expected."""
+    """A record is invalid. The text names the field and what was expected."""
 
 
 def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> AnyCommand:
-    """The command that a record is.
+    """Return the command of a record.
 
     Raises:
-        BadRecordError: it is none.
+        BadRecordError: the record is invalid.
     """
     try:
         record = msgspec.json.decode(data, type=OrderRecord)
@@ -164,7 +164,7 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
 
 
 async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, bytes]], stop: asyncio.Event) -> None:
-    """Carry records out, however long that takes: as long as no leader answers, they are sent again with the same ids."""
+    """Carry records out. While no leader answers, they are sent again with the same ids, without a time limit."""
     while not stop.is_set():
         try:
             scales = {row.currency: row.scale for row in await client.query(CurrenciesQuery())}

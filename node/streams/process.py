@@ -1,7 +1,7 @@
 """`python -m node.streams.process --config node.toml`: the stream of a node, until SIGTERM.
 
-Started by the supervisor where `streams.url` is set. Of several nodes with a stream one publishes; the others watch the
-place at the broker and take over when it stands still while their log goes on.
+The supervisor starts it if `streams.url` is set. If several nodes have a stream, one of them publishes. The others watch
+the place at the broker, and one takes over when the place stands still although its log grows.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from snapshots.errors import SnapshotError
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.03
-"""Between two questions to an idle engine."""
+"""Seconds between two queries to an idle engine."""
 
 RETRY_S = 0.2
-"""Before the engine is looked for again."""
+"""Seconds before the next attempt to reach the engine."""
 
 BROKER_PAUSE_MIN_S, BROKER_PAUSE_MAX_S = 0.2, 5.0
-"""Before the broker is tried again, doubling."""
+"""Minimum and maximum seconds before the next attempt to reach the broker. The pause doubles."""
 
 WATCH_S = 1.0
-"""Between two looks at the place of another node's stream."""
+"""Seconds between two reads of the place of another node's stream."""
 
 ASK_AGAIN_S = 2.0
 
@@ -47,10 +47,10 @@ NEEDS = {"kafka": "confluent_kafka", "nats": "nats"}
 
 
 def open_broker(config: NodeConfig) -> Broker:
-    """The broker of a configuration; nothing is reached yet.
+    """Return the configured broker without connecting to it.
 
     Raises:
-        StreamError: its client library is not installed.
+        StreamError: the client library of the broker is not installed.
     """
     streams = config.streams
     scheme, _, servers = streams.url.partition("://")
@@ -78,7 +78,7 @@ def open_broker(config: NodeConfig) -> Broker:
 
 
 def families(index: int, published: int, failures: int, *, publishes: bool) -> list[Family]:
-    """The figures of a stream."""
+    """Return the metrics of a stream. `index` and `published` are log indexes."""
     return [
         Family("streams_publishing", "1 while this node publishes the stream, 0 while another does", {"": publishes}),
         Family("streams_log_index", "Last log entry that the broker has, as far as this node knows", {"": index}),
@@ -88,11 +88,11 @@ def families(index: int, published: int, failures: int, *, publishes: bool) -> l
 
 
 class Streamer:
-    """Keeps a stream going: follows the engine, waits for the broker, stands by while another node streams.
+    """Runs a stream: follows the engine, waits for the broker, and stands by while another node streams.
 
     Args:
         following: the stream.
-        broker: the same that `following` has.
+        broker: the broker of `following`.
     """
 
     def __init__(self, config: NodeConfig, following: Following, broker: Broker) -> None:
@@ -106,14 +106,14 @@ class Streamer:
         self._failures = 0
 
     def figures(self) -> list[Family]:
-        """What Prometheus reads of the stream."""
+        """Return the stream's metrics."""
         return families(self._following.place.index, self._following.published, self._failures, publishes=self._publishes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stream until `stop` is set.
 
         Raises:
-            StreamError: the stream cannot go on.
+            StreamError: the stream cannot continue.
         """
         try:
             while not stop.is_set():
@@ -134,7 +134,7 @@ class Streamer:
                 await self._connection.close()
 
     async def _take_over(self, stop: asyncio.Event) -> None:
-        """Begin, unless another node streams well."""
+        """Begin unless another node is streaming."""
         if await self._is_streamed_elsewhere(stop):
             raise FencedError("its place at the broker moves on")
         await asyncio.to_thread(self._following.begin)
@@ -142,8 +142,8 @@ class Streamer:
         log.info("streaming behind log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
-        """Whether the broker's place is another node's and not behind what this node has applied, or moves within
-        `streams.takeover`.
+        """Whether another node is streaming. This waits until the broker's place moves (True), or until it has stood still for
+        `streams.takeover` seconds while it was behind this node's applied index (False).
         """
         loop = asyncio.get_running_loop()
         first = await asyncio.to_thread(self._broker.standing)
@@ -156,7 +156,7 @@ class Streamer:
             if now != first:
                 return True
             if status is not None and first.index >= status.applied_index:
-                end = loop.time() + self._config.streams.takeover  # nothing to do, so nothing stands still
+                end = loop.time() + self._config.streams.takeover  # the stream is up to date, so the wait starts again
             await pause(stop, WATCH_S)
         return False
 
@@ -181,7 +181,7 @@ class Streamer:
         """Get entry `index` from another node.
 
         Raises:
-            StreamError: no node has it, and what is published cannot be joined to what is left.
+            StreamError: no node has the entry, so the stream has a gap that nothing can fill.
         """
         found = await self._fetcher.fetch(index, status.others)
         if found is FetchResult.PERHAPS:
@@ -193,7 +193,7 @@ class Streamer:
             )
 
     async def _status(self) -> NodeStatus | None:
-        """How far the engine is; None while it does not answer."""
+        """Return the engine's status, or None if it does not answer."""
         try:
             if self._connection is None or self._connection.closed.is_set():
                 self._connection = await NativeConnection.open(f"unix:{self._config.engine_socket}", client="streams")

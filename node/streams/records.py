@@ -1,14 +1,14 @@
-"""From commands and what they did to records: pure, and the same on every node.
+"""Converts commands, outcomes and events to records. The conversion is pure, so every node makes the same records.
 
 | topic | key | a record is | sequence |
 |---|---|---|---|
 | `events` | product | an event of the product's feed: orders, trades, status | the product's sequence, without gaps |
-| `commands` | account | a command with its outcome, refusals included | the command's number; grows, other accounts' in between |
-| `accounts` | account | what an account has after a command that touched it | the command's number |
+| `commands` | account | a command with its outcome, also a rejected one | the command's number; increases, with gaps for other accounts |
+| `accounts` | account | the balances of an account after a command that changed it | the command's number |
 
-A value is an object: `type` says which, `time_ns` is the exchange's clock, and the rest are the fields of the struct of
-that name in `docs/native.md`. Amounts are whole numbers of smallest units. In JSON every integer is a string, since
-many readers lose digits above 2**53. Words are lower case.
+A value is an object. `type` names its struct in `docs/native.md`, `time_ns` is the exchange's time, and the other fields
+are those of the struct. Amounts are whole numbers of smallest units. In JSON every integer is a string, because many
+readers lose digits above 2**53. Enumerated values are lower-case words.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ TOPICS = (EVENTS, COMMANDS, ACCOUNTS)
 FORMATS = ("json", "msgpack")
 
 SCHEMA = 1
-"""Number of the records' form; it grows when a field changes its meaning or goes."""
+"""Version of the records' format. It increases when a field changes its meaning or is removed."""
 
 CUT = "cut_back"
-"""Type of the record that says that later ones before it were undone, and its key."""
+"""Type and key of the record that says that a rollback undid records before it."""
 
 HIDDEN: Mapping[type, frozenset[str]] = {PutApiKey: frozenset({"secret", "passphrase"})}
-"""Fields that no record has. They are encrypted in the log; a topic is no place for them at all."""
+"""Fields that are never published. They are secrets, which the log encrypts."""
 
 UNPUBLISHED = frozenset({OrderReported, StreamNoted})
-"""Events of report streams, which say once more what others say, for the sessions of one account."""
+"""Events of report streams. They repeat other events for the sessions of one account."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -50,7 +50,7 @@ class Writer:
     """Makes records.
 
     Args:
-        prefix: of the topics' names.
+        prefix: the prefix of the topics' names.
         form: "json" or "msgpack".
     """
 
@@ -61,16 +61,16 @@ class Writer:
 
     @property
     def topics(self) -> list[str]:
-        """The topics' names."""
+        """Return the names of the topics."""
         return list(self._names.values())
 
     def records(self, engine: Engine, steps: Iterable[Step], index: int = 0) -> list[Record]:
-        """The records of one log entry's steps, in order. `engine` is in the state after them; `index` is the entry's."""
+        """Return the records of one log entry's steps, in order. `engine` is in the state after them; `index` is the log index."""
         made = self._made(engine, steps)
         return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
 
     def cuts(self, engine: Engine, index: int) -> list[Record]:
-        """One record for each topic: all that was published of later log entries is undone. `engine` is in the state
+        """Return one record for each topic, which says that all log entries after `index` were undone. `engine` is in the state
         after entry `index`.
         """
         products = {row.product_id: self._number(row.product_sequence) for row in engine.products()}
@@ -135,7 +135,7 @@ class Writer:
 
 
 def kind_of(kind: type) -> str:
-    """The name of a type as topics write it: OrderMatched becomes order_matched."""
+    """Return the name of a type in records: OrderMatched becomes order_matched."""
     name = kind.__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
@@ -164,7 +164,7 @@ def _plain(value: object, text: bool) -> object:
 
 
 def _accounts(step: Step) -> set[str]:
-    """The accounts whose balances a step may have changed."""
+    """Return the accounts whose balances a step may have changed."""
     found: set[str] = set()
     for event in step.events:
         if isinstance(event, OrderMatched):

@@ -1,7 +1,6 @@
-"""The form of the records, as a JSON Schema: made of the structs that the records are made of, so that it cannot differ
-from them.
+"""The JSON Schema of the records. It is generated from the same structs as the records, so it cannot differ from them.
 
-    python -m node.streams.schema
+python -m node.streams.schema
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _HEX = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
 
 
 def schema(form: str) -> dict[str, Any]:
-    """The schema of all records, in "json" or as they are after decoding "msgpack"."""
+    """Return the schema of all records, for the form "json", or for decoded "msgpack"."""
     made = _Schemas(form == "json")
     events = [kind for kind in get_args(AnyEvent) if kind not in UNPUBLISHED]
     records = [made.event(kind) for kind in events] + [made.command(kind) for kind in get_args(AnyCommand)]
@@ -81,7 +80,7 @@ class _Schemas:
         return {name: self._value(hints[name]) for name in kind.__struct_fields__ if name not in hidden}
 
     def _value(self, hint: Any) -> dict[str, Any]:
-        """What `records._plain` makes of a value of this type."""
+        """Return the schema of what `records._plain` makes of a value of this type."""
         if get_origin(hint) in (Union, UnionType):
             return {"anyOf": [self._value(each) for each in get_args(hint)]}
         if get_origin(hint) in (list, tuple):
@@ -114,13 +113,13 @@ class _Schemas:
 
 
 def _closed(fields: dict[str, Any], title: str = "") -> dict[str, Any]:
-    """An object with these fields. Others may follow in later versions."""
+    """Return the schema of an object with these fields. Later versions may add fields."""
     found = {"type": "object", "required": list(fields), "properties": fields}
     return {"title": title, **found} if title else found
 
 
 def text() -> str:
-    """Both schemas, by the name of the format."""
+    """Return both schemas as JSON text, by the name of the form."""
     return json.dumps({form: schema(form) for form in FORMATS}, indent=1) + "\n"
 
 
