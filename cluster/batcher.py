@@ -9,7 +9,7 @@ Items belong to *shares*. Items of one share keep their order, and shares take t
 fair queueing by start times (Goyal, Vin and Cheng, 1996): a share's item starts when its previous item is complete, or
 now if there is none, and the item that starts first is taken first. Virtual time is counted in units that each waiting
 share has been given. So a share that queues thousands of units delays another share by about as many units as the other
-one sends, and no share waits for ever. A share may hold as many units as are free in the queue (a dynamic threshold:
+one sends, and no share starves. A share may hold as many units as are free in the queue (a dynamic threshold:
 Choudhury and Hahne, 1998), so one share fills at most half of it, and a new share always has room. Both cost O(log
 shares) an item.
 """
@@ -177,10 +177,11 @@ class Batcher(Generic[Item]):
     `(the reason, ())`.
 
     Args:
-        propose: `Raft.propose`. encode: makes the payload of a proposal; must give at most the sum of the items' sizes
-        and a little. later: runs a function soon, after the events that have already arrived (`loop.call_soon`), so
-        that requests that arrive together become one entry. units_max, bytes_max: of one proposal. An item is never
-        split, so one item may have more units, but not more
+        propose: `Raft.propose`.
+        encode: makes the payload of a proposal, which is little larger than the sum of the items' sizes.
+        later: runs a function after the events that have already arrived (`loop.call_soon`), so that requests that
+            arrive together become one entry.
+        units_max, bytes_max: limits of one proposal. An item is never split. One item may have more units, but not more
             bytes.
         queue_max: units that may wait. One share may hold as many as are free, so at most half of them.
     """

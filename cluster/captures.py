@@ -16,7 +16,8 @@ class Captures:
     """At most one snapshot is being written at a time, and none while one is being sent to a peer.
 
     Attributes:
-        index: the index of the newest durable snapshot; 0 for none. wanted: a snapshot was asked for.
+        index: the index of the newest durable snapshot, or 0.
+        wanted: whether a snapshot was requested.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class Captures:
         return self._capturing > 0
 
     def begin_if_due(self) -> bool:
-        """Begin a snapshot if one is due. Returns whether an entry is needed first: the newest snapshot is damaged, and
-        there is nothing yet behind it that a fresh one could stand for.
+        """Begin a snapshot if one is due. Returns whether a new log entry is needed first, because the newest snapshot is
+        damaged and the log has no entry after it.
         """
         if self._capturing or self._clock() < self._not_before:
             return False

@@ -1,4 +1,4 @@
-"""One end of a connection between two nodes: it cuts what arrives into frames, and sends frames.
+"""One end of a connection between two nodes: it splits incoming bytes into frames, and sends frames.
 
 A frame is a 4-byte big-endian length and that many bytes; an empty frame is a keepalive. While the two nodes greet each
 other, `frame` waits for one frame at a time. After `serve` the owner gets each frame in the call in which its last byte
@@ -40,8 +40,9 @@ class Channel(asyncio.Protocol):
     """One end of a connection.
 
     Attributes:
-        transport: the connection. heard, wrote: when something last arrived and left (`loop.time`). ended: done when
-        the connection has ended, with the exception of `Take` if that is the reason.
+        transport: the connection.
+        heard, wrote: when bytes were last received and sent (`loop.time`).
+        ended: done when the connection has ended, with the exception of `Take` if that is the reason.
     """
 
     transport: asyncio.Transport
@@ -90,7 +91,8 @@ class Channel(asyncio.Protocol):
         """The next frame, before `serve`.
 
         Raises:
-            WireRefusedError: it has more than `limit` bytes. OSError, EOFError: the connection has ended.
+            WireRefusedError: the frame has more than `limit` bytes.
+            OSError, EOFError: the connection has ended.
         """
         while True:
             if (body := self._next(0, limit)) is not None:
@@ -131,13 +133,13 @@ class Channel(asyncio.Protocol):
                     break
             if fault is not None:
                 raise fault
-        except Exception as error:  # noqa: BLE001  # whatever it is, `serve` raises it
+        except Exception as error:  # noqa: BLE001  # `serve` raises it
             self.transport.abort()
             if not self.ended.done():
                 self.ended.set_exception(error)
 
     def _complete(self) -> tuple[list[bytes], int, WireRefusedError | None]:
-        """The complete frames but keepalives, the bytes that all of them take, and what is wrong with the next one."""
+        """Return the complete frames except keepalives, the bytes of all complete frames, and the error of the next one."""
         frames: list[bytes] = []
         at = 0
         try:
@@ -157,7 +159,7 @@ class Channel(asyncio.Protocol):
         if transport.is_closing():
             return False
         if transport.get_write_buffer_size() > WRITE_BUFFER_MAX:
-            log.warning("%s does not read: the connection is given up", peer)
+            log.warning("%s does not read: the connection is closed", peer)
             transport.abort()
             return False
         self.wrote = self._loop.time()

@@ -39,7 +39,7 @@ election timeouts.
 """
 
 SKEW_WARNING = AHEAD_MAX / 2
-"""Seconds of skew that are worth a warning."""
+"""Seconds of skew from which on a warning is logged."""
 
 SKEW_LASTS = 5.0
 """Seconds that the skew must last, because a node that was paused reads old messages for a moment."""
@@ -49,15 +49,15 @@ REFUSAL_LOGGED_EVERY = 60.0
 
 SAMPLES = 20
 STAMP_BYTES = 16
-"""Bytes of a command in which its stamp stands."""
+"""Leading bytes of a command that contain its stamp."""
 
 
 class Clocks:
-    """What this node knows of its own clock and of those of the others.
+    """This node's knowledge of its own clock and of the clocks of other nodes.
 
     Attributes:
-        refused: entries that this node did not append because of their stamps. benched_until: this node does not
-        campaign before this time.
+        refused: the number of entries that this node did not append because of their stamps.
+        benched_until: the time before which this node does not campaign.
     """
 
     def __init__(self, node_id: str, timekeeper: Timekeeper, clock: Clock) -> None:
@@ -115,9 +115,7 @@ class Clocks:
     # ------------------------------------------------------------------ follower
 
     def allowed(self, leader: str, entries: Sequence[LogEntry], committed: int) -> int:
-        """How many of the first `entries` may be appended. `committed`: up to where the leader says that the log is
-        committed.
-        """
+        """Return how many of the first `entries` may be appended. `committed` is the leader's commit index."""
         limit = -1
         for position, entry in enumerate(entries):
             if entry.index <= committed or entry.payload[0] != COMMAND:
@@ -132,15 +130,15 @@ class Clocks:
 
     def _note_refusal(self, leader: str, entry: LogEntry, stamp: int) -> None:
         self.refused += 1
-        if self._tells(leader):
+        if self._is_logged(leader):
             log.warning(
                 "entry %d of the leader %s is stamped %.1f s ahead of this node's clock (%.0f s are allowed): it is not taken until a "
                 "majority has it. The clock of %s or of %s is wrong",
                 entry.index, leader, (stamp - self._time.now()) / 1e9, AHEAD_MAX, leader, self._node_id,
             )  # fmt: skip
 
-    def _tells(self, peer: str) -> bool:
-        """Whether to log a refusal between this node and a peer: while refusals go on, not with each entry."""
+    def _is_logged(self, peer: str) -> bool:
+        """Whether to log a refusal between this node and a peer. Repeated refusals are logged at intervals."""
         now = self._clock()
         due = now - self._told_at.get(peer, -REFUSAL_LOGGED_EVERY) >= REFUSAL_LOGGED_EVERY
         if due:
@@ -148,7 +146,7 @@ class Clocks:
         return due
 
     def far_ahead(self, their_now: int) -> bool:
-        """Whether a clock is so far ahead of this node's that this node would refuse what it stamps."""
+        """Whether a clock is so far ahead of this node's clock that this node would refuse its entries."""
         return their_now > self._time.now() + round(AHEAD_MAX * 1e9)
 
     # ------------------------------------------------------------------ leader
@@ -156,7 +154,7 @@ class Clocks:
     def refused_by(self, peer: str, index: int) -> None:
         """A follower did not append entry `index` of this leader because of its stamp."""
         self._refusers[peer] = index
-        if self._tells(peer):
+        if self._is_logged(peer):
             log.warning("%s refuses entry %d of this leader: it is stamped too far ahead of the clock of %s", peer, index, peer)
 
     def accepted_by(self, peer: str, next_index: int) -> None:

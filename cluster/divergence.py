@@ -76,14 +76,14 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ this node's state
 
     def applied(self, index: int, digest: Callable[[], bytes]) -> None:
-        """The command at `index` was applied. `digest` is asked for only if it is the first command of its block."""
+        """The command at `index` was applied. `digest` is called only if this is the first command of its block."""
         if index >= self._next:
             self._begin_behind(index)
             _remember(self._own, index, digest())
             self._unsaid.append(index)
 
     def restored(self, index: int) -> None:
-        """The state is now that of a snapshot up to `index`. What was noted of another state says nothing of this one.
+        """The state was replaced by a snapshot up to `index`, so earlier hashes of this node are dropped.
 
         The next digest is that of the next block: which command is the first one of this block is not known here.
         """
@@ -109,15 +109,15 @@ class DivergenceWatch:
         self._outbox = [(to, message) for to, message in self._outbox if to != peer]
 
     def heard(self, sender: str, message: StateDigest) -> None:
-        """A digest of `message.node`, from that node or passed on by another. What the node itself said stands above
-        the latter.
+        """Record a hash of `message.node`, sent by that node or forwarded by another one. The node's own message has
+        precedence.
 
         Raises:
-            DivergedError: a majority holds another digest than this node; it must leave service.
+            DivergedError: a majority has another hash than this node, which must stop.
         """
         digests = self._heard.get(message.node)
         if digests is None:
-            return  # of this node, which knows better, or of none of the cluster
+            return  # about this node itself, or about no member
         direct = sender == message.node
         if direct:
             _remember(digests, message.index, message.digest)
@@ -127,7 +127,7 @@ class DivergenceWatch:
         self._judge(message.index, pass_on=direct)
 
     def tick(self) -> list[tuple[str, StateDigest]]:
-        """Judge what was applied since the last call; the messages to send, with their receivers.
+        """Compare hashes applied since the last call. Returns the messages to send, with their receivers.
 
         Raises:
             DivergedError: see `heard`.
@@ -135,7 +135,7 @@ class DivergenceWatch:
         unsaid, self._unsaid = self._unsaid, []
         for index in unsaid:
             if index not in self._own:
-                continue  # a long log was applied in one go: the newest digests stand for those before them
+                continue  # after a long log was applied at once, the newest hashes cover the earlier ones
             for peer in self._heard:
                 self._say(peer, self._node_id, index, self._own[index])
             self._count(index, self._heard)
@@ -187,7 +187,9 @@ class DivergenceWatch:
 
     def _differs(self, node: str, index: int, camps: dict[bytes, list[str]], agreed: bytes, *, pass_on: bool) -> None:
         """Forward the majority's hashes to a node that differs."""
-        self._tell(f"{node} differs", "%s has diverged and must leave service: at index %d %s", node, index, _described(camps))
+        self._log_once(
+            f"{node} differs", "%s has diverged and must leave service: at index %d %s", node, index, _described(camps)
+        )
         if pass_on:
             for witness in camps[agreed]:
                 self._say(node, witness, index, agreed)
@@ -197,7 +199,7 @@ class DivergenceWatch:
         silent = set(self._membership.voters).difference(*camps.values())
         hopeless = not any(self._membership.have_majority(silent.union(nodes)) for nodes in camps.values())
         advice = "no majority can come of it: stop the cluster, keep all data directories, run an audit"
-        self._tell(
+        self._log_once(
             f"undecided {sorted(camps.values())} {hopeless}",
             "the nodes' states differ at index %d: %s; %s",
             index,
@@ -205,7 +207,7 @@ class DivergenceWatch:
             advice if hopeless else "to be decided when the other nodes report",
         )
 
-    def _tell(self, what: str, text: str, *values: object) -> None:
+    def _log_once(self, what: str, text: str, *values: object) -> None:
         """Log a difference once, not at every block. The next one is logged after all nodes agree again."""
         if what not in self._told:
             self._told.add(what)

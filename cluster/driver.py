@@ -52,7 +52,7 @@ class RaftDriver:
         try:
             self._raft.tick()
             wait = max(WAIT_MIN, self._raft.due_in())
-        except Exception as error:  # noqa: BLE001  # told by `run`, which ends with it
+        except Exception as error:  # noqa: BLE001  # `run` raises it
             self._ended.set_exception(error)
             return
         self._arm(wait)

@@ -46,7 +46,7 @@ class PreVoting:
         return self._settings.heartbeat * (0.2 + 1.8 * self._randomness.random())
 
     def round_due(self, term: int) -> bool:
-        """Whether to ask (again) for `term`; begins the round."""
+        """Whether a (new) round for `term` is due. If so, it begins."""
         now = self._clock()
         if self._round_term == term and now < self._round_ends:
             return False
@@ -56,7 +56,7 @@ class PreVoting:
         return True
 
     def round_is_open(self) -> bool:
-        """Whether this node is asking at the moment."""
+        """Whether a pre-vote round of this node is open."""
         return self._round_term != 0 and self._clock() < self._round_ends
 
     def defer(self) -> None:
@@ -69,7 +69,7 @@ class PreVoting:
         return self._clock() < self._yields_until
 
     def granted(self, peer: str, term: int) -> None:
-        """A peer would vote."""
+        """Record that a peer grants its pre-vote for `term`."""
         if term == self._round_term:
             self._granted.add(peer)
 

@@ -1,14 +1,14 @@
 """The exceptions of the cluster layer.
 
 ClusterError
-├── RaftFatalError         the node must stop: going on could break the promise
+├── RaftFatalError         the node must stop, because continuing would be unsafe
 │   ├── DivergedError      its state is not that of the majority
 │   └── RemovedError       it was removed from its cluster
 ├── LogDamagedError        the log cannot be trusted
 ├── LogAbiError            the log was written with another schema
-├── MissingEntriesError    entries that a reader of the log wants are not in it any more
-├── WireRefusedError       a peer sent something that no honest peer sends
-├── ports.SnapshotRefusedError      an incoming snapshot was not taken
+├── MissingEntriesError    the log no longer has entries that a reader needs
+├── WireRefusedError       a message or connection was refused
+├── ports.SnapshotRefusedError      an incoming snapshot was not installed
 ├── ports.SnapshotUnreadableError   the newest snapshot cannot be read for sending
 └── membership.ChangeRefusedError   a change of the membership does not fit
 """
@@ -51,7 +51,8 @@ class RemovedError(RaftFatalError):
     """This node was removed from its cluster. It stops, and does not come back under this id.
 
     Attributes:
-        node_id: this node. index: the log entry that removed it, or a later one.
+        node_id: this node.
+        index: the log entry that removed it, or a later one.
     """
 
     def __init__(self, node_id: str, index: int) -> None:

@@ -57,10 +57,11 @@ class Guard:
     """One node's guard.
 
     Attributes:
-        skipped: entries that arrived although they were in the log already. leader_lost_at: when the connection to the
-        leader last broke. leader_commit: the commit index of the last leader's message; None before the first one.
-        PySyncObj gets a smaller one: up to where this node verified its log. introductions: the owner's part of the
-        introduction on new connections (set by the owner, if it has one).
+        skipped: the number of received entries that the log already had.
+        leader_lost_at: when the connection to the leader last broke.
+        leader_commit: the commit index in the leader's latest message, or None before the first one. PySyncObj gets a
+            smaller one, up to which this node has verified its log.
+        introductions: the owner's part of the introduction on new connections (set by the owner, if it has one).
 
     Args:
         install: installs an incoming snapshot that is durable.
@@ -166,8 +167,8 @@ class Guard:
         one answer serve for all messages that arrived together.
 
         Raises:
-            WireRefusedError: no correct node sends this message; the wire closes the connection. RaftFatalError: this
-            node must stop.
+            WireRefusedError: no correct node sends this message. The wire closes the connection.
+            RaftFatalError: this node must stop.
         """
         self._receiving = True
         try:
@@ -193,7 +194,7 @@ class Guard:
     def _introduced(self, peer: str, message: m.Introduction) -> None:
         if self.introductions is None:
             return
-        # Who knows a later term may have had its log's end replaced; who has lost its disk says so.
+        # A peer in a later term may have replaced the end of its log. A peer that lost its disk reports it.
         binds = self.core.leads and message.term <= self._raft_log.term and message.voter
         progress = self.peers.get(peer)
         acknowledged = progress.match_index if binds and progress is not None else 0
@@ -221,7 +222,7 @@ class Guard:
         self._outbox.send(peer, answer)
 
     def _hold_back(self, new: _Acknowledgement) -> None:
-        """Keep an acknowledgement. A later one of the same leadership stands for the ones before."""
+        """Keep an acknowledgement. A later one of the same leadership replaces it."""
         old = self._held_back
         if old is not None and old[:2] == new[:2]:
             new = new._replace(next_index=max(old.next_index, new.next_index))
@@ -290,8 +291,8 @@ class Guard:
         self.reply(peer, message.prev_index + count + 1, reset=True, success=False, from_future=True)
 
     def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
-        """Handle a message whose entries are all in the log, which goes on behind them. PySyncObj would cut the rest,
-        so it gets a heartbeat; the leader gets a success.
+        """Handle a message whose entries are all in the log, which has further entries. PySyncObj would cut these, so it gets
+        a heartbeat, and the leader gets a success.
         """
         self.core.follow(peer, message.term, min(message.commit_index, verified))
         self.reply(peer, verified + 1, reset=False, success=True)
@@ -393,7 +394,7 @@ class Guard:
             and self._up_to_date(message.last_index, message.last_term)
         )
         if granted and self._goes_first(peer, message):
-            # It may have asked when this node had not yet noticed that the leader is gone: ask again.
+            # The peer may have asked before this node noticed the loss of the leader, so ask again.
             self._outbox.send(
                 peer, m.PreVote(message.term, self._raft_log.last_index, self._raft_log.last_term, self._clocks.now())
             )

@@ -189,8 +189,9 @@ class DurableLog:
     """The segments of one node. Appends are buffered by the system until `sync`.
 
     Args:
-        abi: the schema of the commands, if there is only one. schemas: the schemas, if the log may change from one to
-        another. A segment ends with the entry that changes the schema.
+        abi: the schema of the commands, if there is only one.
+        schemas: the schemas, if the log may change from one to another. A segment ends with the entry that changes the
+            schema.
 
     Attributes:
         doubtful: the last record did not check and was dropped; see the module's text.

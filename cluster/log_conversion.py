@@ -47,7 +47,8 @@ def convert_log(
         counted: called now and then with the entries that were converted, and all of them.
 
     Raises:
-        LogDamagedError: the log cannot be trusted. LogAbiError: the log is not of `from_abi`.
+        LogDamagedError: the log is damaged.
+        LogAbiError: the log has another schema than `from_abi`.
     """
     old = DurableLog(source, node_id=node_id, abi=from_abi)
     loaded = old.load()
@@ -62,7 +63,7 @@ def convert_log(
     new.close()
     state = hardstate.load(source)
     if old.doubtful:
-        # The end was cut and with it the reason to doubt; see `RaftLog`.
+        # The cut also removed the reason for `doubtful`; see `RaftLog`.
         state = msgspec.structs.replace(state or HardState(), recovering=True)
     if state is not None:
         hardstate.store(target, state)

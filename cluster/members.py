@@ -41,8 +41,10 @@ class Members:
     """The membership as this node sees it.
 
     Attributes:
-        current: the membership in force on this node: the newest in the log. settled: the newest that is committed.
-        ids: the other members. other_voters: those of them that vote.
+        current: the membership in force on this node, which is the newest in the log.
+        settled: the newest committed membership.
+        ids: the other members.
+        other_voters: the other members that vote.
 
     Args:
         on_change: called after `current` changed.
@@ -92,7 +94,7 @@ class Members:
         self._on_change(self.current)
 
     def _set_peers(self) -> None:
-        """Who votes and who only gets the log, for those who count."""
+        """Pass the voters and the other members to the core and to the peers' records."""
         self.core.set_voters(self.other_voters)
         self._peers.set_members(
             self.other_voters, self.ids.difference(self.other_voters), self._raft_log.last_index if len(self._raft_log) else 1
@@ -218,7 +220,7 @@ class Members:
         try:
             self._append(self._checked(PromoteMember(learner)))
         except ChangeRefusedError as refusal:
-            log.debug("%s is level and not promoted yet: %s", learner, refusal)
+            log.debug("%s is caught up and not promoted yet: %s", learner, refusal)
 
     def _is_caught_up(self, learner: str) -> bool:
         """Whether a learner is caught up: it copied all entries that the log had at the start of a round in less than

@@ -8,7 +8,7 @@ its log, or else that of its newest snapshot, or else that of its settings (a cl
 Roles: a voter counts for majorities. A learner gets the log, and the leader makes it a voter as soon as it is caught
 up. A read-only member gets the log and never votes: it serves feeds, history and queries.
 
-An id is used once. A removed node gets a `Removed` message whenever it connects, for ever. A new node needs a new id.
+An id is used once. A removed node gets a `Removed` message whenever it connects. A new node needs a new id.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Logs why nothing can be committed: which voters are missing, or that there is no leader although a majority is
-connected.
-"""
+"""Logs why nothing can be committed: voters are missing, or there is no leader although a majority is connected."""
 
 from __future__ import annotations
 
@@ -32,8 +30,9 @@ class Outlook:
         self._said = False
 
     def look(self, members: Membership, reached: Set[str], leader: str, *, votes: bool, refusers: Set[str] = frozenset()) -> None:
-        """`reached`: the nodes with a connection, this one included. `votes`: whether this node may vote. `refusers`:
-        the followers that refuse this leader's entries because their clocks are behind."""
+        """Log a change. `reached` are the connected nodes, including this one. `votes` says whether this node may vote.
+        `refusers` are the followers that refuse this leader's entries because of their stamps.
+        """
         now = self._clock()
         if members.have_majority(reached) and not members.have_majority(reached - refusers):
             if self._missing_since is None:

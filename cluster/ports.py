@@ -27,7 +27,7 @@ class LogEntry(NamedTuple):
     """
 
     payload: bytes
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
     term: int
 
 

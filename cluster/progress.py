@@ -55,14 +55,16 @@ class Progress:
     """One peer.
 
     Attributes:
-        votes: whether it is a voter. A learner's acknowledgements do not count. match_index: up to where its log is
-        known to be equal and durable; 0 while it is recovering. next_index: the next entry to send. Invariant: 0 <=
-        match_index < next_index. answered_at: when it last answered this leader. answered: whether it has answered this
-        leader on this connection; before that, nobody knows whether it has its disk. recovery_index: the peer has lost
-        its disk, and votes again when its log reaches this entry, which a majority of others committed; 0 for a peer
-        that has not. Invariant: a recovering peer has match_index 0. round: for a learner, the end of the log when it began
-        to copy it, and the time of that. sending, delivered: the snapshot that is being sent to it, and the last one
-        that it received completely.
+        votes: whether the peer is a voter. A learner's acknowledgements do not count.
+        match_index: the index up to which its log is known to be equal and durable; 0 while it is recovering.
+        next_index: the next entry to send. Invariant: 0 <= match_index < next_index.
+        answered_at: when it last answered this leader.
+        answered: whether it has answered this leader on the present connection. Before that it is unknown whether it has its
+            disk.
+        recovery_index: for a peer that has lost its disk, the entry with which it may vote again; a majority of the
+            others committed it. Otherwise 0. Invariant: a recovering peer has match_index 0.
+        round: for a learner, the end of the log when it began to copy it, and the time of that.
+        sending, delivered: the snapshot that is being sent to it, and the last one that it received completely.
     """
 
     node_id: str
@@ -163,7 +165,7 @@ class Peers:
 
     @property
     def acknowledging(self) -> set[str]:
-        """Those that are connected, and whose answer on this connection says that they have their disks."""
+        """The ids of the connected peers that have answered on this connection and have their disks."""
         return {peer.node_id for peer in self if peer.answered and not peer.recovering} & self.connected
 
     def set_members(self, voters: Iterable[str], others: Iterable[str], last_index: int) -> None:

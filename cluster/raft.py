@@ -62,7 +62,7 @@ IDLE_MAX = 1.0
 """Seconds between ticks at most."""
 
 LOOK_EVERY = 0.2
-"""Seconds between two looks at whether a majority is connected and a leader known. Only log lines follow from them."""
+"""Seconds between two checks whether a majority is connected and a leader is known. They only cause log lines."""
 
 ELECTION_SECONDS = 0.5
 """Seconds without a connection to the leader after which requests no longer wait for the next leader."""
@@ -288,7 +288,7 @@ class Raft:
             self.barrier(lambda _result: None)
         self._append_proposals()
         self._replication.send_due()
-        # This node counts itself for all that is durable here, so that is made sure before it looks what is committed.
+        # This node counts its own durable entries, so it syncs before it advances the commit index.
         self._raft_log.sync()
         if self._ticked_at >= self._second_ends:
             self._second_ends = self._ticked_at + 1.0
@@ -304,10 +304,10 @@ class Raft:
         self._raft_log.sync()
         self._tell_role()
         if self._core.leads and not self._members.other_voters and self.commit_index < self._raft_log.last_index:
-            self.wake()  # nobody's answer will
+            self.wake()  # no answer of a peer will do it
 
     def _append_proposals(self) -> None:
-        """All of them leave with one message a peer."""
+        """Append the waiting proposals. One message to each peer then carries all of them."""
         proposals, self._proposals = self._proposals, []
         for payload, done in proposals:
             self._pending[self._replication.append(m.COMMAND, payload)] = done
@@ -323,7 +323,7 @@ class Raft:
             return min(self._replication.due_at() - self._clock(), IDLE_MAX - since)
         due = self._core.election_deadline - self._clock()
         if due <= 0:
-            return STANDING_POLL - since  # it was time to stand, and something spoke against it
+            return STANDING_POLL - since  # a campaign was due, and something prevented it
         return min(due, IDLE_MAX - since)
 
     def _refuse(self) -> None:
@@ -426,8 +426,8 @@ class Raft:
         core = self._core
         if core.leads:
             return core.applied_index >= core.no_op_index > 0
-        told = self._guard.leader_commit
-        return bool(core.leader_id) and told is not None and core.applied_index >= core.commit_index >= told
+        leader_commit = self._guard.leader_commit
+        return bool(core.leader_id) and leader_commit is not None and core.applied_index >= core.commit_index >= leader_commit
 
     # ------------------------------------------------------------------ what the core asks
 
@@ -554,7 +554,7 @@ def open_raft(
     )
     raft_log = RaftLog(disk, durable_log, mark, rejoin=settings.rejoin, node_id=settings.node_id)
     if raft_log.recovering:
-        log.warning("this node may have forgotten what it acknowledged: it does not vote until it has caught up")
+        log.warning("this node may have lost entries that it acknowledged: it does not vote until it has caught up")
     return Raft(
         settings,
         machine,

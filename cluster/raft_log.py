@@ -33,8 +33,8 @@ class RaftLog:
     """The log in memory and on disk, and the hard state. PySyncObj calls the methods in camel case.
 
     Attributes:
-        memberships: those in the newest snapshot and the log. on_membership: called after they changed (set by the
-        owner).
+        memberships: the memberships in the newest snapshot and the log.
+        on_membership: called after they changed (set by the owner).
 
     Args:
         node_id: the node to which the log and the hard state must belong; "" accepts any.
@@ -57,7 +57,7 @@ class RaftLog:
         end = max(entries[-1].index if entries else 0, self._base_index)
         if rejoin or log.doubtful or self._has_forgotten(end):
             self._set(recovering=True)
-            self._store()  # before anything is cut: whoever dies in between must find the reason again
+            self._store()  # before anything is cut, because a node that crashes in between must find the reason again
         log.cut_torn_end()
         self._align(entries, mark)
         self._marked = mark.members if mark else None
@@ -68,8 +68,8 @@ class RaftLog:
         _, last, last_term = self._entries[-1] if self._entries else (b"", 1, 0)
         self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
         if last_term > self._state.term:
-            # The log is synced before the term: a crash in between leaves an entry of a term in which nothing was said
-            # yet.
+            # The log is synced before the term: a crash in between leaves an entry of a term in which no message was
+            # sent yet.
             self._set(term=last_term, voted_for=None)
         self.sync()
 

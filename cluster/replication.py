@@ -1,11 +1,11 @@
 """The leader's part: what it sends to each peer, how it handles the answers, what it commits, and when it steps down.
 
-- Entries leave before the leader has synced them (thesis, section 10.2.1). It counts itself up to
+- Entries are sent before the leader has synced them (thesis, section 10.2.1). It counts itself up to
   `RaftLog.durable_index` only, and commits nothing beyond it. Otherwise the stored commit index could be beyond the end
   of its log after a crash.
 - Only entries of the own term are committed by counting (section 5.4.2).
 - Entries are encoded once a round, however many peers get them.
-- The commit index is sent with the next entries, or after `COMMIT_TOLD_AFTER` in a message that is not answered.
+- The commit index is sent with the next entries, or after `COMMIT_SENT_AFTER` in a message that is not answered.
 - Answers of an older term are ignored. A recovering node gets entries, and is not counted until it has every entry that
   it may have acknowledged (`_recovering`).
 """
@@ -24,7 +24,7 @@ from cluster.seams import Core
 from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 from cluster.transfer import Senders
 
-COMMIT_TOLD_AFTER = 0.003
+COMMIT_SENT_AFTER = 0.003
 """Seconds after which followers get the commit index if no entries carry it before. A single command then costs each
 follower one message less, and a follower applies it this much later. The time is that of a client which sends one order
 after the other, so that its next order carries the commit of the one before.
@@ -89,7 +89,7 @@ class Replication:
         if self.unsent or now > self._heartbeat_at:
             self.send()
         elif now >= self._commit_told_at:
-            self._tell_commit()
+            self._send_commit()
 
     def send(self) -> None:
         """Send to each peer its next entries or a heartbeat. All of these messages are answered."""
@@ -130,14 +130,14 @@ class Replication:
         message = m.AppendEntries(raft_log.term, raft_log.commit_index, first - 1, previous_term, entries, now)
         return m.encode(message), first + len(entries) - 1
 
-    def _tell_commit(self) -> None:
+    def _send_commit(self) -> None:
         """Send the commit index to the peers that have acknowledged the end of the log. They do not answer."""
         self._commit_told_at = NEVER
         raft_log, last = self._raft_log, self._raft_log.last_index
-        told = m.AppendEntries(
+        commit = m.AppendEntries(
             raft_log.term, raft_log.commit_index, last, raft_log.last_term, list[LogEntry](), self._clocks.now(), quiet=True
         )
-        message = m.encode(told)
+        message = m.encode(commit)
         for peer in self._peers:
             if peer.node_id in self._peers.connected and peer.flow is not Flow.SNAPSHOT and peer.next_index > last:
                 self._outbox.send_entries(peer.node_id, message)
@@ -187,8 +187,8 @@ class Replication:
         for chunk in self._senders.acknowledged(peer, message):
             self._outbox.send(peer.node_id, chunk)
         if was_busy and peer.sending is None and peer.delivered is not None and peer.delivered.index == message.index:
-            # Now, while the log still holds what follows: once it is compacted, the peer would need the next snapshot,
-            # and so on.
+            # Now, while the log still has the entries after the snapshot. After a compaction the peer would need the
+            # next snapshot.
             peer.next_index = max(peer.match_index, message.index) + 1
             self.send()
 
@@ -205,7 +205,7 @@ class Replication:
         """Commit the entries that a majority of the voters has."""
         if self._core.leads and self._can_commit():
             self._core.commit_to(self._committed_index())
-            self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_TOLD_AFTER)
+            self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_SENT_AFTER)
 
     # ------------------------------------------------------------------ the lead
 

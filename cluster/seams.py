@@ -26,8 +26,7 @@ method                          why                                             
                                 PySyncObj would cut or take over more than was verified
 `adopt_term`                    a `request_vote` that it cannot grant: it adopts a newer      it adopts newer terms from any
                                 term only from those                                          message (section 5.1)
-==============================  ============================================================
-====================================
+==============================  ============================================================  ====================================
 
 Methods of PySyncObj that are replaced: `__onBecomeLeader` (its tables of peers are `progress.Peers`). Not used: its
 tick, its queue of commands, its snapshots, its sending.
@@ -59,7 +58,7 @@ FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 ROLES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 
 SLICE_SECONDS = 0.02
-"""How long entries are applied in one go; an entry that takes longer is a slice of its own. The heartbeat is 0.07 s."""
+"""Seconds for which entries are applied at a time. A longer entry is a slice by itself. The heartbeat is 0.07 s."""
 
 FOREVER = 10**9
 """A number that a setting never reaches, because `raft.py` decides when to compact."""
@@ -240,7 +239,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     @property
     def leader_id(self) -> str:
-        """Who leads, as far as this node knows; "" when it knows of none."""
+        """The id of the leader that this node knows, or ""."""
         leader = self._SyncObj__raftLeader
         return cast(str, leader.id) if leader is not None else ""
 

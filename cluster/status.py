@@ -29,8 +29,9 @@ class RaftStatus(msgspec.Struct, frozen=True):
     `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters
     is connected, this node included and followers that refuse this leader's stamps excluded. `members_index`: the log
     entry that says who belongs, 0 for the configuration; `change_under_way`: that entry is not known to be committed.
-    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that
-    this leader sent and the peer did not take. `entries_from_future`: that this node did not append, see `clocks.py`.
+    `snapshots_refused`: snapshots of a leader that this node refused. The wire counts its refusals itself.
+    `snapshots_not_taken`: snapshots of this leader that a peer did not install. `entries_from_future`: entries that this
+    node did not append (`clocks.py`).
     `digests_...`: see `DivergenceWatch`.
     """
 

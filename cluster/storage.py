@@ -1,4 +1,4 @@
-"""A directory on a real disk, with the durability that `ports.Disk` promises.
+"""A directory on a real disk, with the durability that `ports.Disk` requires.
 
 Every OSError names its path. A shortage of descriptors or memory before anything was written does no harm, so opening
 is retried, with a reserve descriptor (`Opener`). An error of a write or a sync is raised: the contents of the disk are
@@ -58,8 +58,8 @@ class Opener:
         """A descriptor of `path`.
 
         Raises:
-            OSError: it cannot be opened; for want of descriptors or memory only after `OPEN_TRIES` tries. Nothing was
-                written.
+            OSError: the file cannot be opened. A shortage of descriptors or memory raises it after `OPEN_TRIES`
+                attempts. Nothing was written.
         """
         for attempt in range(OPEN_TRIES):
             try:
@@ -75,7 +75,7 @@ class Opener:
             else:
                 if not attempt and self._short:
                     self._short = False
-                    log.info("there are descriptors and memory for %s again", path)
+                    log.info("%s was opened after a shortage of descriptors or memory", path)
                 return descriptor
         raise AssertionError("the last try returns or raises")
 
@@ -84,7 +84,7 @@ class Opener:
             self.shortages += 1
         if not self._short:
             self._short = True
-            log.warning("%s could not be opened (%s): nothing was written, it is tried again", path, error.strerror)
+            log.warning("%s could not be opened (%s): nothing was written, and it will be tried again", path, error.strerror)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor, and fill up the reserve if it was used."""
@@ -117,7 +117,7 @@ class RealFile:
         self._fsync = fsync
 
     def append(self, data: bytes) -> None:
-        """Write at the end, whole."""
+        """Append all bytes."""
         view = memoryview(data)
         with _named(self._path):
             while view:
@@ -146,7 +146,7 @@ class RealDisk:
 
     Args:
         archive_to: keeps log segments that are no longer needed; without it they are deleted.
-        archives: asked for each such segment; the answer may change while the node runs.
+        archives: called for each such segment; says whether it is archived. The answer may change while the node runs.
         synced: called after each fdatasync of an open file, with its duration in seconds.
     """
 
@@ -175,7 +175,7 @@ class RealDisk:
         return sorted(entry.name for entry in self._directory.iterdir() if entry.is_file() and not entry.name.endswith(".tmp"))
 
     def read(self, name: str) -> bytes:
-        """A file whole."""
+        """Return the contents of a file."""
         return (self._directory / name).read_bytes()
 
     def settle(self, name: str) -> None:

@@ -27,8 +27,9 @@ class LogTail:
     """The committed entries of a node's log, in order.
 
     Args:
-        directories: the log's and the archive's, the log's first. abis: the schemas of the commands; segments of other
-        schemas are skipped. next_index: the index of the first entry to read.
+        directories: the directory of the log, then that of the archive.
+        abis: the schemas of the commands. Segments of other schemas are skipped.
+        next_index: the index of the first entry to read.
     """
 
     def __init__(self, directories: Sequence[Path], abis: Collection[str], next_index: int) -> None:
@@ -105,10 +106,10 @@ class LogTail:
 
 
 def segment_with(directories: Sequence[Path], index: int) -> Path | None:
-    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier
-    directory.
+    """Return the segment that must hold entry `index`, or None. Of two with the same name, the one in the earlier
+    directory is returned.
 
-    One that moves to a later directory meanwhile is seen in one of the two: the earlier one is looked at first.
+    The earlier directory is read first, so a segment that moves to the later one meanwhile is always found.
     """
     segments: dict[str, Path] = {}
     for directory in directories:

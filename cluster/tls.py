@@ -5,8 +5,7 @@ for that time. asyncio makes handshakes in the loop's thread, so new connections
 the loop. `TlsProtocol` makes each step of a handshake in a small pool of threads, and continues in the loop. To the
 protocol inside it then looks like any transport with TLS.
 
-Nothing is allocated for TLS before the first byte arrives, so a connection that says nothing costs a descriptor, and no
-time.
+Nothing is allocated for TLS before the first byte arrives, so a silent connection costs a descriptor and no CPU time.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ Failed = Callable[[BaseException], None]
 
 
 class TlsTransport(asyncio.Transport):
-    """What the protocol inside writes to. Flow control is that of the connection below; what is written is encrypted at
-    once.
-    """
+    """The transport of the protocol inside. Writing encrypts at once. Flow control is that of the underlying connection."""
 
     def __init__(self, owner: TlsProtocol, below: asyncio.Transport, channel: ssl.SSLObject) -> None:
         super().__init__({"ssl_object": channel, "sslcontext": channel.context})
@@ -35,16 +32,16 @@ class TlsTransport(asyncio.Transport):
         self._below = below
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What is known of the TLS channel, or of the connection below."""
+        """Return information about the TLS channel, or else about the underlying connection."""
         found = super().get_extra_info(name)
         return self._below.get_extra_info(name, default) if found is None else found
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Send."""
+        """Encrypt and send."""
         self._owner.write(data)
 
     def close(self) -> None:
-        """Say that this is the end, send what is written, and close."""
+        """Send the waiting bytes and the TLS close message, and close."""
         self._owner.close()
 
     def abort(self) -> None:
@@ -52,39 +49,39 @@ class TlsTransport(asyncio.Transport):
         self._below.abort()
 
     def is_closing(self) -> bool:
-        """Whether it is closed or being closed."""
+        """Whether the connection is closed or closing."""
         return self._below.is_closing()
 
     def pause_reading(self) -> None:
-        """Take nothing more from the peer until `resume_reading`."""
+        """Stop reading from the peer until `resume_reading`."""
         if self.is_reading():
             self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        """Undo `pause_reading`."""
+        """Read from the peer again."""
         if not self.is_closing():
             self._below.resume_reading()
 
     def is_reading(self) -> bool:
-        """Whether the peer is being read from."""
+        """Whether reading is not paused."""
         return self._below.is_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Bytes waiting above which the protocol is told to pause, and below which to go on."""
+        """Set the waiting bytes above which the protocol is paused, and below which it is resumed."""
         self._below.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes waiting to be sent, encrypted."""
+        """Return the number of encrypted bytes that wait to be sent."""
         return self._below.get_write_buffer_size()
 
 
 class TlsProtocol(asyncio.Protocol):
-    """The server's end of a connection, between the transport and the protocol inside, which `make` makes when the
-    handshake is done.
+    """The server's end of a connection, between the transport and the protocol inside. `make` creates the latter after the
+    handshake.
 
     Args:
-        threads: makes the steps of handshakes. The session's own bytes are encrypted in the loop's thread.
-        failed: called when the handshake fails, with the reason; the connection is being closed then.
+        threads: runs the steps of handshakes. The bytes of the session are encrypted in the loop's thread.
+        failed: called with the reason if the handshake fails. The connection is closing then.
     """
 
     def __init__(
@@ -110,7 +107,7 @@ class TlsProtocol(asyncio.Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether the peer has said anything."""
+        """Whether the peer has sent a byte."""
         return self._channel is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,8 +152,9 @@ class TlsProtocol(asyncio.Protocol):
     # ------------------------------------------------------------------ the handshake
 
     def _step(self) -> None:
-        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back, and
-        nothing more is read: a peer that believes the handshake done may send as much as it likes."""
+        """Pass the received bytes to OpenSSL in another thread. Until it returns, the loop's thread does not use the channel,
+        and reading is paused, because the peer may already send data of any length.
+        """
         if self._channel is None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._channel = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -183,12 +181,12 @@ class TlsProtocol(asyncio.Protocol):
             self._step()
 
     def _begin_safely(self) -> None:
-        """As when a transport calls a protocol: what it raises ends this connection, and is told to the loop, which
-        goes on.
+        """Begin the session. As for any protocol, an exception ends this connection and is passed to the loop's exception
+        handler, and the loop continues.
         """
         try:
             self._begin()
-        except Exception as error:  # noqa: BLE001  # it is passed on
+        except Exception as error:  # noqa: BLE001  # passed to the exception handler
             context = {"message": "a protocol failed after its handshake", "exception": error, "protocol": self._inside}
             asyncio.get_running_loop().call_exception_handler(context)
             self._transport.abort()
@@ -210,7 +208,7 @@ class TlsProtocol(asyncio.Protocol):
     # ------------------------------------------------------------------ the session
 
     def _read(self) -> None:
-        """Hand on what can be decrypted. One read of the transport bounds it."""
+        """Pass on all bytes that can be decrypted. One read of the transport bounds them."""
         channel = self._channel
         assert channel is not None, "the handshake is done"
         chunks: list[bytes] = []
@@ -244,12 +242,12 @@ class TlsProtocol(asyncio.Protocol):
         self._send()
 
     def close(self) -> None:
-        """Say that this is the end, and close when that has left."""
+        """Send the TLS close message, and close after it is sent."""
         if self._closed:
             return
         self._closed = True
         if self._channel is not None:
-            with contextlib.suppress(ssl.SSLError):  # the peer's own end has not come, and need not
+            with contextlib.suppress(ssl.SSLError):  # the peer has not sent its close message, and need not
                 self._channel.unwrap()
             self._send()
         self._transport.close()
@@ -260,9 +258,7 @@ class TlsProtocol(asyncio.Protocol):
 
 
 def _handshake(channel: ssl.SSLObject) -> bool:
-    """One step, in a thread of the pool: whether the handshake is done, or more of the peer is needed. Raises what is
-    wrong with it.
-    """
+    """Run one step of a handshake in a thread of the pool. Returns whether it is complete, or raises its error."""
     try:
         channel.do_handshake()
     except ssl.SSLWantReadError:

@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Senders:
-    """The snapshots that this leader is sending, one a peer at most; they stand in the peers' records.
+    """The snapshots that this leader is sending, at most one to each peer. The peers' records hold them.
 
     Attributes:
-        not_taken: how often a peer got one whole and did not take it.
+        not_taken: how often a peer received a complete snapshot and did not install it.
     """
 
     def __init__(self, snapshots: Snapshots, peers: Peers, clock: Clock) -> None:
@@ -60,8 +60,8 @@ class Senders:
         return any(peer.sending is not None for peer in self._peers)
 
     def start(self, peer: Progress, term: int) -> bool:
-        """Begin to send a snapshot, unless one is being sent. Returns whether one is being sent. A damaged one is not
-        sent, nor soon again one that the peer did not install.
+        """Begin to send a snapshot, unless one is being sent. Returns whether one is being sent. A damaged snapshot is not
+        sent. A snapshot that the peer did not install is not sent again soon.
         """
         if peer.sending is not None:
             return True
@@ -77,7 +77,7 @@ class Senders:
         return True
 
     def _may_offer(self, peer: Progress) -> bool:
-        """Whether the peer asks for what is in the newest snapshot and has not just got it."""
+        """Whether the peer needs the newest snapshot and has not just received it."""
         last = peer.delivered
         if last is None or peer.next_index > last.index:
             return True
@@ -92,14 +92,14 @@ class Senders:
         return waited >= OFFER_AGAIN or (newest is not None and newest.index > last.index)
 
     def _examine(self, reason: str) -> None:
-        """Check the newest snapshot for damage, unless that was done a moment ago."""
+        """Check the newest snapshot for damage, unless it was checked a moment ago."""
         if self._clock() - self._examined_at >= OFFER_AGAIN:
             self._examined_at = self._clock()
-            log.warning("%s: looking whether the newest one is damaged", reason)
+            log.warning("%s: checking the newest one for damage", reason)
             self._snapshots.examine()
 
     def stop(self) -> None:
-        """Abort all."""
+        """Abort all transfers."""
         for peer in self._peers:
             peer.stop_sending()
 
@@ -119,7 +119,7 @@ class Senders:
         return list(self._chunks(peer, sending))
 
     def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
-        """The chunks that are due. Also aborts those of an older term and those that are not answered."""
+        """Return the chunks that are due. Transfers of an older term, and those without an answer, are aborted."""
         for peer in self._peers:
             sending = peer.sending
             if sending is None:
@@ -131,7 +131,7 @@ class Senders:
                     yield peer.node_id, chunk
 
     def _chunks(self, peer: Progress, sending: Sending) -> Iterator[m.SnapshotChunk]:
-        """The next chunks of a snapshot, which is given up where the source cannot be read."""
+        """Return the next chunks of a snapshot. The transfer is aborted if the source cannot be read."""
         source, mark = sending.source, sending.source.mark
         burst = CHUNK_BYTES * CHUNKS_IN_FLIGHT
         paced = burst + int(TRANSFER_BYTES_PER_SECOND * (self._clock() - sending.begun))
@@ -149,7 +149,7 @@ class Senders:
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """A snapshot that has come whole. `held`: the bytes to acknowledge until it is checked."""
+    """A completely received snapshot. `held` is the number of bytes to acknowledge until it is checked."""
 
     peer: str
     term: int
@@ -163,8 +163,8 @@ class Receiver:
     """The snapshot that this follower is receiving, one at a time.
 
     Attributes:
-        whole: what has come whole and is being checked.
-        refused: how many were not taken.
+        whole: the completely received snapshot that is being checked.
+        refused: the number of snapshots that were not installed.
     """
 
     def __init__(self, snapshots: Snapshots) -> None:
@@ -188,7 +188,7 @@ class Receiver:
         self._received = 0
 
     def take(self, peer: str, chunk: m.SnapshotChunk) -> int:
-        """Take a chunk: the bytes to acknowledge. With the last one the check begins; see `poll`."""
+        """Handle a chunk. Returns the number of bytes to acknowledge. The last chunk begins the check; see `poll`."""
         sender = (peer, chunk.term, chunk.index)
         if chunk.offset == 0 and (self._from != sender or self._received == 0):
             self.abort()
@@ -209,8 +209,8 @@ class Receiver:
         return self.whole.held
 
     def poll(self) -> tuple[Incoming, SnapshotMark | None] | None:
-        """What came whole, once it is judged: with its mark if it is checked and durable, without if it is not taken.
-        Told once.
+        """Return a received snapshot once, after its check: with its position if it is durable, or with None if it was
+        refused.
         """
         whole, sink = self.whole, self._sink
         if whole is None or sink is None:
@@ -218,15 +218,15 @@ class Receiver:
         try:
             mark = sink.poll()
         except SnapshotRefusedError as error:
-            log.error("the snapshot at index %d from %s is not taken: %s", whole.index, whole.peer, error)
+            log.error("the snapshot at index %d from %s was refused: %s", whole.index, whole.peer, error)
             return self._refuse(whole)
         if mark is None:
             return None
         if mark.index != whole.index or mark.last.term != whole.index_term:
-            log.error("the snapshot from %s is of index %d, %d was announced", whole.peer, mark.index, whole.index)
+            log.error("the snapshot from %s has index %d, but %d was announced", whole.peer, mark.index, whole.index)
             return self._refuse(whole)
         self.abort()
-        log.info("took the snapshot at index %d from %s", mark.index, whole.peer)
+        log.info("received the snapshot at index %d from %s", mark.index, whole.peer)
         return whole, mark
 
     def _refuse(self, whole: Incoming) -> tuple[Incoming, None]:

@@ -1,10 +1,10 @@
 """The Raft port: TLS 1.3 with certificates on both sides, length-prefixed frames, no pickle.
 
-One connection a pair of nodes: the one with the greater id calls. If it does not, because it does not know the other or
-was removed, the other calls after a while; of two connections the one that the greater id made stays. A caller is let
-in only if its certificate is of this cluster's authority and names a peer, or any node while this one looks for a
-leader (`ports.Wire.accepts_unknown`); then both say `Hello` (cluster, node, protocol, ABI) and only then messages
-count. `channel.py` has the frames. An invalid frame or caller is refused and counted by kind in `refused`, and the
+Each pair of nodes has one connection. The node with the greater id calls. If it does not, because it does not know the
+other node or was removed, the other one calls after a while. Of two connections, the one that the greater id made stays.
+A caller is accepted only if its certificate is of this cluster's authority and names a peer, or any node while this node
+looks for a leader (`ports.Wire.accepts_unknown`). Both nodes then send `Hello` (cluster, node, protocol, ABI), and only
+after that other messages. `channel.py` has the frames. An invalid frame or caller is refused and counted by kind in `refused`, and the
 connection is closed; the node continues.
 """
 
@@ -37,9 +37,9 @@ ALPN = "quorumbook-raft/2"
 """The name of this protocol in the TLS handshake. Version 0.2.0 offers no name."""
 HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
-"""Threads for the handshakes of callers, so that no unknown caller takes time of the thread of Raft."""
+"""Threads for the handshakes of callers, so that unknown callers take no time of Raft's thread."""
 KEEPALIVE = 0.5
-"""Seconds without a message after which a keepalive is sent. Only two followers have nothing else to say to each other."""
+"""Seconds without a message after which a keepalive is sent. Only connections between followers need keepalives."""
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
@@ -48,16 +48,16 @@ CALL_AFTER = 2.0
 CONNECTED_CHECK = 0.5
 """Seconds between checks whether a connection that the other node made still exists."""
 PAUSE_NOTED = 0.5
-"""Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no
-processor.
+"""Seconds by which a check may be late. If it is later, this process was paused or had no CPU time, and the peer's silence
+does not count.
 """
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The first frame of both sides. Protocol 1 has the first four fields.
 
-    `abi`: the schema of the sender's state. `accepts`: those that it can read. `log_abi`: the schema of the first
-    command in its log, where that goes back to the first entry; else "".
+    `abi` is the schema of the sender's state, and `accepts` the schemas that it can read. `log_abi` is the schema of the
+    first command in its log, or "" if the log does not go back to the first entry.
     """
 
     protocol: int
@@ -70,12 +70,11 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 @dataclass(frozen=True)
 class WireSettings:
-    """Who this node is, where it listens, where the peers are at first ("host:port" by node id), and how it proves
-    itself.
+    """This node's identity, its listening address, the initial addresses of the peers ("host:port" by node id), and TLS.
 
-    `peer_node_id` reads the node id out of a verified certificate; None when it names none. `introduce` makes this
-    node's hello in a protocol, as it is now; `met` is told a peer's hello before anything else counts. `narrow` makes
-    of a message what protocol 1 has of it, None for nothing.
+    `peer_node_id` returns the node id in a verified certificate, or None. `introduce` returns this node's current hello
+    for a protocol. `met` is called with a peer's hello before any other message is handled. `narrow` converts a message
+    to protocol 1, and returns None if protocol 1 does not have it.
     """
 
     hello: Hello
@@ -111,13 +110,13 @@ class _Connection:
 
 
 def _protocol(channel: Channel) -> int:
-    """The protocol that both sides of a connection know."""
+    """Return the newest protocol that both sides of a connection know."""
     tls = channel.transport.get_extra_info("ssl_object")
     return PROTOCOL if tls is not None and tls.selected_alpn_protocol() == ALPN else FORMER_PROTOCOL
 
 
 class _Caller(TlsProtocol):
-    """A caller whose handshake is made in other threads; `greeted` gets its channel, or why there is none."""
+    """A caller whose handshake runs in other threads. `greeted` gets its channel, or the reason of the failure."""
 
     def __init__(self, context: ssl.SSLContext, greeted: asyncio.Future[Channel], threads: Executor) -> None:
         super().__init__(context, lambda: Channel(self._made), threads, failed=self._refused)
@@ -211,7 +210,7 @@ class TlsWire:
                 try:
                     caller, name = await loop.sock_accept(listener)
                 except OSError as error:
-                    # Out of descriptors, or the caller is gone already: no reason to stop, and none to spin.
+                    # No descriptors are free, or the caller has disconnected: continue after a pause.
                     log.warning("raft port: no caller could be accepted: %s", error)
                     await asyncio.sleep(RETRY_MIN)
                 else:
@@ -231,9 +230,9 @@ class TlsWire:
         return sorted(peer for peer, connection in self._connections.items() if connection.former)
 
     def drop_former(self) -> None:
-        """End the connections with peers that speak protocol 1: the schema of this node's state is not theirs any more."""
+        """End the connections with peers that use protocol 1, which cannot read the schema of this node's state any more."""
         for peer in self.former_peers:
-            log.warning("the connection with %s ends: its version cannot read what this cluster writes from now on", peer)
+            log.warning("the connection with %s ends: its version cannot read the log of this cluster any more", peer)
             self._connections[peer].channel.transport.abort()
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
@@ -274,8 +273,8 @@ class TlsWire:
         except WireRefusedError as error:
             self._refuse(error.kind, str(error), who, channel)
             return
-        except Exception as error:  # noqa: BLE001  # whatever a stranger provokes in the TLS layer, it is no reason for the node to stop
-            # A member that was cut off or paused ends its handshake, too; a stranger has no certificate of this cluster.
+        except Exception as error:  # noqa: BLE001  # no input of an unauthenticated caller may stop the node
+            # A paused or disconnected member also fails its handshake. Other callers have no certificate of this cluster.
             kind = "certificate" if isinstance(error, ssl.SSLError) else "handshake"
             self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", who, channel)
             return
@@ -339,7 +338,7 @@ class TlsWire:
             channel.transport.abort()
 
     async def _keep_calling(self, peer: str) -> None:
-        """Call a peer whenever there is no connection, as long as it is a peer."""
+        """Call a peer whenever there is no connection to it, until it is no longer a peer."""
         pause = RETRY_MIN
         while peer in self._peers:
             if peer > self._node_id:
@@ -354,8 +353,8 @@ class TlsWire:
         self._called.discard(peer)
 
     async def _call(self, peer: str) -> bool:
-        """Call a peer once and stay with it; whether it was reached at all. It may have been removed since it was
-        decided to.
+        """Call a peer once, and serve the connection until it ends. Returns whether the peer was reached. The peer may have
+        been removed since the caller's decision.
         """
         address = self._peers.get(peer)
         if address is None:
@@ -402,7 +401,7 @@ class TlsWire:
         except WireRefusedError as error:
             self.refused[error.kind] += 1
             log.warning("raft port: %s: %s", peer, error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is not the peer's doing: the node stops with it
+        except Exception as error:  # noqa: BLE001  # an internal error stops the node
             self._fail(error)
         finally:
             watch.cancel()
@@ -422,7 +421,7 @@ class TlsWire:
             self.failed.set_exception(error)
 
     def _take(self, connection: _Connection, message: bytes, more: bool) -> bool:
-        """Pass on a message, if another connection to the same peer has not taken this one's place."""
+        """Pass on a message unless another connection to the same peer has replaced this one."""
         if self._connections.get(connection.peer) is not connection:
             return False
         self._on_message(connection.peer, message, more)
@@ -436,7 +435,7 @@ class TlsWire:
             await asyncio.sleep(KEEPALIVE)
             now = loop.time()
             if now - due > PAUSE_NOTED:
-                channel.heard = max(channel.heard, now - KEEPALIVE)  # what it said meanwhile may not have been read yet
+                channel.heard = max(channel.heard, now - KEEPALIVE)  # its latest frames may not have been read yet
             if now - channel.heard > SILENCE_MAX:
                 log.warning("%s has been silent for %.1f s", connection.peer, now - channel.heard)
                 channel.transport.abort()

@@ -166,8 +166,8 @@ class EngineKeys:
 
     def _changed(self, key_ids: list[str]) -> None:
         self._samples = None
-        for tell in self.on_change:
-            tell(key_ids)
+        for notify in self.on_change:
+            notify(key_ids)
 
 
 def _length(command: AnyCommand) -> int:

@@ -1,5 +1,5 @@
-"""What nodes tell each other when they connect: on which data directory they run, how often they started on it, and how
-their data was migrated.
+"""The introductions that nodes exchange when they connect: the data directory, the number of starts on it, and the
+migration of the data.
 
 This detects what no node can detect alone: an old copy of a data directory, a copy that runs beside the original, and a
 migration that gave one node other data than the rest.
@@ -66,8 +66,8 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a node tells its peers: its data directory, the number of this start on it, a random word of this start, how
-    its data was migrated, and its addresses by its own node.toml (`addresses.Places`).
+    """The introduction of a node: its data directory, the number of this start on it, a random word of this start, the
+    last migration of its data, and its addresses in its own node.toml (`Places`).
     """
 
     incarnation: str
@@ -78,8 +78,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Objected(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of a peer's data directory: its latest start, or (`acknowledged`) the index that its log must
-    reach.
+    """An objection to a peer's introduction: the latest known start on its data directory, or (`acknowledged`) the index
+    that its log must reach.
     """
 
     incarnation: str
@@ -91,7 +91,7 @@ class Objected(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is stored of a peer. `retired`: its earlier directories."""
+    """The stored facts about a peer. `retired` are its earlier directories."""
 
     incarnation: str
     starts: int
@@ -169,11 +169,11 @@ class Introductions:
         Raises:
             StaleDataError: the peer shows that this node runs on an old or second copy.
         """
-        told, own = msgspec.msgpack.decode(body, type=Objected), self._own
-        later = told.starts > own.starts or (told.starts == own.starts and told.start != own.start)
-        forgotten = told.acknowledged > self._last_index()
-        if told.incarnation == own.incarnation and (later or told.retired or forgotten):
-            raise StaleDataError(peer, told.what)
+        objection, own = msgspec.msgpack.decode(body, type=Objected), self._own
+        later = objection.starts > own.starts or (objection.starts == own.starts and objection.start != own.start)
+        forgotten = objection.acknowledged > self._last_index()
+        if objection.incarnation == own.incarnation and (later or objection.retired or forgotten):
+            raise StaleDataError(peer, objection.what)
 
     # ------------------------------------------------------------------ what is remembered
 
@@ -183,7 +183,9 @@ class Introductions:
         except FileNotFoundError:
             return {}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataDirectoryError(f"{self._path} is damaged: {error}. It may be deleted: the others tell again") from error
+            raise DataDirectoryError(
+                f"{self._path} is damaged: {error}. It may be deleted: the other nodes state it again"
+            ) from error
 
     def _remember(self, peer: str, known: Known | None, body: Body) -> None:
         retired = known.retired if known is not None else ()
@@ -201,22 +203,22 @@ class Introductions:
         own = self._own.migrated
         if own is None:
             return
-        others = {peer: told for peer, told in self._migrations.items() if peer in self._voters()}
-        differing = {peer: told for peer, told in others.items() if own.differs(told)}
+        others = {peer: migrated for peer, migrated in self._migrations.items() if peer in self._voters()}
+        differing = {peer: migrated for peer, migrated in others.items() if own.differs(migrated)}
         self.doubt = ""
         if not differing:
             return
         majority = len(self._voters()) // 2 + 1
-        for peer, told in differing.items():
-            agreeing = [other for other in differing if other == peer or not told.differs(differing[other])]
+        for peer, migrated in differing.items():
+            agreeing = [other for other in differing if other == peer or not migrated.differs(differing[other])]
             if len(agreeing) >= majority:
-                raise MigratedOtherwiseError(_otherwise(own, told, agreeing))
+                raise MigratedOtherwiseError(_otherwise(own, migrated, agreeing))
         if len(others) - len(differing) + 1 < majority:
             names = ", ".join(sorted(differing))
             self.doubt = f"the data of {self._node_id} was migrated in another way than that of {names}, and no majority says which is right"
-            log.critical("%s: no command is applied until another node is there", self.doubt)
-        for peer, told in differing.items():
-            log.error("the data of %s was migrated in another way: %s", peer, _difference(told, own))
+            log.critical("%s: no command is applied until another node is connected", self.doubt)
+        for peer, migrated in differing.items():
+            log.error("the data of %s was migrated in another way: %s", peer, _difference(migrated, own))
 
 
 def _objection(known: Known, body: Body, claim: Claim) -> Objected | None:
@@ -244,9 +246,9 @@ def _difference(one: Migrated, other: Migrated) -> str:
     return f"at log entry {one.last_index} its state has the hash {one.state_hash[:16]}, here {other.state_hash[:16]}"
 
 
-def _otherwise(own: Migrated, told: Migrated, agreeing: list[str]) -> str:
+def _otherwise(own: Migrated, theirs: Migrated, agreeing: list[str]) -> str:
     return (
-        f"the data of {', '.join(sorted(agreeing))} was migrated in another way, and they are the majority ({_difference(told, own)}). Nothing "
+        f"the data of {', '.join(sorted(agreeing))} was migrated in another way, and they are the majority ({_difference(theirs, own)}). Nothing "
         "was applied here. Go back with quorumbook rollback on this node, put right what differs, and start it again"
     )
 
@@ -272,15 +274,15 @@ class Addresses:
     def __init__(self, config: NodeConfig, members: Callable[[], tuple[list[Member], int]]) -> None:
         self._config = config
         self._members = members
-        self._told: dict[str, Places] = {}
+        self._stated: dict[str, Places] = {}
         self._logged: set[str] = set()
         self._warnings: list[str] = []
         self._index = -1
 
     def heard(self, peer: str, places: Places) -> None:
         """Record a peer's addresses."""
-        if self._told.get(peer) != places:
-            self._told[peer] = places
+        if self._stated.get(peer) != places:
+            self._stated[peer] = places
             self._index = -1
 
     def warnings(self, index: int) -> list[str]:
@@ -317,8 +319,8 @@ class Addresses:
         members, index = self._members()
         found = []
         for member in members:
-            told = self._told.get(member.node_id)
-            for name, says in zip(NAMES, told or (), strict=False):
+            stated = self._stated.get(member.node_id)
+            for name, says in zip(NAMES, stated or (), strict=False):
                 used = getattr(member, name)
                 if says != used:
                     source = f"the cluster's log (entry {index})" if index else "node.toml here"

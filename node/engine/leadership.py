@@ -185,7 +185,8 @@ class Barriers:
     """Runs barriers, at most one at a time.
 
     Args:
-        later: `loop.call_soon`. after: `loop.call_later`.
+        later: `loop.call_soon`.
+        after: `loop.call_later`.
         clock: monotonic seconds.
         held: whether proposing is stopped now; `go_on` is called when it may resume.
     """

@@ -77,7 +77,8 @@ class LevelChange:
         members: the members of the cluster, including this node.
         busy: a description of the other operation that stops proposing now, or "".
         ask, prepare: see `Ask`, `Prepare`; not used for this node itself.
-        own: this node's status. prepare_own: as `prepare`, for this node.
+        own: this node's status.
+        prepare_own: as `prepare`, for this node.
     """
 
     def __init__(
@@ -193,11 +194,11 @@ class LevelChange:
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
     async def _make_ready(self, to: Level) -> None:
-        """Ask every member to prepare its state at the new level, until all say at once that it is there: one that was
-        restarted while another still prepared has to begin again.
+        """Ask every member to prepare its state at the new level, until all members report at the same time that they are
+        ready. A member that restarts in the meantime must prepare again.
 
         Raises:
-            RequestFailed: CONFLICT: a member cannot; nothing was changed.
+            RequestFailed: CONFLICT if a member cannot prepare. Nothing was changed.
         """
 
         async def one(member: MemberStatus) -> str:
@@ -239,7 +240,7 @@ class LevelChange:
             release()
         if result.error is not None:
             raise RequestFailed(
-                FailCode.OUTCOME_UNKNOWN, "leadership was lost under way; see what became of it: quorumbook cluster status"
+                FailCode.OUTCOME_UNKNOWN, "leadership was lost under way; the result is shown by: quorumbook cluster status"
             )
         return result.index
 

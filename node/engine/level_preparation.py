@@ -36,7 +36,7 @@ SNAPSHOT_SECONDS = 300.0
 
 KEEP_SECONDS = 900.0
 """Seconds for which a prepared state is kept up without an entry that changes the level. The members of a cluster are
-prepared within minutes of each other; a change that was given up must not cost the memory for ever.
+prepared within minutes of each other; an abandoned change must not use the memory permanently.
 """
 
 SLICE_SECONDS = 0.003

@@ -1,4 +1,4 @@
-"""The level at which a node runs, which is that of its data, and what it tells its peers about levels."""
+"""The level of a node, which is that of its data, and the node's hello to its peers about levels."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Changed:
 
 
 class Joining:
-    """What this node tells its peers about levels, and what it learns from them.
+    """The levels in this node's hello, and those that its peers report.
 
     A node without a snapshot and without entries has no level. It adopts the level of the log that it receives.
     """
@@ -88,7 +88,7 @@ class Joining:
         return not status.snapshot_index and status.last_log_index <= 1
 
     def introduce(self, hello: Hello) -> Hello:
-        """This node's hello, as it is now. One in protocol 1 can only be for a peer of version 0.2.0."""
+        """Return this node's current hello. Only peers of version 0.2.0 get one in protocol 1."""
         abi = self._machine.level.abi
         if hello.protocol == FORMER_PROTOCOL:
             return msgspec.structs.replace(hello, abi=V0_2_0.abi if self._has_nothing else abi)

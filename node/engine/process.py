@@ -453,7 +453,7 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
         await ended
     except OSError as error:
         code = _of_disk_or_port(config, error)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is logged there, and the node ends
+    except Exception as error:  # noqa: BLE001  # any exception is logged there, and the node ends
         code = _fatal(parts, config, error)
     await parts.server.stop(wait=0.2)
     parts.service.modes.enter(Mode.SHUTDOWN)
@@ -479,7 +479,7 @@ def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
         return exit_codes.TOO_OLD
     otherwise = cause(error, MigratedOtherwiseError)
     if otherwise is not None:
-        log.critical("%s must not go on: %s", config.node_id, otherwise)
+        log.critical("%s must stop: %s", config.node_id, otherwise)
         return exit_codes.CANNOT_START
     return _in_doubt(parts, config, error)
 
@@ -546,7 +546,7 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
         return exit_codes.CANNOT_START
     text = diagnosis_of_disk(config.data_path, error)
     # For a full disk the traceback has no useful information.
-    log.critical("%s must not go on: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
+    log.critical("%s must stop: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
     return exit_codes.IN_DOUBT
 
 

@@ -307,7 +307,7 @@ def _controls(engine: Engine, query: ControlsQuery) -> object:
 
 
 def _without_secrets(row: ProposalRow) -> ProposalRow:
-    """A proposal as it is shown: a proposed API key has its secret and passphrase left out."""
+    """Return a proposal for display, without the secret and passphrase of a proposed API key."""
     command = command_decoder.decode(row.command)
     if isinstance(command, PutApiKey):
         command = msgspec.structs.replace(command, secret="", passphrase="")

@@ -51,7 +51,7 @@ class _Conversion:
         try:
             self._made = raised(self.engine, self._change.old, self._change.to)
             log.info("the state is ready for level %s; it took %.1f s", self._change.to, time.monotonic() - began)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the entry is applied, and the node stops
+        except Exception as error:  # noqa: BLE001  # it is raised when the entry is applied, and the node stops
             self._error = error
         self.over = True
 
@@ -92,7 +92,7 @@ class ReplicatedEngine:
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the state of the next level is there, so that the entry that changes the level takes no time."""
+        """Whether the state of the next level is ready, so that the entry that changes the level takes no time."""
         return self.shadow is not None and self.shadow.ready and self.shadow.engine is self.engine
 
     def prepare(self, shadow: Shadow | None) -> None:
@@ -163,7 +163,7 @@ class ReplicatedEngine:
         """Let the next level's state take over what an entry changed."""
         try:
             shadow.follow()
-        except Exception:  # whatever it is: the node's own state is not concerned
+        except Exception:  # no exception here affects the node's own state
             log.exception("the state of the next level cannot be kept up; it will be made at the entry that changes the level")
             self.prepare(None)
 

@@ -106,7 +106,8 @@ class EngineService:
     Authorisation:  gate, keys
 
     Args:
-        later: `loop.call_soon`. after: `loop.call_later`.
+        later: `loop.call_soon`.
+        after: `loop.call_later`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
         more_counters: the counters of the rest of the process, for the status.

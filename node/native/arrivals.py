@@ -65,8 +65,9 @@ class Arrivals(asyncio.Protocol):
     """See the module.
 
     Attributes:
-        transport: the connection; None before it is made. ended: set when it has ended. writable: set while more may be
-        written.
+        transport: the connection, or None before it is made.
+        ended: set when the connection has ended.
+        writable: set while more bytes may be written.
     """
 
     def __init__(self, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:

@@ -177,7 +177,7 @@ class FlipLogEnd(Fault):
     """A bit of the log's last record flips while the node is down: it must come back without a vote, or not at all."""
 
     name = "flip-log-end"
-    DOUBT = "this node may have forgotten what it acknowledged"
+    DOUBT = "this node may have lost entries that it acknowledged"
 
     async def begin(self, stage: Stage) -> None:
         self.nodes = [await stage.any_node()]
@@ -225,8 +225,8 @@ class DiskFull(Fault):
         await asyncio.to_thread(self.disk.fail)
         await stage.down(node_id, 30.0)
         said = log.read_bytes()[before:].decode("utf-8", "replace")
-        if self.last_words not in said or "must not go on" not in said:
-            raise UnsafeError(f"{node_id} ended without saying that it must not go on ({self.last_words}): {said[-1000:]}")
+        if self.last_words not in said or "must stop" not in said:
+            raise UnsafeError(f"{node_id} ended without saying that it must stop ({self.last_words}): {said[-1000:]}")
 
     async def end(self, stage: Stage) -> None:
         if self.nodes:

@@ -175,8 +175,8 @@ class SyncFails(_OnForgetfulDisks):
         self.disks[node_id].control(Control(prefix=LOG, failures=1))
         await stage.down(node_id, 30.0)
         said = log.read_bytes()[before:].decode("utf-8", "replace")
-        if "Input/output error" not in said or "must not go on" not in said:
-            raise UnsafeError(f"{node_id} ended without saying that it must not go on: {said[-1000:]}")
+        if "Input/output error" not in said or "must stop" not in said:
+            raise UnsafeError(f"{node_id} ended without saying that it must stop: {said[-1000:]}")
 
 
 class LyingDisk(_OnForgetfulDisks):

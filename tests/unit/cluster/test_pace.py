@@ -9,7 +9,7 @@ import pytest
 from cluster import messages as m
 from cluster.ports import CaptureState, LogEntry
 from cluster.raft import IDLE_MAX, POLL
-from cluster.replication import COMMIT_TOLD_AFTER
+from cluster.replication import COMMIT_SENT_AFTER
 from tests.simulation.disk import SimDisk
 from tests.unit.cluster.fakes import Node, command
 
@@ -161,8 +161,8 @@ class TestCommit:
         node.forget_said()
         node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.raft.tick()
-        assert node.raft.due_in() <= COMMIT_TOLD_AFTER + 1e-9
-        node.now += COMMIT_TOLD_AFTER + 0.0001
+        assert node.raft.due_in() <= COMMIT_SENT_AFTER + 1e-9
+        node.now += COMMIT_SENT_AFTER + 0.0001
         node.raft.tick()
         assert {message.commit_index for message in node.said(m.AppendEntries)} == {node.raft_log.last_index}
 
