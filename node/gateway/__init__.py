@@ -1,11 +1,11 @@
 """REST and WebSocket: a process that speaks HTTP to clients and the native protocol to its node's engine.
 
-Each file covers one noun. A JSON object is one `msgspec.Struct` with a constructor from the engine's row. The OpenAPI
+Each file covers one subject. A JSON object is one `msgspec.Struct` with a constructor from the engine's row. The OpenAPI
 document is generated from these structs.
 
 - app: every route, and the application that serves them
 - calls: a request on its way to a handler and back: signature, limits, failures
-- orders: placing, cancelling and listing orders; amending changes or pairs them, direct is the fast path
+- orders: placing, cancelling and listing orders; amending changes and pairs them, direct is the fast path
 - market: time, products, books, tickers, trades
 - accounts: balances, deposits and withdrawals
 - fees: what an account pays, fee tiers and overrides

@@ -1,5 +1,5 @@
-"""Users, roles and consent over HTTP: who may send which of the operator's commands, and proposals that wait for a
-second user.
+"""Users, roles and consent over HTTP: permissions for the operator's commands, and proposals that wait for a second
+user.
 
 The words of roles, scopes, permissions and decisions are those of `statemachine.types`, in lower case.
 """
@@ -54,7 +54,7 @@ class OperatorUserJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: UserRow) -> Self:
-        """The object of a user."""
+        """Return the object of a user."""
         roles = [GrantJson(grant.role.name.lower(), grant.scope.name.lower(), grant.name) for grant in row.grants]
         return cls(id=row.user_id, roles=roles, note=row.note)
 
@@ -92,7 +92,7 @@ class ProposalJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: ProposalRow) -> Self:
-        """The object of a proposal."""
+        """Return the object of a proposal."""
         command = command_decoder.decode(row.command)
         hidden = ("account_id", "command_id", *(("secret", "passphrase") if isinstance(command, PutApiKey) else ()))
         return cls(
@@ -109,7 +109,7 @@ class ProposalJson(msgspec.Struct, kw_only=True):
 
 
 class DecisionJson(msgspec.Struct, kw_only=True):
-    """What became of a proposal. After `approve` its command is applied."""
+    """The result of a decision about a proposal. After `approve` its command is applied."""
 
     id: int
     decision: str
@@ -117,12 +117,12 @@ class DecisionJson(msgspec.Struct, kw_only=True):
 
 
 def sender_text(account_id: str) -> str:
-    """Who sent a command of the operator: a user, `key/` and a key without a user, or `operator`."""
+    """Return the sender of an operator command as text: a user, `key/` and a key without a user, or `operator`."""
     return account_id.removeprefix(f"{OPERATOR}/")
 
 
 async def user_list(call: Call) -> Answer[list[OperatorUserJson]]:
-    """GET /admin/users: the users and their roles, by id. A user without a role for the venue sees only the own ones."""
+    """GET /admin/users: the users and their roles, by id. A user without a role for the venue sees only the own entry."""
     return Answer([OperatorUserJson.of(row) for row in (await _rows(call, "user", USERS_MAX)).user])
 
 
@@ -187,7 +187,7 @@ async def decide(call: Call) -> Answer[DecisionJson]:
 
 
 async def _rows(call: Call, table: str, limit: int) -> ControlsView:
-    """The rows that the caller may see, after all that was acknowledged before the call."""
+    """Return the rows that the caller may see. They reflect everything acknowledged before the call."""
     assert call.identity is not None, "the route asks for a permission"
     check_viewer(call)
     view: ControlsView = await call.read(ControlsQuery(table, 0, limit, call.identity.viewer))

@@ -23,9 +23,9 @@ from statemachine.types import Permission, Scope
 
 
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing.
+    """POST /deposits and /withdrawals. The caller chooses `transfer_id`; a repeated one books nothing.
 
-    The custody system handles the destination on a chain: those fields are accepted and not stored.
+    The custody system handles the destination on a blockchain. Those fields are accepted and not stored.
     """
 
     currency: str
@@ -47,7 +47,7 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /profiles/transfer: from one account to another. The caller chooses `transfer_id`; a repeated one books
+    """POST /profiles/transfer: a transfer from one account to another. The caller chooses `transfer_id`; a repeated one books
     nothing.
     """
 
@@ -59,7 +59,7 @@ class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=
 
 
 class AddressRequest(msgspec.Struct, frozen=True):
-    """POST /coinbase-accounts/{id}/addresses: any content is refused."""
+    """POST /coinbase-accounts/{id}/addresses, which is refused with any content."""
 
 
 class AccountJson(msgspec.Struct, kw_only=True):
@@ -75,7 +75,7 @@ class AccountJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: BalanceRow, scale: int) -> Self:
-        """The object of a balance; `scale`: the currency's."""
+        """Return the object of a balance. `scale` is the currency's."""
         return cls(
             id=account_text(row.account_id, row.currency),
             currency=row.currency,
@@ -88,7 +88,7 @@ class AccountJson(msgspec.Struct, kw_only=True):
 
 
 class ProfileJson(msgspec.Struct, kw_only=True):
-    """An account's one profile."""
+    """The single profile of an account."""
 
     id: str
     user_id: str
@@ -99,12 +99,12 @@ class ProfileJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, account_id: str) -> Self:
-        """The one profile of an account."""
+        """Return the single profile of an account."""
         return cls(id=account_id, user_id=account_id, name=account_id, active=True, is_default=True, has_margin=False)
 
 
 class UserJson(msgspec.Struct, kw_only=True):
-    """Whose key it is, and what it may do. A key without an account is that of `operator`. `user`: whose key it is."""
+    """The account, the user and the permissions of a key. A key without an account has the account `operator`."""
 
     id: str
     permissions: list[str]
@@ -112,19 +112,19 @@ class UserJson(msgspec.Struct, kw_only=True):
 
 
 class WalletJson(msgspec.Struct, kw_only=True):
-    """A payment method, or a wallet elsewhere: the exchange has neither, so lists of them are empty."""
+    """A payment method or an external wallet. The exchange has neither, so their lists are empty."""
 
     id: str
 
 
 class FeeEstimateJson(msgspec.Struct, kw_only=True):
-    """What the exchange takes for a withdrawal."""
+    """The fee of a withdrawal."""
 
     fee: str
 
 
 class ExchangeLimitsJson(msgspec.Struct, kw_only=True):
-    """How much may be moved: the exchange sets no limit, so `transfer_limits` is empty."""
+    """The limits of transfers. The exchange has none, so `transfer_limits` is empty."""
 
     limit_currency: str
     transfer_limits: dict[str, dict[str, str]]
@@ -143,7 +143,7 @@ class TransferJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, outcome: Transferred, transfer_id: str, scale: int) -> Self:
-        """A booked deposit or withdrawal, with the balance after it; `scale`: the currency's."""
+        """Return the object of a booked deposit or withdrawal. `scale` is the currency's."""
         return cls(
             id=transfer_id,
             amount=to_text(outcome.amount, scale),
@@ -156,14 +156,14 @@ class TransferJson(msgspec.Struct, kw_only=True):
 
 
 class ProfileTransferJson(TransferJson, kw_only=True):
-    """A transfer between accounts; `available` and `hold` are the sender's after it."""
+    """A transfer between accounts. `available` and `hold` are those of the sending account after it."""
 
     sender: str = msgspec.field(name="from")
     receiver: str = msgspec.field(name="to")
 
     @classmethod
     def between(cls, outcome: Transferred, transfer_id: str, scale: int, sender: str, receiver: str) -> Self:
-        """The object of a transfer from one account to another; `scale`: the currency's."""
+        """Return the object of a transfer from one account to another. `scale` is the currency's."""
         booked = msgspec.structs.asdict(TransferJson.of(outcome, transfer_id, scale))
         return cls(**booked, sender=sender, receiver=receiver)
 
@@ -212,7 +212,7 @@ async def profile(call: Call) -> Answer[ProfileJson]:
 
 
 def _active(call: Call) -> bool:
-    """Whether active profiles are asked for. Raises BadRequestError."""
+    """Whether active profiles are requested. Raises BadRequestError."""
     active = call.parameters().get("active", "true")
     if active not in ("true", "false"):
         raise BadRequestError("active must be true or false", "active")
@@ -233,8 +233,8 @@ async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
 
 
 async def no_address(_call: Call) -> Answer[WalletJson]:
-    """POST /coinbase-accounts/{id}/addresses: refused, since there are no such accounts: the custody system gives out
-    addresses.
+    """POST /coinbase-accounts/{id}/addresses: refused, because the exchange has no such accounts. The custody system
+    assigns addresses.
     """
     raise ApiError(404, "NotFound", "id", detail="the exchange keeps no wallets: deposit addresses come from the custody system")
 
@@ -280,7 +280,7 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
 
 
 def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
-    """The answer to a transfer that was not booked."""
+    """Return the answer to a rejected transfer."""
     assert isinstance(outcome, Rejected), outcome
     return rejection(outcome, number=lambda units: to_text(units, currency.scale), command_id="transfer_id")
 

@@ -1,7 +1,7 @@
-"""The operator's calls: currencies, products, accounts, API keys, and money for any account. Each may be repeated
-safely, signed anew.
+"""The operator's calls: currencies, products, accounts, API keys, and money for any account. Each call may be
+repeated safely with a new signature.
 
-Only the call that makes a key shows its secret.
+Only the call that creates a key returns its secret.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from statemachine.types import Permission, ProductStatus, Scope
 
 NO_SCALES: Mapping[str, int] = {}
 HAND_OVER_SECONDS = 5.0
-"""Seconds until a new leader is known: some election timeouts."""
+"""Seconds to wait for a new leader: several election timeouts."""
 HAND_OVER_POLL = 0.05
 RATE_SCALE = 6
-"""Fee rates are in parts per million."""
+"""Digits of a fee rate, which is in parts per million."""
 
 
 class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a
+    """PUT /admin/products/{id}, with the fields of GET /products. Without `status` an existing product keeps its status, and a
     new one is online.
     """
 
@@ -73,13 +73,13 @@ class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PATCH /admin/products: a status for all of them."""
+    """PATCH /admin/products: a status for all products."""
 
     status: str
 
 
 class LeadershipRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/leadership: the node that shall lead; without `node_id` the member with the longest log."""
+    """POST /admin/leadership: the next leader. Without `node_id` it is the member with the longest log."""
 
     node_id: str | None = None
 
@@ -92,12 +92,12 @@ class LeadershipJson(msgspec.Struct, kw_only=True):
 
 
 class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/accounts/{id}: nothing but the id in the path."""
+    """PUT /admin/accounts/{id}, which has no fields."""
 
 
 class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any. `user_id`: the user whose
-    key it is; `account_id` is then an account, or `operator` for a key that acts for none.
+    """POST /admin/keys. `addresses` are the networks from which the key may be used; empty for any. `user_id` is the user
+    who owns the key. `account_id` is then an account, or `operator` for a key without an account.
     """
 
     account_id: str
@@ -126,8 +126,8 @@ class PutJson(msgspec.Struct, kw_only=True):
 
 
 class KeyJson(msgspec.Struct, kw_only=True):
-    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret
-    is, under a cluster key.
+    """An API key without its secret. `addresses` are the networks from which it may be used; empty for any. `encrypted` says
+    whether its secret is encrypted by a cluster key.
     """
 
     id: str
@@ -139,7 +139,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: ApiKeyRow) -> Self:
-        """The object of a key."""
+        """Return the object of a key."""
         return cls(
             id=row.key_id,
             account_id=row.owner_id,
@@ -151,7 +151,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
 
 
 class NewKeyJson(msgspec.Struct, kw_only=True):
-    """An API key that was just made. No other answer shows its secret and passphrase."""
+    """A new API key. No other answer contains its secret and passphrase."""
 
     id: str
     secret: str
@@ -169,7 +169,7 @@ async def put_currency(call: Call) -> Answer[PutJson]:
 
 
 async def put_product(call: Call) -> Answer[PutJson]:
-    """PUT /admin/products/{id}: sizes in the base currency, the tick in the quote currency."""
+    """PUT /admin/products/{id}: add or replace a product. Sizes are in the base currency, the tick in the quote currency."""
     product_id = check_name(call.path("id"), "id")
     request = parse(call.body, ProductRequest)
     base = (await call.gateway.catalogue.currency(check_name(request.base_currency, "base_currency"))).scale
@@ -202,10 +202,10 @@ async def put_product(call: Call) -> Answer[PutJson]:
 
 
 def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
-    """Raise BadRequestError where a price times a size may be a fraction of the quote currency's smallest unit, saying
-    what would do.
+    """Raise BadRequestError if a price times a size may be a fraction of the quote currency's smallest unit. The message
+    names values that are valid.
 
-    The exchange's own rule, in decimals. `base` and `quote` are the digits of the currencies.
+    It is the exchange's rule in decimals. `base` and `quote` are the numbers of digits of the currencies.
     """
     if command.tick <= 0 or command.lot <= 0 or command.tick * command.lot % 10**base == 0:
         return
@@ -224,7 +224,7 @@ def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
 
 
 def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
-    """The largest size: as given, or a million whole coins."""
+    """Return the maximum size: the given one, or a million units of the base currency."""
     if given(request.base_max_size):
         return to_units(raw_text(request.base_max_size, "base_max_size"), scale, "base_max_size")
     most: int = min(10 ** (scale + 6), AMOUNT_MAX)
@@ -259,7 +259,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
 
 
 async def patch_products(call: Call) -> Answer[list[PutJson]]:
-    """PATCH /admin/products: the same status for every product, all in one entry of the log."""
+    """PATCH /admin/products: set the same status for every product in one log entry."""
     status = choice(parse(call.body, StatusRequest).status, PRODUCT_STATUSES, "status")
     rows = await _latest_products(call)
     outcomes = await call.commands([put_again(row, call.command_id(row.product_id), status=status) for row in rows.values()])
@@ -267,7 +267,7 @@ async def patch_products(call: Call) -> Answer[list[PutJson]]:
 
 
 async def _latest_products(call: Call) -> dict[str, ProductRow]:
-    """Every product by its id, after all that was acknowledged before the call, whichever node leads."""
+    """Return the leader's products by id. They reflect everything acknowledged before the call."""
     rows: list[ProductRow] = await call.gateway.backend.query_leader(ProductsQuery())
     return {row.product_id: row for row in rows}
 
@@ -288,14 +288,14 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 
 async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, int] = NO_SCALES) -> Answer[PutJson]:
-    """Put something; what that did. `scales`: the digits of the command's fields that are amounts. Raises ApiError
-    where it was refused.
+    """Apply a PUT command and return its effect. `scales` are the digits of the command's amounts by field. Raises ApiError
+    if it was rejected.
     """
     return Answer(_put_json(await call.command(command), name, scales))
 
 
 def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCALES) -> PutJson:
-    """What a PUT did. Raises ApiError for one that was refused."""
+    """Return the effect of a PUT command. Raises ApiError if it was rejected."""
     if isinstance(outcome, Done):
         return PutJson(id=name, changed=outcome.changed, sequence=outcome.sequence)
     assert isinstance(outcome, Rejected), outcome
@@ -322,7 +322,7 @@ async def hand_over(call: Call) -> Answer[LeadershipJson]:
 
 
 async def key_list(call: Call) -> Answer[list[KeyJson]]:
-    """GET /admin/keys: by id, behind `after`. Without secrets; a revoked key has no permissions."""
+    """GET /admin/keys: API keys by id, beginning after `after`, without secrets. A revoked key has no permissions."""
     query = call.parameters()
     limit = page_limit(query)
     after = check_name(query["after"], "after") if "after" in query else ""
@@ -332,7 +332,7 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
 
 
 async def create_key(call: Call) -> Answer[NewKeyJson]:
-    """POST /admin/keys: make an API key. Its secret and passphrase are in this answer and in no other."""
+    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase."""
     request = parse(call.body, NewKeyRequest)
     key = generate()
     permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
@@ -345,7 +345,7 @@ async def create_key(call: Call) -> Answer[NewKeyJson]:
 
 
 async def put_key(call: Call) -> Answer[PutJson]:
-    """PUT /admin/keys/{id}: add or replace an API key with a secret of the caller's. It is not repeated in the answer."""
+    """PUT /admin/keys/{id}: add or replace an API key with the caller's secret. The answer does not contain it."""
     key_id = check_name(call.path("id"), "id")
     request = parse(call.body, KeyRequest)
     owner = check_name(request.account_id, "account_id")
@@ -364,7 +364,7 @@ async def put_key(call: Call) -> Answer[PutJson]:
 
 
 async def revoke_key(call: Call) -> Answer[PutJson]:
-    """DELETE /admin/keys/{id}: revoke an API key, at once and on every node. Its secret is gone; the id stays in the
+    """DELETE /admin/keys/{id}: revoke an API key at once on every node. Its secret is deleted, and the id stays in the
     list.
     """
     key_id = check_name(call.path("id"), "id")
@@ -384,7 +384,7 @@ def _permissions(given: Sequence[str]) -> int:
 
 
 def _addresses(given: Sequence[str]) -> str:
-    """Networks as the exchange keeps them. Raises BadRequestError naming the one that is none."""
+    """Return networks in the exchange's form. Raises BadRequestError that names an invalid one."""
     found = []
     for place, text in enumerate(given):
         try:

@@ -32,14 +32,14 @@ from statemachine.types import Permission
 
 log = logging.getLogger(__name__)
 _quiet = logging.getLogger(f"{__name__}.aiohttp")
-_quiet.setLevel(logging.CRITICAL)  # what strangers send is counted, not logged
+_quiet.setLevel(logging.CRITICAL)  # input of unknown clients is counted and not logged
 
 SOCKET_PATHS = ("/", "/ws")
 PAGE = ("limit", "after", "before")
 PROFILE = ("profile_id", "market_type")
 WAYS = ("", "/payment-method", "/coinbase-account", "/crypto")
 """The means of deposit and withdrawal in the paths of Coinbase Exchange. The custody system handles them, so all are
-treated alike here.
+equivalent here.
 """
 
 ROUTES = (
@@ -153,7 +153,7 @@ ROUTES = (
 
 
 def _route(method: str, path: str) -> Route:
-    """One route of the list."""
+    """Return a route of the list."""
     return next(route for route in ROUTES if (route.method, route.path) == (method, path))
 
 
@@ -219,7 +219,7 @@ class Application:
         await self.gateway.close()
 
     async def handle(self, request: Request) -> Response:
-        """Answer a request: every failure becomes a JSON answer, and every answer is counted."""
+        """Answer a request. Every failure becomes a JSON answer, and every answer is counted."""
         begun = time.perf_counter()
         methods, names = self.router.find(request.path)
         served = methods.get(request.method)
@@ -284,7 +284,7 @@ async def _speaks_websocket(page: Page, request: Request, _names: Mapping[str, s
 
 
 def _socket_app(gateway: Gateway) -> web.Application:
-    """The aiohttp application that serves WebSocket connections. It answers one request per connection."""
+    """Return the aiohttp application that serves WebSocket connections. It answers one request per connection."""
     app = web.Application(middlewares=[_one_request])
     app[sockets.GATEWAY] = gateway
     for path in SOCKET_PATHS:

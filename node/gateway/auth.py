@@ -66,7 +66,7 @@ ROWS_MAX = 1_000
 
 TIMESTAMP_HEADER = "CB-ACCESS-TIMESTAMP"
 SOCKET_METHOD, SOCKET_TARGET = "GET", "/users/self/verify"
-"""What a subscribe message signs."""
+"""Method and request target that a subscribe message signs."""
 
 UNPROVEN = "no API key of this id, as this node knows it, has made this signature of timestamp, method, request target and body"
 
@@ -83,14 +83,14 @@ class Identity(msgspec.Struct, frozen=True):
     key: ApiKey | None = None
     user_id: str = ""
     sender: str = OPERATOR
-    """The account of the operator's commands that this key sends (`statemachine.access`)."""
+    """The account id of operator commands that this key sends (`statemachine.access`)."""
 
     accounts: frozenset[str] = frozenset()
-    """Further accounts whose orders and trades it may see; see `Authenticator.with_accounts`."""
+    """Further accounts whose orders and trades the key may see (`Authenticator.with_accounts`)."""
     all_accounts: bool = False
 
     def own(self, parties: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of an event's parties whose business this key may see."""
+        """Return the parties of an event whose data this key may see."""
         if self.all_accounts:
             return parties
         if not self.accounts:
@@ -99,7 +99,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     @property
     def viewer(self) -> str:
-        """The sender for queries of what the key may see, "" for all."""
+        """The sender in queries that are limited to what the key may see, or "" for all."""
         return "" if self.sender == OPERATOR else self.sender
 
     def require(self, permission: Permission) -> None:
@@ -110,7 +110,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def _identity(key: ApiKey, address: str) -> Identity:
-    """The identity of a key that has proved itself."""
+    """Return the identity of an authenticated key."""
     return Identity(key.key_id, key.owner_id, key.permissions, address, key, key.user_id, key.sender)
 
 
@@ -123,14 +123,14 @@ class Claim(msgspec.Struct, frozen=True):
     passphrase: str
 
     def __repr__(self) -> str:
-        """Without the passphrase: a repr ends up in logs."""
+        """Leave out the passphrase, because a repr may be logged."""
         return f"Claim(key_id={self.key_id!r}, signature={self.signature!r}, timestamp={self.timestamp!r})"
 
 
 @dataclass
 class Authenticator:
-    """Checks claims. `now` is the wall clock in seconds since the epoch; `on_change` is told which keys changed, none
-    of them: any may have.
+    """Checks claims. `now` is the wall clock in seconds since the epoch. `on_change` is called with the ids of changed keys;
+    an empty list means that any key may have changed.
     """
 
     backend: Backend
@@ -153,15 +153,15 @@ class Authenticator:
         self.backend.follow_keys(self._changed)
 
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
-        """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503
-        without the cluster key.
+        """Return the identity of a signed request from an address. Raises ApiError: 401 with the text that foreign clients
+        recognise, or 503 if this node lacks the cluster key.
         """
         self._check_age(claim.timestamp)
         message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
         return await self.prove(claim, address, message)
 
     async def prove(self, claim: Claim, address: str, message: bytes) -> Identity:
-        """Whose claim it is, if its key has signed the message. How old that is, is for the caller to judge. Raises as
+        """Return the identity if the claim's key has signed the message. The caller checks the message's age. Raises as
         `identify`.
         """
         try:
@@ -169,8 +169,8 @@ class Authenticator:
         except ClusterKeyError as error:
             text = "This node lacks the cluster key of the API key"
             raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
-        # An id of which there is no key is answered like a signature that does not fit: nobody learns which ids exist. A
-        # node that is behind may have the secret of before, as it may not have the key yet.
+        # An unknown id gets the same answer as a wrong signature, so that a client cannot learn which ids exist. A node
+        # that is behind may have an old secret, or may not have the key yet.
         if not (key or self._nobody).proves(claim.signature, message) or key is None:
             raise unproven()
         if not same_text(claim.passphrase, key.passphrase):
@@ -181,7 +181,7 @@ class Authenticator:
         return _identity(key, address)
 
     def identify_known(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity | None:
-        """Whose claim it is, if its key is kept here and all is well; else `identify` says what is wrong."""
+        """Return the identity if the key is cached and the claim is valid. Otherwise the caller uses `identify`."""
         key = self._keys.get(claim.key_id)
         timestamp = claim.timestamp
         if key is None or _TIMESTAMP.fullmatch(timestamp) is None or abs(self.now() - float(timestamp)) > self.age_max:
@@ -194,9 +194,9 @@ class Authenticator:
         return _identity(key, address)
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
-        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from
-        there any more, or cannot be opened here, so that nobody can tell. Whoever guesses keys does not delay it.
-        `at_leader`: as the leader has it, whatever this node knows."""
+        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer be used
+        from the address, or cannot be decrypted by this node. The limit on unknown keys does not delay this lookup.
+        `at_leader` queries the leader."""
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
             off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
@@ -213,8 +213,8 @@ class Authenticator:
         return await self.with_accounts(now) if identity.accounts or identity.all_accounts else now
 
     async def with_accounts(self, identity: Identity) -> Identity:
-        """The identity with the accounts that it may see: those of the user's roles, if the key has no account of its
-        own. A key of an account sees that one only.
+        """Return the identity with the accounts that it may see. A key without an account sees those of the user's roles. The
+        key of an account sees only that account.
         """
         if not identity.user_id or identity.account_id != OPERATOR:
             return identity
@@ -227,13 +227,13 @@ class Authenticator:
         return msgspec.structs.replace(identity, accounts=frozenset([*own, *(row.account_id for row in members.firm_member)]))
 
     def is_current(self, identity: Identity) -> bool:
-        """Whether the identity's key is the one that is kept: nothing has changed it since."""
+        """Whether the identity's key is still the cached one, which means that it has not changed."""
         if identity.key_id == self.admin.key_id:
             return self._bootstrap_off is False
         return self._keys.get(identity.key_id) is identity.key
 
     def _changed(self, key_ids: list[str]) -> None:
-        """The engine put these keys; with none named, trust nothing that is kept."""
+        """Drop these keys from the cache after a change, or all keys if none is named."""
         self._changes += 1
         if not key_ids or OPERATOR in key_ids:
             self._bootstrap_off = None
@@ -250,8 +250,8 @@ class Authenticator:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
     async def _key(self, key_id: str, *, guessed: bool = True) -> ApiKey | None:
-        """The key; None if there is none. Raises ClusterKeyError, ApiError 429 where too many were asked for that do
-        not exist.
+        """Return the key, or None if it does not exist. Raises ClusterKeyError, and ApiError 429 after too many lookups of
+        unknown keys.
         """
         if key_id == self.admin.key_id:
             return None if await self._is_bootstrap_off() else self._operator
@@ -282,7 +282,7 @@ class Authenticator:
         return any(row.bootstrap_off for row in view.access)
 
     async def _look_up(self, key_id: str) -> ApiKey | None:
-        """Ask until no change came in between: the answer may be older than the change."""
+        """Look a key up. The query is repeated if the key changed meanwhile, because the answer may be older."""
         try:
             while True:
                 self._outdated.discard(key_id)
@@ -299,21 +299,19 @@ class Authenticator:
         return key
 
     async def _asked(self, key_id: str, *, linearizable: bool = False) -> ApiKey | None:
-        """The key as the engine has it; None for one that is unknown or revoked. Raises ClusterKeyError for one that
-        cannot be opened here.
-        """
+        """Return the engine's key, or None if it is unknown or revoked. Raises ClusterKeyError if this node cannot decrypt it."""
         try:
             row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id), linearizable)
         except RequestFailed as failure:
             if failure.code is not FailCode.NOT_FOUND:
                 raise
-            self._unknown.take(time.monotonic())  # no debts: many guesses at once must not shut out everybody for long
+            self._unknown.take(time.monotonic())  # never below zero, so that concurrent guesses do not block others for long
             return None
         return self.cluster_keys.open(row) if row.permissions else None
 
 
 def unproven(kind: type[ApiError] = UnknownHereError) -> ApiError:
-    """The refusal of a request whose signature no key proves."""
+    """Return the refusal of a request whose signature matches no key."""
     return kind(401, "invalid signature", "CB-ACCESS-SIGN", reason="unauthorized", detail=UNPROVEN)
 
 
@@ -325,15 +323,15 @@ KEPT_MAX = 100_000
 """Signatures kept by one process. Beyond this number the oldest is dropped, and only the reply cache recognises it."""
 
 REPEAT_SECONDS = 2.0
-"""For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them
-differently. Cancels are, since one that is refused costs more than one that is repeated; orders are where the
-connection shows that they are not sent again (ADR 0034)."""
+"""Seconds after a timestamp in whole seconds in which an equal request may be a new one, because some clients cannot sign
+two such requests differently. An equal cancel is a new one, because refusing it does more harm than repeating it. An
+equal order is a new one if the connection shows that it is no replay (ADR 0034)."""
 
 UNDER_WAY = "it is being carried out"
 
 _PREFIX = "s:"
-_TOLD_MAX = 5
-"""Commands of a batch that an answer tells of."""
+_SUMMARY_MAX = 5
+"""Commands of a batch that the answer to a replay describes."""
 
 
 def signed_id(key_id: str, signature: str) -> str:
@@ -344,15 +342,15 @@ def signed_id(key_id: str, signature: str) -> str:
 
 
 def is_signed(command_id: str) -> bool:
-    """Whether a command has its id from a signature."""
+    """Whether a command id was derived from a signature."""
     return command_id.startswith(_PREFIX) and len(command_id) >= len(_PREFIX) + 64
 
 
 class Replays:
-    """The signatures that this process has carried out, for as long as they are good.
+    """The signed requests that this process has carried out, kept while their signatures are valid.
 
     Args:
-        seconds: for which a signature is good at most, from the moment when it is first seen.
+        seconds: the maximum validity of a signature, counted from its first use.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -361,7 +359,7 @@ class Replays:
         self._seen: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     def begin(self, request_id: str) -> None:
-        """Take a request. Raises ApiError 400 when it was taken before."""
+        """Record a request. Raises ApiError 400 if it was recorded before."""
         now = self._clock()
         while self._seen and (len(self._seen) >= KEPT_MAX or next(iter(self._seen.values()))[0] < now):
             self._seen.popitem(last=False)
@@ -370,13 +368,13 @@ class Replays:
         self._seen[request_id] = (now + self._seconds, UNDER_WAY)
 
     def knows(self, request_id: str) -> bool:
-        """Whether a request was taken before."""
+        """Whether a request was recorded before."""
         return request_id in self._seen
 
     def done(self, request_id: str, outcomes: Sequence[AnyOutcome]) -> None:
         """Record the effect of the request."""
         if request_id in self._seen:
-            self._seen[request_id] = (self._seen[request_id][0], told(outcomes))
+            self._seen[request_id] = (self._seen[request_id][0], summary(outcomes))
 
     def undone(self, request_id: str) -> None:
         """Forget a request that was not applied or whose outcome is unknown. It may be sent again, and the reply cache
@@ -386,16 +384,16 @@ class Replays:
 
 
 def anew(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-    """The same commands as further ones."""
+    """Return the commands with new ids, so that they are carried out again."""
     return [msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") for command in commands]
 
 
 def find(commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], known: int, *, resent: bool) -> list[AnyOutcome]:
-    """The outcomes that were there before a request was sent.
+    """Return the outcomes that existed before a request was sent.
 
     Args:
-        known: the sequence that this node had applied before.
-        resent: the commands may have gone out twice, so that a repetition may be their own.
+        known: the sequence that this node had applied before the request was sent.
+        resent: whether the commands may have been sent twice, so that an earlier outcome may be their own.
     """
     return [
         outcome
@@ -411,7 +409,7 @@ def _is_replay(outcome: AnyOutcome, known: int, *, resent: bool) -> bool:
 
 
 def replayed(first: str) -> ApiError:
-    """The refusal. `first` says what the first request did."""
+    """Return the refusal of a replay. `first` describes the effect of the first request."""
     detail = (
         f"a request with this signature came before: {first}. To have an equal one carried out, sign it with another timestamp "
         "(fractions of a second count), or name a client_oid or transfer_id"
@@ -419,13 +417,13 @@ def replayed(first: str) -> ApiError:
     return ApiError(400, "request replayed", "CB-ACCESS-SIGN", reason="replayed", detail=detail)
 
 
-def told(outcomes: Sequence[AnyOutcome]) -> str:
-    """What commands did, in words."""
-    words = [_told(outcome) for outcome in outcomes[:_TOLD_MAX]]
-    return ", ".join(words) + (f" and {len(outcomes) - _TOLD_MAX} more" if len(outcomes) > _TOLD_MAX else "")
+def summary(outcomes: Sequence[AnyOutcome]) -> str:
+    """Return a text that describes the outcomes of commands."""
+    words = [_summary_of(outcome) for outcome in outcomes[:_SUMMARY_MAX]]
+    return ", ".join(words) + (f" and {len(outcomes) - _SUMMARY_MAX} more" if len(outcomes) > _SUMMARY_MAX else "")
 
 
-def _told(outcome: AnyOutcome) -> str:
+def _summary_of(outcome: AnyOutcome) -> str:
     match outcome:
         case Placed(order=order):
             return f"it placed order {order_text(order.order_id)}"
@@ -434,7 +432,7 @@ def _told(outcome: AnyOutcome) -> str:
         case Replaced(cancelled=old, placed=new):
             return f"it replaced order {order_text(old.order_id)} by {order_text(new.order_id)}"
         case Cancelled(orders=orders):
-            return f"it cancelled {', '.join(order_text(order.order_id) for order in orders[:_TOLD_MAX]) or 'nothing'}"
+            return f"it cancelled {', '.join(order_text(order.order_id) for order in orders[:_SUMMARY_MAX]) or 'nothing'}"
         case Paired(limit=limit, stop=stop):
             return f"it placed orders {order_text(limit.order_id)} and {order_text(stop.order_id)}"
         case Armed():
@@ -453,21 +451,21 @@ def _told(outcome: AnyOutcome) -> str:
 
 
 RETRY = 0.1
-"""Seconds between attempts to look a key up while no engine answers; it sends no events either."""
+"""Seconds between attempts to look a key up while the engine does not answer."""
 
 
 class Signed(Protocol):
-    """A connection, as far as it is somebody's."""
+    """A connection with an identity."""
 
     identity: Identity | None
     ended: bool
 
     def lose_identity(self, key_id: str) -> None:
-        """The connection is nobody's from now on: take away what only its owner may see, and say so."""
+        """Remove the identity. The connection must stop its private channels and inform the client."""
 
 
 class Revocation:
-    """Looks again at the identities of connections whose keys changed."""
+    """Checks the identities of connections again after their keys have changed."""
 
     def __init__(self, auth: Authenticator, sessions: Iterable[Signed]) -> None:
         self._auth = auth
@@ -476,13 +474,13 @@ class Revocation:
         auth.on_change = self._changed
 
     def check(self, session: Signed) -> None:
-        """A session has got an identity; its key may have changed since it was looked up."""
+        """Check a session that has a new identity, whose key may have changed since its lookup."""
         identity = session.identity
         if identity is not None and not self._auth.is_current(identity):
             self._look_again(session, identity)
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop checking."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,9 +1,9 @@
-"""The engine as a gateway sees it: a narrow `Backend`, and the one over the native protocol.
+"""The engine as a gateway uses it: the interface `Backend`, and its implementation over the native protocol.
 
-`NodeBackend` speaks to its node's engine over the Unix socket and reconnects when the engine comes back. A command goes
-there first. If another node leads, the same command, with the same id, is sent there, and to whoever leads after it
-until the deadline: many client libraries do not follow a redirect of a POST or DELETE. With `http.followers =
-"redirect"` the caller learns where instead (`NotLeaderError`), while nothing was sent.
+`NodeBackend` connects to its node's engine over the Unix socket, and reconnects after the engine has restarted. It sends
+a command there first. If another node leads, it forwards the same command with the same id to that node, and to any later
+leader until the deadline, because many client libraries do not follow a redirect of a POST or DELETE. With
+`http.followers = "redirect"` it raises `NotLeaderError` instead, before anything is sent.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ log = logging.getLogger(__name__)
 
 RETRY_MIN = 0.01
 RETRY_MAX = 0.2
-"""Seconds between attempts to reach the engine: they double from the one to the other."""
+"""Minimum and maximum seconds between attempts to reach the engine. The pause doubles."""
 
 QUERY_DEADLINE = 2.0
-"""Seconds for which a read waits for an engine that is restarting."""
+"""Seconds for which a read waits for an engine that restarts."""
 
 CATCH_UP_MAX = 1.0
 CATCH_UP_POLL = 0.005
-"""Seconds for which the answer to a command that was sent on waits for this node to have applied it, and between looks."""
+"""Seconds for which the answer to a forwarded command waits until this node has applied it, and between two checks."""
 
 REPLAY_FRAMES_MAX = 4
-"""Frames of events that may wait for a reader that catches up. Then nothing is read from the engine, which then sends
-no more either.
+"""Frames of events that may wait for a reader that catches up. At this number reading from the engine pauses, and the
+engine stops sending.
 """
 
 Lost = Callable[[str], None]
@@ -53,15 +53,15 @@ _Arrived = asyncio.Queue[list[AnyEvent] | None]
 
 
 class Resent:
-    """Whether commands were sent again while the outcome of an attempt before was unknown: an outcome that was there
-    already may be their own.
+    """Whether commands were sent again after an attempt whose outcome is unknown. An outcome that already existed may then
+    be their own.
     """
 
     def __init__(self) -> None:
         self.happened = False
 
     def note(self) -> None:
-        """They are sent again."""
+        """Record that the commands are sent again."""
         self.happened = True
 
 
@@ -73,26 +73,26 @@ class Backend(Protocol):
         """Whether `enqueue` can send commands at once."""
 
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
-        """Send commands to this node's engine. The receiver gets the outcomes or the failure once."""
+        """Send commands to this node's engine. `outcomes` gets the outcomes or the failure once."""
 
     async def submit(
         self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
     ) -> list[AnyOutcome]:
-        """The commands' outcomes, durable and applied; notes in `resent` whether they went out again.
+        """Return the outcomes of commands after they are durable and applied. `resent` records whether they were sent again.
 
         Args:
-            begun: what `enqueue` told of them.
+            begun: the receiver that was passed to `enqueue` for the first attempt.
 
         Raises NotLeaderError, UnavailableError, or ApiError 429 when the queue is full.
         """
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable
-        one.
+        """Return this node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable
+        query.
         """
 
     async def query_leader(self, query: AnyQuery) -> Any:
-        """What reflects all that was acknowledged before, from whichever node leads. Raises as `query`."""
+        """Return the leader's answer, which reflects everything acknowledged before the call. Raises as `query`."""
 
     async def hand_over(self, node_id: str) -> None:
         """Ask the leader to transfer leadership to a node, or to the most up-to-date one. Raises RequestFailed,
@@ -100,22 +100,22 @@ class Backend(Protocol):
         """
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
-        """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND),
+        """Subscribe to events from `from_sequence` on. Returns the first sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND),
         UnavailableError.
         """
 
     def replay(
         self, product_id: str, from_sequence: int
     ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[list[AnyEvent]]]:
-        """Events from `from_sequence` on, apart from every other reader, at the caller's pace. Raises as `subscribe`."""
+        """Read events from `from_sequence` on over a separate connection, at the caller's pace. Raises as `subscribe`."""
 
     @property
     def follows_keys(self) -> bool:
-        """Whether changes of API keys are told at the moment: what was read of them may be kept."""
+        """Whether the engine currently reports changes of API keys, so that keys may be cached."""
 
     def follow_keys(self, on_change: KeysCallback) -> None:
-        """Have `on_change` called with the ids of API keys that change, with none where any may have: also whenever the
-        engine was lost.
+        """Call `on_change` with the ids of changed API keys. An empty list means that any key may have changed, for example
+        after the connection to the engine was lost.
         """
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class NodeBackend:
 
     def __init__(self, socket: str, cluster: ClusterClient, deadline: float, *, redirect: bool = False) -> None:
         self.trace: Callable[[Sequence[AnyCommand], int, int], None] | None = None
-        """Told of commands that were answered: when they came, and now, in nanoseconds since the epoch."""
+        """Called with answered commands, and the times of their start and end in nanoseconds since the epoch."""
         self._address = f"unix:{socket}"
         self._redirect = redirect
         self._cluster = cluster
@@ -142,7 +142,7 @@ class NodeBackend:
     @property
     def ready(self) -> bool:
         """See `Backend.ready`."""
-        # What is enqueued has no end that could be traced here: with traces, all commands go by `submit`.
+        # The end of enqueued commands cannot be traced here, so with tracing all commands use `submit`.
         return self.trace is None and self._connection is not None and not self._connection.closed.is_set()
 
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
@@ -181,7 +181,7 @@ class NodeBackend:
         return outcomes
 
     async def _submit_here(self, commands: Sequence[AnyCommand], end: float, begun: Outcomes | None) -> list[AnyOutcome] | None:
-        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not
+        """Return the outcomes from this node's engine, or None if it certainly did nothing because it is down or does not
         lead.
 
         Raises TimeoutError, ConnectionLost and RequestFailed.
@@ -216,7 +216,7 @@ class NodeBackend:
     async def _submit_elsewhere(
         self, commands: Sequence[AnyCommand], end: float, unknown: bool, resent: Resent
     ) -> list[AnyOutcome]:
-        """The same commands to whoever leads, until `end`."""
+        """Send the same commands to the current leader until `end` (loop time)."""
         if unknown:
             resent.note()
         left = end - asyncio.get_running_loop().time()
@@ -233,8 +233,8 @@ class NodeBackend:
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
 
     async def _catch_up(self, sequence: int, end: float) -> None:
-        """Wait until this node has applied what the leader answered, so that a client reads its own write here; not for
-        long.
+        """Wait up to `CATCH_UP_MAX` until this node has applied the leader's answer, so that a client reads its own write
+        here.
         """
         loop = asyncio.get_running_loop()
         until = min(end, loop.time() + CATCH_UP_MAX)
@@ -255,7 +255,7 @@ class NodeBackend:
             raise UnavailableError("the engine of this node does not answer") from None
 
     async def query_leader(self, query: AnyQuery) -> Any:
-        """See `Backend.query_leader`. With `http.followers = "redirect"` a node that does not lead says who does."""
+        """See `Backend.query_leader`. With `http.followers = "redirect"` a follower raises NotLeaderError."""
         if self._redirect:
             return await self.query(query, linearizable=True)
         return await self._at_leader(query)
@@ -279,8 +279,8 @@ class NodeBackend:
             raise UnavailableError(failure.message) from None
 
     async def _api_key(self, query: ApiKeyQuery, linearizable: bool) -> ApiKeyRow:
-        """An API key: of this node's engine, or of the leader if that is asked for, or while the engine is not there or
-        has not caught up.
+        """Return an API key from this node's engine. The leader is asked if the query is linearizable, or while the engine is
+        down or has not caught up.
         """
         try:
             if not linearizable:
@@ -324,11 +324,11 @@ class NodeBackend:
         if connection.closed.is_set():
             on_lost(connection.close_reason)
         else:
-            self._lost[product_id] = on_lost  # in place of the one before: a product has one subscription a connection
+            self._lost[product_id] = on_lost  # replaces the previous one: a product has one subscription per connection
         return first
 
-    async def _tell_when_lost(self, connection: NativeConnection) -> None:
-        """One task a connection: tell the subscriptions on it that it ended."""
+    async def _report_loss(self, connection: NativeConnection) -> None:
+        """Report the end of a connection to its subscriptions. Each connection has one such task."""
         await connection.closed.wait()
         lost, self._lost = self._lost, {}
         for on_lost in lost.values():
@@ -385,16 +385,16 @@ class NodeBackend:
                     connection.abort("API keys could not be followed")
                     raise
                 self._connection = connection
-                self._watcher = asyncio.create_task(self._tell_when_lost(connection))
-                self._on_keys([])  # what others answered meanwhile may be out of date
+                self._watcher = asyncio.create_task(self._report_loss(connection))
+                self._on_keys([])  # keys may have changed in the meantime
             return self._connection
 
 
 class _Deadlines:
     """Ends futures whose time is over, with TimeoutError.
 
-    `asyncio.timeout` costs each command a timer and a context. Here the deadlines come in the order of time, for all
-    commands have the same patience, so that one timer does for all.
+    `asyncio.timeout` costs a timer and a context for each command. All commands have the same timeout, so their deadlines
+    are in order, and one timer serves all.
     """
 
     def __init__(self) -> None:
@@ -402,8 +402,8 @@ class _Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, future: OutcomesTaker, end: float) -> None:
-        """End the future at `end`, by the loop's clock, which is no earlier than those before. What is done is
-        forgotten.
+        """End the future at `end` (loop time), which must not be earlier than previous deadlines. Completed futures are
+        dropped.
         """
         waiting = self._waiting
         while waiting and waiting[0][1].done():
@@ -436,14 +436,14 @@ async def _end_with(connection: NativeConnection, arrived: _Arrived) -> None:
 
 
 def _queue(connection: NativeConnection, arrived: _Arrived, events: Events) -> None:
-    """Keep events for a reader that catches up, and read no more while there are enough."""
+    """Queue events for a reader that catches up. Reading pauses while enough of them wait."""
     arrived.put_nowait(events.events)
     if arrived.qsize() >= REPLAY_FRAMES_MAX and connection.reading:
         connection.pause_reading()
 
 
 async def _drain(connection: NativeConnection, arrived: _Arrived) -> AsyncIterator[list[AnyEvent]]:
-    """What arrives, until the connection ends. Raises UnavailableError then."""
+    """Return events as they arrive. Raises UnavailableError when the connection ends."""
     while (events := await arrived.get()) is not None:
         if arrived.empty() and not connection.reading:
             connection.resume_reading()

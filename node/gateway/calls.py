@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from node.errors import RequestFailed
-from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, told, unproven
+from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, summary, unproven
 from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import LongText
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
@@ -54,7 +54,7 @@ class Answer(Generic[Body]):
     """A 2xx answer: a JSON value and headers. A handler's annotation names the type of the value, and the OpenAPI
     document is generated from it.
 
-    `text` replaces `body` and holds the value as JSON text.
+    `text` replaces `body`, and holds the value as JSON text.
     """
 
     body: Body
@@ -341,7 +341,7 @@ class Call:
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(anew(commands))
         if before:
-            raise replayed(told(outcomes))
+            raise replayed(summary(outcomes))
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:

@@ -1,7 +1,8 @@
 """The operator's controls over HTTP: switches, limits of products, risk limits, firms, calendars, corrections of
 trades.
 
-Each may be repeated safely, signed anew. Amounts are decimals, shares are decimals of one, durations are seconds.
+Each call may be repeated safely with a new signature. Amounts are decimals, shares are decimals of one, durations are
+seconds.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ ACTIONS = {action.name.lower(): action for action in CollarAction}
 SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
 PAGE = 1_000
 CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal"))
-"""The tables of `GET /admin/controls`. Users, settings and proposals have calls of their own."""
+"""The tables of `GET /admin/controls`. Users, settings and proposals have separate calls."""
 
 
 class SwitchesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is switched off: any of buy_off, sell_off, kill; an empty list switches everything on. `note` is for people."""
+    """The switches to set: any of buy_off, sell_off, kill. An empty list clears all. `note` is for people."""
 
     switches: list[str]
     note: str = ""
 
 
 class SwitchesJson(msgspec.Struct, kw_only=True):
-    """What setting switches did. `cancelled` orders left with it; with `pending` the others leave in a moment."""
+    """The effect of setting switches: `cancelled` orders were cancelled. With `pending` the next log entries cancel more."""
 
     scope: str
     id: str
@@ -66,7 +67,7 @@ class SwitchesJson(msgspec.Struct, kw_only=True):
 
 
 class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All limits of a product; what is left out is no limit. See the document's section on controls."""
+    """All limits of a product. An absent field means no limit. See the document's section on controls."""
 
     dynamic: DecimalText = msgspec.field(default_factory=absent)
     static: DecimalText = msgspec.field(default_factory=absent)
@@ -82,8 +83,8 @@ class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All risk limits of an account or a firm: in a currency, or (without one) of its orders; what is left out is no
-    limit.
+    """All risk limits of an account or a firm in a currency, or of its orders if no currency is given. An absent field means
+    no limit.
     """
 
     currency: str = ""
@@ -95,26 +96,26 @@ class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemberRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The firm that the account belongs to; empty: none."""
+    """The firm to which the account belongs; empty for none."""
 
     firm_id: str
 
 
 class FollowsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The calendar to follow; empty: that of the group or of the venue, or none."""
+    """The calendar to follow; empty for that of the group or of the venue, or none."""
 
     calendar_id: str
 
 
 class GroupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The group of the product; empty: none."""
+    """The group of the product; empty for none."""
 
     group_id: str
 
 
 class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A trade as it was told, and its new price; without one the trade is busted. `note` is for people. The orders'
-    ids are for the reports of both accounts, and may be left out.
+    """A trade as it was reported, and its new price. Without a new price the trade is busted. `note` is for people. The
+    optional order ids are for the reports of both accounts.
     """
 
     buyer: str
@@ -134,9 +135,9 @@ def _units(text: DecimalText, scale: int, field: str) -> int:
 
 
 async def controls(call: Call) -> Answer[dict[str, Any]]:
-    """GET /admin/controls: all that the operator set, and what came of it, by table; numbers in smallest units, times
-    in nanoseconds, at most 1,000 rows a table. A user without a role for the venue sees the switches and risk limits of
-    the own firms and accounts."""
+    """GET /admin/controls: all settings of the operator and their current state, by table. Numbers are in smallest units,
+    times in nanoseconds, and a table has at most 1,000 rows. A user without a role for the venue sees the switches and
+    risk limits of the own firms and accounts."""
     found: dict[str, Any] = {}
     check_viewer(call)
     assert call.identity is not None, "the route asks for a permission"
@@ -150,12 +151,12 @@ async def controls(call: Call) -> Answer[dict[str, Any]]:
 
 
 async def put_venue_switches(call: Call) -> Answer[SwitchesJson]:
-    """PUT /admin/switches: the switches of the whole venue."""
+    """PUT /admin/switches: set the switches of the whole venue."""
     return await _put_switches(call, Scope.VENUE, "")
 
 
 async def put_switches(call: Call) -> Answer[SwitchesJson]:
-    """PUT /admin/switches/{scope}/{id}: the switches of a firm, an account or a product. `kill` cancels all its open
+    """PUT /admin/switches/{scope}/{id}: set the switches of a firm, an account or a product. `kill` cancels all its open
     orders.
     """
     scope = choice(call.path("scope"), SCOPES, "scope")
@@ -182,7 +183,7 @@ async def _put_switches(call: Call, scope: Scope, name: str) -> Answer[SwitchesJ
 
 
 async def put_limits(call: Call) -> Answer[PutJson]:
-    """PUT /admin/products/{id}/limits: price collars and limits of one order."""
+    """PUT /admin/products/{id}/limits: set the price collars, and the limits of one order."""
     product = await _product(call)
     request = parse(call.body, LimitsRequest)
     command = PutProductLimits(
@@ -211,7 +212,7 @@ def _duration(seconds: int, field: str) -> int:
 
 
 async def put_risk(call: Call) -> Answer[PutJson]:
-    """PUT /admin/risk/{scope}/{id}: risk limits of an account or a firm."""
+    """PUT /admin/risk/{scope}/{id}: set the risk limits of an account or a firm."""
     scope, name = choice(call.path("scope"), SCOPES, "scope"), check_name(call.path("id"), "id")
     request = parse(call.body, RiskRequest)
     scale = (await call.gateway.catalogue.currency(check_name(request.currency, "currency"))).scale if request.currency else 0
@@ -227,14 +228,14 @@ async def put_firm(call: Call) -> Answer[PutJson]:
 
 
 async def put_member(call: Call) -> Answer[PutJson]:
-    """PUT /admin/accounts/{id}/firm: the account belongs to this firm from now on."""
+    """PUT /admin/accounts/{id}/firm: assign the account to a firm."""
     account_id = check_name(call.path("id"), "id")
     request = parse(call.body, MemberRequest)
     return await put(call, PutMember(OPERATOR, call.command_id(), account_id, request.firm_id), account_id)
 
 
 async def put_calendar(call: Call) -> Answer[PutJson]:
-    """PUT /admin/calendars/{id}: add or replace a trading calendar, in the words of its file (docs/operations.md)."""
+    """PUT /admin/calendars/{id}: add or replace a trading calendar, in the form of its file (docs/operations.md)."""
     calendar_id = check_name(call.path("id"), "id")
     try:
         command = command_of(calendar_id, call.command_id(), parse(call.body, CalendarText), datetime.now(UTC))
@@ -244,26 +245,26 @@ async def put_calendar(call: Call) -> Answer[PutJson]:
 
 
 async def follow_of_venue(call: Call) -> Answer[PutJson]:
-    """PUT /admin/follows: the calendar that the whole venue follows."""
+    """PUT /admin/follows: set the calendar that the whole venue follows."""
     request = parse(call.body, FollowsRequest)
     return await put(call, SetCalendar(OPERATOR, call.command_id(), Scope.VENUE, "", request.calendar_id), "")
 
 
 async def follow(call: Call) -> Answer[PutJson]:
-    """PUT /admin/follows/{scope}/{id}: the calendar that a group of products or a product follows."""
+    """PUT /admin/follows/{scope}/{id}: set the calendar that a group of products or a product follows."""
     scope, name = choice(call.path("scope"), CALENDAR_SCOPES, "scope"), check_name(call.path("id"), "id")
     request = parse(call.body, FollowsRequest)
     return await put(call, SetCalendar(OPERATOR, call.command_id(), scope, name, request.calendar_id), name)
 
 
 async def put_group(call: Call) -> Answer[PutJson]:
-    """PUT /admin/products/{id}/group: the product is in this group from now on."""
+    """PUT /admin/products/{id}/group: assign the product to a group."""
     product_id = product_text(call.path("id"))
     return await put(call, PutGroup(OPERATOR, call.command_id(), product_id, parse(call.body, GroupRequest).group_id), product_id)
 
 
 async def resume(call: Call) -> Answer[PutJson]:
-    """POST /admin/products/{id}/resume: a product whose status was set by hand follows its calendar again."""
+    """POST /admin/products/{id}/resume: let a product whose status was set by hand follow its calendar again."""
     product_id = product_text(call.path("id"))
     return await put(call, FollowCalendar(OPERATOR, call.command_id(), product_id), product_id)
 

@@ -1,9 +1,9 @@
-"""Cancel on disconnect over the WebSocket: the orders of an account, or of one of its sessions, leave with a connection.
+"""Cancel on disconnect over the WebSocket: the end of a connection cancels the orders of an account, or of one session.
 
-While the connection is there, its gateway sets the exchange's timer (`CancelAllAfter`) again and again. When it ends,
-the gateway cancels the orders and takes the timer off. When the gateway, the node or the leader dies with it, nobody
-sets the timer again: it goes off by itself. A node that is stopped cancels nothing: its clients have as long to come
-back at another node as when it had died.
+While the connection lasts, its gateway sets the exchange's timer (`CancelAllAfter`) again and again. When the connection
+ends, the gateway cancels the orders and clears the timer. If the gateway, the node or the leader fails, the timer is not
+set again, and expires. A node that is stopped cancels nothing, so its clients have the time of the timer to connect to
+another node, as after a failure.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from statemachine.events import Cancelled
 log = logging.getLogger(__name__)
 
 TIMEOUT_MIN, TIMEOUT_DEFAULT, TIMEOUT_MAX = 10, 10, 300
-"""Seconds of the timer: a change of the leader and a new connection must fit in three times; a client that is gone for
-longer than the last has no use for its orders.
+"""Minimum and maximum seconds of the timer. A change of the leader and a new connection must fit in the minimum. A client
+that is absent for longer than the maximum does not need its orders.
 """
 SETS_PER_TIMEOUT = 3
-"""How often the timer is set anew in its time."""
+"""How often the timer is set again within its time."""
 CANCEL_SECONDS = 5.0
-"""How long the cancelling of a connection's orders may take. What fails is left to the timer."""
+"""Seconds in which the orders of an ended connection are cancelled. Otherwise the timer cancels them."""
 NANOSECONDS = 1_000_000_000
 
 Holders = dict[tuple[str, str], "OnDisconnect"]
-"""By account and session tag, the connection whose end cancels: the latest that asked for it here. One that the client
-has replaced, and whose end is noticed late, cancels nothing.
+"""By account and session tag, the connection whose end cancels: the latest one that requested it at this gateway. A replaced
+connection whose end is noticed late therefore cancels nothing.
 """
 
 
 def check_timeout(timeout: int) -> int:
-    """The timer's seconds, as nanoseconds. Raises BadRequestError."""
+    """Return the timer's seconds as nanoseconds. Raises BadRequestError."""
     if timeout and not TIMEOUT_MIN <= timeout <= TIMEOUT_MAX:
         raise BadRequestError(f"timeout must be 0, or a whole number of seconds from {TIMEOUT_MIN} to {TIMEOUT_MAX}", "timeout")
     return timeout * NANOSECONDS
 
 
 class OnDisconnect:
-    """What one connection wants cancelled when it ends: nothing, or the orders of an account with a session tag.
+    """The orders that the end of one connection cancels: none, or those of an account with a session tag.
 
     Attributes:
-        stopping: the node stops, and ends the connection for that.
+        stopping: whether the connection ends because the node stops.
     """
 
     def __init__(self, backend: Backend, holders: Holders) -> None:
@@ -62,12 +62,12 @@ class OnDisconnect:
         self._commands = 0
 
     def check(self, session: str) -> None:
-        """Raise BadRequestError where the connection has a timer of another session already."""
+        """Raise BadRequestError if the connection already has a timer of another session."""
         if self._timer is not None and self._timer.session != session:
             raise BadRequestError("the connection has asked for another session: take that off first, with timeout 0", "session")
 
     def accepted(self, timer: CancelAllAfter) -> None:
-        """The exchange has set this timer, or taken it off (timeout 0): go on from there."""
+        """The exchange has set this timer, or cleared it (timeout 0). Keep it set from now on."""
         self._leave_off()
         if timer.timeout and not self._ended:
             self._timer = timer
@@ -75,18 +75,18 @@ class OnDisconnect:
             self.go_on()
 
     def pause(self) -> None:
-        """Do not set the timer while a command is under way that takes it off: it would be set again behind that."""
+        """Stop setting the timer while a command that clears it is under way. It could be set again after that command."""
         if self._setting is not None:
             self._setting.cancel()
             self._setting = None
 
     def go_on(self) -> None:
-        """That command did not succeed: go on as before."""
+        """Continue to set the timer after that command failed."""
         if self._timer is not None and self._setting is None:
             self._setting = asyncio.get_running_loop().create_task(self._keep_set(self._timer))
 
     async def end(self) -> None:
-        """The connection is over: cancel, unless it asked for nothing, was replaced, or the node stops."""
+        """Cancel the orders of the ended connection, unless it requested nothing, was replaced, or the node stops."""
         timer, holds = self._timer, self._holds
         self._ended = True
         self._leave_off()
@@ -106,14 +106,14 @@ class OnDisconnect:
         return timer is not None and self._holders.get((timer.account_id, timer.session)) is self
 
     def _leave_off(self) -> None:
-        """Set no timer any more."""
+        """Stop setting the timer."""
         self.pause()
         if self._timer is not None and self._holds:
             del self._holders[self._timer.account_id, self._timer.session]
         self._timer = None
 
     async def _keep_set(self, timer: CancelAllAfter) -> None:
-        """Set the timer again, well before it goes off, while this connection is the one whose end cancels."""
+        """Set the timer again well before it expires, while this connection is the one whose end cancels."""
         while self._holds:
             again = CancelAllAfter(timer.account_id, self._command_id(), timer.timeout, timer.session)
             with contextlib.suppress(QuorumbookError, RequestFailed):

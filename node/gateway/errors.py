@@ -1,9 +1,11 @@
-"""The failures of a request, and the answers that its client reads.
+"""The failures of a request, and the answers that its client gets.
 
-QuorumbookError ├── ApiError                 an answer other than 2xx: status, message, field │   ├── BadRequestError
-400: the request cannot be understood or obeyed │   └── UnknownHereError 401 or 404: this node does not know a key,
-product or currency; a node ahead of it may ├── NotLeaderError           nothing was sent: another node leads └──
-UnavailableError         no node can accept the command at the moment, or its outcome is unknown
+    QuorumbookError
+    ├── ApiError              an answer other than 2xx: status, message, field
+    │   ├── BadRequestError   400: the request is invalid
+    │   └── UnknownHereError  401 or 404: this node does not know a key, product or currency; another node may know it
+    ├── NotLeaderError        nothing was sent, because another node leads
+    └── UnavailableError      no node can accept the command at the moment, or its outcome is unknown
 
 `rejection` maps the reject reasons of the exchange to a status and to the text that foreign client libraries recognise.
 """
@@ -34,8 +36,8 @@ class ErrorJson(msgspec.Struct, kw_only=True):
 
 
 class ApiError(QuorumbookError):
-    """An answer other than 2xx. `field` names the field, parameter or header at fault ("" if none), `detail` what was
-    expected.
+    """An answer other than 2xx. `field` names the invalid field, parameter or header ("" if none), and `detail` what
+    was expected.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class ProposedJson(msgspec.Struct, kw_only=True):
 
 
 class ProposedError(ApiError):
-    """202: the commands of a request were not applied, and wait for consent."""
+    """202: the commands of a request wait for consent and were not applied."""
 
     def __init__(self, proposal_ids: list[int], expires_at: str) -> None:
         super().__init__(202, "Waits for the consent of another user")
@@ -185,7 +187,7 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.LOOSENED: (403, "The operator of the venue has set this; it may only become tighter"),
     Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
 }
-"""Status and text of every reject reason. `size is too small` gets its bound if the product is known."""
+"""Status and text of every reject reason. The text "size is too small" gets the bound if the product is known."""
 
 
 FIELDS = {
@@ -210,7 +212,7 @@ FIELDS = {
     "consent_ns": "consent_seconds",
     "to_account_id": "to",
 }
-"""Fields of commands that have another name in the HTTP API."""
+"""Names in the HTTP API of command fields that are named differently."""
 
 
 SIZES = frozenset({Reason.SIZE_OFF_LOT, Reason.SIZE_TOO_SMALL, Reason.SIZE_TOO_LARGE, Reason.INVALID_SIZE})
@@ -224,7 +226,7 @@ NUMBERS = SIZES | {
     Reason.INVALID_FUNDS,
     Reason.PRICE_OFF_TICK,
 }
-"""Reject reasons whose detail has the engine's numbers: amounts in smallest units (for `SIZES` of the base currency),
+"""Reject reasons whose detail contains numbers of the engine: amounts in smallest units (of the base currency for `SIZES`),
 or an order id.
 """
 
@@ -234,10 +236,10 @@ _NUMBER = re.compile("[0-9]+")
 def rejection(
     outcome: Rejected, message: str = "", *, number: Callable[[int], str] = str, command_id: str = "client_oid"
 ) -> ApiError:
-    """The answer to a refused command.
+    """Return the answer to a rejected command.
 
-    `message` replaces the reason's text. `number` converts the numbers of its detail to the API's form. `command_id` is
-    the call's name of the id that makes a repetition safe.
+    `message` replaces the reason's text. `number` converts the numbers in its detail to the API's form. `command_id` is
+    the name that the call gives to the command id.
     """
     status, text = REASONS.get(outcome.reason, (400, "Rejected"))
     field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)

@@ -20,8 +20,8 @@ SCOPES = {"currency": "currency", "product": "product"}
 
 
 class FeesJson(msgspec.Struct, kw_only=True):
-    """What the account pays with its next order. A negative `maker_fee_rate` is a rebate. `usd_volume` is the 30-day
-    volume in products quoted in USD; null if nobody counts it.
+    """The fee rates of the account's next order. A negative `maker_fee_rate` is a rebate. `usd_volume` is the 30-day volume
+    in products quoted in USD, or null if it is not counted.
     """
 
     maker_fee_rate: str
@@ -30,7 +30,7 @@ class FeesJson(msgspec.Struct, kw_only=True):
 
 
 class TierRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fee tier: it holds from this 30-day volume on."""
+    """A fee tier, which applies from this 30-day volume on."""
 
     volume: DecimalText
     maker_fee_rate: DecimalText
@@ -38,14 +38,14 @@ class TierRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TiersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All fee tiers, from a volume of 0 on, rising; an empty list removes them."""
+    """All fee tiers by increasing volume, beginning with 0. An empty list removes them."""
 
     tiers: list[TierRequest]
 
 
 class OverrideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rates of the account in a product, or without `product_id` in all products; without rates it has none of its
-    own.
+    """The account's own rates in a product, or in all products if `product_id` is absent. Without rates the account's own
+    rates are removed.
     """
 
     product_id: str = ""

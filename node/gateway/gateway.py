@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Gateway:
-    """The parts that handlers use. Made by `build`. `history` is None where the node keeps none; `holders` are the
+    """The parts that handlers use. `build` makes it. `history` is None if the node keeps no history. `holders` are the
     connections whose end cancels orders.
     """
 

@@ -1,6 +1,6 @@
-"""Calls for monitoring: /healthz, /readyz, /status, /metrics; and the poller of the node's status.
+"""Calls for monitoring (/healthz, /readyz, /status, /metrics), and the poller of the node's status.
 
-They need no key, but show more of the cluster with one.
+The calls need no key, but show more of the cluster to an operator's key.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ the engine says so when a command reaches it.
 """
 
 AGE_MAX = 0.02
-"""Seconds that a status may be old when a read begins: so fresh is the sequence that its answer names."""
+"""Maximum age in seconds of the status when a read begins. The sequence in the answer is no older."""
 
 TIMEOUT = 1.0
 """Seconds without an answer after which the engine counts as not reachable."""
@@ -60,16 +60,14 @@ class Monitor:
         self._lock = asyncio.Lock()
 
     async def recent(self) -> NodeStatus | None:
-        """The status, at most `AGE_MAX` old. Callers that wait together share one."""
+        """Return the status, at most `AGE_MAX` seconds old. Concurrent callers share one query."""
         async with self._lock:
             if self.age() > AGE_MAX:
                 await self.poll()
             return self.status
 
     async def now(self) -> NodeStatus | None:
-        """The status, asked for after this call. Callers that wait together share one: the engine is asked once at a
-        time, however many they are.
-        """
+        """Return the status, queried after this call. Concurrent callers share one query, so that at most one is under way."""
         begun = asyncio.get_running_loop().time()
         async with self._lock:
             if self._asked_at < begun:
@@ -77,7 +75,7 @@ class Monitor:
             return self.status
 
     def age(self) -> float:
-        """Seconds since the status was asked for."""
+        """Seconds since the latest status was queried."""
         return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
@@ -90,7 +88,7 @@ class Monitor:
             if self.status is not None:
                 log.warning("the engine does not answer: %r", error)
             self.status = None
-        self._asked_at = begun  # only now: until the answer is there the status is as old as before
+        self._asked_at = begun  # only now, because until the answer arrives the previous status is the latest
         self._metrics.engine(self.status)
 
     async def run(self) -> None:
@@ -120,12 +118,12 @@ class Monitor:
 Schema = dict[str, Any]
 
 SHOWN_APART = frozenset({"members", "leader"})
-"""Fields of a node's status that stand beside it."""
+"""Fields of a node's status that the answer shows separately."""
 
 
 @dataclass(frozen=True)
 class MachineCall:
-    """A GET without parameters. `answers`: by status what it means, the media type, and the JSON schema."""
+    """A GET without parameters. `answers` has the meaning, the media type and the JSON schema by status."""
 
     path: str
     handler: Callable[[Gateway, Request], Awaitable[Response]]
@@ -133,12 +131,12 @@ class MachineCall:
 
 
 async def healthz(_gateway: Gateway, _request: Request) -> Response:
-    """GET /healthz: this process is up."""
+    """GET /healthz: 200 while this process runs."""
     return json_response({"status": "ok"})
 
 
 async def readyz(gateway: Gateway, request: Request) -> Response:
-    """GET /readyz: 200 when the node can serve, else 503 with the reasons; the node's status in both."""
+    """GET /readyz: 200 if the node can serve, else 503 with the reasons. Both include the node's status."""
     inside = await _inside(gateway, request)
     status = await gateway.monitor.now()
     reasons = gateway.monitor.unready()
@@ -149,8 +147,8 @@ async def readyz(gateway: Gateway, request: Request) -> Response:
 
 
 async def status(gateway: Gateway, request: Request) -> Response:
-    """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that
-    the engine says of itself.
+    """GET /status: always 200, with the node's mode ("" if no engine runs), software version and ABI, and the engine's
+    status.
     """
     inside = await _inside(gateway, request)
     found = await gateway.monitor.now()
@@ -168,8 +166,8 @@ async def status(gateway: Gateway, request: Request) -> Response:
 
 
 async def _inside(gateway: Gateway, request: Request) -> bool:
-    """Whether all may be shown: to this machine, and to who signs as an operator. Anybody else counts for the limit of
-    their address.
+    """Whether the answer may show everything: to this machine, and to operators. A request of anybody else is charged to its
+    address.
 
     Raises ApiError 429.
     """
@@ -196,10 +194,10 @@ def _shown(status: NodeStatus | None, *, inside: bool) -> dict[str, object]:
 
 
 async def _history(gateway: Gateway) -> dict[str, int]:
-    """Where the node's history is; empty where there is none, or it cannot be read.
+    """Return the progress of the node's history. It is empty if the node has no history, or it cannot be read.
 
-    `behind` counts commands, `lag_seconds` is the age of the latest command that it has, 0 where it has all.
-    `confirmed` is 1 where it is known to be of the log that this engine has; until then it answers nothing.
+    `behind` is the number of missing commands. `lag_seconds` is the age of the latest command in the history, or 0 if it
+    has all commands. `confirmed` is 1 if the history is known to match the engine's log; until then it serves no reads.
     """
     if gateway.history is None:
         return {}
@@ -216,8 +214,8 @@ async def _history(gateway: Gateway) -> dict[str, int]:
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """GET /metrics: figures of this gateway and its node for Prometheus. Raises ApiError 403 for who is in no network
-    of `http.metrics_from`.
+    """GET /metrics: metrics of this gateway and its node. Raises ApiError 403 for an address outside the networks in
+    `http.metrics_from`.
     """
     networks = gateway.config.http.metrics_from
     address = client_address(gateway, request.peer, request.headers(FORWARDED))
@@ -236,7 +234,7 @@ def _object(properties: Schema, *optional: str) -> Schema:
 
 
 def _fields(struct: type[msgspec.Struct]) -> Schema:
-    """The struct's fields by name, as JSON schemas."""
+    """Return the JSON schemas of a struct's fields by name."""
     return {field.name: msgspec.json.schema(field.type) for field in msgspec.structs.fields(struct)}
 
 
@@ -278,4 +276,4 @@ CALLS = (
         },
     ),
 )
-"""All of them."""
+"""The calls of this module."""

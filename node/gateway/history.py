@@ -1,8 +1,8 @@
 """Calls that the history answers: fills, ledgers, transfers, candles, sessions, and orders and trades that the engine
 no longer keeps.
 
-Every answer reflects at least what the node had applied when the call came, unless the history is more than a second
-behind; the header `x-quorumbook-sequence` says which commands are in it.
+Every answer reflects at least what the node had applied when the call arrived, unless the history is more than a second
+behind. The header `x-quorumbook-sequence` is the sequence up to which the answer is complete.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CANDLES_MAX = 300
 SPARK_HOURS = 24
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 LEDGER_TYPES = {name: kind for kind, name in LEDGER_KINDS.items()} | {"rebate": 0, "conversion": 0}
-"""Kinds by the types of Coinbase Exchange, of which the last two do not occur here."""
+"""Kinds by the types of Coinbase Exchange. The last two types do not occur here."""
 TRANSFER_TYPES = {
     "deposit": TransferKind(incoming=True, internal=False),
     "withdraw": TransferKind(incoming=False, internal=False),
@@ -65,7 +65,7 @@ TransferWord = Annotated[str, one_of(TRANSFER_TYPES)]
 
 
 class FillJson(msgspec.Struct, kw_only=True):
-    """A trade as one side sees it; `side` is its own."""
+    """A trade from the view of one party; `side` is its own side."""
 
     trade_id: int
     product_id: str
@@ -82,7 +82,7 @@ class FillJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: Row, account_id: str, product: Product) -> Self:
-        """A trade as the account sees it."""
+        """Return a trade from the view of the account."""
         is_maker = row["maker_account_id"] == account_id
         side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
         return cls(
@@ -102,14 +102,14 @@ class FillJson(msgspec.Struct, kw_only=True):
 
 
 class TransferEndsJson(msgspec.Struct, kw_only=True):
-    """The accounts of a transfer between two; empty for a deposit or withdrawal."""
+    """The accounts of a transfer between two accounts; empty for a deposit or withdrawal."""
 
     sender: str | UnsetType = msgspec.field(name="from", default=UNSET)
     receiver: str | UnsetType = msgspec.field(name="to", default=UNSET)
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """From where to where, for a transfer between accounts."""
+        """Return the accounts of a transfer between accounts."""
         own, other = row["account_id"], row["other_account_id"]
         if not other:
             return cls()
@@ -127,7 +127,7 @@ class LedgerDetailsJson(TransferEndsJson, kw_only=True):
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """The subject of a row of the ledger."""
+        """Return the cause of a row of the ledger."""
         if row["transfer_id"]:
             ends = TransferEndsJson.of(row)
             return cls(
@@ -153,7 +153,7 @@ class LedgerEntryJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: Row, scale: int) -> Self:
-        """A row of the ledger; `scale`: the currency's."""
+        """Return the object of a row of the ledger. `scale` is the currency's."""
         return cls(
             id=f"{row['sequence']}-{row['position']}",
             amount=to_text(row["amount"], scale),
@@ -176,7 +176,7 @@ class HoldJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, order: OrderState, scale: int) -> Self:
-        """What an order holds; `scale`: the currency's."""
+        """Return the hold of an order. `scale` is the currency's."""
         order_id, placed = order_text(order.order_id), iso(order.created_at)
         return cls(
             id=order_id, created_at=placed, updated_at=placed, type="order", ref=order_id, amount=to_text(order.hold, scale)
@@ -184,7 +184,7 @@ class HoldJson(msgspec.Struct, kw_only=True):
 
 
 class BookedTransferJson(msgspec.Struct, kw_only=True):
-    """A deposit, withdrawal or transfer of the past."""
+    """A booked deposit, withdrawal or transfer."""
 
     id: str
     type: TransferWord
@@ -200,7 +200,7 @@ class BookedTransferJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: Row, scale: int) -> Self:
-        """A transfer of the past; `scale`: the currency's."""
+        """Return the object of a booked transfer. `scale` is the currency's."""
         booked = iso(row["time"])
         return cls(
             id=row["transfer_id"],
@@ -218,7 +218,7 @@ class BookedTransferJson(msgspec.Struct, kw_only=True):
 
 
 class TrailingVolumeJson(msgspec.Struct, kw_only=True):
-    """What the account, and everybody, traded of a product in 30 days, in base coins."""
+    """The volumes of the account and of the exchange in a product in 30 days, in the base currency."""
 
     product_id: str
     exchange_volume: str
@@ -227,7 +227,7 @@ class TrailingVolumeJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, product: Product, own: int, hours: Sequence[Candle], now: int) -> Self:
-        """`own` base coins of the account, and those of everybody in these hours; `now` in nanoseconds since the epoch."""
+        """Return the volumes: `own` of the account, and that of `hours`. `now` is in nanoseconds since the epoch."""
         return cls(
             product_id=product.row.product_id,
             exchange_volume=product.size(sum(candle.volume for candle in hours)),
@@ -237,8 +237,8 @@ class TrailingVolumeJson(msgspec.Struct, kw_only=True):
 
 
 class StatusChangeJson(msgspec.Struct, kw_only=True):
-    """From its sequence in the product's feed on a product had this status. Where an auction opened and traded, at what
-    price and how much.
+    """A change of a product's status, at `sequence` of the product's feed. If an auction opened with trades, it has the
+    opening price and size.
     """
 
     product_id: str
@@ -250,7 +250,7 @@ class StatusChangeJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, row: RowMapping, product: Product) -> Self:
-        """A session of the product."""
+        """Return the object of a status change."""
         opened = bool(row["open_size"])
         return cls(
             product_id=row["product_id"],
@@ -263,8 +263,8 @@ class StatusChangeJson(msgspec.Struct, kw_only=True):
 
 
 async def history(call: Call) -> HistorySource:
-    """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503
-    where it cannot be read.
+    """Return the history, not older than the node's state when the call arrived. Raises ApiError 404 if the node keeps no
+    history, and 503 if it cannot be read.
     """
     source = await call.past()
     if source is None:
@@ -278,7 +278,7 @@ async def history(call: Call) -> HistorySource:
 
 
 async def fills(call: Call) -> Answer[list[FillJson]]:
-    """GET /fills: the account's trades, of one product or one order where it is named."""
+    """GET /fills: the account's trades, optionally of one product or one order."""
     given = call.parameters()
     account_id, page = call.account_id, _page(given)
     product_id = ""
@@ -400,8 +400,8 @@ def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int |
 
 
 async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
-    """GET /products/{id}/status-changes: the product's sessions, newest first; `after` leads to older ones, `before`
-    gives only newer ones.
+    """GET /products/{id}/status-changes: the changes of the product's status, newest first. `after` selects older ones,
+    `before` newer ones.
     """
     given = call.parameters()
     limit = page_limit(given)
@@ -415,8 +415,8 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
 
 
 class OperationJson(msgspec.Struct, kw_only=True):
-    """A command of the operator: who sent it (a user; `key/` and a key without a user; `operator`), its fields with
-    numbers in smallest units, and its outcome: `done`, `unchanged`, `proposed`, or the reason of a rejection.
+    """A command of the operator: its sender (a user, `key/` and a key without a user, or `operator`), its fields with numbers
+    in smallest units, and its outcome (`done`, `unchanged`, `proposed`, or the reason of a rejection).
     """
 
     sequence: int
@@ -428,8 +428,8 @@ class OperationJson(msgspec.Struct, kw_only=True):
 
 
 async def operations(call: Call) -> Answer[list[OperationJson]]:
-    """GET /admin/operations: who did what, newest first; `sender`: of this user only; `after` leads to older ones, `before`
-    gives only newer ones. The caller must be able to see the whole venue. Needs a history.
+    """GET /admin/operations: the operator's commands, newest first. `sender` selects those of one user, `after` older ones,
+    `before` newer ones. The caller must have the right to see the whole venue. The call needs a history.
     """
     await call.require_view_of_venue()
     given = call.parameters()
@@ -453,7 +453,7 @@ async def operations(call: Call) -> Answer[list[OperationJson]]:
 
 
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
-    """First and last second that a bucket may begin in. Without both `start` and `end`: the latest 300 buckets."""
+    """Return the first and last second in which a bucket may begin. Without `start` and `end` these are the latest 300."""
     if "start" not in given or "end" not in given:
         end = int(time.time())
         return bucket(end, granularity) - (CANDLES_MAX - 1) * granularity, end
@@ -470,16 +470,16 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
 
 
 async def _currency(call: Call) -> CurrencyRow:
-    """The currency of the account in the path. Raises ApiError 404."""
+    """Return the currency of the account in the path. Raises ApiError 404."""
     account_id = call.account_id
     text, prefix = call.path("id"), account_text(account_id, "")
     if not text.startswith(prefix):
         raise ApiError(404, "NotFound", "id")
-    return await call.gateway.catalogue.currency(text.removeprefix(prefix))  # names of currencies may have colons, too
+    return await call.gateway.catalogue.currency(text.removeprefix(prefix))  # currency names may contain colons, too
 
 
 def _page(given: Mapping[str, str]) -> PageRequest:
-    """The page that the parameters ask for."""
+    """Return the page that the parameters select."""
     start, end = period(given)
     return PageRequest(
         page_limit(given),
@@ -491,7 +491,7 @@ def _page(given: Mapping[str, str]) -> PageRequest:
 
 
 def _place(given: Mapping[str, str], name: str) -> Place | None:
-    """A cursor of a page's headers."""
+    """Return the place that a cursor names."""
     if name not in given:
         return None
     sequence, _, number = given[name].partition("-")
@@ -502,7 +502,7 @@ def _place(given: Mapping[str, str], name: str) -> Place | None:
 
 
 def _cursors(places: Sequence[Place]) -> dict[str, str]:
-    """The headers that lead to newer rows and to older ones."""
+    """Return the headers with the cursors of newer and older rows."""
     if not places:
         return {}
     first, last = places[0], places[-1]
@@ -514,14 +514,14 @@ DOLLARS = "USD"
 
 
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a
-    full hour on.
+    """GET /users/self/trailing-volume: the volume of 30 days for each product that the account traded in this time. It is
+    counted from a full hour on.
     """
     return await _volumes(call, call.account_id)
 
 
 async def trading_volumes(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/{id}/trading-volumes: the same; the id is `self` or the account of the key."""
+    """GET /users/{id}/trading-volumes: as trailing-volume. The id is `self` or the account of the key."""
     return await _volumes(call, own_user(call))
 
 
@@ -540,8 +540,8 @@ async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJso
 
 
 async def usd_volume(call: Call) -> str | None:
-    """What the account traded for US dollars in 30 days, in products quoted in them; None where nobody can tell: the
-    node keeps no history, it cannot be read, or the key is the operator's."""
+    """Return the account's 30-day volume in products quoted in USD, in USD. Returns None if the node keeps no history, the
+    history cannot be read, or the key is the operator's."""
     first = _first_hour(time.time_ns())
     with suppress(ApiError):
         account_id = call.account_id

@@ -1,5 +1,5 @@
-"""The history as handlers ask it: in threads, and waited for, so that a client sees in it what the node has told it
-before.
+"""The history as handlers use it. Queries run in threads, and wait until the history includes what the node has already
+answered.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from node.history.store import HistoryProgress, LogGap
 log = logging.getLogger(__name__)
 
 THREADS = 4
-"""Questions to the database at a time; more of them wait."""
+"""Concurrent queries to the database. Further ones wait."""
 
 WAIT = 1.0
-"""Seconds that a read waits for a history that is behind, before it is answered with what is there."""
+"""Seconds for which a read waits for a history that is behind. Then it is answered from the available data."""
 
 POLL = 0.02
 
@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 
 class HistorySource:
-    """One history and the threads that ask it."""
+    """One history, and the threads that query it."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._history = HistoryReader(config)
@@ -42,10 +42,10 @@ class HistorySource:
         self._confirmed_by = ""
 
     async def ask(self, question: Callable[[HistoryReader], _Result]) -> _Result:
-        """The answer to a question.
+        """Return the answer to a query.
 
         Raises:
-            ApiError: 503, the database cannot be read.
+            ApiError: 503 if the database cannot be read.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -53,20 +53,20 @@ class HistorySource:
         except (SQLAlchemyError, HistoryError) as error:
             log.warning("the history cannot be read: %s", error)
             message = "The history of this node cannot be read at the moment"
-            # What a driver says may name hosts and users; what we say is for the reader.
+            # A driver's text may name hosts and users, so the client gets a text without them.
             detail = str(error) if isinstance(error, HistoryError) else "its database does not answer; the node's log says why"
             raise ApiError(503, message, reason="history_unavailable", detail=detail, headers={"Retry-After": "1"}) from None
 
     async def reach(self, log_index: int, start: str) -> HistoryProgress:
-        """Where the history is, once it has log entry `log_index`, or has not got there in `WAIT` seconds.
+        """Return the progress of the history when it includes log entry `log_index`, or after `WAIT` seconds.
 
-        An entry, not a command: one without commands moves the time on, and orders leave.
+        The position is a log index, because an entry without commands may also expire orders.
 
         Args:
-            start: the engine's, of which the history must have confirmed that it is of its log.
+            start: the id of the engine's start. The history must have confirmed that it matches the log of this start.
 
         Raises:
-            ApiError: as `ask`; or 503, the history has not been compared with the log of this start of the engine.
+            ApiError: as `ask`, and 503 if the history was not yet compared with the log of this start.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + WAIT
@@ -93,11 +93,11 @@ class HistorySource:
 
     @property
     def confirmed_by(self) -> str:
-        """The start of the engine for which the history was last found to be of its log."""
+        """The id of the engine's start for whose log the history was confirmed last."""
         return self._confirmed_by
 
     async def standing(self) -> tuple[HistoryProgress, list[LogGap]]:
-        """Where the history is now, and what it lacks. Raises as `ask`."""
+        """Return the current progress of the history, and its gaps. Raises as `ask`."""
         self._progress, self._confirmed_by = await self.ask(_place)
         return self._progress, await self.ask(HistoryReader.gaps) if self._progress.log_index else []
 

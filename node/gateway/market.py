@@ -1,9 +1,4 @@
-"""Market data: time, products, currencies, books, tickers, trades; and the copy of products and currencies that every
-request needs.
-
-Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the
-copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
-"""
+"""Calls for market data: time, products, currencies, books, tickers, statistics and trades."""
 
 from __future__ import annotations
 
@@ -25,7 +20,7 @@ from statemachine.events import OrderMatched
 from statemachine.types import Side
 
 LEVELS_AT_2 = 50
-"""Price levels a side at level 2."""
+"""Price levels of each side at level 2."""
 
 
 Levels = Sequence[tuple[int, int, int]]
@@ -40,7 +35,7 @@ class TimeJson(msgspec.Struct, kw_only=True):
 
 
 class BookJson(msgspec.Struct, kw_only=True):
-    """The book after message `sequence`: rows of price, size, and number of orders or, at level 3, the order's id."""
+    """The book after event `sequence`: rows of price, size, and the number of orders or, at level 3, the order id."""
 
     sequence: int
     bids: list[list[str | int]]
@@ -50,7 +45,7 @@ class BookJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, sequence: int, bids: Levels, asks: Levels, product: Product, auction: AuctionView | None) -> Self:
-        """The book at level 1 or 2, as the feed stands after message `sequence`."""
+        """Return the object of a book at level 1 or 2 after event `sequence`."""
         return cls(
             sequence=sequence,
             bids=[[product.price(price), product.size(size), orders] for price, size, orders in bids],
@@ -73,7 +68,7 @@ class TickerJson(msgspec.Struct, kw_only=True):
 
 
 class StatsJson(msgspec.Struct, kw_only=True):
-    """24 hours in prices and volume, and the volume of 30 days."""
+    """Prices and volume of the last 24 hours, and the volume of 30 days."""
 
     open: str
     high: str
@@ -84,9 +79,7 @@ class StatsJson(msgspec.Struct, kw_only=True):
 
 
 class VolumeSummaryJson(msgspec.Struct, kw_only=True):
-    """What was traded of a product in 24 hours and in 30 days. There are no other markets than the book: their volumes
-    are zero.
-    """
+    """A product's volumes of 24 hours and of 30 days. The volumes of other kinds of market that clients expect are zero."""
 
     id: str
     base_currency: str
@@ -102,7 +95,7 @@ class VolumeSummaryJson(msgspec.Struct, kw_only=True):
 
 
 class TradeJson(msgspec.Struct, kw_only=True):
-    """A trade; `side` is the maker's."""
+    """A trade. `side` is the maker's side."""
 
     trade_id: int
     side: SideWord
@@ -112,7 +105,7 @@ class TradeJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, trade: OrderMatched, product: Product) -> Self:
-        """The object of a trade."""
+        """Return the object of a trade."""
         return cls(
             trade_id=trade.trade_id,
             side=SIDE_WORDS[trade.side],
@@ -163,16 +156,14 @@ async def book(call: Call) -> Answer[BookJson]:
 
 
 async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> LongText:
-    """The book at level 3, which all who ask at the same time share. Its cost is that of a request for every 100
-    orders.
-    """
+    """Return the book at level 3, which concurrent callers share. It costs as much as one request for every 100 orders."""
     call.spend(feed.level3_cost)
     known = call.status.sequence if call.status is not None and not call.linearizable else None
     made, command = await feed.level3(known)
     if command is not None:
         call.sequence = command
-    told = AuctionJson.of(auction, feed.product, "collection") if auction is not None else None
-    rest = msgspec.json.encode({"auction_mode": auction is not None, "auction": told})
+    state = AuctionJson.of(auction, feed.product, "collection") if auction is not None else None
+    rest = msgspec.json.encode({"auction_mode": auction is not None, "auction": state})
     return made.ended(b"," + rest[1:])
 
 
@@ -238,7 +229,7 @@ async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
 
 
 async def trades(call: Call) -> Answer[list[TradeJson]]:
-    """GET /products/{id}/trades: newest first; `after` leads to older ones, `before` gives only newer ones."""
+    """GET /products/{id}/trades: newest first. `after` selects older trades, `before` newer ones."""
     given = call.parameters()
     limit = page_limit(given)
     after = max(1, whole_number(given["after"], "after", 0, 0, 2**62)) if "after" in given else 0
@@ -255,8 +246,8 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:
-    """The newest trades, as many as the page below trade `after` needs: the latest 1,000, and older ones from the
-    history.
+    """Return the newest trades, as many as the page below trade `after` needs. The feed keeps the latest 1,000; older ones
+    come from the history.
     """
     feed = await _feed(call, wanted)
     found = [trade for trade in reversed(feed.trades) if not after or trade.trade_id < after][:limit]
@@ -268,8 +259,8 @@ async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[O
 
 
 async def _feed(call: Call, wanted: Product) -> ProductFeed:
-    """The product's feed, of this moment or a later one; a linearizable read's, of what its barrier saw. Raises
-    UnavailableError.
+    """Return the product's feed, no older than this call. For a linearizable read it includes everything before the barrier.
+    Raises UnavailableError.
     """
     feed = await call.gateway.feeds.feed(wanted)
     await feed.fresh()
@@ -277,13 +268,13 @@ async def _feed(call: Call, wanted: Product) -> ProductFeed:
         best: BookView = await call.read(BookQuery(feed.product_id, 1))
         await feed.reach(best.product_sequence)
     else:
-        # The answer comes over the connection on which the events come, behind those of the commands that it counts.
+        # The engine sends the answer on the connection of the events, after the events of the commands that it counts.
         await call.look()
     return feed
 
 
 async def _product(call: Call, *, refresh: bool = False) -> Product:
-    """The product of the path. Raises ApiError 404."""
+    """Return the product that the path names. Raises ApiError 404."""
     if refresh:
         await call.gateway.catalogue.all_products()
     return await call.gateway.catalogue.product(product_text(call.path("id")))

@@ -1,10 +1,9 @@
-"""What Prometheus reads at /metrics: requests, latencies and connections of this gateway process, and its node's status
-and counters.
+"""The metrics at /metrics: requests, latencies and connections of this gateway process, and its node's status and counters.
 
-Several gateway processes may share a port; each answers for itself, told apart by the label `worker`. Counters end in
-`_total`, each with a name of its own. Connections and requests that were turned away are one counter with labels, of
-which `by` says who it was: so an alert on strangers is silent in normal work, where clients are led from followers to
-the leader all the time.
+Several gateway processes may share a port. Each one answers with its own metrics, which the label `worker` distinguishes.
+Names of counters end in `_total`. One counter with labels counts refused connections and requests. Its label `by` is the
+kind of peer, so that an alert on unauthenticated peers ("stranger") ignores clients that followers redirect to the leader
+in normal operation.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ NODE_GAUGES: tuple[tuple[str, str, str], ...] = (
     ("quorum", "quorumbook_quorum", "1 while the node is in touch with a majority"),
     ("uptime", "quorumbook_engine_uptime_seconds", "Seconds since the engine started"),
 )
-"""Fields of `NodeStatus`, their metrics, and what these mean."""
+"""Fields of `NodeStatus`, the names of their metrics, and the help texts."""
 
 MEMBER_GAUGES: Mapping[str, str] = {
     "connected": "1 while the node has a connection to the member",
@@ -73,7 +72,7 @@ ROLES = ("leader", "follower", "candidate")
 
 
 class _Latencies:
-    """Seconds of a route's answers: how many in each bucket, the last one without a bound, and their sum."""
+    """Latencies of a route's answers: the number in each bucket, of which the last is unbounded, and the sum in seconds."""
 
     __slots__ = ("counts", "total")
 
@@ -83,7 +82,7 @@ class _Latencies:
 
 
 class Metrics(Collector):
-    """The process's own registry, so that two gateways in one test do not share counts."""
+    """The metrics of one process, in a separate registry, so that two gateways in one test do not share counts."""
 
     def __init__(self, node_id: str, worker: int) -> None:
         self.registry = CollectorRegistry()
@@ -130,8 +129,8 @@ class Metrics(Collector):
         self.sent = self._sent.labels(**self._labels)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. Cheap, because it is on every request's path: the registry collects what is
-        counted here.
+        """Count one answered request and its latency in seconds. Every request calls this, so it only adds to plain counters,
+        which `collect` converts.
         """
         key = (method, route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
@@ -142,7 +141,7 @@ class Metrics(Collector):
         latencies.total += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """What `request` and the node have counted, for the registry."""
+        """Return the counts of `request` and of the node, for the registry."""
         names = list(self._labels)
         own = list(self._labels.values())
         requests = CounterMetricFamily(
@@ -159,7 +158,7 @@ class Metrics(Collector):
         return [requests, latency, *self._engine_durations(), *own_engine, *self._other_processes()]
 
     def _other_processes(self) -> Iterable[Metric]:
-        """What the node's other processes counted."""
+        """Return the metrics of the node's other processes."""
         node = self._labels["node"]
         up = GaugeMetricFamily(
             "quorumbook_process_up", "1 while a process of the node that is configured works", labels=["node", "process"]
@@ -175,7 +174,7 @@ class Metrics(Collector):
         yield up
 
     def _engine_durations(self) -> Iterable[Metric]:
-        """The engine's histograms."""
+        """Return the engine's histograms."""
         for kind, counts in self._durations.items():
             if kind in DURATIONS:
                 name, text = DURATIONS[kind]
@@ -188,11 +187,11 @@ class Metrics(Collector):
         self._refusals.labels(**self._labels, kind=kind).inc()
 
     def cut_off(self, reason: str) -> None:
-        """Count a WebSocket connection that we ended."""
+        """Count a WebSocket connection that the server ended."""
         self._slow.labels(**self._labels, reason=reason).inc()
 
     def engine(self, status: NodeStatus | None) -> None:
-        """Take over the node's status; None while the engine does not answer. The gauges are set when they are read,
+        """Store the node's status, or None while the engine does not answer. The gauges are set when Prometheus reads them,
         because the status changes more often.
         """
         self._node_status = status
@@ -218,7 +217,7 @@ class Metrics(Collector):
         self._peers.labels(node=node).set(sum(member.connected for member in status.others))
 
     def _members(self, status: NodeStatus) -> None:
-        """What the node knows of each member; a gauge of one that has gone disappears."""
+        """Set the gauges of each member. The gauges of a removed member disappear."""
         node = self._labels["node"]
         for gauge in self._member.values():
             gauge.clear()
@@ -236,44 +235,44 @@ class Metrics(Collector):
                 self._member[name].labels(node=node, member=member.node_id).set(value)
 
     def history(self, values: Mapping[str, int]) -> None:
-        """Take over where the node's history is; empty while it cannot be read."""
+        """Store the progress of the node's history, or an empty mapping while it cannot be read."""
         for field, gauge in self._history.items():
             gauge.clear()
             if field in values:
                 gauge.labels(node=self._labels["node"]).set(values[field])
 
     def processes(self, found: Mapping[str, Sequence[Family] | None]) -> None:
-        """Take over what the node's other processes counted, by process; None for one that does not work."""
+        """Store the metrics of the node's other processes, by process, or None for a process that does not answer."""
         self._processes = found
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the metrics in the text format of Prometheus."""
         self._show_status()
         return generate_latest(self.registry)
 
 
 def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound, as Prometheus wants them."""
+    """Return cumulative counts by upper bound, as Prometheus expects them."""
     return list(zip([*(str(bound) for bound in bounds), "+Inf"], accumulate(counts), strict=True))
 
 
 GAUGES = frozenset(
     {"commands_queued", "disk_free_bytes", "disk_size_bytes", "snapshot_timestamp_seconds", "snapshot_pause_last_ms"}
 )
-"""What can fall: no counters."""
+"""Fields of `NodeStatus` that can decrease, so they are gauges."""
 
 REFUSED = "_refused_"
 
-STRANGERS: Mapping[str, frozenset[str]] = {
+UNAUTHENTICATED: Mapping[str, frozenset[str]] = {
     "raft": frozenset({"certificate", "unknown_node", "too_many"}),
     "native": frozenset({"handshake", "silent", "framing", "unauthorized", "revoked", "too_many"}),
 }
-"""By port, what only somebody does who does not belong: no certificate of the cluster, no valid key, no greeting, no
-message of the protocol.
+"""By port, the kinds of refusal that only an unauthenticated peer causes: a missing certificate of the cluster, an invalid
+key, a missing greeting, or bytes that are no message of the protocol.
 """
 
 NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "busy", "overloaded", "outcome_unknown", "conflict"})
-"""What a sound client is told while the node cannot serve it."""
+"""Kinds of refusal that a legitimate client gets while the node cannot serve it."""
 
 _WORDS = {
     "commands_queued": "Commands that wait for the log",
@@ -292,10 +291,10 @@ _WORDS = {
 
 
 def who(port: str, kind: str) -> str:
-    """Who was turned away: "stranger", "state" (a sound client, while this node could not serve it), "member" or
-    "client".
+    """Return the kind of refused peer: "stranger" (not authenticated), "state" (a legitimate client that this node could not
+    serve at the time), "member" or "client".
     """
-    if kind in STRANGERS.get(port, ()):
+    if kind in UNAUTHENTICATED.get(port, ()):
         return "stranger"
     if kind in NOT_NOW:
         return "state"
@@ -303,7 +302,7 @@ def who(port: str, kind: str) -> str:
 
 
 def families(node: str, counters: Mapping[str, int]) -> Iterable[Metric]:
-    """The metrics of a node's counters; `counters` are those of `NodeStatus`."""
+    """Return the metrics of a node's counters. `counters` are those of `NodeStatus`."""
     refused = CounterMetricFamily(
         "quorumbook_refused",
         "Connections and requests turned away, by port, kind, and who it was",

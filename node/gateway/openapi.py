@@ -1,7 +1,7 @@
-"""The OpenAPI document, made of the routes that the router serves and of the types that handlers take and return.
+"""The OpenAPI document. It is generated from the routes, and from the types that handlers accept and return.
 
-Nothing is listed twice: paths, permissions, parameters and bodies are those of `web.Route`, answers those of the
-handler's annotation, texts its docstring. Only what a parameter means stands here.
+Paths, permissions, parameters and bodies come from `calls.Route`, answers from the handler's annotation, and texts from
+its docstring. This module adds only the meanings of the parameters.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ QUERIES: dict[str, tuple[str, Schema]] = {
         {"type": "string", "enum": ["local", "linearizable"]},
     ),
 }
-"""Every query parameter of the API: what it means, and its schema."""
+"""The meaning and the schema of every query parameter of the API."""
 
 FAILURES: dict[int, str] = {
     400: "the request cannot be understood, or the exchange's rules refuse it",
@@ -98,7 +98,7 @@ HEADERS: dict[str, Schema] = {
 FRESHNESS = (SEQUENCE_HEADER, ROLE_HEADER)
 CURSORS = ("cb-after", "cb-before")
 FAILURE_HEADERS = {307: ("Location",), 429: ("Retry-After",), 503: ("Retry-After",), 504: ("Retry-After",)}
-"""Headers of answers, and which come with which failure."""
+"""Headers of answers, and the headers of each kind of failure."""
 
 SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
 _SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")
@@ -106,7 +106,7 @@ _REF = "#/components/schemas/{name}"
 
 
 def document(routes: Sequence[Route], machines: Sequence[MachineCall], version: str) -> Schema:
-    """The document of these calls, as a JSON object."""
+    """Return the document of these calls as a JSON object."""
     answers = {route: answer_type(route.handler) for route in routes}
     bodies = [route.body for route in routes if route.body is not None]
     types = [*dict.fromkeys([ErrorJson, ProposedJson, *bodies]), *answers.values()]
@@ -137,7 +137,7 @@ def document(routes: Sequence[Route], machines: Sequence[MachineCall], version: 
 
 
 def answer_type(handler: Handler) -> Any:
-    """What a handler answers: the type in its `Answer[...]`."""
+    """Return the type in a handler's annotation `Answer[...]`."""
     returned = typing.get_type_hints(handler)["return"]
     (body,) = typing.get_args(returned)
     return body
@@ -184,7 +184,7 @@ def _machine(call: MachineCall) -> Schema:
 
 
 def _summary(text: str | None) -> str:
-    """The first paragraph of a docstring, on one line, without the call that it begins with."""
+    """Return the first paragraph of a docstring on one line, without the call with which it begins."""
     paragraph, _, _ = inspect.cleandoc(text or "").partition("\n\n")
     return _SAYS.sub("", " ".join(paragraph.split())).strip()
 
@@ -201,7 +201,7 @@ def _failure_responses(error: Schema) -> Schema:
 
 
 def _closed(name: str, schema: Schema) -> Schema:
-    """An answer has no other fields than these."""
+    """Return the schema of an answer, which has no other fields than these."""
     return schema | {"additionalProperties": False} if name.endswith("Json") else schema
 
 

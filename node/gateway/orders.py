@@ -96,7 +96,7 @@ class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/batch_cancel: orders by our ids, by the client's, or both."""
+    """POST /orders/batch_cancel: orders named by order ids, client ids, or both."""
 
     order_ids: list[str] = []
     client_oids: list[str] = []
@@ -110,7 +110,7 @@ class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OrderJson(msgspec.Struct, kw_only=True):
-    """An order. `queued`: it is accepted and waits for an auction that is opening; it is not on the book yet."""
+    """An order. `queued` means that it is accepted, and enters the book after the current opening of an auction."""
 
     id: str
     product_id: str
@@ -450,7 +450,7 @@ async def ordered(call: Call, product: Product, command: PlaceOrder, begun: Outc
 
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
-    """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
+    """GET /orders: newest first. Without `status` only open orders are listed. `after` selects older ones."""
     given = call.parameters()
     limit = page_limit(given)
     before_id, newer_than = order_span(given)
@@ -528,7 +528,7 @@ async def _found(
 
 
 def _statuses(given: list[str]) -> frozenset[OrderStatus]:
-    """The filters of a list of orders."""
+    """Return the order statuses that the filters of a list select."""
     names = [name for text in given for name in text.split(",")]
     if not set(names) <= set(STATUSES):
         raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
@@ -563,7 +563,7 @@ async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | N
 
 
 async def cancel(call: Call) -> Answer[str]:
-    """DELETE /orders/{id} and /orders/client:{client_oid}: the order's id, as a bare JSON string."""
+    """DELETE /orders/{id} and /orders/client:{client_oid}: cancel an order. The answer is its id as a JSON string."""
     product_id = await _cancelled_product(call)
     order_id, client_oid = named(call)
     if not order_id and not client_oid:
@@ -699,7 +699,7 @@ async def cancel_batch(call: Call) -> Answer[BatchCancelJson]:
     outcomes = iter(await call.commands([command for command in commands if command.order_id or command.client_oid]))
     results = []
     for text, command in zip((*request.order_ids, *request.client_oids), commands, strict=True):
-        sent = command.order_id or command.client_oid  # an id that can be nobody's was not
+        sent = command.order_id or command.client_oid  # an id that no order can have was not sent
         result = _cancel_result(next(outcomes)) if sent else _not_cancelled(ApiError(404, "order not found", "id"))
         if command.client_oid:
             result.client_oid = text

@@ -1,6 +1,6 @@
 """`python -m node.gateway.process --config node.toml --worker 0`: one gateway process of a node, until SIGTERM.
 
-Started by the supervisor, `http.gateways` of them; they share the port by SO_REUSEPORT.
+The supervisor starts `http.gateways` of them. They share the port by SO_REUSEPORT.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from snapshots.abi import ABI
 log = logging.getLogger(__name__)
 
 GC_YOUNG_MAX = 10_000
-"""Objects made and not freed before the collector looks at them: those of a few hundred requests under way."""
+"""New objects that trigger a garbage collection: about those of a few hundred requests under way."""
 SHUTDOWN_TIMEOUT = 2.0
-"""Seconds that requests under way have to end after SIGTERM."""
+"""Seconds in which requests under way may end after SIGTERM."""
 
 
 def backend_of(config: NodeConfig) -> NodeBackend:
-    """The engine of the node, and the way to the others with the node's certificate. Call it inside the event loop."""
+    """Return the backend of a node, which reaches other nodes with the node's certificate. It needs a running event loop."""
     addresses = {node.node_id: node.native for node in config.nodes}
     cluster = ClusterClient(
         addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}", abi=ABI
@@ -66,8 +66,8 @@ async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
 
 
 def _calm_collector() -> None:
-    """Leave what is there for good out of the collector's rounds, and have fewer of them: what a request makes is
-    mostly freed without it.
+    """Exclude permanent objects from garbage collection, and run it less often. Most objects of a request are freed without
+    it.
     """
     gc.collect()
     gc.freeze()
@@ -79,7 +79,7 @@ async def _until_signal(config: NodeConfig, worker: int) -> None:
 
 
 def _runner() -> Callable[[Coroutine[None, None, None]], None]:
-    """uvloop's runner where it is installed, else asyncio's."""
+    """Return uvloop's runner if it is installed, else asyncio's."""
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -1,6 +1,6 @@
 """Decodes the JSON bodies and query parameters of requests, with errors that name the field.
 
-Bodies are decoded by msgspec into these structs; an unknown field, a missing one or one of another type is a
+msgspec decodes bodies into these structs. An unknown field, a missing field or a field of another type raises a
 `BadRequestError` that names it. Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's
 scale is known.
 """
@@ -51,7 +51,7 @@ def absent() -> msgspec.Raw:
 
 
 def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:
-    """`body` as `shape`. Raises BadRequestError that names the field at fault and what was expected."""
+    """Decode `body` as `shape`. Raises BadRequestError that names the invalid field and what was expected."""
     try:
         request = msgspec.json.decode(body, type=shape)
         if _may_repeat(body):
@@ -66,9 +66,9 @@ def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:
 
 
 def _may_repeat(body: bytes) -> bool:
-    """Whether an object in valid JSON may have a key twice. Cheap, and never wrong when it says no.
+    """Whether an object in valid JSON may have a key twice. The check is cheap, and False is always right.
 
-    Where nothing is escaped each key is matched by `_KEY`, perhaps beside text that only looks like one.
+    Without escapes `_KEY` matches each key, and perhaps other text that looks like a key.
     """
     if b"\\" in body:
         return True
@@ -104,18 +104,18 @@ def _refusal(text: str, what: str) -> BadRequestError:
 
 
 def _field(path: str | None, name: str) -> str:
-    """The dotted name of a field from msgspec's `$.a[0].b`."""
+    """Return the dotted name of a field in msgspec's form `$.a[0].b`."""
     parts = [part for part in ((path or "").removeprefix("$").removeprefix("."), name[:64]) if part]
     return ".".join(parts)
 
 
 def given(raw: msgspec.Raw) -> bool:
-    """Whether the client gave the field; null counts as not given."""
+    """Whether the client gave the field. null counts as absent."""
     return bytes(raw) not in (b"", b"null")
 
 
 def raw_text(raw: msgspec.Raw, field: str) -> str:
-    """The decimal's text. Raises BadRequestError when it is absent or neither a string nor a number."""
+    """Return the text of a decimal. Raises BadRequestError if it is absent, or neither a string nor a number."""
     if not given(raw):
         raise BadRequestError(f"{field} is required", field)
     return text_of(raw, field)
@@ -152,7 +152,7 @@ def page_limit(given: Mapping[str, str]) -> int:
 
 
 def whole_number(text: str | None, field: str, default: int, low: int, high: int) -> int:
-    """A whole number between `low` and `high`. Raises BadRequestError."""
+    """Return a whole number between `low` and `high`. Raises BadRequestError."""
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):

@@ -1,11 +1,11 @@
-"""Orders over the WebSocket: placed, amended and cancelled, with the ids and the answers of REST.
+"""Orders over the WebSocket: placing, amending and cancelling, with the ids and answers of REST.
 
-A message names itself by `request_id`, which its answer repeats. An order with a `client_oid` has the same command id
-as over REST, so it is carried out once whichever way it is sent again; any other command takes its id from
-`request_id`: sent again, it gets the first outcome.
+A message has a `request_id`, which its answer repeats. An order with a `client_oid` has the same command id as over REST,
+so it is carried out once even if it is repeated over the other protocol. Any other command takes its id from
+`request_id`, so a repetition gets the first outcome.
 
-Commands of one connection are sent in the order in which they come, and answered as their outcomes arrive. At most
-`UNDER_WAY_MAX` wait for one.
+The commands of one connection are sent in the order in which they arrive, and answered as their outcomes arrive. At most
+`UNDER_WAY_MAX` commands wait for an outcome.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from statemachine.limits import OPERATOR
 from statemachine.types import Permission
 
 UNDER_WAY_MAX = 64
-"""Commands of one connection that wait for their outcomes. A client with more is told to wait."""
+"""Commands of one connection that wait for their outcomes. Further commands are refused."""
 UNDER_WAY_SECONDS = 5.0
-"""How long the end of a connection waits for the outcomes of its commands, so that it cancels what they placed."""
+"""Seconds for which an ended connection waits for the outcomes of its commands, to cancel the orders that they place."""
 
 TYPES = frozenset({"place", "amend", "cancel", "cancel_all", "cancel_on_disconnect"})
 
@@ -45,7 +45,7 @@ Command = PlaceOrder | AmendOrder | CancelOrder | CancelAll | CancelAllAfter
 
 
 class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every message may carry: a signature, as a subscription; it is needed once a connection."""
+    """The signature that every message may have, like a subscription. A connection needs it once."""
 
     type: str
     request_id: str
@@ -85,8 +85,8 @@ class CancelAllMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class DisconnectMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Cancel all orders, or those of a session, when the connection ends; `timeout` seconds after the node has died. 0:
-    not any more.
+    """Cancel all orders, or those of a session, when the connection ends, or `timeout` seconds after the node fails. A
+    `timeout` of 0 ends this.
     """
 
     timeout: int = TIMEOUT_DEFAULT
@@ -103,7 +103,7 @@ _SHAPES: dict[str, type[Signed]] = {
 
 
 class ResultJson(msgspec.Struct, kw_only=True):
-    """The answer to a message. `status` is what REST would answer."""
+    """The answer to a message. `status` is the HTTP status of the same REST call."""
 
     type: str = "result"
     request_id: str
@@ -119,13 +119,13 @@ class ResultJson(msgspec.Struct, kw_only=True):
 
 
 def read(text: bytes, kind: str) -> Signed:
-    """A message of this type. Raises BadRequestError naming the field at fault."""
+    """Decode a message of type `kind`. Raises BadRequestError that names the invalid field."""
     return parse(text, _SHAPES[kind], "the message")
 
 
 class Trader:
-    """Carries out the orders of one connection. `send` queues an answer; `spend` charges the connection's address
-    beyond a message.
+    """Carries out the orders of one connection. `send` queues an answer. `spend` charges the connection's address for costs
+    beyond the message.
     """
 
     def __init__(self, gateway: Gateway, send: Callable[[bytes], None]) -> None:
@@ -135,14 +135,14 @@ class Trader:
         self._on_disconnect = OnDisconnect(gateway.backend, gateway.holders)
 
     async def end(self, *, stopping: bool) -> None:
-        """The connection is over; `stopping`: because the node stops."""
+        """Finish after the connection has ended. `stopping` says that the node stops."""
         self._on_disconnect.stopping = stopping
         if self._under_way and not stopping:
             await asyncio.wait(self._under_way, timeout=UNDER_WAY_SECONDS)
         await self._on_disconnect.end()
 
     async def take(self, message: Signed, identity: Identity | None) -> None:
-        """Send the message's command; the answer follows. A refusal is answered, too."""
+        """Send the command of a message. The answer follows later. A refused message is answered, too."""
         request_id = message.request_id[:64]
         try:
             check_name(message.request_id, "request_id")
@@ -159,7 +159,7 @@ class Trader:
         task.add_done_callback(self._under_way.discard)
 
     async def _owner(self, identity: Identity | None) -> Identity:
-        """Whose command it is, by today's state of the key. Raises ApiError."""
+        """Return the identity with the current state of its key. Raises ApiError."""
         if identity is None:
             raise ApiError(401, "orders need a signature", "signature")
         gateway = self._gateway
@@ -176,7 +176,7 @@ class Trader:
         return identity
 
     async def _command(self, message: Signed, account_id: str) -> tuple[Command, Product | None]:
-        """Raises ApiError, UnavailableError."""
+        """Return the command of a message and its product. Raises ApiError, UnavailableError."""
         catalogue, command_id = self._gateway.catalogue, f"w:{message.request_id}"
         match message:
             case PlaceMessage(order=order):
@@ -210,7 +210,7 @@ class Trader:
         raise AssertionError(f"no command for {type(message).__name__}")
 
     async def _product(self, account_id: str, product_id: str | None, order_id: int, client_oid: str) -> Product:
-        """The product that is named, or else the order's. Raises ApiError 404."""
+        """Return the named product, or else the product of the order. Raises ApiError 404."""
         query, unknown = OrderQuery(account_id, order_id, client_oid), ApiError(404, "order not found", "order_id")
         return await self._gateway.catalogue.product_of(product_id, query, self._gateway.backend.query, unknown)
 
@@ -227,7 +227,7 @@ class Trader:
 
 
 def _named(order_id: str | None, client_oid: str | None) -> tuple[int, str]:
-    """The order that is named. Raises ApiError."""
+    """Return the order id or the client id that names an order. Raises ApiError."""
     if (order_id is None) == (client_oid is None):
         raise BadRequestError("order_id or client_oid is required, and not both", "order_id")
     number = order_number(order_id, "order_id") if order_id is not None else 0
@@ -237,7 +237,7 @@ def _named(order_id: str | None, client_oid: str | None) -> tuple[int, str]:
 
 
 def _result(request_id: str, command: Command, product: Product | None, outcome: AnyOutcome) -> ResultJson:
-    """What came of a command. Raises ApiError for a refusal."""
+    """Return the answer for a command's outcome. Raises ApiError for a rejection."""
     result = ResultJson(request_id=request_id, success=True, status=200, sequence=outcome.sequence)
     if outcome.duplicate:
         result.duplicate = True
@@ -259,7 +259,7 @@ def _result(request_id: str, command: Command, product: Product | None, outcome:
 
 
 def _failed(request_id: str, error: Exception) -> ResultJson:
-    """The answer that stands for a failure, with the status and the body of REST."""
+    """Return the answer for a failure, with the status and the body of REST."""
     match error:
         case ApiError():
             status, body = error.status, error.body()
@@ -276,7 +276,7 @@ def _failed(request_id: str, error: Exception) -> ResultJson:
 
 
 def kind_of(text: bytes) -> str:
-    """The type of a message that is about orders; "" for any other."""
+    """Return the type of a message about orders, or "" for any other message."""
     try:
         found: Any = msgspec.json.decode(text, type=_Typed)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -285,6 +285,6 @@ def kind_of(text: bytes) -> str:
 
 
 class _Typed(msgspec.Struct, frozen=True):
-    """As much of a message as tells what it is."""
+    """The type of a message."""
 
     type: str = ""

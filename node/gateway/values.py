@@ -90,12 +90,12 @@ def units(text: str, scale: int) -> int:
 
 @lru_cache(AMOUNTS_KEPT)
 def amount_text(units: int, scale: int) -> str:
-    """An amount in units of 10**-scale as text."""
+    """Return an amount in units of 10**-scale as text."""
     return decimals.to_text(units, scale)
 
 
 def to_units(text: str, scale: int, field: str) -> int:
-    """`text` in units of 10**-scale, exactly. Zero is allowed.
+    """Convert `text` exactly to units of 10**-scale. Zero is allowed.
 
     Raises:
         BadRequestError: not a plain decimal (NaN, spaces), negative, more digits than the scale has, or beyond
@@ -123,7 +123,7 @@ ORDER_ID_MAX = 2**63 - 1
 
 
 def order_text(order_id: int) -> str:
-    """An order id as clients see it."""
+    """Return an order id in the form of the API, a UUID."""
     digits = f"{order_id:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
@@ -152,7 +152,7 @@ def _counter(text: str, field: str) -> int:
 
 
 def account_text(account_id: str, currency: str) -> str:
-    """The id of an account's balance of one currency."""
+    """Return the id of an account's balance of one currency."""
     return f"{account_id}:{currency}"
 
 
@@ -178,19 +178,19 @@ STOPS = {"loss": StopType.LOSS, "entry": StopType.ENTRY}
 GOOD_FOR = {"day": GoodFor.DAY, "auction": GoodFor.AUCTION}
 ORDER_STATUSES = {"open": OrderStatus.OPEN, "active": OrderStatus.ACTIVE, "done": OrderStatus.DONE}
 PRODUCT_STATUSES = {status.name.lower(): status for status in ProductStatus}
-"""Words of requests and answers, and their values."""
+"""Words of requests and answers, and the values that they stand for."""
 
 DONE_WORDS = dict.fromkeys(DoneReason, "canceled") | {DoneReason.FILLED: "filled", DoneReason.NONE: ""}
-"""Why an order is done, in the words of Coinbase Exchange."""
+"""The reasons for which an order is done, in the words of Coinbase Exchange."""
 
 
 def words_of(values: Mapping[str, Member]) -> dict[Member, str]:
-    """The words by their values."""
+    """Return the words by their values."""
     return {value: word for word, value in values.items()}
 
 
 def one_of(words: Iterable[str]) -> msgspec.Meta:
-    """Lists the words in the OpenAPI document."""
+    """Return the annotation that lists the words in the OpenAPI document."""
     return msgspec.Meta(extra_json_schema={"enum": list(dict.fromkeys(words))})
 
 
@@ -216,7 +216,7 @@ DoneReasonWord = Annotated[str, one_of(DONE_WORDS.values())]
 
 
 def iso(time_ns: int) -> str:
-    """Nanoseconds since the epoch as ISO 8601 with microseconds."""
+    """Return nanoseconds since the epoch as ISO 8601 with microseconds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{_second(seconds)}.{rest // 1_000:06d}Z"
 
@@ -228,7 +228,7 @@ def _second(seconds: int) -> str:
 
 
 def rate(ppm: int) -> str:
-    """A fee rate: 2500 parts per million are 0.0025."""
+    """Return a fee rate in parts per million as a decimal: 2500 becomes 0.0025."""
     return decimals.to_text(ppm, 6)
 
 

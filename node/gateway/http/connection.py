@@ -1,14 +1,15 @@
-"""One client's connection: bytes in, requests one after the other, answers out.
+"""One client's connection: parses requests, serves them one after the other, and writes the answers.
 
-Requests of a connection are served in order: the next one begins when the one before is answered and its answer has
-mostly left. What follows holds for any bytes that come; tests/unit/node/gateway/test_http_server.py checks it:
+The requests of a connection are served in order. The next request begins when the previous one is answered and most of
+its answer is sent. The following rules hold for any input (tests/unit/node/gateway/test_http_server.py):
 
-- A request is understood in one way, or it is refused with 400 and the connection is closed. Refused are: two lengths,
-  a length beside chunks, other transfer codings than chunked, folded or broken headers, bare line feeds, other versions
-  than 1.0 and 1.1, no host or two, a body with an upgrade.
-- What waits is bounded: the head, the body, requests in the pipeline, bytes of answers. So is each time: for a head,
-  for a body, between requests, and for a client to take its answer. One clock for all connections calls `tick`.
-- No input makes a traceback or a line in the log above DEBUG. Refusals are counted.
+- An ambiguous request is refused with 400, and the connection is closed. This covers two lengths, a length with a chunked
+  body, transfer codings other than chunked, folded or malformed headers, bare line feeds, versions other than 1.0 and
+  1.1, a missing or repeated host, and an upgrade with a body.
+- All waiting data is bounded: the head, the body, pipelined requests, and the bytes of answers. All times are bounded:
+  for a head, for a body, between requests, and for a client to accept its answer. One timer for all connections calls
+  `tick`.
+- No input causes a traceback, or a log line above DEBUG. Refusals are counted.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ log = logging.getLogger(__name__)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS: dict[bytes, str] = {}
 _NAMES: dict[bytes, str] = {}
-"""Names of headers in lower case, by how clients write them."""
+"""Header names in lower case, by the spelling that clients use."""
 _NAMES_MAX = 1_000
 _PROGRESS = 4_096
-"""Bytes that a client with an answer waiting takes within `limits.WRITE_TIMEOUT` at least."""
+"""Minimum bytes of a waiting answer that a client must accept within `limits.WRITE_TIMEOUT`."""
 _NEVER = float("inf")
 
 
 class _Refusal(Exception):  # noqa: N818 - never leaves this module: it stops the parser
-    """The request cannot be taken: `status` and `message` of the answer, `kind` for the counter."""
+    """The request is refused: `status` and `message` of the answer, and `kind` for the counter."""
 
     def __init__(self, status: int, message: str, kind: str) -> None:
         super().__init__(message)
@@ -53,18 +54,18 @@ class _Refusal(Exception):  # noqa: N818 - never leaves this module: it stops th
 
 
 class _Reading(Enum):
-    """What is expected next of the client."""
+    """The next expected input."""
 
     BEGIN = "begin"
     """The first byte of a request."""
     HEAD = "head"
     BODY = "body"
     NOTHING = "nothing"
-    """The connection is closing; what comes is thrown away."""
+    """The connection is closing. Further input is discarded."""
 
 
 class Connection(asyncio.Protocol):
-    """See the module. Made by the server for each connection that it accepts."""
+    """See the module. The server creates one for each connection that it accepts."""
 
     __slots__ = (
         "_body",
@@ -121,7 +122,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The transport is there. A client that may have no more connections is told so, and the connection closed."""
+        """The client has connected. If its address has too many connections, it gets 429 and the connection is closed."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(limits.WAITING_HIGH)
         name = transport.get_extra_info("peername")
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
             self._refuse(_Refusal(429, "Too many connections", "connections"))
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Parse bytes of the client."""
         if self._successor is not None:
             self._successor.data_received(data)
         elif self._reading is not _Reading.NOTHING:
@@ -144,17 +145,17 @@ class Connection(asyncio.Protocol):
                 self._feed(data)
 
     def eof_received(self) -> bool:
-        """The client sends no more: what it has asked for is answered, a request that is not whole is given up."""
+        """The client sends no more bytes. Complete requests are answered, and an incomplete one is dropped."""
         if self._successor is not None:
             return bool(self._successor.eof_received())
         waits = self._busy or bool(self._pending) or bool(self._held)
         if not self._held:
             self._reading = _Reading.NOTHING
         assert self._transport is not None
-        return waits and self._transport.get_extra_info("sslcontext") is None  # TLS is never half closed
+        return waits and self._transport.get_extra_info("sslcontext") is None  # TLS has no half-closed connections
 
     def pause_writing(self) -> None:
-        """The client takes its answers more slowly than they are made."""
+        """The client reads its answers more slowly than they are written."""
         if self._successor is not None:
             self._successor.pause_writing()
             return
@@ -163,22 +164,22 @@ class Connection(asyncio.Protocol):
         self._note_waiting()
 
     def resume_writing(self) -> None:
-        """Most of the answer has left: the next request may begin."""
+        """Most of the answer is sent, so the next request may begin."""
         if self._successor is not None:
             self._successor.resume_writing()
             return
         self._writable = True
         self._note_waiting()
-        if self._busy:  # a long answer goes on
+        if self._busy:  # a long answer continues
             self._deadline = _NEVER
             self._wake()
         if self._transport is not None and not self._transport.is_closing() and not self._busy:
             self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended. A request under way is carried out all the same."""
+        """The connection has ended. A request under way is still carried out."""
         self._transport = None
-        self._parser = cast(httptools.HttpRequestParser, None)  # it refers to this object, and nothing is parsed any more
+        self._parser = cast(httptools.HttpRequestParser, None)  # breaks the reference cycle; nothing is parsed any more
         self._reading = _Reading.NOTHING
         self._pending.clear()
         self._held = b""
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ reading
 
     def _begin(self) -> None:
-        """Expect a request."""
+        """Reset the parser state for the next request."""
         self._target = b""
         self._headers: dict[str, str | list[str]] = {}
         self._header_count = 0
@@ -202,7 +203,7 @@ class Connection(asyncio.Protocol):
         self._upgrading = False
 
     def _feed_held(self) -> None:
-        """Parse what was held back, as long as the pipeline has room. While it has none, nothing is read."""
+        """Parse the held bytes while the pipeline has room. While it has none, reading is paused."""
         while self._held and self._reading is not _Reading.NOTHING and len(self._pending) < limits.PIPELINED_MAX:
             chunk, self._held = self._held[: limits.SLICE], self._held[limits.SLICE :]
             self._feed(chunk)
@@ -241,13 +242,13 @@ class Connection(asyncio.Protocol):
             self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
-        """A chunk of the request target."""
+        """The parser has read a part of the request target."""
         self._target += url
         if len(self._target) > limits.TARGET_MAX:
             raise _Refusal(414, f"The request target has at most {limits.TARGET_MAX} bytes", "head")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or what comes behind a chunked body in the form of one, which is passed over."""
+        """The parser has read a header, or a trailer of a chunked body, which is ignored."""
         if self._reading is _Reading.BODY:
             return
         self._header_count += 1
@@ -266,7 +267,7 @@ class Connection(asyncio.Protocol):
             self._headers[key] = [before, text] if isinstance(before, str) else [*before, text]
 
     def on_headers_complete(self) -> None:
-        """The head is whole: refuse what could be understood in two ways."""
+        """The head is complete. Raises _Refusal if the request is ambiguous."""
         headers, version = self._headers, self._parser.get_http_version()
         self._reading = _Reading.BODY
         if not self._busy:
@@ -294,14 +295,14 @@ class Connection(asyncio.Protocol):
                 self._transport.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        """A chunk of the body."""
+        """The parser has read a part of the body."""
         self._body.append(body)
         self._body_size += len(body)
         if self._body_size > limits.BODY_MAX:
             raise _Refusal(413, f"A body has at most {limits.BODY_MAX} bytes", "body")
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         if self._upgrading:
             return  # `_upgrade` follows
         self._take(self._request(keep_alive=self._parser.should_keep_alive()))
@@ -311,14 +312,14 @@ class Connection(asyncio.Protocol):
         name = self._parser.get_method()
         method = _METHODS.get(name)
         if method is None:
-            method = _METHODS[name] = name.decode("ascii")  # the parser knows about 40
+            method = _METHODS[name] = name.decode("ascii")  # the parser accepts about 40 methods
         request = Request(method, self._target.decode("latin-1"), self._headers, self.peer, keep_alive, self._origin, self._early)
         if self._body:
             request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         return request
 
     def _take(self, request: Request) -> None:
-        """Serve a request, now or when its turn comes."""
+        """Serve a request now, or queue it behind earlier ones."""
         self._reading = _Reading.BEGIN if request.keep_alive else _Reading.NOTHING
         if self._busy or self._pending or not self._writable:
             self._pending.append(request)
@@ -326,8 +327,8 @@ class Connection(asyncio.Protocol):
             self._serve(request)
 
     def _upgrade(self, rest: bytes) -> None:
-        """The client wants another protocol: WebSocket where that is spoken, else the request is answered as it is, the
-        last one.
+        """Handle a request for another protocol. A WebSocket request on one of its paths is handed over. Any other request is
+        answered without the upgrade, and is the last one of the connection.
         """
         request = self._request(keep_alive=False)
         headers = self._headers
@@ -358,7 +359,7 @@ class Connection(asyncio.Protocol):
             self._server.begin(self._answer(request))
 
     def respond(self, response: Response) -> None:
-        """Answer a request that was taken directly; its answer is short."""
+        """Send the short answer to a request that `HttpServer.direct` accepted."""
         self._server.under_way -= 1
         if self._transport is None:
             return
@@ -379,7 +380,7 @@ class Connection(asyncio.Protocol):
         keep_alive = request.keep_alive and not self._server.stopping
         data = response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD")
         if isinstance(response, LongResponse) and request.method != "HEAD":
-            # Its chunks are shared by all who ask for the same: they are not this connection's memory.
+            # Connections share the text, so it does not count as memory of this connection.
             if not await self._write_chunks(chain((data,), response.text.chunks()), 0):
                 return
         elif len(data) > limits.WAITING_HIGH:
@@ -395,11 +396,11 @@ class Connection(asyncio.Protocol):
             self._next()
 
     async def _write_chunks(self, chunks: Iterable[bytes], size: int) -> bool:
-        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a
-        client that takes nothing.
+        """Write a long answer as fast as the client accepts it. Returns False if the connection ended. `tick` cuts off a client
+        that accepts nothing.
 
-        In chunks, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as
-        waiting meanwhile.
+        The answer is written in chunks, because TLS accepts any amount at once and does not report how much of it waits.
+        The unsent part of `size` bytes counts as waiting.
         """
         self._unsent = size
         self._note_waiting()
@@ -422,7 +423,7 @@ class Connection(asyncio.Protocol):
             self._drained.set_result(None)
 
     def _next(self) -> None:
-        """Turn to the next request, if it is there."""
+        """Serve the next pending request, if there is one."""
         if self._pending:
             following = self._pending.popleft()
             if isinstance(following, Response):
@@ -442,9 +443,9 @@ class Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + timeout
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Answer what cannot be taken, behind the answers before it, and read nothing more."""
+        """Answer a refused request after the answers before it, and stop reading."""
         if self._reading is _Reading.NOTHING:
-            return  # the client said that it would send no more: the answer to that is on its way
+            return  # the last answer of the connection is already queued
         self._server.refused(refusal.kind, self.peer)
         self._reading, self._held = _Reading.NOTHING, b""
         response = failure(refusal.status, refusal.message)
@@ -454,8 +455,8 @@ class Connection(asyncio.Protocol):
             self._end_with(response)
 
     def _end_with(self, response: Response) -> None:
-        """Send the last answer. What the client still sends is thrown away for a moment: closing at once would take the
-        answer from it.
+        """Send the last answer. Input is discarded for a short time before the connection closes, because an immediate close
+        could reset the connection before the client reads the answer.
         """
         if self._transport is None or self._transport.is_closing():
             return
@@ -466,7 +467,7 @@ class Connection(asyncio.Protocol):
         self._deadline = self._loop.time() + limits.LINGER
 
     def _close(self) -> None:
-        """Close when the answer has left; a client that does not take it is cut off by the clock."""
+        """Close after the answer is sent. `tick` cuts off a client that does not accept it."""
         self._reading = _Reading.NOTHING
         self._deadline = self._loop.time() + limits.WRITE_TIMEOUT
         if self._transport is not None:
@@ -476,16 +477,16 @@ class Connection(asyncio.Protocol):
 
     @property
     def waiting(self) -> int:
-        """Bytes that wait for the client."""
+        """Bytes waiting for the client."""
         return self._unsent + self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
     def is_socket(self) -> bool:
-        """Whether the connection was handed over."""
+        """Whether the connection was handed over to the WebSocket protocol."""
         return self._successor is not None
 
     def tick(self, now: float) -> None:
-        """End what takes too long."""
+        """End the connection if a deadline has passed. `now` is the loop's time in seconds."""
         transport = self._transport
         if transport is None or self._successor is not None:
             return
@@ -509,29 +510,29 @@ class Connection(asyncio.Protocol):
             self._deadline, self._reading = self._loop.time() + limits.WRITE_TIMEOUT, _Reading.NOTHING
 
     def cut(self, kind: str) -> None:
-        """End the connection at once."""
+        """End the connection at once, and count it as `kind`."""
         self._server.refused(kind, self.peer)
         self._server.waiting -= self._waiting
         self._waiting = 0
         self.abort()
 
     def abort(self) -> None:
-        """End the connection without sending what waits."""
+        """End the connection without sending waiting bytes."""
         if self._transport is not None:
             self._transport.abort()
 
     def end(self) -> None:
-        """End the connection when what waits has left."""
+        """End the connection after the waiting bytes are sent."""
         if self._transport is not None:
             self._transport.close()
 
     def stop(self) -> None:
-        """The server stops: a connection without a request ends, another one after its answer."""
+        """The server stops. A connection without a request ends now, any other one after its answer."""
         if self._successor is None and not self._busy and not self._pending and self._transport is not None:
             self._close()
 
     def _note_waiting(self) -> None:
-        """Keep the server's sum of what waits."""
+        """Update the server's sum of waiting bytes."""
         size = self.waiting if self._unsent or not self._writable else 0
         grown = size - self._waiting
         self._server.waiting += grown
@@ -541,7 +542,7 @@ class Connection(asyncio.Protocol):
 
 
 def _head(request: Request, headers: dict[str, str | list[str]]) -> bytes:
-    """The head of a request as bytes again, in its one reading."""
+    """Encode the head of a parsed request, so that the next parser reads it in the same way."""
     lines = [f"{request.method} {request.target} HTTP/1.1"]
     lines += [f"{name}: {text}" for name, value in headers.items() for text in ([value] if isinstance(value, str) else value)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 TARGET_MAX = 8_190
-"""A request target. The longest honest one, a list with filters and cursors, has a few hundred bytes."""
+"""Bytes of a request target. The longest legitimate one, a list with filters and cursors, has a few hundred bytes."""
 HEADERS_MAX = 64
 """Headers of one request. Browsers behind proxies send about 30."""
 HEAD_MAX = 32 * 1024
-"""Request line and headers together."""
+"""Bytes of the request line and headers together."""
 BODY_MAX = 64 * 1024
-"""A body. A batch of 100 orders has about 20 kB."""
+"""Bytes of a body. A batch of 100 orders has about 20 kB."""
 CHUNKED_MAX = 4 * BODY_MAX
-"""A chunked body as it travels: chunk sizes and extensions count, so that one-byte chunks are bounded, too."""
+"""Bytes of a chunked body including chunk sizes and extensions, which bounds the number of one-byte chunks."""
 SLICE = 16 * 1024
-"""Bytes given to the parser at once: so many requests, of about 60 bytes at least, may be parsed before the pipeline's
-bound is looked at.
+"""Bytes given to the parser at once. The bound on pipelined requests is checked after each slice, so one slice of requests
+of at least 60 bytes may exceed it.
 """
 PIPELINED_MAX = 16
-"""Requests of a connection that wait for the one before. With more of them nothing is read from the connection."""
+"""Requests of a connection that wait for earlier ones. At this number reading from the connection pauses."""
 
 HEAD_TIMEOUT = 10.0
-"""From the first byte of a request, or from the connection's beginning, to the end of its headers."""
+"""Seconds from the first byte of a request, or from the start of the connection, to the end of its headers."""
 BODY_TIMEOUT = 10.0
-"""From the end of the headers to the end of the body."""
+"""Seconds from the end of the headers to the end of the body."""
 IDLE_TIMEOUT = 75.0
-"""Between an answer and the next request."""
+"""Seconds between an answer and the next request."""
 WRITE_TIMEOUT = 10.0
-"""For which a client that has an answer waiting may take nothing of it."""
+"""Seconds for which a client may accept nothing of a waiting answer."""
 LINGER = 0.5
-"""For which a connection is still read after a refusal, so that the client gets to read the answer before it sees the
-connection end.
+"""Seconds for which a connection is still read after a refusal, so that the client can read the answer before the
+connection ends.
 """
 REFUSAL_PAUSE = 0.25
-"""For which an answer 429 is held back. A refusal costs a gateway nearly what an answer costs: without the pause, who
-ignores refusals would get as many of them as fill the process, and everybody would wait behind them. With it a
-connection gets four a second."""
+"""Seconds for which an answer 429 is delayed. A refusal costs a gateway nearly as much as an answer. Without the delay, a
+client that ignores refusals could use the whole process and delay all other clients. With it a connection gets four
+refusals a second."""
 HANDSHAKE_TIMEOUT = 5.0
-"""For a TLS handshake."""
+"""Seconds for a TLS handshake."""
 TICK = 0.5
-"""Between two looks at all connections' clocks."""
+"""Seconds between two checks of all connections' deadlines."""
 
 STOP_LOOK = 0.01
-"""Between two looks at the requests that are under way when the server stops."""
+"""Seconds between two checks of the requests under way while the server stops."""
 
 BACKLOG = 1_024
-"""Connections that the system has made and the gateway has not accepted yet. A flood fills them; an honest client that
-finds no room tries again a second later."""
+"""Established connections that the gateway has not accepted yet. During a flood this queue is full, and the kernel of a
+legitimate client retries after a second."""
 CONNECTIONS_MAX = 4_096
-"""Connections of one gateway process: half of the descriptors that a process has at least."""
+"""Connections of one gateway process: half of the descriptors that a process has at minimum."""
 CONNECTIONS_EACH = 512
-"""Connections of one address, or of one IPv6 /64. Trusted proxies are exempt: everybody comes from there."""
+"""Connections of one address or IPv6 /64. Trusted proxies are exempt, because they forward all clients."""
 REFUSED_MAX = 256
-"""Connections above `CONNECTIONS_MAX` that are told why they are refused at the same time. Further ones are cut without
-a word.
+"""Connections above `CONNECTIONS_MAX` that may wait for their answer 429 at the same time. Further ones are cut without an
+answer.
 """
 TROUBLE_RATE = 20.0
 TROUBLE_BURST = 200.0
-"""Refused connections and requests of an address a second, and at once. The connections of one with more are cut before
-anything is read: a request that cannot be read costs a gateway as much as one that can."""
+"""Refused connections and requests of an address a second, and at once. Connections of an address with more are cut before
+reading, because an invalid request costs a gateway as much as a valid one."""
 WAITING_MAX = 64 * 1024 * 1024
-"""Bytes of answers that wait for their clients, all connections together. Beyond it the ones with the most waiting are
-cut.
+"""Bytes of answers that wait for their clients on all connections together. Above this, the connections with the most
+waiting bytes are cut.
 """
 WAITING_HIGH = 64 * 1024
-"""Bytes that may wait on a connection before its next request has to wait, too."""
+"""Bytes that may wait on a connection. Above this its next request waits, too."""

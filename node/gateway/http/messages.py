@@ -1,4 +1,4 @@
-"""A request as handlers see it, an answer as it goes out, and which handler serves a method and path."""
+"""Requests, answers, and the router from method and path to a handler."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PARAMETERS_MAX = 100
 """Query parameters of one request."""
 JSON = "application/json"
 ANSWERED_KEPT = 64
-"""Requests of a connection that are remembered as answered: more than a client sends in the two seconds for which it
-matters, one after the other.
+"""Ids of answered requests that are kept for each connection. A client sends fewer, one after the other, in the two
+seconds for which they matter (ADR 0034).
 """
 _PASSED_ON = frozenset({"x-forwarded-for", "forwarded", "via", "x-real-ip"})
-"""Headers of proxies."""
+"""Headers that proxies add."""
 
 _encode = msgspec.json.Encoder().encode
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -29,14 +29,12 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class Origin:
-    """The connection that a request came on, as far as it tells two equal requests of one client from one that was sent
-    again.
+    """Facts about a request's connection that distinguish a second equal request of a client from a replay (ADR 0034).
 
     Attributes:
-        direct: nobody between the client and this process could have written into the connection: it is encrypted up to
-            here, or of this machine.
-        shared: it carries requests for several clients: of another key, or passed on by a proxy.
-        answered: the ids of signed requests whose outcome was answered on it, the latest of them.
+        direct: whether no other party can write into the connection, because it is encrypted up to this process or local.
+        shared: whether the connection carries requests of several clients: of several keys, or forwarded by a proxy.
+        answered: the latest ids of signed requests whose outcome was answered on the connection.
     """
 
     __slots__ = ("_key_id", "answered", "direct", "shared")
@@ -48,7 +46,7 @@ class Origin:
         self._key_id = ""
 
     def note(self, request: Request, key_id: str) -> None:
-        """A request of this key came, and its signature was good."""
+        """Record a request whose signature by this key is valid."""
         if not self.shared:
             self.shared = (self._key_id not in ("", key_id)) or request.has_any(_PASSED_ON)
             self._key_id = key_id
@@ -59,12 +57,12 @@ class Request:
 
     Attributes:
         method: as sent; methods are upper case.
-        target: the request target exactly as sent: what a client signs.
-        path: the target's path, percent escapes as sent.
-        peer: the address of the other end of the connection, as text; "" where it is not known.
-        body: all of it.
-        origin: the connection.
-        early: it began to come before the request before it was answered.
+        target: the request target exactly as sent, which the client signs.
+        path: the target's path, with percent escapes as sent.
+        peer: the address of the connection's peer as text, or "" if it is unknown.
+        body: the complete body.
+        origin: facts about the connection.
+        early: whether its first byte arrived before the previous request was answered.
     """
 
     __slots__ = ("_headers", "_query", "body", "early", "keep_alive", "method", "origin", "path", "peer", "target")
@@ -91,22 +89,22 @@ class Request:
         self._query: dict[str, list[str]] | None = None
 
     def header(self, name: str) -> str | None:
-        """The value of the header, whose name is given in lower case; None where it is absent or comes more than once."""
+        """Return the value of a header, or None if it is absent or repeated. `name` is in lower case."""
         value = self._headers.get(name)
         return value if isinstance(value, str) else None
 
     def headers(self, name: str) -> list[str]:
-        """All values of the header."""
+        """Return all values of a header. `name` is in lower case."""
         value = self._headers.get(name, [])
         return [value] if isinstance(value, str) else value
 
     def has_any(self, names: frozenset[str]) -> bool:
-        """Whether one of the headers, whose names are given in lower case, is there."""
+        """Whether the request has one of these headers. The names are in lower case."""
         return not names.isdisjoint(self._headers)
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The query parameters, in the order in which they were sent. Raises BadRequestError for more than
+        """Return the query parameters in the order in which they were sent. Raises BadRequestError for more than
         `PARAMETERS_MAX`.
         """
         if self._query is None:
@@ -121,9 +119,7 @@ class Request:
 
 
 class Response:
-    """An answer: a status, a body and headers of its own. Date, content length and connection are the server's
-    business.
-    """
+    """An answer: a status, a body and additional headers. The server adds Date, Content-Length and Connection."""
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -135,11 +131,11 @@ class Response:
 
     @property
     def size(self) -> int:
-        """Bytes of the body."""
+        """The size of the body in bytes."""
         return len(self.body)
 
     def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
-        """The bytes that go out."""
+        """Return the answer as bytes."""
         lines = [_start(self.status), _CONTENT_TYPES.get(self.content_type) or f"Content-Type: {self.content_type}\r\n"]
         for name, value in self.headers.items():
             assert "\n" not in value, "a header is one line"
@@ -152,7 +148,7 @@ class Response:
 
 
 class LongText(Protocol):
-    """A long text in text, which many answers may share."""
+    """A long text in chunks, which several answers may share."""
 
     @property
     def size(self) -> int: ...
@@ -160,7 +156,7 @@ class LongText(Protocol):
 
 
 class LongResponse(Response):
-    """A 200 whose JSON text is sent piece by piece, as the client takes it."""
+    """An answer 200 whose JSON text is sent in chunks, as fast as the client accepts it."""
 
     __slots__ = ("text",)
 
@@ -174,12 +170,12 @@ class LongResponse(Response):
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
-    """A JSON answer."""
+    """Return a JSON answer."""
     return Response(status, _encode(body), headers)
 
 
 def failure(status: int, message: str) -> Response:
-    """The answer to what is not a request that any handler could take."""
+    """Return the answer to a request that reaches no handler."""
     return json_response({"message": message}, status)
 
 
@@ -196,7 +192,7 @@ def _start(status: int) -> str:
 
 
 def _date() -> str:
-    """The Date header, made once a second."""
+    """Return the Date header, which is formatted once a second."""
     global _dated
     now = int(time.time())
     if now != _dated[0]:
@@ -208,10 +204,9 @@ Served = TypeVar("Served")
 
 
 class Router(Generic[Served]):
-    """Routes by method and path. A path's parts are constant or one `{name}`; a constant part is preferred to a name.
+    """Routes by method and path. Each part of a path is constant or a `{name}`. A constant part has precedence over a name.
 
-    A path is matched with its percent escapes undone, part by part, so an escaped slash belongs to the part that it
-    stands in.
+    Percent escapes are decoded in each part separately, so an escaped slash does not separate parts.
     """
 
     def __init__(self) -> None:
@@ -220,14 +215,14 @@ class Router(Generic[Served]):
         self._named: dict[int, list[tuple[tuple[str, ...], dict[str, Served]]]] = {}
 
     def add(self, method: str, path: str, served: Served) -> None:
-        """Serve a method of a path. Raises ValueError where that is served already."""
+        """Add a route. Raises ValueError if it exists already."""
         methods = self._methods(path)
         if method in methods:
             raise ValueError(f"{method} {path} is served already")
         methods[method] = served
 
     def find(self, path: str) -> tuple[Mapping[str, Served], dict[str, str]]:
-        """What serves the path, by method, and the values of its names. Nothing for a path that is not served."""
+        """Return the handlers of a path by method, and the values of its names. Both are empty for an unknown path."""
         methods = self._constant.get(path)
         if methods is not None:
             return methods, {}

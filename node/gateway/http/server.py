@@ -1,4 +1,4 @@
-"""Listening, counting connections, the one clock of all connections, and stopping."""
+"""The server: it listens, counts connections, runs the timer of all connections, and stops."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class HttpServer:
     """Serves HTTP/1.1 on one port.
 
     Args:
-        handle: answers a request. It must not raise, whatever the request is.
-        direct: takes a request if it can answer it by calling back with a short answer, not at once; False leaves it to
-            `handle`.
-        socket_paths: paths on which WebSocket is spoken.
-        socket_protocol: makes the protocol that such a connection is handed to, its first request included.
-        refused: told of each connection or request that is refused before it reaches a handler: what kind, and the
-            peer's address.
-        exempt: whether the bound on connections of one address does not hold for an address.
+        handle: answers a request. It must not raise for any request.
+        direct: accepts a request that it will answer later by a callback with a short answer. It returns False to leave
+            the request to `handle`.
+        socket_paths: paths that accept WebSocket requests.
+        socket_protocol: makes the protocol that gets such a connection, including its first request.
+        refused: called for each connection or request that is refused before it reaches a handler, with the kind of
+            refusal and the peer's address.
+        exempt: whether an address is exempt from the bound on connections of one address.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class HttpServer:
         self.handle = handle
         self.direct = direct
         self.under_way = 0
-        """Requests that were taken directly and are not answered yet."""
+        """Requests that `direct` accepted and that are not answered yet."""
         self.socket_protocol = socket_protocol
-        self._told = refused
+        self._on_refused = refused
         self._trouble = AddressShares(limits.TROUBLE_RATE, limits.TROUBLE_BURST)
         self.stopping = False
         self.waiting = 0
@@ -59,7 +59,7 @@ class HttpServer:
         self._clock: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Listen; other processes may listen on the same port. Raises OSError."""
+        """Listen on a port, which other processes may share. Raises OSError."""
         self._server = await self.loop.create_server(
             lambda: Connection(self),
             host,
@@ -73,7 +73,7 @@ class HttpServer:
         self._clock = asyncio.create_task(self._run_clock())
 
     async def stop(self, timeout: float) -> None:
-        """Take no more connections and requests. Requests under way have `timeout` seconds, then every connection ends."""
+        """Accept no more connections and requests. Connections end when their requests are answered, or after `timeout` s."""
         self.stopping = True
         if self._server is not None:
             self._server.close()
@@ -98,13 +98,13 @@ class HttpServer:
             connection.abort()
 
     def begin(self, answer: Coroutine[None, None, None]) -> None:
-        """Run what answers a request."""
+        """Run the coroutine that answers a request."""
         task = self.loop.create_task(answer)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def enter(self, connection: Connection) -> bool:
-        """Count a new connection; False where there are too many."""
+        """Count a new connection. Returns False if there are too many."""
         self._connections.add(connection)
         self._empty.clear()
         exempt = self.exempt(connection.peer)
@@ -121,13 +121,13 @@ class HttpServer:
         return holder != "" or len(self._connections) <= limits.CONNECTIONS_MAX
 
     def refused(self, kind: str, peer: str) -> None:
-        """A connection or request was refused before it reached a handler."""
+        """Report a connection or request that was refused before it reached a handler."""
         if kind != "trouble" and not self.exempt(peer):
             self._trouble.spend(peer, 1.0)
-        self._told(kind, peer)
+        self._on_refused(kind, peer)
 
     def leave(self, connection: Connection) -> None:
-        """A connection has ended."""
+        """Count a connection that has ended."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
@@ -147,7 +147,7 @@ class HttpServer:
 
     @staticmethod
     def is_local(peer: str) -> bool:
-        """Whether the other end is on this machine."""
+        """Whether the peer is on this machine."""
         return peer == "::1" or peer.removeprefix("::ffff:").startswith("127.")
 
     async def _run_clock(self) -> None:
@@ -159,7 +159,7 @@ class HttpServer:
             self.shed()
 
     def shed(self) -> None:
-        """While too many bytes wait for clients, cut the connection with the most."""
+        """While too many bytes wait for clients, cut the connection with the most waiting bytes."""
         if self.waiting <= limits.WAITING_MAX:
             return
         for connection in sorted(self._connections, key=lambda each: each.waiting, reverse=True):

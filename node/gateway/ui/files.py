@@ -1,7 +1,7 @@
-"""The files of the page, read once at the start of a gateway and held in memory.
+"""The files of the page, which a gateway reads once at its start and keeps in memory.
 
-A request is looked up by its whole path in a dictionary. No path of a request reaches the file system, so none can
-leave the directory.
+A request is looked up in a dictionary by its whole path. No path of a request reaches the file system, so a request
+cannot read other files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent / "static"
 INDEX = "index.html"
 
 TOTAL_MAX = 2 * 1024 * 1024
-"""Bytes of all files together. Each gateway process holds them in memory, so a build that packs more by mistake does
-not start.
+"""Bytes of all files together. Each gateway process holds them in memory, so a build with more by mistake does not
+start.
 """
 
 COMPRESS_MIN = 1_024
-"""Bytes from which a file is offered compressed."""
+"""Minimum size in bytes of a file that is also served compressed."""
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -32,37 +32,35 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
-"""The media types of what the page consists of. A file of another kind does not belong there."""
+"""The media types of the page's files by suffix. Other kinds of files are not accepted."""
 
 REVALIDATE = "no-cache"
-"""A browser keeps the file and asks before each use whether it changed: a page and its modules are always of one
-version.
-"""
-FOR_GOOD = "public, max-age=31536000, immutable"
-"""For files whose path names their version."""
+"""A browser caches the file and revalidates it before each use, so a page and its modules always have one version."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""Cache-Control of files whose path contains their version."""
 VERSIONED = "vendor/"
 
 
 class StaticFile:
-    """One file as it is served. `path` is relative to the root, with slashes."""
+    """One file of the page. `path` is relative to the root, with slashes."""
 
     def __init__(self, path: str, body: bytes) -> None:
         self.path = path
         self.body = body
         self.content_type = TYPES[Path(path).suffix]
         self.etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        self.cache_control = FOR_GOOD if path.startswith(VERSIONED) else REVALIDATE
+        self.cache_control = IMMUTABLE if path.startswith(VERSIONED) else REVALIDATE
 
     @cached_property
     def compressed(self) -> bytes | None:
-        """The body as gzip has it, made when first asked for; None where that is not worth it."""
+        """The body compressed by gzip, made on first use, or None if compression saves too little."""
         if len(self.body) < COMPRESS_MIN:
             return None
         packed = gzip.compress(self.body, 6, mtime=0)
         return packed if len(packed) < len(self.body) else None
 
     def response(self, request: Request) -> Response:
-        """The answer to a GET or HEAD: 304 without a body where the browser has this very file already."""
+        """Return the answer to a GET or HEAD. It is 304 without a body if the browser already has this version of the file."""
         headers = {"ETag": self.etag, "Cache-Control": self.cache_control, "Vary": "Accept-Encoding"}
         if _names(request.header("if-none-match"), self.etag):
             return Response(304, b"", headers, self.content_type)
@@ -73,10 +71,10 @@ class StaticFile:
 
 
 def load(root: Path = ROOT) -> dict[str, StaticFile]:
-    """Every file under `root` by its path relative to it.
+    """Return every file under `root` by its relative path.
 
     Raises:
-        ValueError: a file of a kind that a page has no use for, or more than `TOTAL_MAX` bytes in all.
+        ValueError: a file has another type than `TYPES`, or all files exceed `TOTAL_MAX` bytes.
         OSError: a file cannot be read.
     """
     found: dict[str, StaticFile] = {}
@@ -96,7 +94,7 @@ def load(root: Path = ROOT) -> dict[str, StaticFile]:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the tag. Weak tags count: a proxy that compresses makes them."""
+    """Whether an If-None-Match header names the tag. Weak tags count, because compressing proxies make tags weak."""
     if header is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]

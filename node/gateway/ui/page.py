@@ -1,9 +1,9 @@
 """Serves the page, and lets the page of one member speak to the other members of its cluster.
 
-The page goes on when the node that it came from is lost, so a browser must let it read from the other members. Two
-headers decide about that: the page's own Content-Security-Policy names the members that it may connect to, and each
-member's Access-Control-Allow-Origin names the origin of the page. Only the public URLs of members of this cluster are
-named. A page of anybody else's stays out, as before.
+The page continues to work after the loss of the node that served it, so a browser must allow it to read from the other
+members. Two headers control this. The page's Content-Security-Policy lists the members to which it may connect, and each
+member's Access-Control-Allow-Origin names the origin of the page. Both name only public URLs of members of this cluster,
+so other pages have no access.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
 
 PREFIX = "/ui/"
-"""Where the page is."""
+"""The path of the page."""
 
 METHODS = "GET, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = "cb-access-key, cb-access-sign, cb-access-timestamp, cb-access-passphrase, content-type"
 EXPOSED_HEADERS = "x-quorumbook-sequence, x-quorumbook-role, x-quorumbook-duplicate, cb-after, cb-before, retry-after"
 PREFLIGHT_AGE = 600
-"""Seconds for which a browser may remember what a member allows."""
+"""Seconds for which a browser may cache the answer to a preflight request."""
 
 POLICY = (
     "default-src 'none'",
@@ -42,7 +42,7 @@ POLICY = (
     "frame-ancestors 'none'",
     "require-trusted-types-for 'script'",
 )
-"""What the page may load: its own files, pictures that it draws itself, and connections to the members."""
+"""The policy of the page: its own files, images that it creates, and connections to the members."""
 
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -64,13 +64,13 @@ class Page:
         self._files = load()
 
     def routes(self) -> list[tuple[str, Handler]]:
-        """Every path of the page with what serves it."""
+        """Return every path of the page with its handler."""
         routes: list[tuple[str, Handler]] = [("/ui", self._redirect), (PREFIX, partial(self._file, self._files[INDEX]))]
         routes += [(PREFIX + name, partial(self._file, file)) for name, file in self._files.items()]
         return routes
 
     def wanted_by(self, request: Request) -> bool:
-        """Whether a request for the root comes from a person's browser."""
+        """Whether a request for the root comes from a browser that wants a page."""
         return "text/html" in (request.header("accept") or "")
 
     async def _redirect(self, request: Request, _names: Mapping[str, str]) -> Response:
@@ -78,7 +78,7 @@ class Page:
         return self.redirect()
 
     def redirect(self) -> Response:
-        """The answer that leads a browser to the page."""
+        """Return the redirect to the page."""
         return Response(302, b"", {"Location": PREFIX, "Cache-Control": "no-cache", "Vary": "Accept"})
 
     async def _file(self, file: StaticFile, request: Request, _names: Mapping[str, str]) -> Response:
@@ -89,12 +89,12 @@ class Page:
         return response
 
     def _charge(self, request: Request) -> None:
-        """Count the request for the limit of its address. Raises ApiError 429."""
+        """Charge the request to its address. Raises ApiError 429."""
         gateway = self._gateway
         gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
 
     def _members(self) -> tuple[str, ...]:
-        """The origins of the members' public URLs, as the node knows them now."""
+        """Return the origins of the members' public URLs, as far as the node knows them."""
         status = self._gateway.monitor.status
         if status is None:
             return origins(tuple(node.http for node in self._gateway.config.nodes))
@@ -103,8 +103,7 @@ class Page:
     # ------------------------------------------------------------------ other members' pages
 
     def preflight(self, request: Request) -> Response | None:
-        """The answer to a browser that asks whether the page of another member may make a request; None where that is
-        not the question.
+        """Return the answer to a preflight request from the page of another member, or None for any other request.
 
         Raises ApiError 429.
         """
@@ -119,10 +118,10 @@ class Page:
         return Response(200, b"", allowed)
 
     def share(self, request: Request, response: Response) -> Response:
-        """The answer, readable for the page of another member where that asked."""
+        """Return the response, with the headers that let the page of another member read it if it sent the request."""
         if not self._trusts(request):
             return response
-        shared = copy.copy(response)  # some answers are made once for everybody
+        shared = copy.copy(response)  # requests may share a response
         vary = response.headers.get("Vary")
         shared.headers = {
             **response.headers,
@@ -140,7 +139,7 @@ class Page:
 
 @lru_cache(maxsize=64)
 def origins(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """The origins of URLs, as browsers write them; without those that are no URL of HTTP."""
+    """Return the origins of HTTP URLs in the form of browsers. Other URLs are left out."""
     found = []
     for url in urls:
         try:
@@ -158,6 +157,6 @@ def origins(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def content_policy(members: tuple[str, ...]) -> str:
-    """The Content-Security-Policy of a page that may connect to its own origin and to these, by HTTP and WebSocket."""
+    """Return the Content-Security-Policy of a page that may connect to its own origin and to `members` by HTTP and WebSocket."""
     sources = ["'self'", *members, *("ws" + origin.removeprefix("http") for origin in members)]
     return "; ".join(POLICY).format(connect=" ".join(sources))
