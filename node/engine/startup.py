@@ -73,7 +73,7 @@ def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, r
             raise
         log.warning("the dataset is not used: %s", error)
         return None
-    log.info("dataset %s is whole: %d commands", dataset.name, len(dataset.commands))
+    log.info("dataset %s is complete: %d commands", dataset.name, len(dataset.commands))
     return Seeding(dataset, lambda: machine.engine, raft, encode=encode)
 
 

@@ -200,7 +200,7 @@ class ClusterClient:
         self._connections.clear()
         await asyncio.gather(*(connection.close() for connection in connections))
         for watcher in self._watchers:
-            watcher.cancel()  # one of a feed that nobody has closed yet would wait for ever
+            watcher.cancel()  # a feed that is still open would otherwise never end it
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
     async def _open(self, node_id: str) -> NativeConnection:

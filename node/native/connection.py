@@ -500,7 +500,7 @@ class NativeConnection:
             if not answer.done():
                 answer.cancel()
             elif not answer.cancelled():
-                answer.exception()  # retrieved: a request that was given up must not be reported as forgotten
+                answer.exception()  # marks the exception of an abandoned request as retrieved
 
     async def _send(self, message: AnyRequest) -> None:
         if not self._wire.writable.is_set():

@@ -1,11 +1,11 @@
 /**
- * The page of an exchange: a market and the cluster behind it. It reads what any client may read, from whichever node is there.
+ * The page of an exchange: one view of a market and one of the cluster. It reads public calls from any available node.
  *
  *     core/     what needs no browser: decimals, the book, sequences, candles, metrics
  *     net/      the members of the cluster, signed requests, the feed, statuses
  *     market/   the view of one product
  *     cluster/  the view of the nodes
- *     parts/    what views are made of
+ *     parts/    elements that the views share
  */
 
 import { clusterView } from "./cluster/view.js";
@@ -20,7 +20,7 @@ import { header } from "./parts/header.js";
 
 const RETRY_MS = 2_000;
 
-/** Views by the fragment of the URL: #market, #market/BTC-USD or #cluster. It holds nothing else. */
+/** Views by the fragment of the URL: #market, #market/BTC-USD or #cluster. Views keep no other state in the URL. */
 const VIEWS = new Map([
   ["market", "Market"],
   ["cluster", "Cluster"],
@@ -73,7 +73,7 @@ function skip(event) {
   document.getElementById("main")?.focus();
 }
 
-/** Read what the exchange offers; wait for it where it is not up yet. @param {HTMLElement} app @param {Cluster} cluster @param {Statuses} statuses */
+/** Read the contract of the exchange, and wait until a node answers. @param {HTMLElement} app @param {Cluster} cluster @param {Statuses} statuses */
 async function started(app, cluster, statuses) {
   for (;;) {
     try {
@@ -87,7 +87,7 @@ async function started(app, cluster, statuses) {
   }
 }
 
-/** A node without a majority goes on sending heartbeats: leave it for one that has news. @param {Market} market @param {Statuses} statuses */
+/** A node without a majority still sends heartbeats, so leave it for one that has new events. @param {Market} market @param {Statuses} statuses */
 function leaveUnsound(market, statuses) {
   let bad = 0;
   statuses.addEventListener("change", () => {

@@ -1,5 +1,5 @@
 /**
- * Commands that wait for the consent of another user, and the users with their roles. For a key that may do something of the operator's.
+ * Commands that wait for the consent of another user, and the users with their roles. Shown for a key with a permission of the operator.
  */
 
 import { ask } from "../parts/dialog.js";
@@ -55,7 +55,7 @@ export function rolesOf(user) {
   return words.join(", ") || "none";
 }
 
-/** A proposed command as a person reads it: its kind, and the fields that are set. @param {any} proposal @returns {string} */
+/** A proposed command as text: its kind, and the fields that are set. @param {any} proposal @returns {string} */
 export function commandWords(proposal) {
   const kind = proposal.command.replace(/([a-z])([A-Z])/g, "$1 $2");
   const fields = Object.entries(proposal.fields).filter(([, value]) => value !== "" && value !== 0 && value !== null && value !== false);

@@ -1,5 +1,5 @@
 /**
- * What the operator has set, and what came of it: switches, price collars, limits, interruptions, corrections. For an operator's key only.
+ * The operator's settings and their effects: switches, price collars, limits, interruptions, corrections. For an operator's key only.
  */
 
 import { el, fill, panel, table } from "../parts/dom.js";
@@ -61,7 +61,7 @@ function percent(ppm) {
 }
 
 /**
- * The answer of GET /admin/controls in words. What is newer than this page is left out.
+ * The answer of GET /admin/controls as text. Kinds that are newer than this page are left out.
  * @param {any} found
  * @returns {Line[]}
  */

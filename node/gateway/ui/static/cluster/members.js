@@ -1,5 +1,5 @@
 /**
- * Who belongs to the cluster as a node with a majority sees it, and what is changing.
+ * The members of the cluster as a node with a majority sees them, and the change under way.
  */
 
 import { el, fill, panel, table } from "../parts/dom.js";

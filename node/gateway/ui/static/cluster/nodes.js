@@ -1,5 +1,5 @@
 /**
- * One card a node: what it is, how far it is, whether its state equals the others', and how fast its disk is.
+ * One card for each node: its role, its progress, whether its state equals that of the others, and the latency of its disk.
  */
 
 import { el, fill, panel } from "../parts/dom.js";
@@ -85,7 +85,7 @@ function lag(node, all) {
 }
 
 /**
- * Whether the node's state is that of the others. Hashes of different sequences cannot be compared: those of the same one are.
+ * Whether the node's state equals that of the others. Only hashes at the same sequence are compared.
  * @param {Seen} seen
  * @param {Seen[]} all
  * @returns {["yes" | "no" | "unknown", string]}

@@ -1,5 +1,5 @@
 /**
- * What an operator's key may do. Each act asks first, and says what will happen.
+ * The actions of an operator's key. Each action asks for confirmation, and describes its effect.
  */
 
 import { ask, field } from "../parts/dialog.js";
@@ -22,14 +22,14 @@ const STATUS_ACTS = new Map([
 ]);
 const EVERY = "";
 const VENUE = "venue";
-/** What may be switched off, with what it means. */
+/** The switches and their meanings. */
 const SWITCHES = new Map([
   ["kill", { words: "Kill switch", on: "Every open order is cancelled. New orders are refused until the switch is released. Cancels go through." }],
   ["buy_off", { words: "Buy orders off", on: "New buy orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
   ["sell_off", { words: "Sell orders off", on: "New sell orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
   ["cancel_only", { words: "Both off: cancels only", on: "New orders are refused until trading is switched on. Open orders stay, and may be cancelled." }],
 ]);
-/** What a switch may be for. */
+/** The scopes of a switch. */
 const SCOPES = [
   [VENUE, "The whole venue"],
   ["product", "A product"],
@@ -49,7 +49,7 @@ class Waits extends Error {
 export function operator(market, contract, statuses) {
   const place = el("div", { class: "operator" });
   const outcome = el("p", { class: "outcome", role: "status" });
-  /** What is shown anew while the panel stays. */
+  /** Updates the values of the panel. */
   const updates = { products: () => {}, leader: () => {} };
   const may = (/** @type {string} */ permission) => market.cluster.keys.may(permission);
   const draw = () => {
@@ -58,7 +58,7 @@ export function operator(market, contract, statuses) {
     else fill(place, may("market") && products(), may("cluster") && leadership(), may("market") && productForms(), may("switch") && killSwitch());
   };
 
-  /** Ask, act and tell. @param {string} title @param {string} action @param {string[]} words @param {() => Promise<string>} act @param {boolean} [danger] */
+  /** Ask for confirmation, act, and show the result. @param {string} title @param {string} action @param {string[]} words @param {() => Promise<string>} act @param {boolean} [danger] */
   const confirm = (title, action, words, act, danger = true) =>
     ask({
       title,
@@ -67,14 +67,14 @@ export function operator(market, contract, statuses) {
       body: words.map((sentence) => el("p", {}, sentence)),
       done: async () => {
         try {
-          tell(await act());
+          show(await act());
         } catch (error) {
           if (!(error instanceof Waits)) throw error;
-          tell(error.message);
+          show(error.message);
         }
       },
     });
-  const tell = (/** @type {string} */ words) => {
+  const show = (/** @type {string} */ words) => {
     outcome.className = "outcome accepted";
     outcome.textContent = words;
     announce(words);
@@ -87,7 +87,7 @@ export function operator(market, contract, statuses) {
 
   const products = () => {
     const which = el("select");
-    // What a person chose stays: only the words of the options change while the panel is in use.
+    // The user's choice stays. Only the texts of the options change while the panel is in use.
     updates.products = () => {
       const chosen = which.options.length > 0 ? which.value : (market.product?.id ?? EVERY);
       fill(which, el("option", { value: EVERY }, "Every product"), market.products.map((one) => el("option", { value: one.id }, `${one.id} (${label(statusOf(one)).toLowerCase()})`)));
@@ -142,7 +142,7 @@ export function operator(market, contract, statuses) {
       el(
         "div",
         { class: "buttons start" },
-        el("button", { type: "button", class: "button", onclick: () => addProduct(market, contract, tell) }, "Add a product"),
+        el("button", { type: "button", class: "button", onclick: () => addProduct(market, contract, show) }, "Add a product"),
         el("button", { type: "button", class: "button danger", onclick: () => removeProduct(market, contract, confirm) }, "Remove a product"),
       ),
     );
@@ -207,8 +207,8 @@ export function operator(market, contract, statuses) {
   return panel("Operator", "operator-panel", place, outcome);
 }
 
-/** @param {Market} market @param {Contract} contract @param {(words: string) => void} tell */
-function addProduct(market, contract, tell) {
+/** @param {Market} market @param {Contract} contract @param {(words: string) => void} show */
+function addProduct(market, contract, show) {
   const input = (/** @type {string} */ name, value = "") => el("input", { name, type: "text", value, autocomplete: "off", required: value === "" });
   const rows = [
     field("Product id", input("id"), "such as SOL-USD"),
@@ -231,12 +231,12 @@ function addProduct(market, contract, tell) {
       if (market.products.some((product) => product.id === id)) throw new Error(`${id} exists already.`);
       const answer = await market.cluster.request("PUT", `/admin/products/${encodeURIComponent(id)}`, { body, signed: true });
       if (answer.status === 202) {
-        tell(new Waits(answer.body).message);
+        show(new Waits(answer.body).message);
         return;
       }
       market.products = await market.cluster.read("/products");
       market.dispatchEvent(new Event("products"));
-      tell(`${id} was added.`);
+      show(`${id} was added.`);
     },
   });
 }

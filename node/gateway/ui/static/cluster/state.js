@@ -1,5 +1,5 @@
 /**
- * The cluster over time, made of what its members say: roles, rates and latencies.
+ * The cluster over time, from the statuses of its members: roles, rates and latencies.
  */
 
 import { histogram, quantile, total } from "../core/metrics.js";
@@ -11,7 +11,7 @@ import { Timeline } from "../core/timeline.js";
 /** @typedef {{p50: number | null, p99: number | null}} Quantiles seconds */
 
 const ROWS_KEPT = 300;
-/** The shortest time over which a rate is taken: nodes are asked out of turn at times. */
+/** The minimum time over which a rate is computed, because polls may be irregular. */
 const RATE_MS = 800;
 /** Histograms of a node, and what they measure. */
 export const DURATIONS = /** @type {const} */ ({
@@ -50,7 +50,7 @@ export class ClusterState extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Commands a second, by the sequence of the node that is furthest. @param {number} now */
+  /** Commands a second, by the sequence of the most advanced node. @param {number} now */
   #rate(now) {
     const sequence = Math.max(0, ...this.statuses.all.map((seen) => seen.status?.node?.sequence ?? 0));
     const { last } = this;
@@ -90,7 +90,7 @@ export class ClusterState extends EventTarget {
   }
 }
 
-/** Connections of the WebSocket are counted among the requests, by how long they were open. @param {Record<string, string>} labels */
+/** Excludes WebSocket connections, which count as requests with the time for which they were open. @param {Record<string, string>} labels */
 function isRequest(labels) {
   return labels.route !== "/" && labels.route !== "/ws";
 }

@@ -1,5 +1,5 @@
 /**
- * Who led when: a line a node over the last minutes, and every change of leader in words.
+ * The roles of the last minutes as one line for each node, and every change of the leader as text.
  */
 
 import { KEPT_MS } from "../core/timeline.js";

@@ -1,5 +1,5 @@
 /**
- * The order book, built as docs/api.md says: a snapshot of level 3, then the events of the channel `full` behind its sequence.
+ * The order book as in docs/api.md: a snapshot of level 3, and the events of the channel `full` after its sequence.
  */
 
 import { units } from "./decimal.js";
@@ -44,7 +44,7 @@ class Side {
     }
   }
 
-  /** Put the prices in order, after `collect`. */
+  /** Sort the prices after `collect`. */
   sort() {
     this.prices = [...this.levels.keys()].sort((one, other) => (one === other ? 0 : one < other === this.descending ? -1 : 1));
   }
@@ -97,7 +97,7 @@ export class Book {
   }
 
   /**
-   * Apply an event of the channel `full`, the next one. `auction_match`, `received` and others change no book.
+   * Apply the next event of the channel `full`. `auction_match`, `received` and other types do not change the book.
    * @param {any} event
    */
   apply(event) {
@@ -124,7 +124,7 @@ export class Book {
     return side === "buy" ? this.buys : this.sells;
   }
 
-  /** An order of a snapshot: the prices are sorted when all are there. @param {string} id @param {"buy" | "sell"} side @param {bigint} price @param {bigint} size */
+  /** Add an order of a snapshot. The prices are sorted after the last one. @param {string} id @param {"buy" | "sell"} side @param {bigint} price @param {bigint} size */
   #collect(id, side, price, size) {
     this.orders.set(id, { side, price, size });
     this.#side(side).collect(price, size);
@@ -145,7 +145,7 @@ export class Book {
     this.#side(order.side).add(order.price, -size, 0);
   }
 
-  /** A resting order has another size; one that was amended and lost its place leaves, and enters again with an event of its own. @param {any} event */
+  /** Change the size of a resting order. An amended order that loses its priority leaves the book, and enters again with a later event. @param {any} event */
   #change(event) {
     const order = this.orders.get(event.order_id);
     if (order === undefined || event.new_size === undefined) return;

@@ -1,5 +1,5 @@
 /**
- * Candles made of trades, and those of GET /products/{id}/candles continued by trades. Numbers are approximate: they are drawn, not booked.
+ * Candles computed from trades, or candles of GET /products/{id}/candles continued by trades. Numbers are approximate, because they are only drawn.
  */
 
 /** @typedef {{time: number, open: number, high: number, low: number, close: number, volume: number}} Bar */
@@ -33,7 +33,7 @@ export class Candles {
   }
 
   /**
-   * Add a trade. One that is older than the last bar is left out: bars are drawn in order.
+   * Add a trade. A trade that is older than the last bar is ignored, because bars are drawn in order.
    * @param {Deal} deal
    * @returns {Bar | null} the bar that changed
    */

@@ -8,7 +8,7 @@ const ONE = 10n ** BigInt(SCALE);
 const FORM = /^(-?)([0-9]+)(?:\.([0-9]+))?$/;
 
 /**
- * Units of a decimal text. Throws RangeError for what is no plain decimal, or has more than SCALE digits behind the point.
+ * Convert a decimal text to units. Throws RangeError if it is not a plain decimal, or has more than SCALE decimal places.
  * @param {string} text
  * @returns {bigint}
  */
@@ -21,7 +21,7 @@ export function units(text) {
 }
 
 /**
- * The text of units, with at least `digits` digits behind the point.
+ * Convert units to text with at least `digits` decimal places.
  * @param {bigint} value
  * @param {number} [digits]
  * @returns {string}
@@ -34,7 +34,7 @@ export function text(value, digits = 0) {
 }
 
 /**
- * Price times size, exactly where that has at most SCALE digits, else rounded down.
+ * Price times size, exact up to SCALE decimal places, else rounded down.
  * @param {bigint} price
  * @param {bigint} size
  * @returns {bigint}
@@ -44,7 +44,7 @@ export function product(price, size) {
 }
 
 /**
- * The nearest number of the language, for drawing only.
+ * The nearest JavaScript number, for drawing only.
  * @param {bigint} value
  * @returns {number}
  */
@@ -53,7 +53,7 @@ export function approximate(value) {
 }
 
 /**
- * How many digits behind the point an increment such as "0.01" has.
+ * The number of decimal places of an increment such as "0.01".
  * @param {string} increment
  * @returns {number}
  */
@@ -62,7 +62,7 @@ export function digits(increment) {
 }
 
 /**
- * A text with thin groups of thousands before the point, for people.
+ * Group the thousands of a decimal text with thin spaces.
  * @param {string} plain
  * @returns {string}
  */

@@ -9,7 +9,7 @@ const LABEL = /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"/g;
 const LINES_MAX = 20_000;
 
 /**
- * Samples of a text, comments left out.
+ * Parse the samples of a text. Comments are skipped.
  * @param {string} body
  * @returns {Sample[]}
  */
@@ -27,7 +27,7 @@ export function parse(body) {
 }
 
 /**
- * The sum of the samples of a name, whatever their other labels; null where there is none.
+ * The sum of all samples of a name with any labels, or null if there is none.
  * @param {Sample[]} samples
  * @param {string} name
  * @param {Record<string, string>} [labels] that they must have
@@ -42,7 +42,7 @@ export function total(samples, name, labels = {}) {
 }
 
 /**
- * A histogram: for each upper bound how many samples are at or below it, all label sets together.
+ * A histogram: the number of samples up to each upper bound, summed over all label sets.
  * @param {Sample[]} samples
  * @param {string} name without `_bucket`
  * @param {(labels: Record<string, string>) => boolean} [counts] which label sets count
@@ -59,7 +59,7 @@ export function histogram(samples, name, counts = () => true) {
 }
 
 /**
- * A quantile of what came into a histogram between two looks at it, by interpolation inside the bucket as Prometheus does it.
+ * A quantile of the samples that a histogram got between two reads, interpolated within the bucket as in Prometheus.
  * @param {Map<number, number>} before
  * @param {Map<number, number>} after
  * @param {number} share from 0 to 1

@@ -1,5 +1,5 @@
 /**
- * Counts the events of one product: each has the sequence of the one before plus one, whichever node sends it.
+ * Checks the sequences of one product's events: each is one more than the previous one, on every node.
  */
 
 export class SequenceCounter {
@@ -12,18 +12,18 @@ export class SequenceCounter {
     this.moves = [];
   }
 
-  /** Begin behind a book's sequence. @param {number} sequence */
+  /** Begin after a book's sequence. @param {number} sequence */
   begin(sequence) {
     this.last = sequence;
   }
 
-  /** The sequence to ask the next node for. */
+  /** The sequence to request from the next node. */
   get next() {
     return this.last + 1;
   }
 
   /**
-   * Take an event's sequence.
+   * Check an event's sequence.
    * @param {number} sequence
    * @returns {"next" | "old" | "gap"} what it is: the one that was expected, one that came before, or a later one
    */
@@ -41,7 +41,7 @@ export class SequenceCounter {
     return "next";
   }
 
-  /** The feed goes on at another node. @param {string} from @param {string} to @param {number} at milliseconds */
+  /** Record that the feed continues at another node. @param {string} from @param {string} to @param {number} at milliseconds */
   moved(from, to, at) {
     this.moves.push({ at, from, to, sequence: this.next });
     if (this.moves.length > MOVES_KEPT) this.moves.shift();

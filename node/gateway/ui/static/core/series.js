@@ -1,5 +1,5 @@
 /**
- * Figures over time in columns, as a chart wants them, with a bound on their number.
+ * Columns of values over time for a chart, with a bound on the number of rows.
  */
 
 export class Series {

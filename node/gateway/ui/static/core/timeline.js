@@ -1,5 +1,5 @@
 /**
- * Which role each node had when, as far as the page has seen it.
+ * The roles of the nodes over time, as far as the page has seen them.
  */
 
 /** @typedef {{from: number, until: number, role: string, term: number}} Span times in milliseconds */
@@ -19,7 +19,7 @@ export class Timeline {
   }
 
   /**
-   * A node was seen in a role; "unreachable" where it did not answer.
+   * Record the role of a node, or "unreachable" if it did not answer.
    * @param {string} node
    * @param {string} role
    * @param {number} term

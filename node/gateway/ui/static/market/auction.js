@@ -1,5 +1,5 @@
 /**
- * The auction of a product while it collects orders, and what it opened with.
+ * The auction of a product while it collects orders, and its opening price and size.
  */
 
 import { digits, grouped, text, units } from "../core/decimal.js";

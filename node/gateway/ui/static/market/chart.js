@@ -1,5 +1,5 @@
 /**
- * Candles with volume, drawn by lightweight-charts. Its licence asks for a link to TradingView, which stands below the chart.
+ * Candles with volume, drawn by lightweight-charts. Its licence requires a link to TradingView, which is below the chart.
  */
 
 import { CandlestickSeries, HistogramSeries, createChart, createSeriesMarkers } from "../vendor/lightweight-charts-5.2.1/lightweight-charts.mjs";
@@ -47,7 +47,7 @@ export function chart(market) {
     paint();
   };
 
-  /** What was drawn last: the same series gets its new bars only. */
+  /** The series that was drawn last. It only gets new bars. */
   let shown = { candles: /** @type {any} */ (null), last: 0 };
   const bar = (/** @type {any} */ one) => ({ time: one.time, open: one.open, high: one.high, low: one.low, close: one.close });
   const column = (/** @type {any} */ one) => ({ time: one.time, value: one.volume, color: theme.colour(one.close >= one.open ? "buy-soft" : "sell-soft") });
@@ -70,7 +70,7 @@ export function chart(market) {
     describe(place, market);
   };
 
-  /** Where the feed moved to another node: the chart goes on through it. */
+  /** Marks the times at which the feed moved to another node. */
   const mark = () => {
     const { bars, seconds } = market.candles;
     const first = bars[0]?.time ?? Infinity;

@@ -1,5 +1,5 @@
 /**
- * How much could be traded up to each price, both sides, drawn by uPlot.
+ * The cumulative size up to each price of both sides, drawn by uPlot.
  */
 
 import { approximate } from "../core/decimal.js";
@@ -14,7 +14,7 @@ const LEVELS = 60;
 /** The share of a side's levels whose distance from the best price counts as usual, and how many times that distance is drawn. */
 const USUAL = 0.8;
 const SPAN = 1.5;
-/** The share of the width at which the outermost sums are drawn on, so that their steps can be seen. */
+/** The share of the width by which the outermost sums are extended, so that their steps are visible. */
 const MARGIN = 0.03;
 
 /** @param {Market} market @returns {HTMLElement} */
@@ -50,7 +50,7 @@ export function depth(market) {
 /** @typedef {{price: number, sum: number}} Sum */
 
 /**
- * The levels of both sides that are not far off: one order at half the price would leave no room for the rest.
+ * The levels of both sides near the best prices. A single distant order would otherwise compress the rest.
  * @param {Sum[]} bids best first
  * @param {Sum[]} asks best first
  * @returns {[Sum[], Sum[]]}

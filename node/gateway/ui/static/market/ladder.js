@@ -1,5 +1,5 @@
 /**
- * The best prices of both sides, with the account's own orders marked. A price that is clicked goes into the order ticket.
+ * The best prices of both sides, with the account's own orders highlighted. A click on a price sets the price of the order ticket.
  */
 
 import { digits, grouped, text, units } from "../core/decimal.js";
@@ -88,7 +88,7 @@ function greatest(sells, buys) {
   return one > other ? one : other;
 }
 
-/** What the account has open at each price. @param {Market} market @returns {Map<string, bigint>} */
+/** The size of the account's open orders at each price. @param {Market} market @returns {Map<string, bigint>} */
 export function ownSizes(market) {
   const found = new Map();
   for (const order of market.orders) {

@@ -58,10 +58,10 @@ export function openOrders(market, contract) {
 }
 
 /**
- * Cancel an order. Where the first answer was lost with its node, the attempt at the next node finds the order done.
+ * Cancel an order. If the first answer is lost with its node, the attempt at the next node finds the order done.
  * @param {Market} market
  * @param {any} order
- * @returns {Promise<string>} what to tell
+ * @returns {Promise<string>} the text to show
  */
 async function cancelOrder(market, order) {
   try {
@@ -73,7 +73,7 @@ async function cancelOrder(market, order) {
   }
 }
 
-/** Cancel every order of the product. @param {Market} market @returns {Promise<string>} what to tell */
+/** Cancel every order of the product. @param {Market} market @returns {Promise<string>} the text to show */
 async function cancelAll(market) {
   const { body } = await market.cluster.request("DELETE", `/orders?product_id=${encodeURIComponent(market.product.id)}`, { signed: true });
   return `${body.length} ${body.length === 1 ? "order is" : "orders are"} cancelled`;
@@ -102,7 +102,7 @@ function row(order, market, cancel, change) {
   );
 }
 
-/** What an order has beyond its type. @param {any} order @returns {string[]} */
+/** The options of an order, beyond its type. @param {any} order @returns {string[]} */
 export function optionWords(order) {
   const words = [];
   if (order.post_only) words.push("post only");

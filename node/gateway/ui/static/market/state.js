@@ -1,8 +1,8 @@
 /**
- * One product as the page knows it: its book, trades, candles, auction and status, and of the key's account orders, fills and balances.
+ * The state of one product: its book, trades, candles, auction and status, and the orders, fills and balances of the key's account.
  *
- * Public things follow from the feed's events. Of the account's own, an event says that something changed, and a read at the same node says what: that
- * node has applied the event.
+ * Public data follows from the feed's events. For the account's data, an event says that it changed, and the page reads it again from the same node, which
+ * has applied the event.
  */
 
 import { Book } from "../core/book.js";
@@ -15,7 +15,7 @@ import { announce } from "../parts/dom.js";
 /** @typedef {{id: number, time: number, price: string, size: string, side: string}} Trade `side` is the taker's, `time` in seconds */
 
 export const INTERVALS = [1, 5, 60, 300, 900, 3600, 21600, 86400];
-/** Intervals that a history keeps; shorter ones are made of trades here. */
+/** Intervals that a history keeps. Candles of shorter ones are computed from trades. */
 const KEPT_INTERVALS = new Set([60, 300, 900, 3600, 21600, 86400]);
 const TRADES_KEPT = 2_000;
 const FILLS_KEPT = 200;
@@ -40,7 +40,7 @@ export class Market extends EventTarget {
     this.trades = [];
     this.candles = new Candles(60);
     this.interval = 60;
-    /** Whether a person chose the interval; until then a young market is drawn in short bars. */
+    /** Whether the user chose the interval. Until then a new market is drawn in short bars. */
     this.intervalChosen = false;
     /** @type {any | null} */
     this.auction = null;
@@ -61,36 +61,36 @@ export class Market extends EventTarget {
       onBook: (book, anew) => this.#begin(book, anew),
       onEvent: (event) => this.#event(event),
       onOther: (message) => this.#other(message),
-      onState: () => this.#tell("state"),
+      onState: () => this.#notify("state"),
     });
     cluster.keys.addEventListener("change", () => {
       this.orders = this.fills = this.balances = [];
       this.fees = null;
       this.feed.again();
-      this.#tell("own");
+      this.#notify("own");
       this.#ownChanged();
     });
   }
 
-  /** Whether the node that is asked now keeps a history. */
+  /** Whether the current node keeps a history. */
   get hasHistory() {
     return this.cluster.historians.has(this.cluster.current);
   }
 
   /** @param {string} what */
-  #tell(what) {
+  #notify(what) {
     this.dispatchEvent(new Event(what));
   }
 
-  /** Read the products, and follow the one that is wanted, or the first. @param {string} [wanted] */
+  /** Read the products, and follow the wanted one, or else the first. @param {string} [wanted] */
   async open(wanted) {
     this.products = (await this.cluster.read("/products")).sort((/** @type {any} */ one, /** @type {any} */ other) => one.id.localeCompare(other.id));
-    this.#tell("products");
+    this.#notify("products");
     const found = this.products.find((product) => product.id === wanted) ?? (await this.#busiest());
     if (found !== undefined) this.follow(found.id);
   }
 
-  /** The product with the most trades, of the first ones. */
+  /** The product with the most trades among the first ones. */
   async #busiest() {
     const listed = this.products.slice(0, COMPARED_MAX);
     const trades = await Promise.all(listed.map((product) => this.cluster.read(`/products/${encodeURIComponent(product.id)}/ticker`).then((ticker) => ticker.trade_id, () => 0)));
@@ -105,11 +105,11 @@ export class Market extends EventTarget {
     this.orders = this.fills = [];
     if (!this.intervalChosen) this.interval = 60;
     this.candles = new Candles(this.interval);
-    this.#tell("product");
+    this.#notify("product");
     this.feed.follow(id);
   }
 
-  /** Draw bars of another length. @param {number} seconds */
+  /** Change the length of the bars. @param {number} seconds */
   async draw(seconds) {
     this.interval = seconds;
     this.intervalChosen = true;
@@ -120,7 +120,7 @@ export class Market extends EventTarget {
   #begin(book, anew) {
     this.book.load(book);
     if (book.auction) this.auction = book.auction;
-    this.#tell("book");
+    this.#notify("book");
     if (anew) announce("Events were missed: the book was read anew");
     void this.#loadPast();
   }
@@ -137,7 +137,7 @@ export class Market extends EventTarget {
         .map((/** @type {any} */ row) => ({ id: row.trade_id, time: Date.parse(row.time) / 1000, price: row.price, size: row.size, side: row.side === "buy" ? "sell" : "buy" }))
         .reverse();
       this.trades = [...past, ...this.trades].sort((one, other) => one.id - other.id).slice(-TRADES_KEPT);
-      this.#tell("trades");
+      this.#notify("trades");
       await Promise.all([this.#loadCandles(), this.#loadStats()]);
     } catch (error) {
       if (!(error instanceof Refused)) console.debug("the past could not be read", error);
@@ -147,7 +147,7 @@ export class Market extends EventTarget {
 
   async #loadStats() {
     this.stats = await this.cluster.read(`/products/${encodeURIComponent(this.product.id)}/stats`);
-    this.#tell("trades");
+    this.#notify("trades");
   }
 
   async #loadCandles() {
@@ -162,7 +162,7 @@ export class Market extends EventTarget {
       }
     }
     if (this.product.id !== id || this.interval !== seconds) return;
-    // Bars of the history may be a moment old: the last one is made again of the trades that are known.
+    // Bars of the history may be slightly old, so the last one is computed again from the known trades.
     const last = candles.bars.at(-1)?.time ?? -Infinity;
     const whole = this.trades.length > 0 && this.trades[0].time < last;
     if (whole) candles.bars.pop();
@@ -176,7 +176,7 @@ export class Market extends EventTarget {
       return;
     }
     this.candles = candles;
-    this.#tell("candles");
+    this.#notify("candles");
   }
 
   /** @param {any} event the next one of `full` */
@@ -186,7 +186,7 @@ export class Market extends EventTarget {
     if (event.type === "auction_imbalance") this.#indicated(event);
     if (event.type === "status_change") this.#statusChanged(event);
     if (event.user_id !== undefined || event.taker_user_id !== undefined || event.maker_user_id !== undefined) this.#own(event);
-    this.#tell("book");
+    this.#notify("book");
   }
 
   /** @param {any} event */
@@ -198,14 +198,14 @@ export class Market extends EventTarget {
     this.trades.push(trade);
     if (this.trades.length > TRADES_KEPT) this.trades.splice(0, this.trades.length - TRADES_KEPT);
     this.candles.add({ time: trade.time, price: Number(trade.price), size: Number(trade.size) });
-    this.#tell("trades");
+    this.#notify("trades");
   }
 
-  /** The calendar or a collar says what an auction would trade, and when it ends. @param {any} event */
+  /** Handle an announcement of an auction's result and end by the calendar or a collar. @param {any} event */
   #indicated(event) {
     this.indication = event;
     if (event.extended) announce(`The auction of ${this.product.id} is extended`);
-    this.#tell("auction");
+    this.#notify("auction");
   }
 
   /** @param {any} event */
@@ -234,8 +234,8 @@ export class Market extends EventTarget {
       if (this.product?.id === row.id) this.product = row;
     }
     if (changed) {
-      this.#tell("products");
-      this.#tell("status");
+      this.#notify("products");
+      this.#notify("status");
     }
   }
 
@@ -243,13 +243,13 @@ export class Market extends EventTarget {
   #other(message) {
     if (message.type === "auction" && message.product_id === this.product?.id) {
       this.auction = message;
-      this.#tell("auction");
+      this.#notify("auction");
     }
     if (message.type === "status") this.#products(message.products);
-    if (message.type === "heartbeat") this.#tell("state");
+    if (message.type === "heartbeat") this.#notify("state");
   }
 
-  // ---------------------------------------------------------------- of the account's own
+  // ---------------------------------------------------------------- the account's data
 
   /** @param {any} event */
   #own(event) {
@@ -257,7 +257,7 @@ export class Market extends EventTarget {
     this.#ownChanged();
   }
 
-  /** A fill that the feed tells, for nodes without a history. @param {any} event */
+  /** Add a fill from the feed, for nodes without a history. @param {any} event */
   #filled(event) {
     const { account } = this.cluster.keys.holder;
     const maker = event.maker_user_id === account;
@@ -277,7 +277,7 @@ export class Market extends EventTarget {
     announce(`Filled: ${side} ${event.size} at ${event.price}`);
   }
 
-  /** Read the account's own again, soon: many events come together. */
+  /** Read the account's data again soon. One read serves many events. */
   #ownChanged() {
     if (!this.cluster.keys.holder.account || this.ownDue || this.product === null) return;
     this.ownDue = true;
@@ -302,7 +302,7 @@ export class Market extends EventTarget {
     } catch (error) {
       if (!(error instanceof Refused)) setTimeout(() => this.#ownChanged(), HISTORY_MS);
     }
-    this.#tell("own");
+    this.#notify("own");
   }
 
   /** @param {string} id */
@@ -317,7 +317,7 @@ export class Market extends EventTarget {
   }
 }
 
-/** The status of a product in one word of the API. @param {any} product @returns {string} */
+/** The status of a product as a word of the API. @param {any} product @returns {string} */
 export function statusOf(product) {
   if (product.status === "offline" || product.trading_disabled) return "offline";
   if (product.auction_mode) return "auction";

@@ -1,5 +1,5 @@
 /**
- * The order ticket: every kind of order that the exchange takes, what it will cost, and a refusal in words.
+ * The order ticket: all kinds of orders of the exchange, their estimated cost, and the text of a refusal.
  */
 
 import { SCALE, digits, grouped, product, text, units } from "../core/decimal.js";
@@ -33,9 +33,9 @@ const KINDS = new Map([
   ],
   ["pair", { words: "Pair: one cancels the other", type: "", fields: ["price", "size", "stop_price", "stop_limit_price"], hint: "A limit order and a stop order. When one trades, is triggered or leaves, the other leaves. Their money is held once." }],
 ]);
-/** Fields that the ticket has a place for, or that are not a person's business. */
+/** Fields that the ticket shows elsewhere, or that are only for programs. */
 const PLACED = new Set([...["product_id", "side", "type", "client_oid", "stp", "profile_id", "good_for"], ...[...KINDS.values()].flatMap(({ fields }) => fields)]);
-/** Fields under "More" in words; the others have their own names. */
+/** Labels of fields under "More". Other fields are shown by their names. */
 const WORDS = new Map([["session", "Tag, by which orders can be cancelled together"]]);
 /** Lives that the API has in two fields. @type {Record<string, Record<string, string>>} */
 const LIVES = { GTD: { time_in_force: "GTT" }, GFD: { good_for: "day" }, GFA: { time_in_force: "GTC", good_for: "auction" } };
@@ -46,7 +46,7 @@ const STPS = { dc: "Decrease and cancel", co: "Cancel the oldest", cn: "Cancel t
 const STOPS = { "": "As usual for the side", loss: "At it or below (loss)", entry: "At it or above (entry)" };
 const AFTER = { min: "One minute", hour: "One hour", day: "One day" };
 
-/** The lives of an order that a person may choose. @param {string[]} words of the API @param {Set<string>} names of its fields @returns {string[]} */
+/** The values of time in force that the user may choose. @param {string[]} words of the API @param {Set<string>} names of its fields @returns {string[]} */
 function lives(words, names) {
   const further = names.has("good_for") && names.has("expire_time") ? Object.keys(LIVES) : [];
   return [...words.filter((word) => word !== "PO" && !further.includes(word)), ...further];
@@ -196,7 +196,7 @@ function segments(name, pairs) {
   };
 }
 
-/** Fields that the exchange has and this ticket has no place for. @param {import("../net/contract.js").Field[]} fields */
+/** Fields of the exchange that this ticket does not show elsewhere. @param {import("../net/contract.js").Field[]} fields */
 function moreFields(fields) {
   const inputs = fields.map((one) => {
     if (one.kind === "boolean") return el("select", { name: one.name }, options({ "": "–", true: "Yes", false: "No" }, ["", "true", "false"]));
@@ -247,14 +247,14 @@ function body(market, side, shape, inputs, extra) {
   return made;
 }
 
-/** Place an order. Its client_oid lets it be sent again at another node without being placed twice. @param {Market} market @param {any} made */
+/** Place an order. Its client_oid allows a repetition at another node without a second order. @param {Market} market @param {any} made */
 async function place(market, made) {
   const answer = await market.cluster.request("POST", made.type ? "/orders" : "/orders/pair", { body: made, signed: true });
   void market.readOwn();
   return answer.body;
 }
 
-/** @param {any} order @returns {string} what the exchange made of it */
+/** @param {any} order @returns {string} the result as text */
 function orderWords(order) {
   if (order.limit && order.stop) return `${orderWords(order.limit)} ${orderWords(order.stop)} One cancels the other.`;
   const filled = order.filled_size !== "0" ? `, ${order.filled_size} traded for ${order.executed_value}` : "";
@@ -281,7 +281,7 @@ function clearMarks(form) {
   for (const input of form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
 }
 
-/** Mark the field that a refusal names. @param {HTMLFormElement} form @param {string} name */
+/** Highlight the field that a refusal names. @param {HTMLFormElement} form @param {string} name */
 function markField(form, name) {
   const input = form.elements.namedItem(name);
   if (input instanceof HTMLElement && input.offsetParent !== null) {
@@ -291,7 +291,7 @@ function markField(form, name) {
 }
 
 /**
- * What the order is worth and the most that its fee can be.
+ * The notional of the order and its maximum fee.
  * @param {Market} market
  * @param {string} side
  * @param {Record<string, HTMLInputElement | HTMLSelectElement>} inputs
@@ -311,7 +311,7 @@ function costWords(market, side, inputs, fields) {
   }
 }
 
-/** A text with at most so many digits behind the point. @param {bigint} value @param {number} places */
+/** A decimal text with at most `places` decimal places. @param {bigint} value @param {number} places */
 function short(value, places) {
   const unit = 10n ** BigInt(Math.max(0, SCALE - places));
   return text((value / unit) * unit, Math.min(places, 2));

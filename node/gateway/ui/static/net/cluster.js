@@ -1,8 +1,8 @@
 /**
- * The members of the cluster as a client finds them, and requests that go on at another member when one is lost.
+ * The members of the cluster, and requests that continue at another member after a failure.
  *
- * The first member is where the page came from. The others are named by GET /status. Every member serves every call, so a request goes to the current
- * one, and after a failure to the next.
+ * The first member is the one that served the page. GET /status names the others. Every member serves every call, so a request goes to the current
+ * member, and after a failure to the next one.
  */
 
 /** @typedef {import("./keys.js").Keys} Keys */
@@ -12,15 +12,15 @@
 
 const READ_MS = 4_000;
 const COMMAND_MS = 10_000;
-/** How long a request is tried at one member after the other. */
+/** Milliseconds for which a request is tried at one member after the other. */
 const DEADLINE_MS = 20_000;
 const PAUSE_MS = 250;
-/** How long a member that failed is asked last. */
+/** Milliseconds for which a failed member is tried last. */
 const AVOID_MS = 3_000;
-/** Answers after which the next member is asked: nothing was done, or the same request may be sent again. */
+/** Statuses after which the next member is tried: nothing was done, or the request may be repeated. */
 const ELSEWHERE = new Set([502, 503, 504]);
 
-/** A refusal: what the exchange answered. */
+/** A refusal with the answer of the exchange. */
 export class Refused extends Error {
   /** @param {number} status @param {any} body */
   constructor(status, body) {
@@ -47,11 +47,11 @@ export class Cluster extends EventTarget {
     this.skew = 0;
     /** @type {Set<string>} URLs of the members that keep a history */
     this.historians = new Set();
-    /** @type {Map<string, number>} until when a URL is asked last */
+    /** @type {Map<string, number>} until when a URL is tried last */
     this.avoided = new Map();
   }
 
-  /** Time in seconds as the servers have it. */
+  /** The servers' time in seconds. */
   now() {
     return (Date.now() + this.skew) / 1000;
   }
@@ -62,7 +62,7 @@ export class Cluster extends EventTarget {
   }
 
   /**
-   * Take over the members that a node's status names. `own` is the id of the node that answered at `url`.
+   * Store the members that a node's status names. `own` is the id of the node that answered at `url`.
    * @param {string} url
    * @param {string} own
    * @param {{node_id: string, http: string}[]} named
@@ -70,14 +70,14 @@ export class Cluster extends EventTarget {
   learn(url, own, named) {
     const found = named.filter((member) => member.http).map((member) => ({ id: member.node_id, url: new URL(member.http).origin }));
     const listed = found.some((member) => member.url === url);
-    // A name of this machine other than the public one stays in use for the node that it leads to.
+    // The page keeps the URL that it already uses for a node, even if it is not the public one.
     const members = listed ? found : found.map((member) => (member.id === own ? { id: own, url } : member));
     if (members.length === 0 || JSON.stringify(members) === JSON.stringify(this.members)) return;
     this.members = members;
     this.dispatchEvent(new Event("members"));
   }
 
-  /** The member's URLs, the current one first, those that failed a moment ago last. */
+  /** The members' URLs: the current one first, recently failed ones last. */
   candidates() {
     const now = Date.now();
     const urls = this.members.map((member) => member.url);
@@ -87,13 +87,13 @@ export class Cluster extends EventTarget {
     return [...turned.filter((url) => !bad(url)), ...turned.filter(bad)];
   }
 
-  /** Whether there is a member that did not fail a moment ago. */
+  /** Whether a member has not failed recently. */
   get someAnswer() {
     const now = Date.now();
     return this.members.some((member) => (this.avoided.get(member.url) ?? 0) <= now);
   }
 
-  /** A member failed: others are asked first for a while. @param {string} url */
+  /** Record a failure of a member. Other members are tried first for a while. @param {string} url */
   avoid(url) {
     this.avoided.set(url, Date.now() + AVOID_MS);
     const [next] = this.candidates();
@@ -104,10 +104,10 @@ export class Cluster extends EventTarget {
   }
 
   /**
-   * Make a request at whichever member answers. Throws Refused for an answer that is no success, Unreachable where nobody answers.
+   * Send a request to the first member that answers. Throws Refused for an answer other than success, and Unreachable if no member answers.
    *
-   * A command is sent again after a failure only with an id of its own or where twice is the same as once, so that nothing is done twice; `once` sends
-   * it to one member and leaves the outcome open.
+   * A command is repeated after a failure only if it has an id or is idempotent, so that it is never carried out twice. With `once` it is sent to one
+   * member only, and the outcome may stay unknown.
    * @param {string} method
    * @param {string} target
    * @param {Options} [options]
@@ -154,7 +154,7 @@ export class Cluster extends EventTarget {
     return (await this.request("GET", target, options)).body;
   }
 
-  /** Learn how far the browser's clock is off. */
+  /** Measure the difference between the clocks of servers and browser. */
   async setClock() {
     const begun = Date.now();
     const answer = await this.read("/time");

@@ -1,5 +1,5 @@
 /**
- * What this exchange offers, read from its OpenAPI document: a form shows the fields and words that the servers understand, also those that are newer
+ * The calls of this exchange, read from its OpenAPI document. Forms show the fields and words that the servers accept, including those that are newer
  * than this page.
  */
 
@@ -17,12 +17,12 @@ export class Contract {
     return new Contract(await cluster.read("/openapi.json"));
   }
 
-  /** Whether there is a call. @param {string} method @param {string} path as the document writes it @returns {boolean} */
+  /** Whether a call exists. @param {string} method @param {string} path as the document writes it @returns {boolean} */
   has(method, path) {
     return this.document.paths?.[path]?.[method.toLowerCase()] !== undefined;
   }
 
-  /** The first of these calls that there is: "PUT /orders/{id}". @param {string[]} calls @returns {{method: string, path: string} | null} */
+  /** The first of these calls that exists, such as "PUT /orders/{id}". @param {string[]} calls @returns {{method: string, path: string} | null} */
   first(...calls) {
     for (const call of calls) {
       const [method, path] = call.split(" ");
@@ -38,7 +38,7 @@ export class Contract {
     return Object.entries(schema?.properties ?? {}).map(([name, property]) => this.#field(name, property, schema.required ?? []));
   }
 
-  /** The words of an enumeration, `fallback` where the document has none. @param {string} method @param {string} path @param {string} name @param {string[]} fallback */
+  /** The words of an enumeration, or `fallback` if the document has none. @param {string} method @param {string} path @param {string} name @param {string[]} fallback */
   choices(method, path, name, fallback) {
     const found = this.fields(method, path).find((field) => field.name === name)?.choices ?? [];
     return found.length > 0 ? found : fallback;

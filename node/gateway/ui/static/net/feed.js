@@ -1,8 +1,8 @@
 /**
- * The events of one product without a gap, from whichever member is there.
+ * The events of one product without a gap, from any member.
  *
- * It takes a book of level 3, then subscribes to `full` from the next sequence on. When the connection ends, or says nothing for too long, it goes on at
- * the next member from the very next sequence. Where that member has the events no more, it begins with a new book, and tells so.
+ * It reads a book of level 3, and subscribes to `full` from the next sequence on. If the connection ends or is silent for too long, it continues at
+ * the next member with the next sequence. If that member no longer has the events, it begins with a new book, and notifies the listener.
  */
 
 import { SequenceCounter } from "../core/sequence.js";
@@ -16,7 +16,7 @@ import { SequenceCounter } from "../core/sequence.js";
  * @property {() => void} onState the connection or the counter changed
  */
 
-/** Heartbeats come each second: with none for so long the connection is dead. */
+/** Milliseconds without a heartbeat after which the connection counts as dead. Heartbeats arrive every second. */
 const SILENCE_MS = 3_500;
 const WATCH_MS = 500;
 const RETRY_MS = 200;
@@ -42,20 +42,20 @@ export class Feed {
     setInterval(() => this.#watch(), WATCH_MS);
   }
 
-  /** Follow a product from a new book on. @param {string} product */
+  /** Follow a product, beginning with a new book. @param {string} product */
   follow(product) {
     this.product = product;
     this.counter = new SequenceCounter();
     this.#restart(true);
   }
 
-  /** Subscribe anew from the next sequence on: the key changed. */
+  /** Subscribe again from the next sequence on after a change of the key. */
   again() {
     this.unsigned = false;
     if (this.product) this.#restart(false);
   }
 
-  /** Go to another member now. */
+  /** Switch to another member now. */
   leave() {
     if (this.state !== "idle") this.#lost("this node cannot serve");
   }
@@ -143,7 +143,7 @@ export class Feed {
     this.listener.onState();
   }
 
-  /** The member refuses: too old a sequence begins with a new book. @param {any} message */
+  /** Handle a refusal. If the sequence is too old, begin with a new book. @param {any} message */
   #failed(message) {
     this.trouble = message.message;
     if (message.message === "Authentication Failed") {
@@ -178,5 +178,5 @@ export class Feed {
   }
 }
 
-/** Messages whose `sequence` says when they were made. All others with one are events of `full`, which are numbered without a gap, also kinds that are newer than this page. */
+/** Types of messages whose `sequence` is the latest one at their time. All other messages with a sequence, including newer types, are events of `full`, which have no gaps. */
 const UNNUMBERED = new Set(["heartbeat", "auction", "ticker", "last_match"]);

@@ -1,13 +1,13 @@
 /**
- * The API key of the person at the page. It is held in this object only: no storage, no cookie, no URL. A reload forgets it.
- * The secret becomes a key of WebCrypto that signs and cannot be read again.
+ * The user's API key. Only this object holds it, and no storage, cookie or URL does. A reload drops it.
+ * The secret becomes a WebCrypto key that can sign and cannot be exported.
  */
 
 /** @typedef {{account: string, permissions: string[], operator: boolean}} Holder what the exchange says of the key */
 
 const HMAC = { name: "HMAC", hash: "SHA-256" };
 
-/** Whether the browser offers cryptography here: on HTTPS, or on the machine that serves the page. */
+/** Whether the browser provides WebCrypto, which needs HTTPS or a local page. */
 export function canSign() {
   return globalThis.crypto?.subtle !== undefined;
 }
@@ -36,7 +36,7 @@ export class Keys extends EventTarget {
   /** @type {Holder} */
   holder = { account: "", permissions: [], operator: false };
 
-  /** Whether there is a key. */
+  /** Whether a key is set. */
   get present() {
     return this.#secret !== null;
   }
@@ -46,7 +46,7 @@ export class Keys extends EventTarget {
   }
 
   /**
-   * Take a key. Throws Error where the secret is not what the exchange gives out.
+   * Set the key. Throws Error if the secret does not have the form of the exchange's secrets.
    * @param {string} id
    * @param {string} secret
    * @param {string} passphrase
@@ -61,17 +61,17 @@ export class Keys extends EventTarget {
     this.holder = { account: "", permissions: [], operator: false };
   }
 
-  /** Whether the key may do something of the operator's. @param {string} permission @returns {boolean} */
+  /** Whether the key has a permission of the operator. @param {string} permission @returns {boolean} */
   may(permission) {
     return this.holder.permissions.includes(permission) || this.holder.permissions.includes("admin");
   }
 
-  /** Tell everybody that the key, or what is known of it, changed. */
+  /** Notify the listeners of a change of the key or its holder. */
   changed() {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Forget the key. */
+  /** Drop the key. */
   forget() {
     this.#secret = null;
     this.#id = this.#passphrase = "";
@@ -80,7 +80,7 @@ export class Keys extends EventTarget {
   }
 
   /**
-   * The signature of a request at a time in seconds, as docs/api.md has it.
+   * The signature of a request at a time in seconds (docs/api.md).
    * @param {string} method
    * @param {string} target
    * @param {string} body

@@ -1,5 +1,5 @@
 /**
- * What every member says of itself, asked for again and again: GET /status, and GET /metrics while somebody looks at the cluster.
+ * Polls every member: GET /status always, and GET /metrics while the view of the cluster is shown.
  */
 
 import { parse } from "../core/metrics.js";
@@ -10,9 +10,9 @@ import { parse } from "../core/metrics.js";
 const STATUS_MS = 1_000;
 const METRICS_MS = 2_000;
 const PATIENCE_MS = 1_500;
-/** Looks without an answer after which a member counts as not reachable: a browser under load misses one now and then. */
+/** Polls without an answer after which a member counts as unreachable. A browser under load misses single answers. */
 const MISSES_MAX = 2;
-/** A member that does not answer is asked at each so manieth look only. */
+/** A member that does not answer is polled only once in this many rounds. */
 const LOST_EVERY = 4;
 
 export class Statuses extends EventTarget {
@@ -37,18 +37,18 @@ export class Statuses extends EventTarget {
     return listed.sort((one, other) => one.id.localeCompare(other.id, undefined, { numeric: true }));
   }
 
-  /** The latest status of a member that has a leader and a majority; null where there is none. */
+  /** The latest status of a member that has a leader and a majority, or null. */
   get sound() {
     return this.all.find((seen) => seen.status?.node?.quorum && seen.status.node.leader_id)?.status ?? null;
   }
 
-  /** Whether the member at a URL answered, and says that it can serve. @param {string} url */
+  /** Whether the member at a URL answered that it can serve. @param {string} url */
   serves(url) {
     const node = this.seen.get(url)?.status?.node;
     return node === undefined || (node.quorum && node.ready);
   }
 
-  /** Ask every member once. */
+  /** Poll every member once. */
   async look() {
     this.looks += 1;
     const lost = (/** @type {string} */ url) => (this.misses.get(url) ?? 0) >= MISSES_MAX && this.looks % LOST_EVERY !== 0;
@@ -89,7 +89,7 @@ export class Statuses extends EventTarget {
           const kept = this.seen.get(seen.url);
           if (response.ok && kept) kept.samples = parse(await response.text());
         } catch {
-          // Its status says what is the matter.
+          // Its status shows the reason.
         }
       }),
     );

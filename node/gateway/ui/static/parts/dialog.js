@@ -1,5 +1,5 @@
 /**
- * Dialogs: the browser's own, so that focus, Escape and screen readers work.
+ * Dialogs use the browser's dialog element, so that focus, Escape and screen readers work.
  */
 
 import { el, newId } from "./dom.js";
@@ -33,7 +33,7 @@ export function ask({ title, body, action, danger = false, done }) {
   if (danger) cancel.focus();
 }
 
-/** An error in words: the exchange's message with what it expected. @param {Error & {detail?: string, reason?: string}} error @returns {string} */
+/** The text of an error: the exchange's message and what it expected. @param {Error & {detail?: string, reason?: string}} error @returns {string} */
 export function sentence(error) {
   const message = error.message.charAt(0).toUpperCase() + error.message.slice(1);
   const stop = /[.!?]$/.test(message) ? "" : ".";

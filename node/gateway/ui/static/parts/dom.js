@@ -1,11 +1,11 @@
 /**
- * Elements without markup in texts: what is shown is never parsed as HTML.
+ * Creates elements. Texts are never parsed as HTML.
  */
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 
 /**
- * An element. Names of `properties` that begin with "on" are listeners, those with a dash and `role` are attributes, others properties.
+ * Create an element. Names of `properties` that begin with "on" are listeners, names with a dash and `role` are attributes, all others are properties.
  * @param {string} name
  * @param {Record<string, any>} [properties]
  * @param {...(Child | Child[])} children
@@ -38,7 +38,7 @@ function shown(children) {
   return found;
 }
 
-/** An element of a drawing. @param {string} name @param {Record<string, string | number>} attributes @param {...Node} children @returns {SVGElement} */
+/** Create an SVG element. @param {string} name @param {Record<string, string | number>} attributes @param {...Node} children @returns {SVGElement} */
 export function svg(name, attributes, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
@@ -46,7 +46,7 @@ export function svg(name, attributes, ...children) {
   return made;
 }
 
-/** Set an element's text where it differs: writing the same text again makes the browser lay out for nothing. @param {Element} element @param {string} value */
+/** Set an element's text if it differs. Setting the same text again would cause a needless layout. @param {Element} element @param {string} value */
 export function say(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
@@ -56,7 +56,7 @@ export function fill(element, ...children) {
   element.replaceChildren(...shown(children));
 }
 
-/** Tell a screen reader. @param {string} words */
+/** Announce a text to screen readers. @param {string} words */
 export function announce(words) {
   const place = document.getElementById("said");
   if (place !== null) place.textContent = words;
@@ -69,7 +69,7 @@ export function newId(stem) {
   return `${stem}-${ids}`;
 }
 
-/** Run `work` with at most one call in `ms`, in a frame of the browser. @param {() => void} work @param {number} ms @returns {() => void} */
+/** Return a function that runs `work` at most once in `ms`, in an animation frame. @param {() => void} work @param {number} ms @returns {() => void} */
 export function paced(work, ms) {
   let waiting = false;
   let last = 0;

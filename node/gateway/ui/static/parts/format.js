@@ -1,5 +1,5 @@
 /**
- * Moments, durations and rates as people read them.
+ * Formats times, durations and rates.
  */
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

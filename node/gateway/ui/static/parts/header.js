@@ -1,5 +1,5 @@
 /**
- * The head of the page: product, price, status, the feed's counter, and what is common to all views.
+ * The header of the page: product, price, status, the feed's counter, and elements of all views.
  */
 
 import { digits, grouped, text, units } from "../core/decimal.js";
@@ -59,7 +59,7 @@ function price(market) {
   return el("div", { class: "price-now" }, last, change, volume);
 }
 
-/** The counter that shows that no event is missing, whichever node sends them. @param {Market} market */
+/** The counter that shows that no event is missing across nodes. @param {Market} market */
 function counter(market) {
   const number = el("strong", { id: "sequence", class: "number" }, "–");
   const gaps = el("span", { id: "gaps" });

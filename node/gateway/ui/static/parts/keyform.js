@@ -1,5 +1,5 @@
 /**
- * Entering an API key, and finding out what it may do.
+ * The form for an API key, and the lookup of its permissions.
  */
 
 import { canSign } from "../net/keys.js";
@@ -11,7 +11,7 @@ import { ask, field } from "./dialog.js";
 /** The id of the operator, who has no account. */
 const OPERATOR = "operator";
 
-/** Ask for a key, and take it if the exchange knows it. @param {Cluster} cluster */
+/** Ask for a key, and use it if the exchange accepts it. @param {Cluster} cluster */
 export function askForKey(cluster) {
   const input = (/** @type {string} */ name, type = "password") => el("input", { name, type, required: true, autocomplete: "off", spellcheck: false });
   const words = "The key stays in the memory of this page. It is not stored, and a reload forgets it. A trader's key trades on the market; an operator's key acts on the cluster.";
@@ -44,7 +44,7 @@ export function askForKey(cluster) {
 /** Permissions of the operator. A key has all of them with "admin", a user's key those of the user's roles. */
 const OF_OPERATOR = new Set(["admin", "switch", "limit", "market", "correct", "accounts", "access", "cluster"]);
 
-/** Whose key it is, and what it may do. Throws Refused for one that the exchange does not know. @param {Cluster} cluster */
+/** Return the holder and the permissions of the key. Throws Refused for an unknown key. @param {Cluster} cluster */
 async function findHolder(cluster) {
   const { id, permissions } = await cluster.read("/users/self/verify", { signed: true });
   const holder = { account: id === OPERATOR ? "" : id, permissions, operator: permissions.some((/** @type {string} */ one) => OF_OPERATOR.has(one)) };

@@ -1,5 +1,5 @@
 /**
- * What all drawings by uPlot have in common.
+ * The common settings of all uPlot charts.
  */
 
 import UPlot from "../vendor/uplot-1.6.32/uPlot.js";
@@ -35,7 +35,7 @@ function moments(_plot, values) {
   return values.map((value) => timeOfDay(value * 1000));
 }
 
-/** Keep a drawing as large as its place. @param {any} plot @param {HTMLElement} place */
+/** Keep a chart as large as its container. @param {any} plot @param {HTMLElement} place */
 export function resized(plot, place) {
   const fit = () => {
     const { width, height } = place.getBoundingClientRect();

@@ -1,5 +1,5 @@
 /**
- * Light or dark: as the system has it, until a person chooses. The choice lasts until the page is closed; nothing is stored.
+ * Light or dark: the system's setting until the user chooses. The choice lasts until the page is closed. Nothing is stored.
  */
 
 const WORDS = { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
@@ -13,25 +13,25 @@ class Theme extends EventTarget {
 
   constructor() {
     super();
-    system.addEventListener("change", () => this.#tell());
+    system.addEventListener("change", () => this.#notify());
   }
 
   get words() {
     return WORDS[this.chosen];
   }
 
-  /** Go on to the next choice. */
+  /** Switch to the next choice. */
   next() {
     this.chosen = ORDER[(ORDER.indexOf(this.chosen) + 1) % ORDER.length];
-    this.#tell();
+    this.#notify();
   }
 
-  #tell() {
+  #notify() {
     document.documentElement.dataset.theme = this.chosen;
     this.dispatchEvent(new Event("change"));
   }
 
-  /** A colour of the style sheet, as drawings take it. @param {string} name without the dashes @returns {string} */
+  /** A colour of the style sheet for charts. @param {string} name without the dashes @returns {string} */
   colour(name) {
     probe.style.color = `var(--${name})`;
     if (!probe.isConnected) document.body.append(probe);
@@ -44,7 +44,7 @@ class Theme extends EventTarget {
   }
 }
 
-/** An element that shows nothing: the browser works out colours of the style sheet on it. */
+/** An invisible element with which the browser computes colours of the style sheet. */
 const probe = document.createElement("span");
 probe.hidden = true;
 
