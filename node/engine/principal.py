@@ -155,7 +155,7 @@ class Principal(msgspec.Struct, frozen=True):
         if isinstance(wanted, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
         if isinstance(wanted, RightsQuery):
-            self.check_node("query: somebody's permissions")
+            self.check_node("query: the permissions of a sender")
         if isinstance(wanted, StreamQuery):
             self.check_node("query: a report stream")
         if isinstance(wanted, LogQuery) and not self.node:

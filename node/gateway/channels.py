@@ -444,7 +444,7 @@ def compact(event: AnyEvent, product: Product) -> list[str]:
 def ticker_json(product: Product, source: Source) -> Json:
     """Return the `ticker` message. The product must have a last trade."""
     trade, book, stats = source.last, source.book, source.stats
-    assert trade is not None, "a ticker tells of the last trade"
+    assert trade is not None, "a ticker needs a last trade"
     day = stats.day(trade.time)
     (bid, bid_size), (ask, ask_size) = book.best(Side.BUY), book.best(Side.SELL)
     return {

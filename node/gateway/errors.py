@@ -155,7 +155,7 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.INVALID_TIMEOUT: (400, "Invalid timeout"),
     Reason.NOT_AMENDABLE: (400, "This order cannot be amended so"),
     Reason.INVALID_CANCEL_AFTER: (400, "Invalid cancel_after"),
-    Reason.CHANGED_MEANWHILE: (409, "Changed by somebody else meanwhile"),
+    Reason.CHANGED_MEANWHILE: (409, "Changed by another request meanwhile"),
     Reason.OWN_ORDERS_CROSS: (400, "The order would trade with one of your own in this auction"),
     Reason.AUCTION_OPENING: (400, "The auction is opening; try again in a moment"),
     Reason.KILL_SWITCH: (400, "The kill switch is on"),

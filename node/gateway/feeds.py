@@ -421,7 +421,7 @@ class Session(Signed, Listener, Protocol):
     def tick(self) -> None:
         """Called every second."""
 
-    def tell_status(self, message: bytes) -> None:
+    def send_status(self, message: bytes) -> None:
         """Called with a message of the channel `status`."""
 
     def end(self, code: int, reason: str) -> None:
@@ -492,7 +492,7 @@ class Feeds:
                 if status != last or loop.time() - told_at >= STATUS_EVERY:
                     last, told_at = status, loop.time()
                     for session in list(self.sessions):
-                        session.tell_status(status)
+                        session.send_status(status)
 
     def _running(self) -> list[ProductFeed]:
         """Return the feeds that have begun."""

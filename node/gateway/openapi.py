@@ -25,72 +25,78 @@ Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
 MOMENT: Schema = {
-    "description": "ISO 8601, in UTC where it names no zone, or seconds since the epoch",
+    "description": "ISO 8601 (UTC if it has no zone), or seconds since the epoch",
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}, {"type": "number", "minimum": 0}],
 }
 QUERIES: dict[str, tuple[str, Schema]] = {
     "type": (
-        "of transfers deposit, withdraw, internal_deposit or internal_withdraw, of ledger entries transfer, match or fee; else not used",
+        "for transfers: deposit, withdraw, internal_deposit or internal_withdraw; for ledger entries: transfer, match or fee; otherwise not used",
         TEXT,
     ),
-    "active": ("whether active profiles are wanted (the default), or others", {"type": "string", "enum": ["true", "false"]}),
+    "active": ("true (the default) selects active profiles, false other profiles", {"type": "string", "enum": ["true", "false"]}),
     "market_type": ("accepted and not used", TEXT),
-    "sortedBy": ("what live orders are sorted by; others are by created_at", {"type": "string", "enum": list(SORTED_BY)}),
-    "sorting": ("desc by default; asc for live orders alone", {"type": "string", "enum": ["desc", "asc"]}),
-    "currency": ("only of this currency", TEXT),
-    "level": ("1: best prices; 2: fifty price levels; 3: every order", {"type": "integer", "enum": [1, 2, 3]}),
-    "limit": ("how many at most, 100 by default; more than 1,000 are taken as 1,000", {"type": "integer", "minimum": 1}),
-    "after": ("older than this: the header cb-after of the page before", TEXT),
-    "before": ("newer than this: the header cb-before of the page before", TEXT),
-    "product_id": ("only of this product", TEXT),
+    "sortedBy": (
+        "the sort key of live orders; other orders are sorted by created_at",
+        {"type": "string", "enum": list(SORTED_BY)},
+    ),
+    "sorting": ("desc by default; asc only for live orders", {"type": "string", "enum": ["desc", "asc"]}),
+    "currency": ("only items of this currency", TEXT),
+    "level": ("1: best prices; 2: 50 price levels of each side; 3: every order", {"type": "integer", "enum": [1, 2, 3]}),
+    "limit": (
+        "the maximum number of items, 100 by default; larger values than 1,000 count as 1,000",
+        {"type": "integer", "minimum": 1},
+    ),
+    "after": ("only items older than this cursor, which the header cb-after of the previous page gives", TEXT),
+    "before": ("only items newer than this cursor, which the header cb-before of the previous page gives", TEXT),
+    "product_id": ("only items of this product", TEXT),
     "session": ("only orders with this tag", TEXT),
-    "side": ("only of this side", {"type": "string", "enum": list(SIDES)}),
-    "price_min": ("only at this price or above; needs a product_id", TEXT),
-    "price_max": ("only at this price or below; needs a product_id", TEXT),
-    "order_id": ("only of this order", TEXT),
-    "granularity": ("seconds of a bucket", {"type": "integer", "enum": list(GRANULARITIES)}),
-    "start": ("the first bucket's", MOMENT),
-    "end": ("the last bucket's", MOMENT),
-    "profile_id": ("the account of the key, if given", TEXT),
+    "side": ("only orders of this side", {"type": "string", "enum": list(SIDES)}),
+    "price_min": ("only orders at this price or above; needs a product_id", TEXT),
+    "price_max": ("only orders at this price or below; needs a product_id", TEXT),
+    "order_id": ("only items of this order", TEXT),
+    "granularity": ("the length of a bucket in seconds", {"type": "integer", "enum": list(GRANULARITIES)}),
+    "start": ("the start of the first bucket", MOMENT),
+    "end": ("the start of the last bucket", MOMENT),
+    "profile_id": ("the account of the key; other values are refused", TEXT),
     "status": (
-        "which orders, open and active ones by default",
+        "the statuses of the orders; open and active ones by default",
         {"type": "array", "items": {"type": "string", "enum": sorted(STATUSES)}},
     ),
-    "start_date": ("not before", MOMENT),
-    "end_date": ("not after", MOMENT),
-    "sender": ("only of this user, or key/ and a key without a user", {"type": "string"}),
+    "start_date": ("only items at or after this time", MOMENT),
+    "end_date": ("only items at or before this time", MOMENT),
+    "sender": ("only commands of this user, or of key/ and a key without a user", {"type": "string"}),
     "consistency": (
-        "local: from this node's state; linearizable: through a barrier, at the leader",
+        "local: from this node's state; linearizable: after a barrier at the leader",
         {"type": "string", "enum": ["local", "linearizable"]},
     ),
 }
 """The meaning and the schema of every query parameter of the API."""
 
 FAILURES: dict[int, str] = {
-    400: "the request cannot be understood, or the exchange's rules refuse it",
+    400: "the request is invalid, or the exchange's rules reject it",
     404: "no such order, product, account or path",
-    408: "the body came too slowly",
+    408: "the body arrived too slowly",
     413: "the body is too large",
     414: "the request target is too long",
     415: "the body is compressed",
     431: "the headers are too many or too long",
-    429: "too many requests: wait for the seconds of Retry-After",
-    503: "no leader could be reached, the engine does not answer, or the cluster key of the API key is not here; nothing was done",
+    429: "too many requests: wait for as many seconds as Retry-After says",
+    503: "no leader could be reached, the engine does not answer, or this node lacks the cluster key of the API key; nothing was done",
 }
-PRIVATE: dict[int, str] = {401: "no signature, or a bad one", 403: "the key lacks a permission"}
-ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Location"}
+PRIVATE: dict[int, str] = {401: "the signature is missing or invalid", 403: "the key lacks a permission"}
+ELSEWHERE: dict[int, str] = {307: "only the leader can answer: repeat the request at Location"}
 COMMANDS: dict[int, str] = {
-    409: "somebody else changed meanwhile what this changes: read it again",
+    409: "the object has changed in the meantime: read it again",
     504: "no answer before the deadline: the outcome is unknown, send the same request again",
 }
 
 HEADERS: dict[str, Schema] = {
     name: {"description": meaning, "schema": {"type": kind}}
     for name, meaning, kind in (
-        (SEQUENCE_HEADER, "of a command its sequence; a read reflects at least every command up to this one", "integer"),
-        (ROLE_HEADER, "what the node was: leader, follower or candidate", "string"),
-        ("cb-after", "the cursor of the next page, of older items, for `after`; absent where the page is empty", "string"),
-        ("cb-before", "the cursor of newer items, for `before`; absent where the page is empty", "string"),
+        (SEQUENCE_HEADER, "the sequence of the command; for a read, the sequence up to which the answer is complete", "integer"),
+        (ROLE_HEADER, "the role of the node: leader, follower or candidate", "string"),
+        ("cb-after", "the cursor of older items (the next page) for `after`; absent if the page is empty", "string"),
+        ("cb-before", "the cursor of newer items for `before`; absent if the page is empty", "string"),
         ("Retry-After", "seconds to wait", "integer"),
         ("Location", "the same path and query at the leader", "string"),
     )

@@ -400,7 +400,7 @@ class Subscriber:
                 if following.channels & {"ticker", "ticker_batch"} == {"ticker_batch"}:
                     self.send(channels.encode(channels.ticker_json(feed.product, feed)))
 
-    def tell_status(self, message: bytes) -> None:
+    def send_status(self, message: bytes) -> None:
         """See `feeds.Session`."""
         if self.status_wanted:
             self.send(message)

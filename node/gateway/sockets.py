@@ -209,7 +209,7 @@ class Connection:
         for name in wanted.unknown:
             self._subscriber.send(channels.error("Failed to subscribe", f"{name[:64]} is not a channel"))
 
-    async def _subscribe(self, request: FeedRequest, wanted: Wanted) -> None:
+    async def _subscribe(self, request: FeedRequest, wanted: RequestedChannels) -> None:
         identity = await self._identify(request)
         self._signed = identity or self._signed
         for channel in SIGNED:
@@ -262,7 +262,7 @@ class Connection:
         product = await self._gateway.catalogue.recent(product_id)
         return await self._gateway.feeds.feed(product)
 
-    def _resume(self, request: FeedRequest, wanted: Wanted) -> dict[str, int]:
+    def _resume(self, request: FeedRequest, wanted: RequestedChannels) -> dict[str, int]:
         """Return, by product, the last sequence that the client has seen. Raises BadRequestError if no event channel can be
         resumed.
         """
@@ -330,7 +330,7 @@ WITHOUT_PRODUCTS = frozenset({"status", "balance"})
 
 
 @dataclass
-class Wanted:
+class RequestedChannels:
     """The channels of a message with their products, each once and in the given order.
 
     `unknown` are the names of unknown channels. Each one gets its own error, and the other channels are still served.
@@ -347,7 +347,7 @@ class Wanted:
         return sum(max(1, len(products)) for products in self.channels.values())
 
 
-def expand(request: FeedRequest, *, subscribes: bool) -> Wanted:
+def expand(request: FeedRequest, *, subscribes: bool) -> RequestedChannels:
     """Return the channels of a message. Without `channels`, `full` is subscribed, or every channel unsubscribed.
 
     Raises:
@@ -360,7 +360,7 @@ def expand(request: FeedRequest, *, subscribes: bool) -> Wanted:
         entries = [ChannelRequest(name) for name in (["full"] if subscribes else CHANNELS)]
     _check_lengths(request, entries)
     common = _names(request.product_ids)
-    wanted = Wanted()
+    wanted = RequestedChannels()
     for entry in entries:
         name = ALIASES.get(entry.name, entry.name)
         if name not in CHANNELS:

@@ -366,7 +366,7 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Remove a node from the cluster for good, at the leader. `force`: also if the cluster then survives fewer failures
+    """Remove a node from the cluster permanently, at the leader. `force`: also if the cluster then survives fewer failures
     than now, or none.
 
     Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is

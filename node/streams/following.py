@@ -214,8 +214,8 @@ class Following:
         """Apply an entry, and return its records, or none if the broker has them."""
         if entry.index == self._place.index and self._place.term not in (0, entry.term):
             raise StreamError(
-                f"the broker has log entry {entry.index} of term {self._place.term}, and this log one of term {entry.term}: a way back undid "
-                "what was published. Consumers must be told: begin with another streams.prefix"
+                f"the broker has log entry {entry.index} of term {self._place.term}, and this log one of term {entry.term}: a rollback undid "
+                "what was published. Consumers must know of this: begin with another streams.prefix"
             )
         steps = self._apply(entry)
         return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []

@@ -177,7 +177,7 @@ def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig
         stream(config, broker)
     broker.place = Place("trial", 25, 1)
     following = stream(config, broker)
-    with pytest.raises(StreamError, match="a way back undid"):
+    with pytest.raises(StreamError, match="a rollback undid"):
         drain(following)
     following.close()
 
