@@ -503,7 +503,7 @@ def _stale(config: NodeConfig, error: StaleDataError) -> int:
 def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:
     status = parts.raft.status()
     log.critical(
-        "%s must not go on: %s (applied index %d, commit index %d, sequence %d)",
+        "%s must stop: %s (applied index %d, commit index %d, sequence %d)",
         config.node_id,
         error,
         status.applied_index,

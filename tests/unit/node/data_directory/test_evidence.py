@@ -116,7 +116,7 @@ async def test_an_engine_that_diverged_ends_with_70_and_its_evidence(
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
     assert await _until_diverged(config) == exit_codes.IN_DOUBT
     assert (config.data_path / evidence.DIVERGED).exists()
-    assert "must not go on: the state of n1 has diverged: at index 640" in caplog.text
+    assert "must stop: the state of n1 has diverged: at index 640" in caplog.text
     assert "will not start on this data directory again" in caplog.text
     with pytest.raises(DataDirectoryError, match="has diverged"):
         identity.read(config)
