@@ -21,8 +21,13 @@ def two_changes_at_once(patch: Patch) -> None:
 
 
 def change_before_own_term(patch: Patch) -> None:
-    """A new leader changes the membership at once (the fault of the thesis that was corrected in 2015)."""
+    """A new leader changes the membership at once (the fault of the thesis that was corrected in 2015).
+
+    Such a leader has no answers yet, so the rule that only voters count which have answered would stop it as well: each
+    node with a connection counts.
+    """
     patch.setattr(Members, "_check_own_term", lambda _self: None)
+    patch.setattr(Peers, "acknowledging", property(lambda self: self.connected))
 
 
 def effect_when_committed(patch: Patch) -> None:
