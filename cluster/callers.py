@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-STRANGER_RATE, STRANGER_BURST = 10.0, 20.0
+NON_PEER_RATE, NON_PEER_BURST = 10.0, 20.0
 """Handshakes a second of one address that is no peer's, and how many at once: one node that starts calls about six
 times in its first second.
 """
@@ -22,7 +22,7 @@ times in its first second.
 PEER_RATE, PEER_BURST = 50.0, 100.0
 """The same for the address of a peer, which several nodes may share: at most 7 % of a core."""
 
-STRANGERS_RATE, STRANGERS_BURST = 50.0, 100.0
+NON_PEERS_RATE, NON_PEERS_BURST = 50.0, 100.0
 """The same for all addresses together that are no peer's."""
 
 ADDRESSES_MAX = 4_096
@@ -86,7 +86,7 @@ class Doorkeeper:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._allowances: OrderedDict[tuple[str, bool], Allowance] = OrderedDict()
-        self._strangers = Allowance(STRANGERS_RATE, STRANGERS_BURST, clock())
+        self._non_peers = Allowance(NON_PEERS_RATE, NON_PEERS_BURST, clock())
         self._unknown: Counter[str] = Counter()
         self.peers: frozenset[str] = frozenset()
 
@@ -98,7 +98,7 @@ class Doorkeeper:
         if self._unknown.total() >= UNKNOWN_CALLERS_MAX or self._unknown[caller] >= UNKNOWN_OF_ADDRESS_MAX:
             return "too_many", "too many callers that do not say who they are"
         peer = caller in self.peers
-        if not self._allowance(caller, now, peer=peer).take(now) or not (peer or self._strangers.take(now)):
+        if not self._allowance(caller, now, peer=peer).take(now) or not (peer or self._non_peers.take(now)):
             return "too_often", "too many calls"
         self._unknown[caller] += 1
         return None
@@ -119,7 +119,7 @@ class Doorkeeper:
         key = (caller, peer)
         allowance = self._allowances.get(key)
         if allowance is None:
-            allowance = Allowance(PEER_RATE, PEER_BURST, now) if peer else Allowance(STRANGER_RATE, STRANGER_BURST, now)
+            allowance = Allowance(PEER_RATE, PEER_BURST, now) if peer else Allowance(NON_PEER_RATE, NON_PEER_BURST, now)
             self._allowances[key] = allowance
             if len(self._allowances) > ADDRESSES_MAX:
                 self._allowances.popitem(last=False)

@@ -115,7 +115,7 @@ class Doors:
     def __init__(self, members: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._members = {host for host in members if _is_address(host)}
         self._rates = AddressShares(HANDSHAKES_PER_SECOND * Cost.HANDSHAKE, HANDSHAKES_BURST * Cost.HANDSHAKE, clock=clock)
-        self._strangers = _Waiting(WAITING_PER_ADDRESS)
+        self._unknown = _Waiting(WAITING_PER_ADDRESS)
         self._neighbours = _Waiting(WAITING_MAX)
         self._local: Places[str] = Places(LOCAL_MAX, LOCAL_MAX)
         self._nodes: Places[str] = Places(NODES_MAX, NODES_MAX)
@@ -126,7 +126,7 @@ class Doors:
     @property
     def waiting(self) -> int:
         """Connections that have not greeted."""
-        return len(self._strangers) + len(self._neighbours)
+        return len(self._unknown) + len(self._neighbours)
 
     def knock(self, caller: Caller, address: str) -> bool:
         """Add a new connection that waits until it has greeted. Returns False if it must be closed at once. May drop an
@@ -135,14 +135,14 @@ class Doors:
         neighbour = address in self._members
         if not neighbour and self._rates.take(address, Cost.HANDSHAKE):
             return False
-        dropped = (self._neighbours if neighbour else self._strangers).add(caller, caller_of(address))
+        dropped = (self._neighbours if neighbour else self._unknown).add(caller, caller_of(address))
         if dropped is not None:
             dropped.drop()
         return True
 
     def left(self, caller: Caller) -> None:
         """Note that a connection has greeted or is closed. Calling it again has no effect."""
-        self._strangers.remove(caller)
+        self._unknown.remove(caller)
         self._neighbours.remove(caller)
 
     def enter_local(self) -> Leave | None:

@@ -519,8 +519,8 @@ class Session(asyncio.Protocol):
         if not self._open:
             return
         if isinstance(message, LongAnswer):
-            for piece in message.frame():
-                self.send(piece)
+            for chunk in message.frame():
+                self.send(chunk)
             return
         try:
             frame = pack(message)

@@ -7,11 +7,11 @@ import pytest
 from cluster.callers import (
     ADDRESSES_MAX,
     LINES_BURST,
+    NON_PEER_BURST,
+    NON_PEER_RATE,
+    NON_PEERS_BURST,
     PEER_BURST,
     REPEATED_EVERY,
-    STRANGER_BURST,
-    STRANGER_RATE,
-    STRANGERS_BURST,
     UNKNOWN_CALLERS_MAX,
     UNKNOWN_OF_ADDRESS_MAX,
     Doorkeeper,
@@ -43,11 +43,11 @@ def admitted(door: Doorkeeper, host: str, calls: int) -> int:
 def test_an_address_has_a_rate() -> None:
     now = Now()
     door = Doorkeeper(now)
-    assert admitted(door, "10.0.0.9", 1_000) == STRANGER_BURST
+    assert admitted(door, "10.0.0.9", 1_000) == NON_PEER_BURST
     assert door.refusal("10.0.0.9") == ("too_often", "too many calls")
     assert admitted(door, "10.0.0.8", 1) == 1, "another address has its own"
     now.seconds += 1.0
-    assert admitted(door, "10.0.0.9", 1_000) == STRANGER_RATE
+    assert admitted(door, "10.0.0.9", 1_000) == NON_PEER_RATE
 
 
 def test_a_peers_address_has_a_greater_one_and_strangers_do_not_use_it_up() -> None:
@@ -61,7 +61,7 @@ def test_a_peers_address_has_a_greater_one_and_strangers_do_not_use_it_up() -> N
 
 def test_all_strangers_together() -> None:
     door = Doorkeeper(Now())
-    assert sum(admitted(door, f"10.0.{number // 256}.{number % 256}", 1) for number in range(1_000)) == STRANGERS_BURST
+    assert sum(admitted(door, f"10.0.{number // 256}.{number % 256}", 1) for number in range(1_000)) == NON_PEERS_BURST
 
 
 def test_silent_callers_of_one_address_leave_room_for_others() -> None:
