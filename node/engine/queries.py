@@ -163,7 +163,7 @@ class Views:
 
     def _orders(self, engine: Engine, query: OrdersQuery) -> object:
         _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
-        return engine.order_list(query.account_id, _wanted(query), _limit(query.limit, ORDERS_MAX))
+        return msgspec.Raw(engine.encoded_orders(query.account_id, _wanted(query), _limit(query.limit, ORDERS_MAX)))
 
     def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> bytes:
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")

@@ -322,6 +322,10 @@ class FormerEngine(Engine):
         orders.sort(key=lambda order: order.order_id, reverse=True)
         return _present(orders[:limit], _ORDERS)
 
+    def encoded_orders(self, account_id: str, wanted: Wanted, limit: int) -> bytes:
+        """See `Engine`."""
+        return msgspec.msgpack.encode(self.order_list(account_id, wanted, limit))
+
     def _wanted(self, order: Any, wanted: Wanted) -> bool:
         if wanted.holds:
             product = self._core._state.products[order.product_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +67,9 @@ def test_it_is_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) ->
         holds=data.draw(st.sampled_from(["", "USD", "XBT", "EUR"])),
     )
     count = data.draw(st.integers(1, 70))
-    assert [order.order_id for order in engine.order_list("ann", wanted, count)] == plain(everything, wanted, count)
+    listed = engine.order_list("ann", wanted, count)
+    assert [order.order_id for order in listed] == plain(everything, wanted, count)
+    assert engine.encoded_orders("ann", wanted, count) == msgspec.msgpack.encode(listed)
 
 
 def test_it_looks_at_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,7 @@ def test_reads_are_those_of_the_state_after_it_was_raised(former: Engine) -> Non
         ):
             mine, theirs = former.order_list(account_id, wanted, 5), present.order_list(account_id, wanted, 5)
             assert [order.order_id for order in mine] == [order.order_id for order in theirs]
+            assert former.encoded_orders(account_id, wanted, 5) == msgspec.msgpack.encode(mine)
         assert former.orders_kept(account_id) == present.orders_kept(account_id)
     for product in present.products():
         name = product.product_id
