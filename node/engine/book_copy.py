@@ -24,7 +24,7 @@ from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched,
 from statemachine.types import ProductStatus, Side
 
 PAGE = 400
-"""Orders read, events followed, or orders written in one turn: at most about half a millisecond."""
+"""Orders read, events followed, or orders written in one turn: each takes at most about half a millisecond."""
 
 PAUSE = 0.002
 """Seconds between turns. A copy takes a fifth of the loop's time, and other work goes first."""
@@ -148,8 +148,11 @@ class BookCopy:
         yield from self._write()
 
     def _catch_up(self) -> Iterator[bool]:
-        """Apply all pending events. Later code in the same step sees the state after them."""
-        while self._follow():
+        """Apply all pending events. Later code in the same step sees the state after them: less than a page of events
+        and the work that follows share a step. If they did not, a market with an event in every turn would never let
+        the copy go on.
+        """
+        while self._follow() == PAGE:
             yield True
 
     def _read_page(self, side: Side) -> bool:
@@ -165,13 +168,13 @@ class BookCopy:
         copy.whole = len(page) < PAGE
         return not copy.whole
 
-    def _follow(self) -> bool:
-        """Apply some pending events. Returns whether there were any."""
+    def _follow(self) -> int:
+        """Apply at most a page of pending events. Returns how many."""
         events = self._feed.kept(self.product_id, self._next, PAGE)
         self._next += len(events)
         for event in events:
             self._apply(_events.decode(event))
-        return bool(events)
+        return len(events)
 
     def _apply(self, event: AnyEvent) -> None:
         match event:

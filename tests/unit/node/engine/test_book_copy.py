@@ -87,6 +87,20 @@ def test_it_is_the_book_of_the_moment_in_which_it_is_done(seed: int, orders: int
         assert copy.orders == len(found.bid_orders) + len(found.ask_orders)
 
 
+def test_an_event_in_every_turn_does_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book_copy, "PAGE", 10)
+    exchange = Exchange()
+    for number in range(200):
+        exchange.send(buy(number, price=number % 7 + 1))
+    copy = BookCopy(exchange.engine, exchange.feed, PRODUCT)
+    steps = 0
+    while copy.step():
+        exchange.send(sell(1_000 + steps, price=200))
+        steps += 1
+        assert steps < 100, "20 pages are read and written, and a few more of what arrives"
+    assert len(decoded(copy.chunks).bid_orders) == 200
+
+
 def test_no_step_looks_at_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book_copy, "PAGE", 10)
     exchange = Exchange()
