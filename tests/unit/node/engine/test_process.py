@@ -232,6 +232,7 @@ async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptu
 async def test_a_taken_port_is_said(config: NodeConfig, caplog: pytest.LogCaptureFixture, section: str) -> None:
     host, _, port = getattr(config, section).listen.rpartition(":")
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does: old connections do not hold the port
         taken.bind((host, int(port)))
         taken.listen()
         async with engine(config) as task:
