@@ -12,7 +12,7 @@ import pytest
 from tests.browser.stage import Stage, staged
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 
@@ -33,14 +33,20 @@ def stage(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    """The driver of browsers. A process can have one at a time."""
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's chromium; nothing is downloaded."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        try:
-            yield opened
-        finally:
-            opened.close()
+    opened = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 @pytest.fixture(scope="session")

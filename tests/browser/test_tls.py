@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from playwright.sync_api import Error, Playwright, expect, sync_playwright
+from playwright.sync_api import Error, Playwright, expect
 
 from tests.browser.conftest import FLAGS, chromium
 from tests.browser.stage import PRODUCT, Stage, staged
@@ -34,8 +34,8 @@ def key_hashes(stage: Stage) -> str:
     return ",".join(found)
 
 
-def test_over_https_the_page_trades_and_follows_the_leaders_death(tmp_path: Path) -> None:
-    with staged(tmp_path / "cluster", https=True) as stage, sync_playwright() as playwright:
+def test_over_https_the_page_trades_and_follows_the_leaders_death(tmp_path: Path, playwright: Playwright) -> None:
+    with staged(tmp_path / "cluster", https=True) as stage:
         assert all(url.startswith("https://") for url in stage.urls.values())
         a_stranger_is_warned(playwright, next(iter(stage.urls.values())))
         flags = [*FLAGS, f"--ignore-certificate-errors-spki-list={key_hashes(stage)}"]
