@@ -189,7 +189,7 @@ class OwnCluster:
             self._say(
                 f"{options.users} users trade for {options.minutes * 60:.0f} s; Locust's lines are in {options.results / LOG}"
             )
-            process = await locust.start(options.minutes * 60, options.results, *self._words())
+            process = await locust.start(options.minutes * 60, options.results, *_pace(options))
             try:
                 marks, code = await asyncio.gather(self._kill_in_the_middle(scenario, process), self._watched(process))
             finally:
@@ -200,9 +200,6 @@ class OwnCluster:
         result = _finished(options, code, limit, marks)
         result.checks += verdict.checks
         return result
-
-    def _words(self) -> Sequence[str]:
-        return ("--arrivals", str(self._options.arrivals)) if self._options.arrivals else ()
 
     async def _kill_in_the_middle(self, scenario: Scenario, process: asyncio.subprocess.Process) -> list[Mark]:
         """Kill the leader after half of the time, if that was asked for, and start it again a moment later."""
@@ -245,6 +242,11 @@ class OwnCluster:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
+def _pace(options: Options) -> Sequence[str]:
+    """The words for Locust that say how fast its users send."""
+    return ("--arrivals", str(options.arrivals)) if options.arrivals else ()
+
+
 def _finished(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> Result:
     """What Locust's processes found. Raises `LoadTestError`."""
     try:
@@ -263,8 +265,7 @@ def _finished(options: Options, code: int, limit: tuple[float, float], marks: Se
 
 
 async def _on_running(options: Options, directory: Path) -> Result:
-    words = ("--arrivals", str(options.arrivals)) if options.arrivals else ()
-    code = await Locust(options, directory).run(options.minutes * 60, options.results, *words)
+    code = await Locust(options, directory).run(options.minutes * 60, options.results, *_pace(options))
     return _finished(options, code, (0.0, 0.0), [])
 
 

@@ -139,19 +139,16 @@ def quantile(bins: Iterable[Bin], part: float) -> float:
     """The latency in seconds that `part` (0 to 1) of the answers do not exceed: the end of its bucket, at most the
     slowest one. 0 if there are no answers.
     """
-    buckets: dict[int, int] = {}
-    slowest = 0.0
+    total = Bin(0, "")
     for one in bins:
-        slowest = max(slowest, one.slowest_s)
-        for bucket, count in one.buckets.items():
-            buckets[bucket] = buckets.get(bucket, 0) + count
-    rank = part * sum(buckets.values())
+        total.add(one)
+    rank = part * sum(total.buckets.values())
     seen = 0
-    for bucket in sorted(buckets):
-        seen += buckets[bucket]
+    for bucket in sorted(total.buckets):
+        seen += total.buckets[bucket]
         if seen >= rank:
-            return min(slowest, SHORTEST_S * GROWTH**bucket)
-    return slowest
+            return min(total.slowest_s, SHORTEST_S * GROWTH**bucket)
+    return total.slowest_s
 
 
 def joined(bins: Sequence[Bin], most: int) -> tuple[float, list[list[Bin]]]:
