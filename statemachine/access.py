@@ -32,6 +32,7 @@ import msgspec
 
 from statemachine import answer
 from statemachine.commands import (
+    AnyCommand,
     Command,
     CorrectTrade,
     FollowCalendar,
@@ -139,6 +140,11 @@ def user_of(sender: str) -> str:
 def key_of(sender: str) -> str:
     """The key without a user that sent a command, "" if another did."""
     return sender[len(_KEY) :] if sender.startswith(_KEY) else ""
+
+
+def sent_by(sender: str, commands: Sequence[AnyCommand]) -> list[AnyCommand]:
+    """The commands, where those of the operator say who sends them."""
+    return [msgspec.structs.replace(each, account_id=sender) if each.account_id == OPERATOR else each for each in commands]
 
 
 def needed(state: State, command: Command) -> Need:

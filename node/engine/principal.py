@@ -122,25 +122,16 @@ class Principal(msgspec.Struct, frozen=True):
                 needed = access.PERMISSIONS.get(type(command), Permission.MARKET)
                 if isinstance(command, DecideProposal):
                     needed = proposed(command.proposal_id) or Permission.VIEW
-                self._check(place, command, needed)
+                _require(place, command, access.widened(self.permissions), needed)  # the exchange checks the scope
             elif not self.operator:
                 self._check_own(place, command)
         if not any(command.account_id == OPERATOR for command in commands):
             return commands
-        return [msgspec.structs.replace(each, account_id=sender) if each.account_id == OPERATOR else each for each in commands]
-
-    def _check(self, place: int, command: AnyCommand, needed: Permission) -> None:
-        """Check a command of the operator. For which scope it is needed, the exchange checks."""
-        if not access.widened(self.permissions) & needed:
-            text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
-            raise RequestFailed(FailCode.FORBIDDEN, text)
+        return access.sent_by(sender, commands)
 
     def _check_own(self, place: int, command: AnyCommand) -> None:
         """Check a command of an account."""
-        needed = _NEEDED.get(type(command), Permission.ADMIN)
-        if not self.permissions & needed:
-            text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
-            raise RequestFailed(FailCode.FORBIDDEN, text)
+        _require(place, command, self.permissions, _NEEDED.get(type(command), Permission.ADMIN))
         if command.account_id != self.account_id:
             text = f"commands[{place}].account_id: this key acts for {self.account_id!r} only"
             raise RequestFailed(FailCode.FORBIDDEN, text)
@@ -186,6 +177,13 @@ class Principal(msgspec.Struct, frozen=True):
         """Raises `RequestFailed` (FORBIDDEN) unless the client may operate the cluster. `what` names the request."""
         if not self.operator and not self.permissions & Permission.CLUSTER:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission CLUSTER")
+
+
+def _require(place: int, command: AnyCommand, held: int, needed: Permission) -> None:
+    """Raise `RequestFailed` (FORBIDDEN) unless the permissions held include the needed one."""
+    if not held & needed:
+        text = f"commands[{place}]: {type(command).__name__} needs the permission {needed.name}"
+        raise RequestFailed(FailCode.FORBIDDEN, text)
 
 
 def gateway(name: str) -> Principal:

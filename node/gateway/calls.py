@@ -25,7 +25,7 @@ from node.gateway.requests import parameters
 from node.gateway.values import iso
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, RightsQuery, StatusQuery
-from statemachine.access import OF_OPERATOR, described, widened
+from statemachine.access import OF_OPERATOR, described, sent_by, widened
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Proposed
 from statemachine.limits import OPERATOR
@@ -246,7 +246,7 @@ class Call:
         assert self.identity is not None, "only private routes send commands"
         of_operator = self.route.permission is not None and self.route.path.startswith("/admin/")
         if of_operator:
-            commands = self._sent(commands)
+            commands = sent_by(self.identity.sender, commands)
         if begun is None:
             if len(commands) > 1:
                 self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
@@ -263,15 +263,6 @@ class Call:
             if waiting:
                 raise ProposedError([each.proposal_id for each in waiting], iso(waiting[0].expires_at))
         return outcomes
-
-    def _sent(self, commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-        """The operator's commands, which say who sends them."""
-        assert self.identity is not None, "only private routes send commands"
-        sender = self.identity.sender
-        return [
-            msgspec.structs.replace(command, account_id=sender) if command.account_id == OPERATOR else command
-            for command in commands
-        ]
 
     async def require_view_of_venue(self) -> None:
         """Raise ApiError 403 unless the caller may see the whole venue: by a user's role, or by a permission of the
