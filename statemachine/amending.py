@@ -68,8 +68,7 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
     moves = price != order.price or stop_price != order.stop_price
     if not moves and remaining == whole:
         if name and name != order.client_oid:
-            state.changes.touch_order(order)
-            _rename(account, order, name)
+            _touch(state, account, order, name)
             order_amended(state, product, order, order.price, order.remaining, order.status == _OPEN, False)
         else:
             state.unchanged = True
@@ -78,8 +77,7 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
     if not moves and remaining < whole:
         reject = check_size(product, size) if remaining > 0 else None
         if reject is None:
-            state.changes.touch_order(order)
-            _rename(account, order, name)
+            _touch(state, account, order, name)
             _decrease(state, product, order, size, max(remaining, 0))
         return reject
     changed = _as_placed(order, price, size, stop_price)
@@ -90,14 +88,12 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
     if reject is not None:
         return reject
     if order.size and remaining <= 0:
-        state.changes.touch_order(order)
-        _rename(account, order, name)
+        _touch(state, account, order, name)
         close_order(state, order, _CANCELLED)
         return None
     reject = _funds(state, product, order, price, remaining)
     if reject is None:
-        state.changes.touch_order(order)
-        _rename(account, order, name)
+        _touch(state, account, order, name)
         _requeue(state, product, order, changed, remaining)
     return reject
 
@@ -132,6 +128,12 @@ def _name(account: Account, order: Order, name: str) -> Reject | None:
         return bad_command_id("new_client_oid", Reason.INVALID_ID)
     known = account.by_client_oid.get(name)
     return Reject(Reason.COMMAND_ID_REUSED, "new_client_oid", f"order {known.order_id} has it") if known is not None else None
+
+
+def _touch(state: State, account: Account, order: Order, name: str) -> None:
+    """The order changes, and gets its new `client_oid`, if there is one."""
+    state.changes.touch_order(order)
+    _rename(account, order, name)
 
 
 def _rename(account: Account, order: Order, name: str) -> None:
@@ -178,9 +180,7 @@ def _entering(state: State, account: Account, product: Product, changed: Placing
         return reject
     if changed.post_only and product.opposite(changed.side).crosses(changed.price):
         return Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
-    if product.status == _AUCTION and auctions.crosses_own(state, account, product, changed.side, changed.price):
-        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
-    return None
+    return auctions.check_own(state, account, product, changed.side, changed.price) if product.status == _AUCTION else None
 
 
 def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
@@ -259,8 +259,7 @@ def admit_replacement(state: State, account: Account, old: Order, new: Placing) 
     product = state.products.get(new.product_id)
     if reject is None and product is not None and product.status == _AUCTION and not new.stop:
         collected = old if status == _ACTIVE and not old.stop and not old.queued else None
-        if auctions.crosses_own(state, account, product, new.side, new.price, collected):
-            reject = Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+        reject = auctions.check_own(state, account, product, new.side, new.price, collected)
     old.status = status
     account.open_count += 1
     paying.lock(hold)

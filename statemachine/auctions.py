@@ -42,13 +42,15 @@ from statemachine.entities import Account, Order, Product
 from statemachine.icebergs import fold, unfold
 from statemachine.limits import AMOUNT_MAX, LEVELS_PER_UNIT, LOOKS_PER_UNIT
 from statemachine.matching import Taker, close, close_on_side, decrement_size, match, trade
+from statemachine.reject import Reject
 from statemachine.state import State
-from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
+from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, Reason, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
 """The statuses in which a product trades. A change to one of them opens an auction."""
 
 _OPEN: int = OrderStatus.OPEN
+_OWN_ORDERS_CROSS = Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
 
 
 class Indication(NamedTuple):
@@ -127,6 +129,13 @@ def crosses_own(state: State, account: Account, product: Product, side: int, pri
             return True
         order = order.newer
     return False
+
+
+def check_own(
+    state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None
+) -> Reject | None:
+    """The reject of an order that an auction could trade with one of its own account (`crosses_own`)."""
+    return _OWN_ORDERS_CROSS if crosses_own(state, account, product, side, price, leaving) else None
 
 
 def indicate(product: Product) -> Indication:

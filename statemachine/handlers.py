@@ -218,12 +218,10 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     if reject is not None:
         return reject
     product = state.products[command.product_id]
-    if (
-        product.status == _AUCTION
-        and not command.stop
-        and auctions.crosses_own(state, account, product, command.side, command.price)
-    ):
-        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    if product.status == _AUCTION and not command.stop:
+        reject = auctions.check_own(state, account, product, command.side, command.price)
+        if reject is not None:
+            return reject
     placed(state, _enter_new(state, account, product, command, None))
     return None
 
@@ -238,12 +236,10 @@ def place_with_options(state: State, account: Account, command: PlaceOrder) -> R
     if reject is not None:
         return reject
     product = state.products[placing.product_id]
-    if (
-        product.status == _AUCTION
-        and not placing.stop
-        and auctions.crosses_own(state, account, product, placing.side, placing.price)
-    ):
-        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    if product.status == _AUCTION and not placing.stop:
+        reject = auctions.check_own(state, account, product, placing.side, placing.price)
+        if reject is not None:
+            return reject
     placed(state, _enter_new(state, account, product, placing, _terms(command.options)))
     return None
 
@@ -265,8 +261,10 @@ def place_pair(state: State, account: Account, command: PlacePair) -> Reject | N
     if reject is not None:
         return reject
     product = state.products[command.product_id]
-    if product.status == _AUCTION and auctions.crosses_own(state, account, product, limit.side, limit.price):
-        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    if product.status == _AUCTION:
+        reject = auctions.check_own(state, account, product, limit.side, limit.price)
+        if reject is not None:
+            return reject
     first, second = linked.accept_pair(state, account, product, limit, stop, command.session)
     if state.guarded:
         risk.accepted(state, account)
