@@ -29,7 +29,7 @@ import msgspec
 from msgspec import inspect
 
 from statemachine.decimals import DecimalError, to_text, to_units
-from statemachine.limits import AMOUNT_MAX
+from statemachine.limits import AMOUNT_MAX, SECOND_NS
 from statemachine.types import Permission
 
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
@@ -39,7 +39,6 @@ Plain = Any
 """A value as JSON has it: a cell's, or one inside a cell's JSON."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = 1_000_000_000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _KIND = "kind"
@@ -218,7 +217,7 @@ def time_text(nanoseconds: int) -> str:
     """A time of the tables, in UTC."""
     if not 0 < nanoseconds <= INT_MAX:
         return str(nanoseconds)
-    seconds, rest = divmod(nanoseconds, _SECOND)
+    seconds, rest = divmod(nanoseconds, SECOND_NS)
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
     return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}{fraction}Z"
 
@@ -235,7 +234,7 @@ def time_value(text: Plain) -> int:
             except ValueError as error:
                 raise ValueFault(f"expected a time that exists, not {shown(text)} ({error})") from None
             since = moment - _EPOCH
-            return _whole((since.days * 86_400 + since.seconds) * _SECOND + int((match[2] or "").ljust(9, "0")))
+            return _whole((since.days * 86_400 + since.seconds) * SECOND_NS + int((match[2] or "").ljust(9, "0")))
     raise ValueFault(f"expected a time such as 2026-03-01T12:00:00.25Z, not {shown(text)}")
 
 

@@ -24,12 +24,12 @@ from statemachine.limits import (
     EXTENSIONS_MAX,
     PPM,
     REMARK_MAX,
+    SECOND_NS,
 )
 from statemachine.reject import Reject
 from statemachine.tables import CalendarRow
 from statemachine.types import Phase, Reason
 
-SECOND = 10**9
 DAY_S = 86_400
 _LOOK_AHEAD_DAYS = 15
 """How far ahead the next change is searched for. If there is none, the search is repeated at the end of that time."""
@@ -94,7 +94,7 @@ def _moments(calendar: CalendarRow | PutCalendar, day: int) -> Moments:
 
 def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
     """The phase at a time in nanoseconds since the epoch. O(days searched * phases)."""
-    second = time // SECOND
+    second = time // SECOND_NS
     today = day_at(calendar, second)
     past: Moments = []
     for day in (today - 1, today):
@@ -163,8 +163,8 @@ def _durations(command: PutCalendar) -> Reject | None:
     for field in ("random_ns", "late_ns", "extension_ns", "imbalance_ns"):
         if not 0 <= getattr(command, field) <= DURATION_MAX:
             return _fault(field, f"expected 0 to {DURATION_MAX} nanoseconds")
-    if 0 < command.imbalance_ns < SECOND:
-        return _fault("imbalance_ns", f"expected 0, or at least {SECOND} nanoseconds")
+    if 0 < command.imbalance_ns < SECOND_NS:
+        return _fault("imbalance_ns", f"expected 0, or at least {SECOND_NS} nanoseconds")
     if not 0 <= command.extensions_max <= EXTENSIONS_MAX:
         return _fault("extensions_max", f"expected 0 to {EXTENSIONS_MAX}")
     if command.extensions_max and not command.extension_ns:

@@ -77,7 +77,10 @@ DISPLAYS_PER_ORDER = 100
 TRAILING_PER_PRODUCT = 1_000
 """Trailing stop orders of a product. A trade at a new high moves all of them, in the same log entry."""
 
-DAY_NS = 86_400 * 10**9
+SECOND_NS = 10**9
+"""Nanoseconds of a second."""
+
+DAY_NS = 86_400 * SECOND_NS
 """Nanoseconds of a day."""
 
 CANCEL_AFTERS_PER_ACCOUNT = 100
@@ -245,6 +248,9 @@ RISK_LOOKS_PER_UNIT = 8
 
 PPM = 1_000_000
 """Parts per million in one: the unit of fee rates."""
+
+PPM_DIGITS = 6
+"""Decimals of a rate in parts per million."""
 
 assert 10**SCALE_MAX < AMOUNT_MAX
 assert EXECUTED_MAX < 2**64

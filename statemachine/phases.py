@@ -25,7 +25,7 @@ from statemachine.commands import FollowCalendar, PutCalendar, PutGroup, SetCale
 from statemachine.emit import auction_indicated
 from statemachine.entities import Product
 from statemachine.entry import is_name
-from statemachine.limits import CALENDARS_MAX, DAY_NS, PPM, VENUE_ROWS_MAX
+from statemachine.limits import CALENDARS_MAX, DAY_NS, PPM, SECOND_NS, VENUE_ROWS_MAX
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import CalendarRow, FollowsRow, GroupRow, PhaseRow, TimerRow
@@ -146,10 +146,10 @@ def session_end(state: State, product: Product) -> int:
     found = calendar_of(state, product)
     if found is None:
         return (state.time // DAY_NS + 1) * DAY_NS
-    end = calendar.session_end(found, state.time // calendar.SECOND)
-    at = end.second * calendar.SECOND
+    end = calendar.session_end(found, state.time // SECOND_NS)
+    at = end.second * SECOND_NS
     if end.phase in _CALLS:
-        at += found.random_ns + found.extensions_max * (found.extension_ns + found.random_ns) + calendar.SECOND
+        at += found.random_ns + found.extensions_max * (found.extension_ns + found.random_ns) + SECOND_NS
     return at
 
 
@@ -228,7 +228,7 @@ def _extended(state: State, product: Product, row: PhaseRow, found: CalendarRow)
 def _entered(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow:
     """Move the product to the current phase of its calendar."""
     now = calendar.now(found, state.time)
-    until = ends_at = now.until * calendar.SECOND
+    until = ends_at = now.until * SECOND_NS
     note_at = imbalance_at = 0
     if now.phase in _CALLS:
         ends_at += draw(state, f"auction {product.product_id} {product.sequence}", found.random_ns)

@@ -27,7 +27,7 @@ import msgspec
 from statemachine import answer, calendar
 from statemachine.commands import PutRiskLimits
 from statemachine.entities import Account, Order, Placing, Product
-from statemachine.limits import AMOUNT_MAX, RISK_LOOKS_MAX, RISK_LOOKS_PER_UNIT, VENUE_ROWS_MAX
+from statemachine.limits import AMOUNT_MAX, RISK_LOOKS_MAX, RISK_LOOKS_PER_UNIT, SECOND_NS, VENUE_ROWS_MAX
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.switches import firm_of
@@ -36,7 +36,6 @@ from statemachine.types import OrderStatus, Reason, Scope, Side
 
 _BUY: int = Side.BUY
 _DONE: int = OrderStatus.DONE
-_SECOND = 10**9
 _MONEY = ("open_max", "volume_max", "position_max")
 _COUNTS = ("orders_max", "rate_max")
 
@@ -94,7 +93,7 @@ def _admit(state: State, command: PutRiskLimits) -> Reject | None:
 def today(state: State) -> int:
     """The venue's date, in days since the epoch, in its calendar's time zone, or else in UTC. O(log offsets)."""
     found = state.calendar_of_venue()
-    return calendar.day_at(found, state.time // _SECOND) if found is not None else state.time // (calendar.DAY_S * _SECOND)
+    return calendar.day_at(found, state.time // SECOND_NS) if found is not None else state.time // (calendar.DAY_S * SECOND_NS)
 
 
 def rejects(state: State, product: Product, account: Account, command: Placing, amended: Order | None) -> Reject | None:
@@ -133,7 +132,7 @@ def _counts(state: State, row: RiskRow, amended: Order | None) -> Reject | None:
         opened = sum(account.open_count for account in _accounts(state, row))
         if opened >= row.orders_max:
             return _reject(row, "orders_max", f"{opened} orders are open")
-    if row.rate_max and row.rate_second == state.time // _SECOND and row.rate_count >= row.rate_max:
+    if row.rate_max and row.rate_second == state.time // SECOND_NS and row.rate_count >= row.rate_max:
         return _reject(row, "rate_max", f"{row.rate_count} orders came in this second")
     return None
 
@@ -201,7 +200,7 @@ def accepted(state: State, account: Account) -> None:
     rows = state.records["risk"]
     if not len(rows):
         return
-    second = state.time // _SECOND
+    second = state.time // SECOND_NS
     for scope, name in ((Scope.ACCOUNT, account.account_id), (Scope.FIRM, firm_of(state, account.account_id))):
         row = rows.get(scope, name, "") if name else None
         if row is not None and row.rate_max:

@@ -31,12 +31,10 @@ from statemachine.commands import (
 )
 from statemachine.decimals import to_text, to_units
 from statemachine.events import AnyOutcome, Done, OrderMatched, Switched
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.tables import CalendarRow, PhaseRow, ProductLimitsRow, RiskRow, SwitchRow
 from statemachine.types import CollarAction, Scope, Side, Switch
 
-PPM_DIGITS = 6
-_SECOND = 10**9
 _PAGE = 1_000
 
 Function = Callable[..., Any]
@@ -163,9 +161,9 @@ def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> 
             ppm["dynamic"],
             ppm["static"],
             CollarAction[given["action"].replace("-", "_").upper()],
-            given["halt"] * _SECOND,
-            given["call"] * _SECOND,
-            given["chance"] * _SECOND,
+            given["halt"] * SECOND_NS,
+            given["call"] * SECOND_NS,
+            given["chance"] * SECOND_NS,
             given["extensions"],
             scales.size_units(product_id, given["order_size"], "order-size"),
             scales.price_units(product_id, given["order_notional"], "order-notional"),
@@ -183,7 +181,7 @@ def show_limits(target: Target, as_json: bool) -> None:
     """List the products with limits."""
 
     def view(row: ProductLimitsRow, scales: MarketScales) -> list[str]:
-        seconds = [str(each // _SECOND) for each in (row.halt_ns, row.call_ns, row.random_ns)]
+        seconds = [str(each // SECOND_NS) for each in (row.halt_ns, row.call_ns, row.random_ns)]
         shares = [to_text(ppm, PPM_DIGITS) for ppm in (row.dynamic_ppm, row.static_ppm, row.distance_ppm)]
         size, notional = scales.size(row.product_id, row.order_size_max), scales.price(row.product_id, row.order_notional_max)
         return [
@@ -362,7 +360,7 @@ def show_calendar(target: Target, as_json: bool, calendar_id: str) -> None:
         table(
             ("day", "phases"),
             days,
-            title=f"{calendar_id}, {row.time_zone}, offsets until {instant(row.offsets[-1][0] * _SECOND)}",
+            title=f"{calendar_id}, {row.time_zone}, offsets until {instant(row.offsets[-1][0] * SECOND_NS)}",
         )
     )
 

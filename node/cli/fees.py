@@ -13,10 +13,8 @@ from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import FailCode, FeesQuery, FeesView
 from statemachine.commands import AnyCommand, PutFeeOverride, PutFeeTiers
 from statemachine.decimals import signed_units, to_text, to_units
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, PPM_DIGITS
 from statemachine.tables import FeeOverrideRow, FeeTiersRow
-
-_PPM_DIGITS = 6
 
 
 @click.group(cls=Commands)
@@ -43,7 +41,7 @@ def show_fees(target: Target, as_json: bool, account_id: str | None, product_id:
 
     view, scales = run(target, work)
     volumes = {currency: to_text(volume, scales.currency(currency)) for currency, volume in view.volumes}
-    maker, taker = to_text(view.maker_fee_ppm, _PPM_DIGITS), to_text(view.taker_fee_ppm, _PPM_DIGITS)
+    maker, taker = to_text(view.maker_fee_ppm, PPM_DIGITS), to_text(view.taker_fee_ppm, PPM_DIGITS)
     if as_json:
         print_json({"account_id": name, "maker_fee": maker, "taker_fee": taker, "volumes": volumes})
         return
@@ -73,7 +71,7 @@ def put_tiers(target: Target, as_json: bool, scope: str, name: str, tiers: tuple
             parts = text.split(":")
             if len(parts) != 3:
                 raise click.UsageError(f"{text}: expected VOLUME:MAKER:TAKER, such as 0:0.004:0.006")
-            rates = signed_units(parts[1], _PPM_DIGITS, "MAKER"), to_units(parts[2], _PPM_DIGITS, "TAKER")
+            rates = signed_units(parts[1], PPM_DIGITS, "MAKER"), to_units(parts[2], PPM_DIGITS, "TAKER")
             found.append((to_units(parts[0], digits, "VOLUME"), *rates))
         return PutFeeTiers(OPERATOR, fresh_id(), currency, product_id, found)
 
@@ -90,7 +88,7 @@ def put_tiers(target: Target, as_json: bool, scope: str, name: str, tiers: tuple
 @json_option
 def put_override(target: Target, as_json: bool, account_id: str, product_id: str, maker: str, taker: str, remove: bool) -> None:
     """Set the rates of ACCOUNT alone. They come before all tiers."""
-    rates = signed_units(maker, _PPM_DIGITS, "--maker"), to_units(taker, _PPM_DIGITS, "--taker")
+    rates = signed_units(maker, PPM_DIGITS, "--maker"), to_units(taker, PPM_DIGITS, "--taker")
     command = PutFeeOverride(OPERATOR, fresh_id(), account_id, product_id, *rates, remove)
     send(target, as_json, lambda _: command, f"fees of {account_id}{f' in {product_id}' if product_id else ''}")
 
@@ -122,4 +120,4 @@ def list_fees(target: Target, as_json: bool) -> None:
 
 
 def _shares(maker: int, taker: int) -> tuple[str, str]:
-    return to_text(maker, _PPM_DIGITS), to_text(taker, _PPM_DIGITS)
+    return to_text(maker, PPM_DIGITS), to_text(taker, PPM_DIGITS)

@@ -20,11 +20,10 @@ from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import signed_units, to_text, to_units
 from statemachine.events import Done, OrderMatched, Rejected
-from statemachine.limits import OPERATOR, SCALE_MAX
+from statemachine.limits import OPERATOR, PPM_DIGITS, SCALE_MAX
 from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus, Reason, Side
 
-PPM_DIGITS = 6
 ATTEMPTS = 5
 """Attempts to change a product that somebody else changes at the same moment."""
 

@@ -18,8 +18,8 @@ from node.deployment.renewing import Held, begin_roll, finish_roll, held, renew
 from node.deployment.statuses import Statuses
 from node.errors import DirectoryError
 from node.tls.certificates import WARN_DAYS, Validity, days_left
+from statemachine.limits import SECOND_NS
 
-SECOND = 1_000_000_000
 POLL_SECONDS = 0.25
 TAKE_UP_SECONDS = 30.0
 """Seconds for running nodes to load a renewed certificate; they check every few seconds."""
@@ -53,9 +53,9 @@ def show_certificates(target: Target, as_json: bool) -> None:
             [
                 each.place,
                 each.validity.subject,
-                instant(each.validity.ends * SECOND),
+                instant(each.validity.ends * SECOND_NS),
                 Text(f"{left:,.0f}", style=style),
-                instant(used * SECOND) if used else "",
+                instant(used * SECOND_NS) if used else "",
                 Text("yes", style="green") if each.trusted else Text("no", style="bold red"),
             ]
         )
@@ -108,7 +108,7 @@ def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_jso
         return
     for node_id, found in made.items():
         state = "" if node_id not in running else ", not in use yet: see its log" if node_id in waiting else ", in use"
-        click.echo(f"{node_id}: valid until {instant(found.ends * SECOND)}{state}")
+        click.echo(f"{node_id}: valid until {instant(found.ends * SECOND_NS)}{state}")
     if waiting:
         raise click.exceptions.Exit(1)
 
@@ -151,7 +151,8 @@ def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
     layout = ClusterDirectory(target.directory)
     if step == "begin":
         made = begin_roll(layout, datetime.datetime.now(datetime.UTC))
-        said = f"another authority is trusted by {', '.join(layout.node_ids)}, valid until {instant(made.ends * SECOND)}. Next: quorumbook pki renew"
+        until = instant(made.ends * SECOND_NS)
+        said = f"another authority is trusted by {', '.join(layout.node_ids)}, valid until {until}. Next: quorumbook pki renew"
         found: dict[str, object] = _times(made)
     elif step == "finish":
         nodes = finish_roll(layout)

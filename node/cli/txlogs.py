@@ -25,6 +25,7 @@ from snapshots.tsv_values import UNITS, Scales, Unit, ValueFault, time_text
 from statemachine.commands import AnyCommand, Batch, PutCurrency, PutProduct
 from statemachine.decimals import to_text
 from statemachine.engine import Engine
+from statemachine.limits import PPM_DIGITS, SECOND_NS
 
 SOURCE = click.Path(path_type=Path, exists=True)
 node_option = click.option("--node", "node_id", help="The node whose log to use. Default: the first.")
@@ -222,8 +223,6 @@ def describe(result: ReplayResult) -> str:
 
 
 NOT_SHOWN = ("account_id", "command_id", "secret", "passphrase")
-PPM_DIGITS = 6
-SECOND = 1_000_000_000
 
 
 class LogViews:
@@ -268,7 +267,7 @@ class LogViews:
         if name.endswith("_fee_ppm"):
             return to_text(value, PPM_DIGITS)
         if name == "cancel_after":
-            return f"{value / SECOND:g} s" if value < 60 * SECOND else duration(value / SECOND).replace(" ", "")
+            return f"{value / SECOND_NS:g} s" if value < 60 * SECOND_NS else duration(value / SECOND_NS).replace(" ", "")
         unit = UNITS.get(name)
         if unit is Unit.TIME:
             return time_text(value)

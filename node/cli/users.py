@@ -15,11 +15,10 @@ from node.cli.target import Target, cluster_option, json_option
 from node.keys.issue import PERMISSIONS, names
 from statemachine.access import ROLE_SCOPES
 from statemachine.commands import DecideProposal, Grant, PutApiKey, PutUser, SetAccess, command_decoder
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.tables import AccessRow, ProposalRow, UserRow
 from statemachine.types import Decision, Role, Scope
 
-_SECOND = 10**9
 ROLES = {role.name.lower().replace("_", "-"): role for role in Role}
 ROLE_WORDS = {role: text for text, role in ROLES.items()}
 
@@ -91,7 +90,7 @@ def set_access(target: Target, as_json: bool, bootstrap: bool, consent: str, sec
         if name not in PERMISSIONS:
             raise click.UsageError(f"--consent: {name!r} is none of {', '.join(PERMISSIONS)}.")
     total = sum(PERMISSIONS[name] for name in dict.fromkeys(chosen))
-    command = SetAccess(OPERATOR, fresh_id(), not bootstrap, total, seconds * _SECOND if total else 0)
+    command = SetAccess(OPERATOR, fresh_id(), not bootstrap, total, seconds * SECOND_NS if total else 0)
     what = f"operator's key {'on' if bootstrap else 'off'}, consent for {', '.join(chosen) or 'nothing'}"
     send(target, as_json, lambda _: command, what)
 
@@ -103,7 +102,7 @@ def show_access(target: Target, as_json: bool) -> None:
     """The settings of access. No rows: the operator's key works, and no command needs consent."""
 
     def view(row: AccessRow, _: MarketScales) -> list[str]:
-        seconds = str(row.consent_ns // _SECOND)
+        seconds = str(row.consent_ns // SECOND_NS)
         return ["off" if row.bootstrap_off else "on", ",".join(names(row.consent)) or "none", seconds]
 
     show_rows(target, as_json, "access", ("operator's key", "consent", "seconds"), view)

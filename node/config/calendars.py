@@ -26,14 +26,12 @@ import msgspec
 from node.errors import QuorumbookError
 from statemachine.commands import PutCalendar
 from statemachine.decimals import DecimalError, to_units
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.types import Phase
 
 YEARS_MAX = 100
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _EPOCH = date(1970, 1, 1)
-_SECOND = 10**9
-_PPM_DIGITS = 6
 _PHASES = {phase.name.lower(): phase for phase in Phase}
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 
@@ -73,11 +71,11 @@ def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datet
             week[day] = _phases(f"week.{names}", phases)
     days = sorted((_day(name), _phases(f"days.{name}", phases)) for name, phases in text.days.items())
     try:
-        late_ppm = to_units(text.late_move, _PPM_DIGITS, "late_move")
+        late_ppm = to_units(text.late_move, PPM_DIGITS, "late_move")
     except DecimalError as error:
         raise CalendarError(f"late_move: {error}") from error
     offsets = offsets_of(text.time_zone, now - timedelta(days=2), text.years)
-    durations = (text.random * _SECOND, text.late * _SECOND, late_ppm, text.extension * _SECOND)
+    durations = (text.random * SECOND_NS, text.late * SECOND_NS, late_ppm, text.extension * SECOND_NS)
     return PutCalendar(
         OPERATOR,
         command_id,
@@ -88,7 +86,7 @@ def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datet
         days,
         *durations,
         text.extensions,
-        text.imbalance * _SECOND,
+        text.imbalance * SECOND_NS,
     )
 
 

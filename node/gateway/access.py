@@ -20,14 +20,13 @@ from node.native.protocol import ControlsQuery, ControlsView
 from statemachine import access
 from statemachine.commands import DecideProposal, Grant, PutApiKey, PutUser, SetAccess, command_decoder
 from statemachine.events import Rejected
-from statemachine.limits import OPERATOR, PROPOSALS_MAX, USERS_MAX
+from statemachine.limits import OPERATOR, PROPOSALS_MAX, SECOND_NS, USERS_MAX
 from statemachine.tables import AccessRow, ProposalRow, UserRow
 from statemachine.types import Decision, Permission, Role, Scope
 
 ROLES = {role.name.lower(): role for role in Role}
 GRANT_SCOPES = {scope.name.lower(): scope for scope in (Scope.VENUE, Scope.FIRM, Scope.ACCOUNT, Scope.PRODUCT)}
 DECISIONS = {decision.name.lower(): decision for decision in Decision}
-_SECOND = 10**9
 
 
 class GrantJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,7 +143,7 @@ async def settings(call: Call) -> Answer[AccessJson]:
     rows = (await _rows(call, "access", 1)).access
     row = rows[0] if rows else AccessRow(Scope.VENUE, "")
     return Answer(
-        AccessJson(bootstrap=not row.bootstrap_off, consent=names(row.consent), consent_seconds=row.consent_ns // _SECOND)
+        AccessJson(bootstrap=not row.bootstrap_off, consent=names(row.consent), consent_seconds=row.consent_ns // SECOND_NS)
     )
 
 
@@ -156,7 +155,7 @@ async def put_settings(call: Call) -> Answer[PutJson]:
     if not 0 <= request.consent_seconds <= 10**9:
         raise BadRequestError("consent_seconds must be a whole number of seconds", "consent_seconds")
     consent = sum({choice(name, PERMISSIONS, "consent") for name in request.consent})
-    life = request.consent_seconds * _SECOND
+    life = request.consent_seconds * SECOND_NS
     return await put(call, SetAccess(OPERATOR, call.command_id(), not request.bootstrap, consent, life), "access")
 
 

@@ -28,7 +28,7 @@ from node.native.protocol import ApiKeyQuery, ApiKeysQuery, FailCode, ProductsQu
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Done, Rejected
-from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX
+from statemachine.limits import AMOUNT_MAX, OPERATOR, PPM_DIGITS, SCALE_MAX
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import Permission, ProductStatus, Scope
 
@@ -36,8 +36,6 @@ NO_SCALES: Mapping[str, int] = {}
 HAND_OVER_SECONDS = 5.0
 """Seconds to wait for a new leader: several election timeouts."""
 HAND_OVER_POLL = 0.05
-RATE_SCALE = 6
-"""Digits of a fee rate, which is in parts per million."""
 
 
 class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,10 +186,10 @@ async def put_product(call: Call) -> Answer[PutJson]:
         if given(request.base_min_size)
         else lot,
         _max_size(request, base, lot),
-        signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), RATE_SCALE, "maker_fee_rate")
+        signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), PPM_DIGITS, "maker_fee_rate")
         if given(request.maker_fee_rate)
         else 0,
-        to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), RATE_SCALE, "taker_fee_rate")
+        to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), PPM_DIGITS, "taker_fee_rate")
         if given(request.taker_fee_rate)
         else 0,
         status,
@@ -246,8 +244,8 @@ async def patch_product(call: Call) -> Answer[PutJson]:
         for name, field, text, scale in (
             ("min_size", "base_min_size", request.base_min_size, product.base_scale),
             ("max_size", "base_max_size", request.base_max_size, product.base_scale),
-            ("maker_fee_ppm", "maker_fee_rate", request.maker_fee_rate, RATE_SCALE),
-            ("taker_fee_ppm", "taker_fee_rate", request.taker_fee_rate, RATE_SCALE),
+            ("maker_fee_ppm", "maker_fee_rate", request.maker_fee_rate, PPM_DIGITS),
+            ("taker_fee_ppm", "taker_fee_rate", request.taker_fee_rate, PPM_DIGITS),
         )
         if given(text)
     }

@@ -17,9 +17,9 @@ from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso,
 from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
 from statemachine.events import Amended, AnyOutcome, Armed, Paired, Rejected, Replaced
+from statemachine.limits import SECOND_NS
 from statemachine.types import Side
 
-NANOSECONDS = 1_000_000_000
 TIMEOUT_MAX = 86_400
 """The longest timer, in seconds: a day."""
 
@@ -170,7 +170,7 @@ async def cancel_all_after(call: Call) -> Answer[TimerJson]:
     if not 0 <= request.timeout <= TIMEOUT_MAX:
         raise BadRequestError(f"timeout must be a whole number of seconds from 0 to {TIMEOUT_MAX}", "timeout")
     session = check_name(request.session, "session") if request.session is not None else ""
-    outcome = await call.command(CancelAllAfter(call.account_id, call.command_id(), request.timeout * NANOSECONDS, session))
+    outcome = await call.command(CancelAllAfter(call.account_id, call.command_id(), request.timeout * SECOND_NS, session))
     if not isinstance(outcome, Armed):
         assert isinstance(outcome, Rejected), outcome
         raise rejection(outcome)

@@ -10,9 +10,10 @@ import msgspec
 
 from node.gateway.catalogue import Product
 from node.gateway.values import iso
-from node.history.candles import GRANULARITIES, MINUTE, NANOSECONDS, bucket
+from node.history.candles import GRANULARITIES, MINUTE, bucket
 from node.statistics import Statistics
 from statemachine.events import OrderMatched
+from statemachine.limits import SECOND_NS
 
 CANDLES = {f"candles_{granularity}": granularity for granularity in GRANULARITIES}
 """Channels and the seconds of their buckets."""
@@ -22,7 +23,7 @@ def candle(product: Product, stats: Statistics, last: OrderMatched, granularity:
     """The message with the candle of `granularity` seconds of the latest trade, `last`. `stats` counts it as its
     latest.
     """
-    start = bucket(last.time // NANOSECONDS, granularity)
+    start = bucket(last.time // SECOND_NS, granularity)
     span = stats.since(start // MINUTE)
     prices = (span.low, span.high, span.open, last.price)
     row = [start, *(product.price(price) for price in prices), product.size(span.volume)]
@@ -42,9 +43,9 @@ def finished(product: Product, stats: Statistics, last: OrderMatched | None, tra
     """By channel, the candles that `trade` ends, in their final form; `last` is the trade before it, and `stats` counts
     up to that one.
     """
-    if last is None or last.time // (MINUTE * NANOSECONDS) == trade.time // (MINUTE * NANOSECONDS):
+    if last is None or last.time // (MINUTE * SECOND_NS) == trade.time // (MINUTE * SECOND_NS):
         return {}
-    before, now = last.time // NANOSECONDS, trade.time // NANOSECONDS
+    before, now = last.time // SECOND_NS, trade.time // SECOND_NS
     return {
         channel: candle(product, stats, last, granularity)
         for channel, granularity in CANDLES.items()

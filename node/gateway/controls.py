@@ -34,11 +34,10 @@ from statemachine.commands import (
 )
 from statemachine.decimals import to_text
 from statemachine.events import Rejected, Switched
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.types import CollarAction, Scope, Switch
 
 SHARE_SCALE = 6
-_SECOND = 10**9
 SCOPES = {"firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
 CALENDAR_SCOPES = {"group": Scope.GROUP, "product": Scope.PRODUCT}
 ACTIONS = {action.name.lower(): action for action in CollarAction}
@@ -208,7 +207,7 @@ async def put_limits(call: Call) -> Answer[PutJson]:
 def _duration(seconds: int, field: str) -> int:
     if not 0 <= seconds <= 86_400:
         raise BadRequestError(f"{field} must be a whole number of seconds from 0 to 86400", field)
-    return seconds * _SECOND
+    return seconds * SECOND_NS
 
 
 async def put_risk(call: Call) -> Answer[PutJson]:

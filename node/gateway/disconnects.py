@@ -18,6 +18,7 @@ from node.gateway.backend import Backend
 from node.gateway.errors import BadRequestError
 from statemachine.commands import CancelAll, CancelAllAfter
 from statemachine.events import Cancelled
+from statemachine.limits import SECOND_NS
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ SETS_PER_TIMEOUT = 3
 """How often the timer is set again within its time."""
 CANCEL_SECONDS = 5.0
 """Seconds in which the orders of an ended connection are cancelled. Otherwise the timer cancels them."""
-NANOSECONDS = 1_000_000_000
 
 Holders = dict[tuple[str, str], "OnDisconnect"]
 """By account and session tag, the connection whose end cancels: the latest one that requested it at this gateway. A replaced
@@ -41,7 +41,7 @@ def check_timeout(timeout: int) -> int:
     """Return the timer's seconds as nanoseconds. Raises BadRequestError."""
     if timeout and not TIMEOUT_MIN <= timeout <= TIMEOUT_MAX:
         raise BadRequestError(f"timeout must be 0, or a whole number of seconds from {TIMEOUT_MIN} to {TIMEOUT_MAX}", "timeout")
-    return timeout * NANOSECONDS
+    return timeout * SECOND_NS
 
 
 class OnDisconnect:
@@ -118,7 +118,7 @@ class OnDisconnect:
             again = CancelAllAfter(timer.account_id, self._command_id(), timer.timeout, timer.session)
             with contextlib.suppress(QuorumbookError, RequestFailed):
                 await self._backend.submit([again])
-            await asyncio.sleep(timer.timeout / NANOSECONDS / SETS_PER_TIMEOUT)
+            await asyncio.sleep(timer.timeout / SECOND_NS / SETS_PER_TIMEOUT)
 
     def _command_id(self) -> str:
         self._commands += 1

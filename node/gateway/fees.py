@@ -13,9 +13,8 @@ from node.gateway.values import check_name, product_text, rate, signed_units, to
 from node.native.protocol import FeesQuery, FeesView
 from statemachine.commands import PutFeeOverride, PutFeeTiers
 from statemachine.decimals import to_text
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, PPM_DIGITS
 
-RATE_SCALE = 6
 SCOPES = {"currency": "currency", "product": "product"}
 
 
@@ -86,8 +85,8 @@ async def put_tiers(call: Call) -> Answer[PutJson]:
     tiers = [
         (
             to_units(raw_text(tier.volume, "volume"), currency.scale, "volume"),
-            signed_units(raw_text(tier.maker_fee_rate, "maker_fee_rate"), RATE_SCALE, "maker_fee_rate"),
-            to_units(raw_text(tier.taker_fee_rate, "taker_fee_rate"), RATE_SCALE, "taker_fee_rate"),
+            signed_units(raw_text(tier.maker_fee_rate, "maker_fee_rate"), PPM_DIGITS, "maker_fee_rate"),
+            to_units(raw_text(tier.taker_fee_rate, "taker_fee_rate"), PPM_DIGITS, "taker_fee_rate"),
         )
         for tier in parse(call.body, TiersRequest).tiers
     ]
@@ -105,7 +104,7 @@ async def put_override(call: Call) -> Answer[PutJson]:
     rates, remove = (0, 0), not given(request.maker_fee_rate)
     if not remove:
         rates = (
-            signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), RATE_SCALE, "maker_fee_rate"),
-            to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), RATE_SCALE, "taker_fee_rate"),
+            signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), PPM_DIGITS, "maker_fee_rate"),
+            to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), PPM_DIGITS, "taker_fee_rate"),
         )
     return await put(call, PutFeeOverride(OPERATOR, call.command_id(), account_id, product_id, *rates, remove), account_id)

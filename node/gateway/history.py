@@ -30,11 +30,12 @@ from node.gateway.values import (
     order_text,
     product_text,
 )
-from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
+from node.history.candles import GRANULARITIES, HOUR, Candle, bucket
 from node.history.queries import PageRequest, Place, TransferKind
 from node.native.protocol import OrdersQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
+from statemachine.limits import SECOND_NS
 from statemachine.tables import CurrencyRow
 from statemachine.types import Permission, ProductStatus, Side
 
@@ -458,7 +459,7 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
         end = int(time.time())
         return bucket(end, granularity) - (CANDLES_MAX - 1) * granularity, end
     first, last = moment(given["start"], "start"), moment(given["end"], "end")
-    start, end = first // NANOSECONDS, last // NANOSECONDS
+    start, end = first // SECOND_NS, last // SECOND_NS
     if end < start:
         raise BadRequestError("end must not be before start", "end")
     if (end - start) // granularity > CANDLES_MAX:
@@ -556,7 +557,7 @@ async def usd_volume(call: Call) -> str | None:
 
 
 def _first_hour(now: int) -> int:
-    return bucket(now // NANOSECONDS - DAYS * 86_400, HOUR)
+    return bucket(now // SECOND_NS - DAYS * 86_400, HOUR)
 
 
 def own_user(call: Call) -> str:

@@ -24,7 +24,7 @@ import msgspec
 from node.gateway.errors import BadRequestError
 from statemachine import decimals
 from statemachine.decimals import DecimalError, DecimalFault
-from statemachine.limits import CANCEL_AFTER_MAX, NAME_MAX
+from statemachine.limits import CANCEL_AFTER_MAX, NAME_MAX, SECOND_NS
 from statemachine.types import (
     DoneReason,
     GoodFor,
@@ -234,8 +234,7 @@ def rate(ppm: int) -> str:
 
 PERIODS = {"min": 60, "hour": 3_600, "day": 86_400}
 """Seconds of the named periods."""
-SECOND = 1_000_000_000
-SECONDS_MAX = CANCEL_AFTER_MAX // SECOND
+SECONDS_MAX = CANCEL_AFTER_MAX // SECOND_NS
 PERIOD_EXPECTED = f"one of {', '.join(PERIODS)}, or a number of seconds from 1 to {SECONDS_MAX}"
 _USUAL_STOPS = {Side.BUY: StopType.ENTRY, Side.SELL: StopType.LOSS}
 
@@ -261,4 +260,4 @@ def lifetime(text: str) -> int:
         seconds = int(text)
     if not 1 <= seconds <= SECONDS_MAX:
         raise ValueError(f"must be {PERIOD_EXPECTED}")
-    return seconds * SECOND
+    return seconds * SECOND_NS

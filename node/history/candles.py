@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 import msgspec
 
+from statemachine.limits import SECOND_NS
+
 MINUTE = 60
 HOUR = 3600
 STORED = (MINUTE, HOUR)
 GRANULARITIES = (60, 300, 900, 3600, 21_600, 86_400)
 """Bucket lengths that the API offers, in seconds. Each is a multiple of a stored length."""
-
-NANOSECONDS = 1_000_000_000
 
 
 class Candle(msgspec.Struct):
@@ -51,7 +51,7 @@ def bucket(seconds: int, granularity: int) -> int:
 
 def of_trade(time: int, price: int, size: int, notional: int) -> Candle:
     """Return the candle of one trade; its start is the trade's second. `time` is in nanoseconds."""
-    return Candle(time // NANOSECONDS, price, price, price, price, size, notional, 1)
+    return Candle(time // SECOND_NS, price, price, price, price, size, notional, 1)
 
 
 def aggregate(candles: Iterable[Candle], granularity: int) -> list[Candle]:

@@ -26,7 +26,7 @@ from cluster.log import command_of, read_segments
 from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.archived import up_to
-from node.history.candles import HOUR, MINUTE, NANOSECONDS, bucket
+from node.history.candles import HOUR, MINUTE, bucket
 from node.history.database import alembic_config, connect, database_url, head, is_made, schema_name
 from node.history.partitions import DIRECTORY, alone
 from node.history.place import FETCHED
@@ -44,6 +44,7 @@ from snapshots.levels.level import ACCEPTED, is_level_entry
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
 from statemachine.events import OrderState
+from statemachine.limits import SECOND_NS
 from statemachine.tables import CounterRow
 
 ADDED = (tables.trades, tables.ledger, tables.transfers, tables.product_changes, tables.status_changes, tables.operations)
@@ -71,7 +72,7 @@ def cut(database: Database, home: Path, state: Engine, progress: HistoryProgress
             connection.execute(delete(tables.orders).where(tables.orders.c.sequence > progress.sequence))
             connection.execute(delete(tables.gaps).where(tables.gaps.c.last_index > progress.log_index))
             _from_state(connection, state)
-            _last_figures(connection, progress.time // NANOSECONDS)
+            _last_figures(connection, progress.time // SECOND_NS)
             moved = {**msgspec.structs.asdict(progress), "confirmed_by": ""}
             connection.execute(update(tables.progress).values(**moved))
         for file in gone:
@@ -82,7 +83,7 @@ def _restore_days(connection: Connection, home: Path, progress: HistoryProgress)
     """Return the remaining rows of days in files that end after `progress` to the database. Returns the files, which
     are no longer needed.
     """
-    day = str(datetime.datetime.fromtimestamp(progress.time // NANOSECONDS, datetime.UTC).date())
+    day = str(datetime.datetime.fromtimestamp(progress.time // SECOND_NS, datetime.UTC).date())
     own = tables.partitions.c
     files = []
     for note in connection.execute(select(tables.partitions).where(own.day >= day)).mappings().all():
@@ -122,7 +123,7 @@ def _last_figures(connection: Connection, seconds: int) -> None:
         connection.execute(delete(tables.candles).where(candles.granularity == granularity, candles.start >= start))
     connection.execute(delete(tables.volumes).where(volumes.start >= hour))
     rows = Rows()
-    of_hour = select(trades).where(trades.c.time >= hour * NANOSECONDS).order_by(trades.c.product_id, trades.c.trade_id)
+    of_hour = select(trades).where(trades.c.time >= hour * SECOND_NS).order_by(trades.c.product_id, trades.c.trade_id)
     rows.trades = [dict(row) for row in connection.execute(of_hour).mappings()]
     for (product_id, granularity), found in rows.candles().items():
         under_way = [candle for candle in found if granularity == HOUR or candle.start >= minute]

@@ -42,14 +42,14 @@ from sqlalchemy.sql.type_api import TypeEngine
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history import tables
-from node.history.candles import NANOSECONDS
 from node.history.database import connect, is_made
 from node.history.tables import Sum
 from snapshots.durable import sync_path
+from statemachine.limits import SECOND_NS
 from statemachine.types import OrderStatus
 
 DIRECTORY = "parquet"
-DAY = 86_400 * NANOSECONDS
+DAY = 86_400 * SECOND_NS
 ROWS_AT_A_TIME = 50_000
 DAYS_KEPT_MIN = 2
 """Days that always stay in the database: rolling figures of 24 hours need them."""
@@ -139,7 +139,7 @@ def _days(
         earliest = connection.execute(select(func.min(time)).select_from(table).where(wanted)).scalar()
         if earliest is None:
             return iter(found)
-        found.append(datetime.datetime.fromtimestamp(earliest // NANOSECONDS, datetime.UTC).date())
+        found.append(datetime.datetime.fromtimestamp(earliest // SECOND_NS, datetime.UTC).date())
         begin = (earliest // DAY + 1) * DAY
 
 
@@ -158,7 +158,7 @@ def id_of(table: Table) -> Column[int]:
 
 def nanoseconds(day: datetime.date) -> int:
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
-    return int(midnight.timestamp()) * NANOSECONDS
+    return int(midnight.timestamp()) * SECOND_NS
 
 
 def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
+from node.history.candles import HOUR, STORED, Candle, aggregate, bucket, of_trade
 from snapshots.levels.states import commands_of, level_of
 from statemachine.access import is_sender
 from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutApiKey, PutCurrency, PutProduct, Transfer, Withdraw
@@ -40,7 +40,7 @@ from statemachine.events import (
     Switched,
     Transferred,
 )
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.types import ChangeReason, OrderStatus, Side
 
 _json = msgspec.json.Encoder()
@@ -110,7 +110,7 @@ class Rows:
         """Volume and value of these trades alone, by account, hour and product."""
         found: dict[tuple[str, int, str], tuple[int, int]] = {}
         for trade in self.trades:
-            start = bucket(trade["time"] // NANOSECONDS, HOUR)
+            start = bucket(trade["time"] // SECOND_NS, HOUR)
             for account_id in (trade["maker_account_id"], trade["taker_account_id"]):
                 key = account_id, start, trade["product_id"]
                 volume, value = found.get(key, (0, 0))

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, select
 
 from node.history import tables
-from node.history.candles import GRANULARITIES, MINUTE, NANOSECONDS, STORED, Candle, aggregate
+from node.history.candles import GRANULARITIES, MINUTE, STORED, Candle, aggregate
 from node.history.projection import Row, Rows
 from node.history.store import candle_of, put_candles
+from statemachine.limits import SECOND_NS
 
-DAY = 86_400 * NANOSECONDS
+DAY = 86_400 * SECOND_NS
 BEGIN = 20_454 * DAY
 
 trade = st.tuples(st.integers(0, 400) | st.integers(0, 2 * 86_400), st.integers(1, 50), st.integers(1, 2**62))
@@ -23,7 +24,7 @@ def trade_rows(trades: list[tuple[int, int, int]]) -> list[Row]:
     """Trades in order, each some seconds after the one before."""
     time, rows = BEGIN, []
     for pause, price, size in trades:
-        time += pause * NANOSECONDS
+        time += pause * SECOND_NS
         rows.append({"product_id": "P", "time": time, "price": price, "size": size, "notional": price * size})
     return rows
 
@@ -31,7 +32,7 @@ def trade_rows(trades: list[tuple[int, int, int]]) -> list[Row]:
 def expected(rows: list[Row], granularity: int) -> list[Candle]:
     """The candles, straight from the definition."""
     made = []
-    for start, group in groupby(rows, lambda row: row["time"] // NANOSECONDS // granularity * granularity):
+    for start, group in groupby(rows, lambda row: row["time"] // SECOND_NS // granularity * granularity):
         found = list(group)
         prices = [row["price"] for row in found]
         volume, value = sum(row["size"] for row in found), sum(row["notional"] for row in found)
