@@ -395,8 +395,9 @@ class World:
         if load and process.raft.is_leader:
             self._load(process.raft)
         for _ in range(TICKS_PER_STEP):
-            if host.process is process and process.due():
-                self._guarded(node, process.raft.tick)
+            if host.process is not process or not process.due():
+                break
+            self._guarded(node, process.raft.tick)
 
     def _load(self, leader: Raft) -> None:
         if self.rng.random() < 0.4:
