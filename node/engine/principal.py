@@ -22,6 +22,7 @@ from node.native.protocol import (
     FailCode,
     FeesQuery,
     Hello,
+    LeaderHint,
     LogQuery,
     OrderQuery,
     OrdersQuery,
@@ -265,30 +266,50 @@ class Gate:
         ready: whether this node has applied all entries that a known leader has committed.
         caught_up: whether it has caught up with a leader since it started. Before that it may lack a key or hold an old
             version of it.
+        elsewhere: the leader, if it is another node.
     """
 
-    def __init__(self, admin: AdminConfig, keys: Keys, *, ready: Callable[[], bool], caught_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        admin: AdminConfig,
+        keys: Keys,
+        *,
+        ready: Callable[[], bool],
+        caught_up: Callable[[], bool],
+        elsewhere: Callable[[], LeaderHint | None] = lambda: None,
+    ) -> None:
         self._admin = admin
         self._keys = keys
         self._ready = ready
+        self._elsewhere = elsewhere
         self.caught_up = caught_up
 
     def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
         """Return the principal that sent a signed greeting from an address.
 
+        A follower learns of a committed entry later than the leader's clients do. So it accepts a key that it has, and
+        leaves every refusal of a replicated key to the leader.
+
         Raises:
             RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the
-                key.
+                key; NOT_LEADER, with the leader, which can.
         """
+        if not hello.key_id or hello.key_id == self._admin.key_id:
+            return authenticate(hello, self._admin, self._keys, now, address)
+        _check_age(hello.timestamp, now)
         try:
-            if hello.key_id != self._admin.key_id and not self.caught_up():
+            if not self.caught_up():
                 raise RequestFailed(FailCode.UNAUTHORIZED, "it may have changed since")
             return authenticate(hello, self._admin, self._keys, now, address)
         except RequestFailed as error:
-            if not hello.key_id or hello.key_id == self._admin.key_id or self._ready():
+            if not self._ready():
+                text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
+                raise RequestFailed(FailCode.NO_LEADER, text) from error
+            leader = self._elsewhere()
+            if leader is None or error.code is not FailCode.UNAUTHORIZED:
                 raise
-            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
-            raise RequestFailed(FailCode.NO_LEADER, text) from error
+            text = f"{leader.node_id} leads and judges the key; this node does not accept it ({error.message})"
+            raise RequestFailed(FailCode.NOT_LEADER, text, leader) from error
 
     def refresh(self, principal: Principal) -> Principal:
         """Return the same principal with the current permissions."""

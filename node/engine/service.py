@@ -170,6 +170,7 @@ class EngineService:
             self.keys,
             ready=lambda: raft.status().ready,
             caught_up=lambda: self.modes.current is Mode.READY or raft.status().ready,
+            elsewhere=lambda: None if raft.is_leader else self._hint(),
         )
         self._started = clock()
         self.account_rates: Shares[str] = Shares(config.native.account_rate, config.native.account_rate, clock=clock)

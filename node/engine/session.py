@@ -45,6 +45,7 @@ from node.native.protocol import (
     Failed,
     FollowKeys,
     Hello,
+    LeaderHint,
     PrepareLevel,
     Query,
     RemoveMember,
@@ -380,8 +381,8 @@ class Session(asyncio.Protocol):
             self._principal = principal = self._identify(request)
             self._greeted(principal, self._address)
         except RequestFailed as error:
-            self._count(error.code.name.lower())
-            self._refuse(error.code, error.message)
+            self._count("unproven" if error.code is FailCode.NOT_LEADER else error.code.name.lower())
+            self._refuse(error.code, error.message, error.leader)
             return
         self._splitter.limit = FRAME_MAX
         self.audience = principal.audience
@@ -529,9 +530,9 @@ class Session(asyncio.Protocol):
             frame = pack(Failed(getattr(message, "request_id", 0), FailCode.BAD_REQUEST, str(error)))
         self.send(frame)
 
-    def _refuse(self, code: FailCode, text: str) -> None:
+    def _refuse(self, code: FailCode, text: str, leader: LeaderHint | None = None) -> None:
         """Send the last message, then close."""
-        self._reply(Failed(0, code, text))
+        self._reply(Failed(0, code, text, leader))
         self._open = False
         self._since = time.monotonic()
         if self._out.finish(WRITE_HIGH):

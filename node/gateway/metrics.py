@@ -265,10 +265,11 @@ REFUSED = "_refused_"
 
 UNAUTHENTICATED: Mapping[str, frozenset[str]] = {
     "raft": frozenset({"certificate", "unknown_node", "too_many"}),
-    "native": frozenset({"handshake", "silent", "framing", "unauthorized", "revoked", "too_many"}),
+    "native": frozenset({"handshake", "silent", "framing", "unauthorized", "unproven", "revoked", "too_many"}),
 }
 """By port, the kinds of refusal that only an unauthenticated peer causes: a missing certificate of the cluster, an invalid
-key, a missing greeting, or bytes that are no message of the protocol.
+key, a missing greeting, or bytes that are no message of the protocol. A follower counts a key that it does not accept as
+unproven, and the leader judges it.
 """
 
 NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "busy", "overloaded", "outcome_unknown", "conflict"})

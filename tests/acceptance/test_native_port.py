@@ -102,7 +102,7 @@ def test_a_signed_greeting_is_welcome(shared_exchange: Exchange) -> None:
     ],
 )
 def test_a_wrong_greeting_is_refused(shared_exchange: Exchange, changes: dict[str, object], code: FailCode, named: str) -> None:
-    with connected(shared_exchange) as caller:
+    with connected(shared_exchange, asyncio.run(shared_exchange.cluster.leader())) as caller:
         caller.send(frame(hello(shared_exchange, **changes)))
         answer = caller.read()
         assert isinstance(answer, Failed)
@@ -188,8 +188,15 @@ def test_an_oversized_frame_ends_the_connection_only(shared_exchange: Exchange) 
 def test_a_key_with_a_wrong_secret(shared_exchange: Exchange) -> None:
     wrong = Credentials(shared_exchange.people[0].key_id, "d3Jvbmc=", shared_exchange.people[0].passphrase)
     now = str(time.time())
-    with connected(shared_exchange) as caller:
-        caller.send(frame(hello(shared_exchange, timestamp=now, signature=sign(wrong.secret, now))))
-        answer = caller.read()
-        assert isinstance(answer, Failed)
-        assert answer.code == FailCode.UNAUTHORIZED
+    leader = asyncio.run(shared_exchange.cluster.leader())
+    for node_id in shared_exchange.cluster.node_ids:
+        with connected(shared_exchange, node_id) as caller:
+            caller.send(frame(hello(shared_exchange, timestamp=now, signature=sign(wrong.secret, now))))
+            answer = caller.read()
+            assert isinstance(answer, Failed)
+            if node_id == leader:
+                assert answer.code == FailCode.UNAUTHORIZED
+            else:
+                assert answer.code == FailCode.NOT_LEADER, "a follower may not have the newest key yet"
+                assert answer.leader is not None
+                assert answer.leader.node_id == leader

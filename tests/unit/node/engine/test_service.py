@@ -530,6 +530,18 @@ class TestGreetings:
             desk.service.gate.authenticate(self.HELLO, 100.0, "192.0.2.1")
         assert caught.value.code == code
 
+    def test_a_follower_leaves_the_judgement_of_a_key_to_the_leader(self, desk: Desk) -> None:
+        desk.raft.leader_id = "n2"
+        with pytest.raises(RequestFailed, match="n2 leads") as caught:
+            desk.service.gate.authenticate(self.HELLO, 100.0, "192.0.2.1")
+        assert caught.value.code == FailCode.NOT_LEADER, "the key may have been made a moment ago"
+        assert caught.value.leader is not None
+        assert caught.value.leader.node_id == "n2"
+        late = msgspec.structs.replace(self.HELLO, timestamp="1")
+        with pytest.raises(RequestFailed, match="timestamp") as caught:
+            desk.service.gate.authenticate(late, 100.0, "192.0.2.1")
+        assert caught.value.code == FailCode.UNAUTHORIZED, "its own clock it knows"
+
     def test_the_operator_s_key_is_judged_at_any_time(self, desk: Desk) -> None:
         desk.raft.leader_id = ""
         hello = msgspec.structs.replace(self.HELLO, key_id=desk.service.config.admin.key_id)
