@@ -7,13 +7,12 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
 from cluster.raft import ProposeResult
 from node.engine.entries import Encode, Entries
-from node.engine.leadership import After, Leadership
+from node.engine.leadership import After, Leader, ProposalQueue
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
 from node.keys.encryption import ApiKey, ClusterKeys
@@ -174,14 +173,6 @@ def _length(command: AnyCommand) -> int:
     return len(command.secret) + len(command.passphrase) if isinstance(command, PutApiKey) else 0
 
 
-class Queue(Protocol):
-    """The part of `cluster.batcher.Batcher` that is used here."""
-
-    @property
-    def in_flight(self) -> int: ...
-    def hold(self) -> Callable[[], None]: ...
-
-
 class Reencryption:
     """Encrypts every API key under the newest cluster key.
 
@@ -193,8 +184,8 @@ class Reencryption:
     def __init__(
         self,
         keys: EngineKeys,
-        raft: Leadership,
-        queue: Queue,
+        raft: Leader,
+        queue: ProposalQueue,
         *,
         after: After,
         time_ns: Callable[[], int],

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from cluster.membership import Role
-from cluster.raft import Done, ProposeResult
-from cluster.status import RaftStatus
+from cluster.raft import ProposeResult
+from node.engine.leadership import Leader, ProposalQueue
 from node.errors import ConnectionLost, RequestFailed
 from node.native.protocol import FailCode, LevelMember, LevelReport, MemberStatus, NodeStatus
 from snapshots.levels.level import OWN, SUPPORTED, Level, SetLevel, by_version, encode_set_level
@@ -45,23 +44,6 @@ DRAIN_SECONDS = 2.0
 POLL = 0.01
 
 
-class Leadership(Protocol):
-    """The part of `cluster.raft.Raft` that is used here."""
-
-    @property
-    def is_leader(self) -> bool: ...
-    def propose(self, payload: bytes, done: Done) -> None: ...
-    def status(self) -> RaftStatus: ...
-
-
-class Queue(Protocol):
-    """The part of `cluster.batcher.Batcher` that is used here."""
-
-    @property
-    def in_flight(self) -> int: ...
-    def hold(self) -> Callable[[], None]: ...
-
-
 Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
 """Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
 
@@ -84,8 +66,8 @@ class LevelChange:
     def __init__(
         self,
         node_id: str,
-        raft: Leadership,
-        queue: Queue,
+        raft: Leader,
+        queue: ProposalQueue,
         *,
         level: Callable[[], Level],
         members: Callable[[], list[MemberStatus]],
