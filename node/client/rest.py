@@ -18,6 +18,7 @@ from node.client.blocking import Blocking, Loop
 from node.cluster_directory import KeyFile, read_key
 from node.errors import ConnectionLost, QuorumbookError
 from node.keys.credentials import sign
+from node.system.backoff import Backoff
 from node.tls import pki
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
@@ -117,7 +118,7 @@ class AsyncRestClient:
         given = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
         target = f"{path}?{urlencode(given)}" if given else path
         data = b"" if body is None else msgspec.json.encode(body)
-        end, pause = time.monotonic() + self._deadline, PAUSE_MIN_S
+        end, backoff = time.monotonic() + self._deadline, Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
         while True:
             try:
                 status, answer = await self._try(method, target, data)
@@ -128,11 +129,11 @@ class AsyncRestClient:
                     raise error
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 error = ConnectionLost(f"{self._urls[0]}: {str(failure) or type(failure).__name__}")
-            if time.monotonic() + pause > end:
+            pause_s = backoff.next_s()
+            if time.monotonic() + pause_s > end:
                 raise error
             self._urls.append(self._urls.pop(0))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, PAUSE_MAX_S)
+            await asyncio.sleep(pause_s)
 
     async def _try(self, method: str, target: str, data: bytes) -> tuple[int, Any]:
         headers = {"Content-Type": "application/json"} if data else {}
@@ -170,7 +171,7 @@ class AsyncRestClient:
             RestError: the exchange refused the subscription, for example because no node keeps the sequence (status 0).
         """
         position = from_sequence
-        pause = PAUSE_MIN_S
+        backoff = Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
         while True:
             try:
                 async with self._opened().ws_connect(
@@ -185,7 +186,7 @@ class AsyncRestClient:
                             raise RestError(0, message)
                         if message.get("type") == "subscriptions":
                             continue
-                        pause = PAUSE_MIN_S
+                        backoff.reset()
                         sequence = message.get("sequence")
                         if channel in RESUMABLE and isinstance(sequence, int):
                             if position is not None and sequence < position:
@@ -195,8 +196,7 @@ class AsyncRestClient:
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass
             self._urls.append(self._urls.pop(0))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, PAUSE_MAX_S)
+            await backoff.wait()
 
     def _subscription(self, product_id: str, channel: str, position: int | None) -> dict[str, object]:
         message: dict[str, object] = {"type": "subscribe", "product_ids": [product_id], "channels": [channel]}

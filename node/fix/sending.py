@@ -32,6 +32,7 @@ from node.gateway.backend import Backend, Resent
 from node.gateway.catalogue import Catalogue, Product
 from node.gateway.errors import ApiError, UnavailableError
 from node.native.protocol import FailCode
+from node.system.backoff import Backoff
 from statemachine.commands import AnyCommand, NoteStream
 from statemachine.events import AnyEvent, AnyOutcome, Noted, OrderReported, Rejected, StreamNoted
 from statemachine.types import Reason
@@ -183,7 +184,7 @@ class Submissions:
         return batch
 
     async def _submit(self, batch: list[Item]) -> None:
-        resent, pause = Resent(), RETRY_MIN
+        resent, backoff = Resent(), Backoff(RETRY_MIN, RETRY_MAX)
         outcomes: list[AnyOutcome]
         commands = [item.command for item in batch]
         while True:
@@ -205,8 +206,7 @@ class Submissions:
             except QuorumbookError as error:
                 log.warning("submitting commands of a session again: %s", error)
             resent.note()
-            await asyncio.sleep(pause)
-            pause = min(RETRY_MAX, 2 * pause)
+            await backoff.wait()
         for item, outcome in zip(batch, outcomes, strict=True):
             for fields, taken in item.done(outcome, resent.happened):
                 self._answers.append(self._noting(fields, taken))
@@ -281,11 +281,11 @@ class StreamSender:
         """Send the stream's events, those kept and all later ones. Returns when the stream cannot be followed, or when another
         connection has taken it over.
         """
-        pause = RETRY_MIN
+        backoff = Backoff(RETRY_MIN, RETRY_MAX)
         while True:
             try:
                 async with self._backend.replay(self._terms.stream_id, self._next) as events:
-                    pause = RETRY_MIN
+                    backoff.reset()
                     async for batch in events:
                         async with self._writing:
                             for event in batch:
@@ -297,8 +297,7 @@ class StreamSender:
                     return
             except UnavailableError as error:
                 log.debug("stream %s: %s", self._terms.stream_id, error)
-            await asyncio.sleep(pause)
-            pause = min(RETRY_MAX, 2 * pause)
+            await backoff.wait()
 
     async def run_resends(self) -> None:
         """Answer ResendRequests one after the other until cancelled."""

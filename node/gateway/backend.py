@@ -21,6 +21,7 @@ from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import ClusterClient, NativeConnection
 from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
+from node.system.backoff import Backoff
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 from statemachine.tables import ApiKeyRow
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 RETRY_MIN = 0.01
 RETRY_MAX = 0.2
-"""Minimum and maximum seconds between attempts to reach the engine. The pause doubles."""
+"""Seconds between attempts to reach the engine (`Backoff`)."""
 
 QUERY_DEADLINE = 2.0
 """Seconds for which a read waits for an engine that restarts."""
@@ -296,7 +297,7 @@ class NodeBackend:
     async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
         if isinstance(query, ApiKeyQuery):
             return await self._api_key(query, linearizable)
-        pause = RETRY_MIN
+        backoff = Backoff(RETRY_MIN, RETRY_MAX)
         while True:
             try:
                 connection = await self._connect()
@@ -311,8 +312,7 @@ class NodeBackend:
                     raise
                 if failure.code not in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
                     raise UnavailableError(failure.message) from None
-            await asyncio.sleep(pause)
-            pause = min(RETRY_MAX, pause * 2)
+            await backoff.wait()
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
         """See `Backend.subscribe`."""

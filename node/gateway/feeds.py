@@ -31,6 +31,7 @@ from node.gateway.errors import UnavailableError
 from node.gateway.metrics import Metrics
 from node.native.protocol import AuctionQuery, AuctionView, BookPage, BookPageQuery, Events, FailCode, MarketQuery, MarketView
 from node.statistics import Statistics
+from node.system.backoff import Backoff
 from statemachine.auctions import TRADING
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged, TradingSwitched
 from statemachine.types import ProductStatus, Side
@@ -44,6 +45,7 @@ EVENTS_KEPT = 10_000
 from the engine.
 """
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
+"""Seconds between attempts to follow the engine again (`Backoff`)."""
 LIVE_DEADLINE = 2.0
 """Seconds for which a request for the book waits for an engine that restarts."""
 REACH_POLL = 0.005
@@ -307,11 +309,10 @@ class ProductFeed:
 
     async def _restore(self) -> None:
         """Follow again, from the feed's last position if the engine still keeps those events."""
-        pause = RETRY_MIN
+        backoff = Backoff(RETRY_MIN, RETRY_MAX)
         try:
             while True:
-                await asyncio.sleep(pause)
-                pause = min(RETRY_MAX, pause * 2)
+                await backoff.wait()
                 try:
                     if await self._follow(self.sequence + 1):
                         self.live.set()

@@ -18,6 +18,7 @@ from node.keys.credentials import Credentials, sign
 from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.native.feed_reader import FeedReader
 from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, LevelReport, NodeStatus, StatusQuery
+from node.system.backoff import Backoff
 from snapshots.levels.level import by_abi
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
@@ -36,7 +37,7 @@ __all__ = [
 
 BACKOFF_MIN = 0.01
 BACKOFF_MAX = 0.2
-"""Seconds between attempts, doubling. A new leader is usually elected in under a second, and a cluster without a leader
+"""Seconds between attempts (`Backoff`). A new leader is usually elected in under a second, and a cluster without a leader
 is not flooded.
 """
 
@@ -296,7 +297,7 @@ class _Search:
 
     def __init__(self, client: ClusterClient) -> None:
         self._client = client
-        self._pause = BACKOFF_MIN
+        self._backoff = Backoff(BACKOFF_MIN, BACKOFF_MAX)
         self.unknown = False
         self._redirected = False
         self.sent = False
@@ -324,8 +325,7 @@ class _Search:
             return 0.0
         self._redirected = False
         self._choose(error)
-        pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_MAX)
-        return pause
+        return self._backoff.next_s()
 
     def _choose(self, error: Exception) -> None:
         client = self._client

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.protocol import Events, FailCode, StatusQuery
+from node.system.backoff import Backoff
 from statemachine.events import AnyEvent
 
 IDLE_CHECK = 1.0
@@ -19,7 +20,7 @@ PENDING_MAX = 20_000
 
 PAUSE_MIN = 0.02
 PAUSE_MAX = 0.5
-"""Seconds between attempts, doubling after each unsuccessful round of all nodes."""
+"""Seconds between rounds of attempts at all nodes (`Backoff`)."""
 
 _ABSENT = frozenset({FailCode.TOO_OLD, FailCode.NOT_FOUND})
 _PASSING = frozenset({FailCode.STOPPING, FailCode.OVERLOADED, FailCode.NO_LEADER, FailCode.NOT_LEADER})
@@ -82,7 +83,7 @@ class FeedReader:
 
     async def _attach(self) -> None:
         """Subscribe on the first node that serves the next event."""
-        pause = PAUSE_MIN
+        backoff = Backoff(PAUSE_MIN, PAUSE_MAX)
         while True:
             absent: list[RequestFailed] = []
             self._refresh()
@@ -99,8 +100,7 @@ class FeedReader:
                 self._nodes.rotate(-1)
             if len(absent) == len(self._nodes):
                 raise absent[0]
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, PAUSE_MAX)
+            await backoff.wait()
 
     def _refresh(self) -> None:
         """Add new nodes, drop removed ones, and keep the order."""

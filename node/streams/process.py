@@ -23,6 +23,7 @@ from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import Following
 from node.streams.records import Writer
+from node.system.backoff import Backoff
 from node.system.counts import Family, counts_file, keep_writing
 from node.system.processes import watch_parent
 from snapshots.errors import SnapshotError
@@ -101,7 +102,7 @@ class Streamer:
         self._broker = broker
         self._fetcher = Fetcher(config, following.fetched)
         self._connection: NativeConnection | None = None
-        self._pause_s = BROKER_PAUSE_MIN_S
+        self._backoff = Backoff(BROKER_PAUSE_MIN_S, BROKER_PAUSE_MAX_S)
         self._publishes = False
         self._failures = 0
 
@@ -126,9 +127,9 @@ class Streamer:
                     await self._stand_by(stop)
                 except BrokerError as error:
                     self._publishes, self._failures = False, self._failures + 1
-                    log.warning("the broker does not take the stream: %s; trying again in %.1f s", error, self._pause_s)
-                    await pause(stop, self._pause_s)
-                    self._pause_s = min(2 * self._pause_s, BROKER_PAUSE_MAX_S)
+                    pause_s = self._backoff.next_s()
+                    log.warning("the broker does not take the stream: %s; trying again in %.1f s", error, pause_s)
+                    await pause(stop, pause_s)
         finally:
             if self._connection is not None:
                 await self._connection.close()
@@ -138,7 +139,8 @@ class Streamer:
         if await self._is_streamed_elsewhere(stop):
             raise FencedError("its place at the broker moves on")
         await asyncio.to_thread(self._following.begin)
-        self._pause_s, self._publishes = BROKER_PAUSE_MIN_S, True
+        self._backoff.reset()
+        self._publishes = True
         log.info("streaming behind log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:

@@ -20,6 +20,7 @@ from node.client import Client
 from node.client.shapes import scaled, units_of
 from node.cluster_directory import KeyFile
 from node.records.recording import Executions
+from node.system.backoff import Backoff
 from node.system.sockets import host_and_port
 from node.tls import pki
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
@@ -106,4 +107,5 @@ def test_the_client_library() -> None:
 
 def test_the_other_examples() -> None:
     run(list(examples(ROOT / "node" / "system" / "sockets.py")), {"host_and_port": host_and_port})
+    run(list(examples(ROOT / "node" / "system" / "backoff.py")), {"Backoff": Backoff})
     run(list(examples(ROOT / "node" / "records" / "recording.py")), {"Executions": Executions})
