@@ -1,1 +1,1 @@
-"""API keys at the edge: encrypted under the cluster's keys, and limited to addresses."""
+"""API keys: making them, signing with them, encrypting them under the cluster's keys, limiting them to addresses."""

@@ -1,4 +1,4 @@
-"""Where requests come from: networks that a key is limited to, and addresses as clients and proxies show them."""
+"""The addresses of clients, and the networks that an API key is limited to."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 FORWARDED = "X-Forwarded-For"
-"""The header in which each proxy appends whom it got the request from."""
+"""The header to which each proxy appends the address from which it received the request."""
 
 _MAPPED_BITS = 96
-"""An IPv4 address stands in the last 32 bits of an IPv4-mapped IPv6 address."""
+"""Bits before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2)."""
 
 
 def network(text: str) -> Network:
-    """A network such as "192.0.2.0/24", or a lone address; one of IPv4-mapped IPv6 addresses is the IPv4 network that
-    it stands for.
+    """Return a network such as "192.0.2.0/24", or the network of a single address. A network of IPv4-mapped IPv6
+    addresses becomes the IPv4 network.
 
     Raises:
-        ValueError: it is none, or has bits behind its prefix.
+        ValueError: the text is not a network, or has bits set after its prefix.
     """
     found = ip_network(text)
     if isinstance(found, IPv6Network) and found.prefixlen >= _MAPPED_BITS:
@@ -31,18 +31,18 @@ def network(text: str) -> Network:
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Networks from text. Raises ValueError for one that is none."""
+    """Return the networks. Raises ValueError for a text that is not a network."""
     return tuple(network(text) for text in texts)
 
 
 def of_key(addresses: str) -> tuple[Network, ...]:
-    """The networks in the field `addresses` of a key."""
+    """Return the networks in the field `addresses` of a key. No network means any address."""
     return networks(addresses.split(",")) if addresses else ()
 
 
 def parse(text: str) -> Address | None:
-    """An address as sockets and proxies write it, perhaps with a port, brackets or a zone; None if it is none.
-    IPv4-mapped ones become IPv4.
+    """Return an address that a socket or a proxy wrote, perhaps with a port, brackets or a zone. Returns None if the text
+    is not an address. An IPv4-mapped address becomes an IPv4 address.
     """
     text = text.strip()
     if text.startswith("["):
@@ -58,8 +58,8 @@ def parse(text: str) -> Address | None:
 
 
 def allowed(address: str, limits: Sequence[Network]) -> bool:
-    """Whether a key limited to these networks (none: to nothing) may be used from the address. One that is not known is
-    nowhere.
+    """Whether a key with these networks may be used from the address. A key without networks may be used from any
+    address. An unreadable address is in no network.
     """
     if not limits:
         return True
@@ -68,11 +68,11 @@ def allowed(address: str, limits: Sequence[Network]) -> bool:
 
 
 def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Network]) -> str:
-    """Who sent a request: the peer, or behind trusted proxies the last address that is none of theirs.
+    """Return the address that sent a request: the peer, or the last address before the trusted proxies.
 
     Args:
-        forwarded: the values of the request's `FORWARDED` headers, in order. Only what trusted proxies appended counts:
-            anybody can send the header.
+        forwarded: the values of the request's `FORWARDED` headers, in order. Only the addresses that trusted proxies
+            appended count, because anybody can send the header.
         proxies: the networks of trusted proxies.
     """
     client = parse(peer)

@@ -1,19 +1,18 @@
 """The cluster's keys, and API keys encrypted under them.
 
-The secret and the passphrase of an API key are replicated: they are in the log, in snapshots, backups and exports of
-every node. So they are encrypted before they get there, under a *cluster key* of 64 random bytes that each node has in
-a file of its own, beside its certificate. Cluster keys are numbered from 1, and the highest number encrypts; the others
-open what they have encrypted until it is encrypted again.
+The secret and the passphrase of an API key are replicated, so they are in the log and in the snapshots, backups and
+exports of every node. They are therefore encrypted before they enter the log, under a *cluster key* of 64 random bytes.
+Each node has the cluster keys in a file beside its certificate. Cluster keys are numbered from 1. The key with the
+highest number encrypts. The others decrypt what they have encrypted, until it is encrypted under the newest key.
 
-The cipher is AES-SIV (RFC 5297), which is deterministic: a command that is sent again is the same command, byte for
-byte. The key's id and the name of the field are authenticated with it, so a ciphertext is worth nothing in another
-place.
+The cipher is AES-SIV (RFC 5297). It is deterministic, so a command that is sent again is the same command, byte for
+byte. The key's id and the name of the field are authenticated with the text, so a ciphertext cannot be moved to another
+key or field.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -41,18 +40,21 @@ from statemachine.types import Permission
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 64
+"""Bytes of a cluster key: two AES-256 keys, as AES-SIV needs."""
 NUMBER_MAX = 2**31 - 1
+"""The highest number of a cluster key."""
 TEXT_BYTES_MAX = SECRET_MAX * 3 // 4 - 16
-"""Bytes of a secret or passphrase: with AES-SIV's 16 more, in base64, the exchange takes just that much."""
+"""Bytes of a secret or passphrase. Encryption adds 16 bytes, and base64 a third. The result fits the exchange's limit."""
 
 UNENCRYPTED = 0
+"""`sealed_by` of a key that is not encrypted."""
 _BLOCK = 64
 """Bytes of a block of SHA-256."""
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key as it is used: opened, and its networks read."""
+    """A decrypted API key, with its networks parsed."""
 
     key_id: str
     owner_id: str
@@ -62,21 +64,21 @@ class ApiKey:
     networks: tuple[Network, ...] = ()
     user_id: str = ""
     bootstrap: bool = False
-    """It is the operator's key of the configuration file."""
+    """Whether this is the operator's key of the configuration file."""
 
     @cached_property
     def sender(self) -> str:
-        """The account of the operator's commands that this key sends (`statemachine.access`)."""
+        """The account id of the operator's commands that this key sends (`statemachine.access`)."""
         if self.user_id:
             return access.sender_of_user(self.user_id)
         return OPERATOR if self.bootstrap else access.sender_of_key(self.key_id)
 
     def allows(self, address: str) -> bool:
-        """Whether it may be used from an address."""
+        """Whether the key may be used from an address."""
         return not self.networks or addresses.allowed(address, self.networks)
 
     def proves(self, signature: str, message: bytes) -> bool:
-        """Whether the signature, base64 of an HMAC-SHA256, was made of the message with the key's secret."""
+        """Whether the signature is the base64 text of the message's HMAC-SHA256 under the key's secret."""
         inner, outer = (state.copy() for state in self._hmac_states)
         inner.update(message)
         outer.update(inner.digest())
@@ -84,16 +86,16 @@ class ApiKey:
 
     @cached_property
     def _hmac_states(self) -> tuple[hashlib._Hash, hashlib._Hash]:
-        """SHA-256 after the inner and the outer padded secret (RFC 2104): a signature then costs 4 us in place of 15 by
-        `hmac.digest`.
+        """SHA-256 states after the inner and the outer padded secret (RFC 2104). With them a signature costs 4 us; with
+        `hmac.digest` it costs 15 us.
         """
         padded = (self._secret if len(self._secret) <= _BLOCK else hashlib.sha256(self._secret).digest()).ljust(_BLOCK, b"\0")
         return hashlib.sha256(bytes(byte ^ 0x36 for byte in padded)), hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
 
     @property
     def _secret(self) -> bytes:
-        """The secret itself. Keys are put with a secret that decodes to something; one of an old log that does not
-        proves nothing.
+        """The decoded secret. A key of an old log may have a secret that does not decode. A random secret takes its
+        place, so that no signature matches.
         """
         try:
             decoded = base64.b64decode(self.secret, validate=True)
@@ -103,15 +105,15 @@ class ApiKey:
 
 
 def operator_key(key_id: str, secret: str, passphrase: str, networks: tuple[Network, ...]) -> ApiKey:
-    """The operator's key, which stands in the configuration."""
+    """Return the operator's key, which is in the configuration file."""
     return ApiKey(key_id, OPERATOR, secret, passphrase, sum(Permission), networks, bootstrap=True)
 
 
 def check_texts(secret: str, passphrase: str) -> None:
-    """Check what an API key is given: a secret in base64, and a passphrase, which may be empty.
+    """Check the secret and the passphrase of a new API key. The secret must be base64, and the passphrase may be empty.
 
     Raises:
-        UnfitSecretError: one of them will not do.
+        UnfitSecretError: one of them is not valid; the text names it.
     """
     try:
         decoded = base64.b64decode(secret, validate=True)
@@ -128,44 +130,43 @@ def check_texts(secret: str, passphrase: str) -> None:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON of a file of cluster keys: number -> base64."""
+    """The JSON object in a file of cluster keys. `keys` maps each number to its key in base64."""
 
     keys: dict[int, bytes]
 
 
 class ClusterKeys:
-    """The cluster keys that a node has. The file is read again when it has changed, so a node needs no restart for
-    another key.
+    """The cluster keys of a node. The file is read again when it has changed, so a new key needs no restart.
 
     Raises:
-        ClusterKeyError: the file is there and is not one of cluster keys. One that is not there holds none.
+        ClusterKeyError: the file exists and has no valid cluster keys. A missing file counts as empty.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._mark: tuple[int, int, int] | None = None
+        self._stat: tuple[int, int, int] | None = None
         self._keys: Mapping[int, bytes] = {}
         self._read()
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the keys, ascending."""
+        """The numbers of the keys, in ascending order."""
         self._refresh()
         return sorted(self._keys)
 
     @property
     def newest(self) -> int:
-        """The number of the key that encrypts. Raises ClusterKeyError where there is none."""
+        """The number of the key that encrypts. Raises ClusterKeyError if there is no key."""
         if not self.numbers:
             raise ClusterKeyError(f"there is no cluster key at {self.path}, and API keys are only stored encrypted. {_ADVICE}")
         return self.numbers[-1]
 
     def encrypt(self, command: PutApiKey) -> PutApiKey:
-        """The command with its secret and passphrase encrypted under the newest key; one that is encrypted already stays as
-        it is, and a revocation where there is no cluster key.
+        """Return the command with its secret and passphrase encrypted under the newest key. A command that is encrypted
+        already is returned as it is. So is a revocation if there is no cluster key.
 
         Raises:
-            ClusterKeyError: there is no cluster key here.
+            ClusterKeyError: this node has no cluster key.
             UnfitSecretError: see `check_texts`.
         """
         if command.sealed_by != UNENCRYPTED or (is_revocation(command) and not self.numbers):
@@ -180,10 +181,10 @@ class ClusterKeys:
         )
 
     def open(self, row: ApiKeyRow) -> ApiKey:
-        """The key, ready for use.
+        """Return the decrypted key.
 
         Raises:
-            ClusterKeyError: the cluster key that encrypted it is not here, or is another one.
+            ClusterKeyError: this node lacks the cluster key that encrypted the key, or has another one of that number.
         """
         secret, passphrase = row.secret, row.passphrase
         if row.sealed_by != UNENCRYPTED:
@@ -192,7 +193,7 @@ class ClusterKeys:
         return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses), row.user_id)
 
     def opens(self, row: ApiKeyRow) -> bool:
-        """Whether the key can be opened here."""
+        """Whether this node can decrypt the key."""
         try:
             self.open(row)
         except ClusterKeyError:
@@ -214,15 +215,13 @@ class ClusterKeys:
             return ""
         try:
             return AESSIV(self._keys[number]).decrypt(base64.b64decode(text, validate=True), _associated(key_id, name)).decode()
-        except (InvalidTag, ValueError, binascii.Error):
+        except (InvalidTag, ValueError):
             raise ClusterKeyError(
                 f"cluster key {number} in {self.path} is not the one under which API key {key_id!r} is encrypted. {_ADVICE}"
             ) from None
 
     def _refresh(self) -> None:
-        """Read the file again if it has changed. What cannot be read changes nothing here: a running node keeps what it
-        has.
-        """
+        """Read the file again if it has changed. If the file cannot be read, a running node keeps the keys that it has."""
         try:
             self._read()
         except ClusterKeyError as error:
@@ -235,11 +234,10 @@ class ClusterKeys:
             return
         except OSError as error:
             raise ClusterKeyError(f"{self.path}: cannot be read: {error.strerror}") from error
-        # Of these times the one that a change of the file's owner moves, too: it may become readable without being
-        # written.
-        mark = (status.st_ctime_ns, status.st_size, status.st_ino)
-        if mark != self._mark:
-            self._mark = mark
+        # ctime also changes with the file's owner and mode, and a file may become readable without being written.
+        stat = (status.st_ctime_ns, status.st_size, status.st_ino)
+        if stat != self._stat:
+            self._stat = stat
             self._keys = read_keys(self.path)
 
 
@@ -247,10 +245,10 @@ _ADVICE = "Copy the file from another node of the cluster, or make a cluster key
 
 
 def read_keys(path: Path) -> dict[int, bytes]:
-    """The cluster keys in a file, by number.
+    """Return the cluster keys in a file by number.
 
     Raises:
-        ClusterKeyError: it cannot be read or is not such a file. The text shows nothing of the keys.
+        ClusterKeyError: the file cannot be read, or has no valid cluster keys. The text contains no part of a key.
     """
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_File).keys
@@ -265,17 +263,17 @@ def read_keys(path: Path) -> dict[int, bytes]:
 
 
 def file_bytes(keys: Mapping[int, bytes]) -> bytes:
-    """The contents of a file of cluster keys."""
+    """Return the contents of a file of cluster keys."""
     return msgspec.json.format(msgspec.json.encode(_File(dict(sorted(keys.items()))))) + b"\n"
 
 
 def with_another(keys: Mapping[int, bytes]) -> dict[int, bytes]:
-    """The keys and a fresh one, with the next number."""
+    """Return the keys and a new random key with the next number."""
     return {**keys, max(keys, default=0) + 1: secrets.token_bytes(KEY_BYTES)}
 
 
 def write_keys(path: Path, keys: Mapping[int, bytes]) -> None:
-    """Write a file of cluster keys anew: durable, atomic, and its owner's alone. Raises OSError."""
+    """Replace a file of cluster keys durably and atomically. Only its owner may read it. Raises OSError."""
     files.replace(path, file_bytes(keys), 0o600)
 
 

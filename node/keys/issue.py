@@ -1,4 +1,4 @@
-"""Making and revoking API keys: fresh secrets, permissions by name, and the command that revokes."""
+"""Makes and revokes API keys, and names their permissions."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from statemachine.types import Permission
 
 SECRET_BYTES = 48
 PASSPHRASE_BYTES = 12
+"""Random bytes of a new secret and of a new passphrase."""
 PERMISSIONS = {permission.name.lower(): permission for permission in Permission}
-"""Every permission by its name outside."""
+"""The permissions by their names in the API, the configuration and the command line."""
 
 NO_SECRET = "AAAA"
-"""What a revoked key has for a secret: nobody may sign with it, and the exchange wants one."""
+"""The secret of a revoked key. The exchange requires a secret, and a key without permissions cannot sign."""
 
 
 def generate(key_id: str = "") -> Credentials:
-    """An API key with a fresh secret and passphrase, and a fresh id unless one is given."""
+    """Return an API key with a new random secret and passphrase, and with a new random id unless one is given."""
     secret = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
     return Credentials(key_id or secrets.token_hex(16), secret, secrets.token_urlsafe(PASSPHRASE_BYTES))
 
 
 def names(permissions: int) -> list[str]:
-    """The names of a sum of permissions."""
+    """Return the names of a sum of permissions."""
     return [name for name, permission in PERMISSIONS.items() if permissions & permission]
 
 
 def revocation(row: ApiKeyRow, command_id: str) -> PutApiKey:
-    """The command that revokes a key. Its secret and passphrase are gone then."""
+    """Return the command that revokes a key. It also removes the secret and the passphrase."""
     return PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, NO_SECRET, "", 0, user_id=row.user_id)
 
 
 def is_revocation(command: PutApiKey) -> bool:
-    """Whether a command is such a one: there is nothing secret in it."""
+    """Whether a command is a revocation, which contains nothing secret."""
     return not command.permissions and (command.secret, command.passphrase) == (NO_SECRET, "")
