@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -28,7 +27,7 @@ import msgspec
 
 from cluster import hardstate
 from cluster.driver import RaftDriver
-from cluster.errors import ClusterError, DivergedError, RemovedError
+from cluster.errors import ClusterError
 from cluster.membership import Member, Role
 from cluster.messages import narrowed
 from cluster.ports import Schemas, Timekeeper
@@ -41,11 +40,11 @@ from node.config.file import load
 from node.config.settings import NodeConfig
 from node.config.start import stop_event
 from node.data_directory import evidence, identity
-from node.engine import levels, membership, other_versions
+from node.engine import failures, levels, membership
 from node.engine.entries import Entries
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping, staggered
-from node.engine.introductions import Addresses, Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError, own_places
+from node.engine.introductions import Addresses, Body, Introductions, Migrated, own_places
 from node.engine.level_change import LevelChange
 from node.engine.level_preparation import Preparation
 from node.engine.level_requests import LevelRequests, asking
@@ -54,8 +53,8 @@ from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, Identity
 from node.engine.snapshot_port import SnapshotPort, collector_off
-from node.engine.startup import FULL, check_start, diagnosis_of_disk, diagnosis_of_start, seeding_of, snapshot_loader
-from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
+from node.engine.startup import check_other_nodes, check_start, seeding_of, snapshot_loader
+from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.migration import switch
 from node.migration.start import at_start
 from node.system import software, stop_times
@@ -67,7 +66,7 @@ from node.tls import pki
 from node.tls.certificates import CertificateWatch
 from node.tracing import tracer_of
 from snapshots.abi import ABI
-from snapshots.errors import LevelError, SnapshotError
+from snapshots.errors import SnapshotError
 from snapshots.levels.level import ACCEPTED, BROUGHT_TO, abi_behind
 from snapshots.levels.states import empty
 from snapshots.naming import snapshot_paths
@@ -76,8 +75,8 @@ from snapshots.store import SnapshotStore
 
 log = logging.getLogger("node.engine.process")
 
-TICK = 0.01
-"""Seconds between Raft's ticks when idle."""
+POLL_SECONDS = 0.01
+"""Seconds between two checks of a condition while the engine starts or stops."""
 
 SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread may keep the interpreter from the event loop. Python's default of 5 ms is as long as
@@ -89,12 +88,13 @@ COLLECTOR = (10_000, 20, 20)
 entry of a few dozen orders makes; nearly all of them are freed by their reference counts.
 """
 
-LEVEL_SECONDS = 1.0
+CATCH_UP_SECONDS = 1.0
 """Seconds for which a stopping leader waits until a follower has the whole log. The leader proposes nothing new, so a
 round or two is enough.
 """
 
 LOCK_TIMEOUT = 5.0
+"""Seconds to wait for the lock of the data directory."""
 
 
 class Parts(msgspec.Struct):
@@ -314,13 +314,13 @@ async def run(
         parts = build(config, known, modes)
         identity.mark_started(config, known)
     except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
-        return _cannot_start(config, error)
+        return failures.cannot_start(config, error)
     try:
         await _listen(parts, config)
     except OSError as error:
         await parts.server.stop()
         parts.raft.stop()
-        return _cannot_start(config, error)
+        return failures.cannot_start(config, error)
     parts.raft.on_role_change.append(
         lambda role, leader: log.info("%s is %s; leader: %s", config.node_id, role, leader or "none")
     )
@@ -339,13 +339,6 @@ async def run(
     if not ended.done():
         await _stop(parts, config, ended)
     return await _end(parts, ended, config)
-
-
-def _cannot_start(config: NodeConfig, error: Exception) -> int:
-    diagnosis = diagnosis_of_start(config, error)
-    for line in diagnosis.lines:
-        log.critical("%s cannot start: %s", config.node_id, line)
-    return diagnosis.code
 
 
 async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
@@ -425,7 +418,7 @@ async def _asked_to_lead(raft: Raft, ended: asyncio.Future[None]) -> bool:
         asked.append(raft.is_leader and raft.transfer_leadership())
         return asked[-1] or not raft.is_leader or not _reaches_another(raft)
 
-    await _until(ask, LEVEL_SECONDS, ended)
+    await _until(ask, CATCH_UP_SECONDS, ended)
     return asked[-1]
 
 
@@ -451,10 +444,8 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     code = 0
     try:
         await ended
-    except OSError as error:
-        code = _of_disk_or_port(config, error)
     except Exception as error:  # noqa: BLE001  # any exception is logged there, and the node ends
-        code = _fatal(parts, config, error)
+        code = failures.must_stop(config, error, lambda: _progress(parts))
     await parts.server.stop(wait=0.2)
     parts.service.modes.enter(Mode.SHUTDOWN)
     with contextlib.suppress(OSError):
@@ -464,97 +455,16 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     return code
 
 
-def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
-    """Return the exit code for the exception that ended the node. Log it, and record it in the data directory where its
-    kind requires that.
-    """
-    removed, stale_data = cause(error, RemovedError), cause(error, StaleDataError)
-    if removed is not None:
-        return _removed(config, removed)
-    if stale_data is not None:
-        return _stale(config, stale_data)
-    too_old = cause(error, LevelError)
-    if too_old is not None:
-        log.critical("%s stops: %s", config.node_id, too_old)
-        return exit_codes.TOO_OLD
-    otherwise = cause(error, MigratedOtherwiseError)
-    if otherwise is not None:
-        log.critical("%s must stop: %s", config.node_id, otherwise)
-        return exit_codes.CANNOT_START
-    return _in_doubt(parts, config, error)
-
-
-def _stale(config: NodeConfig, error: StaleDataError) -> int:
-    """Stop before this node acknowledges anything on an old copy, and prevent further starts on it."""
-    log.critical(
-        "the data directory %s is an old or a second copy, %s noticed: %s. %s",
-        config.data_path,
-        error.noticed_by,
-        error.what,
-        evidence.STALE_REMEDY,
-    )
-    try:
-        evidence.keep_staleness(config.data_path, evidence.Staleness(config.node_id, error.noticed_by, error.what))
-    except OSError as failure:
-        log.critical("%s cannot record that (%s): do not start it on this data directory again", config.node_id, failure)
-    return exit_codes.CANNOT_START
-
-
-def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:
+def _progress(parts: Parts) -> str:
     status = parts.raft.status()
-    log.critical(
-        "%s must stop: %s (applied index %d, commit index %d, sequence %d)",
-        config.node_id,
-        error,
-        status.applied_index,
-        status.commit_index,
-        parts.service.sequence,
-        exc_info=error,
-    )
-    _keep_evidence(config, error)
-    return exit_codes.IN_DOUBT
-
-
-def _removed(config: NodeConfig, error: RemovedError) -> int:
-    """Record the removal in the data directory, so that the node does not connect to the cluster again after a restart."""
-    log.critical("%s", error)
-    try:
-        identity.mark_removed(config)
-    except (OSError, DataDirectoryError) as failure:
-        log.critical("%s cannot record that it was removed (%s): do not start it again", config.node_id, failure)
-    return exit_codes.REMOVED
-
-
-def _keep_evidence(config: NodeConfig, error: Exception) -> None:
-    """A node whose state diverged must not start on it again."""
-    diverged = cause(error, DivergedError)
-    if diverged is None:
-        return
-    try:
-        path = evidence.keep_divergence(config.data_path, diverged, time.time())
-        log.critical("%s will not start on this data directory again: %s", config.node_id, path)
-    except OSError as failure:
-        log.critical("%s cannot keep the evidence (%s): do not start it on this data directory again", config.node_id, failure)
-
-
-def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
-    """Handle an OSError: either the Raft port could not be opened and no message was sent, or the disk failed and its
-    contents are uncertain.
-    """
-    if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-        log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
-        return exit_codes.CANNOT_START
-    text = diagnosis_of_disk(config.data_path, error)
-    # For a full disk the traceback has no useful information.
-    log.critical("%s must stop: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
-    return exit_codes.IN_DOUBT
+    return f"applied index {status.applied_index}, commit index {status.commit_index}, sequence {parts.service.sequence}"
 
 
 async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.Future[None]) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition() and loop.time() < deadline and not ended.done():
-        await asyncio.wait((ended,), timeout=TICK)
+        await asyncio.wait((ended,), timeout=POLL_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -586,10 +496,10 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
         modes = Modes(config.node_id, lock.note)
         try:
             if not levels.runs_as_it_is(config.data_path):
-                other_versions.check(config)
+                check_other_nodes(config)
                 at_start(config)
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
-            return _cannot_start(config, error)
+            return failures.cannot_start(config, error)
         return _loop_runner()(_until_signal(config, known, modes))
     finally:
         lock.release()
@@ -604,7 +514,7 @@ def _acquire(path: Path) -> PidFile:
         except NodeRunningError:
             if time.monotonic() > until:
                 raise
-        time.sleep(TICK)
+        time.sleep(POLL_SECONDS)
 
 
 async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Modes) -> int:

@@ -1,36 +1,36 @@
-"""The data with which a node starts, and the diagnosis when it cannot start or continue.
+"""The data with which a node starts, and the check of the other nodes before that data is migrated.
 
 A node starts with its newest snapshot and the log after it, else with the log, else (in a cluster that has never run)
 with a dataset. `start.from` can require one of them. With `log` the snapshot's state is rebuilt from the whole log and
 must have the snapshot's hash.
 
-A diagnosis names the fault, its place and the remedy, with the exit code for its kind. Damage is never reported as a
-problem of versions. It names the path of damaged data, and a full disk.
+One cluster cannot use two ABIs. A node that migrated while the others run the previous version would be isolated, and
+the cluster would lose its spare node unnoticed. The node therefore asks all reachable nodes first, and changes nothing
+while one of them serves.
 """
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import logging
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
-
-from cluster.errors import LogAbiError, LogDamagedError
 from cluster.raft import Raft
-from node import exit_codes
-from node.config.settings import NodeConfig
+from node.config.settings import NodeAddress, NodeConfig
 from node.data_directory.identity import Identity, Stage
 from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
-from node.errors import DataDirectoryError, DatasetError
+from node.errors import ConnectionLost, DataDirectoryError, DatasetError, RequestFailed
 from node.keys.encryption import ClusterKeys
+from node.migration.found import look
+from node.native.connection import NativeConnection
+from node.native.protocol import Welcome
 from node.records import datasets
 from node.records.datasets import Seeding
 from node.records.txlog import rebuilt_snapshot
-from snapshots.errors import MigrationError, SnapshotAbiError, SnapshotDamagedError, UnknownAbiError
+from node.tls.pki import client_context
+from snapshots.abi import ABI
+from snapshots.errors import MigrationError
 from snapshots.levels.states import restored
 from snapshots.manifest import Manifest
 from snapshots.store import SnapshotStore
@@ -94,50 +94,43 @@ def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manif
     return load
 
 
-DAMAGED = (
-    "Nothing was changed. With the other nodes up, move the data directory away and start the node with --rejoin: it takes everything from "
-    "them. An older copy of the directory must not take its place. See Failures in docs/operations.md"
-)
-NOT_MIGRATED = "the data in {} is sound and as it was: the version that wrote it can still start on it"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+CHECK = "no other node runs the version before"
+"""The name of the check in a `MigrationError`."""
 
 
-class Diagnosis(msgspec.Struct, frozen=True):
-    """The exit code and the lines of the message."""
+def check_other_nodes(config: NodeConfig) -> None:
+    """Check that no other node runs on the ABI of this node's data, before this data is migrated.
 
-    code: int
-    lines: tuple[str, ...]
-
-
-def diagnosis_of_start(config: NodeConfig, error: BaseException) -> Diagnosis:
-    """Return the diagnosis of a start that failed with `error`."""
-    data = config.data_path
-    match error:
-        case LogDamagedError():
-            return _damaged(f"the log in {data / 'log'} is damaged: {error}")
-        case SnapshotDamagedError():
-            return _damaged(f"a snapshot is damaged: {error.place}: {error.what}")
-        case MigrationError() | UnknownAbiError() | SnapshotAbiError() | LogAbiError():
-            return Diagnosis(exit_codes.NOT_MIGRATED, (str(error), NOT_MIGRATED.format(data)))
-        case OSError():
-            return Diagnosis(exit_codes.CANNOT_START, (diagnosis_of_disk(data, error),))
-    return Diagnosis(exit_codes.CANNOT_START, (str(error),))
-
-
-def _damaged(what: str) -> Diagnosis:
-    return Diagnosis(exit_codes.CANNOT_START, (what, DAMAGED))
+    Raises:
+        MigrationError: naming them. Nothing was changed.
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+    """
+    abi = look(config.data_path).abi
+    if abi is None or abi == ABI:
+        return
+    running = [welcome for welcome in asyncio.run(_greetings(config)) if welcome.abi == abi]
+    if running:
+        names = ", ".join(f"{welcome.node_id} (version {welcome.software})" for welcome in running)
+        raise MigrationError(
+            CHECK,
+            "",
+            f"{names} would refuse this node once its data is migrated: two ABIs cannot be in one cluster. Stop all nodes, then start "
+            "them with the new version (docs/migrations.md)",
+        )
 
 
-def diagnosis_of_disk(data: Path, error: OSError) -> str:
-    """Describe an error of the disk with its path and, for a full disk, with its name and usage."""
-    if error.errno not in FULL:
-        return str(error)
-    place = Path(error.filename) if error.filename else data
-    while not place.exists():
-        place = place.parent
+async def _greetings(config: NodeConfig) -> list[Welcome]:
+    """Return the greetings of the other nodes that can be reached."""
+    others = [node for node in config.nodes if node.node_id != config.node_id]
+    found = await asyncio.gather(*(_greeting(config, node) for node in others))
+    return [welcome for welcome in found if welcome is not None]
+
+
+async def _greeting(config: NodeConfig, node: NodeAddress) -> Welcome | None:
     try:
-        usage = shutil.disk_usage(place)
-        room = f"the file system of {place} has {usage.free / 1e6:,.1f} MB of {usage.total / 1e6:,.1f} MB free"
-    except OSError:
-        room = f"the file system of {place}"
-    return f"the disk is full: {error}; {room}. Free space, then start the node again: nothing that was acknowledged is lost"
+        connection = await NativeConnection.open(node.native, tls=client_context(config), client=f"start of {config.node_id}")
+    except (ConnectionLost, RequestFailed):
+        return None
+    welcome = connection.welcome
+    await connection.close()
+    return welcome if welcome.cluster_id == config.cluster_id else None

@@ -17,7 +17,6 @@ FUNCTION_LINES_MAX = 80
 
 LONG_FILES = {
     "cluster/raft.py": "the facade of PySyncObj: every callback of the library in one class",
-    "node/engine/process.py": "the wiring of the engine process",
     "node/engine/service.py": "the requests of the native protocol, one method each",
     "node/gateway/orders.py": "every call about orders, with its request and answer",
     "node/native/connection.py": "one connection: requests, answers and the feed share its state",

@@ -22,7 +22,7 @@ from node import exit_codes
 from node.config.file import load
 from node.data_directory import identity
 from node.deployment.setup import initialise
-from node.engine import startup
+from node.engine import failures
 from node.engine.modes import Modes
 from node.engine.process import build
 from node.errors import QuorumbookError
@@ -107,7 +107,7 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
             begun = Begun(node / "node.toml")
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
             config = load(template / "n1" / "node.toml")
-            diagnosis = startup.diagnosis_of_start(config, error)
+            diagnosis = failures.diagnosis_of_start(config, error)
             told = "\n".join(diagnosis.lines)
             assert diagnosis.code == exit_codes.CANNOT_START, (done, told)
             assert "the version that wrote it" not in told, (done, told)
@@ -145,7 +145,7 @@ def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: 
         hardstate.store(disk, msgspec.structs.replace(STATE, node_id="n3"))
     with pytest.raises(LogDamagedError, match="of n3, and this is n1") as caught:
         Begun(tmp_path / "cluster" / "n1" / "node.toml")
-    assert startup.diagnosis_of_start(load(template / "n1" / "node.toml"), caught.value).code == exit_codes.CANNOT_START
+    assert failures.diagnosis_of_start(load(template / "n1" / "node.toml"), caught.value).code == exit_codes.CANNOT_START
 
 
 def test_damage_of_data_of_another_version_is_no_question_of_versions(template: Path) -> None:
@@ -158,7 +158,7 @@ def test_damage_of_data_of_another_version_is_no_question_of_versions(template: 
         (SnapshotDamagedError("/x/000004.sst", "differs"), exit_codes.CANNOT_START, ("damaged", "/x/000004.sst", "--rejoin")),
         (MigrationError("money is conserved", "", "no"), exit_codes.NOT_MIGRATED, ("sound and as it was",)),
     ):
-        diagnosis = startup.diagnosis_of_start(config, error)
+        diagnosis = failures.diagnosis_of_start(config, error)
         told = "\n".join(diagnosis.lines)
         assert diagnosis.code == code
         assert all(part in told for part in parts), told
@@ -168,7 +168,7 @@ def test_damage_of_data_of_another_version_is_no_question_of_versions(template: 
 def test_a_full_disk_is_named(template: Path) -> None:
     config = load(template / "n1" / "node.toml")
     error = OSError(28, "No space left on device", str(config.data_path / "log" / "log-1.seg"))
-    (line,) = startup.diagnosis_of_start(config, error).lines
+    (line,) = failures.diagnosis_of_start(config, error).lines
     assert "the disk is full" in line
     assert "log-1.seg" in line
     assert "MB free" in line

@@ -10,7 +10,7 @@ import pytest
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
-from node.engine import other_versions
+from node.engine import startup
 from node.migration.found import Found
 from node.native.protocol import Welcome
 from snapshots.abi import ABI
@@ -28,8 +28,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, data: str | None, *greetings: Welcom
     async def told(_config: NodeConfig) -> list[Welcome]:
         return list(greetings)
 
-    monkeypatch.setattr(other_versions, "_greetings", told)
-    monkeypatch.setattr(other_versions, "look", lambda path: Found(path, data, None, None))
+    monkeypatch.setattr(startup, "_greetings", told)
+    monkeypatch.setattr(startup, "look", lambda path: Found(path, data, None, None))
 
 
 def test_the_first_of_a_rolling_start_changes_nothing(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,15 +39,15 @@ def test_the_first_of_a_rolling_start_changes_nothing(config: NodeConfig, monkey
     with pytest.raises(
         MigrationError, match=r"n2 \(version 0\.2\.0\), n3 \(version 0\.2\.0\) would refuse this node .* Stop all nodes"
     ):
-        other_versions.check(config)
+        startup.check_other_nodes(config)
     answer(monkeypatch, OLD, msgspec.structs.replace(others[0], abi=ABI))
-    other_versions.check(config)
+    startup.check_other_nodes(config)
     answer(monkeypatch, OLD)
-    other_versions.check(config)
+    startup.check_other_nodes(config)
     answer(monkeypatch, ABI, *others)
-    other_versions.check(config)
+    startup.check_other_nodes(config)
 
 
 def test_nodes_that_are_down_are_no_obstacle(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(other_versions, "look", lambda path: Found(path, OLD, None, None))
-    other_versions.check(config)
+    monkeypatch.setattr(startup, "look", lambda path: Found(path, OLD, None, None))
+    startup.check_other_nodes(config)
