@@ -40,7 +40,8 @@ NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY_ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_HOST_MAX = 253
 
 RANGES: dict[str, tuple[float, float, str]] = {
     "raft.heartbeat": (0.005, 10, "seconds"),
@@ -102,9 +103,24 @@ def check(config: NodeConfig, file: str, *, dates: bool = True) -> None:
 def split_address(address: str) -> tuple[str, int] | None:
     """Return host and port of "host:port" (IPv6: "[::1]:80"); None if the text has another form."""
     host, _, port = address.rpartition(":")
-    if _HOST.fullmatch(host) is None or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+    if not is_host(host) or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         return None
     return host, int(port)
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` can stand before a port: a name (RFC 1123, section 2.1), an IPv4 address, or an IPv6 address in
+    brackets. A name whose last label is a number is an IPv4 address or not valid.
+    """
+    try:
+        if text.startswith("["):
+            return text.endswith("]") and "%" not in text and ipaddress.IPv6Address(text[1:-1]) is not None
+        labels = text.split(".")
+        if labels[-1].isdigit():
+            return ipaddress.IPv4Address(text) is not None
+    except ValueError:
+        return False
+    return len(text) <= _HOST_MAX and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def check_address(node: NodeAddress, fault: Fault) -> None:
@@ -203,8 +219,8 @@ def _check_url(key: str, text: str, fault: Fault) -> None:
         port = parts.port
         sound = (
             parts.scheme in ("http", "https")
-            and bool(parts.hostname)
             and port != 0
+            and is_host(parts.netloc if port is None else parts.netloc.rpartition(":")[0])
             and text == f"{parts.scheme}://{parts.netloc}"
         )
     except ValueError:

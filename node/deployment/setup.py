@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from string import Template
 import msgspec
 
 from node.cluster_directory import KeyFile
-from node.config.checks import CLUSTER_ID, NODE_ID, split_address
+from node.config.checks import CLUSTER_ID, NODE_ID, is_host, split_address
 from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
 from node.data_directory import identity
@@ -90,6 +91,7 @@ def initialise(
     authority = pki.make_authority(cluster, moment)
     keys = cluster_keys or encryption.with_another({})
     admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
+    existed = directory.exists()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write_new(directory / "ca.pem", authority.certificate)
@@ -108,9 +110,23 @@ def initialise(
             written.append(make_node(directory, address, text, authority, moment, keys))
         sync_path(directory)
         sync_path(directory.resolve().parent)
-    except OSError as error:
-        raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
+    except BaseException as error:
+        _remove(directory, itself=not existed)
+        if isinstance(error, OSError):
+            raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
+        raise
     return written
+
+
+def _remove(directory: Path, *, itself: bool) -> None:
+    """Remove a cluster that is not complete, as far as that is possible. The directory was empty or not there before."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if itself and directory.is_dir():
+        directory.rmdir()
 
 
 def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeAddress]:
@@ -162,8 +178,11 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
         )
     for address in addresses:
         for text in (address.raft, address.native, address.http.partition("://")[2]):
+            host = text.rpartition(":")[0]
+            if not is_host(host):
+                raise SetupError(f"host {host!r} of {address.node_id}: expected a host name or IP address, without a port")
             if split_address(text) is None:
-                raise SetupError(f"{text}: expected a host name or IP address, and ports from 1 to 65535")
+                raise SetupError(f"{text}: expected ports from 1 to 65535")
     if directory.exists() and not directory.is_dir():
         raise SetupError(f"{directory} is a file; name a directory that does not exist yet")
     if directory.is_dir() and any(directory.iterdir()):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,10 +14,12 @@ from cryptography import x509
 from node.cluster_directory import KeyFile
 from node.config.file import load
 from node.data_directory import identity
+from node.deployment import setup
 from node.deployment.setup import Host, initialise
 from node.errors import SetupError
 from node.keys.encryption import read_keys
 from node.supervisor import children
+from node.system import files
 
 
 def mode(path: Path) -> int:
@@ -88,7 +92,9 @@ def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
         ({"nodes": [Host("a", "h"), Host("b", "h"), Host("a", "h")]}, "expected each once"),
         ({"nodes": [Host("../x", "h")]}, "node id '../x': expected"),
         ({"cluster_id": 'x"y'}, "cluster id 'x\"y': expected"),
-        ({"host": "a b"}, "expected a host name or IP address"),
+        ({"host": "a b"}, "host 'a b' of n1: expected a host name or IP address"),
+        ({"host": "10.0.0.1:80"}, "host '.10.0.0.1:80.' of n1: expected a host name or IP address, without a port"),
+        ({"host": "10.0.0.256"}, "host '10.0.0.256' of n1: expected"),
         ({"base_port": 65530}, "ports from 1 to 65535"),
         ({"base_port": -5}, "ports from 1 to 65535"),
     ],
@@ -117,6 +123,24 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SetupError, match="cannot be written: Not a directory"):
         initialise(tmp_path / "file" / "c")
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt was refused because of what the first one had left."""
+    written = []
+
+    def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
+        if len(written) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        files.write_new(path, data, mode)
+
+    monkeypatch.setattr(setup, "files", SimpleNamespace(write_new=write_new))
+    for directory in (tmp_path, tmp_path / "new"):
+        written.clear()
+        with pytest.raises(SetupError, match="cannot be written: No space left on device"):
+            initialise(directory)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_every_node_has_its_own_host_and_a_certificate_that_names_it(tmp_path: Path) -> None:
