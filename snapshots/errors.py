@@ -34,8 +34,8 @@ class SnapshotDamagedError(SnapshotError):
 
     def __init__(self, place: str, what: str) -> None:
         super().__init__(
-            f"{place}: {what}. This snapshot cannot be trusted and nothing of it was read. With the other nodes up, give this node an "
-            "empty data directory and start it with --rejoin"
+            f"{place}: {what}. This snapshot cannot be trusted and nothing of it was read. If it is a node's own and the other nodes "
+            "are up, give the node an empty data directory and start it with --rejoin. If it is a backup, use another one"
         )
         self.place = place
         self.what = what

@@ -131,7 +131,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
         if path not in chosen:
             click.echo(f"{path}: not a snapshot, passed over", err=True)
     if not chosen:
-        raise DirectoryError(f"{paths[0]}: expected a snapshot, a directory named by its index such as {1:020d}")
+        backups.check_snapshot(paths[0])
     manifests = []
     for path in chosen:
         with progress(f"{path} is read") as shown:

@@ -34,6 +34,8 @@ REMOVED_ADVICE = (
     "add. This one may be deleted once nobody needs it for an audit"
 )
 
+RESTORE_ADVICE = "Some of its nodes would begin with the state of the snapshot, and others with nothing. Repeat it: quorumbook snapshot restore"
+
 _HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
 """Files that may be in a data directory in which nothing was stored."""
 
@@ -43,6 +45,8 @@ class Stage(StrEnum):
 
     NEW = "new"
     """Made by `quorumbook init`; the node has never run on it."""
+    RESTORING = "restoring"
+    """A new cluster is given the state of a snapshot, and not every node has it yet."""
     REJOIN = "rejoin"
     """Made after the disk was lost. The log does not say yet that the node must not vote."""
     STARTED = "started"
@@ -66,13 +70,13 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     joined: bool = False
 
 
-def read(config: NodeConfig) -> Identity:
-    """Return the identity of the configuration's data directory.
+def read(config: NodeConfig, *, restoring: bool = False) -> Identity:
+    """Return the identity of the configuration's data directory. `restoring`: a restore that has not ended is no fault.
 
     Raises:
         DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was
             removed, or there is evidence against a start (`evidence.py`); or a new cluster would begin with an even number of
-            nodes.
+            nodes, or with the state of a snapshot on some of them.
     """
     evidence.refuse_start(config.data_path)
     path = config.data_path / FILE
@@ -92,6 +96,8 @@ def read(config: NodeConfig) -> Identity:
                 f"{path}: this is the data directory of {name} {found!r}, and the configuration is for {name} {wanted!r}. "
                 "Set data_dir to the directory of this node; nothing was changed"
             )
+    if identity.stage is Stage.RESTORING and not restoring:
+        raise DataDirectoryError(f"{path}: a restore of a snapshot into this cluster did not end. {RESTORE_ADVICE}")
     _check_stage(config, path, identity)
     return identity
 
@@ -143,6 +149,17 @@ def mark_started(config: NodeConfig, identity: Identity) -> Identity:
     started = msgspec.structs.replace(identity, stage=Stage.STARTED)
     _store(config.data_path, started)
     return started
+
+
+def mark_restoring(config: NodeConfig, *, ended: bool = False) -> None:
+    """Record, durably, that a snapshot is being restored into the new cluster of this node, or that this has ended.
+
+    Raises:
+        OSError: it could not be written.
+        DataDirectoryError: the identity cannot be read.
+    """
+    identity = read(config, restoring=True)
+    _store(config.data_path, msgspec.structs.replace(identity, stage=Stage.NEW if ended else Stage.RESTORING))
 
 
 def mark_removed(config: NodeConfig) -> None:

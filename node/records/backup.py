@@ -85,6 +85,16 @@ def listed(directory: Path) -> list[Listed]:
     return found
 
 
+def check_snapshot(path: Path) -> None:
+    """Check that a path is that of a snapshot.
+
+    Raises:
+        DirectoryError: it is not.
+    """
+    if not (path.is_dir() and is_snapshot(path)):
+        raise DirectoryError(f"{path}: expected a snapshot, a directory named by its index such as {1:020d}")
+
+
 def is_snapshot(path: Path) -> bool:
     """Return whether a directory has the name of a complete snapshot. Other files beside snapshots have other names."""
     return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
@@ -180,17 +190,18 @@ def _copy(source: Source, store: SnapshotStore, what: str, progress: Progress) -
 
 def restore(path: Path, layout: ClusterDirectory, progress: Progress = untold) -> tuple[Manifest, Engine]:
     """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Returns that state. An
-    interrupted call may be repeated.
+    interrupted call may be repeated, and the nodes do not start before one has ended.
 
     Args:
         progress: called with rows while the snapshot is read, and with bytes while a node gets it.
 
     Raises:
-        DirectoryError: a node of the cluster has no directory here.
+        DirectoryError: `path` is not a snapshot, or a node of the cluster has no directory here.
         DataDirectoryError: a node has run already.
         NodeRunningError: a node runs.
         SnapshotDamagedError, SnapshotRefusedError, StateError: the snapshot cannot be used.
     """
+    check_snapshot(path)
     wanted = {node.node_id for config in layout.configs.values() for node in config.nodes}
     if wanted != set(layout.node_ids):
         raise DirectoryError(
@@ -203,15 +214,19 @@ def restore(path: Path, layout: ClusterDirectory, progress: Progress = untold) -
             running.callback(PidFile.acquire(config.data_path / PID_FILE).release)
         manifest, engine = _verified(path, progress)
         for config in layout.configs.values():
+            identity.mark_restoring(config)
+        for config in layout.configs.values():
             _restore_node(path, config, progress)
+        for config in layout.configs.values():
+            identity.mark_restoring(config, ended=True)
     return manifest, engine
 
 
 def _check_unused(config: NodeConfig) -> None:
-    known = identity.read(config)
+    known = identity.read(config, restoring=True)
     log = config.data_path / "log"
     stored = RealDisk(log).names() if log.is_dir() else []
-    if known.stage is not identity.Stage.NEW or known.joined or set(stored) - {hardstate.FILE}:
+    if known.stage not in (identity.Stage.NEW, identity.Stage.RESTORING) or known.joined or set(stored) - {hardstate.FILE}:
         raise DataDirectoryError(
             f"{config.data_path}: node {config.node_id} has run already, and its state would be lost. Restore into a new cluster: "
             "quorumbook init"

@@ -1,0 +1,76 @@
+"""A snapshot becomes the state of a new cluster: on all of its nodes, or on none that starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.ports import LogEntry, SnapshotMark
+from node.cluster_directory import ClusterDirectory
+from node.config.settings import NodeConfig
+from node.data_directory import identity
+from node.data_directory.marks import encode_mark
+from node.deployment.setup import initialise
+from node.errors import DataDirectoryError, DirectoryError
+from node.records import backup
+from snapshots.job import JobState
+from snapshots.manifest import SnapshotFields
+from snapshots.store import SnapshotStore
+from statemachine.commands import Batch, OpenAccount
+from statemachine.engine import Engine
+from statemachine.limits import OPERATOR
+from tests.unit.snapshots.making import wait
+
+MARK = SnapshotMark(LogEntry(b"\x00last", 3, 1), LogEntry(b"\x00before", 2, 1))
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A snapshot with one account."""
+    engine = Engine()
+    engine.apply(Batch(10**9, [OpenAccount(OPERATOR, "a", "alice")]))
+    job = SnapshotStore(tmp_path / "backup").begin(
+        SnapshotFields(3, 1, encode_mark(MARK), engine.sequence, "0", 0, engine.full_hash()), dict(engine.tables())
+    )
+    assert wait(job) is JobState.DONE, job.reason
+    return tmp_path / "backup" / f"{3:020d}"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> ClusterDirectory:
+    """A new cluster of three nodes."""
+    initialise(tmp_path / "new")
+    return ClusterDirectory(tmp_path / "new")
+
+
+def test_no_node_starts_while_a_restore_has_not_ended(
+    snapshot: Path, layout: ClusterDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes without the state could elect a leader, and the third could never follow it."""
+    restore_node = backup._restore_node
+
+    def dies_at_n2(path: Path, config: NodeConfig, progress: backup.Progress) -> None:
+        if config.node_id == "n2":
+            raise KeyboardInterrupt
+        restore_node(path, config, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_restore_node", dies_at_n2)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(snapshot, layout)
+    for config in layout.configs.values():
+        with pytest.raises(DataDirectoryError, match=r"did not end.* Repeat it: quorumbook snapshot restore"):
+            identity.read(config)
+
+    manifest, engine = backup.restore(snapshot, layout)
+    assert (manifest.index, engine.account_exists("alice")) == (3, True)
+    assert {identity.read(config).stage for config in layout.configs.values()} == {identity.Stage.NEW}
+
+
+def test_what_is_no_snapshot_is_named(snapshot: Path, layout: ClusterDirectory, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (snapshot.parent, tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(DirectoryError, match=f"{path}: expected a snapshot, a directory named by its index"):
+            backup.restore(path, layout)
+    assert {identity.read(config).stage for config in layout.configs.values()} == {identity.Stage.NEW}
