@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.native.client import ClusterClient, NativeConnection
+from node.native.client import FULL, ClusterClient, NativeConnection
 from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
 from node.system.backoff import Backoff
@@ -204,14 +204,8 @@ class NodeBackend:
                 raise NotLeaderError(failure.leader) from None
             if failure.code in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.STOPPING):
                 return None
-            if failure.code is FailCode.OVERLOADED:
-                message = "Too many requests: the queue is full and nothing was done"
-                raise ApiError(429, message, headers={"Retry-After": "1"}) from None
-            if failure.code is FailCode.RATE_LIMITED:
-                headers = {"Retry-After": "1"}
-                raise ApiError(
-                    429, "Private rate limit exceeded", reason="rate_limit", detail=failure.message, headers=headers
-                ) from None
+            if failure.code in FULL:
+                raise _too_many(failure) from None
             raise
 
     async def _submit_elsewhere(
@@ -224,12 +218,14 @@ class NodeBackend:
         if left <= 0:
             raise UnavailableError("no node answered in time", outcome_unknown=unknown)
         try:
-            return await self._cluster.submit(commands, deadline=left, on_resend=resent.note)
+            return await self._cluster.submit(commands, deadline=left, on_resend=resent.note, patient=unknown)
         except ConnectionLost as error:
             raise UnavailableError(str(error), outcome_unknown=True) from None
         except RequestFailed as failure:
             if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED, FailCode.CONFLICT):
                 raise
+            if failure.code in FULL and not unknown:
+                raise _too_many(failure) from None
             unknown = unknown or failure.code is FailCode.OUTCOME_UNKNOWN
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
 
@@ -388,6 +384,14 @@ class NodeBackend:
                 self._watcher = asyncio.create_task(self._report_loss(connection))
                 self._on_keys([])  # keys may have changed in the meantime
             return self._connection
+
+
+def _too_many(failure: RequestFailed) -> ApiError:
+    """Return the answer to commands that the leader refused because its queue is full or a limit is used up."""
+    headers = {"Retry-After": "1"}
+    if failure.code is FailCode.OVERLOADED:
+        return ApiError(429, "Too many requests: the queue is full and nothing was done", headers=headers)
+    return ApiError(429, "Private rate limit exceeded", reason="rate_limit", detail=failure.message, headers=headers)
 
 
 class _Deadlines:

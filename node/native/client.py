@@ -24,6 +24,7 @@ from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 
 __all__ = [
+    "FULL",
     "ClusterClient",
     "ConnectionLost",
     "Credentials",
@@ -50,6 +51,9 @@ send them again.
 
 _SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY, FailCode.RATE_LIMITED})
 """Failures that may be over at the same node a moment later."""
+
+FULL = frozenset({FailCode.OVERLOADED, FailCode.RATE_LIMITED})
+"""Failures of a leader that did nothing because it had too much to do, for everybody or for one account."""
 
 RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.STOPPING, *_SAME_NODE})
 """Failures that another node, or the same node later, may not have."""
@@ -105,19 +109,24 @@ class ClusterClient:
         commands: Sequence[AnyCommand],
         deadline: float | None = None,
         on_resend: Callable[[], None] = lambda: None,
+        *,
+        patient: bool = True,
     ) -> list[AnyOutcome]:
         """Apply commands on the leader, and return their outcomes in order. Each attempt sends the same commands with
         the same ids.
 
         Args:
             on_resend: called before the commands are sent again while the outcome of an earlier attempt is unknown.
+            patient: whether to wait for a leader whose queue is full or whose limit of the account is used up. If not,
+                OVERLOADED and RATE_LIMITED are raised at once, unless the outcome of an earlier attempt is unknown.
 
         Raises:
             RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline
                 passed; any other code at once.
         """
         fixed = list(commands)
-        return await self._on_leader(lambda connection: connection.submit(fixed), deadline, on_resend)
+        final = frozenset() if patient else FULL
+        return await self._on_leader(lambda connection: connection.submit(fixed), deadline, on_resend, final)
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         return await self._on_leader(lambda connection: connection.query(query, linearizable), None)
@@ -216,7 +225,11 @@ class ClusterClient:
         return opened
 
     async def _on_leader(
-        self, attempt: _Attempt[_Result], deadline: float | None, on_resend: Callable[[], None] = lambda: None
+        self,
+        attempt: _Attempt[_Result],
+        deadline: float | None,
+        on_resend: Callable[[], None] = lambda: None,
+        final: frozenset[FailCode] = frozenset(),
     ) -> _Result:
         loop = asyncio.get_running_loop()
         seconds = self._deadline if deadline is None else deadline
@@ -232,6 +245,8 @@ class ClusterClient:
                     search.sent = True
                     return await attempt(connection)
             except (RequestFailed, ConnectionLost, TimeoutError) as error:
+                if isinstance(error, RequestFailed) and error.code in final and not search.unknown:
+                    raise
                 pause = search.after(error)
             if loop.time() + pause >= until:
                 raise search.failure(seconds)

@@ -23,6 +23,7 @@ import pytest
 from node.config.file import load
 from node.deployment import setup
 from node.engine.native_server import NativeServer
+from node.engine.service import Send
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
 from node.gateway import feeds, health
@@ -31,7 +32,7 @@ from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
 from node.keys.credentials import Credentials
 from node.native.client import ClusterClient, NativeConnection
-from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
+from node.native.protocol import Events, FailCode, Failed, NodeStatus, StatusQuery, Submit
 from statemachine.commands import Batch, PutApiKey, encode_batch
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR
@@ -200,6 +201,28 @@ async def test_a_follower_sends_commands_on_and_answers_when_it_has_applied_them
         assert not (await asyncio.wait([answer], timeout=0.05))[0], "this node has not applied it"
         replicate(two, one)
         assert (await answer)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(FailCode.OVERLOADED, "queue is full"), (FailCode.RATE_LIMITED, "rate limit exceeded")]
+)
+async def test_a_follower_says_at_once_that_the_leader_has_too_much_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: FailCode, text: str
+) -> None:
+    """It was 503 after the whole deadline, where the leader's own gateway says 429."""
+
+    def refuse(_principal: object, request: Submit, _size: int, send: Send) -> None:
+        send(Failed(request.request_id, code, "too much"))
+
+    async with world(tmp_path, 60.0) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        monkeypatch.setattr(two.service, "submit", refuse)
+        async with asyncio.timeout(30):
+            status, answer = await w.place(ORDER)
+        assert status == 429
+        assert text in answer["message"]
 
 
 async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:

@@ -241,7 +241,12 @@ class FakeConnection:
         self.close_reason = ""
 
     async def submit(
-        self, commands: Sequence[AnyCommand], deadline: float | None = None, on_resend: Callable[[], None] = lambda: None
+        self,
+        commands: Sequence[AnyCommand],
+        deadline: float | None = None,
+        on_resend: Callable[[], None] = lambda: None,
+        *,
+        patient: bool = True,
     ) -> list[Any]:
         self.sent.append(commands)
         return [await self._step()]
