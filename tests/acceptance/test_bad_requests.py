@@ -252,7 +252,7 @@ async def test_garbage_on_the_http_port(api: Api, seed: int) -> None:
 async def test_bad_messages_on_the_web_socket(api: Api, text: str) -> None:
     async with aiohttp.ClientSession() as session, session.ws_connect(api.url) as socket_:
         await socket_.send_str(text)
-        answer = await socket_.receive_json(timeout=10)
+        answer = await socket_.receive_json(timeout=30)
         assert answer["type"] == "error", answer
         assert answer["message"]
 
@@ -260,5 +260,5 @@ async def test_bad_messages_on_the_web_socket(api: Api, text: str) -> None:
 async def test_bytes_on_the_web_socket(api: Api) -> None:
     async with aiohttp.ClientSession() as session, session.ws_connect(api.url) as socket_:
         await socket_.send_bytes(b"\x80\x04K\x01.")
-        message = await socket_.receive(timeout=10)
+        message = await socket_.receive(timeout=30)
         assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)

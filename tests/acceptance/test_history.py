@@ -116,7 +116,9 @@ def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
     first = contents(exchange, "n1")
     assert first == contents(exchange, "n2") == contents(exchange, "n3")
     assert first["gaps"] == []
-    with urllib.request.urlopen(f"{exchange.access.https['n2']}/products/{SPEC.product_id}/candles?granularity=86400") as answer:
+    with urllib.request.urlopen(
+        f"{exchange.access.https['n2']}/products/{SPEC.product_id}/candles?granularity=86400", timeout=30
+    ) as answer:
         candles = json.load(answer)
     assert len(candles) >= 1
     assert all(Decimal(low) <= Decimal(opened) <= Decimal(high) for _, low, high, opened, _, _ in candles)

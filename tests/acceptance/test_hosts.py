@@ -31,7 +31,7 @@ SECONDS = 60.0
 CHECKED = """
 import ssl, sys, urllib.request
 context = ssl.create_default_context(cafile=sys.argv[1])
-print(urllib.request.urlopen(sys.argv[2], context=context, timeout=10).read().decode())
+print(urllib.request.urlopen(sys.argv[2], context=context, timeout=30).read().decode())
 """
 
 

@@ -20,6 +20,11 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
+GAP_MAX_S = 10.0
+"""Seconds without an answer after a leader's death, on a machine that does much else. docs/reliability.md has the figures of a
+quiet one.
+"""
+
 
 def run(arguments: list[str], seconds: float, **environment: str) -> subprocess.CompletedProcess[str]:
     """A Python program's end. Killed, with what it started in its session, after `seconds`."""
@@ -63,7 +68,7 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
         try:
             ended = asyncio.run(reached(lambda: orders(tmp_path / "stats_stats.csv") > 50 or process.poll() is not None, 60))
             process.terminate()
-            said, _ = process.communicate(timeout=20)
+            said, _ = process.communicate(timeout=40)
         finally:
             process.kill()
     assert ended, said
@@ -92,7 +97,7 @@ def test_the_load_test_survives_the_death_of_the_leader(tmp_path: Path) -> None:
     assert "requests/s on this machine" in ended.stdout
     found = read(results)
     assert {one.protocol for one in found.bins} == {"HTTP", "WebSocket", "native", "reads", "feed"}
-    assert 0 < found.gap_at(found.marks[0]).seconds < 5
+    assert 0 < found.gap_at(found.marks[0]).seconds < GAP_MAX_S
     claims = " ".join(check.claim for check in found.checks)
     for claim in ("exactly once", "books rebuilt from the feeds", "state hashes", "killed and started again"):
         assert claim in claims
@@ -164,5 +169,5 @@ def test_the_demonstration_holds(tmp_path: Path) -> None:
     assert "gap in acknowledgements" in ended.stdout
     result = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8"))
     assert result["holds"] is True
-    assert 0 < result["gap"] < 5
+    assert 0 < result["gap"] < GAP_MAX_S
     assert result["acknowledged"] > 1000

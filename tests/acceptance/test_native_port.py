@@ -23,7 +23,7 @@ from tests.real_cluster import Exchange
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = 10.0
+SECONDS = 30.0
 Answer = Welcome | Failed | Results
 
 

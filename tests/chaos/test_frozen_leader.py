@@ -36,7 +36,7 @@ def test_frozen_leader(make_ground: MakeGround) -> None:
                 assert await reached(lambda: scenario.recorder.since(frozen_at + 1.0) > 300, 20), "the others serve"
             finally:
                 await asyncio.to_thread(ground.cluster.kill, leader, signal.SIGCONT)
-            assert scenario.recorder.gap(frozen_at, time.monotonic()).seconds < 6.0
+            assert scenario.recorder.gap(frozen_at, time.monotonic()).seconds < 12.0
             await ground.cluster.wait_ready(READY_SECONDS)
             await judged(scenario)
 

@@ -36,6 +36,6 @@ def test_kill_each_node(make_ground: MakeGround) -> None:
                 await ground.cluster.wait_ready(READY_SECONDS)
             await judged(scenario)
             assert any(kill.led for kill in scenario.kills), "one of three nodes killed in turn must have led"
-            assert max(kill.gap for kill in scenario.kills) < 5.0
+            assert max(kill.gap for kill in scenario.kills) < 10.0
 
     asyncio.run(play())

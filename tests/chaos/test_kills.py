@@ -31,7 +31,7 @@ def test_killed_leaders_lose_nothing(tmp_path: Path) -> None:
     assert not result.failure, lines
     assert len(result.kills) == PLAN.kills
     assert result.judged == 2
-    assert all(0 < kill.gap < 5.0 and kill.gap <= kill.back for kill in result.kills), result.kills
+    assert all(0 < kill.gap < 10.0 and kill.gap <= kill.back for kill in result.kills), result.kills
     assert all(kill.wait > 0 for kill in result.kills), result.kills
     assert all(set(kill.parts) == set(PHASES) for kill in result.kills), result.kills
     assert "none lost, none doubled" in report(result, PLAN)

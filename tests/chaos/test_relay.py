@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.relay import GOOD, Quality, RelayProcess
 from tests.ports import free_port
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Echo:

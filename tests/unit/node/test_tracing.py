@@ -86,9 +86,9 @@ def test_a_receiver_that_is_not_there_holds_nothing_up(config: NodeConfig) -> No
     gateway = Tracer(made, "gateway")
     begun = time.monotonic()
     gateway.gateway([ORDER] * 3_000, 1_000, 9_000)
-    assert time.monotonic() - begun < 2.0, "spans go to a bounded queue"
+    assert time.monotonic() - begun < 5.0, "spans go to a bounded queue"
     gateway.close()
-    assert time.monotonic() - begun < CLOSE_S + 3.0
+    assert time.monotonic() - begun < CLOSE_S + 6.0
 
 
 def test_sampling_is_a_share_and_the_same_in_every_process(config: NodeConfig) -> None:
