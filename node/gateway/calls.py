@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +20,7 @@ from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_si
 from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import LongText
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
-from node.gateway.http.messages import LongResponse, Request, Response, json_response
+from node.gateway.http.messages import LongResponse, Request, Response, in_origin_form, json_response
 from node.gateway.requests import parameters
 from node.gateway.values import iso
 from node.keys import addresses
@@ -497,11 +497,8 @@ def failure_response(request: Request, error: Exception) -> Response:
 
 def _redirect(request: Request, error: NotLeaderError) -> Response:
     """Return a 307 to the same path and query at the leader. The signature does not cover the host, so it stays valid."""
-    target = request.target
-    if not target.startswith("/"):
-        parts = urlsplit(target)
-        target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    location = error.leader.http.rstrip("/") + quote(target, safe=_TARGET_SAFE, errors="surrogateescape")
+    target = quote(in_origin_form(request.target), safe=_TARGET_SAFE, errors="surrogateescape")
+    location = error.leader.http.rstrip("/") + target
     body = {
         "message": f"This node does not lead: repeat the request at {error.leader.http}",
         "leader": error.leader.http,

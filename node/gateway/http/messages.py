@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -84,7 +84,7 @@ class Request:
         self.early = early
         self.keep_alive = keep_alive
         self.body = b""
-        self.path = target.partition("?")[0] if target[:1] == "/" else urlsplit(target).path or "/"
+        self.path = in_origin_form(target).partition("?")[0]
         self._headers = headers
         self._query: dict[str, list[str]] | None = None
 
@@ -116,6 +116,18 @@ class Request:
                 for name, value in parse_qsl(text, keep_blank_values=True):
                     self._query.setdefault(name, []).append(value)
         return self._query
+
+
+def in_origin_form(target: str) -> str:
+    """Return the path and query of a request target, which may be in absolute form (RFC 9112, section 3.2.2), such as
+    "http://host/path?query". The host counts for nothing, so it may be wrong: `urllib.parse.urlsplit` raises ValueError
+    for one such as "[::1".
+    """
+    if target[:1] == "/":
+        return target
+    rest = target.partition("://")[2]
+    host = rest.partition("/")[0].partition("?")[0]
+    return rest[len(host) :] if rest[len(host) :][:1] == "/" else "/" + rest[len(host) :]
 
 
 class Response:

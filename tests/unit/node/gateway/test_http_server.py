@@ -165,6 +165,32 @@ async def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://x/a?b=c", "/a"),
+        (b"http://x", "/"),
+        (b"http://x?b=c", "/"),
+        (b"http://x:99999/a//b", "/a//b"),
+        (b"http://[::1/a", "/a"),
+        (b"http://[x]y/a", "/a"),
+        (b"http://[::1/ws", "/ws"),
+        (b"*", "/"),
+    ],
+)
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: other\r\n"])
+async def test_a_target_in_absolute_form_has_its_path(
+    target: bytes, path: str, upgrade: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host such as "[::1" cut the connection without an answer, and left a traceback in the log."""
+    async with serving() as served:
+        lines = HOST_LINE + upgrade + b"Connection: close\r\n\r\n"
+        answer = await served.talk(b"OPTIONS " + target + b" HTTP/1.1\r\n" + lines)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert [request.path for request in served.requests] == [path]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
 async def test_other_versions_are_refused(version: bytes) -> None:
     async with serving() as served:
@@ -589,6 +615,7 @@ FRAGMENTS = st.lists(
             b"\r\n",
             b"abc",
             b"3\r\nabc\r\n",
+            b"GET http://[::1/a HTTP/1.1\r\n",
             b"0\r\n\r\n",
             b"\n",
             b" ",
