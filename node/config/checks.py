@@ -94,7 +94,7 @@ def check(config: NodeConfig, file: str, *, dates: bool = True) -> None:
     _check_admin_addresses(config, fault)
     _check_history(config, fault)
     _check_streams(config, fault)
-    if config.tracing.endpoint and not config.tracing.endpoint.startswith(("http://", "https://")):
+    if config.tracing.endpoint and not _is_endpoint(config.tracing.endpoint):
         raise fault("tracing.endpoint", f"expected http://host:port/v1/traces or https://..., not {config.tracing.endpoint!r}")
     _check_keys(config, fault)
     check_tls(config, fault, dates=dates)
@@ -141,8 +141,7 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
         raise fault("cluster_id", "expected 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit")
     if NODE_ID.fullmatch(config.node_id) is None:
         raise fault("node_id", "expected 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit")
-    if not config.data_dir or "\0" in config.data_dir:
-        raise fault("data_dir", "expected the path of a directory")
+    _check_paths(config, fault)
     if config.log_level not in LOG_LEVELS:
         raise fault("log_level", f"expected one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
     if config.log_format not in LOG_FORMATS:
@@ -156,6 +155,15 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
         raise fault("start.from", f"expected one of {', '.join(START_SOURCES)}, not {config.start.source!r}")
     if config.start.source == "dataset" and not config.start.dataset:
         raise fault("start.dataset", 'expected the directory of a dataset, since start.from is "dataset"')
+
+
+def _check_paths(config: NodeConfig, fault: Fault) -> None:
+    """Check that the paths can be paths at all."""
+    tls = config.tls
+    needed = {"tls.ca": tls.ca, "tls.certificate": tls.certificate, "tls.key": tls.key, "cluster_key": config.cluster_key}
+    for key, text in {"data_dir": config.data_dir, **needed, "start.dataset": config.start.dataset or "-"}.items():
+        if not text or "\0" in text:
+            raise fault(key, f"expected the path of a {'file' if key in needed else 'directory'}")
 
 
 def _check_numbers(config: NodeConfig, fault: Fault) -> None:
@@ -229,6 +237,15 @@ def _check_url(key: str, text: str, fault: Fault) -> None:
         raise fault(key, f"expected http://host:port or https://host:port without a path, not {text!r}")
 
 
+def _is_endpoint(text: str) -> bool:
+    """Whether a text is a URL of HTTP with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _within(key: str, fault: Fault) -> Fault:
     return lambda name, text: fault(f"{key}.{name}", text)
 
@@ -284,11 +301,23 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
         raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
     database = config.history.database
     # The message does not show the text, which may contain a password.
-    if database and not database.startswith(("postgresql://", "sqlite:////")):
+    if database and not (database.startswith(("postgresql://", "sqlite:////")) and _is_database(database)):
         raise fault(
             "history.database",
             "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
         )
+
+
+def _is_database(text: str) -> bool:
+    """Whether the database's library can read a URL."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(text)
+    except (ArgumentError, ValueError):
+        return False
+    return "\0" not in text
 
 
 def _check_streams(config: NodeConfig, fault: Fault) -> None:
@@ -317,8 +346,6 @@ def _check_keys(config: NodeConfig, fault: Fault) -> None:
                 addresses.network(text)
             except ValueError as error:
                 raise fault(f"http.{name}[{position}]", f"expected a network such as 10.0.0.0/8: {error}") from None
-    if not config.cluster_key:
-        raise fault("cluster_key", "expected the path of a file")
     try:
         ClusterKeys(config.cluster_key_path)
     except ClusterKeyError as error:

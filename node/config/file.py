@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 import tomllib
 import typing
@@ -170,7 +171,8 @@ def _toml(value: Setting) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    # A string of JSON is one of TOML, except for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
 
 
 def _changed(text: str, section: str, key: str, value: str) -> str:
@@ -184,7 +186,8 @@ def _changed(text: str, section: str, key: str, value: str) -> str:
     begin = found.end() if found and section else 0
     following = re.compile(r"^\[", re.MULTILINE).search(text, begin)
     end = following.start() if following else len(text)
-    body, count = re.subn(rf"^{re.escape(key)}[ \t]*=[^\n#]*", f"{key} = {value}  ", text[begin:end], count=1, flags=re.MULTILINE)
+    line = re.compile(rf"^{re.escape(key)}[ \t]*=[^\n#]*", re.MULTILINE)
+    body, count = line.subn(lambda _found: f"{key} = {value}  ", text[begin:end], count=1)
     if not count:
         body = f"\n{key} = {value}" + text[begin:end] if section else f"{key} = {value}\n" + text[begin:end]
     return text[:begin] + body + text[end:]

@@ -36,6 +36,8 @@ node_id = "n1"
         ("tls.ca", "ca.pem"),
         ("http.trusted_proxies", ("10.0.0.0/8", "::1/128")),
         ("http.trusted_proxies", ()),
+        ("log_level", 'a "quoted" word, a back\\slash, a #hash and \x7f'),
+        ("tls.ca", "C:\\new\\1"),
     ],
 )
 def test_one_key_changes_and_nothing_else(tmp_path: Path, name: str, value: Setting) -> None:

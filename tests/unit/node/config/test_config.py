@@ -27,7 +27,7 @@ def put(text: str, key: str, value: str) -> str:
     """
     section, _, name = key.rpartition(".")
     begin = text.index(f"[{section}]\n") if section else 0
-    changed, count = re.subn(rf"(?m)^(# )?{name} = .*$", f"{name} = {value}", text[begin:], count=1)
+    changed, count = re.subn(rf"(?m)^(# )?{name} = .*$", lambda _found: f"{name} = {value}", text[begin:], count=1)
     assert count == 1, key
     return text[:begin] + changed
 
@@ -73,6 +73,9 @@ CHANGES: list[tuple[str, str, str]] = [
     ("data_dir", '""', "expected the path of a directory"),
     ("log_level", '"loud"', "expected one of debug, info, warning, error, not 'loud'"),
     ("cluster_key", '""', "expected the path of a file"),
+    ("cluster_key", '"a\\u0000b"', "expected the path of a file"),
+    ("tls.key", '"\\u0000"', "expected the path of a file"),
+    ("start.dataset", '"\\u0000"', "expected the path of a directory"),
     ("cluster_key", '"node.pem"', "node.pem: expected JSON such as"),
     ("cluster_key", '"."', "cannot be read: Is a directory"),
     ("raft.heartbeat", "0.0", "expected 0.005 to 10 seconds, not 0.0"),
@@ -102,6 +105,10 @@ CHANGES: list[tuple[str, str, str]] = [
     ("http.public_url", '"http://elsewhere:7021"', "expected 'http://127.0.0.1:7021', as nodes[0].http says"),
     ("history.archive_days", "1", "expected at least 2, or 0 for no archive"),
     ("history.database", '"mysql://u:p@h/d"', "expected postgresql://... or sqlite:////absolute/path"),
+    ("history.database", '"postgresql://[::1"', "expected postgresql://... or sqlite:////absolute/path"),
+    ("history.database", '"postgresql://h:port/d"', "expected postgresql://... or sqlite:////absolute/path"),
+    ("tracing.endpoint", '"http://"', "expected http://host:port/v1/traces"),
+    ("tracing.endpoint", '"http://[::1"', "expected http://host:port/v1/traces"),
     ("admin.key_id", '"a key"', "expected 1 to 64 letters"),
     ("admin.secret", '"not base64!"', "expected base64 of at least 16 bytes"),
     ("admin.secret", '"c2hvcnQ="', "expected base64 of at least 16 bytes"),
