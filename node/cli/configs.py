@@ -14,8 +14,9 @@ from node.cli.target import Target, json_option, place_option
 from node.config.checks import advice
 from node.config.file import load, read_toml
 from node.config.settings import NodeConfig
+from node.data_directory import identity
 from node.diagnosis.redaction import flat, settings
-from node.errors import ConfigError, DirectoryError
+from node.errors import ConfigError, DataDirectoryError, DirectoryError
 
 path_option = click.option("--config", "path", type=click.Path(path_type=Path), help="Only this node.toml.")
 
@@ -30,8 +31,8 @@ def config() -> None:
 @path_option
 @json_option
 def check(target: Target, path: Path | None, as_json: bool) -> None:
-    """Check the configurations of the nodes on this machine, as a start does, and that they fit each other. Exit code 1
-    if one is wrong.
+    """Check the configurations of the nodes on this machine and whose their data directories are, as a start does, and
+    that they fit each other. Exit code 1 if one is wrong.
     """
     faults: dict[str, str] = {}
     found: dict[str, NodeConfig] = {}
@@ -40,14 +41,23 @@ def check(target: Target, path: Path | None, as_json: bool) -> None:
         try:
             found[str(each)] = load(each)
             notes[str(each)] = advice(found[str(each)], each)
-        except ConfigError as error:
+            identity.read(found[str(each)])
+        except (ConfigError, DataDirectoryError) as error:
             faults[str(each)] = str(error)
     contradictions = _contradictions(found)
     if as_json:
-        print_json({"sound": list(found), "faults": faults, "contradictions": contradictions, "advice": notes})
+        print_json(
+            {
+                "sound": [name for name in found if name not in faults],
+                "faults": faults,
+                "contradictions": contradictions,
+                "advice": notes,
+            }
+        )
     else:
         for name, one in found.items():
-            click.echo(f"{name}: {one.node_id} of {one.cluster_id} can start")
+            if name not in faults:
+                click.echo(f"{name}: {one.node_id} of {one.cluster_id} can start")
         for lines in notes.values():
             for line in lines:
                 click.echo(f"note: {line}", err=True)

@@ -16,6 +16,7 @@ from node.cli.program import Commands
 from node.cli.target import json_option
 from node.config.checks import advice
 from node.config.file import load
+from node.data_directory import identity
 from node.deployment.setup import Host, initialise, is_loopback
 from node.deployment.statuses import asking
 from node.diagnosis.stopping import wait_until_may_stop
@@ -205,10 +206,11 @@ def alive(path: Path) -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Check a node's configuration, certificate and keys, as a start does, without starting. It also reports settings
-    that are probably not intended.
+    """Check a node's configuration, certificate and keys, and whose its data directory is, as a start does, without
+    starting. It also reports settings that are probably not intended.
     """
     config = load(path)
+    identity.read(config)
     lines = advice(config, path)
     if as_json:
         print_json({"node_id": config.node_id, "cluster_id": config.cluster_id, "advice": lines})

@@ -357,6 +357,23 @@ def test_a_nodes_configuration_is_checked_without_a_start(run: Run, local: FakeL
     assert "raft.heartbeat" in run("node", "check", "--config", "exchange/n1/node.toml", code=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("data_dir", "text"),
+    [("/dev/null", "cannot be read"), ("nowhere", "does not exist"), ("../n2/data", "directory of node 'n2'")],
+)
+def test_a_node_whose_data_directory_forbids_it_cannot_start(
+    run: Run, local: FakeLocal, tmp_path: Path, data_dir: str, text: str
+) -> None:
+    """Both commands said that it can, and its start refused."""
+    path = tmp_path / "exchange" / "n1" / "node.toml"
+    path.write_text(path.read_text().replace('data_dir = "data"', f'data_dir = "{data_dir}"'))
+    assert text in run("node", "check", "--config", "exchange/n1/node.toml", code=1).stderr
+    checked = run("config", "check", code=1)
+    assert text in checked.stderr
+    assert "n1 of trial can start" not in checked.stdout
+    assert "n2 of trial can start" in checked.stdout
+
+
 def test_clocks_that_differ_are_shown(run: Run, local: FakeLocal, client: FakeClient) -> None:
     members = [
         MemberStatus("n1", True, 1),
