@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,12 @@ DRAFT = ".tmp"
 INCOMING = ".incoming"
 REPLACED = ".old"
 TRASH = ".trash"
+_OWN = re.compile(
+    rf"([0-9]{{20}}|[0-9a-f]{{16}})({re.escape(DRAFT)}|{re.escape(INCOMING)}|{re.escape(REPLACED)}|{re.escape(TRASH)})"
+)
+"""Names of unfinished directories: a snapshot's index or a random name, then a suffix. A backup's directory may be any
+directory of a user, and hold other files with these suffixes.
+"""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
 
 
@@ -76,18 +83,21 @@ def remove(path: Path) -> None:
 def remove_drafts(parent: Path) -> None:
     """Delete drafts that a killed writer left. The caller must be sure that no writer runs."""
     for path in parent.glob(f"*{DRAFT}"):
-        remove(path)
+        if _OWN.fullmatch(path.name):
+            remove(path)
 
 
 def clean(parent: Path) -> None:
-    """Remove what a killed process left, and restore the name of a directory that was being replaced."""
+    """Remove what a killed process left, and restore the name of a directory that was being replaced. Other files stay."""
     for path in sorted(parent.iterdir()):
+        if _OWN.fullmatch(path.name) is None:
+            continue
         if path.name.endswith(REPLACED):
             final = path.with_name(path.name.removesuffix(REPLACED))
             if final.exists():
                 remove(path)
             else:
                 os.rename(path, final)
-        elif path.name.endswith((DRAFT, INCOMING, TRASH)):
+        else:
             remove(path)
     sync_path(parent)

@@ -146,13 +146,19 @@ def back_up(directory: Path, target: Path, progress: Progress = untold) -> Manif
         NoSnapshotError: there is none.
         SnapshotDamagedError: it is not what was written.
         SnapshotRefusedError: it is of another schema, or could not be written.
+        DataDirectoryError: the target is the data directory of a node.
+        OSError: the target cannot be a directory.
     """
+    if (target / identity.FILE).exists():
+        raise DataDirectoryError(f"{target} is the data directory of a node: name another directory for the copy")
+    store: SnapshotStore | None = None
     for _ in range(ATTEMPTS):
         paths = snapshot_paths(directory) if directory.is_dir() else []
         if not paths:
             break
+        store = store or SnapshotStore(target, keep=sys.maxsize)
         with contextlib.suppress(FileNotFoundError), _source(paths[-1]) as source:
-            return _copy(source, SnapshotStore(target, keep=sys.maxsize), "the snapshot", progress)
+            return _copy(source, store, "the snapshot", progress)
     raise NoSnapshotError(f"{directory}: there is no snapshot; take one first")
 
 

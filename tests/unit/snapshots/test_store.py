@@ -201,7 +201,7 @@ def test_leftovers_are_removed_and_a_replaced_one_comes_back(directory: Path) ->
     made(directory, 6, tables(salt="6"))
     final = directory / f"{6:020d}"
     final.rename(directory / f"{6:020d}.old")
-    for name in (f"{7:020d}.tmp", "abc.incoming", f"{4:020d}.trash"):
+    for name in (f"{7:020d}.tmp", "0123456789abcdef.incoming", f"{4:020d}.trash"):
         (directory / name).mkdir()
         (directory / name / "file").touch()
     store = SnapshotStore(directory)

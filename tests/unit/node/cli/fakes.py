@@ -45,7 +45,12 @@ class FakeClient(ClusterClient):
         self._views = Views(self._feed)
 
     async def submit(
-        self, commands: Sequence[AnyCommand], deadline: float | None = None, on_resend: Callable[[], None] = lambda: None
+        self,
+        commands: Sequence[AnyCommand],
+        deadline: float | None = None,
+        on_resend: Callable[[], None] = lambda: None,
+        *,
+        patient: bool = True,
     ) -> list[AnyOutcome]:
         """Apply at once."""
         if self.failures:

@@ -33,5 +33,5 @@ def test_a_database_s_password_may_have_any_character(tmp_path: Path, url: str, 
 
 @pytest.mark.parametrize("name", ["sasl.password", "ssl.key.pem", "sasl.oauthbearer.client.secret", "nats.token"])
 def test_a_broker_s_secrets_are_options(tmp_path: Path, name: str) -> None:
-    config = msgspec.structs.replace(config_of(tmp_path), streams=StreamsConfig(options=[f"{name}=geheimnis"]))
+    config = msgspec.structs.replace(config_of(tmp_path), streams=StreamsConfig(options=(f"{name}=geheimnis",)))
     assert b"geheimnis" not in scrub(b"refused: geheimnis", secrets_of(config))

@@ -74,3 +74,23 @@ def test_what_is_no_snapshot_is_named(snapshot: Path, layout: ClusterDirectory, 
         with pytest.raises(DirectoryError, match=f"{path}: expected a snapshot, a directory named by its index"):
             backup.restore(path, layout)
     assert {identity.read(config).stage for config in layout.configs.values()} == {identity.Stage.NEW}
+
+
+def test_a_backup_leaves_other_files_of_its_directory_alone(snapshot: Path, tmp_path: Path) -> None:
+    """It deleted every file of the directory whose name ends with .tmp, .incoming or .trash, and notes.old beside notes."""
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ["a.tmp", "b.incoming", "c.trash", "notes", "notes.old", "d.old", "0123.tmp"]
+    for name in names:
+        (home / name).write_text(name)
+    (home / f"{2:020d}.tmp").mkdir()
+    manifest = backup.back_up(snapshot.parent, home)
+    assert {path.name for path in home.iterdir()} == {*names, f"{manifest.index:020d}", "writer.lock"}
+    assert all((home / name).read_text() == name for name in names)
+
+
+def test_a_backup_s_directory_that_cannot_be_is_named(snapshot: Path, layout: ClusterDirectory) -> None:
+    with pytest.raises(OSError, match="/proc/nowhere"):
+        backup.back_up(snapshot.parent, Path("/proc/nowhere"))
+    with pytest.raises(DataDirectoryError, match="name another directory"):
+        backup.back_up(snapshot.parent, layout.configs["n1"].data_path)
