@@ -7,10 +7,10 @@ document is generated from these structs.
 - calls: a request on its way to a handler and back: signature, limits, failures
 - orders: placing, cancelling and listing orders; amending changes and pairs them, direct is the fast path
 - market: time, products, books, tickers, trades
-- accounts: balances, deposits and withdrawals
-- fees: what an account pays, fee tiers and overrides
+- accounts: balances, fees, deposits, withdrawals and transfers of a trader
 - history: fills, ledgers, transfers, candles: calls that the history answers (history_source queries it)
-- admin: currencies, products, accounts and API keys, for the operator
+- admin: currencies, products, accounts and API keys, for the operator; controls has switches, limits, fees, firms and
+  calendars, access has users, roles and proposals
 - health: /healthz, /readyz, /status, /metrics; metrics counts
 - auth: keys, signatures, replayed requests
 - limits: limits of connections and requests

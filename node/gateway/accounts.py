@@ -1,4 +1,4 @@
-"""A trader's balances, deposits and withdrawals."""
+"""A trader's balances, fees, deposits, withdrawals and transfers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from msgspec import UNSET, UnsetType
 from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, rejection
-from node.gateway.history import DOLLARS, own_user
-from node.gateway.requests import DecimalText, parse, raw_text
-from node.gateway.values import account_text, check_name, iso, to_units
+from node.gateway.history import DOLLARS, own_user, usd_volume
+from node.gateway.requests import DecimalText, decimal_units, parse
+from node.gateway.values import account_text, check_name, iso, product_text, rate
 from node.keys.issue import names
-from node.native.protocol import BalancesQuery, FailCode
+from node.native.protocol import BalancesQuery, FailCode, FeesQuery, FeesView
 from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Rejected, Transferred
+from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow, CurrencyRow
 from statemachine.types import Permission, Scope
 
@@ -109,6 +110,16 @@ class UserJson(msgspec.Struct, kw_only=True):
     id: str
     permissions: list[str]
     user: str | UnsetType = UNSET
+
+
+class FeesJson(msgspec.Struct, kw_only=True):
+    """The fee rates of the account's next order. A negative `maker_fee_rate` is a rebate. `usd_volume` is the 30-day volume
+    in products quoted in USD, or null if it is not counted.
+    """
+
+    maker_fee_rate: str
+    taker_fee_rate: str
+    usd_volume: str | None
 
 
 class WalletJson(msgspec.Struct, kw_only=True):
@@ -227,6 +238,30 @@ async def verify(call: Call) -> Answer[UserJson]:
     )
 
 
+async def fees(call: Call) -> Answer[FeesJson]:
+    """GET /fees: the account's rates in `product_id`, or its highest in any product, and its 30-day volume in USD. The
+    operator's key gets the rates of products.
+    """
+    text = call.parameters().get("product_id")
+    catalogue = call.gateway.catalogue
+    products = [await catalogue.recent(product_text(text))] if text is not None else await catalogue.all_products()
+    assert call.identity is not None, "the route asks for a permission"
+    if call.identity.account_id == OPERATOR:
+        makers, takers = [each.row.maker_fee_ppm for each in products], [each.row.taker_fee_ppm for each in products]
+        return Answer(_fees_json(max(makers, default=0), max(takers, default=0), None))
+    view: FeesView = await call.read(FeesQuery(call.account_id, products[0].row.product_id if text is not None else ""))
+    counted = dict(view.volumes)
+    if DOLLARS in counted:
+        volume: str | None = to_text(counted[DOLLARS], (await catalogue.currency(DOLLARS)).scale)
+    else:
+        volume = await usd_volume(call)
+    return Answer(_fees_json(view.maker_fee_ppm, view.taker_fee_ppm, volume))
+
+
+def _fees_json(maker_ppm: int, taker_ppm: int, volume: str | None) -> FeesJson:
+    return FeesJson(maker_fee_rate=rate(maker_ppm), taker_fee_rate=rate(taker_ppm), usd_volume=volume)
+
+
 async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
     """GET /payment-methods and /coinbase-accounts: always empty lists. The custody system moves money in and out."""
     return Answer([])
@@ -271,7 +306,7 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
     if request.profile_id not in (None, account_id):
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
     currency = await call.gateway.catalogue.currency(request.currency)
-    amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
+    amount = decimal_units(request.amount, currency.scale, "amount")
     transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
     if isinstance(outcome, Transferred):
@@ -297,7 +332,7 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
             raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
         await call.require(Permission.TRANSFER, Scope.ACCOUNT, sender)
     currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))
-    amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
+    amount = decimal_units(request.amount, currency.scale, "amount")
     transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
     if isinstance(outcome, Transferred):

@@ -18,8 +18,8 @@ from node.errors import RequestFailed, UnfitSecretError
 from node.gateway.accounts import TransferJson, transfer
 from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
-from node.gateway.requests import DecimalText, absent, choice, given, page_limit, parse, raw_text
-from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text, signed_units, to_units
+from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, page_limit, parse
+from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text
 from node.keys import addresses
 from node.keys.encryption import TEXT_BYTES_MAX, check_texts
 from node.keys.issue import PERMISSIONS, generate, names, revocation
@@ -173,25 +173,19 @@ async def put_product(call: Call) -> Answer[PutJson]:
     base = (await call.gateway.catalogue.currency(check_name(request.base_currency, "base_currency"))).scale
     quote = (await call.gateway.catalogue.currency(check_name(request.quote_currency, "quote_currency"))).scale
     status = choice(request.status, PRODUCT_STATUSES, "status") if request.status is not None else ProductStatus.ONLINE
-    lot = to_units(raw_text(request.base_increment, "base_increment"), base, "base_increment")
+    lot = decimal_units(request.base_increment, base, "base_increment")
     command = PutProduct(
         OPERATOR,
         call.command_id(),
         product_id,
         request.base_currency,
         request.quote_currency,
-        to_units(raw_text(request.quote_increment, "quote_increment"), quote, "quote_increment"),
+        decimal_units(request.quote_increment, quote, "quote_increment"),
         lot,
-        to_units(raw_text(request.base_min_size, "base_min_size"), base, "base_min_size")
-        if given(request.base_min_size)
-        else lot,
+        decimal_units(request.base_min_size, base, "base_min_size", lot),
         _max_size(request, base, lot),
-        signed_units(raw_text(request.maker_fee_rate, "maker_fee_rate"), PPM_DIGITS, "maker_fee_rate")
-        if given(request.maker_fee_rate)
-        else 0,
-        to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), PPM_DIGITS, "taker_fee_rate")
-        if given(request.taker_fee_rate)
-        else 0,
+        decimal_units(request.maker_fee_rate, PPM_DIGITS, "maker_fee_rate", 0, signed=True),
+        decimal_units(request.taker_fee_rate, PPM_DIGITS, "taker_fee_rate", 0),
         status,
         keep_status=request.status is None,
     )
@@ -224,7 +218,7 @@ def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
 def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
     """Return the maximum size: the given one, or a million units of the base currency."""
     if given(request.base_max_size):
-        return to_units(raw_text(request.base_max_size, "base_max_size"), scale, "base_max_size")
+        return decimal_units(request.base_max_size, scale, "base_max_size")
     most: int = min(10 ** (scale + 6), AMOUNT_MAX)
     return max(lot, most - most % max(lot, 1))
 
@@ -240,7 +234,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
         raise ApiError(404, "Product not found", "id")
     product = await call.gateway.catalogue.recent(product_id)
     changes: dict[str, object] = {
-        name: (signed_units if name == "maker_fee_ppm" else to_units)(raw_text(text, field), scale, field)
+        name: decimal_units(text, scale, field, signed=name == "maker_fee_ppm")
         for name, field, text, scale in (
             ("min_size", "base_min_size", request.base_min_size, product.base_scale),
             ("max_size", "base_max_size", request.base_max_size, product.base_scale),

@@ -12,8 +12,8 @@ from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
 from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal
-from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
-from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text, to_units
+from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
+from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text
 from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
 from statemachine.events import Amended, AnyOutcome, Armed, Paired, Rejected, Replaced
@@ -219,7 +219,7 @@ def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
     """Return an amount above zero, or 0 if it was not given."""
     if not given(raw):
         return 0
-    units = to_units(raw_text(raw, field), scale, field)
+    units = decimal_units(raw, scale, field)
     if not units:
         raise BadRequestError(f"{field} too small", field)
     return units

@@ -17,7 +17,7 @@ from aiohttp import web
 from node.budget import Cost
 from node.config.calendars import CalendarText
 from node.errors import RequestFailed
-from node.gateway import access, accounts, admin, amending, controls, fees, health, history, market, orders, sockets
+from node.gateway import access, accounts, admin, amending, controls, health, history, market, orders, sockets
 from node.gateway.calls import Call, Route, answer, failure_response, finish, peer_address
 from node.gateway.direct import DirectOrders, Respond, Work
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
@@ -60,7 +60,7 @@ ROUTES = (
     Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW, ("active",)),
     Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=accounts.ProfileTransferRequest),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
-    Route("GET", "/fees", fees.fees, Permission.VIEW, ("product_id",)),
+    Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
     *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.DEPOSIT, body=accounts.TransferRequest) for way in WAYS[:-1]),
     *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=accounts.TransferRequest) for way in WAYS),
     Route("GET", "/withdrawals/fee-estimate", accounts.fee_estimate, Permission.VIEW, ("currency",)),
@@ -134,8 +134,8 @@ ROUTES = (
         Permission.CORRECT,
         body=controls.CorrectionRequest,
     ),
-    Route("PUT", "/admin/fees/{scope}/{id}", fees.put_tiers, Permission.MARKET, body=fees.TiersRequest),
-    Route("PUT", "/admin/accounts/{id}/fees", fees.put_override, Permission.MARKET, body=fees.OverrideRequest),
+    Route("PUT", "/admin/fees/{scope}/{id}", controls.put_fee_tiers, Permission.MARKET, body=controls.TiersRequest),
+    Route("PUT", "/admin/accounts/{id}/fees", controls.put_fee_override, Permission.MARKET, body=controls.OverrideRequest),
     Route("PUT", "/admin/risk/{scope}/{id}", controls.put_risk, Permission.LIMIT, body=controls.RiskRequest),
     Route("PUT", "/admin/firms/{id}", controls.put_firm, Permission.ACCOUNTS),
     Route("PUT", "/admin/accounts/{id}/firm", controls.put_member, Permission.ACCOUNTS, body=controls.MemberRequest),

@@ -1,4 +1,4 @@
-"""The operator's controls over HTTP: switches, limits of products, risk limits, firms, calendars, corrections of
+"""The operator's controls over HTTP: switches, limits of products, risk limits, fees, firms, calendars, corrections of
 trades.
 
 Each call may be repeated safely with a new signature. Amounts are decimals, shares are decimals of one, durations are
@@ -18,12 +18,14 @@ from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, rejection
-from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
-from node.gateway.values import check_name, order_number, product_text, signed_units, to_units
+from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
+from node.gateway.values import check_name, order_number, product_text
 from node.native.protocol import ControlsQuery, ControlsView
 from statemachine.commands import (
     CorrectTrade,
     FollowCalendar,
+    PutFeeOverride,
+    PutFeeTiers,
     PutFirm,
     PutGroup,
     PutMember,
@@ -34,12 +36,12 @@ from statemachine.commands import (
 )
 from statemachine.decimals import to_text
 from statemachine.events import Rejected, Switched
-from statemachine.limits import OPERATOR, SECOND_NS
+from statemachine.limits import OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.types import CollarAction, Scope, Switch
 
-SHARE_SCALE = 6
 SCOPES = {"firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
 CALENDAR_SCOPES = {"group": Scope.GROUP, "product": Scope.PRODUCT}
+FEE_SCOPES = {"currency": "currency", "product": "product"}
 ACTIONS = {action.name.lower(): action for action in CollarAction}
 SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
 PAGE = 1_000
@@ -129,8 +131,28 @@ class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     seller_order_id: str = ""
 
 
-def _units(text: DecimalText, scale: int, field: str) -> int:
-    return to_units(raw_text(text, field), scale, field) if given(text) else 0
+class TierRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fee tier, which applies from this 30-day volume on."""
+
+    volume: DecimalText
+    maker_fee_rate: DecimalText
+    taker_fee_rate: DecimalText
+
+
+class TiersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All fee tiers by increasing volume, beginning with 0. An empty list removes them."""
+
+    tiers: list[TierRequest]
+
+
+class OverrideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The account's own rates in a product, or in all products if `product_id` is absent. Without rates the account's own
+    rates are removed.
+    """
+
+    product_id: str = ""
+    maker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
+    taker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
 
 
 async def controls(call: Call) -> Answer[dict[str, Any]]:
@@ -189,17 +211,17 @@ async def put_limits(call: Call) -> Answer[PutJson]:
         OPERATOR,
         call.command_id(),
         product.row.product_id,
-        _units(request.dynamic, SHARE_SCALE, "dynamic"),
-        _units(request.static, SHARE_SCALE, "static"),
+        decimal_units(request.dynamic, PPM_DIGITS, "dynamic", 0),
+        decimal_units(request.static, PPM_DIGITS, "static", 0),
         choice(request.action, ACTIONS, "action"),
         _duration(request.halt_seconds, "halt_seconds"),
         _duration(request.call_seconds, "call_seconds"),
         _duration(request.random_seconds, "random_seconds"),
         request.extensions,
-        _units(request.order_size, product.base_scale, "order_size"),
-        _units(request.order_notional, product.quote_scale, "order_notional"),
-        _units(request.distance, SHARE_SCALE, "distance"),
-        _units(request.static_price, product.quote_scale, "static_price"),
+        decimal_units(request.order_size, product.base_scale, "order_size", 0),
+        decimal_units(request.order_notional, product.quote_scale, "order_notional", 0),
+        decimal_units(request.distance, PPM_DIGITS, "distance", 0),
+        decimal_units(request.static_price, product.quote_scale, "static_price", 0),
     )
     return await put(call, command, product.row.product_id)
 
@@ -215,9 +237,43 @@ async def put_risk(call: Call) -> Answer[PutJson]:
     scope, name = choice(call.path("scope"), SCOPES, "scope"), check_name(call.path("id"), "id")
     request = parse(call.body, RiskRequest)
     scale = (await call.gateway.catalogue.currency(check_name(request.currency, "currency"))).scale if request.currency else 0
-    money = [_units(getattr(request, field), scale, field) for field in ("open", "volume", "position")]
+    money = [decimal_units(getattr(request, field), scale, field, 0) for field in ("open", "volume", "position")]
     command = PutRiskLimits(OPERATOR, call.command_id(), scope, name, request.currency, request.orders, request.rate, *money)
     return await put(call, command, name)
+
+
+async def put_fee_tiers(call: Call) -> Answer[PutJson]:
+    """PUT /admin/fees/{scope}/{id}: the fee tiers of all products quoted in a currency, or of one product."""
+    scope, name = choice(call.path("scope"), FEE_SCOPES, "scope"), check_name(call.path("id"), "id")
+    catalogue = call.gateway.catalogue
+    product = await catalogue.recent(product_text(name)) if scope == "product" else None
+    currency = await catalogue.currency(product.row.quote if product is not None else name)
+    tiers = [
+        (
+            decimal_units(tier.volume, currency.scale, "volume"),
+            decimal_units(tier.maker_fee_rate, PPM_DIGITS, "maker_fee_rate", signed=True),
+            decimal_units(tier.taker_fee_rate, PPM_DIGITS, "taker_fee_rate"),
+        )
+        for tier in parse(call.body, TiersRequest).tiers
+    ]
+    of = product.row.product_id if product is not None else ""
+    return await put(call, PutFeeTiers(OPERATOR, call.command_id(), currency.currency, of, tiers), name)
+
+
+async def put_fee_override(call: Call) -> Answer[PutJson]:
+    """PUT /admin/accounts/{id}/fees: rates of this account alone."""
+    account_id = check_name(call.path("id"), "id")
+    request = parse(call.body, OverrideRequest)
+    product_id = product_text(request.product_id) if request.product_id else ""
+    if given(request.maker_fee_rate) is not given(request.taker_fee_rate):
+        raise BadRequestError("maker_fee_rate and taker_fee_rate go together", "maker_fee_rate")
+    rates, remove = (0, 0), not given(request.maker_fee_rate)
+    if not remove:
+        rates = (
+            decimal_units(request.maker_fee_rate, PPM_DIGITS, "maker_fee_rate", signed=True),
+            decimal_units(request.taker_fee_rate, PPM_DIGITS, "taker_fee_rate"),
+        )
+    return await put(call, PutFeeOverride(OPERATOR, call.command_id(), account_id, product_id, *rates, remove), account_id)
 
 
 async def put_firm(call: Call) -> Answer[PutJson]:
@@ -283,11 +339,11 @@ async def correct(call: Call) -> Answer[PutJson]:
         int(text),
         check_name(request.buyer, "buyer"),
         check_name(request.seller, "seller"),
-        _units(request.price, quote, "price"),
-        _units(request.size, product.base_scale, "size"),
-        signed_units(raw_text(request.buyer_fee, "buyer_fee"), quote, "buyer_fee"),
-        signed_units(raw_text(request.seller_fee, "seller_fee"), quote, "seller_fee"),
-        _units(request.new_price, quote, "new_price"),
+        decimal_units(request.price, quote, "price", 0),
+        decimal_units(request.size, product.base_scale, "size", 0),
+        decimal_units(request.buyer_fee, quote, "buyer_fee", signed=True),
+        decimal_units(request.seller_fee, quote, "seller_fee", signed=True),
+        decimal_units(request.new_price, quote, "new_price", 0),
         request.note,
         order_number(request.buyer_order_id, "buyer_order_id") if request.buyer_order_id else 0,
         order_number(request.seller_order_id, "seller_order_id") if request.seller_order_id else 0,

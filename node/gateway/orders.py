@@ -16,7 +16,19 @@ from node.gateway.backend import Outcomes
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import SIZES, ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
-from node.gateway.requests import PAGE_MAX, DecimalText, absent, choice, given, moment, page_limit, parse, period, raw_text
+from node.gateway.requests import (
+    PAGE_MAX,
+    DecimalText,
+    absent,
+    choice,
+    decimal_units,
+    given,
+    moment,
+    page_limit,
+    parse,
+    period,
+    raw_text,
+)
 from node.gateway.values import (
     DONE_WORDS,
     GOOD_FOR,
@@ -309,9 +321,7 @@ def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
     """Return the optional terms of an order, or None for a plain order. Raises BadRequestError naming the field."""
     options = OrderOptions(
         check_name(request.session, "session") if request.session is not None else "",
-        to_units(raw_text(request.display_size, "display_size"), product.base_scale, "display_size")
-        if given(request.display_size)
-        else 0,
+        decimal_units(request.display_size, product.base_scale, "display_size", 0),
         _quote_units(request.trail, product, "trail"),
         choice(request.good_for, GOOD_FOR, "good_for") if request.good_for is not None else GoodFor.ANY,
         moment(request.expire_time, "expire_time") if request.expire_time is not None else 0,
@@ -326,7 +336,7 @@ def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
     """Return a price or funds, or 0 if the field was not given."""
-    return to_units(raw_text(raw, field), product.quote_scale, field) if given(raw) else 0
+    return decimal_units(raw, product.quote_scale, field, 0)
 
 
 def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
@@ -357,7 +367,7 @@ def _size(request: OrderRequest, product: Product) -> int:
     if not given(request.size):
         return 0
     try:
-        size = to_units(raw_text(request.size, "size"), product.base_scale, "size")
+        size = decimal_units(request.size, product.base_scale, "size")
     except BadRequestError as error:
         raise _too_small(product) if error.message == "size too small" else error from None
     if size == 0:

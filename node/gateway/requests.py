@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from node.gateway.errors import BadRequestError
-from node.gateway.values import text_of
+from node.gateway.values import signed_units, text_of, to_units
 
 PAGE_MAX = 1_000
 """Items of one page."""
@@ -119,6 +119,17 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
     if not given(raw):
         raise BadRequestError(f"{field} is required", field)
     return text_of(raw, field)
+
+
+def decimal_units(raw: msgspec.Raw, scale: int, field: str, default: int | None = None, *, signed: bool = False) -> int:
+    """Return a decimal in units of 10**-scale, or `default` if the client did not give the field.
+
+    Raises:
+        BadRequestError: see `raw_text` and `values.to_units`. Only a `signed` decimal may have a minus sign.
+    """
+    if default is not None and not given(raw):
+        return default
+    return (signed_units if signed else to_units)(raw_text(raw, field), scale, field)
 
 
 def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = False) -> dict[str, str]:

@@ -24,7 +24,7 @@ import msgspec
 from node.gateway.errors import BadRequestError
 from statemachine import decimals
 from statemachine.decimals import DecimalError, DecimalFault
-from statemachine.limits import CANCEL_AFTER_MAX, NAME_MAX, SECOND_NS
+from statemachine.limits import CANCEL_AFTER_MAX, NAME_MAX, PPM_DIGITS, SECOND_NS
 from statemachine.types import (
     DoneReason,
     GoodFor,
@@ -229,7 +229,7 @@ def _second(seconds: int) -> str:
 
 def rate(ppm: int) -> str:
     """Return a fee rate in parts per million as a decimal: 2500 becomes 0.0025."""
-    return decimals.to_text(ppm, 6)
+    return decimals.to_text(ppm, PPM_DIGITS)
 
 
 PERIODS = {"min": 60, "hour": 3_600, "day": 86_400}
