@@ -17,15 +17,14 @@ document is generated from these structs.
 - feeds: the products that are followed: book, trades, events
 - channels: the messages of the WebSocket; candles has those of candles
 - sessions: one connection's subscriptions and its queue; balances polls accounts for them
-- sockets: the WebSocket endpoint; socket_orders places, amends and cancels over it, disconnects cancels when a
-  connection ends
+- sockets: the WebSocket endpoint; socket_orders places, amends and cancels over it, also when a connection ends
 - book: the copy of a product's book, and its JSON texts
 - catalogue: the copy of products and currencies
 - values: decimals, identifiers, words and times in JSON; requests reads bodies and parameters with them
 - errors: the failures of a request, as its client reads them
 - backend: the engine, over the native protocol
 - openapi: the OpenAPI document
-- gateway, process: the wiring of the parts; the process
+- gateway, process: the parts, their wiring and the poller of the status; the process
 - http/: the HTTP server
 
 May import the rest of `node` and `statemachine`; nothing imports it.

@@ -1,27 +1,112 @@
-"""Creates and connects the parts of a gateway process."""
+"""The parts of a gateway process: creates and connects them, and polls the node's status for them."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from node.config.settings import NodeConfig
+from node.errors import QuorumbookError
 from node.gateway.auth import Authenticator, Replays, Revocation
 from node.gateway.backend import Backend
 from node.gateway.balances import Balances
 from node.gateway.catalogue import Catalogue
-from node.gateway.disconnects import Holders
 from node.gateway.feeds import Feeds
-from node.gateway.health import Monitor
 from node.gateway.limits import Limits, SocketLimits
 from node.gateway.metrics import Metrics
 from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.encryption import ClusterKeys
+from node.native.protocol import NodeStatus, StatusQuery
 
 if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
+
+log = logging.getLogger(__name__)
+
+Holders = dict[tuple[str, str], object]
+"""By account and session tag, the WebSocket connection whose end cancels orders: the latest one that requested it at this
+gateway. A replaced connection whose end is noticed late therefore cancels nothing.
+"""
+
+STATUS_INTERVAL = 0.5
+"""Seconds between polls. An idle node does nothing else for its gateway. If the leader has changed since the last poll,
+the engine says so when a command reaches it.
+"""
+
+STATUS_AGE_MAX = 0.02
+"""Maximum age in seconds of the status when a read begins. The sequence in the answer is no older."""
+
+STATUS_TIMEOUT = 1.0
+"""Seconds without an answer after which the engine counts as not reachable."""
+
+
+class Monitor:
+    """Keeps the node's latest `NodeStatus`; None while the engine does not answer."""
+
+    def __init__(self, backend: Backend, metrics: Metrics) -> None:
+        self.status: NodeStatus | None = None
+        self._backend = backend
+        self._metrics = metrics
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def recent(self) -> NodeStatus | None:
+        """Return the status, at most `STATUS_AGE_MAX` seconds old. Concurrent callers share one query."""
+        async with self._lock:
+            if self.age() > STATUS_AGE_MAX:
+                await self.poll()
+            return self.status
+
+    async def now(self) -> NodeStatus | None:
+        """Return the status, queried after this call. Concurrent callers share one query, so that at most one is under way."""
+        begun = asyncio.get_running_loop().time()
+        async with self._lock:
+            if self._asked_at < begun:
+                await self.poll()
+            return self.status
+
+    def age(self) -> float:
+        """Seconds since the latest status was queried."""
+        return asyncio.get_running_loop().time() - self._asked_at
+
+    async def poll(self) -> None:
+        """Poll once."""
+        begun = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT):
+                self.status = await self._backend.query(StatusQuery())
+        except (QuorumbookError, TimeoutError) as error:
+            if self.status is not None:
+                log.warning("the engine does not answer: %r", error)
+            self.status = None
+        self._asked_at = begun  # only now, because until the answer arrives the previous status is the latest
+        self._metrics.engine(self.status)
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(STATUS_INTERVAL)
+
+    def unready(self) -> list[str]:
+        """Return the reasons why the node should not get traffic, or an empty list."""
+        status = self.status
+        if status is None:
+            return ["the engine does not answer"]
+        reasons = []
+        if not status.leader_id:
+            reasons.append("no leader is known")
+        if not status.quorum:
+            reasons.append("no majority of the nodes is reachable")
+        if not status.ready:
+            reasons.append("not caught up with the leader")
+        reasons += [
+            f"cluster key {number} is missing, and API keys are encrypted under it" for number in status.cluster_keys_missing
+        ]
+        return reasons
 
 
 @dataclass

@@ -1,12 +1,10 @@
-"""Calls for monitoring (/healthz, /readyz, /status, /metrics), and the poller of the node's status.
+"""Calls for monitoring: /healthz, /readyz, /status, /metrics.
 
 The calls need no key, but show more of the cluster to an operator's key.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.engine.membership import public
-from node.errors import QuorumbookError
-from node.gateway.backend import Backend
 from node.gateway.calls import FORWARDED, SIGNED_HEADERS, client_address, identify
 from node.gateway.errors import ApiError
 from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.http.server import HttpServer
-from node.gateway.metrics import Metrics
 from node.keys import addresses
-from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.native.protocol import MemberStatus, NodeStatus
 from node.system import software
 from node.system.counts import counts_file
 from node.system.counts import read as read_counts
@@ -34,86 +29,6 @@ from statemachine.types import Permission
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
-
-log = logging.getLogger(__name__)
-
-INTERVAL = 0.5
-"""Seconds between polls. An idle node does nothing else for its gateway. If the leader has changed since the last poll,
-the engine says so when a command reaches it.
-"""
-
-AGE_MAX = 0.02
-"""Maximum age in seconds of the status when a read begins. The sequence in the answer is no older."""
-
-TIMEOUT = 1.0
-"""Seconds without an answer after which the engine counts as not reachable."""
-
-
-class Monitor:
-    """Keeps the node's latest `NodeStatus`; None while the engine does not answer."""
-
-    def __init__(self, backend: Backend, metrics: Metrics) -> None:
-        self.status: NodeStatus | None = None
-        self._backend = backend
-        self._metrics = metrics
-        self._asked_at = float("-inf")
-        self._lock = asyncio.Lock()
-
-    async def recent(self) -> NodeStatus | None:
-        """Return the status, at most `AGE_MAX` seconds old. Concurrent callers share one query."""
-        async with self._lock:
-            if self.age() > AGE_MAX:
-                await self.poll()
-            return self.status
-
-    async def now(self) -> NodeStatus | None:
-        """Return the status, queried after this call. Concurrent callers share one query, so that at most one is under way."""
-        begun = asyncio.get_running_loop().time()
-        async with self._lock:
-            if self._asked_at < begun:
-                await self.poll()
-            return self.status
-
-    def age(self) -> float:
-        """Seconds since the latest status was queried."""
-        return asyncio.get_running_loop().time() - self._asked_at
-
-    async def poll(self) -> None:
-        """Poll once."""
-        begun = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                self.status = await self._backend.query(StatusQuery())
-        except (QuorumbookError, TimeoutError) as error:
-            if self.status is not None:
-                log.warning("the engine does not answer: %r", error)
-            self.status = None
-        self._asked_at = begun  # only now, because until the answer arrives the previous status is the latest
-        self._metrics.engine(self.status)
-
-    async def run(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await self.poll()
-            await asyncio.sleep(INTERVAL)
-
-    def unready(self) -> list[str]:
-        """Return the reasons why the node should not get traffic, or an empty list."""
-        status = self.status
-        if status is None:
-            return ["the engine does not answer"]
-        reasons = []
-        if not status.leader_id:
-            reasons.append("no leader is known")
-        if not status.quorum:
-            reasons.append("no majority of the nodes is reachable")
-        if not status.ready:
-            reasons.append("not caught up with the leader")
-        reasons += [
-            f"cluster key {number} is missing, and API keys are encrypted under it" for number in status.cluster_keys_missing
-        ]
-        return reasons
-
 
 Schema = dict[str, Any]
 

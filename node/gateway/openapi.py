@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from node.gateway.calls import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
+from node.gateway.calls import ROLE_HEADER, SEQUENCE_HEADER, SIGNED_HEADERS, Handler, Route
 from node.gateway.errors import ErrorJson, ProposedJson
 from node.gateway.health import MachineCall
 from node.gateway.orders import SORTED_BY, STATUSES
@@ -106,7 +106,7 @@ CURSORS = ("cb-after", "cb-before")
 FAILURE_HEADERS = {307: ("Location",), 429: ("Retry-After",), 503: ("Retry-After",), 504: ("Retry-After",)}
 """Headers of answers, and the headers of each kind of failure."""
 
-SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
+SIGNED = tuple(name.upper() for name in SIGNED_HEADERS)
 _SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")
 _REF = "#/components/schemas/{name}"
 

@@ -6,11 +6,20 @@ so it is carried out once even if it is repeated over the other protocol. Any ot
 
 The commands of one connection are sent in the order in which they arrive, and answered as their outcomes arrive. At most
 `UNDER_WAY_MAX` commands wait for an outcome.
+
+Cancel on disconnect: the end of a connection cancels the orders of an account, or of one session. While the connection
+lasts, its gateway sets the exchange's timer (`CancelAllAfter`) again and again. When the connection ends, the gateway
+cancels the orders and clears the timer. If the gateway, the node or the leader fails, the timer is not set again, and
+expires. A node that is stopped cancels nothing, so its clients have the time of the timer to connect to another node, as
+after a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -20,31 +29,42 @@ from msgspec import UNSET, UnsetType
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway.amending import AmendItem, amended, units_above_zero
 from node.gateway.auth import Identity
+from node.gateway.backend import Backend
 from node.gateway.catalogue import Product
 from node.gateway.channels import encode
-from node.gateway.disconnects import TIMEOUT_DEFAULT, OnDisconnect, check_timeout
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, NotLeaderError, UnavailableError, rejection
-from node.gateway.gateway import Gateway
+from node.gateway.gateway import Gateway, Holders
 from node.gateway.orders import OrderJson, OrderRequest, place_command, placed, price_range
 from node.gateway.requests import ABSENT, DecimalText, absent, choice, given, parse, raw_text
 from node.gateway.values import SIDES, check_name, iso, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Armed, Cancelled, Rejected
-from statemachine.limits import OPERATOR
+from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.types import Permission
+
+log = logging.getLogger(__name__)
 
 UNDER_WAY_MAX = 64
 """Commands of one connection that wait for their outcomes. Further commands are refused."""
 UNDER_WAY_SECONDS = 5.0
 """Seconds for which an ended connection waits for the outcomes of its commands, to cancel the orders that they place."""
 
+TIMEOUT_MIN, TIMEOUT_DEFAULT, TIMEOUT_MAX = 10, 10, 300
+"""Minimum and maximum seconds of the timer. A change of the leader and a new connection must fit in the minimum. A client
+that is absent for longer than the maximum does not need its orders.
+"""
+SETS_PER_TIMEOUT = 3
+"""How often the timer is set again within its time."""
+CANCEL_SECONDS = 5.0
+"""Seconds in which the orders of an ended connection are cancelled. Otherwise the timer cancels them."""
+
 TYPES = frozenset({"place", "amend", "cancel", "cancel_all", "cancel_on_disconnect"})
 
 Command = PlaceOrder | AmendOrder | CancelOrder | CancelAll | CancelAllAfter
 
 
-class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SignedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The signature that every message may have, like a subscription. A connection needs it once."""
 
     type: str
@@ -55,26 +75,26 @@ class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     timestamp: msgspec.Raw = ABSENT
 
 
-class PlaceMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PlaceMessage(SignedMessage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Place an order; `order` is the body of POST /orders."""
 
     order: OrderRequest
 
 
-class AmendMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AmendMessage(SignedMessage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Amend an order; `order` is an item of POST /orders/batch_amend."""
 
     order: AmendItem
 
 
-class CancelMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CancelMessage(SignedMessage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Cancel an order, named by `order_id` or `client_oid`."""
 
     order_id: str | None = None
     client_oid: str | None = None
 
 
-class CancelAllMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class CancelAllMessage(SignedMessage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Cancel all orders, or those of a product, a side, a range of prices (of a product) or a session."""
 
     product_id: str | None = None
@@ -84,7 +104,7 @@ class CancelAllMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=
     session: str | None = None
 
 
-class DisconnectMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DisconnectMessage(SignedMessage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Cancel all orders, or those of a session, when the connection ends, or `timeout` seconds after the node fails. A
     `timeout` of 0 ends this.
     """
@@ -93,7 +113,7 @@ class DisconnectMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only
     session: str | None = None
 
 
-_SHAPES: dict[str, type[Signed]] = {
+_SHAPES: dict[str, type[SignedMessage]] = {
     "place": PlaceMessage,
     "amend": AmendMessage,
     "cancel": CancelMessage,
@@ -118,12 +138,12 @@ class ResultJson(msgspec.Struct, kw_only=True):
     error: ErrorJson | UnsetType = UNSET
 
 
-def read(text: bytes, kind: str) -> Signed:
+def read(text: bytes, kind: str) -> SignedMessage:
     """Decode a message of type `kind`. Raises BadRequestError that names the invalid field."""
     return parse(text, _SHAPES[kind], "the message")
 
 
-class Trader:
+class SocketOrders:
     """Carries out the orders of one connection. `send` queues an answer. `spend` charges the connection's address for costs
     beyond the message.
     """
@@ -141,7 +161,7 @@ class Trader:
             await asyncio.wait(self._under_way, timeout=UNDER_WAY_SECONDS)
         await self._on_disconnect.end()
 
-    async def take(self, message: Signed, identity: Identity | None) -> None:
+    async def take(self, message: SignedMessage, identity: Identity | None) -> None:
         """Send the command of a message. The answer follows later. A refused message is answered, too."""
         request_id = message.request_id[:64]
         try:
@@ -175,7 +195,7 @@ class Trader:
             raise ApiError(403, "The operator's key has no account: use the key of an account", reason="forbidden")
         return identity
 
-    async def _command(self, message: Signed, account_id: str) -> tuple[Command, Product | None]:
+    async def _command(self, message: SignedMessage, account_id: str) -> tuple[Command, Product | None]:
         """Return the command of a message and its product. Raises ApiError, UnavailableError."""
         catalogue, command_id = self._gateway.catalogue, f"w:{message.request_id}"
         match message:
@@ -288,3 +308,91 @@ class _Typed(msgspec.Struct, frozen=True):
     """The type of a message."""
 
     type: str = ""
+
+
+def check_timeout(timeout: int) -> int:
+    """Return the timer's seconds as nanoseconds. Raises BadRequestError."""
+    if timeout and not TIMEOUT_MIN <= timeout <= TIMEOUT_MAX:
+        raise BadRequestError(f"timeout must be 0, or a whole number of seconds from {TIMEOUT_MIN} to {TIMEOUT_MAX}", "timeout")
+    return timeout * SECOND_NS
+
+
+class OnDisconnect:
+    """The orders that the end of one connection cancels: none, or those of an account with a session tag.
+
+    Attributes:
+        stopping: whether the connection ends because the node stops.
+    """
+
+    def __init__(self, backend: Backend, holders: Holders) -> None:
+        self.stopping = False
+        self._backend = backend
+        self._holders = holders
+        self._timer: CancelAllAfter | None = None
+        self._setting: asyncio.Task[None] | None = None
+        self._ended = False
+        self._token = secrets.token_hex(8)
+        self._commands = 0
+
+    def check(self, session: str) -> None:
+        """Raise BadRequestError if the connection already has a timer of another session."""
+        if self._timer is not None and self._timer.session != session:
+            raise BadRequestError("the connection has asked for another session: take that off first, with timeout 0", "session")
+
+    def accepted(self, timer: CancelAllAfter) -> None:
+        """The exchange has set this timer, or cleared it (timeout 0). Keep it set from now on."""
+        self._leave_off()
+        if timer.timeout and not self._ended:
+            self._timer = timer
+            self._holders[timer.account_id, timer.session] = self
+            self.go_on()
+
+    def pause(self) -> None:
+        """Stop setting the timer while a command that clears it is under way. It could be set again after that command."""
+        if self._setting is not None:
+            self._setting.cancel()
+            self._setting = None
+
+    def go_on(self) -> None:
+        """Continue to set the timer after that command failed."""
+        if self._timer is not None and self._setting is None:
+            self._setting = asyncio.get_running_loop().create_task(self._keep_set(self._timer))
+
+    async def end(self) -> None:
+        """Cancel the orders of the ended connection, unless it requested nothing, was replaced, or the node stops."""
+        timer, holds = self._timer, self._holds
+        self._ended = True
+        self._leave_off()
+        if timer is None or not holds or self.stopping:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                (outcome,) = await self._backend.submit([CancelAll(timer.account_id, self._command_id(), session=timer.session)])
+                if isinstance(outcome, Cancelled):
+                    await self._backend.submit([CancelAllAfter(timer.account_id, self._command_id(), 0, timer.session)])
+        except (TimeoutError, QuorumbookError, RequestFailed) as error:
+            log.info("orders of a connection that ended are left to their timer: %s", error)
+
+    @property
+    def _holds(self) -> bool:
+        timer = self._timer
+        return timer is not None and self._holders.get((timer.account_id, timer.session)) is self
+
+    def _leave_off(self) -> None:
+        """Stop setting the timer."""
+        self.pause()
+        if self._timer is not None and self._holds:
+            del self._holders[self._timer.account_id, self._timer.session]
+        self._timer = None
+
+    async def _keep_set(self, timer: CancelAllAfter) -> None:
+        """Set the timer again well before it expires, while this connection is the one whose end cancels."""
+        while self._holds:
+            again = CancelAllAfter(timer.account_id, self._command_id(), timer.timeout, timer.session)
+            with contextlib.suppress(QuorumbookError, RequestFailed):
+                await self._backend.submit([again])
+            await asyncio.sleep(timer.timeout / SECOND_NS / SETS_PER_TIMEOUT)
+
+    def _command_id(self) -> str:
+        self._commands += 1
+        return f"wd:{self._token}:{self._commands}"

@@ -94,7 +94,7 @@ class Connection:
         self._address = address
         self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._limits, address, self._end)
         self._allowance = Allowance(asyncio.get_running_loop().time(), MESSAGES_PER_SECOND, MESSAGES_BURST)
-        self._trader = socket_orders.Trader(gateway, self._subscriber.send)
+        self._orders = socket_orders.SocketOrders(gateway, self._subscriber.send)
         self._signed: Identity | None = None
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class Connection:
             self._subscriber.end(1000, "")
             if self._closing is not None:
                 await self._closing
-            await self._trader.end(stopping=self._code == GOING_AWAY)
+            await self._orders.end(stopping=self._code == GOING_AWAY)
             self._gateway.metrics.sockets.dec()
 
     def _allowed(self, kind: WSMsgType) -> bool:
@@ -176,7 +176,7 @@ class Connection:
                 order = socket_orders.read(data, kind)
                 identity = await self._identify(order)
                 self._signed = identity or self._signed
-                await self._trader.take(order, self._signed)
+                await self._orders.take(order, self._signed)
             else:
                 await self._obey(parse(data, FeedRequest, "the message"))
         except ApiError as error:
@@ -240,7 +240,7 @@ class Connection:
                 self._charge(feed.snapshot_cost)
                 await feed.prepare_snapshot()
 
-    async def _identify(self, request: FeedRequest | socket_orders.Signed) -> Identity | None:
+    async def _identify(self, request: FeedRequest | socket_orders.SignedMessage) -> Identity | None:
         """Return the connection's identity from this message or from an earlier one. Raises ApiError 401."""
         fields = (request.key, request.signature, request.passphrase)
         if not any(fields) and not given(request.timestamp):

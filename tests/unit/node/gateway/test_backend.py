@@ -26,10 +26,10 @@ from node.engine.native_server import NativeServer
 from node.engine.service import Send
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
-from node.gateway import feeds, health
+from node.gateway import feeds
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
-from node.gateway.gateway import Gateway, build
+from node.gateway.gateway import STATUS_AGE_MAX, Gateway, build
 from node.keys.credentials import Credentials
 from node.native.client import ClusterClient, NativeConnection
 from node.native.protocol import Events, FailCode, Failed, NodeStatus, StatusQuery, Submit
@@ -230,7 +230,7 @@ async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> 
         w.nodes["n1"].raft.lose_leadership("n2")
         status, answer = await w.place(ORDER)
         assert (status, answer["leader_id"]) == (307, "n2")
-        await until(lambda: w.gateway.monitor.age() > health.AGE_MAX)
+        await until(lambda: w.gateway.monitor.age() > STATUS_AGE_MAX)
         async with w.client.get("/products/BTC-USD/book") as response:
             assert response.status == 200
             assert response.headers["x-quorumbook-role"] == "follower"

@@ -14,10 +14,10 @@ import pytest
 
 from node.engine.modes import Mode, Modes
 from node.errors import ConnectionLost, RequestFailed
-from node.gateway import admin, health
+from node.gateway import admin
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.gateway.health import AGE_MAX, Monitor
+from node.gateway.gateway import STATUS_AGE_MAX, Monitor
 from node.keys.credentials import Credentials
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
 from node.system import software
@@ -65,14 +65,14 @@ async def test_a_node_that_has_not_caught_up_does_not_judge_a_key(exchange: Exch
         assert (status, answer["reason"]) == (503, "no_leader")
         assert "not caught up" in answer["message"]
     exchange.backend.status = {"leader": LEADER, "leader_id": "n2"}
-    await until(lambda: exchange.gateway.monitor.age() > health.AGE_MAX)
+    await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
     assert (await exchange.call("new", "GET", "/orders"))[0] == 401, "it judges as soon as it has caught up"
 
 
 async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
-    await until(lambda: exchange.gateway.monitor.age() > health.AGE_MAX)
+    await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
     response = await exchange.send("", "GET", "/products/BTC-USD/book")
     assert response.status == 200
     assert response.headers["x-quorumbook-role"] == "follower"
@@ -95,7 +95,7 @@ async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchang
     """Only so a client that has been told of an order by another node knows whether this one is behind."""
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
-    await until(lambda: exchange.gateway.monitor.age() > health.AGE_MAX)
+    await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
     response = await exchange.send("alice", "GET", "/orders/00000000-0000-0000-0000-0000000000ff")
     assert (response.status, response.headers["x-quorumbook-sequence"]) == (404, "4711")
 
@@ -166,7 +166,7 @@ async def test_a_status_that_is_still_under_way_is_no_fresh_one(
 
     monkeypatch.setattr(exchange.backend, "query", late)
     exchange.backend.status = {"role": "follower"}
-    await asyncio.sleep(2 * AGE_MAX)  # what was asked before is recent for so long
+    await asyncio.sleep(2 * STATUS_AGE_MAX)  # what was asked before is recent for so long
     under_way = asyncio.create_task(own.poll())
     await asyncio.sleep(0)
     asked = asyncio.ensure_future(ask(own))

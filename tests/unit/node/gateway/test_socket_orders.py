@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse
 
-from node.gateway import disconnects, socket_orders
+from node.gateway import socket_orders
 from node.gateway.errors import UnavailableError
 from node.keys.credentials import Credentials
 from statemachine.commands import CancelAllAfter
@@ -228,7 +228,7 @@ class TestCancelOnDisconnect:
         assert await self.count(exchange) == 0
 
     async def test_the_timer_is_set_again_before_it_goes_off(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(disconnects, "SETS_PER_TIMEOUT", 1_000)
+        monkeypatch.setattr(socket_orders, "SETS_PER_TIMEOUT", 1_000)
         socket = await trader(exchange)
         await ask(socket, "cancel_on_disconnect", "1")
         await until(lambda: len(self.timers(exchange)) > 5)
