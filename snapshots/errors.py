@@ -5,6 +5,7 @@ SnapshotError
 ├── SnapshotAbiError       a snapshot is of another schema than this software
 ├── UnknownAbiError        no description of this ABI is known
 ├── LevelError             the log or a snapshot is of a level that this software cannot run
+├── levels.lowering.LossError  a state cannot return to an earlier level without loss
 ├── MigrationError         data of another schema could not be brought to the one that is wanted; nothing was changed
 ├── SnapshotRefusedError   a snapshot that came from another node was not taken
 ├── NoSnapshotError        there is none to send

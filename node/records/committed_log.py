@@ -29,7 +29,7 @@ from node.errors import AuditError
 from node.native.protocol import NodeStatus
 from snapshots.abi import ABI
 from snapshots.levels import states
-from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, decode_set_level
+from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, decode_set_level, is_level_entry
 from snapshots.levels.states import commands_of
 from statemachine.commands import Batch
 from statemachine.engine import Engine
@@ -198,7 +198,7 @@ class CommittedLog:
         for index, payload in self.payloads():
             try:
                 change = decode_set_level(payload)
-                batch = commands_of(level.abi, payload) if change is None else None
+                batch = None if is_level_entry(payload) else commands_of(level.abi, payload)
             except msgspec.DecodeError as error:
                 raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
             if batch is not None:

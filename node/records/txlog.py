@@ -31,7 +31,17 @@ from node.config.settings import NodeConfig
 from node.errors import TxlogError
 from node.records.committed_log import log_directories
 from snapshots.abi import ABI
-from snapshots.levels.level import ACCEPTED, OWN, Level, SetLevel, abi_behind, by_abi, decode_set_level, encode_set_level
+from snapshots.levels.level import (
+    ACCEPTED,
+    OWN,
+    Level,
+    SetLevel,
+    abi_behind,
+    by_abi,
+    decode_set_level,
+    encode_level_entry,
+    is_level_entry,
+)
 from snapshots.levels.narrowing import NotAtLevelError
 from snapshots.levels.states import apply, commands_of, empty, encoded, encoded_migrated, is_migrated, restored
 from snapshots.manifest import Manifest
@@ -101,6 +111,8 @@ def of_node(config: NodeConfig) -> Txlog:
             if payload is None:
                 continue
             change = _change(entry.index, payload)
+            if change is None and is_level_entry(payload):
+                continue  # a check of the level changes nothing
             if change is None:
                 yield TxEntry(entry.index, entry.term, _batch(level, entry.index, payload), payload)
                 continue
@@ -245,7 +257,7 @@ def write_log(directory: Path, log: Txlog) -> int:
         for index in range(expected, entry.index):
             durable.append(LogEntry(bytes([COMMAND]), index, entry.term))
         if entry.change is not None:
-            payload = encode_set_level(entry.change)
+            payload = encode_level_entry(entry.change)
         else:
             payload = entry.payload or encoded(durable.abi_at_end, entry.batch.time, entry.batch.commands)
         durable.append(LogEntry(bytes([COMMAND]) + payload, entry.index, entry.term))
@@ -300,7 +312,7 @@ def rebuild(
         if last_index is not None and entry.index > last_index:
             break
         if entry.change is not None:
-            engine, _ = apply(engine, encode_set_level(entry.change))
+            engine, _ = apply(engine, encode_level_entry(entry.change))
             index = entry.index
             continue
         left = len(entry.batch.commands) if until is None else until - engine.sequence

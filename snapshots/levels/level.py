@@ -83,26 +83,48 @@ class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):
     to: Level
 
 
-_decoder = msgspec.msgpack.Decoder(SetLevel)
+class CheckLevel(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A log entry: every node checks whether its state can return to the earlier level `to` without loss. It changes
+    nothing. A `SetLevel` that returns to an earlier level follows only where nothing is in the way, and at once, so it
+    meets the very state that was checked.
+    """
+
+    old: Level
+    to: Level
 
 
-def encode_set_level(entry: SetLevel) -> bytes:
+LevelEntry = SetLevel | CheckLevel
+_decoder: msgspec.msgpack.Decoder[LevelEntry] = msgspec.msgpack.Decoder(LevelEntry)
+
+
+def encode_level_entry(entry: LevelEntry) -> bytes:
     """The entry's bytes."""
     return ENTRY_MARK + msgspec.msgpack.encode(entry)
 
 
-def decode_set_level(payload: bytes) -> SetLevel | None:
-    """The change of the level in an entry; None for any other entry.
+def decode_level_entry(payload: bytes) -> LevelEntry | None:
+    """What an entry says about the level; None for an entry with commands.
 
     Raises:
-        msgspec.DecodeError: the entry begins like a `SetLevel` and cannot be decoded.
+        msgspec.DecodeError: the entry begins like one about the level and cannot be decoded.
     """
     return _decoder.decode(payload[1:]) if payload[:1] == ENTRY_MARK else None
+
+
+def decode_set_level(payload: bytes) -> SetLevel | None:
+    """The change of the level in an entry; None for any other entry. Raises as `decode_level_entry`."""
+    entry = decode_level_entry(payload)
+    return entry if isinstance(entry, SetLevel) else None
 
 
 def is_level_entry(payload: bytes) -> bool:
     """Whether an entry says something about the level, and has no commands."""
     return payload[:1] == ENTRY_MARK
+
+
+def is_earlier(level: Level, than: Level) -> bool:
+    """Whether a supported level is earlier than another one."""
+    return level in SUPPORTED and than in SUPPORTED and SUPPORTED.index(level) < SUPPORTED.index(than)
 
 
 def abi_behind(payload: bytes) -> str | None:

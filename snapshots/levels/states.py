@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from snapshots.errors import LevelError
-from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, by_abi, decode_set_level
+from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, by_abi, decode_level_entry, is_earlier, is_level_entry
+from snapshots.levels.lowering import lowered
 from snapshots.levels.narrowing import NotAtLevelError
 from snapshots.levels.raising import raised, widened
 from statemachine.applied import AppliedBatch
@@ -155,24 +156,36 @@ def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:
     return rows if level_of(engine) is OWN else widened(rows)
 
 
+def converted(engine: Engine, _old: Level, to: Level) -> Engine:
+    """The state at another level, the next one or the one before. `engine` is not changed.
+
+    Raises:
+        MigrationError, StateError: it cannot be converted.
+        LossError: something would be lost at the level before.
+    """
+    return lowered(engine, to) if is_earlier(to, level_of(engine)) else raised(engine, _old, to)
+
+
 Convert = Callable[[Engine, Level, Level], Engine]
 
 
-def apply(engine: Engine, payload: bytes, convert: Convert = raised) -> tuple[Engine, AppliedBatch | None]:
+def apply(engine: Engine, payload: bytes, convert: Convert = converted) -> tuple[Engine, AppliedBatch | None]:
     """Apply a log entry. The state behind it, which is another object where the level changed, and what came of its
     commands; None where it has none.
 
     Args:
-        convert: makes the state of the next level.
+        convert: makes the state of the other level.
 
     Raises:
         LevelError: from this entry on the log is of a level that this software does not support. Nothing was applied.
-        MigrationError, StateError: the state cannot be converted.
+        MigrationError, StateError, LossError: the state cannot be converted.
     """
-    change = decode_set_level(payload)
-    if change is None:
+    if not is_level_entry(payload):
         return engine, engine.apply_entry(payload)
-    return (convert(engine, change.old, change.to) if takes_effect(engine, change) else engine), None
+    change = decode_level_entry(payload)
+    if not isinstance(change, SetLevel) or not takes_effect(engine, change):
+        return engine, None
+    return convert(engine, change.old, change.to), None
 
 
 def takes_effect(engine: Engine, change: SetLevel) -> bool:
@@ -189,6 +202,4 @@ def takes_effect(engine: Engine, change: SetLevel) -> bool:
             f"from here on the cluster runs at level {change.to}, which this software ({OWN.version}) does not know. Install version "
             f"{change.to.version} or a later one on this node, and start it: it goes on with its data"
         )
-    if known.abi != OWN.abi:
-        raise LevelError(f"from here on the cluster runs at level {change.to}, to which no way leads back from {change.old}")
     return True

@@ -25,7 +25,7 @@ from node.engine.feed import Feed
 from node.engine.level_preparation import Preparation
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.snapshot_port import SnapshotPort
-from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_set_level
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_level_entry
 from snapshots.levels.states import empty, encoded
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand
@@ -62,7 +62,7 @@ class Node:
         """Apply the entry that changes the level: seconds on the clock, and of this thread's CPU."""
         begin, cpu = time.perf_counter(), time.thread_time()
         self.index += 1
-        assert self.machine.apply(self.index, encode_set_level(SetLevel(V0_2_0, OWN))) is True
+        assert self.machine.apply(self.index, encode_level_entry(SetLevel(V0_2_0, OWN))) is True
         return time.perf_counter() - begin, time.thread_time() - cpu
 
     async def trade(self) -> None:

@@ -23,7 +23,7 @@ from cluster.raft import ProposeResult
 from loadtest.linearizability import AnomalyKind, Operation, Verdict, judge
 from node.engine.entries import Entries
 from snapshots.levels import states
-from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, abi_behind, decode_set_level, encode_set_level
+from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, abi_behind, decode_set_level, encode_level_entry
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch
 from tests.simulation.directory import SnapshotDisk
@@ -252,7 +252,7 @@ class LevelWorld(ExchangeWorld):
 
         self._proposed = True
         self.counts["prepared at the entry"] += sum(self._is_prepared(each) for each in self.ids)
-        self._guarded(node, lambda: process.raft.propose(encode_set_level(SetLevel(V0_2_0, OWN)), done))
+        self._guarded(node, lambda: process.raft.propose(encode_level_entry(SetLevel(V0_2_0, OWN)), done))
 
     # ------------------------------------------------------------------ the judge
 

@@ -14,7 +14,7 @@ from snapshots.abi import SCHEMA
 from snapshots.abi.releases import Releases
 from snapshots.errors import LevelError
 from snapshots.levels import freezing, states
-from snapshots.levels.level import CORES, OWN, SUPPORTED, V0_2_0, Level, SetLevel, abi_behind, by_version, encode_set_level
+from snapshots.levels.level import CORES, OWN, SUPPORTED, V0_2_0, Level, SetLevel, abi_behind, by_version, encode_level_entry
 from snapshots.levels.narrowing import NotAtLevelError
 from snapshots.levels.raising import raised, widened
 from snapshots.levels.v0_2_0 import NARROWING, FormerEngine
@@ -154,7 +154,7 @@ def test_raising_twice_gives_the_same_and_other_states_give_another_hash(former:
 
 
 def test_the_entry_changes_the_level_and_what_follows_is_of_the_new_one(former: Engine) -> None:
-    change = encode_set_level(SetLevel(V0_2_0, OWN))
+    change = encode_level_entry(SetLevel(V0_2_0, OWN))
     assert abi_behind(change) == OWN.abi
     engine, applied = states.apply(former, change)
     assert applied is None
@@ -170,13 +170,13 @@ def test_the_entry_changes_the_level_and_what_follows_is_of_the_new_one(former: 
 def test_a_level_that_is_not_known_stops_the_node(former: Engine) -> None:
     later = Level("9.0.0", "f" * 40, 99)
     with pytest.raises(LevelError, match=r"9\.0\.0.*Install version 9\.0\.0"):
-        states.apply(former, encode_set_level(SetLevel(V0_2_0, later)))
+        states.apply(former, encode_level_entry(SetLevel(V0_2_0, later)))
     elsewhere = SetLevel(OWN, later)
-    assert states.apply(former, encode_set_level(elsewhere)) == (former, None), "it is of another level: no effect"
+    assert states.apply(former, encode_level_entry(elsewhere)) == (former, None), "it is of another level: no effect"
 
 
 def test_no_version_takes_the_entry_for_commands() -> None:
-    change = encode_set_level(SetLevel(V0_2_0, OWN))
+    change = encode_level_entry(SetLevel(V0_2_0, OWN))
     with pytest.raises(msgspec.DecodeError):
         states.empty(V0_2_0).apply_entry(change)
     with pytest.raises(msgspec.DecodeError):

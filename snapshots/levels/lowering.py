@@ -1,0 +1,60 @@
+"""Conversion of a state to the level before, for a state in which nothing is in use that the earlier version lacks.
+
+The result depends on the state alone, so equal states stay equal. What the step drops is named in the module of the
+earlier version (`v0_2_0_back`). The money of every account is the same before and after, and the frozen core checks all
+that it requires of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from snapshots.errors import SnapshotError
+from snapshots.levels.level import OWN, V0_2_0, Level
+from snapshots.levels.raising import first_hash
+from statemachine.engine import Engine
+from statemachine.errors import StateError
+from statemachine.teardown import clear
+
+Row = tuple[bytes, bytes]
+
+OBSTACLES_SHOWN = 20
+"""How many obstacles an error lists: a table and field is one, whatever the number of its rows."""
+
+
+class LossError(SnapshotError):
+    """A state cannot return to an earlier level without loss. `obstacles`: what is in use there that the level lacks."""
+
+    def __init__(self, to: Level, obstacles: Sequence[str]) -> None:
+        super().__init__(f"the state cannot return to level {to.version} without loss: {'; '.join(obstacles)}")
+        self.obstacles = list(obstacles)
+
+
+def lowered(engine: Engine, to: Level) -> Engine:
+    """The state of this software's level at the level before. O(everything); `engine` is not changed.
+
+    Raises:
+        LossError: something would be lost.
+    """
+    return lowered_rows(dict(engine.tables()), engine.state_hash, to)
+
+
+def lowered_rows(tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Level) -> Engine:
+    """The state at the level before, from the tables of a state of this software's level, and its running hash. Raises
+    as `lowered`.
+    """
+    from snapshots.levels import v0_2_0, v0_2_0_back  # the core is read from the archive only where it is needed
+
+    assert to == V0_2_0, f"a state of {OWN} returns to {V0_2_0}"
+    found = v0_2_0_back.Obstacles()
+    made = v0_2_0_back.lowered(tables, first_hash(state_hash, to), found)
+    try:
+        obstacles = found.texts()
+        if obstacles:
+            more = len(obstacles) - OBSTACLES_SHOWN
+            raise LossError(to, obstacles[:OBSTACLES_SHOWN] + ([f"and {more} more"] if more > 0 else []))
+        return v0_2_0.FormerEngine.restore(made, verified=True)
+    except StateError as error:
+        raise LossError(to, [f"what version {to.version} requires of a state does not hold: {error}"]) from error
+    finally:
+        clear(*made.values())

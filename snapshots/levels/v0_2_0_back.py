@@ -1,0 +1,209 @@
+"""Rows of version 0.3.0 as version 0.2.0 stores them: the way back of `v0_2_0_rows`, for a state in which nothing is
+in use that 0.2.0 lacks.
+
+A row is converted if 0.2.0 stores all of it: encoded by 0.2.0's struct and read again, it is the same. Every other row
+is an obstacle, but for these fields, which are dropped or converted:
+
+- `fee_credit` of an order. It is a part of one unit of the quote currency, and 0.2.0 rounds fees down. An open buy order
+  then holds what 0.2.0's rules require, which is at most one unit less; the rest is available again;
+- `opened_sequence` of an order that an auction collected, if the order ids give the same order in time;
+- `version` of a product: it counts the operator's changes, and counts from 1 again at the next upgrade;
+- `last_queued` and `turn` of the counters, which order work that is unfinished. There is none;
+- the reason of a remembered rejection, if 0.2.0 does not have it: `INVALID_ORDER` stands for it. The rejection itself,
+  its field and its text stay;
+- fingerprints of remembered commands are of another encoding: their contents cannot be compared any more.
+
+0.2.0 has one reply cache for each account, with the latest `OUTCOMES_PER_ACCOUNT` commands. The reply caches that 0.3.0
+has beside it are put into it. A command id in two of them, with two commands, is an obstacle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from statemachine.events import AnyOutcome, OrderState, Rejected
+from statemachine.limits import PPM
+from statemachine.persistence import numbered_key
+from statemachine.reply_cache import ANY_CONTENTS
+from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow, ProductRow
+from statemachine.types import OrderStatus, OrderType, Reason, Side
+
+from snapshots.levels.released.core_0_2_0 import events as core_events  # type: ignore[import-not-found]  # isort: skip  # in the archive
+from snapshots.levels.released.core_0_2_0 import limits as core_limits  # isort: skip
+from snapshots.levels.released.core_0_2_0 import tables as core_tables  # isort: skip
+from snapshots.levels.released.core_0_2_0 import types as core_types  # isort: skip
+
+Row = tuple[bytes, bytes]
+
+_encode = msgspec.msgpack.Encoder().encode
+_raw = msgspec.msgpack.Decoder().decode
+_order = msgspec.msgpack.Decoder(OrderState).decode
+_outcome_row = msgspec.msgpack.Decoder(OutcomeRow).decode
+_OUTCOMES = frozenset(kind.__name__ for kind in core_events.AnyOutcome.__args__)
+_REASONS = frozenset(core_types.Reason)
+_LIMIT, _BUY, _ACTIVE = OrderType.LIMIT, Side.BUY, OrderStatus.ACTIVE
+
+
+class Obstacles:
+    """What 0.2.0 has no place for: for each table and field how many rows use it, with the first of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[Any]] = {}
+
+    def add(self, table: str, what: str, row: object) -> None:
+        """A row of a table uses what `what` says."""
+        found = self._found.setdefault((table, what), [0, row])
+        found[0] += 1
+
+    def texts(self) -> list[str]:
+        """In words, one for each table and field, in the order in which they were found."""
+        return [
+            f"table {table}: {what} ({count:,} row{'s' if count > 1 else ''}, the first is {row})"
+            for (table, what), (count, row) in self._found.items()
+        ]
+
+
+class _Narrow:
+    """Encodes the rows of one table as 0.2.0 does, and notes those of which something would be lost."""
+
+    def __init__(self, table: str, obstacles: Obstacles) -> None:
+        self._table = table
+        self._obstacles = obstacles
+        self._fields = TABLES[table].__struct_fields__
+        self._former = msgspec.msgpack.Decoder(core_tables.TABLES[table]).decode
+        self._present = msgspec.msgpack.Decoder(TABLES[table]).decode
+
+    def __call__(self, key: bytes, payload: bytes) -> Row:
+        """The row; it is of no use if an obstacle was noted."""
+        try:
+            former = _encode(self._former(payload))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._obstacles.add(self._table, f"a value that 0.2.0 does not know: {error}", _named(key))
+            return key, payload
+        again = _encode(self._present(former))
+        if again != payload:
+            for field, mine, theirs in zip(self._fields, _raw(payload), _raw(again), strict=True):
+                if mine != theirs:
+                    self._obstacles.add(self._table, f"{field} is in use, which 0.2.0 does not have", _named(key))
+        return key, former
+
+
+def _named(key: bytes) -> str:
+    return " ".join(str(part) for part in _raw(key)) or "the only one"
+
+
+def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obstacles) -> dict[str, list[Row]]:
+    """All tables of a state of 0.3.0, as 0.2.0 has them. They are of no use if obstacles were noted. O(everything).
+
+    Args:
+        first_hash: the running hash with which the level begins.
+    """
+    tables = {name: found if isinstance(found, list) else list(found) for name, found in rows.items()}
+    made: dict[str, list[Row]] = {}
+    orders = _Orders(tables, obstacles)
+    for name, found in tables.items():
+        if name not in core_tables.TABLES:
+            for key, _ in found:
+                obstacles.add(name, "0.2.0 has no such table", _named(key))
+            continue
+        narrow = _Narrow(name, obstacles)
+        if name == "outcome":
+            made[name] = list(_outcomes(found, narrow, obstacles))
+        else:
+            made[name] = [narrow(key, orders.converted(name, key, payload, first_hash)) for key, payload in found]
+    made["balance"] = [(key, orders.balance(payload)) for key, payload in made["balance"]]
+    return made
+
+
+class _Orders:
+    """Converts rows of every table but `outcome`, and counts what open orders hold no more."""
+
+    def __init__(self, tables: Mapping[str, list[Row]], obstacles: Obstacles) -> None:
+        currencies = (msgspec.msgpack.decode(payload, type=CurrencyRow) for _, payload in tables["currency"])
+        scales = {row.currency: row.scale for row in currencies}
+        products = [msgspec.msgpack.decode(payload, type=ProductRow) for _, payload in tables["product"]]
+        self._units = {row.product_id: 10 ** scales[row.base] for row in products}
+        self._quotes = {row.product_id: row.quote for row in products}
+        self._obstacles = obstacles
+        self._released: dict[tuple[str, str], int] = {}
+        self._latest: dict[tuple[str, Side, int], int] = {}
+        """Of the orders that an auction collected, by product, side and price: the latest place in time so far."""
+
+    def converted(self, table: str, key: bytes, payload: bytes, first_hash: bytes) -> bytes:
+        """A row without the fields that may be dropped."""
+        if table == "done_order":
+            order = _order(payload)
+            order.fee_credit = 0
+            return _encode(order)
+        if table == "order":
+            return _encode(self._open(key, _order(payload)))
+        if table == "product":
+            return _encode(msgspec.structs.replace(msgspec.msgpack.decode(payload, type=ProductRow), version=0))
+        if table == "counter":
+            row = msgspec.msgpack.decode(payload, type=CounterRow)
+            return _encode(msgspec.structs.replace(row, state_hash=first_hash, last_queued=0, turn=0))
+        return payload
+
+    def _open(self, key: bytes, order: OrderState) -> OrderState:
+        if order.maker_fee_ppm < 0 or order.taker_fee_ppm < 0:
+            self._obstacles.add("order", "a rebate, which 0.2.0 does not have", _named(key))
+        if order.status is _ACTIVE and not order.stop and not order.queued:
+            place = order.product_id, order.side, order.price
+            if order.opened_sequence < self._latest.get(place, 0):
+                self._obstacles.add("order", "its time in the auction is not that of its id, which 0.2.0 goes by", _named(key))
+            self._latest[place] = max(order.opened_sequence, self._latest.get(place, 0))
+            order.opened_sequence = 0
+        if order.side is _BUY and order.order_type is _LIMIT:
+            cost = order.price * order.remaining // self._units[order.product_id]
+            hold = cost + cost * max(order.maker_fee_ppm, order.taker_fee_ppm) // PPM
+            owner = order.account_id, self._quotes[order.product_id]
+            self._released[owner] = self._released.get(owner, 0) + order.hold - hold
+            order.hold = hold
+        order.fee_credit = 0
+        return order
+
+    def balance(self, payload: bytes) -> bytes:
+        """A balance, after every open order was converted."""
+        row = msgspec.msgpack.decode(payload, type=BalanceRow)
+        released = self._released.get((row.account_id, row.currency), 0)
+        if not released:
+            return payload
+        return _encode(msgspec.structs.replace(row, available=row.available + released, hold=row.hold - released))
+
+
+def _outcomes(found: list[Row], narrow: _Narrow, obstacles: Obstacles) -> Iterator[Row]:
+    """The table `outcome`: the reply caches of each account as one."""
+    caches: dict[str, dict[int, OutcomeRow]] = {}
+    for _, payload in found:
+        row: OutcomeRow = _outcome_row(payload)
+        account_id = row.account_id.partition("/")[0]
+        caches.setdefault(account_id, {})[row.outcome.sequence] = row
+    for account_id in sorted(caches, key=_encode):
+        cache = caches.pop(account_id)
+        known: dict[str, int] = {}
+        for sequence in sorted(cache)[-core_limits.OUTCOMES_PER_ACCOUNT :]:
+            row = cache[sequence]
+            if known.setdefault(row.command_id, sequence) != sequence:
+                obstacles.add("outcome", "two commands of an account have one command id", f"{account_id}, id {row.command_id}")
+            outcome = _former_outcome(row.outcome)
+            if type(outcome).__name__ not in _OUTCOMES:
+                obstacles.add("outcome", f"an answer {type(outcome).__name__}, which 0.2.0 does not have", account_id)
+                continue
+            row = msgspec.structs.replace(row, account_id=account_id, fingerprint=ANY_CONTENTS, outcome=outcome)
+            yield narrow(numbered_key(account_id, sequence), _encode(row))
+
+
+def _former_outcome(outcome: AnyOutcome) -> AnyOutcome:
+    """An outcome without what may be dropped. Its orders are changed."""
+    if isinstance(outcome, Rejected):
+        known = outcome.reason in _REASONS
+        return outcome if known else msgspec.structs.replace(outcome, reason=Reason.INVALID_ORDER)
+    for field in outcome.__struct_fields__:
+        value = getattr(outcome, field)
+        for order in value if isinstance(value, list) else [value]:
+            if isinstance(order, OrderState):
+                order.fee_credit = 0
+    return outcome
