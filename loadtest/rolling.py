@@ -204,14 +204,22 @@ class Roll:
         await version.wait_ready(READY_SECONDS)
         await asyncio.sleep(BETWEEN_SECONDS)
 
-    async def raise_level(self) -> None:
-        """Change the level of the cluster to that of the present version."""
+    async def change_level(self, version: str = PRESENT) -> None:
+        """Change the level of the cluster to that of a version."""
         client = self.access.client(deadline=120.0)
         try:
-            report = await client.change_level(PRESENT, check=True)
+            report = await client.change_level(version, check=True)
             if report.problems:
                 raise LoadTestError("; ".join(report.problems))
-            await client.change_level(PRESENT)
+            await client.change_level(version)
+        finally:
+            await client.close()
+
+    async def way_back(self) -> list[str]:
+        """Return what prevents the return to the level of the former version."""
+        client = self.access.client(deadline=30.0)
+        try:
+            return (await client.change_level(FORMER, check=True)).problems
         finally:
             await client.close()
 
@@ -305,9 +313,12 @@ async def run(directory: Path, former: Path) -> Result:
         began = time.monotonic()
         async with roll.trading():
             await asyncio.sleep(BETWEEN_SECONDS)
-            await roll.raise_level()
+            await roll.change_level()
         level_gap = roll.gap(began)
+        faults += [f"the way back is closed before anything new is in use: {text}" for text in await roll.way_back()]
         await roll.submit([only_new()])
+        if not any("table stream" in text for text in await roll.way_back()):
+            faults.append("the way back is open although a report stream is in use")
         after = await roll.statuses()
         faults += [f"{name} is at level {status.level}" for name, status in after.items() if status.level != PRESENT]
         faults += await roll.judge(after)

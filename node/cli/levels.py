@@ -53,15 +53,16 @@ def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 @check_option
 @click.option("--to", "version", metavar="VERSION", required=True, help="The version with the new level.")
 def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
-    """Return to the level of an earlier version, if nothing would be lost.
+    """Return to the level of an earlier version, while the cluster trades, if nothing would be lost.
 
-    Otherwise the command is rejected with the reason. Then `quorumbook rollback` returns to the state before the
-    change, and exports what that undoes.
+    That is so while nothing is in use that the earlier version lacks. Otherwise the command is rejected and names what
+    is in use. Then `quorumbook rollback` returns to the state before the upgrade, and exports what that undoes. After
+    the return every node can be stopped and started with the earlier version.
     """
-    _change(target, version, as_json=as_json, check=check)
+    _change(target, version, as_json=as_json, check=check, command="downgrade")
 
 
-def _change(target: Target, version: str, *, as_json: bool, check: bool) -> None:
+def _change(target: Target, version: str, *, as_json: bool, check: bool, command: str = "upgrade") -> None:
     async def work(session: CliSession) -> LevelReport:
         return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
 
@@ -70,7 +71,7 @@ def _change(target: Target, version: str, *, as_json: bool, check: bool) -> None
         report = run(target, work)
         if not check:
             asyncio.run(_everywhere(report, session.reach(target), shown))
-    _show(report, as_json=as_json, check=check)
+    _show(report, as_json=as_json, check=check, command=command)
     if check and report.problems:
         raise click.exceptions.Exit(1)
 
@@ -87,7 +88,7 @@ async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar) -
         await asyncio.sleep(POLL)
 
 
-def _show(report: LevelReport, *, as_json: bool, check: bool) -> None:
+def _show(report: LevelReport, *, as_json: bool, check: bool, command: str) -> None:
     if as_json:
         print_json(
             {"from": report.old, "to": report.to, "members": report.members, "problems": report.problems, "index": report.index}
@@ -104,4 +105,4 @@ def _show(report: LevelReport, *, as_json: bool, check: bool) -> None:
         for problem in report.problems:
             click.echo(problem)
     else:
-        click.echo(f"nothing speaks against it: quorumbook cluster upgrade --to {report.to}")
+        click.echo(f"nothing speaks against it: quorumbook cluster {command} --to {report.to}")

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
+from cluster.batcher import Refusal
 from cluster.membership import Change, ChangeDone
 from cluster.raft import Done, ProposeResult
 from cluster.status import RaftStatus
@@ -63,6 +64,7 @@ class ProposalQueue(Protocol):
     @property
     def in_flight(self) -> int: ...
     def hold(self) -> Callable[[], None]: ...
+    def fail_queued(self, refusal: Refusal) -> None: ...
 
 
 class LeadershipTransfer:

@@ -4,6 +4,11 @@ entry.
 Every member must confirm that its software can run the new level, and must have applied all entries that the leader had
 applied when the check began. A majority is not enough: a member without the new level would stop at the entry, and the
 cluster would lose a node.
+
+The way back to an earlier level is open while nothing is in use that the earlier level lacks. While new commands are
+held back, an entry `CheckLevel` lets every node check its state, and keep it converted. The entry that changes the level
+is proposed only if the check found nothing and every member has applied it. No entry with commands can lie between the
+two, so the check is final.
 """
 
 from __future__ import annotations
@@ -12,12 +17,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from cluster.batcher import Refusal
 from cluster.membership import Role
 from cluster.raft import ProposeResult
 from node.engine.leadership import Leader, ProposalQueue
 from node.errors import ConnectionLost, RequestFailed
 from node.native.protocol import FailCode, LevelMember, LevelReport, MemberStatus, NodeStatus
-from snapshots.levels.level import OWN, SUPPORTED, Level, SetLevel, by_version, encode_set_level
+from snapshots.levels.level import (
+    OWN,
+    SUPPORTED,
+    CheckLevel,
+    Level,
+    LevelEntry,
+    SetLevel,
+    by_version,
+    encode_level_entry,
+    is_earlier,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +54,9 @@ READY_SECONDS = 1.0
 READY_ROUNDS = 5
 """How often the members are asked, the first time included."""
 
+CONVERTED_SECONDS = 180.0
+"""Seconds for a member to convert its state to an earlier level, while commands are held back."""
+
 DRAIN_SECONDS = 2.0
 """Seconds for pending entries to be applied before the level entry is proposed."""
 
@@ -48,7 +67,12 @@ Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
 """Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
 
 Prepare = Callable[[MemberStatus, str], Awaitable[None]]
-"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. Raises as `Ask`."""
+"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. For an earlier level the
+member writes a snapshot and tries to convert it. Raises as `Ask`.
+"""
+
+Obstacles = Callable[[str], Awaitable[list[str]]]
+"""What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed."""
 
 
 class LevelChange:
@@ -61,6 +85,7 @@ class LevelChange:
         ask, prepare: see `Ask`, `Prepare`; not used for this node itself.
         own: this node's status.
         prepare_own: as `prepare`, for this node.
+        obstacles: see `Obstacles`.
     """
 
     def __init__(
@@ -76,6 +101,7 @@ class LevelChange:
         prepare: Prepare,
         own: Callable[[], NodeStatus],
         prepare_own: Callable[[str], Awaitable[None]],
+        obstacles: Obstacles,
     ) -> None:
         self._node_id = node_id
         self._raft = raft
@@ -87,6 +113,7 @@ class LevelChange:
         self._prepare = prepare
         self._own = own
         self._prepare_own = prepare_own
+        self._obstacles = obstacles
         self._running = False
         self.under_way = False
         """Whether the entry has been proposed but not applied. Nothing else may be proposed until then, because it
@@ -112,16 +139,17 @@ class LevelChange:
         now, to = self._level(), self._wanted(version)
         if to.abi == now.abi:
             return LevelReport(now.version, to.version, [], [], 0)
-        problems = [] if SUPPORTED.index(to) > SUPPORTED.index(now) else [_no_way_back(now, to)]
         members_index = self._raft.status().members_index
-        members = await self._look(to) if not problems else []
-        problems += [f"{member.node_id}: {member.problem}" for member in members if member.problem]
+        members = await self._look(to)
+        problems = [f"{member.node_id}: {member.problem}" for member in members if member.problem]
         problems += self._of_the_cluster(members_index)
+        if not problems and is_earlier(to, now):
+            problems = _in_use(await self._obstacles(to.abi), now, to)
         if check or problems:
             if not check:
                 raise RequestFailed(FailCode.CONFLICT, "the level stays " + now.version + ": " + "; ".join(problems))
             return LevelReport(now.version, to.version, members, problems, 0)
-        await self._make_ready(to)
+        await self._make_ready(to, 1 if is_earlier(to, now) else READY_ROUNDS)
         index = await self._propose(SetLevel(now, to), members_index)
         return LevelReport(now.version, to.version, members, [], index)
 
@@ -148,17 +176,17 @@ class LevelChange:
 
     # ------------------------------------------------------------------ the members
 
-    async def _look(self, to: Level) -> list[LevelMember]:
+    async def _look(self, to: Level, seconds: float = CAUGHT_UP_SECONDS) -> list[LevelMember]:
         target = self._raft.status().applied_index
-        return list(await asyncio.gather(*(self._look_at(member, to, target) for member in self._members())))
+        return list(await asyncio.gather(*(self._look_at(member, to, target, seconds) for member in self._members())))
 
-    async def _look_at(self, member: MemberStatus, to: Level, target: int) -> LevelMember:
+    async def _look_at(self, member: MemberStatus, to: Level, target: int, seconds: float) -> LevelMember:
         node_id = member.node_id
         if member.role == Role.LEARNER.value:
             return LevelMember(
                 node_id, "", "", [], "is a learner that has not caught up yet: wait until it is a voter, or remove it"
             )
-        end = asyncio.get_running_loop().time() + CAUGHT_UP_SECONDS
+        end = asyncio.get_running_loop().time() + seconds
         while True:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -175,9 +203,10 @@ class LevelChange:
             software = status.software.partition(" ")[0]
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
-    async def _make_ready(self, to: Level) -> None:
+    async def _make_ready(self, to: Level, rounds: int) -> None:
         """Ask every member to prepare its state at the new level, until all members report at the same time that they are
-        ready. A member that restarts in the meantime must prepare again.
+        ready. A member that restarts in the meantime must prepare again. With one round they need not be ready at the
+        same time.
 
         Raises:
             RequestFailed: CONFLICT if a member cannot prepare. Nothing was changed.
@@ -191,12 +220,12 @@ class LevelChange:
                 return f"{member.node_id}: cannot convert its state: {str(error) or 'not in time'}"
             return ""
 
-        for _ in range(READY_ROUNDS):
+        for _ in range(rounds):
             began = asyncio.get_running_loop().time()
             problems = [text for text in await asyncio.gather(*map(one, self._members())) if text]
             if problems:
                 raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
-            if asyncio.get_running_loop().time() - began < READY_SECONDS:
+            if rounds == 1 or asyncio.get_running_loop().time() - began < READY_SECONDS:
                 return
         raise RequestFailed(FailCode.CONFLICT, "nothing was changed: the members were not ready at the same time: try again")
 
@@ -205,18 +234,21 @@ class LevelChange:
     async def _propose(self, entry: SetLevel, members_index: int) -> int:
         """Propose the entry while nothing else is pending. Returns its index when this node has applied it."""
         release = self._queue.hold()
+        earlier = is_earlier(entry.to, entry.old)
         try:
             end = asyncio.get_running_loop().time() + DRAIN_SECONDS
             while self._queue.in_flight and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  # its end has no event of its own
                 await asyncio.sleep(0.001)
-            problems = ["too much was under way: try again"] if self._queue.in_flight else self._of_the_cluster(members_index)
-            if problems or not self._raft.is_leader:
-                raise RequestFailed(
-                    FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems or ["leadership has changed"])
-                )
+            self._check_held(members_index)
             self.under_way = True
+            if earlier:
+                await self._check_states(entry)
+                self._check_held(members_index)
             log.warning("proposing the change of the level from %s to %s", entry.old, entry.to)
-            result = await self._applied(encode_set_level(entry))
+            result = await self._applied(entry)
+            if earlier:
+                # They were checked at the former level. Their clients send them again, and they are checked at this one.
+                self._queue.fail_queued(Refusal.NOT_LEADER)
         finally:
             self.under_way = False
             release()
@@ -226,9 +258,35 @@ class LevelChange:
             )
         return result.index
 
-    async def _applied(self, payload: bytes) -> ProposeResult:
+    def _check_held(self, members_index: int) -> None:
+        """Check that the entry can be proposed now, while commands are held back.
+
+        Raises:
+            RequestFailed: CONFLICT.
+        """
+        problems = ["too much was under way: try again"] if self._queue.in_flight else self._of_the_cluster(members_index)
+        if problems or not self._raft.is_leader:
+            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems or ["leadership has changed"]))
+
+    async def _check_states(self, entry: SetLevel) -> None:
+        """Let every node check whether its state can return to an earlier level, and convert it.
+
+        Raises:
+            RequestFailed: CONFLICT: something is in use that the level lacks, or a member did not follow in time.
+        """
+        result = await self._applied(CheckLevel(entry.old, entry.to))
+        problems = ["leadership has changed"]
+        if result.error is None:
+            problems = _in_use(result.value if isinstance(result.value, list) else [], entry.old, entry.to)
+        if not problems:
+            members = await self._look(entry.to, CONVERTED_SECONDS)
+            problems = [f"{member.node_id}: {member.problem}" for member in members if member.problem]
+        if problems:
+            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
+
+    async def _applied(self, entry: LevelEntry) -> ProposeResult:
         done: asyncio.Future[ProposeResult] = asyncio.get_running_loop().create_future()
-        self._raft.propose(payload, done.set_result)
+        self._raft.propose(encode_level_entry(entry), done.set_result)
         return await asyncio.shield(done)
 
 
@@ -244,8 +302,12 @@ def _problem(status: NodeStatus, to: Level, now: Level) -> str:
     return ""
 
 
-def _no_way_back(now: Level, to: Level) -> str:
-    return (
-        f"the step from {to.version} to {now.version} cannot be undone without loss: {now.version} keeps what {to.version} has no place for. "
-        f"Stop all nodes and return to the state before the change, with an export of what that undoes: quorumbook rollback --export DIR"
+def _in_use(obstacles: list[str], now: Level, to: Level) -> list[str]:
+    """What prevents the return to an earlier level, with the other way back."""
+    if not obstacles:
+        return []
+    advice = (
+        f"{now.version} has in use what {to.version} has no place for: remove it, or stop all nodes and return to the state "
+        "before the upgrade, with an export of what that undoes: quorumbook rollback --export DIR"
     )
+    return [*obstacles, advice]

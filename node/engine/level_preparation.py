@@ -7,6 +7,9 @@ snapshot from the leader, ends it, and the leader asks again before it proposes 
 entry converts its state then, which is safe, and slow.
 
 Memory: a second state, of the same number of rows, until the entry or for `KEEP_SECONDS`.
+
+For an earlier level a node writes a snapshot, and tries in a thread to convert it. The result is not kept, because the
+state goes on: it is converted again at the entry that checks the level, while commands are held back.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from node.engine.snapshot_port import collector_off
 from node.errors import RequestFailed
 from node.native.protocol import FailCode
 from snapshots.errors import SnapshotError
+from snapshots.levels.level import OWN, Level, is_earlier
+from snapshots.levels.lowering import LossError, lowered_rows
 from snapshots.levels.states import follow, level_with
 from snapshots.store import SnapshotStore
 from statemachine.errors import StateError
+from statemachine.teardown import clear
 
 if TYPE_CHECKING:
     from snapshots.levels.shadow import Shadow
@@ -70,11 +76,45 @@ class Preparation:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
         if to.abi == self._machine.level.abi:
             return
+        if is_earlier(to, self._machine.level):
+            obstacles = await self.obstacles(abi)
+            if obstacles:
+                raise RequestFailed(FailCode.CONFLICT, "; ".join(obstacles))
+            return
         if not self._machine.is_prepared:
             if self._running is None or self._running.done():
                 self._running = asyncio.get_running_loop().create_task(self._prepare(str(to)))
             await asyncio.shield(self._running)
         self._keep()
+
+    async def obstacles(self, abi: str) -> list[str]:
+        """What prevents the return of this node's state to an earlier level: what is in use that the level lacks. Writes
+        a snapshot, and converts it in a thread.
+
+        Raises:
+            RequestFailed: CONFLICT: the state cannot be read or converted.
+        """
+        try:
+            to = level_with(abi)
+            await self._snapshot()
+            await asyncio.to_thread(self._try_to_lower, to)
+        except LossError as error:
+            return error.obstacles
+        except (SnapshotError, StateError, OSError) as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+        return []
+
+    def _try_to_lower(self, to: Level) -> None:
+        """Runs in a thread."""
+        manifest = self._store.newest()
+        if manifest is None or manifest.abi != OWN.abi:
+            raise SnapshotError("the newest snapshot is not of the level in force: try again")
+        with collector_off():
+            tables = self._store.load(manifest)
+            try:
+                lowered_rows(tables, bytes(16), to).release()
+            finally:
+                clear(*tables.values())
 
     async def _prepare(self, title: str) -> None:
         began = time.monotonic()

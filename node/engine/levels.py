@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from cluster.errors import ClusterError
+from cluster.log import segment_abis, segment_name
 from cluster.raft import Raft
+from cluster.storage import RealDisk
 from cluster.wire import FORMER_PROTOCOL, Hello, TlsWire
 from node.config.settings import NodeConfig
 from node.engine.replicated_engine import ReplicatedEngine
-from node.migration.found import first_abi, look
-from node.migration.keeping import keep
+from node.migration import switch
+from node.migration.found import LOG, SNAPSHOTS, first_abi, look
+from node.migration.keeping import forget, keep
+from snapshots import durable
 from snapshots.errors import SnapshotError
-from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, Level, SetLevel
+from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, Level, SetLevel, is_earlier
 from snapshots.levels.states import level_with
+from snapshots.naming import snapshot_paths
+from snapshots.seal import read_seal
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +52,25 @@ def of_data(data: Path) -> Level:
 
 
 class Changed:
-    """Acts on a change of the level: it disconnects peers that cannot run the new level, and keeps the data of the
-    previous level for a rollback.
+    """Acts on a change of the level. On the way to a later level it disconnects peers that cannot run it, and keeps the
+    data of the previous level for a rollback. On the way to an earlier one it removes what was kept of that level,
+    because a rollback would now undo more than the upgrade, and asks for a snapshot.
     """
 
     def __init__(self, config: NodeConfig, wire: TlsWire) -> None:
         self._config = config
         self._wire = wire
+        self.request_snapshot: Callable[[], None] = lambda: None
+        self._executor = ThreadPoolExecutor(1, "data of levels")
 
     def changed(self, change: SetLevel, index: int) -> None:
         """The entry at `index` has changed the level."""
-        self._wire.drop_former()
-        asyncio.get_running_loop().run_in_executor(None, self._keep, change, index)
+        earlier = is_earlier(change.to, change.old)
+        if earlier:
+            self.request_snapshot()
+        else:
+            self._wire.drop_former()
+        self._executor.submit(self._forget if earlier else self._keep, change, index)
 
     def _keep(self, change: SetLevel, index: int) -> None:
         """Runs in a thread."""
@@ -67,6 +81,43 @@ class Changed:
             return
         if kept:
             log.info("the data of level %s is kept until: quorumbook migrate --finalize", change.old)
+
+    def _forget(self, change: SetLevel, _index: int) -> None:
+        """Runs in a thread."""
+        try:
+            forget(self._config.data_path, change.to.abi)
+        except OSError as error:
+            log.error("what was kept for a rollback to level %s cannot be removed: %s", change.to, error)
+
+
+def leave_to_former(config: NodeConfig, level: Level) -> None:
+    """Remove what software of an earlier level would refuse: log segments and snapshots of a later level that the newest
+    snapshot covers. Called after the log was closed, so that the node can start with that software. Does nothing where
+    the log still needs such a segment, or at this software's own level.
+
+    Raises:
+        OSError, SnapshotError, ClusterError: they cannot be read or removed.
+    """
+    snapshots = config.data_path / SNAPSHOTS
+    if level == OWN or not (paths := snapshot_paths(snapshots)):
+        return
+    newest = read_seal(paths[-1]).manifest
+    abis = segment_abis(config.data_path / LOG)
+    names = sorted(abis)  # by their first entry
+    later = [place for place, name in enumerate(names) if abis[name] != level.abi]
+    if newest.abi != level.abi:
+        return
+    if later:
+        following = names[later[-1] + 1 :]
+        if not following or following[0] > segment_name(newest.index + 1):
+            return
+        disk = RealDisk(config.data_path / LOG, archive_to=config.data_path / switch.ARCHIVE, archives=lambda: config.keeps_log)
+        for name in names[: later[-1] + 1]:
+            disk.archive(name)
+        disk.sync_names()
+    for path in paths[:-1]:
+        if read_seal(path).manifest.abi != level.abi:
+            durable.remove(path)
 
 
 class Joining:

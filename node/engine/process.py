@@ -128,7 +128,8 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     certificates = CertificateWatch(config)
     joining = levels.Joining(machine)
     wire = TlsWire(_wire_settings(config, refused, joining))
-    machine.level_changed = levels.Changed(config, wire).changed
+    changed = levels.Changed(config, wire)
+    machine.level_changed = changed.changed
     raft = open_raft(
         _raft_settings(config, known),
         machine,
@@ -141,6 +142,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         schemas=Schemas(lambda: machine.level.abi, ACCEPTED, abi_behind, machine.may_apply),
     )
     joining.raft = raft
+    changed.request_snapshot = raft.request_snapshot
     machine.beside = _beside(raft)
     entries = Entries(lambda: raft.abi_at_end)
     start = secrets.token_hex(8)
@@ -183,6 +185,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
             prepare=prepare,
             own=service.status,
             prepare_own=preparation.prepare,
+            obstacles=preparation.obstacles,
         ),
         preparation,
     )
@@ -451,8 +454,20 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     with contextlib.suppress(OSError):
         parts.raft.stop()
     parts.snapshots.cancel()
+    if not code:
+        _leave_to_former(parts, config)
     log.info("%s has stopped", config.node_id)
     return code
+
+
+def _leave_to_former(parts: Parts, config: NodeConfig) -> None:
+    """Let software of an earlier level start on the data, if the cluster has returned to it."""
+    try:
+        levels.leave_to_former(config, parts.machine.level)
+    except (OSError, SnapshotError, ClusterError) as error:
+        log.error(
+            "what only this version can read was not removed: version %s cannot start: %s", parts.machine.level.version, error
+        )
 
 
 def _progress(parts: Parts) -> str:

@@ -13,9 +13,18 @@ from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
 from node.system.durations import EngineDurations
 from snapshots.errors import LevelError, SnapshotError
-from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level, is_level_entry
-from snapshots.levels.raising import raised
-from snapshots.levels.states import apply, empty, level_of, takes_effect
+from snapshots.levels.level import (
+    ENTRY_MARK,
+    CheckLevel,
+    Level,
+    LevelEntry,
+    SetLevel,
+    decode_level_entry,
+    is_earlier,
+    is_level_entry,
+)
+from snapshots.levels.lowering import LossError
+from snapshots.levels.states import apply, converted, empty, level_of, takes_effect
 from statemachine.engine import Engine
 
 if TYPE_CHECKING:
@@ -36,11 +45,12 @@ def stamp_of(entry: bytes) -> int:
 
 
 class _Conversion:
-    """A conversion of the state to the next level in a thread."""
+    """A conversion of the state to the level that an entry names, in a thread."""
 
-    def __init__(self, engine: Engine, change: SetLevel) -> None:
+    def __init__(self, engine: Engine, entry: LevelEntry) -> None:
         self.engine = engine
-        self._change = change
+        self.to = entry.to
+        self._entry = entry
         self._made: Engine | None = None
         self._error: Exception | None = None
         self.over = False
@@ -49,8 +59,8 @@ class _Conversion:
         """Convert the state. Runs in the thread."""
         began = time.monotonic()
         try:
-            self._made = raised(self.engine, self._change.old, self._change.to)
-            log.info("the state is ready for level %s; it took %.1f s", self._change.to, time.monotonic() - began)
+            self._made = converted(self.engine, self._entry.old, self.to)
+            log.info("the state is ready for level %s; it took %.1f s", self.to, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001  # it is raised when the entry is applied, and the node stops
             self._error = error
         self.over = True
@@ -61,6 +71,11 @@ class _Conversion:
             raise self._error
         assert self._made is not None
         return self._made
+
+    def take(self) -> Engine | None:
+        """The converted state, if there is one, to be released."""
+        made, self._made = self._made, None
+        return made
 
 
 class ReplicatedEngine:
@@ -87,6 +102,7 @@ class ReplicatedEngine:
         self.beside: Callable[[Callable[[], None]], object] | None = None
         self.let_go: Callable[[Engine], None] = lambda _engine: None
         self._conversion: _Conversion | None = None
+        """Of the present state, to the level that an entry names; until the next entry with commands."""
         self.shadow: Shadow | None = None
         """The state of the next level, while it is prepared or kept up."""
 
@@ -118,7 +134,9 @@ class ReplicatedEngine:
         """
         self.apply_began = time.perf_counter()
         if payload[:1] == ENTRY_MARK:
-            return self._set_level(index, payload)
+            return self._apply_level_entry(index, payload)
+        if self._conversion is not None:
+            self._drop_conversion()
         applied = self.engine.apply_entry(payload)
         if self.shadow is not None:
             self._follow(self.shadow)
@@ -131,33 +149,51 @@ class ReplicatedEngine:
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:
-        """Whether an entry can be applied now. An entry that changes the level first starts a conversion of the state
-        in a thread. Nothing is applied during the conversion, so the state does not change; reads and heartbeats
+        """Whether an entry can be applied now. An entry that changes or checks the level first starts a conversion of the
+        state in a thread. Nothing is applied during the conversion, so the state does not change; reads and heartbeats
         continue.
         """
         if self.beside is None or not is_level_entry(payload) or self.is_prepared:
             return True
-        conversion = self._conversion
-        if conversion is None or conversion.engine is not self.engine:
-            change = decode_set_level(payload)
-            try:
-                if change is None or not takes_effect(self.engine, change):
-                    return True
-            except LevelError:
-                return True  # to be raised by `apply`
-            self._conversion = conversion = _Conversion(self.engine, change)
+        try:
+            entry = decode_level_entry(payload)
+            if entry is None or not self._needs_conversion(entry):
+                return True
+        except (LevelError, msgspec.DecodeError):
+            return True  # to be raised by `apply`
+        conversion = self._conversion_for(entry.to)
+        if conversion is None:
+            self._conversion = conversion = _Conversion(self.engine, entry)
             self.beside(conversion.run)
         return conversion.over
 
-    def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
-        """Return the state at the next level. It was kept beside, was converted in the thread, or is converted now."""
+    def _needs_conversion(self, entry: LevelEntry) -> bool:
+        if isinstance(entry, CheckLevel):
+            return entry.old.abi == self.level.abi and is_earlier(entry.to, self.level)
+        return takes_effect(self.engine, entry)
+
+    def _conversion_for(self, to: Level) -> _Conversion | None:
+        """The conversion of the present state to a level, if one was begun. An entry with commands ends it."""
+        conversion = self._conversion
+        return conversion if conversion is not None and conversion.engine is self.engine and conversion.to == to else None
+
+    def _drop_conversion(self) -> None:
+        """Drop a converted state that no entry needed."""
         conversion, self._conversion = self._conversion, None
+        made = conversion.take() if conversion is not None else None
+        if made is not None:
+            self.let_go(made)
+
+    def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
+        """Return the state at another level. It was kept beside, was converted in the thread, or is converted now."""
+        conversion = self._conversion_for(to)
+        self._conversion = None
         if self.shadow is not None and self.is_prepared:
             try:
                 return self.shadow.take(to)
             except SnapshotError as error:
                 log.error("the state that was prepared cannot be used, the present one is converted: %s", error)
-        return raised(engine, old, to) if conversion is None or conversion.engine is not engine else conversion.result()
+        return converted(engine, old, to) if conversion is None else conversion.result()
 
     def _follow(self, shadow: Shadow) -> None:
         """Let the next level's state take over what an entry changed."""
@@ -167,20 +203,44 @@ class ReplicatedEngine:
             log.exception("the state of the next level cannot be kept up; it will be made at the entry that changes the level")
             self.prepare(None)
 
-    def _set_level(self, index: int, payload: bytes) -> bool:
-        """Change the level. Returns whether the level is different now."""
+    def _apply_level_entry(self, index: int, payload: bytes) -> bool | list[str]:
+        """Change or check the level. Returns whether the level is different now, or the obstacles that the check found."""
+        entry = decode_level_entry(payload)
+        if isinstance(entry, CheckLevel):
+            return self._check_level(entry)
+        assert entry is not None
         before = self.engine
         began = time.monotonic()
         self.engine, _ = apply(before, payload, self._converted)
         if self.engine is before:
             return False
         log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
-        change = decode_set_level(payload)
-        assert change is not None
         self.prepare(None)
-        self.level_changed(change, index)
+        self.level_changed(entry, index)
         self.let_go(before)
         return True
+
+    def _check_level(self, entry: CheckLevel) -> list[str]:
+        """What prevents the return to an earlier level. The result depends on the state alone, so it is the same on all
+        nodes. If nothing does, the converted state is kept for the entry that follows at once.
+        """
+        if not self._needs_conversion(entry):
+            return [f"the level is {self.level.version}, and {entry.to.version} is not the one before"]
+        conversion = self._conversion_for(entry.to)
+        if conversion is None:
+            self._conversion = conversion = _Conversion(self.engine, entry)
+            conversion.run()
+        try:
+            conversion.result()
+        except LossError as error:
+            obstacles = error.obstacles
+        except Exception as error:  # the check changes nothing, so no failure of it stops the node
+            log.exception("the state cannot be converted to level %s", entry.to)
+            obstacles = [f"the state cannot be converted: {error}"]
+        else:
+            return []
+        self._conversion = None
+        return obstacles
 
     def digest(self) -> bytes:
         """The engine's running hash, which covers commands, outcomes and events."""
@@ -197,6 +257,7 @@ class ReplicatedEngine:
             market: the market data in the snapshot, or None.
         """
         self.prepare(None)
+        self._conversion = None
         self.engine = engine
         self._feed.restart(engine.sequences(), market)
         self.keys_changed([])

@@ -58,6 +58,15 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
     return True
 
 
+def forget(data: Path, abi: str) -> None:
+    """Remove what was kept of the level with this ABI: the cluster is at that level again. Runs in a thread.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    durable.remove(data / switch.FORMER / abi)
+
+
 def _keep_snapshot(data: Path, draft: Path, abi: str) -> int:
     """The index of the newest snapshot of an ABI, which is kept; 0 where there is none."""
     for path in reversed(snapshot_paths(data / SNAPSHOTS)):

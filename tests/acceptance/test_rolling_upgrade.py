@@ -39,6 +39,38 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
     asyncio.run(_former_goes_on(tmp_path / "cluster", former))
 
 
+def test_a_cluster_returns_to_the_level_before_and_to_its_software(former: Path, tmp_path: Path) -> None:
+    """Up, trade, down, trade, and each node is replaced by the released version while the others trade."""
+    directory = tmp_path / "cluster"
+    roll = rolling.Roll(directory, former)
+    try:
+        assert asyncio.run(_up_and_down(roll)) == []
+    finally:
+        roll.present.stop()
+
+
+async def _up_and_down(roll: rolling.Roll) -> list[str]:
+    await roll.begin()
+    await asyncio.to_thread(roll.former.stop)
+    await asyncio.to_thread(roll.present.start)
+    await roll.present.wait_ready(rolling.READY_SECONDS)
+    await roll.change_level()
+    async with roll.trading():
+        await asyncio.sleep(rolling.BETWEEN_SECONDS)
+        await roll.change_level(rolling.FORMER)
+        await asyncio.sleep(rolling.BETWEEN_SECONDS)
+        levels = {status.level for status in (await roll.present.status()).values() if status is not None}
+        assert levels == {rolling.FORMER}
+        leader = await roll.present.leader()
+        for node_id in [*(each for each in roll.present.node_ids if each != leader), leader]:
+            await asyncio.to_thread(roll.present.stop, [node_id])
+            await asyncio.to_thread(roll.former.start, [node_id])
+            await roll.former.wait_ready(rolling.READY_SECONDS)
+    statuses = await roll.statuses()
+    assert {status.software.partition(" ")[0] for status in statuses.values()} == {rolling.FORMER}
+    return await roll.judge(statuses)
+
+
 async def _former_goes_on(directory: Path, former: Path) -> None:
     """The released version starts on what was kept."""
     cluster = LocalCluster(directory, command=rolling.command_of(former))

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from cluster.batcher import Refusal
 from cluster.raft import Done, ProposeResult
 from node.engine import level_change
 from node.engine.level_change import LevelChange
 from node.errors import ConnectionLost, RequestFailed
 from node.native.protocol import FailCode, MemberStatus
-from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, Level, decode_set_level
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, CheckLevel, Level, SetLevel, decode_level_entry, decode_set_level
 
 LEVELS = [level.version for level in SUPPORTED]
 
@@ -34,6 +35,10 @@ class Cluster:
         self.unprepared: dict[str, str] = {}
         self.prepared: list[str] = []
         self.proposed: list[bytes] = []
+        self.in_use: list[str] = []
+        self.in_use_later: list[str] = []
+        self.failed: list[Refusal] = []
+        self.after_check: Callable[[], object] = lambda: None
         self.change = LevelChange(
             "n1",
             self,
@@ -45,6 +50,7 @@ class Cluster:
             prepare=self._prepare,
             own=lambda: self.told["n1"],
             prepare_own=lambda abi: self._prepare(MemberStatus("n1", True, 0), abi),
+            obstacles=self._obstacles,
         )
 
     @staticmethod
@@ -61,10 +67,23 @@ class Cluster:
         return said
 
     async def _prepare(self, member: MemberStatus, abi: str) -> None:
-        assert abi == OWN.abi
+        assert abi == (OWN if self.level is V0_2_0 else V0_2_0).abi
         if member.node_id in self.unprepared:
             raise RequestFailed(FailCode.CONFLICT, self.unprepared[member.node_id])
         self.prepared.append(member.node_id)
+
+    async def _obstacles(self, abi: str) -> list[str]:
+        assert abi == V0_2_0.abi
+        return self.in_use
+
+    def fail_queued(self, refusal: Refusal) -> None:
+        assert self.held
+        self.failed.append(refusal)
+
+    def at_the_later_level(self) -> None:
+        """All members are at the level of this software."""
+        self.level = OWN
+        self.told = {name: self.status_of(level="0.3.0", level_abi=OWN.abi) for name in self.roles}
 
     def status(self) -> Any:
         return self.raft
@@ -81,7 +100,11 @@ class Cluster:
         assert self.held
         assert self.change.under_way
         self.proposed.append(payload)
-        asyncio.get_running_loop().call_soon(done, ProposeResult(index=11, value=True))
+        check = isinstance(decode_level_entry(payload), CheckLevel)
+        result = ProposeResult(index=11, value=list(self.in_use_later) if check else True)
+        if check:
+            self.after_check()
+        asyncio.get_running_loop().call_soon(done, result)
 
 
 @pytest.fixture
@@ -170,14 +193,71 @@ async def test_what_speaks_against_it_is_named_and_nothing_is_changed(
     assert not cluster.held
 
 
-async def test_unknown_levels_and_ways_back(cluster: Cluster) -> None:
+async def test_unknown_levels_and_the_present_one(cluster: Cluster) -> None:
     with pytest.raises(RequestFailed, match=r"'0.9.0' is no level .* expected one of 0.2.0, 0.3.0"):
         await cluster.change.change("0.9.0", check=False)
     assert (await cluster.change.change("0.2.0", check=False)).index == 0, "it is there already"
-    cluster.level = OWN
-    with pytest.raises(RequestFailed, match=r"cannot be undone without loss.*quorumbook rollback --export"):
+    assert not cluster.proposed
+
+
+async def test_the_way_back_is_checked_by_all_before_the_entry(cluster: Cluster) -> None:
+    cluster.at_the_later_level()
+    report = await cluster.change.change("0.2.0", check=False)
+    assert (report.old, report.to, report.problems) == ("0.3.0", "0.2.0", [])
+    assert [decode_level_entry(payload) for payload in cluster.proposed] == [CheckLevel(OWN, V0_2_0), SetLevel(OWN, V0_2_0)]
+    assert sorted(cluster.prepared) == ["n1", "n2", "n3"], "each wrote a snapshot, and tried"
+    assert cluster.failed == [Refusal.NOT_LEADER], "what waited is sent again, and checked at the new level"
+    assert not cluster.held
+
+
+async def test_what_is_in_use_is_named_before_anything_is_held_back(cluster: Cluster) -> None:
+    cluster.at_the_later_level()
+    cluster.in_use = ["table firm: 0.2.0 has no such table (1 row, the first is acme)"]
+    report = await cluster.change.change("0.2.0", check=True)
+    assert report.problems[0] == cluster.in_use[0]
+    assert "quorumbook rollback --export" in report.problems[1]
+    with pytest.raises(RequestFailed, match=r"the level stays 0\.3\.0: table firm.*quorumbook rollback --export"):
         await cluster.change.change("0.2.0", check=False)
     assert not cluster.proposed
+    assert not cluster.prepared
+
+
+def used(cluster: Cluster) -> None:
+    cluster.in_use_later = ["table order: terms is in use"]
+
+
+def member_lost(cluster: Cluster) -> None:
+    cluster.after_check = lambda: cluster.told.update(n3=ConnectionLost("no connection"))
+
+
+def lead_lost(cluster: Cluster) -> None:
+    cluster.after_check = lambda: setattr(cluster, "is_leader", False)
+
+
+def membership_changed(cluster: Cluster) -> None:
+    cluster.after_check = lambda: setattr(cluster.raft, "members_index", 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (used, "table order: terms is in use"),
+        (member_lost, "n3: does not answer"),
+        (lead_lost, "leadership has changed"),
+        (membership_changed, "a change of the membership is under way"),
+    ],
+)
+async def test_the_entry_is_not_proposed_if_the_check_says_no_or_anything_changed(
+    cluster: Cluster, make: Callable[[Cluster], None], said: str
+) -> None:
+    cluster.at_the_later_level()
+    make(cluster)
+    with pytest.raises(RequestFailed, match=f"nothing was changed: .*{said}"):
+        await cluster.change.change("0.2.0", check=False)
+    assert [decode_level_entry(payload) for payload in cluster.proposed] == [CheckLevel(OWN, V0_2_0)]
+    assert not cluster.failed
+    assert not cluster.held
+    assert not cluster.change.under_way
 
 
 async def test_a_state_that_cannot_be_converted_stops_it_before_the_entry(cluster: Cluster) -> None:

@@ -17,13 +17,16 @@ from node.engine.level_preparation import Preparation
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
-from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_set_level
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, CheckLevel, SetLevel, encode_level_entry
 from snapshots.levels.raising import raised
-from snapshots.levels.states import empty, encoded
+from snapshots.levels.states import empty, encoded, level_of
 from snapshots.store import SnapshotStore
+from statemachine.commands import Batch, PutFirm
+from statemachine.engine import Engine
+from statemachine.limits import OPERATOR
 from tests.unit.snapshots.levels.markets import Market
 
-CHANGE = encode_set_level(SetLevel(V0_2_0, OWN))
+CHANGE = encode_level_entry(SetLevel(V0_2_0, OWN))
 
 
 class Node:
@@ -184,3 +187,75 @@ async def test_it_is_given_up_when_the_level_does_not_change(node: Node, monkeyp
 async def test_a_level_that_is_not_known(node: Node) -> None:
     with pytest.raises(RequestFailed, match="cannot run at the level"):
         await node.preparation.prepare("f" * 40)
+
+
+class TestTheWayBack:
+    """A node at the level of this software, whose state returns to the one before."""
+
+    CHECK = encode_level_entry(CheckLevel(OWN, V0_2_0))
+    BACK = encode_level_entry(SetLevel(OWN, V0_2_0))
+    FIRM = Batch(10**15, [PutFirm(OPERATOR, "firm", "acme")])
+
+    @pytest.fixture
+    def raised_node(self, node: Node) -> Node:
+        node.machine.beside = None
+        node.machine.apply(node.index, CHANGE)
+        assert node.machine.level is OWN
+        node.machine.beside = node.beside.append
+        node.trade(10)
+        return node
+
+    async def test_the_check_converts_in_a_thread_and_the_entry_takes_what_it_made(self, raised_node: Node) -> None:
+        machine, work = raised_node.machine, raised_node.beside
+        before = machine.engine.state_hash
+        assert not machine.may_apply(self.CHECK)
+        work.pop()()
+        assert machine.may_apply(self.CHECK)
+        assert machine.apply(100, self.CHECK) == []
+        assert machine.level is OWN, "a check changes nothing"
+        assert machine.engine.state_hash == before
+        assert machine.may_apply(self.BACK), "it is converted already"
+        assert machine.apply(101, self.BACK) is True
+        assert machine.level is V0_2_0
+        assert not work
+        machine.engine.check()
+        raised_node.trade(10)
+
+    async def test_an_entry_with_commands_drops_what_the_check_made(self, raised_node: Node) -> None:
+        machine, work = raised_node.machine, raised_node.beside
+        let_go: list[Engine] = []
+        machine.let_go = let_go.append
+        machine.may_apply(self.CHECK)
+        work.pop()()
+        assert machine.apply(100, self.CHECK) == []
+        raised_node.trade(1)
+        assert [level_of(engine) for engine in let_go] == [V0_2_0]
+        assert not machine.may_apply(self.BACK)
+        work.pop()()
+        assert machine.apply(102, self.BACK) is True
+        machine.engine.check()
+
+    async def test_what_is_in_use_is_the_answer_of_every_node_and_the_level_stays(self, raised_node: Node) -> None:
+        machine = raised_node.machine
+        machine.apply(99, encoded(OWN.abi, self.FIRM.time, self.FIRM.commands))
+        machine.beside = None
+        answer = machine.apply(100, self.CHECK)
+        assert isinstance(answer, list)
+        assert len(answer) == 1
+        assert answer[0].startswith("table firm: 0.2.0 has no such table")
+        assert machine.apply(101, self.CHECK) == answer
+        assert machine.level is OWN
+        with pytest.raises(RequestFailed, match="table firm"):
+            await raised_node.preparation.prepare(V0_2_0.abi)
+        assert await raised_node.preparation.obstacles(V0_2_0.abi) == answer
+
+    async def test_every_member_tries_it_on_a_snapshot(self, raised_node: Node) -> None:
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        assert raised_node.snapshot_index == raised_node.index, "a snapshot before the change"
+        assert raised_node.machine.level is OWN
+
+    async def test_a_check_at_another_level_has_no_effect(self, node: Node) -> None:
+        assert node.machine.may_apply(self.CHECK)
+        answer = node.machine.apply(100, self.CHECK)
+        assert answer == ["the level is 0.2.0, and 0.2.0 is not the one before"]
+        assert node.machine.apply(101, self.BACK) is False
