@@ -92,9 +92,14 @@ class RowHasher:
 
     Call it for the tables in their order: `begin` with a table's name and number of rows, then all its rows, in chunks
     of any size.
+
+    Args:
+        by_table: False: only the full hash is computed. It covers every row; the hashes of the tables say which one
+            differs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_table: bool = True) -> None:
+        self._by_table = by_table
         self._full = blake2b(digest_size=32)
         self._table = blake2b(digest_size=32)
         self._name = ""
@@ -113,7 +118,8 @@ class RowHasher:
     def rows(self, rows: Collection[Row]) -> None:
         """Add rows of the current table. With many rows, other threads can run for most of the time."""
         piece = b"".join(chain.from_iterable(rows))
-        self._table.update(piece)
+        if self._by_table:
+            self._table.update(piece)
         self._full.update(piece)
         self._seen += len(rows)
 

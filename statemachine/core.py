@@ -21,10 +21,10 @@ MODULES = (
     *("exact", "writer", "entry"),
     *("reply_cache", "entities", "order_index", "book", "changes", "state"),
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
-    *("invariants", "loading"),
+    *("order_rows", "invariants", "loading"),
 )
-"""The compiled modules: those that every order uses, and those that every order of a snapshot uses. `writer`, `entry`, `reply_cache` and
-`order_index` have a twin, `<name>.pyx`, that is compiled instead.
+"""The compiled modules: those that every order uses, and those that every order of a snapshot uses. `writer`, `entry`, `reply_cache`,
+`order_index` and `order_rows` have a twin, `<name>.pyx`, that is compiled instead.
 """
 
 CHOICE = "QUORUMBOOK_CORE"

@@ -32,6 +32,7 @@ from statemachine.entities import Account, Balance, Currency, Order, order_of_ro
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSFERS_REMEMBERED
+from statemachine.order_rows import OrderReader
 from statemachine.persistence import Row, encode, numbered_key
 from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
 from statemachine.state import State
@@ -90,10 +91,13 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
     for table in SCHEMA:
         name, row_type = table.name, table.row
         pairs, keys = _in_key_order(name, tables[name])
-        found = _decoded(name, _PackedOutcomeRow if name == "outcome" else row_type, pairs)
-        if name == "outcome" and not verified:
-            _check_outcomes(state.sequence, keys, found)
         try:
+            if name == "order":
+                found: list[Any] = _orders(state, pairs)
+            else:
+                found = _decoded(name, _PackedOutcomeRow if name == "outcome" else row_type, pairs)
+            if name == "outcome" and not verified:
+                _check_outcomes(state.sequence, keys, found)
             if table.kept:
                 _load_kept(state, table, keys, found)
             else:
@@ -147,6 +151,19 @@ def _decoded(name: str, row_type: type[msgspec.Struct], pairs: list[Row]) -> lis
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateError(f"table {name}, row {len(found)}: {error}") from error
     return found
+
+
+def _orders(state: State, pairs: list[Row]) -> list[Order]:
+    """The open orders of their rows."""
+    read = OrderReader(state.accounts, state.products).read
+    orders: list[Order] = []
+    try:
+        for part in parts(pairs):
+            for _, payload in part:
+                orders.append(read(payload))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"table order, row {len(orders)}: {error}") from error
+    return orders
 
 
 def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
@@ -215,13 +232,12 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
     state.balance_count = len(found)
 
 
-def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
-    ids = [row.order_id for part in parts(found) for row in part]
+def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
+    ids = [order.order_id for part in parts(orders) for order in part]
     _check_keys("order", keys, [encode((order_id,)) for part in parts(ids) for order_id in part])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
-    accounts, products = state.accounts, state.products
-    orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for part in parts(found) for row in part]
+    products = state.products
     resting: dict[BookSide, list[Order]] = {}
     collected: list[Order] = []
     stops: dict[str, list[Order]] = {name: [] for name in products}

@@ -1,6 +1,5 @@
 """Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`, `reply_cache.pyx`,
-`order_index.pyx`), it does what the plain one does; both
-write what msgspec writes.
+`order_index.pyx`, `order_rows.pyx`), it does what the plain one does; both write what msgspec writes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statemachine
-from statemachine import entry, events, order_index, reply_cache, writer
+from statemachine import entry, events, order_index, order_rows, reply_cache, writer
 from statemachine.commands import Batch, Deposit, PlaceOrder, encode_batch
 from statemachine.entities import Account, Cancelling, Currency, Placing
 from statemachine.limits import AMOUNT_MAX
@@ -39,7 +38,7 @@ def plain(name: str) -> ModuleType:
 
 
 PLAIN_WRITER, PLAIN_ENTRY, PLAIN_REPLY_CACHE = plain("writer"), plain("entry"), plain("reply_cache")
-PLAIN_ORDER_INDEX = plain("order_index")
+PLAIN_ORDER_INDEX, PLAIN_ORDER_ROWS = plain("order_index"), plain("order_rows")
 
 numbers = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
@@ -104,13 +103,21 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
     assert not len(caches[0])
 
 
+def market() -> State:
+    """One product and one account."""
+    state = State()
+    state.currencies.update({name: Currency(name, 0) for name in ("B", "Q")})
+    state.new_product(ProductRow("P", "B", "Q", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE))
+    state.accounts["ann"] = Account("ann", 1)
+    return state
+
+
 @given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from(["put", "put", "put", "drop", "find"])), max_size=500))
 @settings(max_examples=60)
 def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> None:
     """Orders come, go, and come again under their ids; several of them share a `client_oid`."""
-    state = State()
-    state.currencies.update({name: Currency(name, 0) for name in ("B", "Q")})
-    account, product = Account("ann", 1), state.new_product(ProductRow("P", "B", "Q", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE))
+    state = market()
+    account, product = state.accounts["ann"], state.products["P"]
     known = {number: order_index.new_order(number, account, product) for number in range(1, 201)}
     for number, order in known.items():
         order.client_oid = f"oid-{number % 60}" * (1 + number % 4)
@@ -140,6 +147,53 @@ def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> N
         clear(index) if index in ids else index.clear()
         assert len(index) == 0
         assert index.find(next(iter(known)) if index in ids else "oid-1") is None
+
+
+def read_row(module: ModuleType, state: State, payload: bytes) -> object:
+    """The order of a row as it is written again, or what its reader says of it."""
+    try:
+        return msgspec.msgpack.encode(module.OrderReader(state.accounts, state.products).read(payload).row())
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, OverflowError) as error:
+        return type(error), str(error)
+
+
+@given(
+    st.lists(st.one_of(numbers, st.integers(0, 5)), min_size=30, max_size=30),
+    st.text(max_size=40),
+    st.lists(st.tuples(st.integers(0, 29), st.sampled_from([None, True, 1.5, "bob", "", b"", [], 2**63])), max_size=2),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=2),
+    st.integers(-3, 3),
+)
+def test_both_readers_of_orders_read_the_same(
+    fields: list[Any], oid: str, odd: list[tuple[int, object]], harm: list[tuple[int, int]], more: int
+) -> None:
+    """Rows with fields at their bounds and beyond, of other types, with bytes changed, cut or added."""
+    state = market()
+    fields[1:4] = ["ann", oid, "P"]
+    fields[10] = fields[10] % 2 == 0
+    for place in (4, 5, 9, 11, 20):
+        fields[place] = 1 + fields[place] % 2
+    fields[21] = [0, 1, 2, 3, 9][fields[21] % 5]
+    fields[23] %= 3
+    fields[29] = None
+    for place, value in odd:
+        fields[place] = value
+    payload = bytearray(msgspec.msgpack.encode(fields))
+    for place, byte in harm:
+        payload[place % len(payload)] = byte
+    payload = payload[:more] if more < 0 else payload + bytes(more)
+    assert read_row(PLAIN_ORDER_ROWS, state, bytes(payload)) == read_row(order_rows, state, bytes(payload))
+
+
+@pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")
+def test_a_row_that_the_engine_wrote_is_read_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = market()
+    order = order_index.new_order(7, state.accounts["ann"], state.products["P"])
+    order.side, order.order_type, order.time_in_force, order.stp, order.status, order.done_reason = 1, 1, 1, 1, 1, 0
+    order.price, order.executed_value, order.fee_credit, order.client_oid = 2**63 - 1, 2**64 - 1, -5, "größer"
+    payload = msgspec.msgpack.encode(order.row())
+    monkeypatch.setattr(order_rows, "_decode", None)
+    assert read_row(order_rows, state, payload) == payload
 
 
 def outcome(sequence: int, extra: int) -> bytes:
