@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 REENCRYPT_CHUNK = 200
 """Keys that one log entry re-encrypts; such an entry stays well below the size limit."""
-MISSING_AGE_MAX = 1.0
+MISSING_AGE_MAX_S = 1.0
 """Seconds for which the count of missing cluster keys is cached. Every status reports the count."""
-RESEAL_POLL = 0.002
+POLL_S = 0.002
 """Seconds between checks whether all pending entries have been applied."""
 
 
@@ -75,8 +75,8 @@ class EngineKeys:
         return encrypted, sum(map(_length, encrypted)) - sum(map(_length, commands))
 
     def _check_approvals(self, commands: Sequence[AnyCommand]) -> None:
-        """Raises RequestFailed (CONFLICT) where a proposed API key that is approved cannot be decrypted any more: it was
-        proposed under a cluster key that has been replaced and removed.
+        """Raises RequestFailed (CONFLICT) if a proposed API key that is approved can no longer be decrypted: it was
+        proposed under a cluster key that was replaced and removed.
         """
         wanted = [each.proposal_id for each in commands if type(each) is DecideProposal and each.decision is Decision.APPROVE]
         for row in self._machine.engine.records("proposal") if wanted else ():
@@ -121,7 +121,7 @@ class EngineKeys:
         """Numbers of cluster keys that API keys are encrypted under and that this node lacks or has with other
         contents.
         """
-        if self._samples is not None and self._clock() - self._looked_at < MISSING_AGE_MAX:
+        if self._samples is not None and self._clock() - self._looked_at < MISSING_AGE_MAX_S:
             return self._missing
         if self._samples is None:
             self._samples = {row.sealed_by: row for row in self._machine.engine.api_keys()}
@@ -148,14 +148,14 @@ class EngineKeys:
         for row in self._machine.engine.api_keys():
             if row.sealed_by != newest and len(commands) < most:
                 try:
-                    commands.append(self._again(row))
+                    commands.append(self._reencrypted(row))
                 except ClusterKeyError as error:
                     faults.append(str(error))
                 except UnfitSecretError as error:
                     faults.append(f"API key {row.key_id}: {error}")
         return commands, faults
 
-    def _again(self, row: ApiKeyRow) -> PutApiKey:
+    def _reencrypted(self, row: ApiKeyRow) -> PutApiKey:
         key = self._cluster_keys.open(row)
         texts = (key.secret, key.passphrase)
         command_id = f"reseal:{uuid.uuid4()}"
@@ -220,7 +220,7 @@ class Reencryption:
         if self._release is None:
             self._release = self._queue.hold()
         if self._queue.in_flight or not self._raft.status().ready:
-            self._after(RESEAL_POLL, self._step)
+            self._after(POLL_S, self._step)
             return
         try:
             commands, faults = self._keys.to_encrypt(REENCRYPT_CHUNK)
@@ -237,7 +237,7 @@ class Reencryption:
 
     def _applied(self, result: ProposeResult) -> None:
         if result.error is not None:
-            self._end(RequestFailed(FailCode.BUSY, "leadership was lost under way; begin again at the next leader"))
+            self._end(RequestFailed(FailCode.BUSY, "leadership was lost before the end; begin again at the next leader"))
             return
         outcomes = result.value
         assert isinstance(outcomes, list), "the state machine returns a list"
@@ -246,16 +246,16 @@ class Reencryption:
                 self._end(RequestFailed(FailCode.CONFLICT, f"{outcome.field}: {outcome.detail}"))
                 return
         # Let waiting commands go first: a long table must not block other clients.
-        self._let_go()
-        self._after(RESEAL_POLL, self._step)
+        self._release_queue()
+        self._after(POLL_S, self._step)
 
-    def _let_go(self) -> None:
+    def _release_queue(self) -> None:
         if self._release is not None:
             self._release()
             self._release = None
 
     def _end(self, failure: RequestFailed | None) -> None:
-        self._let_go()
+        self._release_queue()
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(failure)

@@ -53,7 +53,7 @@ class LongAnswer(msgspec.Struct, frozen=True):
     chunks: Chunks
 
     def frame(self) -> list[bytes]:
-        """The length of its frame, in bytes."""
+        """The bytes of its frame, in chunks. The first one has the length and the fields before the body."""
         size = sum(map(len, self.chunks))
         head = b"\x93\x04" + _encode(self.request_id)
         return [(len(head) + size).to_bytes(4, "big") + head, *self.chunks]
@@ -248,7 +248,7 @@ class BookCopies:
 
     def _go_on(self) -> None:
         copy = self._copy
-        assert copy is not None, "one is under way"
+        assert copy is not None, "a copy has begun"
         if copy.engine is not self._engine():
             self._begin()  # a snapshot has replaced the state
             return

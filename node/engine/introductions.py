@@ -61,8 +61,8 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
         """Whether one of the two is wrong: the steps differ, or the states differ at the same log index."""
         if (self.from_abi, self.to_abi) != (other.from_abi, other.to_abi):
             return False
-        level = (self.last_index, self.last_term) == (other.last_index, other.last_term)
-        return self.steps != other.steps or (level and self.state_hash != other.state_hash)
+        same_entry = (self.last_index, self.last_term) == (other.last_index, other.last_term)
+        return self.steps != other.steps or (same_entry and self.state_hash != other.state_hash)
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
@@ -155,7 +155,7 @@ class Introductions:
             self.old_copies += 1
             log.error("%s runs on an old or a second copy of its data directory: %s", peer, objection.what)
             return msgspec.msgpack.encode(objection)
-        self._remember(peer, known, body)
+        self._store(peer, known, body)
         if body.places is not None:
             self._place(peer, body.places)
         if body.migrated is not None:
@@ -175,7 +175,7 @@ class Introductions:
         if objection.incarnation == own.incarnation and (later or objection.retired or forgotten):
             raise StaleDataError(peer, objection.what)
 
-    # ------------------------------------------------------------------ what is remembered
+    # ------------------------------------------------------------------ what is stored of the peers
 
     def _read(self) -> dict[str, Known]:
         try:
@@ -187,7 +187,7 @@ class Introductions:
                 f"{self._path} is damaged: {error}. It may be deleted: the other nodes state it again"
             ) from error
 
-    def _remember(self, peer: str, known: Known | None, body: Body) -> None:
+    def _store(self, peer: str, known: Known | None, body: Body) -> None:
         retired = known.retired if known is not None else ()
         if known is not None and known.incarnation != body.incarnation:
             retired = (*retired, known.incarnation)[-RETIRED_MAX:]

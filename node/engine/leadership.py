@@ -28,7 +28,8 @@ CAUGHT_UP_SECONDS = 1.0
 ELECTED_SECONDS = 1.0
 """Seconds for the follower to be elected."""
 
-POLL = 0.005
+POLL_S = 0.005
+"""Seconds between two checks whether a transfer can continue."""
 
 After = Callable[[float, Callable[[], None]], object]
 """Runs a function after so many seconds (`loop.call_later`)."""
@@ -68,7 +69,7 @@ class ProposalQueue(Protocol):
 
 
 class LeadershipTransfer:
-    """At most one at a time.
+    """Transfers leadership, at most one transfer at a time.
 
     Args:
         hold: called when proposing must stop; it returns the function that allows it again.
@@ -119,7 +120,7 @@ class LeadershipTransfer:
             self._until = self._clock() + ELECTED_SECONDS
             self._tell(True)
         if self._raft.is_leader and self._clock() < self._until:
-            self._after(POLL, self._step)
+            self._after(POLL_S, self._step)
             return
         self.under_way = False
         self._release()
@@ -181,12 +182,12 @@ class PendingQueue:
             again()
 
 
-INTERVAL = 0.005
+BARRIER_INTERVAL_S = 0.005
 """Seconds between barriers. Reads therefore write at most 200 entries a second, however many clients read. The first
 read after a pause does not wait.
 """
 
-WAITING_MAX = 10_000
+READS_WAITING_MAX = 10_000
 """Reads that may wait."""
 
 ANSWERS_PER_TURN = 1
@@ -228,7 +229,7 @@ class Barriers:
 
     def join(self, answered: Answered) -> bool:
         """Call `answered` after the next barrier. Returns False, without queueing the read, if too many reads wait."""
-        if len(self._waiting) + len(self._passed) >= WAITING_MAX:
+        if len(self._waiting) + len(self._passed) >= READS_WAITING_MAX:
             return False
         self._waiting.append(answered)
         self.go_on()
@@ -239,7 +240,7 @@ class Barriers:
         if self._under_way or self._held() or not self._waiting:
             return
         self._under_way = True
-        seconds = self._begun + INTERVAL - self._clock()
+        seconds = self._begun + BARRIER_INTERVAL_S - self._clock()
         if seconds > 0:
             self._after(seconds, self._due)
         else:

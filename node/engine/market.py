@@ -120,7 +120,7 @@ def decode(data: bytes | None, index: int) -> Market:
 
 
 def _product(raw: msgspec.Raw) -> SavedProduct:
-    """Decode the file. Also raises msgspec.ValidationError if the tail does not have the expected sequences."""
+    """Decode a product. Also raises msgspec.ValidationError if the tail does not have the expected sequences."""
     row = _products.decode(raw)
     trades, tail = ([bytes(event) for event in _arrays.decode(each)] for each in (row.trades, row.tail))
     if tail:

@@ -1,7 +1,8 @@
 """The native protocol's server: sessions over the node's Unix socket and over TLS.
 
-`session.py` implements a session, and `doors.py` limits the number of connections. TLS handshakes run in other threads
-(`cluster.tls`). One timer checks all connections for time limits once a second, so an idle connection costs nothing.
+`session.py` implements a session, and `connection_limits.py` limits the number of connections. TLS handshakes run in
+other threads (`cluster.tls`). One timer checks all connections for time limits once a second, so an idle connection
+costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from cluster.tls import TlsProtocol
 from node.budget import Shares
 from node.engine import session as session_module
-from node.engine.doors import BACKLOG, Doors, Leave
+from node.engine.connection_limits import BACKLOG, ConnectionLimits, Leave
 from node.engine.principal import Principal
 from node.engine.service import EngineService
 from node.engine.session import Session
@@ -39,7 +40,7 @@ are closed.
 HANDSHAKE_THREADS = 2
 
 
-class _Door(TlsProtocol):
+class _TlsConnection(TlsProtocol):
     """A connection to the TLS port that has not greeted yet."""
 
     def __init__(self, server: NativeServer, context: ssl.SSLContext) -> None:
@@ -53,20 +54,20 @@ class _Door(TlsProtocol):
         super().connection_made(transport)
         self._server.arrived[self] = None
         peer = transport.get_extra_info("peername")
-        if not self._server.doors.knock(self, peer[0] if isinstance(peer, tuple) else ""):
+        if not self._server.limits.arrive(self, peer[0] if isinstance(peer, tuple) else ""):
             self._server.count("too_many")
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.arrived.pop(self, None)
-        self._server.doors.left(self)
+        self._server.limits.stop_waiting(self)
         if self._leave is not None:
             self._leave()
             self._leave = None
         super().connection_lost(exc)
 
     def drop(self) -> None:
-        """See `doors.Caller`."""
+        """See `connection_limits.Caller`."""
         self._transport.abort()
 
     def _session(self) -> Session:
@@ -74,8 +75,8 @@ class _Door(TlsProtocol):
         return self.session
 
     def _greeted(self, principal: Principal, address: str) -> None:
-        self._leave = self._server.doors.enter(principal, address)
-        self._server.doors.left(self)
+        self._leave = self._server.limits.enter(principal, address)
+        self._server.limits.stop_waiting(self)
 
     def _handshake_failed(self, error: BaseException) -> None:
         self._server.count("handshake")
@@ -96,9 +97,11 @@ class NativeServer:
         self.peer_node_id = peer_node_id
         self.key_followers: dict[Session, None] = {}
         self.key_rates: Shares[str] = Shares(service.config.native.key_rate, service.config.native.key_rate)
-        self.doors = Doors(host for node in service.config.nodes for host in (host_of(node.native), host_of(node.raft)))
+        self.limits = ConnectionLimits(
+            host for node in service.config.nodes for host in (host_of(node.native), host_of(node.raft))
+        )
         self.threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="tls-handshake")
-        self.arrived: dict[_Door, None] = {}
+        self.arrived: dict[_TlsConnection, None] = {}
         self._sessions: dict[Session, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -145,7 +148,7 @@ class NativeServer:
         self._look_again()
 
     def _local_session(self) -> asyncio.Protocol:
-        leave = self.doors.enter_local()
+        leave = self.limits.enter_local()
         if leave is None:
             self.count("too_many")
             return _Refused()
@@ -155,7 +158,7 @@ class NativeServer:
         """Listen on "host:port". Returns the port; for port 0 the system chooses it."""
         host, port = host_and_port(address)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Door(self, context), host, port, backlog=BACKLOG)
+        server = await loop.create_server(lambda: _TlsConnection(self, context), host, port, backlog=BACKLOG)
         self._servers.append(server)
         self._look_again()
         return int(server.sockets[0].getsockname()[1])
@@ -164,9 +167,9 @@ class NativeServer:
         """Close the listeners and every session, with the reason. Written data is flushed for at most `wait` seconds."""
         for server in self._servers:
             server.close()
-        for door in list(self.arrived):
-            if door.session is None:
-                door.drop()
+        for connection in list(self.arrived):
+            if connection.session is None:
+                connection.drop()
         for session in list(self._sessions):
             session.close(reason)
         with contextlib.suppress(TimeoutError):
@@ -202,10 +205,10 @@ class NativeServer:
     def _look(self) -> None:
         """Check every connection: about half a microsecond each."""
         now = time.monotonic()
-        for door in list(self.arrived):
-            if door.session is None and now - door.since > session_module.HELLO_TIMEOUT:
+        for connection in list(self.arrived):
+            if connection.session is None and now - connection.since > session_module.HELLO_TIMEOUT:
                 self.count("silent")
-                door.drop()
+                connection.drop()
         held = 0
         for session in list(self._sessions):
             session.look(now)

@@ -368,7 +368,7 @@ class LogChunks:
             return
         error = reading.exception()
         chunk = reading.result() if error is None else None
-        text = "this node has that log entry no more" if error is None else f"the log cannot be read: {error}"
+        text = "this node no longer has that log entry" if error is None else f"the log cannot be read: {error}"
         found(RequestFailed(FailCode.NOT_FOUND, text) if chunk is None else chunk)
 
     def _chunk(self, query: LogQuery, applied_index: int) -> LogChunk | None:
@@ -385,8 +385,8 @@ class LogChunks:
         return LogChunk(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
 
     def _open(self, index: int) -> tuple[Path, int] | None:
-        """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive
-        meanwhile.
+        """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive in
+        between.
         """
         for _ in range(TRIES):
             path = segment_with(self._directories, index)

@@ -1,6 +1,6 @@
 """Implements `cluster.ports.Snapshots` with the snapshot store and the engine.
 
-The engine freezes the rows that changed since the previous snapshot, without delay. They are encoded while the engine
+The engine freezes the rows that changed since the previous snapshot in one step. They are encoded while the engine
 continues, and another process writes them. That process also sums the money in the tables: a state that has lost or
 created money never becomes a snapshot, and the node stops.
 

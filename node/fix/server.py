@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 400
 """Connections, logged on or not. A session has one or two connections to the engine, which accepts 512
-(`engine.doors.LOCAL_MAX`).
+(`engine.connection_limits.LOCAL_MAX`).
 """
 CONNECTIONS_PER_ADDRESS = 64
 MARKET_SESSIONS_PER_KEY = 8

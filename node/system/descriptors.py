@@ -12,7 +12,7 @@ import resource
 from node.errors import QuorumbookError
 
 DESCRIPTORS_MIN = 8_192
-"""Descriptors that each process of a node must be able to open. An engine has at most `engine.doors.CONNECTIONS_MAX`
+"""Descriptors that each process of a node must be able to open. An engine has at most `engine.connection_limits.CONNECTIONS_MAX`
 connections (2,752), about 80 on its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096
 connections of clients and a few to engines."""
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NativeConfig
-from node.engine import doors, native_server, session
+from node.engine import connection_limits, native_server, session
 from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials, sign
 from node.native.connection import NativeConnection, hello
@@ -180,7 +180,7 @@ class TestGreeting:
             assert node.service.refused["silent"] == 1
 
     async def test_too_many_sessions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doors, "LOCAL_MAX", 1)
+        monkeypatch.setattr(connection_limits, "LOCAL_MAX", 1)
         async with running(config_of(tmp_path)) as node, connected(node):
             with pytest.raises(ConnectionLost):
                 await NativeConnection.open(node.address)
@@ -310,7 +310,7 @@ class TestPermissions:
             with pytest.raises(RequestFailed, match="the log is read by nodes only"):
                 await boss.query(LogQuery(1))
         async with connected(node) as another:
-            with pytest.raises(RequestFailed, match="has that log entry no more"):
+            with pytest.raises(RequestFailed, match="no longer has that log entry"):
                 await another.query(LogQuery(1))
 
     async def test_the_public_feed_and_trades_have_no_accounts(self, node: FakeNode) -> None:

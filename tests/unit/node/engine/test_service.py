@@ -13,7 +13,7 @@ import pytest
 
 from node.config.settings import NativeConfig
 from node.engine.feed import Feed
-from node.engine.leadership import ANSWERS_PER_TURN, INTERVAL, WAITING_MAX
+from node.engine.leadership import ANSWERS_PER_TURN, BARRIER_INTERVAL_S, READS_WAITING_MAX
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import UNIT_BYTES, EngineService, Identity
@@ -378,7 +378,7 @@ class TestReads:
                 desk.wait()
             desk.run()
         assert len(desk.answers) == 2_000
-        assert desk.raft.index - index <= 0.2 / INTERVAL + 2
+        assert desk.raft.index - index <= 0.2 / BARRIER_INTERVAL_S + 2
 
     def test_a_barrier_that_fails(self, desk: Desk) -> None:
         desk.query(CurrenciesQuery(), linearizable=True)
@@ -392,7 +392,7 @@ class TestReads:
         assert isinstance(desk.answers[2], Answer)
 
     def test_waiting_reads_are_bounded(self, desk: Desk) -> None:
-        for _ in range(WAITING_MAX + 2):
+        for _ in range(READS_WAITING_MAX + 2):
             desk.query(CurrenciesQuery(), linearizable=True)
         assert [answer.code for answer in desk.answers] == [FailCode.OVERLOADED]
 

@@ -17,7 +17,7 @@ from cluster import tls
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NativeConfig
 from node.deployment.setup import initialise
-from node.engine import doors, native_server, session
+from node.engine import connection_limits, native_server, session
 from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials
 from node.native.connection import NativeConnection
@@ -141,7 +141,7 @@ class TestHandshakes:
             writer.close()
             await until(lambda: not one.node.server.arrived)
             assert one.node.service.refused["silent"] == 1
-            assert one.node.server.doors.waiting == 0
+            assert one.node.server.limits.waiting == 0
 
     async def test_half_a_handshake_is_cut_off(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "HELLO_TIMEOUT", 0.2)
@@ -153,8 +153,8 @@ class TestHandshakes:
             writer.close()
 
     async def test_an_address_has_a_rate(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doors, "HANDSHAKES_BURST", 3.0)
-        monkeypatch.setattr(doors, "HANDSHAKES_PER_SECOND", 0.001)
+        monkeypatch.setattr(connection_limits, "HANDSHAKES_BURST", 3.0)
+        monkeypatch.setattr(connection_limits, "HANDSHAKES_PER_SECOND", 0.001)
         async with port(member=False) as one:
             for _ in range(3):
                 await (await one.open(ALICE)).close()
@@ -208,9 +208,9 @@ class TestPlaces:
     async def test_a_key_has_so_many_sessions_and_nobody_else_has_fewer(
         self, port: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(doors, "SESSIONS_PER_KEY", 2)
-        monkeypatch.setattr(doors, "CLIENTS_MAX", 2)
-        monkeypatch.setattr(doors, "SESSIONS_PER_ADDRESS", 2)
+        monkeypatch.setattr(connection_limits, "SESSIONS_PER_KEY", 2)
+        monkeypatch.setattr(connection_limits, "CLIENTS_MAX", 2)
+        monkeypatch.setattr(connection_limits, "SESSIONS_PER_ADDRESS", 2)
         async with port() as one:
             held = [await one.open(ALICE) for _ in range(2)]
             with pytest.raises(RequestFailed, match="2 sessions of this API key are open already") as caught:
@@ -224,7 +224,7 @@ class TestPlaces:
                 await connection.close()
 
     async def test_an_address_has_so_many_sessions(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doors, "SESSIONS_PER_ADDRESS", 1)
+        monkeypatch.setattr(connection_limits, "SESSIONS_PER_ADDRESS", 1)
         async with port() as one:
             first = await one.open(ALICE)
             with pytest.raises(RequestFailed, match="1 sessions from this address are open already"):
@@ -237,12 +237,12 @@ class TestPlaces:
     async def test_silent_connections_hold_no_place_against_who_speaks(
         self, port: Make, monkeypatch: pytest.MonkeyPatch, member: bool
     ) -> None:
-        monkeypatch.setattr(doors, "WAITING_MAX", 10)
-        monkeypatch.setattr(doors, "WAITING_PER_ADDRESS", 10)
-        monkeypatch.setattr(doors, "HANDSHAKES_BURST", 1_000.0)
+        monkeypatch.setattr(connection_limits, "WAITING_MAX", 10)
+        monkeypatch.setattr(connection_limits, "WAITING_PER_ADDRESS", 10)
+        monkeypatch.setattr(connection_limits, "HANDSHAKES_BURST", 1_000.0)
         async with port(member=member) as one:
             silent = [await one.plain() for _ in range(60)]
-            assert one.node.server.doors.waiting <= 10
+            assert one.node.server.limits.waiting <= 10
             connection = await one.open(ALICE)
             assert await connection.query(ProductsQuery())
             await connection.close()

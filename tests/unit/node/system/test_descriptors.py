@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from node.deployment.setup import initialise
-from node.engine.doors import CONNECTIONS_MAX
+from node.engine.connection_limits import CONNECTIONS_MAX
 from node.system import descriptors
 from node.system.descriptors import DESCRIPTORS_MIN, DescriptorsError, raise_limit
 

@@ -104,19 +104,19 @@ class _Waiting:
         return len(self._callers)
 
 
-class Doors:
-    """The places of one engine.
+class ConnectionLimits:
+    """The places of one engine's connections.
 
     Args:
-        members: hosts of the cluster's nodes, as configured. The addresses behind host names are learnt when a node has
-            shown its certificate.
+        members: hosts of the cluster's nodes, as configured. The addresses behind host names are added when a node
+            shows its certificate.
     """
 
     def __init__(self, members: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._members = {host for host in members if _is_address(host)}
         self._rates = AddressShares(HANDSHAKES_PER_SECOND * Cost.HANDSHAKE, HANDSHAKES_BURST * Cost.HANDSHAKE, clock=clock)
-        self._unknown = _Waiting(WAITING_PER_ADDRESS)
-        self._neighbours = _Waiting(WAITING_MAX)
+        self._from_others = _Waiting(WAITING_PER_ADDRESS)
+        self._from_members = _Waiting(WAITING_MAX)
         self._local: Places[str] = Places(LOCAL_MAX, LOCAL_MAX)
         self._nodes: Places[str] = Places(NODES_MAX, NODES_MAX)
         self._operators: Places[str] = Places(OPERATORS_MAX, OPERATORS_MAX)
@@ -126,24 +126,24 @@ class Doors:
     @property
     def waiting(self) -> int:
         """Connections that have not greeted."""
-        return len(self._unknown) + len(self._neighbours)
+        return len(self._from_others) + len(self._from_members)
 
-    def knock(self, caller: Caller, address: str) -> bool:
+    def arrive(self, caller: Caller, address: str) -> bool:
         """Add a new connection that waits until it has greeted. Returns False if it must be closed at once. May drop an
         older connection.
         """
-        neighbour = address in self._members
-        if not neighbour and self._rates.take(address, Cost.HANDSHAKE):
+        is_member = address in self._members
+        if not is_member and self._rates.take(address, Cost.HANDSHAKE):
             return False
-        dropped = (self._neighbours if neighbour else self._unknown).add(caller, caller_of(address))
+        dropped = (self._from_members if is_member else self._from_others).add(caller, caller_of(address))
         if dropped is not None:
             dropped.drop()
         return True
 
-    def left(self, caller: Caller) -> None:
+    def stop_waiting(self, caller: Caller) -> None:
         """Note that a connection has greeted or is closed. Calling it again has no effect."""
-        self._unknown.remove(caller)
-        self._neighbours.remove(caller)
+        self._from_others.remove(caller)
+        self._from_members.remove(caller)
 
     def enter_local(self) -> Leave | None:
         """Take a place of the Unix socket. Returns the function that gives it back, or None if no place is free."""
