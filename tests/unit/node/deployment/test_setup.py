@@ -127,7 +127,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt was refused because of what the first one had left."""
-    written = []
+    written: list[Path] = []
 
     def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         if len(written) == 9:
