@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -30,21 +32,37 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
-    """Create a file of lines, durable and atomic.
+    """Create a file of lines, durable and atomic. If that fails, nothing is left.
 
     Raises:
         FileExistsError: the file exists.
+        OSError: it cannot be written.
     """
     if path.exists():
         raise FileExistsError(errno.EEXIST, "is there already; name another file", str(path))
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
-        file.writelines(line + b"\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    # The directory is a user's, and may hold files with any name.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with named(path), open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.writelines(line + b"\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     sync_path(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name a path: a failed write or fsync does not name its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:

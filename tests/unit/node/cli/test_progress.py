@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from node.cli import levels
 from node.cluster_directory import Access
 from node.deployment.statuses import Statuses
 from node.native.protocol import LevelReport, NodeStatus
+from node.records import exporting
 from snapshots.job import JobState
 from snapshots.manifest import SnapshotFields
 from snapshots.store import SnapshotStore
@@ -63,6 +65,21 @@ def test_what_copies_a_state_shows_its_stages(
     assert f"{snapshot}: the rows are read" in shown
     for node_id in ("n1", "n2", "n3"):
         assert f"{node_id}: the snapshot is copied" in shown
+
+
+def test_an_export_on_a_full_disk_leaves_nothing(run: Run, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt was refused because of what the first one had left, and the error named no file."""
+
+    def write_tables(directory: Path, *_rows: object, **_options: object) -> None:
+        directory.mkdir(exist_ok=True)
+        (directory / "Account.tsv").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "write_tables", write_tables)
+        assert "tables: No space left on device" in run("export", "tables", "--cluster", str(old), code=1).stderr
+    assert not (tmp_path / "tables").exists()
+    run("export", "tables", "--cluster", str(old))
 
 
 def test_a_node_that_takes_a_snapshot_is_named(watched: Watched, capsys: pytest.CaptureFixture[str]) -> None:
