@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.chaos.faults import Fault
+from tests.chaos.network import CLIENTS
 from tests.chaos.stage import Stage
 
 FLAPS = 6
@@ -68,6 +69,21 @@ class CutPeers(NetworkFault):
         for other in others:
             network.deafen(self.nodes[0], other)
             network.deafen(other, self.nodes[0])
+
+
+class CutClients(NetworkFault):
+    """No client reaches the leader, and the nodes reach each other: the leader stays. A client of the native protocol
+    waits, because the other nodes only name the leader; their gateways would forward its commands.
+    """
+
+    name = "net-cut-clients"
+    quorum = False
+    seconds = (0.5, 6.0)
+
+    async def begin(self, stage: Stage) -> None:
+        network = stage.network
+        self.nodes = [await stage.leader()]
+        network.deafen(self.nodes[0], CLIENTS)
 
 
 class LeaderDeaf(NetworkFault):

@@ -48,6 +48,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
         cuts.CutFollower,
         cuts.CutAll,
         cuts.CutPeers,
+        cuts.CutClients,
         cuts.LeaderDeaf,
         cuts.LeaderMute,
         cuts.CutOneLink,

@@ -27,6 +27,8 @@ SUBNET = "10.77.0"
 BRIDGE = "hub0"
 ATTACKER = f"{SUBNET}.253"
 """Where an attacker's connections come from: not where honest clients are."""
+CLIENTS = "h"
+"""The namespace of the clients."""
 LOCAL_RULE = "1000"
 CUT_RULE = "10"
 CHILD_SECONDS = 60
@@ -106,7 +108,7 @@ class Network:
         call("ip", "-n", f"{self._prefix}h", "link", "set", f"v{node_id[1:]}", "up")
 
     def deafen(self, node_id: str, other: str) -> None:
-        """Drop everything from `other` to a node. The other direction works."""
+        """Drop everything from `other`, a node or the clients, to a node. The other direction works."""
         call("ip", "-n", self._prefix + node_id, "rule", "add", "pref", CUT_RULE, "from", address(other), "blackhole")
         self._rules.append((node_id, other))
 
@@ -133,8 +135,8 @@ class Network:
 
 
 def address(node_id: str) -> str:
-    """Return a node's IP address in its namespace."""
-    return f"{SUBNET}.{node_id[1:]}"
+    """Return the IP address of a node, or of the clients."""
+    return f"{SUBNET}.{254 if node_id == CLIENTS else node_id[1:]}"
 
 
 def run_inside(arguments: Sequence[str]) -> int:
