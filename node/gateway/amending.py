@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
-from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal
+from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal, tried
 from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
 from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text
 from node.native.protocol import OrderQuery
@@ -246,7 +246,7 @@ async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
     """
     request = parse(call.body, BatchAmendRequest)
     check_count(len(request.orders), "orders")
-    found = [await _item(call, item) for item in request.orders]
+    found = [await tried(call, _item(call, item)) for item in request.orders]
     outcomes = iter(await call.commands([each[1] for each in found if not isinstance(each, ApiError)]))
     results: Sequence[OrderJson | ApiError] = [
         each if isinstance(each, ApiError) else _result(next(outcomes), each[0]) for each in found
@@ -256,20 +256,13 @@ async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
     )
 
 
-async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder] | ApiError:
-    command_id = call.command_id()
-    try:
-        if (item.order_id is None) == (item.client_oid is None):
-            raise BadRequestError("order_id or client_oid is required, and not both", "order_id")
-        order_id = order_number(item.order_id, "order_id") if item.order_id is not None else 0
-        client_oid = check_name(item.client_oid, "client_oid") if item.client_oid is not None else ""
-        return await amendment(call, item, order_id, client_oid, command_id)
-    except UnknownHereError as error:
-        if call.status is None or call.status.role != "leader":
-            raise
-        return error
-    except ApiError as error:
-        return error
+async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder]:
+    command_id = call.command_id()  # before any error: in a replay each item must have the same id
+    if (item.order_id is None) == (item.client_oid is None):
+        raise BadRequestError("order_id or client_oid is required, and not both", "order_id")
+    order_id = order_number(item.order_id, "order_id") if item.order_id is not None else 0
+    client_oid = check_name(item.client_oid, "client_oid") if item.client_oid is not None else ""
+    return await amendment(call, item, order_id, client_oid, command_id)
 
 
 def _result(outcome: AnyOutcome, product: Product) -> OrderJson | ApiError:

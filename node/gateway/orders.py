@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from fractions import Fraction
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -70,6 +69,8 @@ from node.native.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, OrderOptions, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, OrderTerms, Placed, Rejected
 from statemachine.types import GoodFor, OrderStatus, OrderType, Reason, Side, StopType
+
+Item = TypeVar("Item")
 
 
 class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -652,36 +653,12 @@ ITEMS_MAX = 100
 """Orders of one request, well below the limit of a log entry."""
 
 
-@dataclass(frozen=True)
-class _Order:
-    """An item of a batch that can be sent."""
-
-    product: Product
-    command: PlaceOrder
-
-
-async def place_batch(call: Call) -> Answer[BatchJson]:
-    """POST /orders/batch: place several orders. The results have the order of the request. A rejected order does not
-    affect the others.
+async def tried(call: Call, item: Awaitable[Item]) -> Item | ApiError:
+    """Return an item of a batch, or the error that its client gets. Raises UnknownHereError at a node that does not lead,
+    because the leader may know what is unknown here.
     """
-    request = parse(call.body, BatchRequest)
-    check_count(len(request.orders), "orders")
-    items = [await _order(call, order) for order in request.orders]
-    commands = [item.command for item in items if isinstance(item, _Order)]
-    found = await call.commands(commands)
-    outcomes = iter([await present(call, outcome) if outcome.duplicate else outcome for outcome in found])
-    results = [
-        _placed(item, next(outcomes), order.client_oid)
-        if isinstance(item, _Order)
-        else PlaceResultJson.refused(item, order.client_oid)
-        for item, order in zip(items, request.orders, strict=True)
-    ]
-    return Answer(BatchJson(results=results))
-
-
-async def _order(call: Call, request: OrderRequest) -> _Order | ApiError:
     try:
-        return _Order(*await placing(call, request))
+        return await item
     except UnknownHereError as error:
         if call.status is None or call.status.role != "leader":
             raise
@@ -690,9 +667,27 @@ async def _order(call: Call, request: OrderRequest) -> _Order | ApiError:
         return error
 
 
-def _placed(item: _Order, outcome: AnyOutcome, client_oid: str | None) -> PlaceResultJson:
+async def place_batch(call: Call) -> Answer[BatchJson]:
+    """POST /orders/batch: place several orders. The results have the order of the request. A rejected order does not
+    affect the others.
+    """
+    request = parse(call.body, BatchRequest)
+    check_count(len(request.orders), "orders")
+    items = [await tried(call, placing(call, order)) for order in request.orders]
+    found = await call.commands([item[1] for item in items if not isinstance(item, ApiError)])
+    outcomes = iter([await present(call, outcome) if outcome.duplicate else outcome for outcome in found])
+    results = [
+        PlaceResultJson.refused(item, order.client_oid)
+        if isinstance(item, ApiError)
+        else _placed(*item, next(outcomes), order.client_oid)
+        for item, order in zip(items, request.orders, strict=True)
+    ]
+    return Answer(BatchJson(results=results))
+
+
+def _placed(product: Product, command: PlaceOrder, outcome: AnyOutcome, client_oid: str | None) -> PlaceResultJson:
     try:
-        order = placed(outcome, item.product, item.command)
+        order = placed(outcome, product, command)
     except ApiError as error:
         return PlaceResultJson.refused(error, client_oid)
     return PlaceResultJson(success=True, order=order, client_oid=UNSET if client_oid is None else client_oid)
@@ -735,5 +730,6 @@ def _not_cancelled(error: ApiError) -> CancelResultJson:
 
 
 def check_count(count: int, field: str) -> None:
+    """Raise BadRequestError unless a request has 1 to `ITEMS_MAX` items."""
     if not 1 <= count <= ITEMS_MAX:
         raise BadRequestError(f"{field} must be 1 to {ITEMS_MAX}", field)
