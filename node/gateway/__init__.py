@@ -27,5 +27,5 @@ document is generated from these structs.
 - gateway, process: the parts, their wiring and the poller of the status; the process
 - http/: the HTTP server
 
-May import the rest of `node` and `statemachine`; nothing imports it.
+`node/fix` uses its backend, catalogue and feeds. The command line and the load test use the texts of ids and words.
 """

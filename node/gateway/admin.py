@@ -19,7 +19,7 @@ from node.gateway.accounts import TransferJson, transfer
 from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
 from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, page_limit, parse
-from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text
+from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, optional_name, product_text
 from node.keys import addresses
 from node.keys.encryption import TEXT_BYTES_MAX, check_texts
 from node.keys.issue import PERMISSIONS, generate, names, revocation
@@ -300,7 +300,7 @@ async def hand_over(call: Call) -> Answer[LeadershipJson]:
     the leader stays the same.
     """
     request = parse(call.body, LeadershipRequest) if call.body.strip() else LeadershipRequest()
-    wanted = check_name(request.node_id, "node_id") if request.node_id is not None else ""
+    wanted = optional_name(request.node_id, "node_id")
     monitor = call.gateway.monitor
     before = await monitor.now()
     await call.gateway.backend.hand_over(wanted)
@@ -317,7 +317,7 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
     """GET /admin/keys: API keys by id, beginning after `after`, without secrets. A revoked key has no permissions."""
     query = call.parameters()
     limit = page_limit(query)
-    after = check_name(query["after"], "after") if "after" in query else ""
+    after = optional_name(query.get("after"), "after")
     assert call.identity is not None, "the route asks for a permission"
     rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit, call.identity.viewer))
     return Answer([KeyJson.of(row) for row in rows], {"cb-after": rows[-1].key_id} if len(rows) == limit else {})

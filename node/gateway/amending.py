@@ -13,7 +13,7 @@ from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
 from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal, tried
 from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
-from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text
+from node.gateway.values import SIDES, STPS, SideWord, StpWord, iso, optional_name, order_number, product_text
 from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
 from statemachine.events import Amended, AnyOutcome, Armed, Paired, Rejected, Replaced
@@ -135,7 +135,7 @@ async def pair(call: Call) -> Answer[PairJson]:
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
     names = [
-        check_name(text, field) if text is not None else ""
+        optional_name(text, field)
         for field, text in (
             ("client_oid", request.client_oid),
             ("stop_client_oid", request.stop_client_oid),
@@ -169,7 +169,7 @@ async def cancel_all_after(call: Call) -> Answer[TimerJson]:
     call.check_profile(request.profile_id)
     if not 0 <= request.timeout <= TIMEOUT_MAX:
         raise BadRequestError(f"timeout must be a whole number of seconds from 0 to {TIMEOUT_MAX}", "timeout")
-    session = check_name(request.session, "session") if request.session is not None else ""
+    session = optional_name(request.session, "session")
     outcome = await call.command(CancelAllAfter(call.account_id, call.command_id(), request.timeout * SECOND_NS, session))
     if not isinstance(outcome, Armed):
         assert isinstance(outcome, Rejected), outcome
@@ -261,7 +261,7 @@ async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder]:
     if (item.order_id is None) == (item.client_oid is None):
         raise BadRequestError("order_id or client_oid is required, and not both", "order_id")
     order_id = order_number(item.order_id, "order_id") if item.order_id is not None else 0
-    client_oid = check_name(item.client_oid, "client_oid") if item.client_oid is not None else ""
+    client_oid = optional_name(item.client_oid, "client_oid")
     return await amendment(call, item, order_id, client_oid, command_id)
 
 

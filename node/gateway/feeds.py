@@ -416,7 +416,7 @@ STATUS_EVERY = 5
 """Seconds between checks for changes that no feed reports, and between `status` messages without a change."""
 
 
-class Session(Signed, Listener, Protocol):
+class SocketSession(Signed, Listener, Protocol):
     """A connection as the timers and `auth.Revocation` use it."""
 
     def tick(self) -> None:
@@ -433,7 +433,7 @@ class Feeds:
     """All feeds of the process, which are created on first use, and the sessions that get timed messages."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
-        self.sessions: dict[Session, None] = {}
+        self.sessions: dict[SocketSession, None] = {}
         self._backend = backend
         self._catalogue = catalogue
         self._metrics = metrics

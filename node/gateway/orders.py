@@ -56,6 +56,7 @@ from node.gateway.values import (
     check_name,
     iso,
     lifetime,
+    optional_name,
     order_number,
     order_span,
     order_text,
@@ -297,7 +298,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         raw_text(stop_price, "stop_price")
     side = choice(request.side, SIDES, "side")
     time_in_force = request.time_in_force or ("GTT" if request.good_for == "day" else "GTC")
-    client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
+    client_oid = optional_name(request.client_oid, "client_oid")
     return PlaceOrder(
         account_id,
         f"c:{client_oid}" if client_oid else command_id,
@@ -321,7 +322,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
 def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
     """Return the optional terms of an order, or None for a plain order. Raises BadRequestError naming the field."""
     options = OrderOptions(
-        check_name(request.session, "session") if request.session is not None else "",
+        optional_name(request.session, "session"),
         decimal_units(request.display_size, product.base_scale, "display_size", 0),
         _quote_units(request.trail, product, "trail"),
         choice(request.good_for, GOOD_FOR, "good_for") if request.good_for is not None else GoodFor.ANY,
@@ -601,7 +602,7 @@ async def cancel_all(call: Call) -> Answer[list[str]]:
     product_id = await _cancelled_product(call)
     query = call.parameters()
     side = choice(query["side"], SIDES, "side") if "side" in query else 0
-    session = check_name(query["session"], "session") if "session" in query else ""
+    session = optional_name(query.get("session"), "session")
     product = await call.gateway.catalogue.product(product_id) if product_id else None
     low, high = price_range(query, product)
     outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id, side, low, high, session))

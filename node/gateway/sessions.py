@@ -382,7 +382,7 @@ class Subscriber:
         self.end(RESTART, f"events of {feed.product_id} were lost here: connect again and take a new book")
 
     def tick(self) -> None:
-        """See `feeds.Session`."""
+        """See `feeds.SocketSession`."""
         self._cut_off_stalled()
         self._ticks += 1
         for following in list(self.following.values()):
@@ -401,7 +401,7 @@ class Subscriber:
                     self.send(channels.encode(channels.ticker_json(feed.product, feed)))
 
     def send_status(self, message: bytes) -> None:
-        """See `feeds.Session`."""
+        """See `feeds.SocketSession`."""
         if self.status_wanted:
             self.send(message)
 

@@ -36,7 +36,7 @@ from node.gateway.errors import ApiError, BadRequestError, ErrorJson, NotLeaderE
 from node.gateway.gateway import Gateway, Holders
 from node.gateway.orders import OrderJson, OrderRequest, place_command, placed, price_range
 from node.gateway.requests import ABSENT, DecimalText, absent, choice, given, parse, raw_text
-from node.gateway.values import SIDES, check_name, iso, order_number, order_text, product_text
+from node.gateway.values import SIDES, check_name, iso, optional_name, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Armed, Cancelled, Rejected
@@ -217,11 +217,11 @@ class SocketOrders:
                 side = choice(message.side, SIDES, "side") if message.side is not None else 0
                 texts = {"price_min": message.price_min, "price_max": message.price_max}
                 low, high = price_range({name: raw_text(raw, name) for name, raw in texts.items() if given(raw)}, found)
-                session = check_name(message.session, "session") if message.session is not None else ""
+                session = optional_name(message.session, "session")
                 name = found.row.product_id if found is not None else ""
                 return CancelAll(account_id, command_id, name, side, low, high, session), None
             case DisconnectMessage():
-                session = check_name(message.session, "session") if message.session is not None else ""
+                session = optional_name(message.session, "session")
                 self._on_disconnect.check(session)
                 timeout = check_timeout(message.timeout)
                 if not timeout:
@@ -253,7 +253,7 @@ def _named(order_id: str | None, client_oid: str | None) -> tuple[int, str]:
     number = order_number(order_id, "order_id") if order_id is not None else 0
     if order_id is not None and not number:
         raise ApiError(404, "order not found", "order_id")
-    return number, check_name(client_oid, "client_oid") if client_oid is not None else ""
+    return number, optional_name(client_oid, "client_oid")
 
 
 def _result(request_id: str, command: Command, product: Product | None, outcome: AnyOutcome) -> ResultJson:

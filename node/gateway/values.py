@@ -168,6 +168,11 @@ def check_name(text: str, field: str) -> str:
     return text
 
 
+def optional_name(text: str | None, field: str) -> str:
+    """Return `text` if it is a valid name, or "" if the client did not give it. Raises BadRequestError."""
+    return "" if text is None else check_name(text, field)
+
+
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 ORDER_TYPES = {"limit": OrderType.LIMIT, "market": OrderType.MARKET}
 REQUESTED_TYPES = {**ORDER_TYPES, "stop": OrderType.MARKET}
