@@ -18,7 +18,7 @@ from node.fix.fields import FieldError, Message
 from node.fix.wire import SOH, Fields
 from node.gateway.auth import Authenticator, Claim, Identity
 from node.gateway.backend import Backend
-from node.gateway.errors import ApiError
+from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.values import NAME
 from node.native.protocol import RightsQuery
 from statemachine.limits import NAME_MAX, OPERATOR
@@ -176,4 +176,8 @@ class Doorkeeper:
             passphrase,
         )
         claim = Claim(sender, message.text(tags.RAW_DATA), message.text(tags.SENDING_TIME), passphrase)
-        return await self._auth.prove(claim, address, SOH.join(signed).encode())
+        text = SOH.join(signed).encode()
+        try:
+            return await self._auth.prove(claim, address, text)
+        except UnknownHereError:  # a follower may not have a new key yet
+            return await self._auth.prove(claim, address, text, at_leader=True)

@@ -160,12 +160,12 @@ class Authenticator:
         message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
         return await self.prove(claim, address, message)
 
-    async def prove(self, claim: Claim, address: str, message: bytes) -> Identity:
-        """Return the identity if the claim's key has signed the message. The caller checks the message's age. Raises as
-        `identify`.
+    async def prove(self, claim: Claim, address: str, message: bytes, *, at_leader: bool = False) -> Identity:
+        """Return the identity if the claim's key has signed the message. The caller checks the message's age. `at_leader`
+        queries the leader for the key. Raises as `identify`.
         """
         try:
-            key = await self._key(claim.key_id)
+            key = await self._key(claim.key_id, at_leader=at_leader)
         except ClusterKeyError as error:
             text = "This node lacks the cluster key of the API key"
             raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
@@ -249,20 +249,22 @@ class Authenticator:
         if abs(self.now() - float(timestamp)) > self.age_max:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
-    async def _key(self, key_id: str, *, guessed: bool = True) -> ApiKey | None:
-        """Return the key, or None if it does not exist. Raises ClusterKeyError, and ApiError 429 after too many lookups of
-        unknown keys.
+    async def _key(self, key_id: str, *, guessed: bool = True, at_leader: bool = False) -> ApiKey | None:
+        """Return the key, or None if it does not exist. `at_leader` passes the cache by. Raises ClusterKeyError, and ApiError
+        429 after too many lookups of unknown keys.
         """
         if key_id == self.admin.key_id:
             return None if await self._is_bootstrap_off() else self._operator
         if NAME.fullmatch(key_id) is None:
             return None
-        if key_id in self._keys:
+        if key_id in self._keys and not at_leader:
             self._keys.move_to_end(key_id)
             return self._keys[key_id]
+        if (at_leader or key_id not in self._asking) and guessed and self._unknown.wait(time.monotonic()):
+            raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
+        if at_leader:
+            return await self._asked(key_id, linearizable=True)
         if key_id not in self._asking:
-            if guessed and self._unknown.wait(time.monotonic()):
-                raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
 

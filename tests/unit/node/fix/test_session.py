@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from node.errors import RequestFailed
 from node.fix import sending
 from node.fix.wire import timestamp
+from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Side
-from tests.unit.node.fix.harness import Client, Fields, exchange, serving, trade_with
+from tests.unit.node.fix.harness import Client, Fields, FixBackend, exchange, serving, trade_with
 from tests.unit.node.gateway.harness import SECRET
 from tests.waiting import until
 
@@ -57,6 +59,25 @@ class TestLogon:
             client = await served.connect()
             client.logon(**how)
             assert text in await refused(client)
+
+    async def test_a_follower_asks_the_leader_about_a_key_that_it_lacks(self) -> None:
+        """A key that was made a moment ago was refused, and a client may take that as final."""
+
+        class Behind(FixBackend):
+            """A follower without the key."""
+
+            async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+                if isinstance(query, ApiKeyQuery) and not linearizable:
+                    raise RequestFailed(FailCode.NOT_FOUND, "no such key")
+                return await super().query(query, linearizable)
+
+        async with serving(exchange(Behind())) as served:
+            client = await served.connect()
+            client.logon()
+            assert (await client.next())[35] == "A"
+            other = await served.connect()
+            other.logon(secret="d3Jvbmc=")
+            assert "invalid signature" in await refused(other)
 
     async def test_the_first_message_is_a_logon(self) -> None:
         async with serving() as served:
