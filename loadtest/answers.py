@@ -60,9 +60,9 @@ def _is_collected(command: PlaceOrder) -> bool:
 
 def _order_fault(command: PlaceOrder, order: OrderState) -> str:
     for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds", "stop", "stop_price"):
-        sent, told = getattr(command, name), getattr(order, name)
-        if sent != told:
-            return f"{name} {told!r}, sent {sent!r}"
+        sent, shown = getattr(command, name), getattr(order, name)
+        if sent != shown:
+            return f"{name} {shown!r}, sent {sent!r}"
     if order.size and order.filled_size > order.size:
         return f"filled {order.filled_size} of {order.size}"
     if command.stop and order.status is not OrderStatus.ACTIVE:

@@ -107,7 +107,7 @@ class Level3(OrderBook):
     def __init__(self, answer: Message) -> None:
         super().__init__()
         self.sequence = int(answer["sequence"])
-        self._told = 0
+        self._last = 0
         for side in SIDES.values():
             for price, size, order_id in answer[side]:
                 self.opened(order_id, side, Decimal(price), Decimal(size))
@@ -116,10 +116,10 @@ class Level3(OrderBook):
         """Apply a message. Messages that the answer already contains are skipped. Raises `WrongAnswerError` at a gap or a
         repetition.
         """
-        sequence, told = message["sequence"], self._told
-        if sequence <= told:
-            raise WrongAnswerError(f"{sequence} came after {told}")
-        self._told = sequence
+        sequence, last = message["sequence"], self._last
+        if sequence <= last:
+            raise WrongAnswerError(f"{sequence} came after {last}")
+        self._last = sequence
         if sequence <= self.sequence:
             return
         if sequence != self.sequence + 1:

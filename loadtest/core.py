@@ -131,12 +131,12 @@ def stages(count: int) -> dict[str, float]:
     encode = msgspec.msgpack.Encoder().encode
     batches = [decode_batch(entry) for entry in entries]
     applied = [engine.apply_entry(entry) for entry in entries]
-    told = [b"".join((*each.encoded_outcomes, *each.encoded_events)) for each in applied]
+    results = [b"".join((*each.encoded_outcomes, *each.encoded_events)) for each in applied]
     works: dict[str, Callable[[], object]] = {
         "decode to structs": lambda: [decode_batch(entry) for entry in entries],
         "encode structs": lambda: [encode(batch) for batch in batches],
         "hash entry, outcomes and events": lambda: [
-            hashlib.sha256(b"".join(pair)).digest() for pair in zip(entries, told, strict=True)
+            hashlib.sha256(b"".join(pair)).digest() for pair in zip(entries, results, strict=True)
         ],
         "outcomes and events as structs": lambda: [(each.outcomes, each.events) for each in applied],
     }

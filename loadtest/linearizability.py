@@ -10,9 +10,9 @@ compare. The cost is that of the replay, plus sorting, plus for each read the fe
 The history is what clients recorded, each request with the times at which it was sent and answered, all by one clock.
 The log is the committed batches in order, read from the nodes. These are checked:
 
-- commands: each that was told is in the log, and an engine of our own, given the log, decides the same at the same
-  sequence; none has an effect twice; none is there of which the client was told that nothing was done, or that nobody
-  sent; an id is answered the same way each time;
+- commands: each that was answered with an outcome is in the log, and an engine that replays the log decides the same at
+  the same sequence; none has an effect twice; the log has no command that nobody sent, and none whose client got the
+  answer that nothing was done; an id is answered the same way each time;
 - time: a command that was sent after an answer arrived comes after the answered command;
 - reads: each shows the state after some batch, not older than anything that was answered before it was sent (reads
   included), not newer than anything that was sent after it was answered.
@@ -103,9 +103,9 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """The result of a check. `told`: answers with an outcome; `unanswered`: commands without any answer."""
+    """The result of a check. `answered`: answers with an outcome. `unanswered`: commands without any answer."""
 
-    told: int = 0
+    answered: int = 0
     unanswered: int = 0
     reads: int = 0
     anomalies: list[Anomaly] = msgspec.field(default_factory=list)
@@ -186,9 +186,9 @@ class _Writes:
     def __init__(self, verdict: Verdict) -> None:
         self._verdict = verdict
         self._sent: dict[bytes, _Sent] = {}
-        self._told: list[tuple[float, int]] = []
-        self._told_times: list[float] = []
-        self._told_most: list[int] = []
+        self._answered: list[tuple[float, int]] = []
+        self._answer_times: list[float] = []
+        self._highest_answered: list[int] = []
         self._asked_times: list[float] = []
         self._asked_least: list[int] = []
 
@@ -202,8 +202,8 @@ class _Writes:
             return
         sent.asked = min(sent.asked, write.asked)
         if write.answered is not None and write.outcome is not None:
-            self._verdict.told += 1
-            self._told.append((write.answered, write.outcome.sequence))
+            self._verdict.answered += 1
+            self._answered.append((write.answered, write.outcome.sequence))
             sent.answers[_plain(write.outcome)] = (write.outcome.sequence, write.outcome)
 
     def place(self, log: Iterable[Batch], *, complete: bool) -> None:
@@ -230,17 +230,17 @@ class _Writes:
                 self._verdict.add(AnomalyKind.OUT_OF_ORDER, text)
 
     def _index(self) -> None:
-        self._told.sort()
-        self._told_times = [at for at, _ in self._told]
-        self._told_most = list(accumulate((sequence for _, sequence in self._told), max))
+        self._answered.sort()
+        self._answer_times = [at for at, _ in self._answered]
+        self._highest_answered = list(accumulate((sequence for _, sequence in self._answered), max))
         asked = sorted((sent.asked, sent.first) for sent in self._sent.values() if sent.first)
         self._asked_times = [at for at, _ in asked]
         self._asked_least = list(accumulate((first for _, first in reversed(asked)), min))[::-1]
 
     def oldest(self, asked: float) -> int:
         """The least sequence that an operation sent at `asked` comes after or shows: the largest one answered before."""
-        at = bisect_left(self._told_times, asked)
-        return self._told_most[at - 1] if at else 0
+        at = bisect_left(self._answer_times, asked)
+        return self._highest_answered[at - 1] if at else 0
 
     def newest(self, answered: float) -> float:
         """The largest sequence that an answer at `answered` can show: it excludes commands that were sent later."""
@@ -264,7 +264,7 @@ class _Writes:
             if len(sent.effects) > 1:
                 self._verdict.add(AnomalyKind.APPLIED_TWICE, f"{sent} has an effect at {', '.join(map(str, sent.effects))}")
             if sent.first and sent.asked == inf:
-                text = f"{sent} is at {sent.first}, and every attempt was told that nothing was done"
+                text = f"{sent} is at {sent.first}, and the answer to every attempt was that nothing was done"
                 self._verdict.add(AnomalyKind.REFUSED_BUT_APPLIED, text)
             self._judge_answers(sent)
 
@@ -275,10 +275,10 @@ class _Writes:
             self._verdict.add(AnomalyKind.CHANGED_ANSWER, text)
         for answer, (sequence, outcome) in sent.answers.items():
             if not sent.first:
-                self._verdict.add(AnomalyKind.LOST, f"{sent} was told {outcome} and is not in the log")
+                self._verdict.add(AnomalyKind.LOST, f"{sent} was answered {outcome} and is not in the log")
             elif sent.applied.get(sequence) != answer:
                 places = ", ".join(map(str, sent.applied)) or "nowhere"
-                text = f"{sent} was told {outcome}; the log has it at {places}" + (
+                text = f"{sent} was answered {outcome}; the log has it at {places}" + (
                     ", with another outcome" if sequence in sent.applied else ""
                 )
                 self._verdict.add(AnomalyKind.WRONG_OUTCOME, text)

@@ -95,7 +95,7 @@ class Generator:
         self.cpu_s = 0.0
         self.stopped_at = 0.0
         self.ended = 0
-        """Workers that have told that their users have their last answers."""
+        """Workers whose users have their last answers."""
         self._numbers = 0
 
     def prepare(self, host: str) -> None:
@@ -258,7 +258,7 @@ def _worker_ended(msg: Any, **_: object) -> None:
 
 
 def _news() -> dict[str, Any]:
-    """What this worker has collected since it last told its master."""
+    """Return what this worker has collected since its last report to the master."""
     news = {
         "news": msgspec.to_builtins(generator.timeline.news(), str_keys=True),
         "lost": list(generator.lost),
@@ -270,21 +270,21 @@ def _news() -> dict[str, Any]:
     return news
 
 
-def _take(told: dict[str, Any]) -> None:
-    """Add what a worker has told."""
-    generator.timeline.merge(msgspec.convert(told["news"], News, strict=False))
-    generator.lost += told["lost"]
-    generator.checked += told["checked"]
-    generator.cpu_s += told["cpu_s"]
+def _take(news: dict[str, Any]) -> None:
+    """Add what a worker has collected."""
+    generator.timeline.merge(msgspec.convert(news["news"], News, strict=False))
+    generator.lost += news["lost"]
+    generator.checked += news["checked"]
+    generator.cpu_s += news["cpu_s"]
 
 
 @events.report_to_master.add_listener
-def _tell(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001  # the names are Locust's
+def _on_report_to_master(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001  # the names are Locust's
     data["quorumbook"] = _news()
 
 
 @events.worker_report.add_listener
-def _hear(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001
+def _on_worker_report(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001
     if "quorumbook" in data:
         _take(data["quorumbook"])
 

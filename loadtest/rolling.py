@@ -361,7 +361,7 @@ def summary(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _tell(result: Result) -> None:
+def _print_result(result: Result) -> None:
     if result.holds:
         click.echo(f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled")
     click.echo(f"longest gap while nodes were replaced   {1e3 * result.roll_gap:,.0f} ms")
@@ -387,7 +387,7 @@ def main(former: Path | None, keep: bool, rolls: int) -> None:
             results.append(asyncio.run(run(directory, modules)))
             if rolls > 1:
                 click.echo(f"--- {number} of {rolls}")
-            _tell(results[-1])
+            _print_result(results[-1])
             if not keep and results[-1].holds:
                 shutil.rmtree(directory, ignore_errors=True)
     except (LoadTestError, QuorumbookError, OSError) as error:

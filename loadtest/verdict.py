@@ -78,8 +78,8 @@ def linearizable(history: History, log: Sequence[Batch], *, others: bool = False
     if not found.holds:
         return AuditCheck(claim, False, f"{len(found.anomalies):,} anomalies: {detail}")
     part = "" if history.complete else f", the first {history.written:,} operations"
-    detail = f"{found.told:,} answers, {found.reads:,} reads, {found.unanswered:,} commands without an answer{part}"
-    return AuditCheck(claim, found.told > 0, detail)
+    detail = f"{found.answered:,} answers, {found.reads:,} reads, {found.unanswered:,} commands without an answer{part}"
+    return AuditCheck(claim, found.answered > 0, detail)
 
 
 def caught_up(statuses: Statuses, node_id: str, killed_at: int) -> AuditCheck:

@@ -6,7 +6,7 @@
 
 A file holds one table, `Product.tsv`, or several, each behind a line `# table = Name`. A header names the columns; in
 files that are read they may come in any order, and those with a default may be left out. Other lines that begin with
-`#`, and empty ones, say nothing. How values are written is told by `tsv_values`.
+`#`, and empty ones, say nothing. `tsv_values` defines how values are written.
 
 What is written is canonical: every table, the columns in the order of the schema, the rows in the order of their keys.
 So the same state gives the same bytes, and writing, reading and writing again changes none.
@@ -43,7 +43,7 @@ from statemachine.tables import KEYS, REFERENCES, TABLES, Reference
 
 SUFFIX = ".tsv"
 
-TOLD_EVERY = 5_000
+PROGRESS_EVERY = 5_000
 """Rows between two calls of a progress."""
 
 _TITLE_LINE = re.compile(r"#\s*table\s*=\s*(\S+)\s*")
@@ -90,13 +90,13 @@ def write_tables(
     tables: Mapping[str, Iterable[Row]],
     schema: Schema = SCHEMA,
     *,
-    told: Callable[[int], None] = lambda _rows: None,
+    progress: Callable[[int], None] = lambda _rows: None,
 ) -> dict[str, int]:
     """Write a file a table into `directory`, which is made if it does not exist, readable by its owner only: API keys
     are in it.
 
     Args:
-        told: called with the rows written so far, every `TOLD_EVERY` rows and at the end of each table.
+        progress: called with the rows written so far, every `PROGRESS_EVERY` rows and at the end of each table.
 
     Returns:
         The number of rows a table.
@@ -113,9 +113,9 @@ def write_tables(
         path = directory / f"{title(name)}{SUFFIX}"
         with open(path, "w", encoding="utf-8", newline="\n", opener=_private) as file:
             file.write(f"# table = {title(name)}\n{lines.header(name)}\n")
-            for at in range(0, len(content), TOLD_EVERY):
-                file.writelines(f"{line}\n" for line in lines.of(name, content[at : at + TOLD_EVERY], at + 1))
-                told(written + min(at + TOLD_EVERY, len(content)))
+            for at in range(0, len(content), PROGRESS_EVERY):
+                file.writelines(f"{line}\n" for line in lines.of(name, content[at : at + PROGRESS_EVERY], at + 1))
+                progress(written + min(at + PROGRESS_EVERY, len(content)))
         written += len(content)
     return {name: len(content) for name, content in rows.items()}
 

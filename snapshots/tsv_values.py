@@ -380,7 +380,7 @@ class Codecs:
 
 
 def _inside(name: str, decode: _Decode, value: Plain) -> Any:
-    """Decode a part; a fault in it is told with the part's name."""
+    """Decode a part; an error in it names the part."""
     try:
         return decode(value)
     except ValueFault as fault:

@@ -230,7 +230,7 @@ class OwnCluster:
                         return await process.wait()
 
     async def _judge(self, scenario: Scenario) -> Verdict:
-        """The verdict of the demonstration, over what Locust's users were told."""
+        """Return the verdict of the demonstration, over the answers that Locust's users got."""
         statuses = await scenario.settle()
         scenario.recorder.close()
         with scenario.acks_path.open("ab") as file:

@@ -1,5 +1,5 @@
-"""What the users of one process were told of their orders, for the verdict: in a file, as an audit reads it, and the
-latest orders in memory.
+"""The answers that the users of one process got to their commands, for the verdict: all in a file that an audit reads,
+and the latest orders in memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from node.native.protocol import OrderQuery
 from statemachine.commands import AnyCommand, PlaceOrder
 
 LATEST = 200
-"""Orders that are looked for at the end: the last ones that were acknowledged."""
+"""Orders, the last acknowledged ones, that the verdict looks for at the end."""
 
 REMEMBERED = 10_000
-"""Orders whose id is compared when the exchange acknowledges them again. A user repeats only its last order."""
+"""Orders whose id is compared if the exchange acknowledges them again. A user repeats only its last order."""
 
 
-class Told(NamedTuple):
-    """The answer to a command. `kind`: the outcome's class in lower case. `sequence`: 0 if the protocol does not tell
-    it, as HTTP. `order_id`: 0 unless an order was placed.
+class OutcomeSummary(NamedTuple):
+    """The outcome in an answer. `kind`: the outcome's class in lower case. `sequence`: 0 if the answer has none, as over
+    HTTP. `order_id`: 0 unless an order was placed.
     """
 
     kind: str
@@ -55,26 +55,28 @@ class Ledger:
         self._order_ids: dict[tuple[str, str], int] = {}
         self.latest: deque[LatestOrder] = deque(maxlen=LATEST)
 
-    def told(self, command: AnyCommand, told: Told, sent: float, answered: float) -> str:
-        """Note the answer to a command. Returns what contradicts an earlier answer, or "". Times are monotonic seconds."""
-        self._write(command, told, sent, answered)
-        if not told.order_id or not isinstance(command, PlaceOrder):
+    def answered(self, command: AnyCommand, outcome: OutcomeSummary, sent: float, answered: float) -> str:
+        """Record the answer to a command. Returns what contradicts an earlier answer, or "". Times are monotonic seconds."""
+        self._write(command, outcome, sent, answered)
+        if not outcome.order_id or not isinstance(command, PlaceOrder):
             return ""
         key = (command.account_id, command.command_id)
-        first = self._order_ids.setdefault(key, told.order_id)
+        first = self._order_ids.setdefault(key, outcome.order_id)
         if len(self._order_ids) > REMEMBERED:
             self._order_ids.pop(next(iter(self._order_ids)))
-        self.latest.append(LatestOrder(command.account_id, command.client_oid, told.order_id))
-        return "" if first == told.order_id else f"client_oid {command.client_oid}: order {told.order_id}, and {first} before"
+        self.latest.append(LatestOrder(command.account_id, command.client_oid, outcome.order_id))
+        return (
+            "" if first == outcome.order_id else f"client_oid {command.client_oid}: order {outcome.order_id}, and {first} before"
+        )
 
     def unanswered(self, command: AnyCommand, sent: float) -> None:
-        """Note that a command was sent and not answered: it may have been applied, once."""
-        self._write(command, Told(UNANSWERED), sent, 0.0)
+        """Record that a command was sent and not answered. It may have been applied, once."""
+        self._write(command, OutcomeSummary(UNANSWERED), sent, 0.0)
 
-    def _write(self, command: AnyCommand, told: Told, sent: float, answered: float) -> None:
+    def _write(self, command: AnyCommand, outcome: OutcomeSummary, sent: float, answered: float) -> None:
         if self._file is not None:
             line = Acknowledgement(
-                command.account_id, command.command_id, told.kind, told.sequence, told.order_id, False, sent, answered
+                command.account_id, command.command_id, outcome.kind, outcome.sequence, outcome.order_id, False, sent, answered
             )
             self._file.write(self._encode(line).decode() + "\n")
 
@@ -85,8 +87,8 @@ class Ledger:
             self._file = None
 
     async def lost(self, client: ClusterClient) -> list[str]:
-        """Look for the latest orders; what is wrong with each that the exchange does not have under its id. The list of
-        the latest orders is empty afterwards.
+        """Look for the latest orders, and empty their list. Returns a line for each order that the exchange does not have
+        under its id.
         """
         found = []
         while self.latest:

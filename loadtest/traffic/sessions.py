@@ -13,7 +13,7 @@ from loadtest.answers import fault as outcome_fault
 from loadtest.flow import FlowCommand
 from loadtest.market import Trader
 from loadtest.rest import answer_fault, flow_request, order_body
-from loadtest.traffic.ledger import Told
+from loadtest.traffic.ledger import OutcomeSummary
 from loadtest.traffic.socket import OrderSocket
 from node.client.rest import AsyncRestClient, RestError
 from node.cluster_directory import Access, KeyFile
@@ -35,13 +35,13 @@ NOT_ANSWERED = f"not answered within {PATIENCE_S:g} s"
 
 
 class Reply(NamedTuple):
-    """An answer. `fault`: what is wrong with it, or "". `told`: what it says of the command, if that can be audited.
+    """An answer. `fault`: what is wrong with it, or "". `outcome`: the outcome in it, if an audit can check it.
     `answered`: whether there is an answer at all.
     """
 
     fault: str
     length: int = 0
-    told: Told | None = None
+    outcome: OutcomeSummary | None = None
     answered: bool = True
 
 
@@ -82,11 +82,11 @@ class Cluster:
 
     async def _look(self) -> None:
         status = await self.operator.query(StatusQuery())
-        told = [member.http for member in status.members if member.http]
+        urls = [member.http for member in status.members if member.http]
         if status.leader is not None and status.leader.http:
             self.leader_url = status.leader.http
-            told.append(self.leader_url)
-        self.urls = list(dict.fromkeys([*self.urls, *told]))
+            urls.append(self.leader_url)
+        self.urls = list(dict.fromkeys([*self.urls, *urls]))
 
     async def _keep_looking(self) -> None:
         while True:
@@ -136,10 +136,10 @@ class HttpSession:
         if not status:
             return Reply(NOT_ANSWERED, answered=False)
         fault = answer_fault(command, status, answer)
-        told = None
+        outcome = None
         if isinstance(command, PlaceOrder) and status == 200 and not fault:
-            told = Told("placed", 0, order_number(answer["id"]))
-        return Reply(fault, len(request.body), told, status < 500)
+            outcome = OutcomeSummary("placed", 0, order_number(answer["id"]))
+        return Reply(fault, len(request.body), outcome, status < 500)
 
     async def look(self) -> Reply:
         """Read the open orders. Each must be open or wait for its trigger."""
@@ -182,10 +182,10 @@ class SocketSession:
         status, sequence = int(result["status"]), int(result.get("sequence", 0))
         answer = result.get("error") if status != 200 else _shown(command, result)
         fault = answer_fault(command, status, answer)
-        told = None
+        outcome = None
         if isinstance(command, PlaceOrder) and status == 200 and not fault:
-            told = Told("placed", sequence, order_number(result["order"]["id"]))
-        return Reply(fault, 0, told)
+            outcome = OutcomeSummary("placed", sequence, order_number(result["order"]["id"]))
+        return Reply(fault, 0, outcome)
 
     async def look(self) -> None:
         """The WebSocket has no reads."""
@@ -228,7 +228,7 @@ class NativeSession:
             (outcome,) = await self._client.submit([command])
         except (RequestFailed, ConnectionLost) as error:
             return refused(error)
-        return Reply(outcome_fault(command, outcome), 0, told_by(outcome))
+        return Reply(outcome_fault(command, outcome), 0, summary_of(outcome))
 
     async def look(self) -> Reply:
         """Read the open orders."""
@@ -243,10 +243,10 @@ class NativeSession:
         await self._client.close()
 
 
-def told_by(outcome: AnyOutcome) -> Told:
-    """What an outcome says, for the ledger."""
+def summary_of(outcome: AnyOutcome) -> OutcomeSummary:
+    """Return the summary of an outcome, for the ledger."""
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
-    return Told(type(outcome).__name__.lower(), outcome.sequence, order_id)
+    return OutcomeSummary(type(outcome).__name__.lower(), outcome.sequence, order_id)
 
 
 def refused(error: RequestFailed | ConnectionLost) -> Reply:

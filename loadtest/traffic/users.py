@@ -22,7 +22,7 @@ from loadtest.market import PRODUCTS, Trader
 from loadtest.personalities import flow_of, personality_of
 from loadtest.traffic.arrival import closed_loop, open_loop
 from loadtest.traffic.ledger import Ledger
-from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, Reply, Session, SocketSession, refused, told_by
+from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, Reply, Session, SocketSession, refused, summary_of
 from node.client.rest import RestError
 from node.errors import ConnectionLost, RequestFailed
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
@@ -104,8 +104,8 @@ class Desk:
         """Note a reply in the ledger; the reply, with the fault that this finds. `sent`: monotonic seconds."""
         if not reply.answered:
             self.ledger.unanswered(command, sent)
-        elif reply.told is not None:
-            fault = self.ledger.told(command, reply.told, sent, time.monotonic())
+        elif reply.outcome is not None:
+            fault = self.ledger.answered(command, reply.outcome, sent, time.monotonic())
             return reply._replace(fault=reply.fault or fault)
         return reply
 
@@ -155,7 +155,7 @@ async def replay(desk: Desk, recording: Path, stopping: asyncio.Event) -> None:
                 desk.judged(command, reply, begin)
         else:
             replies = [
-                desk.judged(command, Reply(outcome_fault(command, outcome), 0, told_by(outcome)), begin)
+                desk.judged(command, Reply(outcome_fault(command, outcome), 0, summary_of(outcome)), begin)
                 for command, outcome in zip(commands, outcomes, strict=True)
             ]
             reply = next((each for each in replies if each.fault), replies[0])

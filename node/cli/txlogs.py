@@ -158,10 +158,10 @@ def replay_log(
         snapshot = _snapshot(config)
         last = until if until is not None else snapshot[1].sequence if snapshot is not None else None
 
-        def tell(sequence: int) -> None:
+        def show(sequence: int) -> None:
             shown.at(sequence, max(sequence, last) if last is not None else None)
 
-        rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until), progress=tell)
+        rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until), progress=show)
     engine = rebuilt.engine
     engine.check()
     manifest = snapshot[0] if snapshot else None

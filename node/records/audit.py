@@ -50,7 +50,7 @@ NOT_REMEMBERED = frozenset(
 
 class Acknowledged(msgspec.Struct, frozen=True):
     """A line of a client's record: a command and its outcome as the client received it. `kind` is the outcome's type in
-    lower case. `sequence` is 0 if the protocol does not tell it, as REST.
+    lower case. `sequence` is 0 if the answer has none, as over REST.
     """
 
     account_id: str
@@ -120,7 +120,7 @@ class _Replay:
             self.hashes[self.engine.sequence].append(self.engine.state_hash.hex())
 
 
-TOLD_EVERY = 500
+PROGRESS_EVERY = 500
 """Log entries between two calls of a progress."""
 
 
@@ -204,7 +204,7 @@ def _replay(log: CommittedLog, progress: Callable[[int, int], None] | None = Non
             replay.apply(payload)
         except (msgspec.DecodeError, SnapshotError) as error:
             raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
-        if progress is not None and index % TOLD_EVERY == 0:
+        if progress is not None and index % PROGRESS_EVERY == 0:
             progress(index, log.commit_index)
     return replay
 

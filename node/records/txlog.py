@@ -76,7 +76,7 @@ class TxEntry(msgspec.Struct, frozen=True):
     change: SetLevel | None = None
 
 
-TOLD_EVERY = 500
+PROGRESS_EVERY = 500
 """Log entries between two calls of a progress: many a second, and none costs much."""
 
 
@@ -164,13 +164,13 @@ def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
                 "index": entry.index,
                 "term": entry.term,
                 "time": time_text(entry.batch.time),
-                "commands": [_codec.encode(_told(command, secrets)) for command in entry.batch.commands],
+                "commands": [_codec.encode(_exported(command, secrets)) for command in entry.batch.commands],
                 **({"migrated": True} if entry.payload and is_migrated(entry.payload) else {}),
             }
         )
 
 
-def _told(command: AnyCommand, secrets: bool) -> AnyCommand:
+def _exported(command: AnyCommand, secrets: bool) -> AnyCommand:
     if secrets or not isinstance(command, PutApiKey):
         return command
     return msgspec.structs.replace(command, secret="", passphrase="")
@@ -323,7 +323,7 @@ def rebuild(
         else:
             engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
         index = entry.index
-        if progress is not None and index % TOLD_EVERY == 0:
+        if progress is not None and index % PROGRESS_EVERY == 0:
             progress(engine.sequence)
         if engine.sequence == until:
             break

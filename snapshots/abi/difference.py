@@ -120,9 +120,9 @@ def _field(place: str, old: FieldType, new: FieldType) -> Iterator[Change]:
 def _brief(new: str, old: str) -> str:
     """How a type changed; of choices only what was added and removed."""
     options, before = _option_names(new), _option_names(old)
-    told = [f"choice {name} removed" for name in before if name not in options]
-    told += [f"choice {name} added" for name in options if name not in before]
-    return f": {', '.join(told)}" if len(options) > 1 and len(before) > 1 and told else f" is {new}, was {old}"
+    changed = [f"choice {name} removed" for name in before if name not in options]
+    changed += [f"choice {name} added" for name in options if name not in before]
+    return f": {', '.join(changed)}" if len(options) > 1 and len(before) > 1 and changed else f" is {new}, was {old}"
 
 
 def _option_names(text: str) -> list[str]:

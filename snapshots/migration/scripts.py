@@ -59,13 +59,13 @@ def migration_of(script: Path, source: str, target: str) -> Migration:
     """
     path = script.with_name(script.name + ".toml")
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Migration(source, target)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MigrationError("the executable's consent can be read", str(path), str(error)) from error
     try:
-        consent = msgspec.convert(told, _Consent)
+        consent = msgspec.convert(table, _Consent)
         return Migration(source, target, removed=consent.removed, removed_tables=consent.removed_tables)
     except msgspec.ValidationError as error:
         raise MigrationError("the executable's consent can be read", str(path), str(error)) from error

@@ -34,7 +34,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *, rocks: bool = False) -> ExchangeWorld:
     world = ExchangeWorld(seed, nodes, faults=faults, rocks=rocks)
     world.run(STEPS)
-    assert world.verdict.told > 200
+    assert world.verdict.answered > 200
     assert world.verdict.reads > 50
     assert all(reader.seen > 50 and reader.compared for reader in world.readers)
     return world

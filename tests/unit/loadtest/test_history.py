@@ -74,8 +74,8 @@ def test_a_part_is_judged_as_a_part(tmp_path: Path) -> None:
     exchange = traded()
     kept = written(tmp_path / "history", exchange.history, most=20)
     assert not kept.complete
-    told = [one.outcome.sequence for one in exchange.history[:20] if isinstance(one, Write) and one.outcome is not None]
-    assert kept.last_sequence == max(told)
+    sequences = [one.outcome.sequence for one in exchange.history[:20] if isinstance(one, Write) and one.outcome is not None]
+    assert kept.last_sequence == max(sequences)
     check = linearizable(kept, exchange.log)
     assert check.holds, check
     assert check.detail.endswith("the first 20 operations")

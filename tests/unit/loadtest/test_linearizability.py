@@ -35,7 +35,7 @@ ANN_BALANCE = BalancesQuery("ann")
 
 @dataclass
 class Exchange:
-    """An engine whose commands and reads are recorded, each at a moment of its own and taking no time unless told."""
+    """An engine whose commands and reads are recorded, each at a moment of its own and taking no time by default."""
 
     engine: Engine = field(default_factory=Engine)
     log: list[Batch] = field(default_factory=list)
@@ -90,7 +90,7 @@ def test_a_right_history_holds(exchange: Exchange) -> None:
     exchange.read(OrderQuery("ann", 0, "a"))
     exchange.read(OrderQuery("ann", 77))
     verdict = exchange.judged()
-    assert verdict == Verdict(told=12, unanswered=0, reads=4)
+    assert verdict == Verdict(answered=12, unanswered=0, reads=4)
     assert verdict.holds
 
 
@@ -101,7 +101,7 @@ def test_a_history_of_an_earlier_level_is_judged_by_that_level() -> None:
     made.send(limit("ann", "c:a", Side.BUY, 5, 10, oid="a"), limit("bob", "c:b", Side.SELL, 3, 10, oid="b"))
     made.read(OrderQuery("ann", 0, "a"))
     made.read(ANN_BALANCE)
-    assert judge(made.history, made.log, engine=states.empty(V0_2_0)) == Verdict(told=9, unanswered=0, reads=2)
+    assert judge(made.history, made.log, engine=states.empty(V0_2_0)) == Verdict(answered=9, unanswered=0, reads=2)
 
 
 def test_an_answer_to_a_repeated_command_is_the_first_one(exchange: Exchange) -> None:
@@ -330,8 +330,8 @@ def test_a_read_of_another_moment_is_found_wherever_nothing_overlaps_it(seed: in
     for body in set(states):
         read = Read(ANN_BALANCE, now, now + 1.0, body)
         verdict = judge([*exchange.history, read], exchange.log)
-        told = max(write.outcome.sequence for write in exchange.history if isinstance(write, Write) and write.outcome)
-        if body not in states[-(engine.sequence - told + 1) :]:
+        answered = max(write.outcome.sequence for write in exchange.history if isinstance(write, Write) and write.outcome)
+        if body not in states[-(engine.sequence - answered + 1) :]:
             assert [anomaly.kind for anomaly in verdict.anomalies] == [AnomalyKind.WRONG_READ]
         if body == states[-1]:
             assert verdict.holds

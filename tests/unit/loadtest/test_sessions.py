@@ -1,4 +1,4 @@
-"""The sessions of all three protocols against the stub, over real sockets; and the ledger of what they were told."""
+"""The sessions of all three protocols against the stub, over real sockets; and the ledger of their answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadtest.ground import prepare
 from loadtest.market import set_up, traders
 from loadtest.personalities import Personality, flow_of
 from loadtest.traffic import stub, users
-from loadtest.traffic.ledger import Ledger, Told
+from loadtest.traffic.ledger import Ledger, OutcomeSummary
 from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, SocketSession
 from loadtest.traffic.users import Desk, Kind, Pace, Protocols, Sample
 from node.client.native import reach
@@ -57,9 +57,9 @@ async def test_a_session_sends_every_kind_of_command_and_checks_the_answers(clus
             assert reply.fault == ""
             assert reply.answered
             if isinstance(command, PlaceOrder):
-                assert reply.told is not None
-                assert reply.told.kind == "placed"
-                assert reply.told.order_id == stub.order_number_of(command.client_oid)
+                assert reply.outcome is not None
+                assert reply.outcome.kind == "placed"
+                assert reply.outcome.order_id == stub.order_number_of(command.client_oid)
         seen = await session.look()
         assert seen is None or seen.fault == ""
     finally:
@@ -120,9 +120,9 @@ async def test_a_dead_node_is_a_failure_after_the_patience(tmp_path: Path, monke
 def test_the_ledger_finds_an_order_with_two_ids(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     (order,) = islice(flow_of(Personality.MAKER, 1, "alice", "r"), 1)
-    assert ledger.told(order, Told("placed", 5, 7), 0.0, 1.0) == ""
-    assert ledger.told(order, Told("placed", 5, 7), 2.0, 3.0) == ""
-    assert "order 8, and 7 before" in ledger.told(order, Told("placed", 6, 8), 4.0, 5.0)
+    assert ledger.answered(order, OutcomeSummary("placed", 5, 7), 0.0, 1.0) == ""
+    assert ledger.answered(order, OutcomeSummary("placed", 5, 7), 2.0, 3.0) == ""
+    assert "order 8, and 7 before" in ledger.answered(order, OutcomeSummary("placed", 6, 8), 4.0, 5.0)
     ledger.unanswered(order, 6.0)
     ledger.close()
     (path,) = tmp_path.iterdir()

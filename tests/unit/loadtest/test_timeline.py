@@ -46,7 +46,7 @@ def test_failures_and_reads_do_not_end_a_gap() -> None:
 def test_what_one_process_lacks_another_one_has() -> None:
     one, other = of(10.0, 11.0, 12.0), of(10.5, 11.5)
     news = msgspec.convert(msgspec.to_builtins(one.news(), str_keys=True), News, strict=False)
-    assert one.news() == News(), "everything is told once"
+    assert one.news() == News(), "everything is reported once"
     other.merge(news)
     assert longest(other).seconds == pytest.approx(0.5, abs=SLOT_S)
     assert sum(each.answers for each in other.bins) == 5

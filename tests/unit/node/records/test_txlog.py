@@ -121,7 +121,7 @@ def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
 
 
 def test_a_progress_is_told_the_commands_that_were_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(txlog, "TOLD_EVERY", 2)
+    monkeypatch.setattr(txlog, "PROGRESS_EVERY", 2)
     told: list[int] = []
     whole = rebuild(log(), progress=told.append)
     assert told == sorted(told)
