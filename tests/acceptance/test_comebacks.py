@@ -47,7 +47,7 @@ def gets_a_snapshot(seen: Statuses, node: str) -> bool:
     return any(member.snapshot_size for member in members if member.node_id == node)
 
 
-def test_a_node_behind_the_compacted_log_is_brought_up_by_a_snapshot_whoever_is_killed_meanwhile(make_ground: MakeGround) -> None:
+def test_a_node_behind_the_compacted_log_installs_a_snapshot_while_any_node_is_killed(make_ground: MakeGround) -> None:
     """First the sender, so that another leader begins anew; then the receiver, while it gets the snapshot and when it
     has it.
     """

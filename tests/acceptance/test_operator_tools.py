@@ -16,7 +16,7 @@ from tests.real_cluster import MakeGround
 pytestmark = pytest.mark.cluster
 
 
-def test_the_tools_tell_the_truth_about_a_cluster(make_ground: MakeGround, tmp_path: Path) -> None:
+def test_the_tools_report_the_true_state_of_a_cluster(make_ground: MakeGround, tmp_path: Path) -> None:
     ground = make_ground()
 
     def run(*words: str, code: int | None = 0) -> Result:

@@ -59,7 +59,7 @@ def test_an_order_is_placed_and_cancelled(viewer: Viewer, stage: Stage) -> None:
     assert stage.open_orders() == []
 
 
-def test_a_refusal_is_told_in_words_and_its_field_is_marked(viewer: Viewer, stage: Stage) -> None:
+def test_a_reject_is_shown_in_words_and_its_field_is_marked(viewer: Viewer, stage: Stage) -> None:
     viewer.allowed.append(REFUSED)
     page = viewer.page
     viewer.open(first_url(stage), f"market/{PRODUCT}")

@@ -74,7 +74,7 @@ def test_what_comes_together_is_one_proposal() -> None:
     assert bench.sealed == [[(0, 1), (1, 1), (2, 1)]]
 
 
-def test_items_queue_while_proposals_are_under_way_and_then_go_as_one() -> None:
+def test_items_queue_while_proposals_are_in_progress_and_then_go_as_one() -> None:
     bench = Bench(in_flight_max=1)
     bench.submit(0)
     bench.run()
@@ -133,7 +133,7 @@ def test_an_empty_queue_takes_an_item_longer_than_itself() -> None:
     ("error", "refusal"),
     [(ProposeError.NOT_LEADER, Refusal.NOT_LEADER), (ProposeError.OUTCOME_UNKNOWN, Refusal.OUTCOME_UNKNOWN)],
 )
-def test_every_item_of_a_failed_proposal_is_told(error: ProposeError, refusal: Refusal) -> None:
+def test_every_item_of_a_failed_proposal_gets_the_refusal(error: ProposeError, refusal: Refusal) -> None:
     bench = Bench()
     bench.submit(0)
     bench.submit(1, units=2)
@@ -143,7 +143,7 @@ def test_every_item_of_a_failed_proposal_is_told(error: ProposeError, refusal: R
     assert bench.batcher.idle
 
 
-def test_fail_queued_spares_what_is_under_way() -> None:
+def test_fail_queued_spares_proposals_in_progress() -> None:
     bench = Bench(in_flight_max=1)
     bench.submit(0)
     bench.run()
@@ -281,7 +281,7 @@ class TestShares:
             bench.resolve()
         assert (-2, 1) in [item for items in bench.sealed[:20] for item in items]
 
-    def test_what_is_remembered_of_shares_is_bounded(self) -> None:
+    def test_the_number_of_kept_shares_is_bounded(self) -> None:
         bench = Bench(units_max=4, queue_max=100_000, in_flight_max=1)
         for number in range(2_000):
             bench.submit(number, units=4, share=f"share {number}")
@@ -291,7 +291,7 @@ class TestShares:
         assert len(bench.batcher._turns._ahead) < 10
         assert len(bench.batcher._turns._ends) < 10
 
-    def test_what_is_under_way_before_a_new_item_is_bounded_in_units(self) -> None:
+    def test_the_units_in_progress_before_a_new_item_are_bounded(self) -> None:
         bench = Bench(units_max=10, queue_max=1_000, in_flight_max=4)
         for number in range(200):
             bench.submit(number, share="greedy")

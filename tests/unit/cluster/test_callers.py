@@ -50,7 +50,7 @@ def test_an_address_has_a_rate() -> None:
     assert admitted(door, "10.0.0.9", 1_000) == NON_PEER_RATE
 
 
-def test_a_peers_address_has_a_greater_one_and_strangers_do_not_use_it_up() -> None:
+def test_a_peers_address_has_a_larger_share_that_unknown_callers_do_not_use_up() -> None:
     door = Doorkeeper(Now())
     door.peers = frozenset({"10.0.0.1"})
     for number in range(200):
@@ -59,7 +59,7 @@ def test_a_peers_address_has_a_greater_one_and_strangers_do_not_use_it_up() -> N
     assert admitted(door, "10.0.0.1", 1_000) == PEER_BURST
 
 
-def test_all_strangers_together() -> None:
+def test_all_unknown_callers_together() -> None:
     door = Doorkeeper(Now())
     assert sum(admitted(door, f"10.0.{number // 256}.{number % 256}", 1) for number in range(1_000)) == NON_PEERS_BURST
 
@@ -76,7 +76,7 @@ def test_silent_callers_of_one_address_leave_room_for_others() -> None:
     assert door.unknown == UNKNOWN_CALLERS_MAX
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_number_of_kept_callers_is_bounded() -> None:
     door = Doorkeeper(Now())
     for number in range(ADDRESSES_MAX + 100):
         admitted(door, f"10.{number // 65536}.{number // 256 % 256}.{number % 256}", 1)

@@ -66,7 +66,7 @@ class TestWhatIsSaid:
         assert own(watch, 703, GOOD) == []
         assert [message.index for _, message in own(watch, 705, GOOD)] == [705, 705]
 
-    def test_a_new_connection_is_told_the_newest(self) -> None:
+    def test_a_new_connection_gets_the_newest_digest(self) -> None:
         watch = watch_of()
         for block in range(10):
             own(watch, block * 64 + 2, b"%d" % block)
@@ -74,7 +74,7 @@ class TestWhatIsSaid:
         said = watch.tick()
         assert [(peer, message.index) for peer, message in said] == [("n3", block * 64 + 2) for block in range(10 - RESENT, 10)]
 
-    def test_a_lost_connection_is_told_nothing(self) -> None:
+    def test_a_lost_connection_gets_nothing(self) -> None:
         watch = watch_of()
         own(watch, 2, GOOD)
         watch.connected("n3")
@@ -131,7 +131,7 @@ class TestThreeNodes:
         says(watch, "n3", 640, GOOD)
         assert counts(watch) == (2, 1, 1)
 
-    def test_the_one_that_differs_is_told_what_the_others_said(self) -> None:
+    def test_the_node_that_differs_learns_the_digests_of_the_others(self) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         says(watch, "n3", 640, GOOD)
@@ -160,7 +160,7 @@ class TestThreeNodes:
         assert watch.undecided == 0
 
     @pytest.mark.parametrize("node", ["n1", "n9"])
-    def test_what_others_say_of_this_node_or_of_strangers_is_nothing(self, node: str) -> None:
+    def test_digests_that_others_report_of_this_or_an_unknown_node_do_not_count(self, node: str) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         says(watch, "n2", 640, BAD)
@@ -252,7 +252,7 @@ class TestTheLog:
     def criticals(self, caplog: pytest.LogCaptureFixture) -> list[str]:
         return [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
 
-    def test_a_difference_is_told_once_with_index_and_hashes(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_difference_is_logged_once_with_index_and_hashes(self, caplog: pytest.LogCaptureFixture) -> None:
         watch = watch_of()
         for index in (640, 704, 768):
             own(watch, index, GOOD)
@@ -262,7 +262,7 @@ class TestTheLog:
             assert part in text
         assert watch.undecided == 3
 
-    def test_it_is_told_again_after_all_agreed(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_is_logged_again_after_all_agreed(self, caplog: pytest.LogCaptureFixture) -> None:
         watch = watch_of()
         for index, digest in ((640, BAD), (704, GOOD), (768, BAD)):
             own(watch, index, GOOD)
@@ -290,11 +290,11 @@ class TestInTheNode:
         node.pass_time(0.02)
         return node
 
-    def test_an_applied_command_is_told_to_both(self) -> None:
+    def test_both_peers_get_the_digest_of_an_applied_command(self) -> None:
         node = self.follower()
         assert [(to, said.index) for to, said in node.wire.sent if isinstance(said, StateDigest)] == [("n2", 2), ("n3", 2)]
 
-    def test_nobody_is_told_who_is_not_connected(self) -> None:
+    def test_a_peer_that_is_not_connected_gets_nothing(self) -> None:
         node = Node()
         node.connect("n2")
         node.append("n2", 1, *self.ENTRIES, commit=5)
@@ -326,7 +326,7 @@ class TestInTheNode:
         node.raft.stop()
         assert [result.error is None for result in node.results] == [True, False]
 
-    def test_an_installed_snapshot_begins_anew(self) -> None:
+    def test_an_installed_snapshot_begins_again(self) -> None:
         node = self.follower()
         node.hear("n2", chunk_of(stored(100, 1, commands=50), 1))
         node.raft.tick()

@@ -123,7 +123,7 @@ class TestMismatch:
 class TestTerms:
     """Section 5.1, and answers of another time."""
 
-    def test_an_old_leader_is_told_and_not_obeyed(self) -> None:
+    def test_an_old_leader_learns_the_term_and_is_not_obeyed(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.append("n3", 4, after=TWO_TO_FIVE[-1])
         for message in (
@@ -419,7 +419,7 @@ class TestSnapshots:
 
 
 class TestConnections:
-    def test_what_was_under_way_is_sent_again_from_what_was_acknowledged(self) -> None:
+    def test_entries_in_flight_are_sent_again_from_the_acknowledged_index(self) -> None:
         node = Node()
         node.elect()
         node.acknowledge("n2")

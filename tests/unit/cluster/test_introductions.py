@@ -42,7 +42,7 @@ def test_it_is_the_first_word_on_every_connection() -> None:
     assert isinstance(node.wire.sent[0][1], m.Introduction)
 
 
-def test_a_leader_tells_its_owner_what_the_peer_has_acknowledged() -> None:
+def test_a_leader_reports_to_its_owner_what_the_peer_has_acknowledged() -> None:
     """Not where the peer knows a later term, in which its log's end may have been replaced, nor where it has lost its
     disk.
     """

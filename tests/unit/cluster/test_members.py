@@ -37,7 +37,7 @@ def reply(node: Node, peer: str, *, voter: bool = True) -> None:
 
 
 class TestLeader:
-    def test_a_change_counts_when_it_is_appended_and_is_told_when_it_is_committed(self) -> None:
+    def test_a_change_counts_when_it_is_appended_and_is_reported_when_it_is_committed(self) -> None:
         node = leader()
         node.change(LEARNER)
         assert node.members()["n4"] is Role.LEARNER
@@ -195,7 +195,7 @@ class TestLeader:
         node.acknowledge("n4")
         assert not node.raft.transfer_leadership(), "only n4 has everything"
 
-    def test_who_is_removed_is_told_once_that_is_committed(self) -> None:
+    def test_a_removed_node_learns_it_once_the_removal_is_committed(self) -> None:
         node = leader()
         node.change(RemoveMember("n3"))
         assert (node.wire.peers, node.wire.removed_peers) == ({}, {}), "the wire goes on as it was"
@@ -261,7 +261,7 @@ class TestFollower:
         assert node.append("n9", 3, command(2, 3), commit=2)
         assert node.raft.leader_id == "n9"
 
-    def test_strangers_are_welcome_only_while_nobody_leads(self) -> None:
+    def test_unknown_nodes_may_connect_only_while_nobody_leads(self) -> None:
         node = Node()
         node.connect()
         node.raft.tick()
@@ -315,7 +315,7 @@ class TestVotes:
 
 
 class TestRemoved:
-    def test_who_is_told_stops(self) -> None:
+    def test_a_node_that_learns_of_its_removal_stops(self) -> None:
         node = Node()
         with pytest.raises(RemovedError, match=r"n1 was removed from its cluster \(log entry 7\)"):
             node.hear("n3", m.Removed(4, 7))

@@ -40,7 +40,7 @@ def test_a_read_only_member_never_counts() -> None:
     assert added.have_majority(["n1", "n3"])
 
 
-def test_who_is_removed_is_remembered() -> None:
+def test_removed_nodes_are_kept() -> None:
     left = VOTERS.changed(RemoveMember("n2"))
     assert left.voters == ("n1", "n3")
     assert left.removed == ("n2",)

@@ -137,7 +137,7 @@ class TestApplying:
 
 
 class TestCommit:
-    def test_it_is_told_with_the_next_entries(self) -> None:
+    def test_it_is_sent_with_the_next_entries(self) -> None:
         node = Woken()
         node.elect()
         node.acknowledge()
@@ -152,7 +152,7 @@ class TestCommit:
         (told,) = {message.commit_index for message in node.said(m.AppendEntries)}
         assert told == node.raft_log.last_index - 1
 
-    def test_it_is_told_soon_if_there_are_none(self) -> None:
+    def test_it_is_sent_soon_if_there_are_none(self) -> None:
         node = Woken()
         node.elect()
         node.acknowledge()

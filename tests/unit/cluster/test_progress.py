@@ -121,7 +121,7 @@ def test_a_leader_steps_down_by_the_voters_alone() -> None:
     assert not node.raft.is_leader
 
 
-def test_a_commit_that_is_only_told_is_not_answered_unless_it_does_not_fit() -> None:
+def test_a_message_with_only_a_commit_is_not_answered_unless_it_does_not_fit() -> None:
     node = Node()
     node.connect()
     node.append("n2", 1, command(2, 1))

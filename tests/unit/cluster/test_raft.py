@@ -225,7 +225,7 @@ class TestLeadership:
         node.raft.stop()
         assert not node.raft.transfer_leadership()
 
-    def test_changes_are_told_once_with_the_leader(self) -> None:
+    def test_changes_are_reported_once_with_the_leader(self) -> None:
         node = Node()
         told: list[tuple[str, str]] = []
         node.raft.on_role_change.append(lambda role, leader: told.append((role, leader)))

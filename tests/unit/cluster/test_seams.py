@@ -109,7 +109,7 @@ def test_pickle_using_it_stops_the_node() -> None:
             use(b"")
 
 
-def test_create_journal_the_core_uses_ours_and_the_module_keeps_its_own() -> None:
+def test_create_journal_the_core_uses_our_log_and_the_module_keeps_its_own() -> None:
     node = Node()
     raft_log = vars(node.raft._core)["_SyncObj__raftLog"]
     assert isinstance(raft_log, RaftLog)

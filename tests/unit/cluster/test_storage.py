@@ -78,7 +78,7 @@ def fails(_fd: int) -> None:
     raise OSError(28, "no space")
 
 
-def test_a_failing_sync_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_sync_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = RealDisk(tmp_path).open("a")
     monkeypatch.setattr(os, "fdatasync", fails)
     with pytest.raises(OSError, match="no space"):
@@ -251,7 +251,7 @@ def test_a_shortage_that_passes_is_waited_for(tmp_path: Path, monkeypatch: pytes
     assert disk.read("hardstate") == b"x"
 
 
-def test_a_shortage_that_stays_is_told_with_the_path_and_nothing_is_changed(
+def test_a_lasting_shortage_is_reported_with_the_path_and_nothing_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = RealDisk(tmp_path)

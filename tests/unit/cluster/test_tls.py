@@ -67,7 +67,7 @@ async def test_long_messages_come_whole(contexts: tuple[ssl.SSLContext, ssl.SSLC
         await writer.wait_closed()
 
 
-async def test_a_defect_inside_ends_that_connection_and_is_told(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_a_defect_ends_that_connection_and_is_logged(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     server, client = contexts
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
@@ -82,7 +82,9 @@ async def test_a_defect_inside_ends_that_connection_and_is_told(contexts: tuple[
     assert all("handle" not in context for context in told), "a callback's exception would end the node"
 
 
-async def test_what_is_no_handshake_is_told_and_cut_off(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_bytes_that_are_no_handshake_are_logged_and_end_the_connection(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
     server, _ = contexts
     failed: list[BaseException] = []
     async with listening(server, Echo, failed=failed.append) as port:

@@ -240,7 +240,7 @@ def test_while_it_is_checked_the_last_piece_is_not_acknowledged(monkeypatch: pyt
     assert judged_mark(receiver) == BIG.mark
 
 
-def test_a_leader_that_gave_up_too_soon_is_told_where_it_was() -> None:
+def test_a_leader_that_gave_up_too_soon_learns_the_position() -> None:
     target = snapshots()
     target.check_polls = 1
     receiver = Receiver(target)
@@ -282,7 +282,7 @@ def test_pieces_out_of_order_and_twice_are_passed_over() -> None:
     assert judged_mark(receiver) == BIG.mark
 
 
-def test_another_leader_begins_anew() -> None:
+def test_another_leader_begins_again() -> None:
     receiver = Receiver(snapshots())
     first, second, *_ = pieces(BIG)
     receiver.take("n1", first)

@@ -289,7 +289,7 @@ async def test_signs_of_life_keep_an_idle_connection(ours: Certificates, monkeyp
         await still_talk(n1, n2)
 
 
-async def test_a_broken_connection_is_told_at_both_ends_and_made_again(ours: Certificates) -> None:
+async def test_a_broken_connection_is_reported_at_both_ends_and_made_again(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         n1.wire._connections["n2"].channel.transport.abort()
         await until(lambda: n1.events == ["+n2", "-n2", "+n2"] and n2.events == ["+n1", "-n1", "+n1"])
@@ -411,7 +411,7 @@ async def test_of_two_connections_that_of_the_greater_id_stays(ours: Certificate
         await still_talk(n1, n2)
 
 
-async def test_who_was_removed_is_told_and_not_let_in_again(ours: Certificates) -> None:
+async def test_a_removed_node_learns_it_and_cannot_connect_again(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         n1.wire.set_peers({}, {"n2": b"last_message"})
         await until(lambda: n1.events == ["+n2", "-n2"])
@@ -421,7 +421,7 @@ async def test_who_was_removed_is_told_and_not_let_in_again(ours: Certificates) 
         assert n1.events == ["+n2", "-n2"]
 
 
-async def test_who_is_removed_while_it_is_called_is_told_as_well(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_removed_during_a_call_learns_it_too(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     n2 = Peer(ours, "n2", {"n1": "127.0.0.1:1"})
     n1 = Peer(ours, "n1", {"n2": await n2.address()})
     monkeypatch.setattr(n1.wire, "_removed_peers", {"n2": b"last_message"})

@@ -45,7 +45,7 @@ def found(pattern: str, path: Path) -> list[str]:
         (STATEFUL_SET, r"^      terminationGracePeriodSeconds: (\d+)$"),
     ],
 )
-def test_whoever_stops_a_node_waits_for_long_enough(path: Path, pattern: str) -> None:
+def test_each_way_to_stop_a_node_waits_long_enough(path: Path, pattern: str) -> None:
     assert all(int(seconds) > stop_times.NODE for seconds in found(pattern, path))
 
 

@@ -107,7 +107,7 @@ def names(text: str) -> set[str]:
         ("raft", "unknown_node", "stranger"),
     ],
 )
-def test_strangers_are_told_from_clients_that_are_led_on(port: str, kind: str, expected: str) -> None:
+def test_unknown_callers_and_redirected_clients_are_counted_apart(port: str, kind: str, expected: str) -> None:
     """The documented alert on strangers rose with each command that met a follower, and with a peer that was paused."""
     assert who(port, kind) == expected
 

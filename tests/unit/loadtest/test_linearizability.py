@@ -132,7 +132,7 @@ def test_a_command_refused_and_sent_again_is_there(exchange: Exchange) -> None:
     assert exchange.judged().holds
 
 
-def test_rejections_that_are_not_remembered_may_come_again(exchange: Exchange) -> None:
+def test_rejects_outside_the_reply_cache_may_come_again(exchange: Exchange) -> None:
     for _ in range(2):
         exchange.send(Deposit("nobody", "n", "USD", 1))
     exchange.send(Deposit("ann", "usd-1", "USD", 2))

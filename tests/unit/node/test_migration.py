@@ -235,7 +235,7 @@ def test_a_disk_that_takes_no_snapshot_changes_nothing(config: NodeConfig, old: 
     assert contents(config.data_path) == old
 
 
-def test_too_little_room_is_told_before_anything_is_written(
+def test_too_little_room_is_reported_before_anything_is_written(
     config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=10_000))
@@ -298,7 +298,7 @@ def test_the_process_says_what_failed_and_ends_with_its_own_code(config: NodeCon
 # ---------------------------------------------------------------------- rehearsal
 
 
-def test_a_rehearsal_touches_nothing_and_tells_all(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_a_rehearsal_changes_nothing_and_reports_everything(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(config.data_path.rglob("*"))}
     (place,) = places(Path(config.directory).parent)
     rehearsal = rehearse(place, known=known)
@@ -322,7 +322,7 @@ def test_a_rehearsal_may_end_at_another_version(config: NodeConfig, old: dict[st
     assert (built.report.target, built.report.checks) == (THREE.abi, [])
 
 
-def test_a_directory_with_nothing_in_it_is_told(tmp_path: Path) -> None:
+def test_an_empty_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DirectoryError, match="neither a cluster's, nor a node's"):
         places(tmp_path)
 
@@ -381,7 +381,7 @@ def test_killed_on_the_way_back_the_next_start_finishes_it(
     assert look(config.data_path).abi == ONE.abi
 
 
-def test_a_gap_in_what_came_since_is_told(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_a_gap_in_the_entries_since_the_migration_is_reported(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     for path in (config.data_path / LOG).glob("log-*.seg"):
         path.unlink()
@@ -412,7 +412,7 @@ def test_once_final_there_is_no_way_back(config: NodeConfig, old: dict[str, byte
 
 
 @pytest.mark.parametrize("name", [switch.READY, switch.BACK])
-def test_a_switch_under_way_is_not_made_final(name: str, config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_an_unfinished_cutover_is_not_made_final(name: str, config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     (config.data_path / name).mkdir()
     with pytest.raises(DataDirectoryError, match="a switch between former and migrated data is under way"):
@@ -482,7 +482,7 @@ def test_an_executable_named_after_the_source_abi_takes_the_place_of_a_module(
         ("1 / 0", "the executable runs: .*exit code 1: .*ZeroDivisionError"),
     ],
 )
-def test_what_an_executable_does_wrong_is_told(
+def test_each_mistake_of_an_executable_is_reported(
     text: str, message: str, config: NodeConfig, old: dict[str, bytes], tmp_path: Path
 ) -> None:
     scripts = _script(config, text)
@@ -491,7 +491,7 @@ def test_what_an_executable_does_wrong_is_told(
     assert contents(config.data_path) == old
 
 
-def test_an_executable_that_cannot_be_executed_is_told_and_what_to_do(config: NodeConfig, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_executed_is_reported_with_what_to_do(config: NodeConfig, tmp_path: Path) -> None:
     scripts = _script(config, "text")
     known = chains(tmp_path / "released", scripts=scripts)
     (step,) = known.find(THREE.abi, FOUR.abi)
@@ -511,7 +511,7 @@ def scripts_run(step: Step) -> None:
     run(step.script, {table.name: [] for table in step.source.tables}, step.source, step.target)
 
 
-def test_what_an_executable_says_is_told_and_what_it_may_drop_must_be_said(
+def test_the_output_of_an_executable_is_logged_and_what_it_drops_must_be_declared(
     config: NodeConfig, old: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripts = _script(config, "text")
@@ -535,7 +535,7 @@ def test_what_an_executable_says_is_told_and_what_it_may_drop_must_be_said(
     assert "accounts moved" in caplog.text
 
 
-def test_the_record_of_a_migration_that_cannot_be_read_is_told(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_an_unreadable_record_of_a_migration_is_reported(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     record = config.data_path / switch.FORMER / ONE.abi / switch.RECORD
     assert json.loads(record.read_bytes())["to_abi"] == FOUR.abi

@@ -77,7 +77,7 @@ def test_rows_that_have_another_column_only_are_the_same() -> None:
     assert (found.same, found.changed, found.gone, found.came, found.lines) == (3, 0, 0, 0, [])
 
 
-def test_others_are_shown_beside_what_became_of_them() -> None:
+def test_other_rows_are_shown_beside_their_converted_form() -> None:
     before = [OldOrder(n, "{x", 5, "buy") for n in range(1, 5)]
     after = [NewOrder(1, "{x", 5, "loss"), NewOrder(2, "{y", 5), NewOrder(3, "{x", 6), NewOrder(9, "", 1)]
     (found,) = compared(before, after)

@@ -117,7 +117,7 @@ def test_a_full_disk_when_linking_leaves_nothing(tmp_path: Path, monkeypatch: py
     assert names(tmp_path) == [f"{4:020d}"]
 
 
-def test_damage_of_the_one_before_is_not_sealed_anew(tmp_path: Path) -> None:
+def test_damage_of_the_previous_snapshot_gets_no_new_manifest(tmp_path: Path) -> None:
     old = tables()
     made(tmp_path, 4, old)
     for path in sorted(snapshot(tmp_path, 4).iterdir()):

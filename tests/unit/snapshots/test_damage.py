@@ -101,7 +101,7 @@ def test_a_manifest_that_is_not_asked_for(directory: Path) -> None:
         store.load(msgspec.structs.replace(manifest, term=99))
 
 
-def test_a_seal_whose_manifest_was_exchanged(directory: Path) -> None:
+def test_a_seal_with_an_exchanged_manifest(directory: Path) -> None:
     path = newest(directory) / SEAL
     seal = decode_seal(path.read_bytes())
     changed = msgspec.structs.replace(seal.manifest, sequence=seal.manifest.sequence + 1)
@@ -116,7 +116,7 @@ def test_a_seal_whose_manifest_was_exchanged(directory: Path) -> None:
     ("extra", "text"),
     [([(b"\x01", b"x")], "rows were announced"), ([], "table numbers: its rows are not those that were written")],
 )
-def test_a_sealed_database_with_other_rows(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
+def test_a_checksummed_database_with_other_rows(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
     """Not damage of a disk but of the program that wrote it."""
     content = tables(20)
     hasher = RowHasher()
@@ -138,7 +138,7 @@ def test_a_sealed_database_with_other_rows(tmp_path: Path, extra: list[tuple[byt
         store.load(manifest)
 
 
-def test_a_sealed_database_with_other_tables(directory: Path) -> None:
+def test_a_checksummed_database_with_other_tables(directory: Path) -> None:
     path = newest(directory)
     seal = decode_seal((path / SEAL).read_bytes())
     changed = msgspec.structs.replace(seal.manifest, tables=seal.manifest.tables[:1])

@@ -32,7 +32,7 @@ def test_what_adds_up_passes_in_any_pieces() -> None:
     check([], [])
 
 
-def test_what_does_not_add_up_is_told() -> None:
+def test_money_that_does_not_add_up_is_reported() -> None:
     with pytest.raises(MoneyError, match="USD: 15 in balances and fees, 23 deposited less withdrawn"):
         check(rows(USD), rows(ALICE))
 

@@ -76,7 +76,7 @@ def told(old: Schema, new: Schema) -> list[tuple[str, str, bool]]:
     return [(change.place, change.text, change.automatic) for change in difference(old, new)]
 
 
-def test_a_difference_is_told_in_words() -> None:
+def test_a_difference_is_described_in_words() -> None:
     assert told(ONE, TWO) == [
         ("struct OrderState", "field added: fill_fees: int = 0", True),
         ("struct PlaceOrder", "field added: post_only: bool = False", True),

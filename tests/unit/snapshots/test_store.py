@@ -133,7 +133,7 @@ def test_the_parent_does_not_wait_for_a_slow_writer(directory: Path, jobs: list[
     assert store.load(newest) == content
 
 
-def test_a_writer_that_is_killed_is_told(directory: Path) -> None:
+def test_a_killed_writer_is_reported(directory: Path) -> None:
     store = SnapshotStore(directory)
     job = store.begin(fields(5), tables(20_000))
     os.kill(job.pid, signal.SIGKILL)

@@ -110,7 +110,7 @@ def test_a_source_with_a_file_missing(tmp_path: Path) -> None:
         Source(path)
 
 
-def test_a_file_that_became_shorter_under_way(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_meanwhile(tmp_path: Path) -> None:
     made(tmp_path, 5, CONTENT)
     source = SnapshotStore(tmp_path).open_source()
     (tmp_path / f"{5:020d}" / "CURRENT").write_bytes(b"")

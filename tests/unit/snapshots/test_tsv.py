@@ -164,7 +164,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("table", "right", "wrong", "message"), WRONG)
-def test_each_fault_is_told_with_its_place(exported: Path, table: str, right: str, wrong: str, message: str) -> None:
+def test_each_fault_is_reported_with_its_place(exported: Path, table: str, right: str, wrong: str, message: str) -> None:
     path = exported / f"{table}.tsv"
     text = path.read_text()
     assert right in text
@@ -173,7 +173,7 @@ def test_each_fault_is_told_with_its_place(exported: Path, table: str, right: st
         read_tables(exported)
 
 
-def test_all_faults_are_told_at_once(exported: Path) -> None:
+def test_all_faults_are_reported_at_once(exported: Path) -> None:
     (exported / "Account.tsv").write_text("account_id\topened_at\nalice\t0\nalice\t1\nbob\tnever\n")
     (exported / "Order.tsv").write_bytes(b"# table = Order\n\xff\n")
     with pytest.raises(TsvError) as caught:

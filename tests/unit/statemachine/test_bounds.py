@@ -183,7 +183,7 @@ def test_the_running_hash_covers_the_events() -> None:
     assert engine.state_hash != other.state_hash
 
 
-def test_a_remembered_outcome_is_a_copy() -> None:
+def test_an_outcome_of_the_reply_cache_is_a_copy() -> None:
     """Neither what happens to the order later nor what a caller does to the answer changes it."""
     engine = market()
     command = limit("ann", "1", Side.SELL, 5, 10)
@@ -235,7 +235,7 @@ def test_a_market_order_by_size_alone_spends_all_that_is_available_and_no_more()
     assert engine.balances("ann")[0].available == 10
 
 
-def test_a_sum_over_many_orders_is_told_as_far_as_an_answer_can() -> None:
+def test_a_sum_over_many_orders_stops_at_what_an_answer_can_hold() -> None:
     engine = Engine()
     product = PutProduct(OPERATOR, "product", "BIG-USD", "BIG", "USD", 1, 10**12, 10**12, AMOUNT_MAX, 0, 0)
     size = AMOUNT_MAX // 10**12 * 10**12
@@ -256,7 +256,7 @@ def test_a_sum_over_many_orders_is_told_as_far_as_an_answer_can() -> None:
     engine.check()
 
 
-def test_what_an_order_executes_is_told_as_far_as_a_row_can() -> None:
+def test_the_executed_value_of_an_order_stops_at_what_a_row_can_hold() -> None:
     """More than that can only come with an order of version 0.2.0, which went through auctions with its own account's."""
     assert executed(EXECUTED_MAX - 5, 4) == EXECUTED_MAX - 1
     assert executed(EXECUTED_MAX - 5, 6) == EXECUTED_MAX

@@ -43,7 +43,7 @@ def test_anything_else_is_not_a_plain_decimal(text: str) -> None:
     assert str(caught.value).startswith("price: expected a plain decimal")
 
 
-def test_each_other_fault_is_told_apart() -> None:
+def test_each_other_fault_has_its_own_text() -> None:
     cases = {"-1": DecimalFault.NEGATIVE, "0.001": DecimalFault.TOO_PRECISE, str(AMOUNT_MAX): DecimalFault.TOO_LARGE}
     for text, fault in cases.items():
         with pytest.raises(DecimalError, match=r"^funds: expected ") as caught:

@@ -222,7 +222,7 @@ def test_a_client_oid_has_one_open_order_which_is_the_latest() -> None:
         Engine.restore(with_client_oids(("order", one, "same", 0), ("done_order", done, "same", later)))
 
 
-def test_a_command_that_is_remembered_twice_is_noticed() -> None:
+def test_a_command_that_is_twice_in_the_reply_cache_is_noticed() -> None:
     rows = [msgspec.msgpack.decode(payload) for _, payload in BUSY["outcome"]]
     second = [*rows[1][:1], rows[0][1], *rows[1][2:]]
     assert second[0] == rows[0][0]

@@ -74,7 +74,7 @@ def test_the_last_trade_of_a_whole_order_is_its_last_report() -> None:
     assert kinds(told(engine, limit("ann", "2", Side.BUY, 3, 100))) == [ReportKind.NEW, ReportKind.TRADE]
 
 
-def test_an_order_by_funds_is_told_to_be_done() -> None:
+def test_an_order_by_funds_is_reported_done() -> None:
     engine = market()
     opened(engine)
     told(engine, limit("bob", "1", Side.SELL, 3, 100))
@@ -91,14 +91,14 @@ def test_a_stop_order_is_new_then_triggered() -> None:
     assert kinds(told(engine, limit("cat", "3", Side.BUY, 1, 95))) == [ReportKind.TRIGGERED]
 
 
-def test_accounts_without_a_stream_are_told_nothing_and_others_only_theirs() -> None:
+def test_accounts_without_a_stream_get_no_reports_and_others_only_theirs() -> None:
     engine = market()
     opened(engine)
     assert told(engine, limit("bob", "1", Side.SELL, 3, 100)) == []
     assert engine.stream("bob-key/o") is None
 
 
-def test_a_note_has_a_number_and_a_reset_begins_anew() -> None:
+def test_a_note_has_a_number_and_a_reset_begins_again() -> None:
     engine = market()
     first = opened(engine, text="logon", taken=1)
     assert (first.number, first.base, first.taken) == (1, 0, 1)
@@ -177,7 +177,7 @@ def test_a_restored_engine_goes_on_with_the_next_number() -> None:
     other.check()
 
 
-def test_a_closed_stream_is_told_nothing() -> None:
+def test_a_closed_stream_gets_no_reports() -> None:
     engine = market()
     opened(engine)
     send(engine, note(close=True))

@@ -189,6 +189,6 @@ def test_every_command_that_only_the_operator_may_send_is_refused_to_others() ->
         msgspec.msgpack.encode([1, [[5, "ann", "1", "USD", 1, "more"]]]),
     ],
 )
-def test_what_is_no_batch_is_told_by_one_exception(payload: bytes) -> None:
+def test_bytes_that_are_no_batch_raise_one_exception(payload: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_batch(payload)

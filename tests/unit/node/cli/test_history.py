@@ -34,7 +34,7 @@ def cluster(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_node_without_a_history_is_told_and_gets_none(run: Run, cluster: Path) -> None:
+def test_a_node_without_a_history_is_reported_and_gets_none(run: Run, cluster: Path) -> None:
     standings = json.loads(run("history", "status", "--cluster", str(cluster), "--json").stdout)
     assert [(each["node_id"], each["sequence"], each["gaps"]) for each in standings] == [
         ("n1", 0, []),
@@ -51,7 +51,7 @@ def test_a_node_without_a_history_is_told_and_gets_none(run: Run, cluster: Path)
         assert not (place / "history.sqlite").exists()
 
 
-def test_a_database_that_cannot_be_used_is_told_in_one_line(run: Run, cluster: Path) -> None:
+def test_a_database_that_cannot_be_used_is_reported_in_one_line(run: Run, cluster: Path) -> None:
     place = cluster / "n1" / "data" / "history"
     place.mkdir(parents=True)
     (place / "history.sqlite").write_text("this is not a database, and long enough to be none for sure: " * 20)

@@ -54,7 +54,7 @@ def test_what_cannot_be(market: Run, arguments: list[str], code: int, message: s
     assert message in market(*arguments, code=code).stderr
 
 
-def test_keys_are_resealed_by_the_leader(market: Run, client: FakeClient) -> None:
+def test_the_leader_encrypts_keys_again(market: Run, client: FakeClient) -> None:
     market("key", "put", "mine", "--account", "alice")
     assert "1 API keys, encrypted under cluster key 0" in market("key", "reseal").stdout
     assert client.controls == [(ControlAction.RESEAL, "")]

@@ -45,7 +45,7 @@ def test_a_command_reads_no_more_than_it_needs(arguments: list[str], unwanted: t
     assert not {name for name in unwanted if name in read}
 
 
-def test_a_command_that_does_not_exist_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_does_not_exist_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["snapshots"])
     assert ended.value.code == 2
@@ -74,7 +74,7 @@ def test_every_place_that_is_suggested_is_there() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]])
-def test_the_version_is_told_as_elsewhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed_as_elsewhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments, standalone_mode=False)
     assert f"ABI {ABI}" in capsys.readouterr().out
 

@@ -119,7 +119,7 @@ async def test_a_lost_cluster_says_how_far_it_came(client: FakeClient, ops: str)
         await replay(client, ReplayPlan(Path(ops), chunk=2), fail_later)
 
 
-async def test_progress_is_told(client: FakeClient, ops: str) -> None:
+async def test_progress_is_reported(client: FakeClient, ops: str) -> None:
     told: list[tuple[int, int]] = []
     await replay(client, ReplayPlan(Path(ops), chunk=3), lambda done, total: told.append((done, total)))
     assert told == [(3, 7), (6, 7), (7, 7)]

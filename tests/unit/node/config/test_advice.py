@@ -18,7 +18,7 @@ def test_what_init_makes_needs_no_advice(tmp_path: Path) -> None:
         assert advice(load(path), path) == []
 
 
-def test_http_in_the_open_is_told(tmp_path: Path) -> None:
+def test_http_in_the_open_is_reported(tmp_path: Path) -> None:
     path = initialise(tmp_path / "c", HOSTS)[0]
     (line,) = advice(load(path), path)
     assert "HTTP on 10.0.0.1:7021 has no TLS" in line
@@ -26,7 +26,7 @@ def test_http_in_the_open_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["node.key", "cluster.key", "node.toml"])
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o660])
-def test_a_secret_that_others_may_read_or_change_is_told(tmp_path: Path, name: str, mode: int) -> None:
+def test_a_secret_that_others_may_read_or_change_is_reported(tmp_path: Path, name: str, mode: int) -> None:
     path = initialise(tmp_path / "c")[0]
     (path.parent / name).chmod(mode)
     (line,) = advice(load(path), path)

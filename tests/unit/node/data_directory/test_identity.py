@@ -34,7 +34,7 @@ def test_a_start_leaves_its_mark(config: NodeConfig) -> None:
 
 
 @pytest.mark.parametrize("lost", ["everything", "contents", "identity"])
-def test_a_lost_disk_is_told(config: NodeConfig, lost: str) -> None:
+def test_a_lost_disk_is_reported(config: NodeConfig, lost: str) -> None:
     shutil.rmtree(config.data_path)
     if lost != "everything":
         config.data_path.mkdir()

@@ -67,7 +67,7 @@ def test_the_same_call_again_finds_it(directory: Path, like: NodeConfig) -> None
         joining.make_joiner(directory, msgspec.structs.replace(address, raft="127.0.0.1:9005"), like.nodes, like)
 
 
-def test_what_was_half_made_is_made_anew(directory: Path, like: NodeConfig) -> None:
+def test_a_half_made_directory_is_made_again(directory: Path, like: NodeConfig) -> None:
     (directory / joining.DRAFTS / "n4").mkdir(parents=True)
     (directory / joining.DRAFTS / "n4" / "ca.pem").touch()
     path = joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like)

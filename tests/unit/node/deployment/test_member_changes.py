@@ -45,7 +45,7 @@ async def changes(node: FakeNode, tmp_path: Path, said: list[str]) -> AsyncItera
     await made.close()
 
 
-async def test_a_learner_that_does_not_catch_up_is_told_with_where_to_look(
+async def test_a_learner_that_does_not_catch_up_is_reported_with_where_to_look(
     changes: MemberChanges, node: FakeNode, said: list[str]
 ) -> None:
     node.raft.unreachable = {"n4"}
@@ -65,7 +65,7 @@ async def test_a_learner_that_does_not_catch_up_is_told_with_where_to_look(
     assert "n4 is a member already: a voter" in said
 
 
-async def test_a_read_only_node_is_done_when_it_is_level(changes: MemberChanges, said: list[str]) -> None:
+async def test_a_read_only_node_is_done_when_it_has_caught_up(changes: MemberChanges, said: list[str]) -> None:
     await changes.add(msgspec.structs.replace(N4, read_only=True), 5.0)
     assert said[-1] == "n4 is read-only now"
 

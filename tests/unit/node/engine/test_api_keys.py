@@ -120,7 +120,7 @@ class TestEncryption:
             rows = await gateway.query(ApiKeysQuery("a", 1))
         assert [(each.key_id, each.secret, each.passphrase, each.sealed_by) for each in rows] == [("b", "", "", 1)]
 
-    async def test_a_missing_cluster_key_is_told(self, node: FakeNode, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_missing_cluster_key_is_reported(self, node: FakeNode, caplog: pytest.LogCaptureFixture) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1)])
             assert (await gateway.query(StatusQuery())).cluster_keys_missing == []
@@ -154,7 +154,7 @@ class TestReencryption:
                 assert (await trader.query(StatusQuery())).sequence > 0
                 assert not trader.closed.is_set()
 
-    async def test_a_change_under_way_is_not_undone(self, tmp_path: Path) -> None:
+    async def test_a_change_in_progress_is_not_undone(self, tmp_path: Path) -> None:
         """The key is put anew with another secret while the reseal begins: it waits for that, and encrypts what is then
         there.
         """

@@ -221,7 +221,7 @@ class TestSlowReaders:
         publish(feed, 6, 6)
         assert reader.sequences == [1, 2, 3, 4, 5, 6]
 
-    def test_one_that_the_ring_passes_by_is_told_and_ends(self) -> None:
+    def test_a_subscriber_that_falls_out_of_the_ring_is_ended_with_a_reason(self) -> None:
         feed, reader = Feed(3), Reader(room=1)
         subscription = subscribe(feed, reader, 0)
         for sequence in range(1, 10):
@@ -301,7 +301,7 @@ class TestRestart:
         assert reader.sequences == [6]
         assert reader.ended == []
 
-    def test_a_reader_that_would_see_one_is_told(self) -> None:
+    def test_a_reader_that_would_see_a_gap_gets_an_error(self) -> None:
         feed, reader = Feed(100), Reader()
         publish(feed, 1, 5)
         subscribe(feed, reader, 0)
@@ -310,7 +310,7 @@ class TestRestart:
         publish(feed, 10, 10)
         assert reader.sequences == []
 
-    def test_the_ring_begins_anew(self) -> None:
+    def test_the_ring_begins_again(self) -> None:
         feed = Feed(100)
         publish(feed, 1, 5)
         feed.restart({"BTC-USD": 9, "ETH-USD": 3})

@@ -309,7 +309,7 @@ async def test_what_changed_while_members_made_ready_is_looked_at_again(cluster:
     assert not cluster.held
 
 
-async def test_too_much_under_way_and_a_leadership_that_was_lost(cluster: Cluster) -> None:
+async def test_too_many_commands_in_progress_and_a_lost_leadership(cluster: Cluster) -> None:
     cluster.in_flight = 1
     with pytest.raises(RequestFailed, match="too much was under way"):
         await cluster.change.change("0.3.0", check=False)

@@ -51,7 +51,7 @@ async def test_a_read_only_member(node: FakeNode, client: ClusterClient) -> None
     assert node.raft.membership.get("n4") == member("n4", Role.READ_ONLY)
 
 
-async def test_a_snapshot_under_way_is_in_the_status(node: FakeNode, client: ClusterClient) -> None:
+async def test_a_snapshot_in_progress_is_in_the_status(node: FakeNode, client: ClusterClient) -> None:
     node.raft.sending = {"n3": (5, 20)}
     node.raft.unreachable = {"n1", "n2"}
     members = (await client.query(StatusQuery())).members

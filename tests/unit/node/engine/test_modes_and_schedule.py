@@ -16,7 +16,7 @@ from node.errors import DataDirectoryError
 from tests.unit.node.fakes import config_of
 
 
-def test_a_mode_is_told_once_and_never_goes_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mode_is_logged_once_and_never_goes_back(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         modes = Modes("n1")
         modes.enter(Mode.READY)

@@ -454,7 +454,9 @@ class TestBounds:
                 sequences += [event.product_sequence for event in message.events]
             assert sequences == list(range(1, 20_002))
 
-    async def test_a_feed_reader_that_the_ring_passes_by_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_feed_reader_that_falls_out_of_the_ring_gets_an_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
         config = config_of(tmp_path, native=NativeConfig("127.0.0.1:0", events_kept=100, account_rate=0))
         async with running(config) as node, connected(node) as gateway, raw(node) as client:

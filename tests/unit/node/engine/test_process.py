@@ -357,7 +357,7 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 
 @pytest.mark.cluster
-def test_a_missing_data_directory_is_not_made_anew(config_path: Path, config: NodeConfig) -> None:
+def test_a_missing_data_directory_is_not_made_again(config_path: Path, config: NodeConfig) -> None:
     (config.data_path / identity.FILE).unlink()
     with process("--config", str(config_path)) as child:
         code, errors = outcome(child)

@@ -218,7 +218,7 @@ class TestCommands:
         assert len(desk.answers) == 1
 
     @pytest.mark.parametrize("applied", [False, True])
-    def test_leadership_lost_under_way(self, desk: Desk, applied: bool) -> None:
+    def test_leadership_lost_meanwhile(self, desk: Desk, applied: bool) -> None:
         desk.submit(1, *WORLD)
         desk.ready.pop(0)()
         desk.raft.lose_leadership("n2", applied=applied)
@@ -314,7 +314,7 @@ class TestExpiry:
         assert len(self.entries(desk)) == 1 + 3
         assert engine.orders("alice") == []
 
-    def test_commands_under_way_do_it_as_well(self, desk: Desk) -> None:
+    def test_commands_in_progress_do_it_as_well(self, desk: Desk) -> None:
         desk.now_ns = self.place(desk) + 1
         desk.submit(2, buy(2))
         desk.service.expire()

@@ -308,7 +308,7 @@ def test_one_that_cannot_be_read_is_reported_in_the_clusters_words(node: Node, t
     assert looked_at(node)
 
 
-def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_path: Path) -> None:
+def test_a_snapshot_installed_meanwhile_is_the_next_ones_base(node: Node, tmp_path: Path) -> None:
     assert node.capture(mark(12)) is CaptureState.DONE
     other = Node(tmp_path / "b")
     other.apply(*WORLD)

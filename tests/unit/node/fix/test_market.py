@@ -26,7 +26,7 @@ def told(message: Fields) -> tuple[str, ...]:
     return tuple(message.get(tag, "") for tag in (279, 269, 270, 271))
 
 
-async def test_a_book_is_told_and_followed() -> None:
+async def test_a_book_is_sent_and_then_its_changes() -> None:
     async with serving() as served:
         trade_with(served.backend, Side.BUY, 90_00, 5_000_000, "b1")
         trade_with(served.backend, Side.SELL, 110_00, 5_000_000, "s1")
@@ -46,7 +46,7 @@ async def test_a_book_is_told_and_followed() -> None:
             trade_with(served.backend, Side.BUY, 92_00, 1_000_000, text)
 
 
-async def test_trades_are_told_with_the_sequence_of_rest() -> None:
+async def test_trades_have_the_sequence_of_rest() -> None:
     async with serving() as served:
         client = await client_of(served)
         alice = await served.logged_on()
@@ -115,7 +115,7 @@ async def test_what_was_sent_is_filled_on_a_resend() -> None:
 PUT = PutProduct(OPERATOR, "", PRODUCT, "BTC", "USD", 100, 1_000_000, 1_000_000, AMOUNT_MAX, 1_000, 2_000)
 
 
-async def test_the_status_of_a_product_is_told_and_followed() -> None:
+async def test_the_status_of_a_product_is_sent_and_then_its_changes() -> None:
     async with serving() as served:
         client = await client_of(served)
         client.send("e", (324, "s"), (55, PRODUCT), (263, 1))

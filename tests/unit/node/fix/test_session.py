@@ -236,7 +236,7 @@ class TestAnotherNode:
             assert (await other.next("8"))[11] == "b"
             assert len(backend.engine.orders("alice")) == 2
 
-    async def test_a_refusal_is_told_once(self) -> None:
+    async def test_a_refusal_is_sent_once(self) -> None:
         backend = exchange()
         async with serving(backend) as one, serving(backend) as two:
             client = await one.logged_on()

@@ -91,14 +91,16 @@ async def test_an_auction_without_orders_says_so(exchange: Exchange) -> None:
         ({"price": "100", "size": "1", "post_only": True}, "post_only"),
     ],
 )
-async def test_what_an_auction_does_not_take_is_told(exchange: Exchange, fields: Message, field: str) -> None:
+async def test_an_order_that_an_auction_does_not_take_is_rejected_by_its_field(
+    exchange: Exchange, fields: Message, field: str
+) -> None:
     await put_status(exchange, "auction")
     status, answer = await exchange.call("alice", "POST", "/orders", {"product_id": "BTC-USD", "side": "buy"} | fields)
     assert (status, answer["reason"], answer["field"]) == (400, "product_in_auction", field)
     assert "only limit orders that can rest" in answer["message"]
 
 
-async def test_indicative_prices_and_the_opening_are_told(exchange: Exchange) -> None:
+async def test_indicative_prices_and_the_opening_are_sent(exchange: Exchange) -> None:
     await exchange.order("bob", "sell", "110", "1")
     socket = await subscribed(exchange, ["auction"])
     await put_status(exchange, "auction")
@@ -166,7 +168,7 @@ async def test_the_engine_is_asked_once_for_each_change(exchange: Exchange) -> N
     assert json.loads(feed.indicative)["open_size"] == "4"
 
 
-async def test_an_answer_that_the_opening_overtook_is_not_told(exchange: Exchange) -> None:
+async def test_an_answer_that_the_opening_overtook_is_not_sent(exchange: Exchange) -> None:
     await collect(exchange)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
     stale = await exchange.backend.query(AuctionQuery("BTC-USD"))

@@ -229,7 +229,7 @@ async def test_the_operators_key_can_be_limited_to_addresses() -> None:
         await authenticator.identify(mine, "192.0.2.1", "GET", "/x", b"")
 
 
-async def test_a_stranger_learns_little_of_the_cluster() -> None:
+async def test_a_caller_without_a_key_learns_little_of_the_cluster() -> None:
     """L4: Raft addresses, state hash and counters are for this machine and for operators."""
     node = config()
     node = msgspec.structs.replace(node, http=msgspec.structs.replace(node.http, trusted_proxies=("127.0.0.0/8",)))

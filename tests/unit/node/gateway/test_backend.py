@@ -89,7 +89,7 @@ async def world(directory: Path, deadline: float = 5.0, *, redirect: bool = Fals
 
 
 @pytest.mark.parametrize("applied", [True, False])
-async def test_a_failover_under_way_is_a_pause_and_applies_once(tmp_path: Path, applied: bool) -> None:
+async def test_a_failover_during_a_command_is_a_pause_and_the_command_applies_once(tmp_path: Path, applied: bool) -> None:
     async with world(tmp_path) as w:
         one, two = w.nodes["n1"], w.nodes["n2"]
         one.raft.hold = True
@@ -175,7 +175,7 @@ async def test_what_was_revoked_while_the_engine_was_away_is_known_when_it_is_ba
         assert (status, answer["message"]) == (401, "invalid signature")
 
 
-async def test_a_gateway_that_stops_answers_what_is_under_way(tmp_path: Path) -> None:
+async def test_a_gateway_that_stops_answers_requests_in_progress(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         one = w.nodes["n1"]
         one.raft.hold = True
@@ -238,7 +238,7 @@ async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> 
             assert response.status == 307
 
 
-async def test_no_leader_until_the_deadline_is_503_and_an_order_under_way_504(tmp_path: Path) -> None:
+async def test_no_leader_until_the_deadline_is_503_and_an_order_in_progress_504(tmp_path: Path) -> None:
     async with world(tmp_path, deadline=0.3) as w:
         one, two = w.nodes["n1"], w.nodes["n2"]
         two.raft.leader_id = ""
@@ -323,7 +323,7 @@ async def test_a_replay_that_its_reader_does_not_take_waits_at_the_engine(
         assert paused[0].reading
 
 
-async def test_subscriptions_tell_of_their_end_and_refusals_come_through(tmp_path: Path) -> None:
+async def test_subscriptions_report_their_end_and_refusals_reach_the_caller(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         ends: list[str] = []
         arrived: list[Events] = []

@@ -171,7 +171,7 @@ async def test_a_page_is_bounded() -> None:
     assert rows_of(backend.engine, behind) == PAGE_MAX + 399, "then those before it are passed over, and paid for"
 
 
-async def test_a_text_is_made_anew_only_where_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Level 3 of 100,000 orders took 165 ms of Raft's thread each time; now it takes one block's rows, in the gateway."""
     made: list[int] = []
 

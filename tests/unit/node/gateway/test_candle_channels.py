@@ -31,7 +31,7 @@ async def test_a_candle_begins_with_what_was_traded_before(exchange: Exchange) -
     assert {message["granularity"] for message in later} == {60, 86400}
 
 
-async def test_a_candle_that_ends_is_told_once_more_as_it_was(exchange: Exchange) -> None:
+async def test_a_candle_that_ends_is_sent_once_more_in_its_final_form(exchange: Exchange) -> None:
     await trade(exchange, "100")
     socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["candles_60"])
     begun = await receive(socket, "candles")
@@ -54,7 +54,7 @@ async def test_the_names_of_the_channels(exchange: Exchange) -> None:
     assert len(CANDLES) == 6
 
 
-async def test_the_best_prices_are_told_when_they_change(exchange: Exchange) -> None:
+async def test_the_best_prices_are_sent_when_they_change(exchange: Exchange) -> None:
     await exchange.order("bob", "sell", "110", "1")
     socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["level1"])
 

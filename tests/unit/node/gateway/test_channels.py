@@ -162,7 +162,7 @@ async def test_a_level_that_was_never_announced_is_never_removed(exchange: Excha
     assert (await receive(socket, "l2update"))["changes"] == [["buy", "6", "1"]]
 
 
-async def test_level3_begins_with_its_schema_and_tells_every_sequence(exchange: Exchange) -> None:
+async def test_level3_begins_with_its_schema_and_sends_every_sequence(exchange: Exchange) -> None:
     socket = await subscribe(exchange, product_ids=["BTC-USD", "ETH-BTC"], channels=["level3"])
     schema = await receive(socket)
     assert schema == json.loads(LEVEL3_SCHEMA)
@@ -196,7 +196,7 @@ async def test_the_name_of_the_auction_channel_at_coinbase(exchange: Exchange) -
 
 
 class TestBalance:
-    async def test_it_tells_what_there_is_and_what_changes(self, exchange: Exchange) -> None:
+    async def test_it_sends_the_present_balances_and_their_changes(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         message = {"type": "subscribe", "channels": ["balance"], "account_ids": ["alice:USD", "alice:BTC"]}
         await socket.send_json(message | exchange.socket_signature("alice"))

@@ -154,7 +154,7 @@ async def test_a_flood_pays_for_each_order(exchange: Exchange) -> None:
     assert sum(status == 429 for status, _ in found) >= 13
 
 
-async def test_requests_under_way_are_answered_before_the_server_stops(exchange: Exchange) -> None:
+async def test_requests_in_progress_are_answered_before_the_server_stops(exchange: Exchange) -> None:
     await exchange.order("alice", "buy", "50", "1")
     server = exchange.client.app.server
     assert server is not None

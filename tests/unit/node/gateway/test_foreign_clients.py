@@ -124,9 +124,7 @@ class TestEqualOrders:
         assert (await client.send(*_of(whole_second(exchange, who="bob"))))[0] == 200
         assert (await client.send(signed, "/orders", body))[0] == 400
 
-    async def test_fractions_of_a_second_tell_requests_apart_so_an_equal_one_is_a_replay(
-        self, exchange: Exchange, client: Client
-    ) -> None:
+    async def test_with_fractions_of_a_second_an_equal_request_is_a_replay(self, exchange: Exchange, client: Client) -> None:
         data = json.dumps(ORDER).encode()
         signed = headers(exchange.keys["alice"], "POST", "/orders", data, f"{time.time():.3f}")
         assert [(await client.send(signed, "/orders", data))[0] for _ in range(2)] == [200, 400]
@@ -236,7 +234,7 @@ async def test_the_tick_and_the_lot_are_explained_in_decimals(exchange: Exchange
     assert (await exchange.call("admin", "PUT", "/admin/products/BTC-USX", product | {"quote_currency": "USX"}))[0] == 200
 
 
-async def test_the_least_order_is_told_in_the_field_that_clients_read(exchange: Exchange) -> None:
+async def test_the_smallest_order_is_in_the_field_that_clients_read(exchange: Exchange) -> None:
     """ccxt and freqtrade read `min_market_funds` and not `base_min_size` (E3): it is what the least size costs."""
     assert (await exchange.get("/products/BTC-USD"))[1]["min_market_funds"] == "0.02"
     await exchange.order("bob", "sell", "15000", "1")
@@ -287,7 +285,7 @@ async def test_live_orders_are_sorted_as_asked(exchange: Exchange) -> None:
         ("/users/alice/exchange-limits", {"limit_currency": "USD", "transfer_limits": {}}),
     ],
 )
-async def test_what_the_exchange_does_not_have_is_told_truthfully(exchange: Exchange, target: str, answer: object) -> None:
+async def test_calls_for_what_the_exchange_lacks_answer_truthfully(exchange: Exchange, target: str, answer: object) -> None:
     assert await exchange.call("alice", "GET", target) == (200, answer)
 
 

@@ -49,7 +49,7 @@ async def trade_a_little(exchange: Exchange) -> Any:
     return await exchange.order("alice", "buy", "101", "1.5")
 
 
-async def test_fills_are_told_to_both_sides(kept: Exchange) -> None:
+async def test_both_sides_see_a_fill(kept: Exchange) -> None:
     bought = await trade_a_little(kept)
     _, mine = await kept.call("alice", "GET", "/fills?product_id=BTC-USD")
     assert [(fill["price"], fill["size"], fill["fee"], fill["side"], fill["liquidity"]) for fill in mine] == [
@@ -230,7 +230,7 @@ async def test_volumes_count_both_sides(kept: Exchange) -> None:
         assert found == [{"product_id": "BTC-USD", "exchange_volume": "1.75", "volume": "1.75"}]
 
 
-async def test_fees_tell_what_was_traded_for_dollars(kept: Exchange) -> None:
+async def test_fees_include_the_volume_in_dollars(kept: Exchange) -> None:
     """Products that are quoted in another currency do not count."""
     assert (await kept.call("alice", "GET", "/fees"))[1]["usd_volume"] == "0"
     await trade_a_little(kept)
@@ -240,7 +240,7 @@ async def test_fees_tell_what_was_traded_for_dollars(kept: Exchange) -> None:
         assert (await kept.call(who, "GET", "/fees"))[1]["usd_volume"] == "150.5"
 
 
-async def test_transfers_between_accounts_are_told_to_both(kept: Exchange) -> None:
+async def test_both_accounts_see_a_transfer_between_them(kept: Exchange) -> None:
     """Both sides see the other; the receiver finds it by its id, unless a transfer of its own has that id."""
     body = {"from": "alice", "to": "bob", "currency": "USD", "amount": "250", "transfer_id": "gift"}
     assert (await kept.call("alice", "POST", "/profiles/transfer", body))[0] == 200

@@ -689,7 +689,7 @@ class _Transport(asyncio.Transport):
         pass
 
 
-async def test_whoever_sends_what_is_not_http_pays_for_it(exchange: Exchange) -> None:
+async def test_an_address_pays_for_bytes_that_are_not_http(exchange: Exchange) -> None:
     """20 units each: the metric counts them, and the address has that much less for its requests."""
     exchange.gateway.limits = Limits(0, 30.0, lambda: 0.0)
     for _ in range(3):

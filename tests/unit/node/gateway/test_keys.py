@@ -35,7 +35,7 @@ async def made(exchange: Exchange, **fields: object) -> Credentials:
     return exchange.keys["made"]
 
 
-async def test_a_made_key_works_and_is_told_once(exchange: Exchange) -> None:
+async def test_a_made_key_works_and_its_secret_is_shown_once(exchange: Exchange) -> None:
     key = await made(exchange)
     assert (await exchange.call("made", "GET", "/accounts"))[0] == 200
     status, listed = await exchange.call("admin", "GET", "/admin/keys")
@@ -136,7 +136,7 @@ async def test_a_limited_key_is_refused_from_elsewhere(exchange: Exchange) -> No
     assert (await exchange.call("made", "GET", "/accounts"))[0] == 200
 
 
-async def test_a_stranger_s_header_is_not_believed_and_a_proxy_s_is() -> None:
+async def test_the_forwarded_header_counts_only_from_a_proxy() -> None:
     node = config()
     trusting = msgspec.structs.replace(node, http=msgspec.structs.replace(node.http, trusted_proxies=("127.0.0.0/8",)))
     for each, status in ((node, 401), (trusting, 200)):
@@ -189,7 +189,7 @@ class TestOpenConnections:
         assert "user_id" not in await receive(socket, "received")
 
     @pytest.mark.parametrize("change", [{"addresses": ["192.0.2.0/24"]}, {"secret": "bmV3"}, {"permissions": ["trade"]}])
-    async def test_a_key_that_became_another_is_not_the_same(self, exchange: Exchange, change: dict[str, object]) -> None:
+    async def test_a_replaced_key_is_not_the_same(self, exchange: Exchange, change: dict[str, object]) -> None:
         assert (await exchange.call("admin", "PUT", "/admin/keys/mine", PUT))[0] == 200
         exchange.keys["mine"] = Credentials("mine", SECRET, "walrus")
         socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("mine"))
@@ -258,7 +258,7 @@ async def test_a_node_that_is_cut_off_has_the_leader_judge_who_sends_commands(ex
     assert (await exchange.call("admin", "PUT", "/admin/accounts/carol"))[0] == 200
 
 
-async def test_a_key_tells_whose_it_is_and_what_it_may_do(exchange: Exchange) -> None:
+async def test_the_answer_names_the_account_and_the_permissions_of_a_key(exchange: Exchange) -> None:
     assert await exchange.call("alice", "GET", "/users/self/verify") == (
         200,
         {"id": "alice", "permissions": ["view", "trade", "transfer", "deposit"]},
@@ -311,7 +311,7 @@ class TestLookingUp:
         await authenticator.identify(claim("key-1"), "127.0.0.1", "GET", "/", b"")
         assert len(backend.queried) == 3, "nothing is kept while nobody tells of changes"
 
-    async def test_a_sealed_key_needs_the_cluster_key(self, tmp_path: Path) -> None:
+    async def test_an_encrypted_key_needs_the_cluster_key(self, tmp_path: Path) -> None:
         path = tmp_path / "cluster.key"
         write_keys(path, {1: bytes(64)})
         backend = FakeBackend()

@@ -45,7 +45,7 @@ async def test_a_follower_leads_the_client_to_the_leader(exchange: Exchange) -> 
         assert LEADER.http in answer["message"]
 
 
-async def test_a_follower_never_tells_a_command_that_something_does_not_exist(exchange: Exchange) -> None:
+async def test_a_follower_never_answers_a_command_that_something_does_not_exist(exchange: Exchange) -> None:
     unknown = ORDER | {"product_id": "NEW-USD"}
     assert (await exchange.call("alice", "POST", "/orders", unknown))[0] == 404
     exchange.backend.leads, exchange.backend.status = False, {"leader": LEADER, "leader_id": "n2"}
@@ -153,7 +153,7 @@ async def test_who_asks_for_the_status_together_costs_the_engine_little(exchange
 
 
 @pytest.mark.parametrize("ask", [Monitor.now, Monitor.recent])
-async def test_a_status_that_is_still_under_way_is_no_fresh_one(
+async def test_a_status_still_being_read_is_not_fresh(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Monitor], Awaitable[NodeStatus | None]]
 ) -> None:
     own, query = Monitor(exchange.backend, exchange.gateway.metrics), exchange.backend.query
@@ -178,7 +178,7 @@ async def test_a_status_that_is_still_under_way_is_no_fresh_one(
     await under_way
 
 
-async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange, tmp_path: Path) -> None:
+async def test_the_status_has_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange, tmp_path: Path) -> None:
     exchange.gateway.config = msgspec.structs.replace(exchange.gateway.config, directory=str(tmp_path))
     exchange.backend.status = {"mode": Mode.READY}
     got, answer = await exchange.get("/status")
@@ -300,7 +300,9 @@ def failed(code: FailCode) -> RequestFailed:
 @pytest.mark.parametrize(
     "first", [ConnectionLost("gone"), failed(FailCode.OUTCOME_UNKNOWN), failed(FailCode.NO_LEADER), failed(FailCode.STOPPING)]
 )
-async def test_a_command_under_way_goes_to_the_next_leader_with_its_id(monkeypatch: pytest.MonkeyPatch, first: Exception) -> None:
+async def test_a_command_in_progress_goes_to_the_next_leader_with_its_id(
+    monkeypatch: pytest.MonkeyPatch, first: Exception
+) -> None:
     here, elsewhere = FakeConnection(first), FakeConnection(OUTCOME)
     assert await backend(monkeypatch, here, elsewhere).submit([COMMAND]) == [OUTCOME]
     assert here.sent == elsewhere.sent == [[COMMAND]]

@@ -53,7 +53,7 @@ async def test_books_at_every_level(exchange: Exchange) -> None:
     assert (await exchange.get("/products/BTC-USD/book?level=4"))[1]["field"] == "level"
 
 
-async def test_trades_page_and_the_ticker_tells_the_last(exchange: Exchange) -> None:
+async def test_trades_page_and_the_ticker_has_the_last(exchange: Exchange) -> None:
     _, before = await exchange.get("/products/BTC-USD/ticker")
     assert (before["trade_id"], before["volume"]) == (0, "0")
     for price in range(100, 105):
@@ -275,7 +275,7 @@ async def test_money_that_comes_or_goes_another_way_is_a_transfer_too(exchange: 
         ({"amount": "2", "transfer_id": "back"}, "transfer_id", "this id came before with other contents"),
     ],
 )
-async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dict[str, str], field: str, detail: str) -> None:
+async def test_the_reject_of_a_transfer_has_decimals(exchange: Exchange, change: dict[str, str], field: str, detail: str) -> None:
     body = {"currency": "USD", "amount": "1", "transfer_id": "used"}
     assert (await exchange.call("alice", "POST", "/deposits", body))[0] == 200
     assert (await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "back"}))[0] == 200
@@ -283,7 +283,7 @@ async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dic
     assert (status, answer["field"], answer["detail"]) == (400, field, detail)
 
 
-async def test_an_increment_that_cannot_change_is_told_in_decimals(exchange: Exchange) -> None:
+async def test_the_reject_of_an_increment_has_decimals(exchange: Exchange) -> None:
     product = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.02", "quote_increment": "1"}
     status, answer = await exchange.call("admin", "PUT", "/admin/products/BTC-USD", product)
     assert (status, answer["field"], answer["detail"]) == (400, "base_increment", "is 0.01 and cannot change")

@@ -306,7 +306,7 @@ async def test_lists_are_newest_first_and_say_so(exchange: Exchange) -> None:
         ({"client_oid": "open"}, "client_oid", "this id came before with other contents"),
     ],
 )
-async def test_a_refusal_tells_decimals_and_the_names_of_the_call(
+async def test_a_reject_has_decimals_and_the_names_of_the_call(
     exchange: Exchange, change: dict[str, str], field: str, detail: str
 ) -> None:
     await exchange.call("alice", "POST", "/orders", BUY | {"client_oid": "open", "size": "0.5", "time_in_force": "IOC"})

@@ -103,7 +103,7 @@ async def test_a_change_is_an_event_of_the_product(exchange: Exchange) -> None:
     assert (await exchange.get("/products/BTC-USD/book"))[1]["sequence"] == last + 1
 
 
-async def test_the_channel_status_tells_of_a_change_at_once(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_channel_status_reports_a_change_at_once(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = await exchange.socket()
     await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["status", "full"]})
     told = await receive(socket, "status")
@@ -115,7 +115,7 @@ async def test_the_channel_status_tells_of_a_change_at_once(exchange: Exchange, 
             told = await receive(socket, "status")
 
 
-async def test_the_channel_status_tells_of_products_that_nobody_follows(exchange: Exchange) -> None:
+async def test_the_channel_status_reports_products_that_nobody_follows(exchange: Exchange) -> None:
     socket = await exchange.socket()
     await socket.send_json({"type": "subscribe", "channels": ["status"]})
     await receive(socket, "status")

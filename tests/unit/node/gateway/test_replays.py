@@ -103,7 +103,7 @@ async def test_nor_the_status_of_a_product_put_again(exchange: Exchange) -> None
     assert statuses["ETH-BTC"] == "online"
 
 
-async def test_an_equal_request_signed_anew_is_another(exchange: Exchange) -> None:
+async def test_an_equal_request_signed_again_is_another(exchange: Exchange) -> None:
     first, second = await exchange.order("alice", "buy", "100", "1"), await exchange.order("alice", "buy", "100", "1")
     assert first["id"] != second["id"]
 
@@ -123,7 +123,7 @@ async def test_what_was_never_carried_out_may_come_again(exchange: Exchange) -> 
     assert (await send())[0] == 400
 
 
-async def test_an_unknown_outcome_is_told_when_the_request_comes_again(exchange: Exchange) -> None:
+async def test_an_unknown_outcome_is_reported_when_the_request_comes_again(exchange: Exchange) -> None:
     send = await again(exchange, "alice", "POST", "/orders", ORDER)
     assert (await send())[0] == 200
     forget_here(exchange)

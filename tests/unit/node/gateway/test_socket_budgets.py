@@ -247,7 +247,7 @@ class TestConnections:
         limits = SocketLimits(1_000.0)
         assert sum(limits.enter(f"2001:db8::{number:x}") for number in range(SOCKETS_PER_ADDRESS + 5)) == SOCKETS_PER_ADDRESS
 
-    def test_behind_a_proxy_that_limits_addresses_are_not_told_apart(self) -> None:
+    def test_behind_a_proxy_that_limits_addresses_share_no_budget(self) -> None:
         limits = SocketLimits(0.0)
         assert sum(limits.enter("10.0.0.1") for _ in range(SOCKETS_MAX + 5)) == SOCKETS_MAX
 

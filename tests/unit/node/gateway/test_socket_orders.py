@@ -146,7 +146,7 @@ async def test_a_message_that_cannot_be_read_is_an_error(exchange: Exchange, mes
     assert word in answer["message"], answer
 
 
-async def test_too_many_commands_under_way_are_refused(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_commands_in_progress_are_refused(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = await trader(exchange)
     monkeypatch.setattr(socket_orders, "UNDER_WAY_MAX", 0)
     answer = await ask(socket, "place", "1", order=ORDER)

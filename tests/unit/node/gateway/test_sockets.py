@@ -221,7 +221,7 @@ async def test_level2_batch_gathers_changes_and_ends_at_the_book(exchange: Excha
         levels |= {price: size for _, price, size in update["changes"]}
 
 
-async def test_a_batched_channel_beside_its_own_tells_nothing_twice(exchange: Exchange) -> None:
+async def test_a_batched_channel_beside_its_own_sends_nothing_twice(exchange: Exchange) -> None:
     socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["level2", "level2_batch", "full"])
     for _ in range(2):
         assert (await receive(socket))["type"] == "snapshot"
@@ -232,7 +232,7 @@ async def test_a_batched_channel_beside_its_own_tells_nothing_twice(exchange: Ex
     assert session.following["BTC-USD"].flush is None, "nothing else will come"
 
 
-async def test_ticker_batch_tells_of_trades_every_few_seconds(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ticker_batch_reports_trades_every_few_seconds(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "TICKER_BATCH_TICKS", 1)
     socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["ticker_batch"])
     for _ in range(3):
@@ -381,7 +381,9 @@ async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monk
     assert (await receive(again))["sequence"] == exchange.backend.kept_from
 
 
-async def test_who_comes_while_a_feed_begins_anew_is_sent_away_too(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_subscriber_that_comes_while_a_feed_begins_again_is_ended_too(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     await subscribe(exchange, product_ids=["BTC-USD"])
     lost = exchange.backend.subscribers.pop("BTC-USD")

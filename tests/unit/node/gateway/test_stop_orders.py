@@ -116,7 +116,7 @@ async def test_a_waiting_order_is_cancelled_like_any_other(exchange: Exchange) -
     assert (done["status"], done["done_reason"]) == ("done", "canceled")
 
 
-async def test_the_feed_tells_that_a_stop_order_waits(exchange: Exchange) -> None:
+async def test_the_feed_reports_that_a_stop_order_waits(exchange: Exchange) -> None:
     public, own = await exchange.socket(), await exchange.socket()
     wanted = {"type": "subscribe", "product_ids": ["BTC-USD"]}
     await public.send_json(wanted | {"channels": ["full", "level2"]})

@@ -185,7 +185,7 @@ HEADER_TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), ma
     method=st.sampled_from(["GET", "HEAD", "OPTIONS", "POST"]),
     path=st.sampled_from(["/", "/ui", "/ui/", "/ui/main.js", "/ui/vendor/uplot-1.6.32/uPlot.js", "/ui/none", "/products"]),
 )
-async def test_no_headers_make_a_fault_or_let_a_stranger_read(
+async def test_no_headers_cause_an_error_or_let_another_origin_read(
     exchange: Exchange, names: dict[str, str], method: str, path: str
 ) -> None:
     exchange.backend.status["members"] = MEMBERS

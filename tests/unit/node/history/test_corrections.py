@@ -17,7 +17,7 @@ def _known(wanted: set[int]) -> dict[int, dict[str, int]]:
 
 
 @pytest.mark.parametrize("new_price", [0, 120, 90])
-def test_the_ledger_tells_what_a_correction_moved(new_price: int) -> None:
+def test_the_ledger_has_the_money_that_a_correction_moved(new_price: int) -> None:
     engine = market(10_000, 10_000, 20_000)
     totals = {(row.account_id, row.currency): row.available for name in ("ann", "bob") for row in engine.balances(name)}
     projection = Projection(engine, totals)

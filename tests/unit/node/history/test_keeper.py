@@ -166,7 +166,7 @@ def test_a_failing_transaction_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert rough.stored() == calm.stored()
 
 
-def test_more_orders_leave_at_once_than_the_engine_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_orders_leave_at_once_than_the_engine_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order that the engine forgets within the very batch in which it is done has its row all the same."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     node = NodeLog(tmp_path / "cluster")

@@ -77,7 +77,7 @@ def test_rows_are_in_the_database_or_in_a_file(three_days: NodeLog) -> None:
     assert three_days.stored()["progress"][0]["log_index"] == three_days.applied
 
 
-def test_the_days_that_have_moved_are_told(three_days: NodeLog) -> None:
+def test_the_days_that_have_moved_are_listed(three_days: NodeLog) -> None:
     told: list[tuple[str, int, int]] = []
     moved = archive_days(three_days.config, BEFORE, lambda *stage: told.append(stage))
     assert len(told) == len(moved)

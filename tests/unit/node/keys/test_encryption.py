@@ -113,7 +113,7 @@ def test_a_ciphertext_is_worth_nothing_in_another_place(path: Path, moved: objec
         keys.open(moved(row))
 
 
-def test_another_key_under_the_same_number_is_told(path: Path, tmp_path: Path) -> None:
+def test_another_key_under_the_same_number_is_reported(path: Path, tmp_path: Path) -> None:
     row = row_of(ClusterKeys(path).encrypt(PUT))
     write_keys(tmp_path / "other", {1: bytes([1]) * KEY_BYTES})
     with pytest.raises(

@@ -367,7 +367,7 @@ def _batch(commands: list[AnyCommand]) -> bytes:
 
 
 class TestConnection:
-    async def test_everything_under_way_is_told_when_the_connection_ends(self, tmp_path: Path) -> None:
+    async def test_every_request_in_progress_gets_an_error_when_the_connection_ends(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path)) as node:
             connection = await NativeConnection.open(node.address)
             node.raft.hold = True
@@ -416,7 +416,7 @@ class TestConnection:
             with pytest.raises(RequestFailed, match="the node speaks version 2 of the protocol, this client 1"):
                 await NativeConnection.open(address)
 
-    async def test_a_subscription_that_ends_without_anybody_to_tell_closes_the_connection(self, tmp_path: Path) -> None:
+    async def test_a_subscription_that_ends_without_a_listener_closes_the_connection(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path)) as node:
             connection = await NativeConnection.open(node.address)
             await connection.submit(WORLD)

@@ -91,7 +91,7 @@ def failing(report: AuditReport) -> list[str]:
     return [f"{check.claim}: {check.detail}" for check in report.checks if not check.holds]
 
 
-def test_equal_logs_and_told_outcomes_hold(cluster: Path) -> None:
+def test_equal_logs_and_recorded_outcomes_hold(cluster: Path) -> None:
     write_all(cluster, [NOOP, *entries(BATCHES)])
     statuses = {node_id: status(node_id, 6, expected_hash()) for node_id in ("n1", "n2", "n3")}
     report = audit_directory(cluster, write_acks(cluster, ACKS), statuses)

@@ -85,7 +85,7 @@ def test_the_same_rows_give_the_same_ids(load: Load, example: Path) -> None:
         ("ApiKey", "ZXhhbXBsZS1zZWNyZXQtb2YtYWxpY2U=", "?", r"ApiKey\.tsv, line 4, column 3, field secret: invalid id: "),
     ],
 )  # fmt: skip
-def test_a_fault_is_told_with_its_place(load: Load, example: Path, table: str, right: str, wrong: str, message: str) -> None:
+def test_a_fault_is_reported_with_its_place(load: Load, example: Path, table: str, right: str, wrong: str, message: str) -> None:
     path = example / f"{table}.tsv"
     text = path.read_text()
     assert right in text
@@ -94,7 +94,7 @@ def test_a_fault_is_told_with_its_place(load: Load, example: Path, table: str, r
         load(example)
 
 
-def test_an_absent_directory_is_told(load: Load, tmp_path: Path) -> None:
+def test_an_absent_directory_is_reported(load: Load, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected a directory with files such as Product\.tsv"):
         load(tmp_path / "none")
 

@@ -102,7 +102,7 @@ def test_differences_are_rows() -> None:
         ('"time":"2026', '"time":"soon 2026', "line 2: expected a time such as"),
     ],
 )
-def test_a_fault_is_told_with_its_line(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+def test_a_fault_is_reported_with_its_line(tmp_path: Path, right: str, wrong: str, message: str) -> None:
     path = written(tmp_path / "log.jsonl")
     text = path.read_text()
     assert right in text
@@ -120,7 +120,7 @@ def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
     assert list(of_file(path).entries) == marked
 
 
-def test_a_progress_is_told_the_commands_that_were_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progress_gets_the_number_of_applied_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(txlog, "PROGRESS_EVERY", 2)
     told: list[int] = []
     whole = rebuild(log(), progress=told.append)

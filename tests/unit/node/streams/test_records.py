@@ -69,7 +69,7 @@ def test_events_are_by_product_and_without_a_gap() -> None:
     assert trade["auction"] is False
 
 
-def test_commands_are_by_account_and_tell_their_outcome() -> None:
+def test_commands_are_by_account_and_have_their_outcome() -> None:
     records = made("json", SETUP, TRADING)
     commands = [record for record in records if record.topic == "qb.commands"]
     assert [record.sequence for record in commands] == list(range(1, len(SETUP) + len(TRADING) + 1))

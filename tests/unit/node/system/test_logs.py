@@ -32,7 +32,7 @@ def root() -> Iterator[logging.Logger]:
     logger.handlers[:], logger.level = handlers, level
 
 
-def test_a_stranger_cannot_move_the_cursor_or_forge_a_line(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logged_text_cannot_move_the_cursor_or_forge_a_line(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("info", "n1 gateway-0")
     logging.getLogger("x").info("asked for %s", "/a\r\x1b[2Kn1 engine CRITICAL\nnext\x00\x9b\u202e")
     (line,) = capsys.readouterr().err.splitlines()
