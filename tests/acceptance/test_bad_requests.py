@@ -22,7 +22,7 @@ Answer = tuple[int, dict[str, str]]
 
 
 class Api:
-    """Requests as a trader or the operator, signed unless told otherwise."""
+    """Requests as a trader or the operator, signed by default."""
 
     def __init__(self, exchange: Exchange, url: str, session: aiohttp.ClientSession) -> None:
         self.exchange = exchange

@@ -70,7 +70,7 @@ async def snapshot(access: Access, node_id: str, index: int) -> None:
         await connection.close()
 
 
-async def told(url: str, first: int) -> dict[str, Any]:
+async def market_of(url: str, first: int) -> dict[str, Any]:
     """What a node says of the market, and the events from `first` on up to what its book has."""
     async with aiohttp.ClientSession(url) as session:
         answers: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
         """Wait until these nodes say the same (`wanted`, if given): a gateway follows its engine a moment later."""
         end = time.monotonic() + READY_SECONDS
         while True:
-            found = {node_id: await told(access.https[node_id], first) for node_id in nodes}
+            found = {node_id: await market_of(access.https[node_id], first) for node_id in nodes}
             same = next(iter(found.values())) if wanted is None else wanted
             others = [node_id for node_id, answers in found.items() if answers != same]
             if not others:
@@ -134,7 +134,7 @@ def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
             await snapshot(access, node_id, index)
         await trade(access, people, "behind the snapshots")
         await level()
-        probe = await told(next(iter(access.https.values())), 1)
+        probe = await market_of(next(iter(access.https.values())), 1)
         first = max(1, probe["book?level=3"]["sequence"] - TAIL)
         reference = await equal(1, None, access.https, "at first")
         assert reference["ticker"]["trade_id"] > 0

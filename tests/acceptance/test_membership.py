@@ -79,8 +79,8 @@ def test_a_cluster_grows_and_shrinks_under_load(make_ground: MakeGround) -> None
         scenario.start_readers(await scenario.watcher.wait_leader(READY_SECONDS))
         await traded(scenario, 500)
         directory = scenario.access.directory
-        told = await asyncio.to_thread(add_in_pieces, directory, "n4", ("its directory is", "added with"))
-        assert "n4 is a voter now" in told
+        output = await asyncio.to_thread(add_in_pieces, directory, "n4", ("its directory is", "added with"))
+        assert "n4 is a voter now" in output
         scenario.members_changed()
         leader = await scenario.watcher.wait_leader(READY_SECONDS)
         adding = asyncio.create_task(add(scenario, changes, Addition("n5")))

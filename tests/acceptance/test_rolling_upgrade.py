@@ -31,8 +31,8 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
 
     directory = str(tmp_path / "cluster")
     out = tmp_path / "since"
-    told = command_line("rollback", "--cluster", directory, "--export", str(out))
-    assert told.count("back at ABI 9e8690deb4d9") == 3
+    output = command_line("rollback", "--cluster", directory, "--export", str(out))
+    assert output.count("back at ABI 9e8690deb4d9") == 3
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
     assert heading["secrets"]
     assert lines[-1]["commands"], "what was applied at the new level was exported"

@@ -125,9 +125,9 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     assert audit_directory(past.directory).holds, "the converted log gives the state that the nodes have"
 
     out = tmp_path / "since"
-    told = command_line("rollback", "--cluster", directory, "--export", str(out))
-    assert told.count(f"back at ABI {ONE.abi}") == 3
-    assert told.count("market database: cut back by") == 1
+    output = command_line("rollback", "--cluster", directory, "--export", str(out))
+    assert output.count(f"back at ABI {ONE.abi}") == 3
+    assert output.count("market database: cut back by") == 1
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
     assert (heading["abi"], heading["level"][0]) == (ABI, BROUGHT_TO.version)
     assert [command["kind"] for line in lines for command in line["commands"]] == ["PlaceOrder", "OpenAccount"]

@@ -86,7 +86,7 @@ class ClockBehind(Fault):
         stage.scenario.recorder.flush()
         history = stage.scenario.history
         assert history is not None, "the scenario keeps one"
-        never_back(await asyncio.to_thread(_told_times, history.path))
+        never_back(await asyncio.to_thread(_recorded_times, history.path))
 
 
 class ClockAhead(ClockBehind):
@@ -123,7 +123,7 @@ def set_clock(clock: Path, offset: int) -> None:
     other.replace(clock)
 
 
-def _told_times(path: Path) -> list[int]:
+def _recorded_times(path: Path) -> list[int]:
     """Return the times of all outcomes that clients received, in the order of their sequences."""
     outcomes = [one.outcome for one in operations(path) if isinstance(one, Write) and one.outcome is not None]
     return [outcome.time for outcome in sorted(outcomes, key=lambda outcome: outcome.sequence)]

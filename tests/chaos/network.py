@@ -32,7 +32,7 @@ CLIENTS = "h"
 LOCAL_RULE = "1000"
 CUT_RULE = "10"
 CHILD_SECONDS = 60
-"""For the child to stop its nodes after it was told to end."""
+"""For the child to stop its nodes after the signal to end."""
 
 
 class Network:

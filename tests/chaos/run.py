@@ -3,7 +3,7 @@
 python -m tests.chaos.run [--minutes N] [--seed S] [--only fault,...] [--report docs/reliability.md]
 
 Rounds: each makes a fresh cluster and strikes it with every fault once, in random order. After each fault the nodes
-must become level, and what the clients were told, the nodes' logs, hashes, money and feeds are judged. A fault that
+must catch up, and the clients' answers, the nodes' logs, hashes, money and feeds are judged. A fault that
 fails ends its round.
 """
 

@@ -68,7 +68,7 @@ class Stage:
     """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback.
 
     Attributes:
-        said: what an operator was told.
+        said: what the command line printed for an operator.
         former: where the modules of the released version are; None where the nodes began as this one.
         at_end: what is to be taken away when the cluster has ended.
     """

@@ -179,8 +179,8 @@ def main(path: str) -> None:
     while time.monotonic() < until and min(application.done().values()) < pairs:
         time.sleep(PACE)
     with application.lock:
-        told = {"pairs": pairs, "reports": application.reports, "logons": application.logons, "others": application.others}
-    sys.stdout.write(json.dumps(told) + "\n")
+        result = {"pairs": pairs, "reports": application.reports, "logons": application.logons, "others": application.others}
+    sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     initiator.stop(True)
 

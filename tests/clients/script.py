@@ -23,12 +23,12 @@ class Script:
     noise: list[str] = field(default_factory=list)
 
     @classmethod
-    async def start(cls, *command: str, told: dict[str, object]) -> Script:
+    async def start(cls, *command: str, given: dict[str, object]) -> Script:
         """Start the script."""
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             *command,
-            json.dumps(told),
+            json.dumps(given),
             cwd=ROOT,
             env=environment,
             stdin=asyncio.subprocess.PIPE,

@@ -60,7 +60,7 @@ class Stage:
         await self.ground.cluster.wait_ready(SECONDS)
         return await self.ground.cluster.leader()
 
-    async def told(self, name: str, orders: int) -> dict[str, object]:
+    async def given(self, name: str, orders: int) -> dict[str, object]:
         """Return the arguments of a client's script. The leader's URL is the first one."""
         leader, person = await self.leader(), self.people[name]
         order = [leader, *(node_id for node_id in self.access.https if node_id != leader)]

@@ -51,8 +51,8 @@ def test_client(stage: Stage, table: Table, name: str, package: Package, script:
 
 async def play(stage: Stage, name: str, run: list[str], modules: str) -> tuple[dict[str, str], str]:
     """Run a script with its kill. Its results, and what the kill looked like to it."""
-    told = await stage.told(name, ORDERS) | {"modules": modules}
-    script = await Script.start(*run, told=told)
+    given = await stage.given(name, ORDERS) | {"modules": modules}
+    script = await Script.start(*run, given=given)
     killed = ""
     try:
         await script.until("ready")

@@ -60,26 +60,26 @@ async def test_every_answer_is_in_the_document(tmp_path: Path) -> None:
     async with running_with_history(tmp_path) as exchange:
         exchange.gateway.limits = Limits(0, 0)
         url = str(exchange.client.make_url("/openapi.json"))
-        values = await told(exchange)
+        values = await given(exchange)
         for part in PARTS:
             output = await run(
                 *(str(program), "run", url, "--checks", CHECKS, "--max-examples", str(EXAMPLES), "--seed", "1", "--no-color"),
                 *("--phases", "coverage,fuzzing", "--suppress-health-check", "all", "--generation-database", "none"),
                 *("--generation-with-security-parameters", "false", "--warnings", "off", "--continue-on-failure"),
                 *part,
-                told=values,
+                given=values,
                 directory=tmp_path,
             )
             assert "No issues found" in output, output[-6_000:]
         await check_reach(exchange)
 
 
-async def run(*command: str, told: dict[str, object], directory: Path) -> str:
+async def run(*command: str, given: dict[str, object], directory: Path) -> str:
     """What the program prints. It keeps what it finds in `directory`."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment |= {
         "SCHEMATHESIS_HOOKS": "tests.clients.foreign.schemathesis_hooks",
-        "QUORUMBOOK_TOLD": json.dumps(told),
+        "QUORUMBOOK_GIVEN": json.dumps(given),
         "PYTHONPATH": str(ROOT),
     }
     process = await asyncio.create_subprocess_exec(
@@ -93,7 +93,7 @@ async def run(*command: str, told: dict[str, object], directory: Path) -> str:
             await process.wait()
 
 
-async def told(exchange: Exchange) -> dict[str, object]:
+async def given(exchange: Exchange) -> dict[str, object]:
     """Keys, and values that exist."""
     trader = exchange.keys["alice"]
     orders = [await exchange.order("alice", "buy", "1", "1", client_oid=f"known-{number}") for number in range(10)]

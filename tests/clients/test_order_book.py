@@ -41,9 +41,9 @@ def test_the_order_book_of_cbpro(stage: Stage, table: Table) -> None:
 async def follow(stage: Stage, python: str) -> tuple[str, int]:
     """Start the book at a node that lives, have orders flow, hold an auction, kill the leader in the middle, and
     compare. The result, and how many matches."""
-    told = await stage.told("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
+    given = await stage.given("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
     leader = await stage.leader()
-    script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", told=told)
+    script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", given=given)
     try:
         ready = asyncio.create_task(script.until("ready"))
         first = asyncio.create_task(flow(stage, "flow-1", CHUNKS))
@@ -74,10 +74,10 @@ async def put_status(stage: Stage, status: ProductStatus) -> None:
         rows: list[ProductRow] = await client.query(ProductsQuery(), True)
         (row,) = (row for row in rows if row.product_id == FLOW_PRODUCT.product_id)
         await client.submit([put_again(row, f"session:{status.name}", status=status)])
-        told = await client.query(TradesQuery(FLOW_PRODUCT.product_id, 1_000), True)
+        given = await client.query(TradesQuery(FLOW_PRODUCT.product_id, 1_000), True)
     finally:
         await client.close()
-    assert status is ProductStatus.AUCTION or any(trade.auction for trade in told), "the auction traded"
+    assert status is ProductStatus.AUCTION or any(trade.auction for trade in given), "the auction traded"
 
 
 async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:

@@ -67,10 +67,10 @@ class Trader:
 
     @property
     def done(self) -> int:
-        """How many orders are done, as far as the process has told."""
+        """Return how many orders are done, by the last line of the process."""
         lines = (self._directory / "progress").read_text().split("\n")
-        told = [line.split() for line in lines[:-1] if re.fullmatch(r"[0-9]+ [0-9]+", line)]
-        return int(told[-1][1]) if told else 0
+        result = [line.split() for line in lines[:-1] if re.fullmatch(r"[0-9]+ [0-9]+", line)]
+        return int(result[-1][1]) if result else 0
 
     def port(self, key_id: str) -> int:
         """The port to which a session has connected last."""
@@ -86,7 +86,7 @@ class Trader:
             await asyncio.sleep(0.1)
 
     def end(self) -> Any:
-        """Stop trading; what it was told."""
+        """Stop trading, and return the reports that it got."""
         out, _ = self._process.communicate(b"\n", timeout=90)
         return json.loads(out.splitlines()[-1])  # QuickFIX writes lines of its own
 
@@ -112,10 +112,10 @@ async def test_quickfix_accepts_every_message_that_we_send(tmp_path: Path) -> No
         finally:
             if process.returncode is None:
                 process.kill()
-    told = json.loads(out.splitlines()[-1])
-    assert told["rejected"] == []
+    result = json.loads(out.splitlines()[-1])
+    assert result["rejected"] == []
     kinds = {"80", "85", "8F", "88", "8I", "84", "9", "r", "j", "W", "X", "Y"}
-    assert kinds <= set(told["got"]), kinds - set(told["got"])
+    assert kinds <= set(result["got"]), kinds - set(result["got"])
 
 
 @pytest.mark.cluster
@@ -149,9 +149,9 @@ async def test_no_report_is_lost_doubled_or_out_of_order_over_three_leader_kills
             await trader.trades(20)
             await asyncio.to_thread(cluster.start, [victim])
             await cluster.wait_ready(60.0)
-        told = await asyncio.to_thread(trader.end)
-        await judge(access, told, [person.account_id for person in people])
-        assert sum(told["logons"].values()) >= KILLS + 2
+        result = await asyncio.to_thread(trader.end)
+        await judge(access, result, [person.account_id for person in people])
+        assert sum(result["logons"].values()) >= KILLS + 2
     finally:
         if trader is not None:
             trader.kill()
@@ -175,13 +175,13 @@ async def lead(access: Access, node_id: str) -> None:
         await client.close()
 
 
-async def judge(access: Access, told: Any, accounts: list[str]) -> None:
+async def judge(access: Access, result: Any, accounts: list[str]) -> None:
     """Compare what QuickFIX gave with what the exchange has."""
-    assert told["others"] == []
+    assert result["others"] == []
     client = access.client()
     try:
-        for key_id, account_id in zip(told["reports"], accounts, strict=True):
-            rows = told["reports"][key_id]
+        for key_id, account_id in zip(result["reports"], accounts, strict=True):
+            rows = result["reports"][key_id]
             numbers = [int(row[0]) for row in rows]
             assert numbers == sorted(set(numbers)), "numbers rise"
             ids = Counter(row[5] for row in rows)
@@ -189,7 +189,7 @@ async def judge(access: Access, told: Any, accounts: list[str]) -> None:
             orders: dict[str, list[list[str]]] = {}
             for row in rows:
                 orders.setdefault(row[2], []).append(row)
-            assert len(orders) == told["pairs"]
+            assert len(orders) == result["pairs"]
             for name, life in orders.items():
                 assert [row[3] for row in life] == ["0", *["F"] * (len(life) - 1)], (name, life)
                 assert [Decimal(row[7]) for row in life] == sorted({Decimal(row[7]) for row in life}), (name, life)

@@ -180,19 +180,19 @@ class Adapter:
     def _command(self, event: MarketEvent, command: AnyCommand) -> tuple[Outcome, list[TradeFill]]:
         outcome, events = self._send(command)
         trades = []
-        for told in events:
-            if isinstance(told, OrderReceived | OrderOpened) and told.order_id not in self._sources:
-                self._enter(event, told.order_id)
-            if isinstance(told, OrderMatched):
-                maker, taker = told.maker_order_id, told.taker_order_id
-                buy, sell = (taker, maker) if told.side == Side.SELL else (maker, taker)
+        for fact in events:
+            if isinstance(fact, OrderReceived | OrderOpened) and fact.order_id not in self._sources:
+                self._enter(event, fact.order_id)
+            if isinstance(fact, OrderMatched):
+                maker, taker = fact.maker_order_id, fact.taker_order_id
+                buy, sell = (taker, maker) if fact.side == Side.SELL else (maker, taker)
                 trades.append(
                     TradeFill(
                         symbol=event.symbol,
                         buy_order_id=self._sources[buy].order_id or 0,
                         sell_order_id=self._sources[sell].order_id or 0,
-                        price=canonical_decimal(told.price / 10**PRICE_SCALE, PRICE_SCALE),
-                        quantity=canonical_decimal(told.size / 10**SIZE_SCALE, SIZE_SCALE),
+                        price=canonical_decimal(fact.price / 10**PRICE_SCALE, PRICE_SCALE),
+                        quantity=canonical_decimal(fact.size / 10**SIZE_SCALE, SIZE_SCALE),
                     )
                 )
         if isinstance(outcome, Rejected):

@@ -29,7 +29,7 @@ def test_every_released_abi_has_data() -> None:
 
 
 CONVERTED = {"counter": {"state_hash"}, "outcome": {"fingerprint"}}
-"""Columns that a migration writes anew: the running hash begins anew, and commands of another encoding are told apart by their ids alone."""
+"""Columns that a migration writes again: the running hash restarts, and only ids distinguish commands of another encoding."""
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])

@@ -43,7 +43,7 @@ decimal can say.
     access bootstrap=off consent=switch+correct life=600 whose commands need consent
     proposals     approve 9     reject last  drop last   the proposals that wait, and what becomes of one
     clock 1 08:50                                        the clock goes on to this time of the day 1970-01-02, in UTC
-    wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
+    wait 60                                              a log entry without commands moves the time by 60 seconds
     restart                                              the engine goes on from its tables
 
 Each trace shows the events with their product sequence, then `=` and the outcome. The whole state is checked after
@@ -224,8 +224,8 @@ class Script:
         secret, permissions = given.get("secret", "c2VjcmV0"), int(given.get("permissions", 1))
         passphrase, addresses = given.get("passphrase", ""), given.get("addresses", "")
         sealed_by = int(given.get("sealed", 0))
-        told = (secret, passphrase, permissions, addresses, sealed_by, given.get("user", ""))
-        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, *told))
+        key_fields = (secret, passphrase, permissions, addresses, sealed_by, given.get("user", ""))
+        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, *key_fields))
 
     def do_as(self, words: list[str]) -> list[str]:
         """The rest of the line, sent by a user ("rita") or a key ("key/k1")."""
@@ -626,8 +626,8 @@ class Script:
             case AuctionIndicated():
                 what = f"{self.text(event.size, base)} @ {self.text(event.price, quote)}" if event.size else "nothing"
                 surplus = f", {self.text(abs(event.surplus), base)} more to {'buy' if event.surplus > 0 else 'sell'}"
-                told = f"{head} the auction would trade {what}{surplus if event.surplus else ''}"
-                return f"{told}{', extended' if event.extended else ''}, at least until {Decimal(event.until) / SECOND:f}"
+                described = f"{head} the auction would trade {what}{surplus if event.surplus else ''}"
+                return f"{described}{', extended' if event.extended else ''}, at least until {Decimal(event.until) / SECOND:f}"
             case TradeCorrected():
                 fees = f"fees {self.text(event.buyer_fee, quote)} buyer, {self.text(event.seller_fee, quote)} seller"
                 what = f"{self.text(event.size, base)} @ {self.text(event.old_price, quote)}"

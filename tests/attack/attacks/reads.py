@@ -23,7 +23,7 @@ TICK = 10**6
 ORDERS_EACH = 10_000
 CHUNK = 500
 FULL = Reason.TOO_MANY_OPEN_ORDERS
-"""What an account is told that has its orders from the attack before."""
+"""The answer to an account that has its orders from an earlier attack."""
 SESSIONS = 8
 
 

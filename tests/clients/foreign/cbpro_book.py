@@ -8,7 +8,7 @@ from typing import Any
 
 import cbpro
 
-from tests.clients.foreign.steps import say, step, told
+from tests.clients.foreign.steps import given, say, step
 
 SECONDS = 60.0
 
@@ -17,9 +17,9 @@ class Book(cbpro.OrderBook):  # type: ignore[misc]  # the library has no types
     """The library's book, counting what it complains of."""
 
     def __init__(self) -> None:
-        super().__init__(product_id=told["product"])
-        self.url = told["ws"][-1]
-        self._client = cbpro.PublicClient(api_url=told["urls"][-1])
+        super().__init__(product_id=given["product"])
+        self.url = given["ws"][-1]
+        self._client = cbpro.PublicClient(api_url=given["urls"][-1])
         self.gaps: list[tuple[int, int]] = []
         self.matches = 0
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import cbpro
 
-from tests.clients.foreign.steps import check, say, step, told, trade_through_a_kill
+from tests.clients.foreign.steps import check, given, say, step, trade_through_a_kill
 
-PRODUCT = told["product"]
+PRODUCT = given["product"]
 
 
 def client(url: str) -> Any:
     """A client of one node."""
-    return cbpro.AuthenticatedClient(told["key"], told["secret"], told["passphrase"], api_url=url)
+    return cbpro.AuthenticatedClient(given["key"], given["secret"], given["passphrase"], api_url=url)
 
 
 def sound(answer: Any) -> Any:
@@ -116,12 +116,12 @@ def is_triggered(order: dict[str, Any], price: int) -> None:
 
 def main() -> None:
     """All calls, then orders while the leader dies; the first URL is the dying leader's."""
-    x = client(told["urls"][-1])
+    x = client(given["urls"][-1])
     sound(x.place_market_order(PRODUCT, "buy", size="0.01"))
     public(x)
     trading(x)
     waiting(x)
-    clients = itertools.cycle([client(url) for url in told["urls"]])
+    clients = itertools.cycle([client(url) for url in given["urls"]])
     current = [next(clients)]
 
     def turn() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import ccxt.pro
 
-from tests.clients.foreign.steps import Failures, say, tell, told
+from tests.clients.foreign.steps import Failures, given, report_failure, say
 
-SYMBOL = told["product"].replace("-", "/")
+SYMBOL = given["product"].replace("-", "/")
 SECONDS = 20.0
 
 
@@ -67,11 +67,11 @@ class Beyond(ccxt.pro.coinbaseexchange):  # type: ignore[misc]  # ccxt is not in
 
 def client(place: int) -> Any:
     """A client of one node."""
-    url, ws = told["urls"][place], told["ws"][place]
+    url, ws = given["urls"][place], given["ws"][place]
     settings = {
-        "apiKey": told["key"],
-        "secret": told["secret"],
-        "password": told["passphrase"],
+        "apiKey": given["key"],
+        "secret": given["secret"],
+        "password": given["passphrase"],
         "enableRateLimit": False,
         "urls": {"api": {"public": url, "private": url, "ws": ws}},
     }
@@ -85,7 +85,7 @@ async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callab
             while not wanted(await watch()):
                 pass
     except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
-        tell(call, error)
+        report_failure(call, error)
     else:
         say(call=call, result="works")
 
@@ -93,7 +93,7 @@ async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callab
 async def trade(x: Any) -> None:
     """Small market orders, both ways, for ever. ccxt signs with whole seconds, so equal orders within one need ids."""
     for number, side in enumerate(itertools.cycle(("buy", "sell"))):
-        await x.create_order(SYMBOL, "market", side, 0.001, None, {"client_oid": f"{told['key']}-trade-{number}"})
+        await x.create_order(SYMBOL, "market", side, 0.001, None, {"client_oid": f"{given['key']}-trade-{number}"})
         await asyncio.sleep(0.1)
 
 
@@ -151,8 +151,8 @@ class Kill:
         """Place orders, each again until it is answered, and see each of them in the feed."""
         watching = asyncio.create_task(self.watch())
         say(ready=True)
-        for number in range(int(told["orders"])):
-            await self.place(f"{told['key']}-kill-{number}")
+        for number in range(int(given["orders"])):
+            await self.place(f"{given['key']}-kill-{number}")
         async with asyncio.timeout(SECONDS), self.changed:
             await self.changed.wait_for(lambda: set(self.placed.values()) <= self.seen)
         watching.cancel()

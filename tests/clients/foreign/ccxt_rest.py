@@ -9,17 +9,17 @@ from typing import Any
 
 import ccxt
 
-from tests.clients.foreign.steps import check, say, step, told, trade_through_a_kill
+from tests.clients.foreign.steps import check, given, say, step, trade_through_a_kill
 
-SYMBOL = told["product"].replace("-", "/")
+SYMBOL = given["product"].replace("-", "/")
 
 
 def client(url: str) -> Any:
     """A client of one node."""
     settings = {
-        "apiKey": told["key"],
-        "secret": told["secret"],
-        "password": told["passphrase"],
+        "apiKey": given["key"],
+        "secret": given["secret"],
+        "password": given["passphrase"],
         "enableRateLimit": False,
         "timeout": 10_000,
         "urls": {"api": {"public": url, "private": url}},
@@ -42,13 +42,13 @@ def public(x: Any) -> None:
     step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")[-1][4] == x.fetch_ticker(SYMBOL)["last"]))
     step("fetch_l2_order_book", lambda: check(x.fetch_l2_order_book(SYMBOL)["asks"]))
     step("publicGetProductsVolumeSummary", lambda: check(float(volumes(x)["spot_volume_24hour"]) >= 0.01))
-    step("publicGetProductsSparkLines", lambda: check(x.publicGetProductsSparkLines()[told["product"]]))
-    step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": told["product"]})["volume"]))
+    step("publicGetProductsSparkLines", lambda: check(x.publicGetProductsSparkLines()[given["product"]]))
+    step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": given["product"]})["volume"]))
 
 
 def volumes(x: Any) -> dict[str, Any]:
     """What was traded of the product."""
-    found: dict[str, Any] = next(row for row in x.publicGetProductsVolumeSummary() if row["id"] == told["product"])
+    found: dict[str, Any] = next(row for row in x.publicGetProductsVolumeSummary() if row["id"] == given["product"])
     return found
 
 
@@ -60,7 +60,7 @@ def trading(x: Any) -> None:
     step("fetch_balance", lambda: check(x.fetch_balance()["USD"]["free"] > 0))
     step("fetch_trading_fees", lambda: check(x.fetch_trading_fees()[SYMBOL]["taker"] > 0))
     rests = step(
-        "create_order(limit)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"})
+        "create_order(limit)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{given['key']}-a"})
     )
     step("create_order(postOnly)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_001, {"postOnly": True}))
     step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.03)["id"]))
@@ -69,7 +69,7 @@ def trading(x: Any) -> None:
     step("fetch_order", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "open"))
     step(
         "fetch_order(clientOrderId)",
-        lambda: check(x.fetch_order("", SYMBOL, {"clientOrderId": f"{told['key']}-a"})["id"] == rests["id"]),
+        lambda: check(x.fetch_order("", SYMBOL, {"clientOrderId": f"{given['key']}-a"})["id"] == rests["id"]),
     )
     step("fetch_open_orders", lambda: check(len(x.fetch_open_orders(SYMBOL)) == 2))
     step("fetch_orders", lambda: check(len(x.fetch_orders(SYMBOL)) >= 5))
@@ -112,7 +112,7 @@ def beyond(x: Any) -> None:
     """Calls that Coinbase Exchange lacks and ccxt's class therefore does not declare: ccxt signs and sends them by its
     generic `request`.
     """
-    rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-amend"})
+    rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{given['key']}-amend"})
     amended = step(
         "request(PUT orders/{id}), an amendment",
         lambda: x.request("orders/{id}", ["private"], "PUT", {"id": rests["id"], "size": "0.02", "price": "30003"}),
@@ -162,10 +162,10 @@ def is_triggered(order: dict[str, Any], price: float) -> None:
 
 def refusals(x: Any) -> None:
     """The exceptions that ccxt maps our texts to."""
-    nobody = client(told["urls"][-1])
+    nobody = client(given["urls"][-1])
     nobody.apiKey = "nobody"
     refused(ccxt.InsufficientFunds, lambda: x.create_order(SYMBOL, "limit", "buy", 9_000, 3_000_000))
-    refused(ccxt.InvalidOrder, lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"}))
+    refused(ccxt.InvalidOrder, lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{given['key']}-a"}))
     refused(ccxt.OrderNotFound, lambda: x.cancel_order("00000000-0000-0000-0000-00000fffffff"))
     refused(ccxt.InvalidOrder, lambda: x.fetch_order("no-id", SYMBOL))
     refused(ccxt.AuthenticationError, nobody.fetch_balance)
@@ -236,7 +236,7 @@ def amounts(transfers: list[dict[str, Any]]) -> list[tuple[str, float]]:
 
 def main() -> None:
     """All calls, then orders while the leader dies; the first URL is the dying leader's."""
-    x = client(told["urls"][-1])
+    x = client(given["urls"][-1])
     step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.02))
     public(x)
     trading(x)
@@ -244,7 +244,7 @@ def main() -> None:
     beyond(x)
     refusals(x)
     money(x)
-    clients = itertools.cycle([client(url) for url in told["urls"]])
+    clients = itertools.cycle([client(url) for url in given["urls"]])
     current = [next(clients)]
 
     def turn() -> None:

@@ -1,10 +1,10 @@
 // npm's coinbase-pro: REST, the feed, and OrderbookSync.
 import { createRequire } from 'node:module';
-import { check, equal, say, sleep, step, told, tradeThroughAKill } from './steps.mjs';
+import { check, equal, say, sleep, step, given, tradeThroughAKill } from './steps.mjs';
 
-const coinbase = createRequire(told.modules + '/')('coinbase-pro');
-const { key, secret, passphrase, product } = told;
-const url = told.urls.at(-1), ws = told.ws.at(-1);
+const coinbase = createRequire(given.modules + '/')('coinbase-pro');
+const { key, secret, passphrase, product } = given;
+const url = given.urls.at(-1), ws = given.ws.at(-1);
 const market = new coinbase.PublicClient(url);
 const x = new coinbase.AuthenticatedClient(key, secret, passphrase, url);
 const WAIT = 20_000;

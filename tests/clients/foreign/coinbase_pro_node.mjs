@@ -1,10 +1,10 @@
 // npm's coinbase-pro-node: REST and the feed.
-import { check, equal, say, step, told, tradeThroughAKill } from './steps.mjs';
+import { check, equal, say, step, given, tradeThroughAKill } from './steps.mjs';
 
-const { CoinbasePro, WebSocketEvent } = await import(`${told.modules}/coinbase-pro-node/dist/index.js`);
-const { product } = told;
-const settings = { apiKey: told.key, apiSecret: told.secret, passphrase: told.passphrase };
-const x = new CoinbasePro({ ...settings, httpUrl: told.urls.at(-1), wsUrl: told.ws.at(-1) });
+const { CoinbasePro, WebSocketEvent } = await import(`${given.modules}/coinbase-pro-node/dist/index.js`);
+const { product } = given;
+const settings = { apiKey: given.key, apiSecret: given.secret, passphrase: given.passphrase };
+const x = new CoinbasePro({ ...settings, httpUrl: given.urls.at(-1), wsUrl: given.ws.at(-1) });
 const { rest } = x;
 const WAIT = 20_000;
 

@@ -1,4 +1,4 @@
-"""What schemathesis is told beyond the document: how requests are signed, and values that exist, so that calls also
+"""What schemathesis needs beyond the document: how requests are signed, and values that exist, so that calls also
 succeed.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import requests.auth
 import schemathesis
 
-told: dict[str, Any] = json.loads(os.environ["QUORUMBOOK_TOLD"])
+given: dict[str, Any] = json.loads(os.environ["QUORUMBOOK_GIVEN"])
 """`admin` and `trader`, each with key, secret and passphrase; `known`: by parameter or field, values that exist."""
 
 
@@ -24,7 +24,7 @@ class Signature(requests.auth.AuthBase):
 
     def __call__(self, request: Any) -> Any:
         """Add the four headers."""
-        key = told["admin" if "/admin/" in request.path_url else "trader"]
+        key = given["admin" if "/admin/" in request.path_url else "trader"]
         stamp = f"{time.time():.6f}"
         body = request.body or b""
         prehash = f"{stamp}{request.method}{request.path_url}".encode() + (body if isinstance(body, bytes) else body.encode())
@@ -38,7 +38,7 @@ class Signature(requests.auth.AuthBase):
 
 def _known(path: str, name: str, value: object) -> object:
     """A value that exists in place of every second generated one; which, depends on the generated one alone."""
-    values = told["known"].get(f"{path} {name}") or told["known"].get(name)
+    values = given["known"].get(f"{path} {name}") or given["known"].get(name)
     pick = hashlib.sha256(repr(value).encode()).digest()
     return values[pick[1] % len(values)] if values and pick[0] % 2 else value
 

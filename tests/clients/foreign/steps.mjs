@@ -1,5 +1,5 @@
 // What the Node.js scripts share; see steps.py for the lines they print.
-export const told = JSON.parse(process.argv[2]);
+export const given = JSON.parse(process.argv[2]);
 
 export const say = (fields) => process.stdout.write(JSON.stringify(fields) + '\n');
 
@@ -35,8 +35,8 @@ export async function tradeThroughAKill(place) {
   const times = [], texts = new Set(), placed = {};
   let longest = 0;
   say({ ready: true });
-  for (let number = 0; number < told.orders; number++) {
-    const clientOid = `${told.key}-kill-${number}`;
+  for (let number = 0; number < given.orders; number++) {
+    const clientOid = `${given.key}-kill-${number}`;
     const begun = performance.now();
     while (!(clientOid in placed)) {
       try {

@@ -1,4 +1,4 @@
-"""What the Python scripts share: what they are told, calls with their results, and trading through the death of a
+"""What the Python scripts share: their settings, calls with their results, and trading through the death of a
 leader.
 """
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-told: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+given: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 """urls, ws (both in the order to try), key, secret, passphrase, product, orders (how many to place through the kill)."""
 
 
@@ -24,14 +24,14 @@ def step(call: str, run: Callable[[], object]) -> Any:
     try:
         value = run()
     except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
-        tell(call, error)
+        report_failure(call, error)
         return None
     say(call=call, result="works")
     return value
 
 
-def tell(call: str, error: Exception) -> None:
-    """Say that a call failed."""
+def report_failure(call: str, error: Exception) -> None:
+    """Print that a call failed."""
     say(call=call, result=f"fails: {type(error).__name__}: {error}"[:300])
 
 
@@ -71,8 +71,8 @@ def trade_through_a_kill(place: Callable[[str], str], turn: Callable[[], None]) 
     """
     failures, placed = Failures(), {}
     say(ready=True)
-    for number in range(int(told["orders"])):
-        client_oid = f"{told['key']}-kill-{number}"
+    for number in range(int(given["orders"])):
+        client_oid = f"{given['key']}-kill-{number}"
         begun = time.monotonic()
         while client_oid not in placed:
             try:

@@ -1,7 +1,7 @@
 """One byte of a stopped node's files is another, or a file is shorter: the start says so and names the file, or nothing
 was lost.
 
-Log, hard state, snapshot, identity and configuration alike. What is damaged is never told as a question of versions.
+Log, hard state, snapshot, identity and configuration alike. Damage is never reported as a question of versions.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
             config = load(template / "n1" / "node.toml")
             diagnosis = failures.diagnosis_of_start(config, error)
-            told = "\n".join(diagnosis.lines)
-            assert diagnosis.code == exit_codes.CANNOT_START, (done, told)
-            assert "the version that wrote it" not in told, (done, told)
+            text = "\n".join(diagnosis.lines)
+            assert diagnosis.code == exit_codes.CANNOT_START, (done, text)
+            assert "the version that wrote it" not in text, (done, text)
             if part in ("log", "hard state", "snapshot"):
-                assert path.name in told, (done, told)
-                assert "damaged" in told, (done, told)
+                assert path.name in text, (done, text)
+                assert "damaged" in text, (done, text)
             refused += 1
         else:
             assert begun.state == good.state, done
@@ -149,7 +149,7 @@ def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: 
 
 
 def test_damage_of_data_of_another_version_is_no_question_of_versions(template: Path) -> None:
-    """A flipped byte was told with exit code 3 and "the version that wrote it can still start on it"."""
+    """A flipped byte was reported with exit code 3 and "the version that wrote it can still start on it"."""
     from snapshots.errors import MigrationError, SnapshotDamagedError
 
     config = load(template / "n1" / "node.toml")
@@ -159,10 +159,10 @@ def test_damage_of_data_of_another_version_is_no_question_of_versions(template: 
         (MigrationError("money is conserved", "", "no"), exit_codes.NOT_MIGRATED, ("sound and as it was",)),
     ):
         diagnosis = failures.diagnosis_of_start(config, error)
-        told = "\n".join(diagnosis.lines)
+        text = "\n".join(diagnosis.lines)
         assert diagnosis.code == code
-        assert all(part in told for part in parts), told
-        assert "copy" not in told or "must not take its place" in told
+        assert all(part in text for part in parts), text
+        assert "copy" not in text or "must not take its place" in text
 
 
 def test_a_full_disk_is_named(template: Path) -> None:

@@ -260,13 +260,15 @@ def test_a_flipped_bit_is_refused_before_anything_else(config: NodeConfig, old: 
 def test_an_abi_that_is_newer_or_unknown_is_refused(config: NodeConfig, old: dict[str, bytes]) -> None:
     found = look(config.data_path)
     assert found.manifest is not None
-    told = f"ABI {ONE.abi} is not known to this software: "
-    with pytest.raises(UnknownAbiError, match=told + f"version {software.version()}, a build that was never released, not later"):
+    prefix = f"ABI {ONE.abi} is not known to this software: "
+    with pytest.raises(
+        UnknownAbiError, match=prefix + f"version {software.version()}, a build that was never released, not later"
+    ):
         at_start(config)
     later = replace(found, manifest=msgspec.structs.replace(found.manifest, software="0.10.0"))
-    with pytest.raises(UnknownAbiError, match=told + r"version 0\.10\.0, later than this one \(0\.9\), wrote it"):
+    with pytest.raises(UnknownAbiError, match=prefix + r"version 0\.10\.0, later than this one \(0\.9\), wrote it"):
         check_known(later, Releases(), "0.9")
-    with pytest.raises(UnknownAbiError, match=told + "a later version or one that was never released"):
+    with pytest.raises(UnknownAbiError, match=prefix + "a later version or one that was never released"):
         check_known(replace(found, manifest=None), Releases(), "0.9")
     assert contents(config.data_path) == old
 

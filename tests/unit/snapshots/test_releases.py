@@ -72,23 +72,23 @@ def test_an_abi_must_be_known_and_the_only_one(which: str, tmp_path: Path) -> No
         Releases(tmp_path).schema(which)
 
 
-def told(old: Schema, new: Schema) -> list[tuple[str, str, bool]]:
+def changes_of(old: Schema, new: Schema) -> list[tuple[str, str, bool]]:
     return [(change.place, change.text, change.automatic) for change in difference(old, new)]
 
 
 def test_a_difference_is_described_in_words() -> None:
-    assert told(ONE, TWO) == [
+    assert changes_of(ONE, TWO) == [
         ("struct OrderState", "field added: fill_fees: int = 0", True),
         ("struct PlaceOrder", "field added: post_only: bool = False", True),
     ]
-    assert ("struct ProductRow", "field pair removed", False) in told(TWO, THREE)
-    assert ("struct ProductRow", "field added: base: str, without a default", False) in told(TWO, THREE)
-    assert told(THREE, FOUR) == [
+    assert ("struct ProductRow", "field pair removed", False) in changes_of(TWO, THREE)
+    assert ("struct ProductRow", "field added: base: str, without a default", False) in changes_of(TWO, THREE)
+    assert changes_of(THREE, FOUR) == [
         ("table member", "removed", False),
         ("table account", "added", True),
         ("enum DoneReason", "value LAPSED removed", False),
     ]
-    assert told(FOUR, FOUR) == []
+    assert changes_of(FOUR, FOUR) == []
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_command_that_goes_or_comes() -> None:
             for each in fields
         ],
     )
-    assert told(FOUR, fewer) == [
+    assert changes_of(FOUR, fewer) == [
         ("struct Batch", "field commands: choice CancelAll removed", False),
         ("struct CancelAll", "removed", False),
     ]
-    assert told(fewer, FOUR) == [
+    assert changes_of(fewer, FOUR) == [
         ("struct Batch", "field commands: choice CancelAll added", True),
         ("struct CancelAll", "added", True),
     ]

@@ -103,11 +103,11 @@ def test_an_io_error_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         directory.mkdir()
         with monkeypatch.context() as patch:
             patch.setattr(os, name, failing(original, at))
-            told = outcome(lambda place=directory: write(place, io.BytesIO(data)))  # type: ignore[misc] # binds the loop's value
+            failure = outcome(lambda place=directory: write(place, io.BytesIO(data)))  # type: ignore[misc] # binds the loop's value
         check_whole_or_absent(directory, {5: content})
-        if not told:
+        if not failure:
             break
-        assert "Input/output error" in told
+        assert "Input/output error" in failure
     assert at > (10 if name == "fsync" else 1)
 
 
@@ -126,9 +126,9 @@ def test_an_io_error_while_receiving(tmp_path: Path, monkeypatch: pytest.MonkeyP
             patch.setattr(os, name, failing(original, at))
             sink = store.open_sink()
             sink.write(data)
-            told = outcome(sink.finish)
+            failure = outcome(sink.finish)
         check_whole_or_absent(directory, {5: content})
-        if not told:
+        if not failure:
             break
-        assert "Input/output error" in told
+        assert "Input/output error" in failure
     assert at > (8 if name == "fsync" else 1)

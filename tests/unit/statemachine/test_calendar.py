@@ -137,7 +137,7 @@ phase_lists = st.lists(
 )
 @settings(max_examples=100, deadline=None)
 def test_from_change_to_change_nothing_is_missed(zone: str, week: list[list[tuple[int, Phase]]], second: int) -> None:
-    """The phase of each moment between two changes is the one that was told; the change is where it was told."""
+    """The phase of each moment between two changes is the one that was announced; the change is where it was announced."""
     weekly = made(zone, week=week)
     assert calendar.check(weekly) is None
     found = calendar.now(weekly, second * SECOND)

@@ -214,8 +214,8 @@ def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[Eng
     events += apply(bounded, [limit("t1", "new", Side.SELL, 1, 1)])
     assert bounded.orders("t1", limit=1)[0].queued > 0
     events += finish(bounded)
-    (told,) = [event for event in events if isinstance(event, StatusChanged)]
-    assert (told.open_price, told.open_size) == (indication.price, indication.size)
+    (opening_change,) = [event for event in events if isinstance(event, StatusChanged)]
+    assert (opening_change.open_price, opening_change.open_size) == (indication.price, indication.size)
     unbounded(whole)
     at_once = whole.apply(Batch(whole.time + 1, [status(ProductStatus.ONLINE, "open")])).events
     assert not whole.has_pending_work

@@ -41,7 +41,7 @@ def note(stream_id: str = STREAM, account: str = "ann", text: str = "", **more: 
 _notes = 0
 
 
-def told(engine: Engine, command: AnyCommand, stream_id: str = STREAM) -> list[AnyEvent]:
+def events_of(engine: Engine, command: AnyCommand, stream_id: str = STREAM) -> list[AnyEvent]:
     """What a command adds to a stream."""
     events = engine.apply(Batch(engine.time + 1, [command])).events
     return [event for event in events if event.product_id == stream_id]
@@ -54,9 +54,9 @@ def kinds(events: list[AnyEvent]) -> list[ReportKind]:
 def test_a_life_of_an_order_is_reported_in_numbers_without_gap() -> None:
     engine = market(maker_ppm=1_000)
     assert opened(engine).number == 0
-    new = told(engine, limit("ann", "1", Side.BUY, 10, 100, oid="one"))
-    trade = told(engine, limit("bob", "2", Side.SELL, 4, 90))
-    gone = told(engine, CancelAll("ann", "3"))
+    new = events_of(engine, limit("ann", "1", Side.BUY, 10, 100, oid="one"))
+    trade = events_of(engine, limit("bob", "2", Side.SELL, 4, 90))
+    gone = events_of(engine, CancelAll("ann", "3"))
     assert kinds([*new, *trade, *gone]) == [ReportKind.NEW, ReportKind.TRADE, ReportKind.DONE]
     assert [event.product_sequence for event in (*new, *trade, *gone)] == [1, 2, 3]
     filled = trade[0]
@@ -70,31 +70,31 @@ def test_a_life_of_an_order_is_reported_in_numbers_without_gap() -> None:
 def test_the_last_trade_of_a_whole_order_is_its_last_report() -> None:
     engine = market()
     opened(engine)
-    told(engine, limit("bob", "1", Side.SELL, 3, 100))
-    assert kinds(told(engine, limit("ann", "2", Side.BUY, 3, 100))) == [ReportKind.NEW, ReportKind.TRADE]
+    events_of(engine, limit("bob", "1", Side.SELL, 3, 100))
+    assert kinds(events_of(engine, limit("ann", "2", Side.BUY, 3, 100))) == [ReportKind.NEW, ReportKind.TRADE]
 
 
 def test_an_order_by_funds_is_reported_done() -> None:
     engine = market()
     opened(engine)
-    told(engine, limit("bob", "1", Side.SELL, 3, 100))
+    events_of(engine, limit("bob", "1", Side.SELL, 3, 100))
     by_funds = PlaceOrder("ann", "2", PRODUCT, Side.BUY, OrderType.MARKET, 0, 0, 250)
-    assert kinds(told(engine, by_funds)) == [ReportKind.NEW, ReportKind.TRADE, ReportKind.DONE]
+    assert kinds(events_of(engine, by_funds)) == [ReportKind.NEW, ReportKind.TRADE, ReportKind.DONE]
 
 
 def test_a_stop_order_is_new_then_triggered() -> None:
     engine = market(names=("ann", "bob", "cat"))
     opened(engine)
     stop = PlaceOrder("ann", "1", PRODUCT, Side.BUY, OrderType.LIMIT, 100, 5, client_oid="s", stop=StopType.ENTRY, stop_price=90)
-    assert kinds(told(engine, stop)) == [ReportKind.NEW]
-    told(engine, limit("bob", "2", Side.SELL, 1, 95))
-    assert kinds(told(engine, limit("cat", "3", Side.BUY, 1, 95))) == [ReportKind.TRIGGERED]
+    assert kinds(events_of(engine, stop)) == [ReportKind.NEW]
+    events_of(engine, limit("bob", "2", Side.SELL, 1, 95))
+    assert kinds(events_of(engine, limit("cat", "3", Side.BUY, 1, 95))) == [ReportKind.TRIGGERED]
 
 
 def test_accounts_without_a_stream_get_no_reports_and_others_only_theirs() -> None:
     engine = market()
     opened(engine)
-    assert told(engine, limit("bob", "1", Side.SELL, 3, 100)) == []
+    assert events_of(engine, limit("bob", "1", Side.SELL, 3, 100)) == []
     assert engine.stream("bob-key/o") is None
 
 
@@ -102,7 +102,7 @@ def test_a_note_has_a_number_and_a_reset_begins_again() -> None:
     engine = market()
     first = opened(engine, text="logon", taken=1)
     assert (first.number, first.base, first.taken) == (1, 0, 1)
-    told(engine, limit("ann", "1", Side.BUY, 10, 100))
+    events_of(engine, limit("ann", "1", Side.BUY, 10, 100))
     again = opened(engine, text="logon", reset=True, taken=1)
     assert (again.number, again.base, again.taken) == (3, 2, 1)
     empty = send(engine, note(taken=7))
@@ -116,9 +116,9 @@ def test_a_note_has_a_number_and_a_reset_begins_again() -> None:
 def test_a_note_that_comes_again_is_written_once() -> None:
     engine = market()
     command = note(text="logon", open=True)
-    events = told(engine, command)
+    events = events_of(engine, command)
     assert [type(event) for event in events] == [StreamNoted]
-    assert told(engine, command) == []
+    assert events_of(engine, command) == []
     outcome = send(engine, command)
     assert isinstance(outcome, Noted)
     assert outcome.duplicate
@@ -181,7 +181,7 @@ def test_a_closed_stream_gets_no_reports() -> None:
     engine = market()
     opened(engine)
     send(engine, note(close=True))
-    assert told(engine, limit("ann", "1", Side.BUY, 10, 100)) == []
+    assert events_of(engine, limit("ann", "1", Side.BUY, 10, 100)) == []
     assert isinstance(send(engine, note(text="x", open=True)), Rejected)
     assert opened(engine, reset=True, text="x").base == 0
 
@@ -194,9 +194,9 @@ def test_a_cancel_and_an_amendment_are_named_in_their_reports_only() -> None:
     engine = market()
     opened(engine)
     opened(engine, "bob-key/o", "bob")
-    told(engine, limit("bob", "0", Side.SELL, 3, 100))
-    told(engine, limit("ann", "1", Side.BUY, 10, 90, oid="one"))
-    (amended,) = reports(told(engine, AmendOrder("ann", "f:G:two", 0, "one", "", 8, 0, 0, "two")))
+    events_of(engine, limit("bob", "0", Side.SELL, 3, 100))
+    events_of(engine, limit("ann", "1", Side.BUY, 10, 90, oid="one"))
+    (amended,) = reports(events_of(engine, AmendOrder("ann", "f:G:two", 0, "one", "", 8, 0, 0, "two")))
     assert (amended.kind, amended.request, amended.orig_client_oid) == (ReportKind.AMENDED, "f:G:two", "one")
     assert (amended.client_oid, amended.size, amended.remaining) == ("two", 8, 8)
     crossing = AmendOrder("ann", "f:G:three", 0, "two", "", 0, 100, 0, "three")
@@ -205,7 +205,7 @@ def test_a_cancel_and_an_amendment_are_named_in_their_reports_only() -> None:
     assert [(each.kind, each.request) for each in mine] == [(ReportKind.AMENDED, "f:G:three"), (ReportKind.TRADE, "")]
     (other,) = reports([event for event in events if event.product_id == "bob-key/o"])
     assert (other.kind, other.request, other.orig_client_oid) == (ReportKind.TRADE, "", "")
-    (done,) = reports(told(engine, CancelOrder("ann", "f:F:four", 0, "three")))
+    (done,) = reports(events_of(engine, CancelOrder("ann", "f:F:four", 0, "three")))
     assert (done.kind, done.request, done.client_oid, done.orig_client_oid) == (ReportKind.DONE, "f:F:four", "three", "three")
     engine.check()
 
@@ -214,8 +214,8 @@ def test_an_iceberg_is_reported_with_what_it_hides() -> None:
     engine = market()
     opened(engine)
     iceberg = PlaceOrder("ann", "1", PRODUCT, Side.BUY, OrderType.LIMIT, 100, 10, options=OrderOptions(display_size=4))
-    told(engine, iceberg)
-    slice_traded = reports(told(engine, limit("bob", "2", Side.SELL, 4, 100)))
+    events_of(engine, iceberg)
+    slice_traded = reports(events_of(engine, limit("bob", "2", Side.SELL, 4, 100)))
     assert [(each.kind, each.remaining, each.filled_size) for each in slice_traded] == [(ReportKind.TRADE, 6, 4)]
 
 
@@ -223,9 +223,9 @@ def test_a_bust_and_a_correction_are_reported_to_both_accounts() -> None:
     engine = market()
     opened(engine)
     opened(engine, "bob-key/o", "bob")
-    told(engine, limit("ann", "1", Side.BUY, 2, 100, oid="one"))
-    first = reports(told(engine, limit("bob", "2", Side.SELL, 1, 100)))[0]
-    second = reports(told(engine, limit("bob", "3", Side.SELL, 1, 100)))[0]
+    events_of(engine, limit("ann", "1", Side.BUY, 2, 100, oid="one"))
+    first = reports(events_of(engine, limit("bob", "2", Side.SELL, 1, 100)))[0]
+    second = reports(events_of(engine, limit("bob", "3", Side.SELL, 1, 100)))[0]
     correct = CorrectTrade("operator", "c1", PRODUCT, first.trade_id, "ann", "bob", 100, 1, 0, 0, 90, "", first.order_id)
     events = engine.apply(Batch(engine.time + 1, [correct])).events
     (mine,) = reports([event for event in events if event.product_id == STREAM])
@@ -239,7 +239,7 @@ def test_a_bust_and_a_correction_are_reported_to_both_accounts() -> None:
     (other,) = reports([event for event in events if event.product_id == "bob-key/o"])
     assert (other.kind, other.order_id, other.filled_size, other.side) == (ReportKind.CORRECTED, 0, 0, Side.SELL)
     bust = CorrectTrade("operator", "c2", PRODUCT, second.trade_id, "ann", "bob", 100, 1, 0, 0)
-    assert kinds(told(engine, bust)) == [ReportKind.BUSTED]
+    assert kinds(events_of(engine, bust)) == [ReportKind.BUSTED]
     unknown = CorrectTrade("operator", "c3", PRODUCT, second.trade_id, "ann", "bob", 100, 1, 0, 0, buyer_order_id=99)
     assert isinstance(send(engine, unknown), Rejected)
     engine.check()

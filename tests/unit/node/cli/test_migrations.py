@@ -72,9 +72,9 @@ def test_abis_are_listed_shown_and_compared(
     assert "table order: OrderState, key [order_id]" in run("abi", "show").stdout
     assert run("abi", "show", "--json").stdout_bytes == SCHEMA.encode()
     assert "pair: str" in run("abi", "show", ONE.abi[:7]).stdout
-    told = run("abi", "diff", ONE.abi, TWO.abi).stdout
-    assert "by itself" in told
-    assert "field added: fill_fees: int = 0" in told
+    output = run("abi", "diff", ONE.abi, TWO.abi).stdout
+    assert "by itself" in output
+    assert "field added: fill_fees: int = 0" in output
     assert "needs a migration" in run("abi", "diff", TWO.abi).stdout
     assert run("abi", "diff", ABI).stdout == "no difference\n"
     assert run_json("abi", "diff", ONE.abi, TWO.abi)["changes"][0]["automatic"] is True
@@ -87,7 +87,7 @@ def test_abis_are_listed_shown_and_compared(
 
 
 def test_a_rehearsal_is_readable_and_complete(run: Run, data: Path, run_json: Callable[..., Any]) -> None:
-    told = run("migrate", "--check", "--from", "cluster", "--diff").stdout
+    output = run("migrate", "--check", "--from", "cluster", "--diff").stdout
     for part in (
         f"from {ONE.abi} (version 0.0.1)",
         "Step, automatic",
@@ -99,7 +99,7 @@ def test_a_rehearsal_is_readable_and_complete(run: Run, data: Path, run_json: Ca
         "# column fill_fees added",
         "disk",
     ):
-        assert part in told, part
+        assert part in output, part
     (report,) = run_json("migrate", "--check", "--from", "cluster", "--diff")
     assert (report["needed"], report["node_id"], report["target"]) == (True, "n1", BROUGHT_TO.abi)
     assert report["bytes_needed"] > 0
@@ -128,31 +128,31 @@ def test_the_stages_of_a_rollback_have_bars_and_its_output_stays_on_stdout(
 ) -> None:
     migrated(data)
     shown = watched("rollback", "--cluster", "cluster", "--export", "since")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert "n1: the undone commands are exported" in shown
     assert "n1: the former data takes its place again" in shown
-    assert f"n1: back at ABI {ONE.abi}" in told
+    assert f"n1: back at ABI {ONE.abi}" in output
     assert "back at ABI" not in shown
 
 
 def test_a_rehearsal_that_fails_is_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "written_migrations", dict)
-    told = run("migrate", "--check", "--from", "cluster", code=1).stderr
-    assert "no migration leads from" in told
-    assert "quorumbook migrate new" in told
+    output = run("migrate", "--check", "--from", "cluster", code=1).stderr
+    assert "no migration leads from" in output
+    assert "quorumbook migrate new" in output
 
 
 def test_a_skeleton_is_written_once(run: Run, data: Path, tmp_path: Path) -> None:
-    told = run("migrate", "new", TWO.abi, "--to", THREE.abi, "--out", str(tmp_path)).stdout
+    output = run("migrate", "new", TWO.abi, "--to", THREE.abi, "--out", str(tmp_path)).stdout
     path = tmp_path / f"from_{TWO.abi[:12]}.py"
-    assert str(path) in told
+    assert str(path) in output
     assert TWO.abi in path.read_text()
     assert "is there already" in run("migrate", "new", TWO.abi, "--out", str(tmp_path), code=1).stderr
 
 
 def test_the_modules_of_a_level_are_drafted_once(run: Run, tmp_path: Path) -> None:
-    told = run("migrate", "new-level", "0.2.0", "--out", str(tmp_path)).stdout
-    assert str(tmp_path / "v0_2_0_rows.py") in told
+    output = run("migrate", "new-level", "0.2.0", "--out", str(tmp_path)).stdout
+    assert str(tmp_path / "v0_2_0_rows.py") in output
     assert "class FormerEngine(Engine)" in (tmp_path / "v0_2_0.py").read_text()
     assert "is there already" in run("migrate", "new-level", "0.2.0", "--out", str(tmp_path), code=1).stderr
     assert "was not released: expected one of 0.1.0, 0.2.0" in run("migrate", "new-level", "9.9.9", code=1).stderr
@@ -172,16 +172,16 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
 ) -> None:
     migrated(data)
     monkeypatch.setattr(back, "ACCEPTED", frozenset({ONE.abi}))
-    told = run("rollback", "cluster", "--without-export", code=1).stderr
-    assert "go back with the version that made the migration" in told
+    output = run("rollback", "cluster", "--without-export", code=1).stderr
+    assert "go back with the version that made the migration" in output
     assert len(switch.former(data)) == 1
 
 
 def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) -> None:
     assert "no migration that could be undone" in run("rollback", "cluster", "--without-export", code=1).stderr
     migrated(data)
-    told = run("rollback", "cluster", "--export", "since").stdout
-    assert f"back at ABI {ONE.abi}" in told
+    output = run("rollback", "cluster", "--export", "since").stdout
+    assert f"back at ABI {ONE.abi}" in output
     assert (tmp_path / "since" / "n1-since-migration.jsonl").read_text().count("\n") == 1
     migrated(data)
     assert "is there already, and nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
@@ -220,10 +220,10 @@ def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: py
     log.close()
     assert len(follow(end + number)["orders"]) > len(before["orders"])
     monkeypatch.setitem(cutting.KNOWN, "0.0.1", ("0002", cutting.KNOWN["0.2.0"][1]))
-    told = json.loads(run("rollback", "cluster", "--without-export", "--json").stdout)["n1"]
-    assert told["back"] is True
-    assert f"cut back by {number} log entries" in told["history"]
-    assert f"schema {head()} is 0002 again" in told["history"]
+    output = json.loads(run("rollback", "cluster", "--without-export", "--json").stdout)["n1"]
+    assert output["back"] is True
+    assert f"cut back by {number} log entries" in output["history"]
+    assert f"schema {head()} is 0002 again" in output["history"]
     with sqlite3.connect(data / "history" / "history.sqlite") as connection:
         (version,) = connection.execute("select version_num from alembic_version").fetchone()
         (index,) = connection.execute("select log_index from progress").fetchone()

@@ -211,16 +211,16 @@ def test_status_shows_members_without_a_vote_and_snapshots_on_their_way(run: Run
 
 
 def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:
-    told = json.loads(run("cluster", "status", "--json").stdout)
-    assert told["leader"] == "n1"
-    member = told["nodes"]["n1"]["members"][1]
+    printed = json.loads(run("cluster", "status", "--json").stdout)
+    assert printed["leader"] == "n1"
+    member = printed["nodes"]["n1"]["members"][1]
     assert {name: member[name] for name in ("node_id", "connected", "match_index", "role")} == {
         "node_id": "n2",
         "connected": True,
         "match_index": 12,
         "role": "voter",
     }
-    assert told["nodes"]["n3"] is None
+    assert printed["nodes"]["n3"] is None
 
 
 def test_status_without_a_leader_is_exit_code_69(run: Run, local: FakeLocal) -> None:
@@ -242,9 +242,9 @@ def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> 
 
 
 def test_the_version_has_the_abi(run: Run) -> None:
-    told = json.loads(run("version", "--json").stdout)
-    assert len(told["abi"]) == 40
-    assert told["abi"] in run("version").stdout
+    printed = json.loads(run("version", "--json").stdout)
+    assert len(printed["abi"]) == 40
+    assert printed["abi"] in run("version").stdout
 
 
 BATCHES = [Batch(index * 10**9, [command]) for index, command in enumerate(COMMANDS, 2)]

@@ -120,6 +120,6 @@ async def test_a_lost_cluster_says_how_far_it_came(client: FakeClient, ops: str)
 
 
 async def test_progress_is_reported(client: FakeClient, ops: str) -> None:
-    told: list[tuple[int, int]] = []
-    await replay(client, ReplayPlan(Path(ops), chunk=3), lambda done, total: told.append((done, total)))
-    assert told == [(3, 7), (6, 7), (7, 7)]
+    progress: list[tuple[int, int]] = []
+    await replay(client, ReplayPlan(Path(ops), chunk=3), lambda done, total: progress.append((done, total)))
+    assert progress == [(3, 7), (6, 7), (7, 7)]

@@ -194,8 +194,8 @@ def test_a_status_changes_and_nothing_else(market: Run, run_json: RunJson, clien
     before = {view["id"]: view for view in run_json("product", "list")}
     assert market("product", "status", "BTC-EUR", "auction").stdout == "BTC-EUR auction (before: online)\n"
     after = {view["id"]: view for view in run_json("product", "list")}
-    told = {"status": "auction", "sequence": after["BTC-EUR"]["sequence"]}
-    assert after == before | {"BTC-EUR": before["BTC-EUR"] | told}
+    changed = {"status": "auction", "sequence": after["BTC-EUR"]["sequence"]}
+    assert after == before | {"BTC-EUR": before["BTC-EUR"] | changed}
     assert run_json("product", "status", "--all", "auction") == [
         {"id": "BTC-EUR", "status": "auction", "before": "auction"},
         {"id": "BTC-USD", "status": "auction", "before": "online"},
@@ -378,7 +378,7 @@ def test_a_change_at_the_same_moment_is_not_lost(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("order", "place", "BTC-USD", "buy", "1000", "--price", "9999", "--as", "alice"), "10008999 needed, 1000000 available"),
         (("order", "place", "BTC-USD", "sell", "10.5", "--price", "100", "--as", "bob"), "10.5 needed, 10 available"),
@@ -388,8 +388,8 @@ def test_a_change_at_the_same_moment_is_not_lost(
         (("product", "put", "BTC-USD", "--lot", "1", "--replace"), "is 0.0001 and cannot change"),
     ],
 )
-def test_a_person_reads_coins_and_not_smallest_units(market: Run, arguments: tuple[str, ...], told: str) -> None:
-    assert told in market(*arguments, code=1).stderr
+def test_a_person_reads_coins_and_not_smallest_units(market: Run, arguments: tuple[str, ...], message: str) -> None:
+    assert message in market(*arguments, code=1).stderr
 
 
 def test_a_command_does_not_wait_twice_for_a_leader(market: Run, client: FakeClient) -> None:

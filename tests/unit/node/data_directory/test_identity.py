@@ -1,4 +1,4 @@
-"""Whose data directory it is, and what a node without one is told."""
+"""Whose data directory it is, and the error of a node without one."""
 
 from __future__ import annotations
 

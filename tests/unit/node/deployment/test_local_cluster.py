@@ -140,13 +140,13 @@ async def test_waiting_ends_at_its_deadline_and_says_who_is_not_ready(
     cluster.start()
     found: Statuses = {"n1": status("n1", "leader"), "n2": status("n2", "follower", ready=False), "n3": None}
 
-    async def told() -> Statuses:
+    async def reported() -> Statuses:
         return found
 
     async def takes_http(node_id: str) -> bool:
         return True
 
-    monkeypatch.setattr(cluster, "status", told)
+    monkeypatch.setattr(cluster, "status", reported)
     monkeypatch.setattr(cluster, "_takes_http", takes_http)
     with pytest.raises(NodeStartError, match=r"n2 is follower in term 1, applied 5, not ready; n3 does not answer"):
         await cluster.wait_ready(0.1)
@@ -160,7 +160,7 @@ async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster
     lock.note(Mode.STARTED)
     looks = 0
 
-    async def told() -> Statuses:
+    async def reported() -> Statuses:
         nonlocal looks
         looks += 1
         if looks == 5:
@@ -173,7 +173,7 @@ async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster
     async def takes_http(node_id: str) -> bool:
         return True
 
-    monkeypatch.setattr(cluster, "status", told)
+    monkeypatch.setattr(cluster, "status", reported)
     monkeypatch.setattr(cluster, "_takes_http", takes_http)
     try:
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What an operator is told when a node cannot be added or removed; that it can is shown by real clusters
+"""The errors when a node cannot be added or removed; real clusters show that it can
 (tests/acceptance).
 """
 

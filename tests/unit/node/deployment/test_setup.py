@@ -157,9 +157,9 @@ def test_every_node_has_its_own_host_and_a_certificate_that_names_it(tmp_path: P
         assert config.http.tls
         certificate = x509.load_pem_x509_certificate(config.path(config.tls.certificate).read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        told = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-        assert host in told
-        assert not set(told) & (set(hosts.values()) - {host})
+        names_and_addresses = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+        assert host in names_and_addresses
+        assert not set(names_and_addresses) & (set(hosts.values()) - {host})
 
 
 def test_nodes_that_share_a_host_have_ports_of_their_own(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_data_directory_of_somebody_else_or_none(path: Path) -> None:
     assert "'n2'" in finding.text
     shutil.rmtree(load(path).data_path)
     assert worst(found(path, "data directory")) is Severity.CRITICAL
-    assert found(path, "disk space")[0].level is Severity.UNKNOWN, "what cannot be looked at is told, not raised"
+    assert found(path, "disk space")[0].level is Severity.UNKNOWN, "an unreadable disk is a finding, not an exception"
 
 
 def test_a_port_that_somebody_has(path: Path) -> None:

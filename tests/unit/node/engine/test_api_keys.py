@@ -1,4 +1,4 @@
-"""API keys in the engine: encrypted before they reach the log, encrypted again without losing a change, and told to whoever
+"""API keys in the engine: encrypted before they reach the log, encrypted again without losing a change, and sent to whoever
 follows them.
 """
 
@@ -234,7 +234,7 @@ class TestFollowing:
             await until(lambda: len(changed) == 2)
             assert changed[-1] == [], "any may be another after a snapshot"
         assert changed[-1] == []
-        assert len(changed) == 3, "a refused put changes nothing, and the end of the connection is told once"
+        assert len(changed) == 3, "a refused put changes nothing, and the end of the connection is reported once"
 
     async def test_a_node_that_has_not_caught_up_judges_no_key(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path), leader=False) as node, connected(node) as gateway:

@@ -1,4 +1,4 @@
-"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or is told that it
+"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or gets an error when it
 cannot.
 """
 

@@ -31,7 +31,7 @@ class Cluster:
         self.in_flight = 0
         self.held = 0
         self.roles = {"n1": "voter", "n2": "voter", "n3": "voter"}
-        self.told: dict[str, Any] = {name: self.status_of() for name in self.roles}
+        self.statuses: dict[str, Any] = {name: self.status_of() for name in self.roles}
         self.unprepared: dict[str, str] = {}
         self.prepared: list[str] = []
         self.proposed: list[bytes] = []
@@ -48,7 +48,7 @@ class Cluster:
             busy=lambda: self.busy,
             ask=self._ask,
             prepare=self._prepare,
-            own=lambda: self.told["n1"],
+            own=lambda: self.statuses["n1"],
             prepare_own=lambda abi: self._prepare(MemberStatus("n1", True, 0), abi),
             obstacles=self._obstacles,
         )
@@ -61,7 +61,7 @@ class Cluster:
         return SimpleNamespace(**{**said, **changes})
 
     async def _ask(self, member: MemberStatus) -> Any:
-        said = self.told[member.node_id]
+        said = self.statuses[member.node_id]
         if isinstance(said, Exception):
             raise said
         return said
@@ -135,19 +135,19 @@ async def test_a_check_changes_nothing(cluster: Cluster) -> None:
 
 
 def down(cluster: Cluster) -> None:
-    cluster.told["n3"] = ConnectionLost("no connection")
+    cluster.statuses["n3"] = ConnectionLost("no connection")
 
 
 def too_old(cluster: Cluster) -> None:
-    cluster.told["n2"] = cluster.status_of(software="0.2.0", levels=[], level="", level_abi="")
+    cluster.statuses["n2"] = cluster.status_of(software="0.2.0", levels=[], level="", level_abi="")
 
 
 def behind(cluster: Cluster) -> None:
-    cluster.told["n2"] = cluster.status_of(applied_index=4)
+    cluster.statuses["n2"] = cluster.status_of(applied_index=4)
 
 
 def elsewhere(cluster: Cluster) -> None:
-    cluster.told["n2"] = cluster.status_of(level="0.3.0", level_abi=OWN.abi)
+    cluster.statuses["n2"] = cluster.status_of(level="0.3.0", level_abi=OWN.abi)
 
 
 def learner(cluster: Cluster) -> None:

@@ -100,7 +100,7 @@ def test_captured_state_is_that_of_the_capture_and_comes_back(node: Node, tmp_pa
     node.port.capture(MARK)
     node.apply(buy(4))
     assert wait(node.port.poll) is CaptureState.DONE
-    assert node.port.poll() is CaptureState.IDLE, "told once"
+    assert node.port.poll() is CaptureState.IDLE, "reported once"
     assert node.port.counters()["snapshots_taken"] == 1
     again = Node(tmp_path / "a")
     assert again.port.newest() == MARK
@@ -373,7 +373,7 @@ def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:
     assert node.port.newest() is None
 
 
-def told(node: Node) -> tuple[object, ...]:
+def market_of(node: Node) -> tuple[object, ...]:
     """What a node's feed says of the market."""
     reader = Reader()
     subscription = node.feed.subscribe(reader, 1, "BTC-USD", 1)
@@ -391,11 +391,11 @@ def test_the_market_is_there_after_a_restart_and_on_a_node_that_was_brought_up_f
     install(node, other)
     for each in (node, again, other):
         each.apply(buy(13), sell(14))
-    trades, _, events = told(node)
+    trades, _, events = market_of(node)
     assert isinstance(trades, list)
     assert len(trades) == 3
     assert events
-    assert told(again) == told(other) == told(node)
+    assert market_of(again) == market_of(other) == market_of(node)
     view = Views(again.feed).answer(again.machine.engine, MarketQuery("BTC-USD"), Audience.FULL)
     market = msgspec.msgpack.decode(view, type=MarketView)
     assert (market.last_trade_id, len(market.trades)) == (3, 3)
@@ -411,7 +411,7 @@ def test_each_snapshot_has_the_market_of_its_own_moment(tmp_path: Path) -> None:
     assert node.capture(later) is CaptureState.DONE
     again = Node(tmp_path)
     again.port.restore(later)
-    assert told(again) == told(node)
+    assert market_of(again) == market_of(node)
 
 
 def test_a_snapshot_without_a_market_is_as_good(tmp_path: Path) -> None:

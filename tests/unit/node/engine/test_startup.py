@@ -25,10 +25,10 @@ def config(tmp_path: Path) -> NodeConfig:
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, data: str | None, *greetings: Welcome) -> None:
-    async def told(_config: NodeConfig) -> list[Welcome]:
+    async def welcomes(_config: NodeConfig) -> list[Welcome]:
         return list(greetings)
 
-    monkeypatch.setattr(startup, "_greetings", told)
+    monkeypatch.setattr(startup, "_greetings", welcomes)
     monkeypatch.setattr(startup, "look", lambda path: Found(path, data, None, None))
 
 

@@ -21,7 +21,7 @@ async def client_of(served: Served) -> Client:
     return await served.logged_on("alice-key", MARKET)
 
 
-def told(message: Fields) -> tuple[str, ...]:
+def entry_of(message: Fields) -> tuple[str, ...]:
     """The entry of a refresh that has one: action, type, price, size."""
     return tuple(message.get(tag, "") for tag in (279, 269, 270, 271))
 
@@ -36,9 +36,9 @@ async def test_a_book_is_sent_and_then_its_changes() -> None:
         assert (snapshot[35], snapshot[262], snapshot[55], snapshot[268]) == ("W", "book", PRODUCT, "2")
         assert int(snapshot[83]) == served.backend.engine.product_sequence(PRODUCT)
         trade_with(served.backend, Side.BUY, 91_00, 2_000_000, "b2")
-        assert told(await client.next()) == ("0", "0", "91", "0.02")
+        assert entry_of(await client.next()) == ("0", "0", "91", "0.02")
         trade_with(served.backend, Side.BUY, 91_00, 1_000_000, "b3")
-        assert told(await client.next()) == ("1", "0", "91", "0.03")
+        assert entry_of(await client.next()) == ("1", "0", "91", "0.03")
         client.send("V", (262, "book"), (263, 2))
         for text in ("before", "after"):
             client.send("1", (112, text))
@@ -56,7 +56,7 @@ async def test_trades_have_the_sequence_of_rest() -> None:
         await alice.next()
         trade_with(served.backend, Side.SELL, 100_00, 2_000_000)
         trade = await client.next()
-        assert (*told(trade), trade[278], trade[2446]) == ("0", "2", "100", "0.02", "1", "2")
+        assert (*entry_of(trade), trade[278], trade[2446]) == ("0", "2", "100", "0.02", "1", "2")
         assert int(trade[83]) > 0
 
 

@@ -276,6 +276,6 @@ async def test_12_a_second_logon_on_the_connection_is_rejected() -> None:
 def test_the_page_has_every_case() -> None:
     table = PAGE.read_text(encoding="utf-8").partition("## Session layer")[2].partition("\n## ")[0]
     rows = [row.partition(":")[0] for row in table.splitlines() if row.startswith("| ")]
-    told = {number for row in rows for number in re.findall(r"\b\d+[a-z]?\b", row)}
+    documented = {number for row in rows for number in re.findall(r"\b\d+[a-z]?\b", row)}
     cases = {case.number for case in CASES} - {"2a", "7"}  # nothing happens
-    assert cases - told == {case for case in cases if case.startswith("14")} - {"14a"}
+    assert cases - documented == {case for case in cases if case.startswith("14")} - {"14a"}

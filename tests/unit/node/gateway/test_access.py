@@ -56,8 +56,8 @@ async def test_a_user_sees_what_the_roles_show(exchange: Exchange) -> None:
     ]
     assert (await exchange.call("alice", "GET", "/admin/controls"))[0] == 403
     assert (await exchange.call("alice", "GET", "/admin/users"))[0] == 403
-    _, told = await exchange.call("rita", "GET", "/users/self/verify")
-    assert (told["user"], told["permissions"]) == ("rita", ["view", "switch", "limit"])
+    _, verified = await exchange.call("rita", "GET", "/users/self/verify")
+    assert (verified["user"], verified["permissions"]) == ("rita", ["view", "switch", "limit"])
 
 
 async def test_a_role_that_is_taken_away_is_gone_at_once(exchange: Exchange) -> None:

@@ -104,24 +104,24 @@ async def test_indicative_prices_and_the_opening_are_sent(exchange: Exchange) ->
     await exchange.order("bob", "sell", "110", "1")
     socket = await subscribed(exchange, ["auction"])
     await put_status(exchange, "auction")
-    told = await receive(socket, "auction")
-    assert (told["auction_state"], told["can_open"]) == ("collection", "no")
+    update = await receive(socket, "auction")
+    assert (update["auction_state"], update["can_open"]) == ("collection", "no")
     await exchange.order("alice", "buy", "102", "2")
     await exchange.order("bob", "sell", "102", "1")
-    while told["open_size"] != "1":
-        told = await receive(socket, "auction")
-    assert (told["auction_state"], told["open_price"], told["can_open"]) == ("collection", "102", "yes")
-    assert told["sequence"] == exchange.backend.engine.product_sequence("BTC-USD")
+    while update["open_size"] != "1":
+        update = await receive(socket, "auction")
+    assert (update["auction_state"], update["open_price"], update["can_open"]) == ("collection", "102", "yes")
+    assert update["sequence"] == exchange.backend.engine.product_sequence("BTC-USD")
     late = await subscribed(exchange, ["auction"])
-    assert await receive(late) == told, "who comes later is told at once"
+    assert await receive(late) == update, "a later subscriber gets it at once"
     await put_status(exchange, "online")
-    while told["auction_state"] == "collection":
-        told = await receive(socket, "auction")
+    while update["auction_state"] == "collection":
+        update = await receive(socket, "auction")
     wanted = {"open_price": "102", "open_size": "1", "best_bid_price": "102", "best_bid_size": "1", "best_ask_price": "110"}
-    assert told["auction_state"] == "opening"
-    assert wanted.items() <= told.items()
-    assert await receive(socket) == told | {"auction_state": "complete"}
-    assert told["sequence"] == exchange.backend.engine.product_sequence("BTC-USD")
+    assert update["auction_state"] == "opening"
+    assert wanted.items() <= update.items()
+    assert await receive(socket) == update | {"auction_state": "complete"}
+    assert update["sequence"] == exchange.backend.engine.product_sequence("BTC-USD")
 
 
 async def test_an_auction_that_does_not_open_is_not_complete(exchange: Exchange) -> None:
@@ -145,10 +145,10 @@ async def test_what_was_collected_may_open_after_a_pause(exchange: Exchange) -> 
     await exchange.order("bob", "sell", "102", "1")
     await put_status(exchange, "cancel_only")
     await put_status(exchange, "online")
-    told = await receive(socket, "auction")
-    while told["auction_state"] == "collection":
-        told = await receive(socket, "auction")
-    assert (told["auction_state"], told["open_price"], told["open_size"]) == ("opening", "102", "1")
+    update = await receive(socket, "auction")
+    while update["auction_state"] == "collection":
+        update = await receive(socket, "auction")
+    assert (update["auction_state"], update["open_price"], update["open_size"]) == ("opening", "102", "1")
     assert (await receive(socket))["auction_state"] == "complete"
 
 
@@ -215,11 +215,11 @@ async def test_a_reader_resumes_anywhere_around_an_opening(exchange: Exchange) -
     await put_status(exchange, "online")
     await exchange.order("alice", "sell", "95", "1")
     last = exchange.backend.engine.product_sequence("BTC-USD")
-    told = [await receive(live) for _ in range(last)]
-    assert [message["sequence"] for message in told] == list(range(1, last + 1))
+    update = [await receive(live) for _ in range(last)]
+    assert [message["sequence"] for message in update] == list(range(1, last + 1))
     for first in range(1, last + 1):
         again = await subscribed(exchange, ["full"], from_sequence=first)
-        assert [await receive(again) for _ in range(last - first + 1)] == told[first - 1 :]
+        assert [await receive(again) for _ in range(last - first + 1)] == update[first - 1 :]
         await again.close()
 
 

@@ -38,12 +38,12 @@ async def test_a_candle_that_ends_is_sent_once_more_in_its_final_form(exchange: 
     await trade(exchange, "105")
     exchange.backend.advance(seconds=60)
     await trade(exchange, "95")
-    told = [begun]
-    while told[-1]["candles"][0][0] == begun["candles"][0][0]:
-        told.append(await receive(socket, "candles"))
-    assert row(told[-2]) == ["100", "105", "100", "105", "2"]
-    assert told[-1]["candles"][0][0] == begun["candles"][0][0] + 60
-    assert row(told[-1]) == ["95", "95", "95", "95", "1"]
+    messages = [begun]
+    while messages[-1]["candles"][0][0] == begun["candles"][0][0]:
+        messages.append(await receive(socket, "candles"))
+    assert row(messages[-2]) == ["100", "105", "100", "105", "2"]
+    assert messages[-1]["candles"][0][0] == begun["candles"][0][0] + 60
+    assert row(messages[-1]) == ["95", "95", "95", "95", "1"]
 
 
 async def test_the_names_of_the_channels(exchange: Exchange) -> None:
@@ -66,7 +66,7 @@ async def test_the_best_prices_are_sent_when_they_change(exchange: Exchange) -> 
     assert await best() == ("0", "0", "110", "1")
     order = await exchange.order("alice", "buy", "90", "2")
     assert await best() == ("90", "2", "110", "1")
-    await exchange.order("alice", "buy", "80", "2")  # not the best: nothing is told
+    await exchange.order("alice", "buy", "80", "2")  # not the best: no message
     await exchange.order("bob", "sell", "110", "3")
     assert await best() == ("90", "2", "110", "4")
     assert (await exchange.call("alice", "DELETE", f"/orders/{order['id']}"))[0] == 200

@@ -108,7 +108,7 @@ def queued(reader: Subscriber) -> list[Any]:
 async def test_a_strict_reader_follows_every_channel_of_the_book(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Levels that come and go within one entry were told as removed, though nobody had heard of them (cryptofeed:
+    """Levels that come and go within one entry were sent as removed, though nobody had heard of them (cryptofeed:
     KeyError).
     """
     monkeypatch.setattr(sessions, "QUEUE_MAX", 10**6)

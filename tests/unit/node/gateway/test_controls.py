@@ -19,8 +19,8 @@ async def test_a_kill_switch_cancels_refuses_and_is_visible_on_the_status_channe
     switched = await receive(socket, "trading_switch")
     assert (switched["switches"], switched["message"], switched["scope"]) == (["kill"], "runaway", "product")
     while True:
-        told = await receive(socket, "status")
-        (product,) = [each for each in told["products"] if each["id"] == "BTC-USD"]
+        message = await receive(socket, "status")
+        (product,) = [each for each in message["products"] if each["id"] == "BTC-USD"]
         if product["status_message"]:
             break
     assert product["status_message"] == "switched off: kill (runaway)"

@@ -294,8 +294,8 @@ async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:
 
 
 async def test_a_read_waits_for_a_history_that_is_a_little_behind(kept: Exchange) -> None:
-    """What a client was told is in what it reads next; a history that is far behind answers with what it has, and says
-    so.
+    """A client reads what an earlier answer contained. A history that is far behind answers with what it has, and names
+    its sequence.
     """
     backend(kept).behind = True
     await trade_a_little(kept)

@@ -231,10 +231,10 @@ class TestOpenConnections:
         socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
         row = exchange.backend.engine.api_key(key.key_id)
         assert row is not None
-        exchange.backend.down, told = True, exchange.backend.on_keys
+        exchange.backend.down, callback = True, exchange.backend.on_keys
         exchange.backend.on_keys = lambda _key_ids: None
         exchange.backend.apply(PutApiKey(OPERATOR, "gone", key.key_id, "alice", SECRET, "", 0))
-        told([])
+        callback([])
         exchange.backend.queried.clear()
         await until(lambda: ApiKeyQuery(key.key_id) in exchange.backend.queried)
         exchange.backend.down = False

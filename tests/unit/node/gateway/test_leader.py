@@ -92,7 +92,7 @@ async def test_a_linearizable_read_goes_through_a_barrier_at_the_leader(exchange
 
 
 async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchange) -> None:
-    """Only so a client that has been told of an order by another node knows whether this one is behind."""
+    """Only so a client that has learnt of an order from another node knows whether this one is behind."""
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
     await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
@@ -232,7 +232,7 @@ Step = Callable[[Sequence[AnyCommand]], Awaitable[list[Any]]]
 
 
 class FakeConnection:
-    """A connection to the engine that does what it is told."""
+    """A connection to the engine that does what the test says."""
 
     def __init__(self, *steps: object) -> None:
         self.steps = list(steps)

@@ -1,4 +1,4 @@
-"""A product's status: changed by itself, shown in every list, told on the feed."""
+"""A product's status: changed by itself, shown in every list, sent on the feed."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ async def test_a_change_is_an_event_of_the_product(exchange: Exchange) -> None:
 async def test_the_channel_status_reports_a_change_at_once(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     socket = await exchange.socket()
     await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["status", "full"]})
-    told = await receive(socket, "status")
-    assert told["products"][0]["limit_only"] is False
+    products = await receive(socket, "status")
+    assert products["products"][0]["limit_only"] is False
     monkeypatch.setattr(feeds, "STATUS_LOOK", 1_000)
     for status in ("limit_only", "post_only", "cancel_only"):
         await exchange.call("admin", "PATCH", "/admin/products/BTC-USD", {"status": status})
-        while not told["products"][0][status]:
-            told = await receive(socket, "status")
+        while not products["products"][0][status]:
+            products = await receive(socket, "status")
 
 
 async def test_the_channel_status_reports_products_that_nobody_follows(exchange: Exchange) -> None:

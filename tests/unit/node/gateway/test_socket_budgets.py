@@ -108,14 +108,14 @@ class TestMessages:
         assert (await receive(socket))["type"] == "subscriptions"
         for price in range(100, 120):
             await exchange.order("alice", "buy", str(price), "0.1")
-        told = 0
+        arrived = 0
         async with asyncio.timeout(10):
-            while told < 40:  # two events of each order
+            while arrived < 40:  # two events of each order
                 await socket.ping(b"keepalive")
                 while (got := await socket.receive()).type is WSMsgType.PONG:
                     continue
-                assert got.type is WSMsgType.TEXT, f"{got} after {told} messages"
-                told += 1
+                assert got.type is WSMsgType.TEXT, f"{got} after {arrived} messages"
+                arrived += 1
             await socket.send_json({"type": "unsubscribe"})
             while (got := await socket.receive()).type is WSMsgType.PONG:
                 continue
@@ -355,9 +355,9 @@ class TestSlowReaders:
         seen: list[int] = []
         while not seen or seen[-1] < feed.sequence:
             async with asyncio.timeout(5):
-                told = json.loads(await reader.next_message())
-            if "sequence" in told:
-                seen.append(told["sequence"])
+                arrived = json.loads(await reader.next_message())
+            if "sequence" in arrived:
+                seen.append(arrived["sequence"])
         assert seen == list(range(first, feed.sequence + 1))
         await trade(exchange)
         assert reader.following["BTC-USD"].catching_up is None, "it is level again"
@@ -413,9 +413,9 @@ class TestSlowReaders:
         seen: list[int] = []
         while not seen or seen[-1] < feed.sequence:
             async with asyncio.timeout(5):
-                told = json.loads(await honest.next_message())
-            if "sequence" in told:
-                seen.append(told["sequence"])
+                arrived = json.loads(await honest.next_message())
+            if "sequence" in arrived:
+                seen.append(arrived["sequence"])
         assert seen == list(range(1, feed.sequence + 1))
         assert ended == []
         for reader in [*stuck, honest]:

@@ -238,14 +238,14 @@ async def test_ticker_batch_reports_trades_every_few_seconds(exchange: Exchange,
     for _ in range(3):
         await trade(exchange)
     (session,) = exchange.gateway.feeds.sessions
-    told: list[int] = []
+    trade_ids: list[int] = []
     for last in (3, 4):
         session.tick()
         session.tick()
-        while last not in told:
-            told.append((await receive(socket, "ticker"))["trade_id"])
+        while last not in trade_ids:
+            trade_ids.append((await receive(socket, "ticker"))["trade_id"])
         await trade(exchange)
-    assert told == sorted(set(told)), "a second without a trade is not told"
+    assert trade_ids == sorted(set(trade_ids)), "a second without a trade has no message"
 
 
 async def test_ticker_and_last_match(exchange: Exchange) -> None:

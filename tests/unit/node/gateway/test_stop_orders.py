@@ -125,7 +125,7 @@ async def test_the_feed_reports_that_a_stop_order_waits(exchange: Exchange) -> N
     assert (await receive(public, "snapshot"))["bids"] == []
     before = (await exchange.get("/products/BTC-USD/book"))[1]["sequence"]
     order = await placed(exchange, "alice", STOP | {"client_oid": "mine"})
-    seen, told = await receive(public, "activate"), await receive(own, "activate")
+    seen, update = await receive(public, "activate"), await receive(own, "activate")
     stamp = datetime.fromisoformat(order["created_at"]).timestamp()
     assert seen == {
         "type": "activate",
@@ -137,7 +137,7 @@ async def test_the_feed_reports_that_a_stop_order_waits(exchange: Exchange) -> N
         "side": "sell",
     }
     own_fields = {"order_type": "limit", "stop_type": "loss", "stop_price": "95", "price": "90", "size": "1"}
-    assert told == seen | own_fields | {"user_id": "alice", "profile_id": "alice", "client_oid": "mine", "private": True}
+    assert update == seen | own_fields | {"user_id": "alice", "profile_id": "alice", "client_oid": "mine", "private": True}
     await exchange.call("alice", "DELETE", f"/orders/{order['id']}")
     done = await receive(public, "done")
     assert (done["sequence"], done["reason"], "price" in done) == (before + 2, "canceled", False), "it was not on the book"
@@ -241,11 +241,11 @@ async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> 
         await receive(socket, "subscriptions")
     order = await placed(exchange, "alice", STOP | {"stop_price": "92", "trail": "5"})
     await trade(exchange, "99")
-    told = await receive(own, "change")
-    assert (told["order_id"], told["reason"], told["new_stop_price"]) == (order["id"], "trailing_stop", "94")
-    told = await receive(public, "change")
-    assert told["reason"] == "trailing_stop"
-    assert "new_stop_price" not in told
+    update = await receive(own, "change")
+    assert (update["order_id"], update["reason"], update["new_stop_price"]) == (order["id"], "trailing_stop", "94")
+    update = await receive(public, "change")
+    assert update["reason"] == "trailing_stop"
+    assert "new_stop_price" not in update
     assert (await exchange.call("alice", "GET", f"/orders/{order['id']}"))[1]["stop_price"] == "94"
 
 

@@ -47,7 +47,7 @@ async def test_a_browser_is_led_from_the_root_to_the_page(exchange: Exchange) ->
             async with session.get(base(exchange) + path, headers={"Accept": "text/html"}, allow_redirects=False) as answer:
                 assert (answer.status, answer.headers["Location"]) == (302, "/ui/")
         async with session.get(base(exchange) + "/") as answer:
-            assert answer.status == 426, "other clients are told that the root speaks WebSocket"
+            assert answer.status == 426, "the answer to other clients says that the root speaks WebSocket"
         async with session.get(base(exchange) + "/ui/") as answer:
             assert b"<!doctype html>" in await answer.read()
 

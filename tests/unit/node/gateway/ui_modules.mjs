@@ -209,7 +209,7 @@ test("a request goes on at the next member, and stays there", async () => {
   assert.equal(cluster.name(cluster.current), "n3");
 });
 
-test("a refusal is told at once, with its field", async () => {
+test("a reject is shown at once, with its field", async () => {
   const { cluster, asked } = clusterOf(() => json({ message: "price too precise", field: "price", reason: "price_off_tick", detail: "0.01" }, 400));
   await assert.rejects(cluster.request("POST", "/orders", { body: {} }), (error) => error instanceof Refused && error.field === "price" && error.reason === "price_off_tick" && error.status === 400);
   assert.equal(asked.length, 1);
@@ -272,7 +272,7 @@ test("a large book is loaded at once, and what is drawn of it costs the same as 
   assert.ok(performance.now() - changes < 2_000, "an event far from the best price, too");
 });
 
-test("what the operator set is told in words", async () => {
+test("settings of the operator are shown in words", async () => {
   const { linesOf } = await import(new URL("../cluster/controls.js", core));
   const found = {
     switch: [{ scope: 1, name: "", switches: 4, note: "a drill", cancelling: true }, { scope: 3, name: "ann", switches: 3, note: "" }],
@@ -293,7 +293,7 @@ test("what the operator set is told in words", async () => {
   assert.deepEqual(linesOf({}), []);
 });
 
-test("proposals and roles are told in words", async () => {
+test("proposals and roles are shown in words", async () => {
   const { commandWords, rolesOf } = await import(new URL("../cluster/access.js", core));
   const fields = { product_id: "BTC-USD", switches: 4, note: "", static_price: 0, keep: false };
   assert.equal(commandWords({ command: "SetSwitches", fields }), "Set Switches: product id BTC-USD, switches 4");

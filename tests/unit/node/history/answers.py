@@ -64,9 +64,9 @@ def of_account(past: HistoryReader, name: str) -> Iterator[tuple[str, object]]:
 def answers(node: NodeLog) -> dict[str, object]:
     """Questions and answers."""
     past = HistoryReader(node.config)
-    told = {f"{name}: {question}": answer for name in ACCOUNTS for question, answer in of_account(past, name)}
+    by_question = {f"{name}: {question}": answer for name in ACCOUNTS for question, answer in of_account(past, name)}
     for product_id in PRODUCTS:
-        told[f"trades of {product_id}"] = [past.trades(product_id, 9, before) for before in range(0, 200, 40)]
-        told[f"minutes of {product_id}"] = past.minutes(product_id, 0)
+        by_question[f"trades of {product_id}"] = [past.trades(product_id, 9, before) for before in range(0, 200, 40)]
+        by_question[f"minutes of {product_id}"] = past.minutes(product_id, 0)
     past.close()
-    return told
+    return by_question

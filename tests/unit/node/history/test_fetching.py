@@ -272,12 +272,12 @@ async def test_what_is_no_log_comes_from_another_node(
         msgspec.ValidationError("Expected `int`, got `str`"),
     ]
 
-    told = 0
+    lies_sent = 0
 
     async def lie(_: Any) -> object:
-        nonlocal told
-        lie = lies[told % len(lies)]
-        told += 1
+        nonlocal lies_sent
+        lie = lies[lies_sent % len(lies)]
+        lies_sent += 1
         if isinstance(lie, Exception):
             raise lie
         return lie
@@ -286,7 +286,7 @@ async def test_what_is_no_log_comes_from_another_node(
     (await followed(away)).close()
     whole.follow()
     assert away.stored() == whole.stored()
-    assert told >= len(lies)
+    assert lies_sent >= len(lies)
 
 
 async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole: NodeLog, away: NodeLog) -> None:
@@ -309,7 +309,7 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
 
 
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
-    """Whoever asks meanwhile is told so; nonsense is refused; what was not applied is not read."""
+    """A concurrent reader gets BUSY; a malformed request is refused; entries that were not applied are not read."""
     pieces = LogChunks(whole.config)
     answers: list[LogChunk | RequestFailed] = []
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):

@@ -268,7 +268,7 @@ def snapshot_of(node: NodeLog) -> None:
 
 def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
     """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it,
-    and the gap is told.
+    and the gap is reported.
     """
     node = NodeLog(tmp_path / "cluster")
     busy(node, 6, 200)

@@ -23,8 +23,8 @@ def test_each_command_of_the_operator_says_who_sent_it(tmp_path: Path) -> None:
     past = HistoryReader(node.config)
     past.progress()
     newest = past.operations("", 5, 0, 0)
-    told = [(row["sender"], row["command"], row["outcome"]) for row in newest]
-    assert told == [
+    shown = [(row["sender"], row["command"], row["outcome"]) for row in newest]
+    assert shown == [
         ("key/k-bare", "OpenAccount", "unchanged"),
         ("rita", "OpenAccount", "not_permitted"),
         ("key/k-bare", "OpenAccount", "done"),

@@ -78,11 +78,11 @@ def test_rows_are_in_the_database_or_in_a_file(three_days: NodeLog) -> None:
 
 
 def test_the_days_that_have_moved_are_listed(three_days: NodeLog) -> None:
-    told: list[tuple[str, int, int]] = []
-    moved = archive_days(three_days.config, BEFORE, lambda *stage: told.append(stage))
-    assert len(told) == len(moved)
-    assert told[:2] == [("the days of the table trades move", 0, 2), ("the days of the table trades move", 1, 2)]
-    assert {stage.split()[-2] for stage, _, _ in told} == set(KEYS)
+    stages: list[tuple[str, int, int]] = []
+    moved = archive_days(three_days.config, BEFORE, lambda *stage: stages.append(stage))
+    assert len(stages) == len(moved)
+    assert stages[:2] == [("the days of the table trades move", 0, 2), ("the days of the table trades move", 1, 2)]
+    assert {stage.split()[-2] for stage, _, _ in stages} == set(KEYS)
 
 
 def rows_in(node: NodeLog, file: str) -> int:

@@ -120,9 +120,9 @@ def test_days_move_to_files(server: str, tmp_path: Path) -> None:
     node.config = msgspec.structs.replace(node.config, node_id="n8")
     busy(node, 4, 60)
     node.follow()
-    before, told = node.stored(), answers(node)
+    before, answered = node.stored(), answers(node)
     assert archive_days(node.config, BEFORE)
-    assert answers(node) == told
+    assert answers(node) == answered
     assert node.stored()["trades"] == []
     assert read(node, "trades") == before["trades"]
 

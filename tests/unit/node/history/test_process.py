@@ -47,7 +47,7 @@ async def engine(node: NodeLog) -> AsyncIterator[None]:
 async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
     """With `history.archive_days` the process moves them, goes on storing, and everything is answered as before."""
     node = three_days
-    before, told = node.stored(), answers(node)
+    before, answered = node.stored(), answers(node)
     change_settings(node.path, {"history.enabled": True, "history.archive_days": 2})
     node.config = msgspec.structs.replace(node.config, history=HistoryConfig(True, archive_days=2))
     async with engine(node):
@@ -57,7 +57,7 @@ async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
             for table, key in KEYS.items():
                 whole(before[table], key, node, table)
             assert read(node, "trades")
-            assert answers(node) == told
+            assert answers(node) == answered
             node.add([])
             past = HistoryReader(node.config)
             await until(lambda: past.progress().log_index == node.applied, seconds=30.0)

@@ -109,7 +109,9 @@ def test_a_node_may_be_before_or_behind_an_entry_without_commands(cluster: Path)
         engine.apply(Batch(index * 10**9, list(batch)))
     hashes = {"n1": expected_hash(), "n2": engine.state_hash.hex(), "n3": engine.state_hash.hex()}
     assert hashes["n1"] != hashes["n2"]
-    report = audit_directory(cluster, None, {node_id: status(node_id, 6, told, commit=6) for node_id, told in hashes.items()})
+    report = audit_directory(
+        cluster, None, {node_id: status(node_id, 6, claimed, commit=6) for node_id, claimed in hashes.items()}
+    )
     assert failing(report) == []
     report = audit_directory(cluster, None, {node_id: status(node_id, 6, "ab", commit=6) for node_id in hashes})
     assert len(failing(report)) == 1
@@ -198,8 +200,8 @@ def test_uncommitted_entries_of_an_older_term_are_no_disagreement_unless_applied
     report = audit_directory(cluster, write_acks(cluster, ACKS))
     assert report.holds
     assert "n3 holds uncommitted entries from 4 on" in report.checks[0].detail
-    told = {"n3": status("n3", 6, "00", applied=4)}
-    assert "n3 has another entry at 4" in failing(audit_directory(cluster, None, told))[0]
+    claimed = {"n3": status("n3", 6, "00", applied=4)}
+    assert "n3 has another entry at 4" in failing(audit_directory(cluster, None, claimed))[0]
 
 
 def test_a_node_with_another_hash_is_found(cluster: Path) -> None:

@@ -54,7 +54,7 @@ def test_rows_become_commands(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "expected the columns"),
         ("id,op\n", "expected the columns"),
@@ -65,8 +65,8 @@ def test_rows_become_commands(tmp_path: Path, name: str) -> None:
         (OPS + "cancel,,,,,\n", "line 6"),
     ],
 )
-def test_a_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(RecordingError, match=told):
+def test_a_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecordingError, match=message):
         list(read_ops(write(tmp_path / "ops.csv", text)))
 
 

@@ -122,7 +122,7 @@ def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
 
 def test_a_progress_gets_the_number_of_applied_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(txlog, "PROGRESS_EVERY", 2)
-    told: list[int] = []
-    whole = rebuild(log(), progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == whole.engine.sequence
+    calls: list[int] = []
+    whole = rebuild(log(), progress=calls.append)
+    assert calls == sorted(calls)
+    assert calls[-1] == whole.engine.sequence
