@@ -309,7 +309,7 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
 
 
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
-    """A concurrent reader gets BUSY; a malformed request is refused; entries that were not applied are not read."""
+    """A concurrent reader gets OVERLOADED; a malformed request is refused; entries that were not applied are not read."""
     pieces = LogChunks(whole.config)
     answers: list[LogChunk | RequestFailed] = []
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):
