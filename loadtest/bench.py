@@ -28,6 +28,7 @@ from loadtest.market import PRODUCTS, Trader, set_up, setup_commands, traders
 from loadtest.recorder import Recorder, percentile
 from loadtest.rest import answer_fault, flow_request, signed_headers
 from loadtest.trading import Desk
+from node.diagnosis.doctor import sync_times
 from statemachine.commands import Batch
 from statemachine.engine import Engine
 
@@ -39,6 +40,7 @@ IN_FLIGHT = 3
 HTTP_CONNECTIONS = 24
 ENGINE_COMMANDS = 30_000
 ENGINE_BATCH = 100
+SYNCS = 300
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -64,19 +66,10 @@ def engine_rate(seed: int) -> Figure:
     return Figure(f"engine alone, batches of {ENGINE_BATCH}", ENGINE_COMMANDS / (time.perf_counter() - begin))
 
 
-def sync_rate(directory: Path, count: int = 300) -> Figure:
+def sync_rate(directory: Path) -> Figure:
     """Measure durable appends of 4 KiB a second on the file system of `directory`."""
-    taken = []
-    descriptor = os.open(directory / "sync-probe", os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        for _ in range(count):
-            begin = time.perf_counter()
-            os.write(descriptor, bytes(4096))
-            os.fdatasync(descriptor)
-            taken.append(time.perf_counter() - begin)
-    finally:
-        os.close(descriptor)
-    return Figure("the disk alone: 4 KiB and fdatasync", count / sum(taken), percentile(taken, 50), percentile(taken, 99))
+    taken = sync_times(directory, SYNCS)
+    return Figure("the disk alone: 4 KiB and fdatasync", SYNCS / sum(taken), percentile(taken, 50), percentile(taken, 99))
 
 
 class Bench:

@@ -51,6 +51,7 @@ from statemachine.types import OrderType, Side
 
 Pairs = list[tuple[float, float]]
 
+SEED = 1
 MEMORY_ORDERS = 1_000_000
 MEMORY_ACCOUNTS = 200
 
@@ -78,10 +79,10 @@ def replay(ground: Sequence[AnyCommand], entries: Sequence[bytes]) -> float:
     return cpu(run)
 
 
-def own_entries(count: int, seed: int = 1) -> tuple[list[AnyCommand], list[bytes]]:
+def own_entries(count: int) -> tuple[list[AnyCommand], list[bytes]]:
     """Return log entries with the flow of the demo and of the benchmark of three nodes."""
-    people = traders(CLIENTS, seed)
-    flows = [ClientFlow(seed, person.account_id, "engine") for person in people]
+    people = traders(CLIENTS, SEED)
+    flows = [ClientFlow(SEED, person.account_id, "engine") for person in people]
     commands = [next(flows[number % CLIENTS]) for number in range(count)]
     starts = range(0, count, ENGINE_BATCH)
     return setup_commands(people), [encode_batch(Batch(2, list(commands[start : start + ENGINE_BATCH]))) for start in starts]

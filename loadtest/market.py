@@ -85,12 +85,12 @@ def traders(count: int, seed: int, prefix: str = "trader") -> list[Trader]:
     return found
 
 
-def setup_commands(people: Sequence[Trader], products: Sequence[ProductSpec] = (*PRODUCTS, RECORDED)) -> list[AnyCommand]:
+def setup_commands(people: Sequence[Trader]) -> list[AnyCommand]:
     """Return the commands that create the market, in an order in which each finds what it refers to."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, f"setup:currency:{name}", name, scale) for name, scale in CURRENCIES.items()
     ]
-    commands += [_put_product(spec) for spec in products]
+    commands += [_put_product(spec) for spec in (*PRODUCTS, RECORDED)]
     commands += [OpenAccount(OPERATOR, f"setup:account:{person.account_id}", person.account_id) for person in people]
     for person in people:
         commands.append(_put_key(person))

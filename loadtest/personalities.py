@@ -5,7 +5,7 @@ A flow is endless and a pure function of its arguments. All flows of one seed mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import Enum
 from itertools import product as pairs
 
@@ -61,11 +61,11 @@ class MarketMakerFlow(Iterator[FlowCommand]):
     one at the same distance from the mid of that moment.
     """
 
-    def __init__(self, seed: int, account_id: str, run: str, products: Sequence[ProductSpec] = PRODUCTS) -> None:
+    def __init__(self, seed: int, account_id: str, run: str) -> None:
         self._account_id = account_id
         self._run = run
-        self._mids = {spec.product_id: MovingMid(seed, spec) for spec in products}
-        self._places = list(pairs(products, (Side.BUY, Side.SELL), range(1, LEVELS + 1)))
+        self._mids = {spec.product_id: MovingMid(seed, spec) for spec in PRODUCTS}
+        self._places = list(pairs(PRODUCTS, (Side.BUY, Side.SELL), range(1, LEVELS + 1)))
         self._quotes: dict[int, str] = {}
         self._turn = 0
         self._step = 0

@@ -62,11 +62,6 @@ class SoakResult(msgspec.Struct, kw_only=True):
     seconds: float
     verdict: Verdict
 
-    @property
-    def restarts(self) -> int:
-        """The number of kills and stops."""
-        return sum(self.kills.values()) + sum(self.stops.values())
-
 
 class Soak:
     """One run on a scenario whose market exists."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+
+from node.system.processes import stat_fields
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -14,18 +15,9 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time that living processes have used since they began, in seconds. Processes that are gone count
     nothing.
     """
-    return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid))) / _TICKS
+    return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := stat_fields(pid))) / _TICKS
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
     """Resident memory of processes. Pages that they share are counted for each."""
-    return sum(int(fields[21]) for pid in pids if (fields := _stat(pid))) * _PAGE
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name; empty when the process is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return text.rpartition(")")[2].split()
+    return sum(int(fields[21]) for pid in pids if (fields := stat_fields(pid))) * _PAGE

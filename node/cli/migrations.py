@@ -446,5 +446,5 @@ def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path,
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():
         raise DirectoryError(f"{path} is there already, and nothing was undone; name another directory")
-    files.write_lines(path, to_lines(way.txlog(), secrets=secrets), 0o600)
+    files.write_lines(path, to_lines(way.txlog(), secrets=secrets))
     return path, sum(len(entry.batch.commands) for entry in way.since())

@@ -70,7 +70,7 @@ def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, wit
             click.echo(line)
         return
     with progress(f"{destination} is written"):
-        files.write_lines(destination, lines, 0o600)
+        files.write_lines(destination, lines)
     click.echo(f"{destination} is written")
 
 

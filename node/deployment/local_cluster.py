@@ -34,6 +34,9 @@ KILL_SECONDS = 10.0
 
 SUPERVISOR = (sys.executable, "-m", "node.supervisor")
 
+LOG_LINES_SHOWN = 5
+"""Last lines of a node's log in an error about its start."""
+
 _POLL = 0.01
 
 
@@ -220,14 +223,14 @@ class LocalCluster:
         """Whether a node that was spawned holds its data directory, or has ended."""
         return self.pid(node_id) == self._started[node_id] or not _lives(self._started[node_id])
 
-    def _log_end(self, node_id: str, lines: int = 5) -> str:
+    def _log_end(self, node_id: str) -> str:
         """The last lines of a node's log, none of them from before it was started here."""
         path = self.layout.log_file(node_id)
         try:
             text = path.read_bytes()[self._log_begins.get(node_id, 0) :].decode("utf-8", "replace")
         except OSError:
             return f"there is no {path}"
-        return f"the end of {path}:\n" + "\n".join(text.splitlines()[-lines:])
+        return f"the end of {path}:\n" + "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
 
 
 def _is_ready(status: NodeStatus | None) -> bool:

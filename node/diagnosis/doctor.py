@@ -249,7 +249,7 @@ class Doctor:
         yield self._finding(level, "disk space", text, todo, free_bytes=usage.free, size_bytes=usage.total)
 
     def _fsync(self, config: NodeConfig) -> Iterator[Finding]:
-        times = sorted(sync_times(config.data_path))
+        times = sorted(sync_times(config.data_path, FSYNC_COUNT))
         middle, slowest = times[len(times) // 2], times[-1]
         level = Severity.CRITICAL if middle > FSYNC_CRITICAL_S else Severity.WARNING if slowest > FSYNC_WARN_S else Severity.OK
         text = f"4 KiB made durable in {1000 * middle:.2f} ms (median of {len(times)}), {1000 * slowest:.2f} ms (slowest)"
@@ -379,7 +379,7 @@ class Doctor:
                 yield self._finding(Severity.WARNING if far else Severity.OK, "clock", text, todo, skew_seconds=member.clock_skew)
 
 
-def sync_times(directory: Path, count: int = FSYNC_COUNT) -> list[float]:
+def sync_times(directory: Path, count: int) -> list[float]:
     """Return how many seconds each of `count` appends of 4 KiB takes until it is durable, on the file system of
     `directory`.
 

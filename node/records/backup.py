@@ -47,8 +47,8 @@ Progress = Callable[[str, int, int], None]
 """Takes the stage of the work, the steps done in it, and all its steps (0: unknown)."""
 
 
-def untold(stage: str, done: int = 0, total: int = 0) -> None:
-    """Tell nobody of the progress."""
+def no_progress(stage: str, done: int = 0, total: int = 0) -> None:
+    """Ignore the progress."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ def is_snapshot(path: Path) -> bool:
     return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
 
 
-def verify(path: Path, progress: Progress = untold) -> Manifest:
+def verify(path: Path, progress: Progress = no_progress) -> Manifest:
     """Check a snapshot as a node does at its start: files, rows, hashes, and the state's invariants. O(everything).
 
     Args:
@@ -136,7 +136,7 @@ def unusable_keys(engine: Engine, layout: ClusterDirectory) -> list[str]:
     return [row.key_id for row in engine.api_keys() if not all(keys.opens(row) for keys in holders)]
 
 
-def back_up(directory: Path, target: Path, progress: Progress = untold) -> Manifest:
+def back_up(directory: Path, target: Path, progress: Progress = no_progress) -> Manifest:
     """Copy the newest snapshot of a node to `target`. The node may run. The copy is checked, and is complete or absent.
 
     Args:
@@ -194,7 +194,7 @@ def _copy(source: Source, store: SnapshotStore, what: str, progress: Progress) -
     return sink.finish()
 
 
-def restore(path: Path, layout: ClusterDirectory, progress: Progress = untold) -> tuple[Manifest, Engine]:
+def restore(path: Path, layout: ClusterDirectory, progress: Progress = no_progress) -> tuple[Manifest, Engine]:
     """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Returns that state. An
     interrupted call may be repeated, and the nodes do not start before one has ended.
 

@@ -18,7 +18,7 @@ from node.errors import DirectoryError
 from node.native.connection import NativeConnection
 from node.native.protocol import ControlAction, StatusQuery
 from node.records import backup
-from node.records.backup import Progress, untold
+from node.records.backup import Progress, no_progress
 from node.system import files, software
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.errors import SnapshotError
@@ -32,12 +32,15 @@ from snapshots.tsv import SUFFIX, read_tables, write_tables
 from statemachine.engine import Engine
 
 POLL = 0.05
+SNAPSHOT_SECONDS = 120.0
+"""How long a running node may take for a snapshot."""
+
 TABLES_WRITTEN = "the tables are written"
 IMPORT_INDEX = 2
 """Log index of imported state. Raft begins its log with the entry before."""
 
 
-def newest_state(config: NodeConfig, progress: Progress = untold) -> tuple[Manifest, Engine]:
+def newest_state(config: NodeConfig, progress: Progress = no_progress) -> tuple[Manifest, Engine]:
     """Return the state in a node's newest snapshot. The node may be running.
 
     Raises:
@@ -56,16 +59,16 @@ def is_running(config: NodeConfig) -> bool:
     return locked_pid(config.data_path / PID_FILE) is not None
 
 
-async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
+async def snapshot_now(config: NodeConfig) -> None:
     """Make a running node of this machine take a snapshot of its present state, and wait for it.
 
     Raises:
         ConnectionLost, RequestFailed: it does not answer.
-        TimeoutError: it takes longer.
+        TimeoutError: it takes longer than `SNAPSHOT_SECONDS`.
     """
     connection = await NativeConnection.open(f"unix:{config.engine_socket}")
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(SNAPSHOT_SECONDS):
             status = await connection.query(StatusQuery())
             wanted = status.applied_index
             while status.snapshot_index < wanted:
@@ -76,7 +79,7 @@ async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
         await connection.close()
 
 
-def export_tables(config: NodeConfig, target: Path, progress: Progress = untold) -> tuple[Manifest, dict[str, int]]:
+def export_tables(config: NodeConfig, target: Path, progress: Progress = no_progress) -> tuple[Manifest, dict[str, int]]:
     """Write a node's newest snapshot as TSV files. Returns the snapshot's manifest and the number of rows by table.
 
     Args:
@@ -104,7 +107,7 @@ def export_tables(config: NodeConfig, target: Path, progress: Progress = untold)
         raise
 
 
-def import_tables(source: Path, layout: ClusterDirectory, progress: Progress = untold) -> Engine:
+def import_tables(source: Path, layout: ClusterDirectory, progress: Progress = no_progress) -> Engine:
     """Give all nodes of a new cluster the state in TSV files. Everything is checked before anything is written.
 
     Args:

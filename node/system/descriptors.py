@@ -24,21 +24,21 @@ class DescriptorsError(QuorumbookError):
     """This process may open too few files."""
 
 
-def raise_limit(minimum: int = DESCRIPTORS_MIN, wanted: int = DESCRIPTORS_WANTED) -> int:
-    """Raise the soft limit to the hard limit, or to `wanted` if that is less. Returns the limit in force.
+def raise_limit() -> int:
+    """Raise the soft limit to the hard limit, or to `DESCRIPTORS_WANTED` if that is less. Returns the limit in force.
 
     Raises:
-        DescriptorsError: even the hard limit is below `minimum`; the text says what to change.
+        DescriptorsError: even the hard limit is below `DESCRIPTORS_MIN`; the text says what to change.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
-    reachable = wanted if hard == unlimited else min(hard, wanted)
+    reachable = DESCRIPTORS_WANTED if hard == unlimited else min(hard, DESCRIPTORS_WANTED)
     if soft != unlimited and soft < reachable:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
         soft = reachable
-    if soft != unlimited and soft < minimum:
+    if soft != unlimited and soft < DESCRIPTORS_MIN:
         raise DescriptorsError(
-            f"this process may open {soft} files (hard limit {hard}); a node needs {minimum}. Raise the hard limit: "
+            f"this process may open {soft} files (hard limit {hard}); a node needs {DESCRIPTORS_MIN}. Raise the hard limit: "
             "LimitNOFILE=65536 in a systemd unit, --ulimit nofile=65536 for a container, nofile in /etc/security/limits.conf for a login"
         )
-    return wanted if soft == unlimited else soft
+    return DESCRIPTORS_WANTED if soft == unlimited else soft

@@ -31,8 +31,8 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(file.fileno())
 
 
-def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
-    """Create a file of lines, durable and atomic. If that fails, nothing is left.
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Create a file of lines, durable and atomic, that only its owner can read. If that fails, nothing is left.
 
     Raises:
         FileExistsError: the file exists.
@@ -43,7 +43,7 @@ def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
     # The directory is a user's, and may hold files with any name.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with named(path), open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+        with named(path), open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.writelines(line + b"\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())

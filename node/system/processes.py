@@ -110,7 +110,7 @@ def _held(path: Path) -> list[str]:
 
 def alive(pid: int) -> bool:
     """Return whether a process runs. A zombie does not."""
-    fields = _fields(pid)
+    fields = stat_fields(pid)
     return bool(fields) and fields[0] not in "ZX"
 
 
@@ -140,7 +140,7 @@ def reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _fields(pid: int) -> list[str]:
+def stat_fields(pid: int) -> list[str]:
     """Return state, parent and the other fields of /proc/PID/stat after the name; empty if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -150,7 +150,7 @@ def _fields(pid: int) -> list[str]:
 
 
 def _parent(pid: int) -> int | None:
-    fields = _fields(pid)
+    fields = stat_fields(pid)
     return int(fields[1]) if fields and fields[0] not in "ZX" else None
 
 

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from node.config.settings import NodeConfig
 from node.errors import ConfigError
 from node.tls import pki
-from node.tls.checks import check_tls
+from node.tls.checks import check_tls, signed_by
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +64,6 @@ def expiry(certificate: Path, authorities: Path) -> int:
     own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     signers = [each for each in x509.load_pem_x509_certificates(authorities.read_bytes()) if signed_by(own, each)]
     return min([validity(own).ends, *(validity(each).ends for each in signers)])
-
-
-def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Return whether an authority signed a certificate."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def days_left(ends: int, now: float) -> float:

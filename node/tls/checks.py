@@ -31,7 +31,7 @@ def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = 
     if dates:
         _check_dates("tls.ca", ca_path, authorities[0], moment, fault)
         _check_dates("tls.certificate", own_path, own, moment, fault)
-    if not any(_issued(own, issuer) for issuer in (*authorities, *chain)):
+    if not any(signed_by(own, issuer) for issuer in (*authorities, *chain)):
         raise fault("tls.certificate", f"expected a certificate signed by {ca_path}; {own_path} is not")
     named = certified_node_id(own)
     if named != config.node_id:
@@ -44,9 +44,10 @@ def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = 
     _check_key(config, own, fault)
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Return whether an authority signed a certificate."""
     try:
-        certificate.verify_directly_issued_by(issuer)
+        certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True

@@ -56,13 +56,13 @@ def node_name(node_id: str) -> str:
     return NODE_NAME_PREFIX + node_id
 
 
-def make_authority(cluster_id: str, now: datetime.datetime, *, lifetime: datetime.timedelta = LIFETIME) -> KeyPair:
-    """Make a new self-signed certificate authority for a cluster. `now` needs a time zone."""
+def make_authority(cluster_id: str, now: datetime.datetime) -> KeyPair:
+    """Make a new self-signed certificate authority for a cluster, valid for `LIFETIME`. `now` needs a time zone."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"{cluster_id} certificate authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
-        _builder(name, name, key.public_key(), now, lifetime)
+        _builder(name, name, key.public_key(), now, LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(identifier, critical=False)

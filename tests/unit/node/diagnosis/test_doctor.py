@@ -147,9 +147,9 @@ def test_beside_a_running_node(path: Path) -> None:
 
 
 def test_a_slow_and_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.001] * 39 + [0.05])
+    monkeypatch.setattr(doctors, "sync_times", lambda _directory, _count: [0.001] * 39 + [0.05])
     assert found(path, "fsync")[0].level is Severity.WARNING
-    monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.5] * 40)
+    monkeypatch.setattr(doctors, "sync_times", lambda _directory, _count: [0.5] * 40)
     assert found(path, "fsync")[0].level is Severity.CRITICAL
     for free, level in ((9 * 10**11, Severity.OK), (10**11, Severity.WARNING), (10**10, Severity.CRITICAL)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: SimpleNamespace(free=free, total=10**12))
