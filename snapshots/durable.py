@@ -28,7 +28,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 
 
 def sync_path(path: Path) -> None:
-    """fsync of a file or directory."""
+    """Sync a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -37,14 +37,14 @@ def sync_path(path: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """fsync of all files in a directory without subdirectories, then of the directory."""
+    """Sync all files of a directory without subdirectories, then the directory."""
     for path in sorted(directory.iterdir()):
         sync_path(path)
     sync_path(directory)
 
 
 def link(source: Path, target: Path) -> None:
-    """Another name for a file that never changes; a copy where the file system has no hard links."""
+    """Give a file that never changes another name: a hard link, or a copy where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -54,7 +54,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def publish(draft: Path, final: Path) -> None:
-    """Give a finished directory its name, durably. It replaces a directory that has the name already."""
+    """Give a finished directory its name, durably. It replaces a directory that already has the name."""
     old = final.with_name(final.name + REPLACED)
     if final.exists():
         os.rename(final, old)

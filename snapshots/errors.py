@@ -6,9 +6,9 @@ SnapshotError
 ├── UnknownAbiError        no description of this ABI is known
 ├── LevelError             the log or a snapshot is of a level that this software cannot run
 ├── levels.lowering.LossError  a state cannot return to an earlier level without loss
-├── MigrationError         data of another schema could not be brought to the one that is wanted; nothing was changed
-├── SnapshotRefusedError   a snapshot that came from another node was not taken
-├── NoSnapshotError        there is none to send
+├── MigrationError         data of another schema could not be converted; nothing was changed
+├── SnapshotRefusedError   a snapshot from another node was refused
+├── NoSnapshotError        there is no snapshot to send
 ├── SnapshotBusyError      another process writes into this directory
 ├── TsvError               TSV files that are not tables
 ├── levels.shadow.ShadowError  the next level's state cannot be kept ready
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import msgspec
 
 FAULTS_SHOWN = 20
-"""How many faults of TSV files a message lists."""
+"""The most faults of TSV files that a message lists."""
 
 
 class SnapshotError(Exception):
@@ -57,7 +57,7 @@ class SnapshotAbiError(SnapshotError):
 class UnknownAbiError(SnapshotError):
     """No description of this ABI is known: the data is of a later version, or of one that was never released.
 
-    `writer` says what wrote it, where that is known.
+    `writer` names the software that wrote it, if that is known.
     """
 
     def __init__(self, abi: str, known: list[str], writer: str = "a later version or one that was never released") -> None:
@@ -70,7 +70,7 @@ class LevelError(SnapshotError):
 
 
 class MigrationError(SnapshotError):
-    """Data of another schema could not be brought to the one that is wanted; nothing was changed.
+    """Data of another schema could not be converted. Nothing was changed.
 
     `check` names what failed, `place` the table and row or the log entry ("" if none).
     """
@@ -83,7 +83,7 @@ class MigrationError(SnapshotError):
 
 
 class SnapshotRefusedError(SnapshotError):
-    """An incoming snapshot was not taken; nothing of it was kept. The text says why."""
+    """An incoming snapshot was refused, and nothing of it was kept. The text says why."""
 
 
 class NoSnapshotError(SnapshotError):

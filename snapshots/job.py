@@ -46,7 +46,7 @@ class WriteJob:
     def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING
-        # Files in memory: to make one on a disk that is busy may take long.
+        # Files in memory, because creating one on a busy disk may take long.
         self._output: BinaryIO = open(os.memfd_create("manifest"), "w+b")  # noqa: SIM115 - closed in `_end`
         self._errors: BinaryIO = open(os.memfd_create("complaint"), "w+b")  # noqa: SIM115 - closed in `_end`
         self.reason = ""
@@ -65,12 +65,12 @@ class WriteJob:
 
     @property
     def pid(self) -> int:
-        """The writer's process id."""
+        """The process id of the writer."""
         return self._process.pid
 
     @property
     def settled(self) -> bool:
-        """Whether its result was polled, or it was cancelled."""
+        """Whether the result was polled or the job was cancelled."""
         return self._state is not JobState.RUNNING
 
     def poll(self) -> JobState:
@@ -107,18 +107,18 @@ class WriteJob:
 
 
 def _feed(pieces: Iterator[bytes], pipe: BinaryIO) -> None:
-    """Runs in a thread of its own until all is sent or the writer is gone."""
+    """Send the frames, in a thread of its own, until all are sent or the writer has ended."""
     try:
         with pipe:
             for piece in pieces:
                 pipe.write(piece)
     except BrokenPipeError:
-        # The writer ended; `poll` tells why.
+        # The writer has ended; `poll` reports the reason.
         return
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the package findable also where it is not installed."""
+    """Return this process's environment, with a path to the package where it is not installed."""
     root = str(Path(__file__).resolve().parent.parent)
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}

@@ -15,7 +15,7 @@ import msgspec
 FORMAT = 1
 
 Row = tuple[bytes, bytes]
-"""A table's row: msgpack key, msgpack value."""
+"""A row of a table: key and value, both as msgpack."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -38,7 +38,7 @@ class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TableSummary(msgspec.Struct, frozen=True, array_like=True):
-    """A table's name, how many rows it has, and the hash over them."""
+    """A table's name, its number of rows, and the hash over them."""
 
     name: str
     rows: int
@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def row_counts(self) -> dict[str, int]:
-        """Rows by table."""
+        """The number of rows by table."""
         return {table.name: table.rows for table in self.tables}
 
 
@@ -72,7 +72,7 @@ manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 def make_manifest(fields: SnapshotFields, abi: str, tables: list[TableSummary], full_hash: bytes) -> Manifest:
-    """The manifest of a snapshot with the counts and hashes of its rows."""
+    """Return the manifest of a snapshot with the counts and hashes of its rows."""
     return Manifest(
         FORMAT,
         abi,
@@ -124,7 +124,7 @@ class RowHasher:
         self._seen += len(rows)
 
     def finish(self) -> tuple[list[TableSummary], bytes]:
-        """All tables' summaries, and the full hash. Raises ValueError as `begin`."""
+        """Return the summaries of all tables, and the full hash. Raises ValueError as `begin` does."""
         self._close()
         return self._done, self._full.digest()
 

@@ -11,12 +11,12 @@ _NAME = re.compile(r"[0-9]{20}")
 
 
 def snapshot_path(directory: Path, index: int) -> Path:
-    """The directory of the snapshot at a log index."""
+    """Return the directory of the snapshot at a log index."""
     return directory / f"{index:020d}"
 
 
 def snapshot_paths(directory: Path) -> list[Path]:
-    """All finished snapshots, oldest first."""
+    """Return the directories of all finished snapshots, oldest first."""
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 

@@ -64,7 +64,7 @@ def _options() -> Any:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
-    # `RocksWriter.settle` decides; a compaction at another moment would be in nobody's interest.
+    # `RocksWriter.settle` decides when to compact. A compaction at another moment is wasted work.
     options.set_disable_auto_compactions(True)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
@@ -190,10 +190,10 @@ def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -
     """Read every table, and compare row counts, hashes and the stored manifest with `manifest`.
 
     Args:
-        keep: takes the rows, in pieces; without it they are only checked.
+        keep: takes the rows, in chunks; without it they are only checked.
 
     Raises:
-        SnapshotDamagedError: something differs or cannot be read; what `keep` was given before must not be used then.
+        SnapshotDamagedError: something differs or cannot be read; rows that `keep` got before must not be used then.
     """
     with _opened(directory, manifest) as database:
         _compare_manifest(directory, database, manifest)

@@ -47,13 +47,13 @@ _decoder = msgspec.msgpack.Decoder(Seal)
 
 
 def encode_seal(seal: Seal) -> bytes:
-    """The bytes of a seal file."""
+    """Return the bytes of a seal file."""
     body = msgspec.msgpack.encode(seal)
     return MAGIC + hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() + body
 
 
 def decode_seal(data: bytes) -> Seal:
-    """The seal in the bytes of a seal file.
+    """Return the seal in the bytes of a seal file.
 
     Raises:
         ValueError: it is damaged, of another format, or names files that no snapshot has.
@@ -99,7 +99,7 @@ def seal_directory(directory: Path, manifest: Manifest) -> Seal:
 
 
 def new_digest(data: bytes = b"") -> hashlib.blake2b:
-    """The hash that files are digested with."""
+    """Return a new hash for a file's digest."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES)
 
 
@@ -112,10 +112,10 @@ def write_seal(directory: Path, seal: Seal) -> None:
 
 
 def read_seal(directory: Path) -> Seal:
-    """A snapshot's seal.
+    """Return a snapshot's seal.
 
     Raises:
-        SnapshotDamagedError: it is not there, or damaged.
+        SnapshotDamagedError: it is missing or damaged.
     """
     path = directory / SEAL
     try:
@@ -127,7 +127,7 @@ def read_seal(directory: Path) -> Seal:
 
 
 def check_files(directory: Path) -> Seal:
-    """A snapshot's seal, after comparing every file with it. O(bytes).
+    """Compare every file of a snapshot with its seal, and return the seal. O(bytes).
 
     Raises:
         SnapshotDamagedError: a file is missing or differs from what was written.

@@ -40,7 +40,7 @@ class SnapshotStore:
     Write:     `begin`, `begin_changes`
     Transfer:  `open_source`, `open_sink`
 
-    One process at a time; not for several threads, but for `check`.
+    For one process, and for one thread except `check`.
 
     Args:
         directory: it is created if it does not exist. Files that a killed process left in it are removed. keep: how
@@ -78,7 +78,7 @@ class SnapshotStore:
             time.sleep(0.02)
 
     def newest(self) -> Manifest | None:
-        """The manifest of the newest snapshot, or None. The first call checks the snapshot's files.
+        """Return the manifest of the newest snapshot, or None. The first call checks the snapshot's files.
 
         Raises:
             SnapshotDamagedError: a file of it is not what was written. Never falls back to an older one.
@@ -97,7 +97,7 @@ class SnapshotStore:
         return manifest
 
     def check(self, manifest: Manifest) -> Path:
-        """Compare all files of a snapshot with what was written; its directory. O(bytes). It may run in another thread.
+        """Compare all files of a snapshot with their checksums, and return its directory. O(bytes). May run in another thread.
 
         Raises:
             SnapshotDamagedError: a file is missing, or not what was written.
@@ -172,15 +172,15 @@ class SnapshotStore:
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:
-        """A snapshot was published, by the writer or by a sink. Only now older ones go: until here they were the newest
-        we knew.
+        """Delete older snapshots, after the writer or a sink has published one. Until then the older ones were the newest that
+        this node had.
         """
         if self._newest is None or manifest.index >= self._newest.index:
             self._newest = manifest
         prune(self._directory, self._keep)
 
     def open_source(self) -> Source:
-        """The newest snapshot as a sequence of bytes. It stays readable until it is closed, even if it is pruned before
+        """Open the newest snapshot as a sequence of bytes. It stays readable until it is closed, even if it is pruned before
         that.
 
         Raises:

@@ -56,7 +56,7 @@ class Source:
         self.size = self._starts[-1]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset`, at most `length`, fewer only at the end.
+        """Return at most `length` bytes from `offset` on, fewer only at the end.
 
         Raises:
             SnapshotDamagedError: a file became shorter.
@@ -88,7 +88,7 @@ class Source:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Whatever is wrong with an incoming snapshot or with the disk is a reason not to take it."""
+    """Turn every error of an incoming snapshot or of the disk into `SnapshotRefusedError`."""
     try:
         yield
     except SnapshotDamagedError as error:
@@ -144,10 +144,10 @@ class Sink:
         This method may run in another thread. `abort` then ends it at its next chunk.
 
         Args:
-            keep: takes the rows, in pieces; what it was given before an error must not be used.
+            keep: takes the rows, in chunks; rows that it got before an error must not be used.
 
         Raises:
-            SnapshotRefusedError: it is not whole, damaged, or of another schema; nothing of it was kept.
+            SnapshotRefusedError: it is incomplete, damaged, or of another schema; nothing of it was kept.
         """
         try:
             if self._fault:
@@ -188,7 +188,7 @@ class Sink:
         """Give the verified snapshot its name.
 
         Raises:
-            SnapshotRefusedError: the disk refuses; nothing of it was kept.
+            SnapshotRefusedError: a write fails; nothing of it was kept.
         """
         assert self._verified
         assert not self._ended
@@ -214,7 +214,7 @@ class Sink:
         shutil.rmtree(self._draft, ignore_errors=True)
 
     def _take_head(self, data: bytes) -> memoryview:
-        """Collect the seal; what is behind it is returned."""
+        """Collect the seal. Returns the bytes behind it."""
         self._head += data
         if len(self._head) < LENGTH_BYTES:
             return memoryview(b"")
@@ -234,7 +234,7 @@ class Sink:
         return memoryview(bytes(self._head[end:]))
 
     def _take(self, data: memoryview) -> memoryview:
-        """Write to the current file; what belongs to the next ones is returned."""
+        """Write to the current file. Returns the bytes of the next files."""
         if self._file is None:
             raise ValueError("there is more of it than its header lists")
         part = data[: self._left]
@@ -247,7 +247,7 @@ class Sink:
         return data[len(part) :]
 
     def _open_next(self) -> None:
-        """Begin with the next file that has contents; empty ones are made on the way."""
+        """Open the next file that has contents, and create the empty files before it."""
         assert self._seal is not None
         while self._position < len(self._seal.files):
             entry = self._seal.files[self._position]

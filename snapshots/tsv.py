@@ -4,14 +4,14 @@
     product_id	base	quote	tick	...
     BTC-USD	BTC	USD	0.01	...
 
-A file holds one table, `Product.tsv`, or several, each behind a line `# table = Name`. A header names the columns; in
-files that are read they may come in any order, and those with a default may be left out. Other lines that begin with
-`#`, and empty ones, say nothing. `tsv_values` defines how values are written.
+A file holds one table, `Product.tsv`, or several, each after a line `# table = Name`. A header names the columns. A
+reader accepts them in any order, and without those that have a default. It ignores empty lines and other lines that
+begin with `#`. `tsv_values` defines how values are written.
 
-What is written is canonical: every table, the columns in the order of the schema, the rows in the order of their keys.
-So the same state gives the same bytes, and writing, reading and writing again changes none.
+The written form is canonical: every table, the columns in the order of the schema, the rows in the order of their
+keys. So the same state gives the same bytes, and writing, reading and writing again changes no byte.
 
-`Schema` says which tables there are: those of this software, of another version of it, or the few of a dataset.
+`TsvSchema` names the tables: those of this software, of another version of it, or the few of a dataset.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_key = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-class Schema(msgspec.Struct, frozen=True):
+class TsvSchema(msgspec.Struct, frozen=True):
     """Tables that can be written as text.
 
     Attributes:
         tables: row type by table name.
-        keys: what each table's key is made of, as in `statemachine.tables.KEYS`.
-        references: which rows need which.
-        scaled: whether amounts are decimals. Else they are whole numbers in smallest units, and nothing of currencies
-            and products has to be known.
+        keys: the parts of each table's key, as in `statemachine.tables.KEYS`.
+        references: which rows refer to which.
+        scaled: whether amounts are decimals. Otherwise they are whole numbers in smallest units, and the digits of
+            currencies and products are not needed.
     """
 
     tables: Mapping[str, type[msgspec.Struct]]
@@ -69,16 +69,16 @@ class Schema(msgspec.Struct, frozen=True):
 
     @property
     def units(self) -> Mapping[str, Unit]:
-        """What numbers count, by the field's name."""
+        """The unit of each number, by the field's name."""
         return UNITS if self.scaled else UNSCALED
 
 
-SCHEMA = Schema(TABLES, KEYS, REFERENCES)
+SCHEMA = TsvSchema(TABLES, KEYS, REFERENCES)
 """The tables of this software."""
 
 
 def title(table: str) -> str:
-    """A table's name in files: `api_key` is `ApiKey`."""
+    """Return a table's name in files: `api_key` is `ApiKey`."""
     return "".join(part.capitalize() for part in table.split("_"))
 
 
@@ -88,18 +88,18 @@ def title(table: str) -> str:
 def write_tables(
     directory: Path,
     tables: Mapping[str, Iterable[Row]],
-    schema: Schema = SCHEMA,
+    schema: TsvSchema = SCHEMA,
     *,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> dict[str, int]:
-    """Write a file a table into `directory`, which is made if it does not exist, readable by its owner only: API keys
-    are in it.
+    """Write one file for each table into `directory`. The directory is created if it does not exist. Only its owner can
+    read the files, because API keys are in them.
 
     Args:
         progress: called with the rows written so far, every `PROGRESS_EVERY` rows and at the end of each table.
 
     Returns:
-        The number of rows a table.
+        The number of rows of each table.
 
     Raises:
         OSError: a file cannot be written.
@@ -131,7 +131,7 @@ class TableLines:
         tables: at least those with currencies and products, for the digits of amounts.
     """
 
-    def __init__(self, tables: Mapping[str, Iterable[Row]], schema: Schema = SCHEMA) -> None:
+    def __init__(self, tables: Mapping[str, Iterable[Row]], schema: TsvSchema = SCHEMA) -> None:
         self._schema = schema
         decoded = {
             name: [msgspec.msgpack.decode(row, type=schema.tables[name]) for _, row in tables.get(name, ())]
@@ -145,11 +145,11 @@ class TableLines:
         }
 
     def header(self, table: str) -> str:
-        """The line with the names of the columns."""
+        """Return the line with the names of the columns."""
         return "\t".join(self._columns[table].names)
 
     def of(self, table: str, rows: Iterable[Row], first: int = 1) -> Iterator[str]:
-        """A line a row, without its end. `first`: the first row's number, for errors.
+        """Yield one line for each row, without its end. `first`: the first row's number, for errors.
 
         Raises:
             TsvError: a row names a currency or product that is not there.
@@ -164,19 +164,19 @@ class TableLines:
 
 
 def _loose(row: msgspec.Struct) -> Any:
-    """A row of whatever version's struct: its attributes are asked for by name."""
+    """Return a row of any version's struct. Its attributes are read by name."""
     return row
 
 
 class Columns:
-    """A table's columns: numbers that stand in the key only, then the row's fields.
+    """A table's columns: numbers that only the key has, then the row's fields.
 
     Attributes:
         names: in order.
         required: those without a default.
     """
 
-    def __init__(self, schema: Schema, table: str, codecs: Codecs) -> None:
+    def __init__(self, schema: TsvSchema, table: str, codecs: Codecs) -> None:
         self._codec: StructCodec = codecs.struct(schema.tables[table])
         self._key = schema.keys[table]
         self._only_key = [part for part in self._key if part.partition(".")[0] not in self._codec.fields]
@@ -184,22 +184,22 @@ class Columns:
         self.required = [*self._only_key, *self._codec.required]
 
     def line(self, key: bytes, row: msgspec.Struct) -> str:
-        """A row as a line. Raises ValueFault."""
+        """Return a row as a line. Raises ValueFault."""
         cells = [str(number) for part, number in zip(self._key, _decode_key(key), strict=True) if part in self._only_key]
         record = self._codec.encode(row)
         cells += [to_cell(record[name], codec.kind) for name, codec in self._codec.fields.items()]
         return "\t".join([as_first(cells[0]), *cells[1:]])
 
     def kind(self, name: str) -> str:
-        """How a column's cells are written; see `tsv_values.from_cell`."""
+        """Return how a column's cells are written; see `tsv_values.from_cell`."""
         return "int" if name in self._only_key else self._codec.fields[name].kind
 
     def value(self, name: str, record: Mapping[str, Any]) -> Any:
-        """The value of a column. Raises ValueFault."""
+        """Return the value of a column. Raises ValueFault."""
         return record[name] if name in self._only_key else self._codec.value(name, record)
 
     def row(self, values: Mapping[str, Any]) -> tuple[list[Any], msgspec.Struct]:
-        """Key and row from the values of all columns."""
+        """Return key and row from the values of all columns."""
         row = self._codec.make({name: value for name, value in values.items() if name not in self._only_key})
         return [values[part] if part in self._only_key else _reached(row, part) for part in self._key], row
 
@@ -223,13 +223,13 @@ class Line(msgspec.Struct, frozen=True):
     record: dict[str, Any]
 
     def fault(self, name: str, expected: str, inside: str = "") -> TsvFault:
-        """A fault of one of its cells."""
+        """Return a fault of one of its cells."""
         column = self.columns.index(name) + 1 if name in self.columns else 0
         return TsvFault(self.file, self.number, column, f"{name}.{inside}" if inside else name, expected)
 
 
 class ParsedRow(msgspec.Struct, frozen=True):
-    """A row that was read: its key's parts, the row, and where it stands."""
+    """A row that was read: the parts of its key, the row, and its place in the files."""
 
     key: list[Any]
     row: msgspec.Struct
@@ -237,10 +237,10 @@ class ParsedRow(msgspec.Struct, frozen=True):
 
 
 def tsv_files(directory: Path) -> list[Path]:
-    """The TSV files of a directory, by name.
+    """Return the TSV files of a directory, sorted by name.
 
     Raises:
-        TsvError: there are none, or it is no directory.
+        TsvError: there are none, or it is not a directory.
     """
     paths = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
     if not paths:
@@ -248,11 +248,11 @@ def tsv_files(directory: Path) -> list[Path]:
     return paths
 
 
-def read_tables(directory: Path, schema: Schema = SCHEMA) -> dict[str, list[Row]]:
-    """Every table in the order of the schema, rows sorted by the key's bytes: what `Engine.restore` takes.
+def read_tables(directory: Path, schema: TsvSchema = SCHEMA) -> dict[str, list[Row]]:
+    """Return every table in the order of the schema, rows sorted by the key's bytes: the input of `Engine.restore`.
 
     Raises:
-        TsvError: as `parse`; or a table is missing.
+        TsvError: as `parse` does, or a table is missing.
         OSError: a file cannot be read.
     """
     parsed = parse(tsv_files(directory), schema)
@@ -262,11 +262,10 @@ def read_tables(directory: Path, schema: Schema = SCHEMA) -> dict[str, list[Row]
     return {name: sorted((_encode(each.key), _encode(each.row)) for each in parsed[name]) for name in schema.tables}
 
 
-def parse(paths: Iterable[Path], schema: Schema = SCHEMA) -> dict[str, list[ParsedRow]]:
-    """The rows of the tables in some files. A table that none of them has is not in the result.
+def parse(paths: Iterable[Path], schema: TsvSchema = SCHEMA) -> dict[str, list[ParsedRow]]:
+    """Return the rows of the tables in some files. A table that no file has is not in the result.
 
-    Everything is checked before anything is returned: cells, columns, keys that come twice, and references to rows that
-    are not there.
+    Everything is checked before anything is returned: cells, columns, duplicate keys, and references to missing rows.
 
     Raises:
         TsvError: with all faults that were found.
@@ -346,8 +345,8 @@ def _read_line(place: Line, text: str, shape: Columns, lines: list[Line], faults
 
 
 def _scales_of(lines: Mapping[str, list[Line]]) -> Scales:
-    """What the tables of currencies and products say, as far as it can be read; their faults are found when they are
-    parsed.
+    """Return the digits in the tables of currencies and products, as far as they can be read. Parsing these tables finds
+    their faults.
     """
     currencies: dict[str, int] = {}
     products: dict[str, tuple[str, str]] = {}
@@ -384,8 +383,8 @@ def _parse_table(columns: Columns, lines: Iterable[Line], faults: list[TsvFault]
     return rows
 
 
-def _dangling(parsed: Mapping[str, list[ParsedRow]], schema: Schema) -> Iterator[TsvFault]:
-    """Rows that name rows which are not there."""
+def _dangling(parsed: Mapping[str, list[ParsedRow]], schema: TsvSchema) -> Iterator[TsvFault]:
+    """Yield a fault for each row that refers to a missing row."""
     keys = {name: {each.key[0] for each in rows} for name, rows in parsed.items() if len(schema.keys[name]) == 1}
     for reference in schema.references:
         there = keys.get(reference.target, set()) | set(reference.others)

@@ -1,8 +1,8 @@
-"""Values of the tables as a person writes them, and back: what stands in a cell of a TSV file.
+"""Values of the tables as a person writes them in a cell of a TSV file, and back.
 
 | type | text |
 |---|---|
-| amount, price, size | a decimal in whole coins: `1.5`. Which currency's digits it has follows from the row: see `UNITS` |
+| amount, price, size | a decimal in whole coins: `1.5`. The row determines the currency and its digits: see `UNITS` |
 | time | `2026-03-01T12:00:00.25Z`, or whole nanoseconds since the epoch; 0 is `0` |
 | other whole number | digits |
 | enumeration | its name in lower case: `buy` |
@@ -11,9 +11,9 @@
 | bytes | hexadecimal |
 | text | itself; tab, line break and backslash as `\\t`, `\\n`, `\\r`, `\\\\` |
 | no value | `\\N` |
-| struct, list | JSON with the same conventions inside; one of several structs says which as `"kind"` |
+| struct, list | JSON with the same conventions inside; with the name of the struct as `"kind"` where several are possible |
 
-A field has the same unit in every struct, by its name, so that other versions of the tables are written likewise.
+A field of one name has the same unit in every struct, so other versions of the tables are written in the same way.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from statemachine.limits import AMOUNT_MAX, SECOND_NS
 from statemachine.types import Permission
 
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
-"""What msgpack can carry."""
+"""The range of whole numbers in msgpack."""
 
 Plain = Any
-"""A value as JSON has it: a cell's, or one inside a cell's JSON."""
+"""A value of JSON: that of a cell, or one inside a cell's JSON."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
@@ -51,7 +51,7 @@ _UNESCAPED = re.compile(r"\\(.?)", re.DOTALL)
 
 
 class Unit(Enum):
-    """What a whole number counts."""
+    """The unit of a whole number."""
 
     OWN = "of the row's currency"
     BASE = "of the product's base currency"
@@ -136,19 +136,18 @@ PLAIN_NUMBERS = frozenset(
         "price_max",
     }
 )  # fmt: skip
-"""Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is
-forgotten.
+"""Fields that are plain numbers. A test requires each whole number of the tables to be here or in `UNITS`.
 """
 
 UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
-"""The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be
-told in other fields.
+"""The units of tables whose amounts stay whole numbers in smallest units: those of a version that may have the digits of
+currencies and products in other fields.
 """
 
 
 class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
-    """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be
-    right.
+    """A text is not a value. `field` is the place inside a JSON cell, "" for the cell itself. `expected` describes a right
+    value.
     """
 
     def __init__(self, expected: str, field: str = "") -> None:
@@ -170,10 +169,10 @@ class Scales:
         self._products = products
 
     def of(self, unit: Unit, record: Mapping[str, Plain]) -> int:
-        """The digits of a field with `unit` in `record`, whose other fields say which currency it is.
+        """Return the digits of a field with `unit` in `record`, whose other fields name the currency.
 
         Raises:
-            ValueFault: they do not.
+            ValueFault: they do not name it.
         """
         if "currency" in record:
             name = record["currency"]
@@ -196,7 +195,7 @@ class Scales:
 
 
 def shown(value: Plain) -> str:
-    """A wrong value for a message, cut where it is long."""
+    """Return a wrong value for a message, cut if it is long."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
@@ -214,7 +213,7 @@ def _whole(value: Plain) -> int:
 
 
 def time_text(nanoseconds: int) -> str:
-    """A time of the tables, in UTC."""
+    """Return a time of the tables as text, in UTC."""
     if not 0 < nanoseconds <= INT_MAX:
         return str(nanoseconds)
     seconds, rest = divmod(nanoseconds, SECOND_NS)
@@ -223,7 +222,7 @@ def time_text(nanoseconds: int) -> str:
 
 
 def time_value(text: Plain) -> int:
-    """Nanoseconds since the epoch. Raises ValueFault."""
+    """Return nanoseconds since the epoch. Raises ValueFault."""
     if isinstance(text, str):
         if _WHOLE.fullmatch(text):
             return _whole(int(text))
@@ -291,8 +290,8 @@ def _enum_value(cls: type[Enum]) -> _Decode:
     return decode
 
 
-class Codec:
-    """Both ways of one type. `kind` says how a cell holds the plain value: "str", "int", "bool", "none", or "json"."""
+class CellCodec:
+    """Encodes and decodes one type. `kind` says how a cell holds the plain value: "str", "int", "bool", "none", or "json"."""
 
     def __init__(self, encode: _Encode, decode: _Decode, kind: str) -> None:
         self.encode = encode
@@ -309,59 +308,59 @@ class Codecs:
         self._structs: dict[type, StructCodec] = {}
 
     def struct(self, cls: type[msgspec.Struct]) -> StructCodec:
-        """The codec of a struct."""
+        """Return the codec of a struct."""
         if cls not in self._structs:
             self._structs[cls] = StructCodec(cls, self, self._scales, self._units)
         return self._structs[cls]
 
-    def of(self, info: inspect.Type) -> Codec:
-        """The codec of a type. Raises TypeError for one that no table has."""
+    def of(self, info: inspect.Type) -> CellCodec:
+        """Return the codec of a type. Raises TypeError for a type that no table has."""
         match info:
             case inspect.IntType():
-                return Codec(_same, _whole, "int")
+                return CellCodec(_same, _whole, "int")
             case inspect.BoolType():
-                return Codec(_same, _of_type(bool, "true or false"), "bool")
+                return CellCodec(_same, _of_type(bool, "true or false"), "bool")
             case inspect.StrType():
-                return Codec(_same, _of_type(str, "text"), "str")
+                return CellCodec(_same, _of_type(str, "text"), "str")
             case inspect.BytesType():
-                return Codec(bytes.hex, _bytes_value, "str")
+                return CellCodec(bytes.hex, _bytes_value, "str")
             case inspect.NoneType():
-                return Codec(_same, _of_type(type(None), "no value"), "none")
+                return CellCodec(_same, _of_type(type(None), "no value"), "none")
             case inspect.EnumType(cls=cls):
-                return Codec(lambda value: value.name.lower(), _enum_value(cls), "str")
+                return CellCodec(lambda value: value.name.lower(), _enum_value(cls), "str")
             case inspect.ListType(item_type=item):
                 return self._list(self.of(item))
             case inspect.TupleType(item_types=items):
                 return self._tuple([self.of(item) for item in items])
             case inspect.StructType(cls=cls):
                 codec = self.struct(cls)
-                return Codec(codec.encode, codec.decode, "json")
+                return CellCodec(codec.encode, codec.decode, "json")
             case inspect.UnionType(types=types):
                 return self._union(types)
         raise TypeError(f"a table has a field of type {info!r}, which has no text yet")
 
-    def _list(self, item: Codec) -> Codec:
+    def _list(self, item: CellCodec) -> CellCodec:
         def decode(value: Plain) -> list[Any]:
             if not isinstance(value, list):
                 raise ValueFault(f"expected a list, not {shown(value)}")
             return [_inside(str(position), item.decode, each) for position, each in enumerate(value)]
 
-        return Codec(lambda value: [item.encode(each) for each in value], decode, "json")
+        return CellCodec(lambda value: [item.encode(each) for each in value], decode, "json")
 
-    def _tuple(self, items: list[Codec]) -> Codec:
+    def _tuple(self, items: list[CellCodec]) -> CellCodec:
         def decode(value: Plain) -> tuple[Any, ...]:
             if not isinstance(value, list) or len(value) != len(items):
                 raise ValueFault(f"expected a list of {len(items)}, not {shown(value)}")
             return tuple(_inside(str(at), item.decode, each) for at, (item, each) in enumerate(zip(items, value, strict=True)))
 
-        return Codec(lambda value: [item.encode(each) for item, each in zip(items, value, strict=True)], decode, "json")
+        return CellCodec(lambda value: [item.encode(each) for item, each in zip(items, value, strict=True)], decode, "json")
 
-    def _union(self, types: tuple[inspect.Type, ...]) -> Codec:
-        """One of several structs, or a type that may be absent."""
+    def _union(self, types: tuple[inspect.Type, ...]) -> CellCodec:
+        """Return the codec of one of several structs, or of a type that may be absent."""
         rest = [each for each in types if not isinstance(each, inspect.NoneType)]
         if len(rest) == 1:
             inner = self.of(rest[0])
-            return Codec(
+            return CellCodec(
                 lambda value: None if value is None else inner.encode(value),
                 lambda value: None if value is None else inner.decode(value),
                 inner.kind,
@@ -376,7 +375,9 @@ class Codecs:
                 raise ValueFault(f'expected an object with "kind" one of {", ".join(structs)}, not {shown(value)}')
             return structs[name].decode({key: each for key, each in value.items() if key != _KIND})
 
-        return Codec(lambda value: {_KIND: type(value).__name__, **structs[type(value).__name__].encode(value)}, decode, "json")
+        return CellCodec(
+            lambda value: {_KIND: type(value).__name__, **structs[type(value).__name__].encode(value)}, decode, "json"
+        )
 
 
 def _inside(name: str, decode: _Decode, value: Plain) -> Any:
@@ -401,29 +402,29 @@ class StructCodec:
         info = inspect.type_info(cls)
         assert isinstance(info, inspect.StructType)
         self.required = [field.name for field in info.fields if field.required]
-        self.fields: dict[str, Codec] = {}
+        self.fields: dict[str, CellCodec] = {}
         self._scaled: dict[str, Unit] = {}
         for field in info.fields:
             unit = units.get(field.name) if isinstance(field.type, inspect.IntType) else None
             if unit is None:
                 self.fields[field.name] = codecs.of(field.type)
             elif unit is Unit.TIME:
-                self.fields[field.name] = Codec(time_text, time_value, "str")
+                self.fields[field.name] = CellCodec(time_text, time_value, "str")
             elif unit is Unit.PERMISSIONS:
-                self.fields[field.name] = Codec(_permissions_text, _permissions_value, "str")
+                self.fields[field.name] = CellCodec(_permissions_text, _permissions_value, "str")
             else:
                 self._scaled[field.name] = unit
-                self.fields[field.name] = Codec(_same, _same, "str")
+                self.fields[field.name] = CellCodec(_same, _same, "str")
 
     def encode(self, row: msgspec.Struct) -> dict[str, Plain]:
-        """The fields of a struct, in order."""
+        """Return the fields of a struct, in order."""
         record = {name: codec.encode(getattr(row, name)) for name, codec in self.fields.items()}
         for name, unit in self._scaled.items():
             record[name] = to_text(record[name], self._scales.of(unit, record))
         return record
 
     def value(self, name: str, record: Mapping[str, Plain]) -> Any:
-        """The value of one field of a record. Raises ValueFault."""
+        """Return the value of one field of a record. Raises ValueFault."""
         unit = self._scaled.get(name)
         if unit is None:
             return self.fields[name].decode(record[name])
@@ -435,11 +436,11 @@ class StructCodec:
             raise ValueFault(error.expected) from None
 
     def make(self, values: Mapping[str, Any]) -> msgspec.Struct:
-        """The struct with these values; fields that are not among them have their defaults."""
+        """Return the struct with these values. Other fields have their defaults."""
         return self._cls(**values)
 
     def decode(self, record: Plain) -> msgspec.Struct:
-        """The struct that a whole record describes. Raises ValueFault."""
+        """Return the struct that a whole record describes. Raises ValueFault."""
         if not isinstance(record, dict) or set(record) - set(self.fields) or set(self.required) - set(record):
             raise ValueFault(f"expected an object with {', '.join(self.fields)}, not {shown(record)}")
         return self.make({name: _inside(name, functools.partial(self.value, name), record) for name in record})
@@ -449,7 +450,7 @@ class StructCodec:
 
 
 def to_cell(value: Plain, kind: str) -> str:
-    """The text of a cell."""
+    """Return the text of a cell."""
     if value is None:
         return _NOTHING
     if kind == "str":
@@ -458,7 +459,7 @@ def to_cell(value: Plain, kind: str) -> str:
 
 
 def from_cell(text: str, kind: str) -> Plain:
-    """What stands in a cell. Raises ValueFault."""
+    """Return the value in a cell. Raises ValueFault."""
     if text == _NOTHING:
         return None
     if kind == "str":
@@ -482,7 +483,7 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def as_first(cell: str) -> str:
-    """A row's first cell, so that the line is neither empty nor a comment."""
+    """Return a row's first cell, escaped so that the line is neither empty nor a comment."""
     if not cell:
         return _EMPTY
     return "\\" + cell if cell.startswith("#") else cell

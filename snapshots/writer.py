@@ -174,7 +174,7 @@ def _take_changes(writer: RocksWriter, draft: Path, begin: Begin, frames: Iterat
 
 
 def _attach(draft: Path, name: str, data: bytes) -> None:
-    """Add a piece to an attachment. Raises ValueError where there is none of that name."""
+    """Add a chunk to an attachment. Raises ValueError if there is no attachment of that name."""
     if name not in ATTACHMENTS:
         raise ValueError(f"a snapshot has no file {name!r}")
     with (draft / name).open("ab") as file:

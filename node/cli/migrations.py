@@ -17,7 +17,7 @@ from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupE
 from node.migration import switch
 from node.migration.back import WayBack, ways_back
 from node.migration.differences import Column, TableDifference
-from node.migration.rehearsal import Place, Rehearsal, places, rehearse
+from node.migration.rehearsal import NodeData, Rehearsal, places, rehearse
 from node.records.txlog import to_lines
 from node.system import files
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile, locked_note
@@ -86,7 +86,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     elif not changes:
         click.echo("no difference")
     else:
-        rows = [("by itself" if change.automatic else "needs a migration", change.place, change.text) for change in changes]
+        rows = [("automatic" if change.automatic else "needs a migration", change.place, change.text) for change in changes]
         show(table(("data follows", "where", "change"), rows))
     if all(rules) and not as_json and source.abi != target.abi:
         same = rules[0] == rules[1]
@@ -159,7 +159,7 @@ def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
     return directory or default_place()
 
 
-def _rehearsed(place: Place, target: str | None, shown: ProgressBar, *, quiet: bool) -> Rehearsal:
+def _rehearsed(place: NodeData, target: str | None, shown: ProgressBar, *, quiet: bool) -> Rehearsal:
     """Rehearse on a copy of a node's data. Each stage is a line on stderr, unless `quiet`, and has a bar."""
     stage = ""
 
@@ -209,7 +209,7 @@ def new_level(version: str, out: Path | None) -> None:
     click.echo("what is left to do: docs/migrations.md, What the author of a new version does")
 
 
-def _finalize(found: list[Place]) -> None:
+def _finalize(found: list[NodeData]) -> None:
     for place in found:
         archived = place.config is not None and place.config.keeps_log
         number = switch.finalize(place.data, keep_archive=archived or place.config is None)
@@ -416,11 +416,11 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report, shown
             report(config.node_id, f"market database: {done}", history=done)
 
 
-def _name(place: Place) -> str:
+def _name(place: NodeData) -> str:
     return place.node_id or str(place.data)
 
 
-def _export_all(ways: list[tuple[Place, WayBack]], out: Path, report: Report, shown: ProgressBar, *, secrets: bool) -> None:
+def _export_all(ways: list[tuple[NodeData, WayBack]], out: Path, report: Report, shown: ProgressBar, *, secrets: bool) -> None:
     """Export from the nodes; one that has everything is enough.
 
     Raises:
@@ -441,7 +441,7 @@ def _export_all(ways: list[tuple[Place, WayBack]], out: Path, report: Report, sh
         click.echo(str(gap), err=True)
 
 
-def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
+def _export(place: NodeData, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():

@@ -28,7 +28,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def difference(source: Schema, target: Schema) -> list[Change]:
-    """What changed from `source` to `target`; only what is stored counts: tables and log entries, and what they use."""
+    """Yield the changes from `source` to `target` of stored types: tables and log entries, and the types that they use."""
     changes = list(_tables(source, target))
     old, new = stored_types(source), stored_types(target)
     for name in old:
@@ -43,14 +43,14 @@ def difference(source: Schema, target: Schema) -> list[Change]:
 
 
 def stored_types(schema: Schema) -> list[str]:
-    """The structs and enumerations that tables and log entries use, by name."""
+    """Return the names of the structs and enumerations that tables and log entries use."""
     roots = [table.row for table in schema.tables] + [schema.messages[name] for name in (LOG_ENTRY,) if name in schema.messages]
     return sorted({name for root in roots for name in references(schema, root)})
 
 
 def _unused_is_fine(schema: Schema, name: str) -> bool:
-    """A removed type matters where something of it may be stored; a plain struct's fields say so themselves, a choice's
-    option does not.
+    """Whether the removal of a type needs no change of its own: the fields of a plain struct show it, an option of a choice
+    does not.
     """
     return name in schema.structs and schema.structs[name].tag is None
 
@@ -118,7 +118,7 @@ def _field(place: str, old: FieldType, new: FieldType) -> Iterator[Change]:
 
 
 def _brief(new: str, old: str) -> str:
-    """How a type changed; of choices only what was added and removed."""
+    """Describe how a type changed. Of a choice, only the options that were added and removed."""
     options, before = _option_names(new), _option_names(old)
     changed = [f"choice {name} removed" for name in before if name not in options]
     changed += [f"choice {name} added" for name in options if name not in before]
@@ -144,9 +144,7 @@ def _enum(name: str, old: dict[str, int | str], new: dict[str, int | str]) -> It
 
 
 def widens(old: TypeNode, new: TypeNode) -> bool:
-    """Whether every value of the old type is one of the new type. What a struct or enumeration changed is told for
-    itself.
-    """
+    """Whether every value of the old type is one of the new type. Changes of a struct or an enumeration are separate."""
     if new.kind == "any":
         return True
     if new.kind == "union":

@@ -18,7 +18,7 @@ from statemachine.types import Permission, Switch
 
 LOG_ENTRY = "log entry"
 MESSAGES: Mapping[str, Any] = {LOG_ENTRY: Batch, "applied": Applied, "permission bit": Permission, "switch bit": Switch}
-"""What else is written: log entries with their commands, what applying them gives, and the bits of permissions and
+"""The other written types: log entries with their commands, their outcomes and events, and the bits of permissions and
 switches.
 """
 
@@ -35,14 +35,14 @@ _PLAIN = {
 
 
 class _Inspector:
-    """Structs and enumerations met so far."""
+    """Collects the structs and enumerations that it meets."""
 
     def __init__(self) -> None:
         self.structs: dict[type, StructType | None] = {}
         self.enums: dict[type, dict[str, int | str]] = {}
 
     def text(self, info: inspect.Type) -> str:
-        """How a type is written; structs and enumerations on the way are kept."""
+        """Return the text of a type, and keep the structs and enumerations in it."""
         plain = _PLAIN.get(type(info))
         if plain is not None:
             bounds = [f"{name}={value!r}" for name, value in _constraints(info)]
@@ -75,7 +75,7 @@ class _Inspector:
 
 
 def _constraints(info: inspect.Type) -> list[tuple[str, Any]]:
-    """Constraints of a plain type, such as a largest value; encodings that bytes may have only in JSON are none."""
+    """Return the constraints of a plain type, such as a largest value. Encodings of bytes in JSON do not count."""
     found = [(field.name, getattr(info, field.name)) for field in msgspec.structs.fields(type(info)) if field.name != "encoding"]
     return [(name, value) for name, value in found if value is not None]
 
@@ -90,7 +90,7 @@ def _default(field: inspect.Field) -> Any:
 
 
 def schema_of(tables: Mapping[str, Any] = TABLES, messages: Mapping[str, Any] = MESSAGES) -> Schema:
-    """The schema with these tables and messages. Enumerations' defaults are written as the member's name.
+    """Return the schema with these tables and messages. The default of an enumeration is written as the member's name.
 
     Raises:
         TypeError: a type has no canonical text.

@@ -1,7 +1,7 @@
-"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. Never edited, never
+"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. A file is never edited or
 removed.
 
-`python -m snapshots.abi.releases VERSION` adds that of this software.
+`python -m snapshots.abi.releases VERSION` adds the description of this software.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Releases:
     """The known schemas, oldest first: those released, then this software's if it is none of them.
 
     Args:
-        directory: where the descriptions lie; `DIRECTORY` unless named.
+        directory: of the descriptions; by default `DIRECTORY`.
         current: the schema of this software.
 
     Raises:
@@ -45,14 +45,14 @@ class Releases:
 
     @property
     def abis(self) -> list[str]:
-        """All ABIs, oldest first."""
+        """Return all ABIs, oldest first."""
         return list(self._schemas)
 
     def schema(self, abi: str) -> Schema:
-        """A schema by its ABI, or the first digits of it.
+        """Return a schema by its ABI, or by the first digits of it.
 
         Raises:
-            UnknownAbiError: there is none, or several begin so.
+            UnknownAbiError: no ABI begins with the digits, or several do.
         """
         found = [known for known in self._schemas if known == abi or (len(abi) >= ABI_PREFIX_MIN and known.startswith(abi))]
         if len(found) != 1:
@@ -60,7 +60,7 @@ class Releases:
         return self._schemas[found[0]]
 
     def title(self, abi: str) -> str:
-        """An ABI with the version that brought it, for a person."""
+        """Return an ABI with its first version, for a person."""
         if abi in self.versions:
             return f"{abi} (version {self.versions[abi]})"
         return f"{abi} (this software)" if abi == self.current else abi
@@ -74,7 +74,7 @@ def _descriptions(directory: Path) -> list[tuple[str, str, Path]]:
 
 
 def release(version: str, directory: Path = DIRECTORY) -> Path | None:
-    """Keep the description of this software as that of `version`; None if an earlier version has the same."""
+    """Write the description of this software as that of `version`. Returns None if an earlier version has the same."""
     if SCHEMA.abi in Releases(directory).versions:
         return None
     path = directory / f"{version}-{SCHEMA.abi}.json"
@@ -83,7 +83,7 @@ def release(version: str, directory: Path = DIRECTORY) -> Path | None:
 
 
 def main() -> int:
-    """The program. Returns its exit code."""
+    """Run the program. Returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m snapshots.abi.releases", description=__doc__)
     parser.add_argument("version")
     path = release(parser.parse_args().version)

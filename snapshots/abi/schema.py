@@ -1,8 +1,8 @@
-"""A schema as data: tables, messages, structs, enumerations. Its canonical JSON is what the ABI is the checksum of.
+"""A schema as data: tables, messages, structs, enumerations. The ABI is the checksum of its canonical JSON.
 
-Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` takes
-them apart. Key parts of a table are paths into its row (`outcome.sequence`); one that names no field of it is a number
-that stands in the key only.
+Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` parses
+them. The parts of a table's key are paths into its row (`outcome.sequence`). A part that names no field of the row is a
+number that only the key has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT = 2
 
 
 class FieldType(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A struct's field. Without `default` it must be there."""
+    """A field of a struct. A field without `default` is required."""
 
     name: str
     type: str
@@ -27,7 +27,7 @@ class FieldType(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StructType(msgspec.Struct, frozen=True):
-    """A struct. `form` is "array" or "map"; `closed` ones refuse unknown fields."""
+    """A struct. `form` is "array" or "map"; A `closed` struct refuses unknown fields."""
 
     form: str
     tag: int | str | None
@@ -35,7 +35,7 @@ class StructType(msgspec.Struct, frozen=True):
     fields: list[FieldType]
 
     def field(self, name: str) -> FieldType | None:
-        """A field by name."""
+        """Return a field by name."""
         return next((field for field in self.fields if field.name == name), None)
 
 
@@ -60,16 +60,16 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     rules: int = 0
 
     def table(self, name: str) -> TableType | None:
-        """A table by name."""
+        """Return a table by name."""
         return next((table for table in self.tables if table.name == name), None)
 
     def key_only(self, table: TableType) -> list[str]:
-        """The parts of a table's key that are no fields of its rows."""
+        """Return the parts of a table's key that are not fields of its rows."""
         fields = {field.name for field in self.structs[table.row].fields}
         return [part for part in table.key if part.partition(".")[0] not in fields]
 
     def encode(self) -> bytes:
-        """The canonical JSON: the same bytes for the same schema."""
+        """Return the canonical JSON: the same bytes for the same schema."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
     @property
@@ -79,10 +79,10 @@ class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def decode_schema(data: bytes) -> Schema:
-    """The schema in a description.
+    """Return the schema in a description.
 
     Raises:
-        ValueError: it is none, or of another format.
+        ValueError: it is not a description, or of another format.
     """
     try:
         schema = msgspec.json.decode(data, type=Schema)
@@ -94,7 +94,7 @@ def decode_schema(data: bytes) -> Schema:
 
 
 def describe(schema: Schema) -> str:
-    """The schema as lines of text, for a person."""
+    """Yield the schema as lines of text, for a person."""
     return "\n".join(_lines(schema)) + "\n"
 
 
@@ -115,15 +115,15 @@ def _lines(schema: Schema) -> Iterator[str]:
 
 
 def field_text(field: FieldType) -> str:
-    """`name: type = default`."""
+    """Return `name: type = default`."""
     return f"{field.name}: {field.type}" + ("" if field.default is msgspec.UNSET else f" = {field.default!r}")
 
 
 class TypeNode(msgspec.Struct, frozen=True):
-    """A type taken apart: `kind` is int, float, str, bytes, bool, none, any, raw, ref, list, tuple, vartuple, dict or
+    """A parsed type. `kind` is int, float, str, bytes, bool, none, any, raw, ref, list, tuple, vartuple, dict or
     union.
 
-    `name` is a ref's struct or enumeration; `parts` are what it is made of; `bounds` constrain a plain type.
+    `name` is the struct or enumeration of a ref. `parts` are the types in it. `bounds` constrain a plain type.
     """
 
     kind: str
@@ -137,10 +137,10 @@ PLAIN = frozenset({"int", "float", "str", "bytes", "bool", "none", "any", "raw"}
 
 @functools.cache
 def parse_type(text: str) -> TypeNode:
-    """A type's text taken apart.
+    """Parse the text of a type.
 
     Raises:
-        ValueError: it is no type.
+        ValueError: it is not a type.
     """
     try:
         return _node(ast.parse(text, mode="eval").body)
@@ -172,7 +172,7 @@ def _options(tree: ast.expr) -> tuple[TypeNode, ...]:
 
 
 def references(schema: Schema, text: str) -> list[str]:
-    """The structs and enumerations that a type uses, directly or by others; each once, in the order met."""
+    """Return the structs and enumerations that a type uses, directly or indirectly, each once, in order of appearance."""
     found: dict[str, None] = {}
     _collect(schema, parse_type(text), found)
     return list(found)

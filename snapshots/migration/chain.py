@@ -24,7 +24,7 @@ from snapshots.migration.plan import Migration
 
 @dataclass(frozen=True)
 class Step:
-    """From one schema to the next. `how`: automatic, module or executable; `script` is the executable."""
+    """A step from one schema to the next. `how`: automatic, module or executable. `script` is the executable."""
 
     source: Schema
     target: Schema
@@ -34,7 +34,7 @@ class Step:
 
 
 def written_migrations() -> dict[str, Migration]:
-    """The migrations in `snapshots/migrations/`, by their source ABI.
+    """Return the migrations in `snapshots/migrations/`, by their source ABI.
 
     Raises:
         ValueError: a module has no `MIGRATION`, or two begin at the same ABI.
@@ -65,11 +65,11 @@ class Chains:
         self._scripts = scripts
 
     def find(self, source: str, target: str) -> list[Step]:
-        """The steps from `source` to `target`, none if they are the same.
+        """Return the steps from `source` to `target`, none if they are the same.
 
         Raises:
             UnknownAbiError: one of them is not known.
-            MigrationError: there is no way, or a step of it would lose something in silence.
+            MigrationError: no steps lead there, or a step would drop something without a declaration.
         """
         goal = self.releases.schema(target)
         at = self.releases.schema(source)

@@ -1,8 +1,8 @@
 """Conversion of rows and log entries of any schema to plain values and back, by the schema's description alone.
 
 A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's
-name; lists are lists; numbers, texts and bytes are themselves. Part of a key that does not stand in the row is a value
-of the row here, under its name.
+name; lists are lists; numbers, texts and bytes are themselves. A part of a key that the row does not have is here a
+value of the row, under its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = tuple[bytes, bytes]
 Reader = Callable[[Any], Any]
 
 TYPE = "type"
-"""The key under which a tagged struct's name stands."""
+"""The key of a tagged struct's name."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -40,7 +40,7 @@ class CodecError(ValueError):
         self.what = what
 
     def within(self, name: str) -> CodecError:
-        """The same error, with the name of an enclosing value before its path."""
+        """Return the same error, with the name of an enclosing value before its path."""
         inner = f"{name}.{self.path}" if self.path and not self.path.startswith("[") else f"{name}{self.path}"
         return CodecError(inner, self.what)
 
@@ -55,7 +55,7 @@ class Codec:
         self._writers: dict[str, Reader] = {}
 
     def read_row(self, table: str, row: Row) -> Values:
-        """A row as plain values.
+        """Return a row as plain values.
 
         Raises:
             CodecError: the row does not have the table's type, or its key does not match it.
@@ -73,7 +73,7 @@ class Codec:
         return values
 
     def write_row(self, table: str, values: Values) -> Row:
-        """A row from plain values.
+        """Return a row from plain values.
 
         Raises:
             CodecError: a field is missing, unknown or of another type.
@@ -103,12 +103,12 @@ class Codec:
         return key
 
     def read_entry(self, payload: bytes) -> Values:
-        """A log entry (a batch of commands). Raises CodecError."""
+        """Return a log entry (a batch of commands) as plain values. Raises CodecError."""
         values: Values = self._reader(parse_type(self.schema.messages[LOG_ENTRY]))(_unpacked(payload))
         return values
 
     def write_entry(self, values: Values) -> bytes:
-        """A log entry from plain values. Raises CodecError."""
+        """Return a log entry from plain values. Raises CodecError."""
         return _pack(self._writer(parse_type(self.schema.messages[LOG_ENTRY]))(values))
 
     def _reader(self, node: TypeNode) -> Reader:

@@ -33,12 +33,12 @@ class Converter:
         self._rows: dict[str, Callable[[Values], Values | Drop]] = {}
 
     def new_table(self, table: str) -> str | None:
-        """The target's name of a table of the source; None if the table is removed."""
+        """Return the target's name of a table of the source; None if the table is removed."""
         name = self.migration.renamed_tables.get(table, table)
         return None if table in self.migration.removed_tables else name
 
     def is_unchanged(self, table: str) -> bool:
-        """Whether the rows' bytes do not change, so that they need not be decoded."""
+        """Whether the rows' bytes stay the same, so that they need not be decoded."""
         source, target = self.source.schema, self.target.schema
         old, new = source.table(table), target.table(self.new_table(table) or "")
         if old is None or new is None or table in self.migration.rows or (old.row, old.key) != (new.row, new.key):
@@ -47,10 +47,10 @@ class Converter:
         return same_type(source, target, old.row) and not touched.intersection(references(source, old.row))
 
     def row(self, table: str, values: Values) -> Values | Drop:
-        """A row of a source table as one of the target's.
+        """Return a row of a source table as a row of the target's.
 
         Raises:
-            CodecError: the author's function left something out.
+            CodecError: the author's function left out a field.
         """
         if table not in self._rows:
             self._rows[table] = self._row(table)
@@ -73,7 +73,7 @@ class Converter:
         return row
 
     def entry(self, values: Values) -> Values:
-        """A log entry. Raises CodecError."""
+        """Convert a log entry. Raises CodecError."""
         old, new = (codec.schema.messages[LOG_ENTRY] for codec in (self.source, self.target))
         converted: Values = self._value(parse_type(old), parse_type(new))({**values, "commands": []})
         commands = []
@@ -104,7 +104,7 @@ class Converter:
         return set() if found is None else {field.name for field in found.fields} | ({TYPE} if found.tag is not None else set())
 
     def _value(self, old: TypeNode, new: TypeNode) -> Convert:
-        """How a value of one type becomes one of another."""
+        """Return the conversion from one type to another."""
         match old.kind:
             case "ref" if old.name in self.source.schema.structs:
                 return self._struct(old.name)
@@ -150,7 +150,7 @@ class Converter:
         return convert
 
     def _struct(self, name: str) -> Convert:
-        """A struct of the source as one of the target, with its fields only."""
+        """Return the conversion of a struct of the source to one of the target, with only the target's fields."""
         if name not in self._structs:
             opened, allowed = self._open_struct(name), self._allowed(self.migration.renamed_structs.get(name, name))
             self._structs[name] = lambda values: _only(opened(values), allowed, values)
@@ -186,9 +186,9 @@ class Converter:
     def _fields(
         self, old: StructType, new: StructType, moved: Mapping[str, str]
     ) -> tuple[list[tuple[str, str, Convert]], dict[str, Any]]:
-        """How fields that go on are converted (name, new name, conversion), and the defaults of new ones.
+        """Return how kept fields are converted (name, new name, conversion), and the defaults of new ones.
 
-        A type that does not follow stays: a function sets it.
+        A value whose type cannot be converted stays; a function of the author sets it.
         """
         fields: list[tuple[str, str, Convert]] = []
         for field in old.fields:
@@ -205,8 +205,8 @@ class Converter:
         return fields, {field.name: field.default for field in added}
 
     def _follows(self, old: TypeNode, new: TypeNode) -> bool:
-        """Whether values go from one type to the other part by part; what a choice no longer has is noticed value by
-        value.
+        """Whether values can be converted from one type to the other part by part. An option that a choice no longer has is an
+        error of the value that has it.
         """
         if old.kind == "union" or new.kind == "union":
             return True
@@ -218,8 +218,8 @@ class Converter:
 
 
 def _only(values: Any, allowed: set[str], before: Values) -> Values:
-    """Without the old fields that the new schema does not have. What is neither old nor allowed stays, for the codec to
-    refuse.
+    """Remove the old fields that the new schema does not have. A field that is neither old nor known stays, and the codec
+    refuses it.
     """
     if not isinstance(values, dict):
         raise CodecError("", f"the migration's function returned {values!r}; expected a dict"[:200])

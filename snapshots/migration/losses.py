@@ -6,8 +6,8 @@ not distinguish these cases. So no step drops anything silently. The migration r
 gives the reason of its removal (`removed`, `removed_tables`).
 
 A loss has the name that an author writes: `table.column` where only rows of that table have the field, `Struct.field`
-where the struct also stands inside other values (remembered outcomes, commands of the log), the table's name where the
-table goes.
+where the struct is also part of other values (outcomes in the reply cache, commands of the log), the table's name
+where the table is removed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 def losses(source: Schema, target: Schema, migration: Migration) -> list[Loss]:
-    """All losses of the step, declared or not. Renamed fields, tables and structs are not losses."""
+    """Return all losses of the step, declared or not. Renamed fields, tables and structs are not losses."""
     return [*_table_losses(source, target, migration), *_struct_losses(source, target, migration)]
 
 
@@ -58,7 +58,7 @@ def check(source: Schema, target: Schema, migration: Migration, script: Path | N
     table.
 
     Args:
-        script: the executable that the step is, if it is one.
+        script: the executable of the step, if it has one.
 
     Raises:
         MigrationError: the text names all undeclared losses, or a name that matches nothing.
@@ -95,7 +95,7 @@ def _check_renamed(source: Schema, target: Schema, migration: Migration, where: 
 
 
 def _holder(source: Schema, target: Schema, migration: Migration, name: str) -> tuple[StructType | None, StructType | None]:
-    """The struct of a table's rows, or a struct by its own name, before and after."""
+    """Return the struct of a table's rows, or a struct by its own name, before and after."""
     table = source.table(name)
     if table is not None:
         other = target.table(migration.renamed_tables.get(name, name))
@@ -124,7 +124,7 @@ def _columns(schema: Schema, table: TableType) -> list[str]:
 
 
 def _renamed(migration: Migration, *holders: str) -> dict[str, str]:
-    """New names of fields by the old ones, as a struct or the table of it says."""
+    """Return the new names of fields by the old ones, of a struct or of its table."""
     return {
         field: new
         for holder, field, new in ((*name.rpartition(".")[::2], new) for name, new in migration.renamed_fields.items())
@@ -133,8 +133,8 @@ def _renamed(migration: Migration, *holders: str) -> dict[str, str]:
 
 
 def _struct_losses(source: Schema, target: Schema, migration: Migration) -> Iterator[Loss]:
-    """Fields of structs that stand inside others, or in log entries. One that is gone as a whole shows at the field
-    that had it.
+    """Return losses of structs that are part of others or of log entries. A removed struct is a loss of the field that had
+    it.
     """
     nested = _nested(source)
     for name in stored_types(source):
@@ -148,7 +148,7 @@ def _struct_losses(source: Schema, target: Schema, migration: Migration) -> Iter
 
 
 def _nested(schema: Schema) -> set[str]:
-    """Structs and enumerations that stand inside others or in log entries, not only as a table's rows."""
+    """Return structs and enumerations that are part of others or of log entries, and not only rows of a table."""
     roots = [field.type for table in schema.tables for field in schema.structs[table.row].fields]
     roots += [schema.messages[LOG_ENTRY]] if LOG_ENTRY in schema.messages else []
     return {name for root in roots for name in references(schema, root)}
@@ -162,5 +162,5 @@ def _where(schema: Schema, struct: str) -> str:
 
 
 def renamed_fields(migration: Migration, struct: str, table: str = "") -> Mapping[str, str]:
-    """New names of a struct's fields by the old ones: those of the struct, and with `table` those of that table's rows."""
+    """Return the new names of a struct's fields by the old ones: of the struct, and with `table` of that table's rows."""
     return _renamed(migration, struct, *((table,) if table else ()))

@@ -37,8 +37,8 @@ WholeFunction = Callable[[Tables, Tables], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in
-    the order in which they trade. A queue is a product, a side and a price; orders that wait off the book are in none.
+    """Facts that must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in
+    the order in which they trade. A queue is a product, a side and a price. Orders that are not on the book are in no queue.
     """
 
     money: dict[str, int]
@@ -46,7 +46,7 @@ class Facts:
 
 
 def facts_of(tables: Tables) -> Facts:
-    """The facts of tables that are named as this software names them."""
+    """Return the facts of tables that have the names of this software."""
     money: dict[str, int] = {row["currency"]: row["fees"] for row in tables["currency"]}
     for row in tables["balance"]:
         money[row["currency"]] = money.get(row["currency"], 0) + row["available"] + row["hold"]
@@ -60,21 +60,21 @@ def facts_of(tables: Tables) -> Facts:
 
 @dataclass(frozen=True)
 class Migration:
-    """From one ABI to another.
+    """A migration from one ABI to another.
 
     Attributes:
-        structs: by the old struct's name, for each value of it wherever it stands: in rows, in remembered outcomes, in
+        structs: by the old struct's name, for each value of it everywhere: in rows, in outcomes of the reply cache, in
             commands.
         rows: by the old table's name, for each of its rows, after `structs`; may return `Drop`.
         commands: by the old command's name, for each in the log, after `structs`; must return exactly one command,
-            since clients were told their sequences.
-        enums: by the enumeration's name, what becomes of members that are removed.
+            because clients know the sequences.
+        enums: by the enumeration's name, the new member in place of each removed one.
         renamed_structs, renamed_tables: old name to new name.
-        renamed_fields: "table.column" or "Struct.field" to the field's new name; the value goes on under it.
-        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to where its
-            values went. A step that would drop a field that is neither here nor renamed is refused: see `losses`.
-        removed_tables: old name to the reason, or to where its rows went.
-        whole: called at the end with all rows of before, with every column they had, and all rows of after. It changes
+        renamed_fields: "table.column" or "Struct.field" to the field's new name, under which the value is kept.
+        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to the new place of
+            its values. A step that would drop a field that is neither here nor renamed is refused: see `losses`.
+        removed_tables: old name to the reason, or to the new place of its rows.
+        whole: called at the end with all rows before, with every column that they had, and all rows after. It changes
             the latter in place, where rows depend on each other or move between tables, and returns a reason for each
             table whose number of rows it changed.
         facts_before, facts_after: read the facts where tables or fields have other names than in this software.

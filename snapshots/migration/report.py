@@ -6,10 +6,9 @@ import msgspec
 
 
 class TableCount(msgspec.Struct):
-    """The rows of a table before and after a step. A table that was added has the name "" before, one that was removed
-    after.
+    """The number of rows of a table before and after a step. An added table has the name "" before, a removed table after.
 
-    `reasons` explain the difference: why, and how many rows.
+    `reasons` explain the difference: each reason with its number of rows.
     """
 
     table: str
@@ -20,7 +19,7 @@ class TableCount(msgspec.Struct):
 
 
 class StepReport(msgspec.Struct):
-    """One step: how it was made, what changed between the schemas, each table's count, and the seconds it took."""
+    """One step: its kind, the changes between the schemas, each table's count, and the seconds that it took."""
 
     source: str
     target: str
@@ -31,14 +30,14 @@ class StepReport(msgspec.Struct):
 
 
 class CheckReport(msgspec.Struct):
-    """A check that the result passed, and what was compared."""
+    """A check that the result passed, with its figures."""
 
     name: str
     detail: str
 
 
 class MigrationReport(msgspec.Struct):
-    """All of it. `entries` of the log were converted, with so many `commands`."""
+    """The whole report. `entries` of the log were converted, with `commands` commands."""
 
     source: str
     target: str

@@ -35,7 +35,7 @@ _FACT_TABLES = ("currency", "balance", "order")
 
 
 def uncounted(done: int, total: int) -> None:
-    """Tell nobody of the steps."""
+    """Ignore the steps."""
 
 
 class PlainTables(Tables):
@@ -54,7 +54,7 @@ class PlainTables(Tables):
 
 
 def read_row(codec: Codec, table: str, row: Row) -> Values:
-    """A row as plain values.
+    """Return a row as plain values.
 
     Raises:
         MigrationError: it is not of the codec's schema.
@@ -66,11 +66,11 @@ def read_row(codec: Codec, table: str, row: Row) -> Values:
 
 
 class StateMigration:
-    """A snapshot's tables through all steps.
+    """Converts a snapshot's tables through all steps.
 
     Args:
         progress: called with the name of each step that begins.
-        counted: called now and then with the rows that a step has converted, and all rows.
+        counted: called with the rows that a step has converted, and all its rows.
 
     Attributes:
         report: the report so far. engine: has the state once `run` has ended in the schema of a level.
@@ -87,8 +87,8 @@ class StateMigration:
         self.engine: Engine | None = None
 
     def run(self, rows: Rows, current: Schema) -> Rows:
-        """The rows in the last step's schema. Those of `current`, the schema of a supported level, are taken by an
-        engine, and every check is made.
+        """Return the rows in the last step's schema. If it is `current`, the schema of a supported level, an engine loads the
+        rows, and every check is made.
 
         Raises:
             MigrationError: a step or a check failed.
@@ -127,7 +127,7 @@ class _StepRun:
         self._report = StepReport(step.source.abi, step.target.abi, step.how, changes, [])
 
     def run(self, progress: Callable[[str], None]) -> tuple[Rows, StepReport]:
-        """The rows in the step's target schema."""
+        """Return the rows in the step's target schema."""
         progress(f"{self._step.how}: {self._step.source.abi} to {self._step.target.abi}")
         before = self._facts_before()
         rows = self._by_script(progress) if self._step.script is not None else self._by_rows()
@@ -142,7 +142,7 @@ class _StepRun:
         return rows, self._report
 
     def _facts_before(self) -> Facts | None:
-        """None if the step changes no table from which the facts are read."""
+        """Return the facts, or None if the step changes no table from which they are read."""
         migration = self._step.migration
         standard = migration.facts_before is facts_of and migration.facts_after is facts_of and migration.whole is None
         if standard and self._step.script is None and all(map(self._converter.is_unchanged, _FACT_TABLES)):
@@ -253,7 +253,7 @@ class _StepRun:
 
 
 class LogMigration:
-    """Log entries through all steps, one by one."""
+    """Converts log entries through all steps, one by one."""
 
     def __init__(self, steps: list[Step], current: Schema) -> None:
         self._first = Codec(steps[0].source)
@@ -265,7 +265,7 @@ class LogMigration:
         self.commands = 0
 
     def convert(self, payload: bytes) -> bytes:
-        """A batch of commands in the last step's schema, marked as migrated.
+        """Return a batch of commands in the last step's schema, marked as migrated.
 
         Raises:
             MigrationError: a command could not be converted.
@@ -291,7 +291,7 @@ ADVICE = "A node that the version before stopped gracefully, after its snapshot,
 
 
 def explained(error: Exception) -> str:
-    """The error of an author's function, with its line."""
+    """Return the error of an author's function as text, with its line."""
     if isinstance(error, CodecError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]

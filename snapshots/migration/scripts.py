@@ -4,7 +4,7 @@ The first directory has every table of the source schema as TSV (see `tsv`), the
 every table of the target's when the executable ends with exit code 0. Amounts are whole numbers in smallest units. It
 does not get the commands in the log: they are converted automatically, or the migration fails.
 
-Beside it, `<executable>.toml` says what of the old schema has no place in the new one, and why (see `losses`):
+Beside it, `<executable>.toml` names the fields and tables that the new schema lacks, with the reasons (see `losses`):
 
     [removed]
     "product.last_price" = "is last_trade_price now"
@@ -40,19 +40,19 @@ TIMEOUT = 3600.0
 _OUTPUT = 2_000
 
 
-def tsv_schema(schema: Schema) -> tsv.Schema:
-    """A described schema as the TSV format takes it. References that the schema still has are checked when it is read."""
+def tsv_schema(schema: Schema) -> tsv.TsvSchema:
+    """Return a described schema for the TSV format. A reader checks the references that the schema still has."""
     types = Types(schema).tables()
     references = [
         each
         for each in REFERENCES
         if each.table in types and each.target in types and each.field in types[each.table].__struct_fields__
     ]
-    return tsv.Schema(types, {table.name: tuple(table.key) for table in schema.tables}, references, scaled=False)
+    return tsv.TsvSchema(types, {table.name: tuple(table.key) for table in schema.tables}, references, scaled=False)
 
 
 def migration_of(script: Path, source: str, target: str) -> Migration:
-    """What is said beside an executable of fields and tables that go.
+    """Return the declarations of removed fields and tables beside an executable.
 
     Raises:
         MigrationError: the file beside it is not of this form.
@@ -79,10 +79,10 @@ class _Consent(msgspec.Struct, forbid_unknown_fields=True):
 def run(
     script: Path, rows: dict[str, list[Row]], source: Schema, target: Schema, progress: Callable[[str], None] = lambda _line: None
 ) -> dict[str, list[Row]]:
-    """The rows that an executable makes of `rows`. `progress` gets what it wrote to its output, line by line.
+    """Return the rows that an executable makes of `rows`. `progress` gets its output, line by line.
 
     Raises:
-        MigrationError: it cannot be run, fails, or what it wrote is not of the target schema.
+        MigrationError: it cannot be run, fails, or writes rows that are not of the target schema.
     """
     if not os.access(script, os.X_OK):
         raise MigrationError("the executable runs", str(script), f"is not executable: chmod +x {shlex.quote(str(script))}")
@@ -108,7 +108,7 @@ def run(
 
 
 def _why(error: Exception) -> str:
-    """Why an executable could not be run, with what to do where the system's words do not say it."""
+    """Return why an executable could not be run, with the remedy if the system's text does not name it."""
     if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
         return f"{error}: expected a program, or a script whose first line names its interpreter (#!/usr/bin/env python3)"
     if isinstance(error, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The first form of a migration's module, from the difference between two schemas."""
+"""The draft of a migration's module, from the difference between two schemas."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ _ASK = """    # These vanish. Renamed: take the line out, and write renamed_fiel
 
 
 def module_name(source: str) -> str:
-    """The file name of the module that migrates from an ABI."""
+    """Return the file name of the module that migrates from an ABI."""
     return f"from_{source[:12]}.py"
 
 
 def skeleton(source: Schema, target: Schema) -> str:
-    """The module's text: a function for each struct and table that does not follow by itself, the name of everything
-    that would vanish, and a hint for all else."""
+    """Return the module's text: a function for each struct and table that is not converted automatically, the name of
+    everything that would be dropped, and a hint for all else."""
     changes = [change for change in difference(source, target) if not change.automatic]
-    listed = "\n".join(f"- {change.place}: {change.text}" for change in changes) or "Everything follows by itself."
+    listed = "\n".join(f"- {change.place}: {change.text}" for change in changes) or "Everything is converted automatically."
     functions, maps = _functions(source, changes)
     names = "Drop, Migration" if "-> Values | Drop" in functions else "Migration"
     head = _HEAD.format(source=source.abi, target=target.abi, changes=listed, names=names)
@@ -68,7 +68,7 @@ def skeleton(source: Schema, target: Schema) -> str:
 
 
 def _functions(source: Schema, changes: list[Change]) -> tuple[str, dict[str, str]]:
-    """The functions, and the parts of the migration that name them, for what does not just vanish."""
+    """Return the functions, and the parts of the migration that name them, for everything that is not simply dropped."""
     needed: dict[str, list[str]] = {}
     for change in changes:
         if not change.text.endswith("removed") or change.place.startswith("enum ") or ": choice " in change.text:
@@ -90,7 +90,7 @@ def _functions(source: Schema, changes: list[Change]) -> tuple[str, dict[str, st
 
 
 def _vanishing(source: Schema, target: Schema) -> str:
-    """`removed` and `removed_tables` with all that would vanish, without the reasons, which the author writes."""
+    """Return `removed` and `removed_tables` with all that would be dropped. The author writes the reasons."""
     gone = losses(source, target, Migration(source.abi, target.abi))
     parts = ""
     for part, is_table in (("removed", False), ("removed_tables", True)):
@@ -100,7 +100,7 @@ def _vanishing(source: Schema, target: Schema) -> str:
 
 
 def _vanishes(source: Schema, target: Schema, loss: Loss) -> str:
-    """One line of it, with what came in the same place: that may be its new name."""
+    """Return one line of it, with the fields that were added in the same place: one may be the new name."""
     holder = loss.name.rpartition(".")[0]
     if not holder:
         came = [table.name for table in target.tables if source.table(table.name) is None]
@@ -115,7 +115,7 @@ def _vanishes(source: Schema, target: Schema, loss: Loss) -> str:
 
 
 def _function(struct: str) -> str:
-    """`OrderState` is `order_state`."""
+    """Return the name of the function: `OrderState` is `order_state`."""
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in struct).removeprefix("_")
 
 

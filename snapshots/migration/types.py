@@ -1,5 +1,5 @@
-"""msgspec types made from a description: for parts that work with types, such as the TSV format, on tables of any known
-schema.
+"""msgspec types made from a description, so that code that works with types, such as the TSV format, can read tables of
+any known schema.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PLAIN: dict[str, Any] = {
 
 
 class Types:
-    """The structs and enumerations of a schema as types, made when they are asked for."""
+    """The structs and enumerations of a schema as types, each made on first use."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._made: dict[str, Any] = {}
 
     def tables(self) -> dict[str, type[msgspec.Struct]]:
-        """Row type by table name."""
+        """Return the row types by table name."""
         return {table.name: self._named(table.row) for table in self._schema.tables}
 
     def _named(self, name: str) -> Any:

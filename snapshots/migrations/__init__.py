@@ -1,4 +1,4 @@
-"""The migrations: one module a source ABI, each with a `MIGRATION`. A module is never changed once it was released.
+"""The migrations: one module for each source ABI, with a `MIGRATION`. A released module is never changed.
 
-`quorumbook migrate new` writes the first form of one; `docs/migrations.md` says how to go on.
+`quorumbook migrate new` writes the draft of one; `docs/migrations.md` describes the next steps.
 """

@@ -1,4 +1,6 @@
-"""From version 0.1.0 to version 0.2.0. All follows by itself; log entries are marked, so that 0.2.0 and later apply them as 0.1.0 did."""
+"""From version 0.1.0 to version 0.2.0. Everything is converted automatically. Log entries are marked, so that 0.2.0 and
+later apply them as 0.1.0 did.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From version 0.2.0 to version 0.3.0. Rows follow by themselves.
+"""From version 0.2.0 to version 0.3.0. Rows are converted automatically.
 
 Data of 0.2.0 is not migrated: a node runs at its level, and the level changes by an entry (`snapshots/levels`). This
-step says what became of each field, for whoever converts rows or commands by hand.
+step names the new place of each field, for code that converts rows or commands one by one.
 """
 
 from __future__ import annotations

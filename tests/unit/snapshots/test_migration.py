@@ -1,4 +1,4 @@
-"""States of three earlier versions come to this one: by themselves, by a rule, by names; and trade on as if they had
+"""States of three earlier versions come to this one: automatically, by a rule, by names; and trade on as if they had
 always been here.
 """
 

@@ -153,4 +153,4 @@ def test_a_skeleton_has_a_function_for_all_that_does_not_follow() -> None:
     ast.parse(unneeded)
     assert "- struct PlaceOrder: field funds removed" in unneeded
     assert '"PlaceOrder.funds": "",' in unneeded
-    assert "Everything follows by itself." in skeleton(ONE, TWO)
+    assert "Everything is converted automatically." in skeleton(ONE, TWO)

@@ -10,7 +10,7 @@ import pytest
 from msgspec import inspect
 
 from snapshots.errors import TsvError
-from snapshots.tsv import Schema, TableLines, parse, read_tables, tsv_files, write_tables
+from snapshots.tsv import TableLines, TsvSchema, parse, read_tables, tsv_files, write_tables
 from snapshots.tsv_values import PLAIN_NUMBERS, UNITS
 from statemachine.commands import Batch, Deposit, OpenAccount, PlaceOrder, PutApiKey, PutCurrency, PutProduct
 from statemachine.engine import Engine
@@ -198,7 +198,7 @@ class Odd(msgspec.Struct, frozen=True, array_like=True):
 
 
 def test_tables_of_another_schema_are_written_likewise(tmp_path: Path) -> None:
-    schema = Schema({"odd_thing": Odd}, {"odd_thing": ("name",)})
+    schema = TsvSchema({"odd_thing": Odd}, {"odd_thing": ("name",)})
     things = [Odd("", None), Odd("#1", r"\N", ["a\tb"], True), Odd("x\n\r\t\\y", "")]
     rows = sorted((msgspec.msgpack.encode([thing.name]), msgspec.msgpack.encode(thing)) for thing in things)
     write_tables(tmp_path, {"odd_thing": rows}, schema)
