@@ -47,7 +47,7 @@ AUCTION_PART = 0.1
 """Of the time for which is traded, what an opening auction collects orders before it."""
 
 
-class Result(msgspec.Struct, kw_only=True):
+class DemoResult(msgspec.Struct, kw_only=True):
     """The figures of a run. All durations are in seconds."""
 
     seed: int
@@ -79,7 +79,7 @@ class Demo:
         self._scenario = scenario
         self._view = view
 
-    async def run(self) -> Result:
+    async def run(self) -> DemoResult:
         """Trade, kill the leader, continue, start the killed node again, and judge."""
         begin = time.monotonic()
         scenario, view = self._scenario, self._view
@@ -98,7 +98,7 @@ class Demo:
         self._closing_words(kill)
         verdict.print(view.console)
         latencies = scenario.recorder.latencies()
-        return Result(
+        return DemoResult(
             seed=self._settings.seed,
             holds=verdict.holds,
             gap=round(kill.gap, 4),
@@ -208,7 +208,7 @@ def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
     return NodeLine(name, status.role, status.term, status.commit_index, status.applied_index, status.sequence, status.state_hash)
 
 
-async def demonstrate(settings: Settings, console: Console) -> Result:
+async def demonstrate(settings: Settings, console: Console) -> DemoResult:
     """Make one run in `settings.directory`, from an empty directory to the verdict. The nodes are stopped at the end, unless
     they are to be kept.
     """
@@ -291,7 +291,7 @@ def _print_kept(settings: Settings, console: Console) -> None:
 
 def _repeat(settings: Settings, times: int, results: Path | None, console: Console) -> bool:
     """Make `times` runs, each with the next seed. Returns whether every verdict holds."""
-    done: list[Result] = []
+    done: list[DemoResult] = []
     for number in range(times):
         one = msgspec.structs.replace(settings, seed=settings.seed + number)
         result = asyncio.run(demonstrate(one, console))

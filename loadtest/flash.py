@@ -53,7 +53,7 @@ _MESSAGE = struct.Struct("<BBBBIQQqq")
 _HEADER = struct.Struct("<QII")
 
 
-class Message(NamedTuple):
+class FlashMessage(NamedTuple):
     """A message of the workload. `side`: 0 is a buy, 1 a sell."""
 
     kind: int
@@ -71,7 +71,7 @@ def workload() -> Path:
     return data / "flash" / "normal.bin.zst"
 
 
-def read(path: Path, limit: int | None = None) -> list[Message]:
+def read(path: Path, limit: int | None = None) -> list[FlashMessage]:
     """Return the first `limit` messages, or all of them."""
     import pyarrow
 
@@ -79,7 +79,7 @@ def read(path: Path, limit: int | None = None) -> list[Message]:
         _, _, count = _HEADER.unpack(stream.read(_HEADER.size))
         wanted = min(count, limit or count)
         body = stream.read(wanted * _MESSAGE.size)
-    return [Message(*fields[:3], *fields[4:8]) for fields in _MESSAGE.iter_unpack(body)]
+    return [FlashMessage(*fields[:3], *fields[4:8]) for fields in _MESSAGE.iter_unpack(body)]
 
 
 class PlainBook:
@@ -90,7 +90,7 @@ class PlainBook:
         self.orders: dict[int, tuple[int, int]] = {}
         self.lines: list[str] = []
 
-    def apply(self, message: Message) -> None:
+    def apply(self, message: FlashMessage) -> None:
         """Carry out a message."""
         kind, side, ioc, size, sequence, order, price = message
         if kind == NEW:
@@ -146,7 +146,7 @@ def ground() -> list[AnyCommand]:
     return found
 
 
-def commands(messages: Sequence[Message]) -> Iterator[tuple[Message, list[AnyCommand]]]:
+def commands(messages: Sequence[FlashMessage]) -> Iterator[tuple[FlashMessage, list[AnyCommand]]]:
     """Yield the commands of each message. The plain book tells which modifies name unknown orders. If the exchange decides
     differently, its report differs.
     """
@@ -169,7 +169,7 @@ def commands(messages: Sequence[Message]) -> Iterator[tuple[Message, list[AnyCom
         yield message, found
 
 
-def entries(messages: Sequence[Message]) -> list[bytes]:
+def entries(messages: Sequence[FlashMessage]) -> list[bytes]:
     """Return the workload as log entries."""
     flat = [command for _, found in commands(messages) for command in found]
     return [encode_batch(Batch(2, flat[start : start + BATCH])) for start in range(0, len(flat), BATCH)]
@@ -184,7 +184,7 @@ class Reporter:
         self.lines: list[str] = []
         self._names: dict[int, int] = {}
 
-    def apply(self, message: Message, found: list[AnyCommand]) -> None:
+    def apply(self, message: FlashMessage, found: list[AnyCommand]) -> None:
         """Carry out a message."""
         applied = self.engine.apply(Batch(2, found))
         for outcome in applied.outcomes:
@@ -218,7 +218,7 @@ def digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def reports(messages: Sequence[Message]) -> tuple[str, str]:
+def reports(messages: Sequence[FlashMessage]) -> tuple[str, str]:
     """Return the hashes of the exchange's report and of the plain book's."""
     reporter, ruler = Reporter(), PlainBook()
     for message, found in commands(messages):

@@ -102,7 +102,7 @@ class Anomaly(msgspec.Struct, frozen=True):
     text: str
 
 
-class Verdict(msgspec.Struct):
+class HistoryVerdict(msgspec.Struct):
     """The result of a check. `answered`: answers with an outcome. `unanswered`: commands without any answer."""
 
     answered: int = 0
@@ -120,7 +120,9 @@ class Verdict(msgspec.Struct):
         self.anomalies.append(Anomaly(kind, text))
 
 
-def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool = True, engine: Engine | None = None) -> Verdict:
+def judge(
+    history: Iterable[Operation], log: Sequence[Batch], *, complete: bool = True, engine: Engine | None = None
+) -> HistoryVerdict:
     """Compare the history of clients with the committed log.
 
     Args:
@@ -133,7 +135,7 @@ def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool 
         ValueError: the answer of a read is not a function of the state (status, trades), or an old read has no
         sequence.
     """
-    verdict = Verdict()
+    verdict = HistoryVerdict()
     writes = _Writes(verdict)
     reads: list[Read] = []
     for operation in history:
@@ -183,7 +185,7 @@ class _Sent:
 class _Writes:
     """The commands of a history, where the log has them, and what time says about their order."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: HistoryVerdict) -> None:
         self._verdict = verdict
         self._sent: dict[bytes, _Sent] = {}
         self._answered: list[tuple[float, int]] = []
@@ -320,7 +322,7 @@ class _ReadSweep:
     was answered before it was sent has found its state.
     """
 
-    def __init__(self, verdict: Verdict, writes: _Writes, reads: Iterable[Read]) -> None:
+    def __init__(self, verdict: HistoryVerdict, writes: _Writes, reads: Iterable[Read]) -> None:
         self._verdict = verdict
         self._waiting = sorted((_open(read, writes) for read in reads), key=lambda one: -one.oldest)
         self._looking: list[_Open] = []

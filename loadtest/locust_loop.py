@@ -31,7 +31,7 @@ class Job:
 Work = Callable[[asyncio.Event], Coroutine[Any, Any, Any]]
 
 
-class Loop:
+class LocustLoop:
     """The loop and its thread, which begins at construction and ends with the process."""
 
     def __init__(self) -> None:

@@ -28,13 +28,13 @@ from locust import User, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.locust_loop import Job, Loop
+from loadtest.locust_loop import Job, LocustLoop
 from loadtest.market import set_up, traders
 from loadtest.traffic.ledger import Ledger
-from loadtest.traffic.report import Result, protocol_lines, write
+from loadtest.traffic.report import LoadResult, protocol_lines, write
 from loadtest.traffic.sessions import PATIENCE_S, Cluster, HttpSession, NativeSession, SocketSession
 from loadtest.traffic.timeline import News, Timeline
-from loadtest.traffic.users import Desk, Kind, Pace, Protocols, Sample, follow, replay, trade
+from loadtest.traffic.users import Pace, Protocols, Sample, SampleKind, UserDesk, follow, replay, trade
 from node.client.native import reach
 
 SEED = 1
@@ -84,9 +84,9 @@ class Generator:
     """What the users of this process share: the asyncio loop, the desk, and all that is collected for the report."""
 
     def __init__(self) -> None:
-        self.loop: Loop
+        self.loop: LocustLoop
         self.cluster: Cluster
-        self.desk: Desk
+        self.desk: UserDesk
         self.ledger = Ledger(None)
         self.timeline = Timeline()
         self.samples: deque[Sample] = deque()
@@ -101,7 +101,7 @@ class Generator:
     def prepare(self, host: str) -> None:
         """Connect to the cluster. Raises `QuorumbookError`."""
         path = key_path()
-        self.loop = Loop()
+        self.loop = LocustLoop()
         access = reach(path)
         urls = [*([host] if host else []), *known_urls(path.parent)]
 
@@ -129,7 +129,7 @@ class Generator:
         self.ledger.close()
         self.ledger = Ledger(results_path())
         people = traders(ACCOUNTS, SEED, "locust")
-        self.desk = Desk(self.cluster, people, SEED, uuid.uuid4().hex[:8], pace, self.ledger, self.samples.append)
+        self.desk = UserDesk(self.cluster, people, SEED, uuid.uuid4().hex[:8], pace, self.ledger, self.samples.append)
 
     def number(self) -> int:
         """The number of the next user."""
@@ -155,7 +155,7 @@ class Generator:
         while self.samples:
             one = self.samples.popleft()
             name = one.kind.value or one.protocol
-            self.timeline.note(one.at_s, name, one.latency_s, failed=bool(one.fault), command=one.kind is Kind.COMMAND)
+            self.timeline.note(one.at_s, name, one.latency_s, failed=bool(one.fault), command=one.kind is SampleKind.COMMAND)
             environment.events.request.fire(  # type: ignore[no-untyped-call]  # Locust does not say its type
                 request_type=one.protocol,
                 name=one.name,
@@ -302,7 +302,7 @@ def _verdict(environment: Environment, **_: object) -> None:
         faults.append(f"{total.num_failures} answers were wrong or did not come")
         faults += [f"{one.method} {one.name}: {one.error}"[:300] for one in environment.stats.errors.values()][:FAULTS_NAMED]
     faults += generator.lost[:FAULTS_NAMED]
-    result = Result(
+    result = LoadResult(
         bins=generator.timeline.bins,
         requests=total.num_requests,
         failures=total.num_failures,
@@ -342,7 +342,7 @@ class ExchangeUser(User):
         raise NotImplementedError
 
 
-class Trader(ExchangeUser):
+class TradingUser(ExchangeUser):
     """A market maker, taker, canceller or mixed trader, by its number."""
 
     abstract = True
@@ -354,28 +354,28 @@ class Trader(ExchangeUser):
         return generator.loop.start(lambda stopping: trade(desk, self.session, number, stopping))
 
 
-class HttpTrader(Trader):
+class HttpTrader(TradingUser):
     """Trades over REST."""
 
     weight = 4
     session = HttpSession
 
 
-class SocketTrader(Trader):
+class SocketTrader(TradingUser):
     """Trades over the WebSocket."""
 
     weight = 3
     session = SocketSession
 
 
-class NativeTrader(Trader):
+class NativeTrader(TradingUser):
     """Trades over the native protocol."""
 
     weight = 3
     session = NativeSession
 
 
-class FeedReader(ExchangeUser):
+class FeedUser(ExchangeUser):
     """Follows a product's feed and checks its sequences."""
 
     fixed_count = 2

@@ -55,7 +55,7 @@ class FeedTally:
         return self._digest.hexdigest()
 
 
-class FeedReader:
+class FeedChecker:
     """Follows one product from its first event over any of `addresses` (node id to native address), beginning at
     `first`.
     """

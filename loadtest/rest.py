@@ -24,7 +24,7 @@ EXPECTED_REFUSALS: dict[str, frozenset[str]] = {
 """By method: the reasons for which a well-formed request of a flow may be refused."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class RestRequest(msgspec.Struct, frozen=True):
     """An HTTP request before it is signed. `target` is path and query as they go over the wire; `name` groups it in
     statistics.
     """
@@ -35,7 +35,7 @@ class Request(msgspec.Struct, frozen=True):
     name: str
 
 
-def signed_headers(key_id: str, secret: str, passphrase: str, request: Request) -> dict[str, str]:
+def signed_headers(key_id: str, secret: str, passphrase: str, request: RestRequest) -> dict[str, str]:
     """The headers that sign `request` with an API key at the present time."""
     timestamp = f"{time.time():.6f}"
     return {
@@ -47,8 +47,8 @@ def signed_headers(key_id: str, secret: str, passphrase: str, request: Request) 
     }
 
 
-def _request(method: str, target: str, body: Mapping[str, object] | None, name: str) -> Request:
-    return Request(method, target, b"" if body is None else json.dumps(body).encode(), name)
+def _request(method: str, target: str, body: Mapping[str, object] | None, name: str) -> RestRequest:
+    return RestRequest(method, target, b"" if body is None else json.dumps(body).encode(), name)
 
 
 def order_body(command: PlaceOrder) -> dict[str, object]:
@@ -79,7 +79,7 @@ def order_body(command: PlaceOrder) -> dict[str, object]:
     return body
 
 
-def flow_request(command: FlowCommand) -> Request:
+def flow_request(command: FlowCommand) -> RestRequest:
     """The request that a command of a flow is."""
     if isinstance(command, PlaceOrder):
         return _request("POST", "/orders", order_body(command), "POST /orders")

@@ -22,7 +22,7 @@ from loadtest.books import BookFollower
 from loadtest.flow import ClientFlow
 from loadtest.history import History
 from loadtest.market import PRODUCTS, Trader, set_up, traders
-from loadtest.reader import FeedReader
+from loadtest.reader import FeedChecker
 from loadtest.recorder import Recorder
 from loadtest.trading import Desk
 from loadtest.verdict import Verdict, books_rebuilt, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
@@ -92,7 +92,7 @@ class Scenario:
         self.recorder = Recorder(self.acks_path, self.history)
         self.desk = Desk(self.recorder, rate=plan.rate)
         self.watcher = Watcher(self.access)
-        self.readers: list[FeedReader] = []
+        self.readers: list[FeedChecker] = []
         self.followers: list[BookFollower] = []
         self.kills: list[Kill] = []
         self._operator = self.access.client()
@@ -174,11 +174,11 @@ class Scenario:
         Where the nodes have gateways, its books are followed over a WebSocket as well, beginning at `first`.
         """
         for product_id in self.plan.followed:
-            reader = FeedReader(product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
+            reader = FeedChecker(product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
             self._start_reader(reader)
             for node_id in sorted(set(self.access.natives) - {first})[:1]:
                 self._start_reader(
-                    FeedReader(product_id, self.access.natives, node_id, tls=self.access.tls(), credentials=self.access.admin)
+                    FeedChecker(product_id, self.access.natives, node_id, tls=self.access.tls(), credentials=self.access.admin)
                 )
             if all(config.http.gateways for config in self.access.layout.configs.values()):
                 self._start_follower(product_id, first)
@@ -189,7 +189,7 @@ class Scenario:
         self.followers.append(follower)
         self._reading.append(asyncio.create_task(follower.run()))
 
-    def _start_reader(self, reader: FeedReader) -> None:
+    def _start_reader(self, reader: FeedChecker) -> None:
         self.readers.append(reader)
         self._reading.append(asyncio.create_task(reader.run()))
 

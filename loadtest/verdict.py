@@ -13,7 +13,7 @@ from rich.text import Text
 from loadtest.books import BookFollower, rows_of
 from loadtest.history import History, operations
 from loadtest.linearizability import judge
-from loadtest.reader import FeedReader
+from loadtest.reader import FeedChecker
 from loadtest.watch import Statuses
 from node.native.client import ClusterClient
 from node.native.protocol import BalancesQuery, BookQuery, BookView, CurrenciesQuery
@@ -124,7 +124,7 @@ async def money_conserved(client: ClusterClient, accounts: Sequence[str]) -> Aud
     return AuditCheck("money is conserved (asked over the network)", not wrong and bool(parts), detail)
 
 
-def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visits_min: int) -> AuditCheck:
+def feed_whole(readers: Sequence[FeedChecker], expected: Mapping[str, int], visits_min: int) -> AuditCheck:
     """Check that every reader saw each event of its product once, up to the product's sequence, and that readers of one
     product saw the same events.
 
@@ -152,7 +152,7 @@ def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visit
 
 
 async def books_rebuilt(
-    readers: Sequence[FeedReader], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
+    readers: Sequence[FeedChecker], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
 ) -> AuditCheck:
     """Check that the books that readers and followers rebuilt from the feeds equal the exchange's. The followers' books are
     compared with the node at `url`, over HTTP.

@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from loadtest.compare import wrk
-from loadtest.compare.cluster import Bench
+from loadtest.compare.cluster import LoadedCluster
 from loadtest.compare.etcd import Etcd, put_requests
 from loadtest.compare.growth import growth
 from loadtest.compare.openloop import OpenLoad, OpenLoop
@@ -36,7 +36,7 @@ NEVER = 10**9
 """So many commands between snapshots: none is taken while the clock runs."""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ComparePlan(msgspec.Struct, frozen=True):
     """How long and how often everything is measured."""
 
     rounds: int
@@ -49,11 +49,11 @@ class Plan(msgspec.Struct, frozen=True):
     core: bool
 
 
-FULL = Plan(3, 8.0, 1_000_000, 1_000_000, 50_000, 60.0, True, True)
-QUICK = Plan(1, 3.0, 50_000, 300_000, 10_000, 10.0, False, True)
+FULL = ComparePlan(3, 8.0, 1_000_000, 1_000_000, 50_000, 60.0, True, True)
+QUICK = ComparePlan(1, 3.0, 50_000, 300_000, 10_000, 10.0, False, True)
 
 
-async def compare(directory: Path, plan: Plan, overload_seconds: float, only: frozenset[str]) -> list[Row]:
+async def compare(directory: Path, plan: ComparePlan, overload_seconds: float, only: frozenset[str]) -> list[Row]:
     """All rows, or those of the groups named in `only`: core, cluster, growth, overload."""
     rows: list[Row] = []
     if not only or "cluster" in only:
@@ -66,9 +66,9 @@ async def compare(directory: Path, plan: Plan, overload_seconds: float, only: fr
     return rows
 
 
-async def _cluster_rows(directory: Path, plan: Plan, overload_seconds: float, *, overload: bool) -> list[Row]:
+async def _cluster_rows(directory: Path, plan: ComparePlan, overload_seconds: float, *, overload: bool) -> list[Row]:
     """The rows of three nodes beside three etcd members: both are up, one after the other is under load."""
-    bench = await Bench.start(directory / "cluster", **{"snapshot.every_commands": NEVER, "snapshot.every_bytes": NEVER})
+    bench = await LoadedCluster.start(directory / "cluster", **{"snapshot.every_commands": NEVER, "snapshot.every_bytes": NEVER})
     try:
         with Etcd(directory / "etcd") as etcd:
             rows = await _in_turns(directory, plan, bench, etcd)
@@ -86,7 +86,7 @@ async def _cluster_rows(directory: Path, plan: Plan, overload_seconds: float, *,
     return rows
 
 
-async def _in_turns(directory: Path, plan: Plan, bench: Bench, etcd: Etcd) -> list[Row]:
+async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, etcd: Etcd) -> list[Row]:
     pairs: dict[str, list[tuple[float, float]]] = {
         key: [] for key in ("http_rate", "http_p50", "native_rate", "http_cpu", "native_cpu")
     }
@@ -128,7 +128,7 @@ async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connection
     return load, (cpu_seconds(etcd.pids) - before) / load.answers * 1e6
 
 
-async def _idle(bench: Bench, seconds: float = 10.0) -> Row:
+async def _idle(bench: LoadedCluster, seconds: float = 10.0) -> Row:
     """CPU of a node that nobody asks anything, in per cent of a core: the mean of the three."""
     say("idle")
     await asyncio.sleep(2.0)
@@ -138,14 +138,14 @@ async def _idle(bench: Bench, seconds: float = 10.0) -> Row:
     return row("idle", [(share, 0.0)])
 
 
-async def _half_peak(bench: Bench, peak: float, plan: Plan) -> Row:
+async def _half_peak(bench: LoadedCluster, peak: float, plan: ComparePlan) -> Row:
     say("open loop at half of the peak")
     load = await _open(bench, "half", peak / 2, plan.seconds, CONNECTIONS)
     note = f"p50 {load.p50 * 1e3:.1f}, p99.9 {load.p999 * 1e3:.1f} ms at {peak / 2:,.0f}/s"
     return row("half_peak_p99", [(load.p99 * 1e3, 0.0)], note)
 
 
-async def _overload(bench: Bench, peak: float, seconds: float) -> Row:
+async def _overload(bench: LoadedCluster, peak: float, seconds: float) -> Row:
     """Three times the peak in parts of ten seconds, since a signature is not good for long."""
     say(f"overload for {seconds:g} s")
     term, memory = await bench.term(), bench.memory()
@@ -159,13 +159,15 @@ async def _overload(bench: Bench, peak: float, seconds: float) -> Row:
     return row("overload", [(statistics.median(goodputs), peak)], note)
 
 
-async def _open(bench: Bench, run: str, rate: float, seconds: float, connections: int, most_seconds: float = 0.0) -> OpenLoad:
+async def _open(
+    bench: LoadedCluster, run: str, rate: float, seconds: float, connections: int, most_seconds: float = 0.0
+) -> OpenLoad:
     address = bench.access.https[await bench.leader()].partition("://")[2]
     requests = await asyncio.to_thread(lambda: list(http_orders(bench.people, run, bench.seed, int(rate * seconds), address)))
     return await OpenLoop(address, rate, connections).run(requests, most_seconds=most_seconds)
 
 
-async def _replay(bench: Bench) -> Row:
+async def _replay(bench: LoadedCluster) -> Row:
     """Kill a follower and start it again. What its start costs more than one with an empty log is scaled to a million
     commands of its log.
     """
@@ -191,9 +193,9 @@ async def _replay(bench: Bench) -> Row:
     return row("replay", [(bench.start_cpu + (cpu - bench.start_cpu) / commands * 1e6, 0.0)], note)
 
 
-async def _five_nodes(directory: Path, plan: Plan, three: float) -> Row:
+async def _five_nodes(directory: Path, plan: ComparePlan, three: float) -> Row:
     say("five nodes")
-    bench = await Bench.start(directory / "five", nodes=5)
+    bench = await LoadedCluster.start(directory / "five", nodes=5)
     try:
         before = bench.cpu()
         native = await bench.native("five", seconds=plan.seconds)
@@ -203,7 +205,7 @@ async def _five_nodes(directory: Path, plan: Plan, three: float) -> Row:
     return row("five_nodes", [(cpu, three)], f"{native.rate:,.0f} commands/s")
 
 
-def _growth_rows(plan: Plan) -> list[Row]:
+def _growth_rows(plan: ComparePlan) -> list[Row]:
     say("growth")
     by_orders = growth((1_000, plan.growth_orders), (4, 4), plan.growth_commands, plan.rounds)
     by_products = growth((10_000, 10_000), (1, 1_000), plan.growth_commands, plan.rounds)
@@ -221,7 +223,7 @@ def _core_rows() -> list[Row]:
     return [row(key, [(pair[0], pair[1]) for pair in rounds]) for key, rounds in found.items()]
 
 
-def _loading_row(plan: Plan) -> list[Row]:
+def _loading_row(plan: ComparePlan) -> list[Row]:
     say("restart from a snapshot")
     argv = [sys.executable, "-m", "tests.benchmarks.loading", "--orders", str(plan.loading_orders), "--times", "1"]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)

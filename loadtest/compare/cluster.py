@@ -52,7 +52,7 @@ class Native(msgspec.Struct, frozen=True):
         return self.commands / self.seconds
 
 
-class Bench:
+class LoadedCluster:
     """A cluster that is up, with its market put. Made by `start`, ended by `stop`."""
 
     def __init__(self, ground: Ground, access: Access, people: Sequence[Trader], seed: int) -> None:

@@ -26,7 +26,7 @@ from loadtest.ground import Ground, prepare
 from loadtest.market import traders
 from loadtest.scenario import Plan, Scenario
 from loadtest.traffic.plots import Mark
-from loadtest.traffic.report import RESULT_FILE, Result, limit_line, protocol_lines, read, write
+from loadtest.traffic.report import RESULT_FILE, LoadResult, limit_line, protocol_lines, read, write
 from loadtest.traffic.stub import READY
 from loadtest.traffic.timeline import quantile
 from loadtest.verdict import Verdict
@@ -169,7 +169,7 @@ class OwnCluster:
         self._ground = ground
         self._console = console
 
-    async def run(self) -> Result:
+    async def run(self) -> LoadResult:
         """From the first node to the verdict. Raises `LoadTestError`, `QuorumbookError`."""
         options, ground = self._options, self._ground
         locust = Locust(options, ground.directory)
@@ -247,7 +247,7 @@ def _pace(options: Options) -> Sequence[str]:
     return ("--arrivals", str(options.arrivals)) if options.arrivals else ()
 
 
-def _finished(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> Result:
+def _finished(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> LoadResult:
     """What Locust's processes found. Raises `LoadTestError`."""
     try:
         result = read(options.results)
@@ -264,7 +264,7 @@ def _finished(options: Options, code: int, limit: tuple[float, float], marks: Se
     return result
 
 
-async def _on_running(options: Options, directory: Path) -> Result:
+async def _on_running(options: Options, directory: Path) -> LoadResult:
     code = await Locust(options, directory).run(options.minutes * 60, options.results, *_pace(options))
     return _finished(options, code, (0.0, 0.0), [])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from loadtest.traffic.timeline import Gap
+from loadtest.traffic.timeline import AnswerGap
 
 WIDTH, HEIGHT = 960, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 14, 26
@@ -32,7 +32,7 @@ class Mark(msgspec.Struct, frozen=True):
     text: str
 
 
-class Span(msgspec.Struct, frozen=True):
+class PlotTimes(msgspec.Struct, frozen=True):
     """What the plots of one test have in common. `start_s`: its begin in seconds since the epoch. `width_s`: seconds
     between two points of a curve. `gaps`: times without an answer that are shown.
     """
@@ -40,14 +40,14 @@ class Span(msgspec.Struct, frozen=True):
     start_s: float
     width_s: float
     marks: Sequence[Mark]
-    gaps: Sequence[Gap]
+    gaps: Sequence[AnswerGap]
 
 
 Curve = tuple[str, list[float]]
 """Name and values."""
 
 
-def plot(span: Span, curves: Sequence[Curve], *, logarithmic: bool) -> str:
+def plot(span: PlotTimes, curves: Sequence[Curve], *, logarithmic: bool) -> str:
     """A plot of curves over time with the marks and the gaps, as SVG. A curve has no line where its value is 0 on a logarithmic
     scale: nothing was answered there.
     """

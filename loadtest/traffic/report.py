@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.traffic.plots import COLOURS, Curve, Mark, Span, plot
-from loadtest.traffic.timeline import BIN_S, Bin, Gap, joined, quantile
+from loadtest.traffic.plots import COLOURS, Curve, Mark, PlotTimes, plot
+from loadtest.traffic.timeline import BIN_S, AnswerGap, Bin, joined, quantile
 from node.records.audit import AuditCheck
 
 RESULT_FILE = "result.json"
@@ -40,7 +40,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 """
 
 
-class Result(msgspec.Struct, kw_only=True):
+class LoadResult(msgspec.Struct, kw_only=True):
     """A load test in figures. `gaps`: the longest times without an answer, longest first. `limit`: what
     the load generator reached against an exchange that answers at once, in requests a second; 0 if not measured.
     `cpu_s`: CPU seconds of the generator. `checked`: orders that were looked for at the end.
@@ -49,7 +49,7 @@ class Result(msgspec.Struct, kw_only=True):
     bins: list[Bin]
     requests: int
     failures: int
-    gaps: list[Gap]
+    gaps: list[AnswerGap]
     checked: int
     faults: list[str]
     cpu_s: float = 0.0
@@ -64,12 +64,12 @@ class Result(msgspec.Struct, kw_only=True):
         """Whether nothing was found wrong."""
         return not self.faults and all(check.holds for check in self.checks)
 
-    def gap_at(self, mark: Mark) -> Gap:
+    def gap_at(self, mark: Mark) -> AnswerGap:
         """The longest time without an answer that began with a mark or a little later."""
         near = [gap for gap in self.gaps if -GAP_BEFORE_S <= gap.begin_s - mark.at_s <= GAP_AFTER_S]
-        return near[0] if near else Gap(0.0, mark.at_s)
+        return near[0] if near else AnswerGap(0.0, mark.at_s)
 
-    def shown_gaps(self) -> list[Gap]:
+    def shown_gaps(self) -> list[AnswerGap]:
         """The longest gap, and those of the marks."""
         return list(dict.fromkeys([*self.gaps[:1], *(gap for mark in self.marks if (gap := self.gap_at(mark)).seconds)]))
 
@@ -101,7 +101,7 @@ class ProtocolLine(msgspec.Struct, frozen=True):
     slowest_s: float
 
 
-def by_protocol(result: Result) -> list[ProtocolLine]:
+def by_protocol(result: LoadResult) -> list[ProtocolLine]:
     """Commands by protocol, all commands, reads and feeds."""
     if not result.bins:
         return []
@@ -122,7 +122,7 @@ def by_protocol(result: Result) -> list[ProtocolLine]:
     ]
 
 
-def protocol_lines(result: Result) -> list[str]:
+def protocol_lines(result: LoadResult) -> list[str]:
     """The result for a terminal."""
     lines = [f"{'':12} {'answers':>9} {'a second':>9} {'failures':>9} {'p50 ms':>8} {'p99 ms':>8} {'slowest ms':>11}"]
     lines += [
@@ -135,14 +135,14 @@ def protocol_lines(result: Result) -> list[str]:
     return lines
 
 
-def gap_lines(result: Result) -> list[str]:
+def gap_lines(result: LoadResult) -> list[str]:
     """The gaps of the marks, and the longest one of all."""
     lines = [f"{mark.text}: {result.gap_at(mark).seconds:.2f} s without an answer" for mark in result.marks]
     longest = f"{result.gaps[0].seconds:.2f} s (from {_clock(result.gaps[0].begin_s)})" if result.gaps else "0.00 s"
     return [*lines, f"longest time without an answer {longest}"]
 
 
-def limit_line(result: Result) -> str:
+def limit_line(result: LoadResult) -> str:
     """What the generator could have sent."""
     if not result.limit:
         return "The limit of the load generator was not measured"
@@ -153,7 +153,7 @@ def limit_line(result: Result) -> str:
     )
 
 
-def write(result: Result, directory: Path) -> None:
+def write(result: LoadResult, directory: Path) -> None:
     """Write the report, the table over time, and the result itself, into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RESULT_FILE).write_bytes(msgspec.json.encode(result))
@@ -166,12 +166,12 @@ def write(result: Result, directory: Path) -> None:
             table.writerow([f"{one.number * BIN_S:.2f}", one.protocol, one.answers, one.failures, *figures])
 
 
-def read(directory: Path) -> Result:
+def read(directory: Path) -> LoadResult:
     """The result that `write` wrote. Raises OSError, msgspec.DecodeError."""
-    return msgspec.json.decode((directory / RESULT_FILE).read_bytes(), type=Result)
+    return msgspec.json.decode((directory / RESULT_FILE).read_bytes(), type=LoadResult)
 
 
-def page(result: Result) -> str:
+def page(result: LoadResult) -> str:
     """The report as HTML."""
     verdict = "holds" if result.holds else "FAILS"
     state = "verdict" if result.holds else "verdict bad"
@@ -185,7 +185,7 @@ def page(result: Result) -> str:
     ]
     if result.commands:
         width_s, groups = joined(result.commands, POINTS_MAX)
-        span = Span(result.commands[0].number * BIN_S, width_s, result.marks, result.shown_gaps())
+        span = PlotTimes(result.commands[0].number * BIN_S, width_s, result.marks, result.shown_gaps())
         parts += [
             "<h2>Commands answered a second</h2>",
             _keys(sorted({one.protocol for one in result.commands})),
@@ -222,7 +222,7 @@ def _keys(names: Sequence[str]) -> str:
     return f"<p>{''.join(keys)}</p>"
 
 
-def _protocol_table(result: Result) -> str:
+def _protocol_table(result: LoadResult) -> str:
     head = "".join(f'<th class="n">{name}</th>' for name in ("answers", "a second", "failures", "p50 ms", "p99 ms", "slowest ms"))
     rows = []
     for line in by_protocol(result):
@@ -237,7 +237,7 @@ def _protocol_table(result: Result) -> str:
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
 
-def _verdict_table(result: Result) -> str:
+def _verdict_table(result: LoadResult) -> str:
     rows = [f'<tr><td class="bad">FAILS</td><td>{html.escape(fault)}</td><td></td></tr>' for fault in result.faults]
     rows += [
         f'<tr><td class="{"" if check.holds else "bad"}">{"holds" if check.holds else "FAILS"}</td>'

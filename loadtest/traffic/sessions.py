@@ -45,7 +45,7 @@ class Reply(NamedTuple):
     answered: bool = True
 
 
-class Session(Protocol):
+class UserSession(Protocol):
     """A user's connection to the exchange. It goes to another node if its own does not answer."""
 
     protocol: str

@@ -53,7 +53,7 @@ class Bin(msgspec.Struct):
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
 
-class Gap(msgspec.Struct, frozen=True):
+class AnswerGap(msgspec.Struct, frozen=True):
     """A time without an answer: how long, and when it began, in seconds since the epoch."""
 
     seconds: float
@@ -114,11 +114,11 @@ class Timeline:
         """All bins, in order of time."""
         return [self._bins[key] for key in sorted(self._bins)]
 
-    def gaps(self, until_s: float = math.inf, most: int = GAPS_KEPT) -> list[Gap]:
+    def gaps(self, until_s: float = math.inf, most: int = GAPS_KEPT) -> list[AnswerGap]:
         """The longest times without an answer between the first one and the last one before `until_s`, longest first."""
         slots = sorted(slot for slot in self._slots if slot * SLOT_S <= until_s)
         steps = [(after - before - 1, before + 1) for before, after in itertools.pairwise(slots) if after > before + 1]
-        return [Gap(empty * SLOT_S, begin * SLOT_S) for empty, begin in sorted(steps, reverse=True)[:most]]
+        return [AnswerGap(empty * SLOT_S, begin * SLOT_S) for empty, begin in sorted(steps, reverse=True)[:most]]
 
 
 def _add(bins: dict[tuple[int, str], Bin], one: Bin) -> None:

@@ -22,7 +22,7 @@ from loadtest.market import PRODUCTS, Trader
 from loadtest.personalities import flow_of, personality_of
 from loadtest.traffic.arrival import closed_loop, open_loop
 from loadtest.traffic.ledger import Ledger
-from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, Reply, Session, SocketSession, refused, summary_of
+from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, Reply, SocketSession, UserSession, refused, summary_of
 from node.client.rest import RestError
 from node.errors import ConnectionLost, RequestFailed
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
@@ -44,7 +44,7 @@ RECORDED_NAME = "recorded day"
 FEED_NAME = "feed"
 
 
-class Kind(Enum):
+class SampleKind(Enum):
     """What a sample is about. The value is its name in the report; that of commands is their protocol."""
 
     COMMAND = ""
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
     was wrong with it, or "".
     """
 
-    kind: Kind
+    kind: SampleKind
     protocol: str
     name: str
     at_s: float
@@ -75,7 +75,7 @@ class Pace(msgspec.Struct, frozen=True):
     arrivals: float = 0.0
 
 
-class Desk:
+class UserDesk:
     """What the users of one process share: the cluster, the accounts, the ledger, and where they report."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Desk:
         self.ledger = ledger
         self.report = report
 
-    def done(self, kind: Kind, protocol: str, name: str, due: float, reply: Reply) -> None:
+    def done(self, kind: SampleKind, protocol: str, name: str, due: float, reply: Reply) -> None:
         """Report a reply to a request that was due at that time of `time.perf_counter`."""
         self.report(Sample(kind, protocol, name, time.time(), time.perf_counter() - due, reply.length, reply.fault))
 
@@ -110,22 +110,22 @@ class Desk:
         return reply
 
 
-async def trade(desk: Desk, protocol: Protocols, number: int, stopping: asyncio.Event) -> None:
+async def trade(desk: UserDesk, protocol: Protocols, number: int, stopping: asyncio.Event) -> None:
     """Trade as the user with this number."""
     person, personality = desk.people[number % len(desk.people)], personality_of(number)
     flow = flow_of(personality, desk.seed, person.account_id, f"{desk.run}.{number}")
-    session: Session = protocol(desk.cluster, person)
+    session: UserSession = protocol(desk.cluster, person)
     sent = 0
 
     async def send(due: float) -> None:
         nonlocal sent
         sent += 1
         if sent % LOOK_EVERY == 0 and (seen := await session.look()) is not None:
-            desk.done(Kind.READ, session.protocol, "open orders", due, seen)
+            desk.done(SampleKind.READ, session.protocol, "open orders", due, seen)
             return
         command, begin = next(flow), time.monotonic()
         reply = desk.judged(command, await session.send(command), begin)
-        desk.done(Kind.COMMAND, session.protocol, f"{VERBS[type(command)]} ({personality.value})", due, reply)
+        desk.done(SampleKind.COMMAND, session.protocol, f"{VERBS[type(command)]} ({personality.value})", due, reply)
 
     try:
         if desk.pace.arrivals:
@@ -136,7 +136,7 @@ async def trade(desk: Desk, protocol: Protocols, number: int, stopping: asyncio.
         await session.close()
 
 
-async def replay(desk: Desk, recording: Path, stopping: asyncio.Event) -> None:
+async def replay(desk: UserDesk, recording: Path, stopping: asyncio.Event) -> None:
     """Send a recording in its order, once, as the operator for two accounts, several commands a request."""
     buyer, seller = desk.people[-1].account_id, desk.people[-2].account_id
     flow: Iterator[AnyCommand] = recorded_flow(recording, buyer, seller, f"{desk.run}.r")
@@ -159,12 +159,12 @@ async def replay(desk: Desk, recording: Path, stopping: asyncio.Event) -> None:
                 for command, outcome in zip(commands, outcomes, strict=True)
             ]
             reply = next((each for each in replies if each.fault), replies[0])
-        desk.done(Kind.COMMAND, NativeSession.protocol, RECORDED_NAME, due, reply)
+        desk.done(SampleKind.COMMAND, NativeSession.protocol, RECORDED_NAME, due, reply)
 
     await closed_loop(send, desk.pace.per_user, stopping)
 
 
-async def follow(desk: Desk, number: int, stopping: asyncio.Event) -> None:
+async def follow(desk: UserDesk, number: int, stopping: asyncio.Event) -> None:
     """Follow the channel `full` of a product, and check that no sequence is missing or comes twice."""
     product_id = PRODUCTS[number % len(PRODUCTS)].product_id
     client = desk.cluster.rest(None)
@@ -182,7 +182,7 @@ async def follow(desk: Desk, number: int, stopping: asyncio.Event) -> None:
         await client.close()
 
 
-async def _read(desk: Desk, messages: AsyncGenerator[dict[str, Any], None], product_id: str) -> None:
+async def _read(desk: UserDesk, messages: AsyncGenerator[dict[str, Any], None], product_id: str) -> None:
     """Read until cancelled, or until no node keeps the next message."""
     last = 0
     reported = 0.0
@@ -194,8 +194,8 @@ async def _read(desk: Desk, messages: AsyncGenerator[dict[str, Any], None], prod
             if fault or now - reported >= FEED_INTERVAL_S:
                 reported = now
                 age_s = max(0.0, now - datetime.fromisoformat(message["time"]).timestamp())
-                desk.report(Sample(Kind.FEED, SocketSession.protocol, FEED_NAME, now, age_s, 0, fault))
+                desk.report(Sample(SampleKind.FEED, SocketSession.protocol, FEED_NAME, now, age_s, 0, fault))
     except RestError as error:
-        desk.report(Sample(Kind.FEED, SocketSession.protocol, FEED_NAME, time.time(), 0.0, 0, str(error)))
+        desk.report(Sample(SampleKind.FEED, SocketSession.protocol, FEED_NAME, time.time(), 0.0, 0, str(error)))
     finally:
         await messages.aclose()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from node.errors import QuorumbookError
 from node.fix.dictionary import fields_by_type, header, known
 from node.fix.tags import MSG_TYPE
-from node.fix.wire import Frame
+from node.fix.wire import FixFrame
 
 Value = TypeVar("Value")
 
@@ -34,10 +34,10 @@ class FieldError(QuorumbookError):
         self.reason = reason
 
 
-class Message:
+class FixMessage:
     """The fields of a frame, by tag number. Text is ASCII."""
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: FixFrame) -> None:
         self._frame = frame
         self._values: dict[int, bytes] = {}
         self._pairs = frame.pairs

@@ -14,7 +14,7 @@ from enum import Enum
 
 from node.errors import QuorumbookError
 from node.fix import tags
-from node.fix.fields import FieldError, Message
+from node.fix.fields import FieldError, FixMessage
 from node.fix.wire import SOH, Fields
 from node.gateway.auth import Authenticator, Claim, Identity
 from node.gateway.backend import Backend
@@ -95,7 +95,7 @@ class Terms:
         return [*fields, (tags.DEFAULT_APPL_VER, tags.FIX50SP2)]
 
 
-class Doorkeeper:
+class LogonCheck:
     """Authenticates Logons. `now` is the wall clock in seconds since the epoch."""
 
     def __init__(self, auth: Authenticator, backend: Backend, age_max: float, now: Callable[[], float] = time.time) -> None:
@@ -104,7 +104,7 @@ class Doorkeeper:
         self._age_max = age_max
         self._now = now
 
-    async def admit(self, message: Message, address: str) -> Terms:
+    async def admit(self, message: FixMessage, address: str) -> Terms:
         """Return the terms of a Logon. Raises LogonRefusedError, or UnavailableError and RequestFailed if no node answers."""
         try:
             return await self._admit(message, address)
@@ -113,7 +113,7 @@ class Doorkeeper:
         except ApiError as error:
             raise LogonRefusedError(error.message) from None
 
-    async def _admit(self, message: Message, address: str) -> Terms:
+    async def _admit(self, message: FixMessage, address: str) -> Terms:
         message.check()
         if message.type != "A":
             raise LogonRefusedError("the first message must be a Logon (35=A)")
@@ -145,7 +145,7 @@ class Doorkeeper:
         heartbeat = max(HEARTBEAT_MIN, min(message.number(tags.HEART_BT_INT, 10**6), HEARTBEAT_MAX))
         return Terms(identity, account_id, service, target, number, heartbeat, reset, cancel)
 
-    async def _account(self, message: Message, identity: Identity, service: Service) -> str:
+    async def _account(self, message: FixMessage, identity: Identity, service: Service) -> str:
         """Return the session's account: the key's own or, for a drop copy, the Account that the user may see."""
         wanted = message.optional(tags.ACCOUNT)
         if wanted is None or wanted == identity.account_id:
@@ -169,7 +169,7 @@ class Doorkeeper:
         if abs(self._now() - sent_ns / 1e9) > self._age_max:
             raise LogonRefusedError(f"SendingTime must be within {self._age_max:g} s of the server's time")
 
-    async def _identity(self, message: Message, sender: str, target: str, address: str) -> Identity:
+    async def _identity(self, message: FixMessage, sender: str, target: str, address: str) -> Identity:
         passphrase = message.text(tags.PASSWORD)
         signed = (
             *(message.text(tags.SENDING_TIME), "A", message.text(tags.MSG_SEQ_NUM), sender, target),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from node.budget import Cost, Shares
 from node.errors import QuorumbookError
 from node.fix import tags
-from node.fix.fields import GROUP_COUNT, INCORRECT, FieldError, Message
+from node.fix.fields import GROUP_COUNT, INCORRECT, FieldError, FixMessage
 from node.fix.orders import UNSUPPORTED_TYPE, business_reject
 from node.fix.sending import LocalSender
 from node.fix.statuses import Statuses
@@ -64,7 +64,7 @@ class MarketData:
         self._requests: dict[str, _Request] = {}
         self._statuses = Statuses(feeds, catalogue, sender, shares, key_id, self)
 
-    async def handle(self, message: Message, number: int) -> None:
+    async def handle(self, message: FixMessage, number: int) -> None:
         """Handle a MarketDataRequest or SecurityStatusRequest. Raises FieldError."""
         if message.type == "e":
             for feed in await self._statuses.handle(message, number):
@@ -115,7 +115,7 @@ class MarketData:
         for feed in self._statuses.close():
             self._leave(feed)
 
-    def _types(self, message: Message) -> frozenset[str]:
+    def _types(self, message: FixMessage) -> frozenset[str]:
         found = message.texts(tags.MD_ENTRY_TYPE)
         if message.number(tags.NO_MD_ENTRY_TYPES, 100) != len(found):
             raise FieldError(tags.NO_MD_ENTRY_TYPES, GROUP_COUNT, "NoMDEntryTypes is not the number of entry types")
@@ -123,7 +123,7 @@ class MarketData:
             raise FieldError(tags.MD_ENTRY_TYPE, INCORRECT, "MDEntryType must be 0 (bids), 1 (offers) or 2 (trades)")
         return frozenset(found)
 
-    def _symbols(self, message: Message) -> list[str]:
+    def _symbols(self, message: FixMessage) -> list[str]:
         found = message.texts(tags.SYMBOL)
         if message.number(tags.NO_RELATED_SYM, 10_000) != len(found):
             raise FieldError(tags.NO_RELATED_SYM, GROUP_COUNT, "NoRelatedSym is not the number of symbols")

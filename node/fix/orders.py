@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from node.errors import RequestFailed
 from node.fix import reports, tags
-from node.fix.fields import FieldError, Message
+from node.fix.fields import FieldError, FixMessage
 from node.fix.logon import CancelOnDisconnect, Terms
 from node.fix.sending import Answers, Done, Item, StreamSender, no_answer
 from node.fix.wire import Fields, timestamp
@@ -65,7 +65,7 @@ DEAD_MAN_MIN = 10
 """Minimum seconds after the failure of a node before the client's orders are cancelled. The client can log on at another
 node in this time. The timer is three heartbeat intervals if these are longer."""
 
-_Handler = Callable[[Message, int], Awaitable[None]]
+_Handler = Callable[[FixMessage, int], Awaitable[None]]
 
 
 class OrderEntry:
@@ -89,7 +89,7 @@ class OrderEntry:
             "q": self._mass_cancel,
         }
 
-    async def handle(self, message: Message, number: int) -> None:
+    async def handle(self, message: FixMessage, number: int) -> None:
         """Carry out a request; `number` is its MsgSeqNum. Raises FieldError."""
         handler = self._handlers.get(message.type)
         if handler is None:
@@ -100,7 +100,7 @@ class OrderEntry:
 
     # NewOrderSingle
 
-    async def _new_order(self, message: Message, number: int) -> None:
+    async def _new_order(self, message: FixMessage, number: int) -> None:
         client_oid = _name(message, tags.CL_ORD_ID)
         try:
             command = await self._place_command(message, client_oid)
@@ -110,7 +110,7 @@ class OrderEntry:
         again = message.flag(tags.POSS_DUP) or message.flag(tags.POSS_RESEND)
         self._sender.submissions.put(Item(command, self._after_placing(message, number, again=again)))
 
-    def _after_placing(self, message: Message, number: int, *, again: bool) -> Done:
+    def _after_placing(self, message: FixMessage, number: int, *, again: bool) -> Done:
         """Return how to answer the outcome. If another message placed an order with this ClOrdID before, the new one is
         rejected. A repeated message is not.
         """
@@ -127,7 +127,7 @@ class OrderEntry:
 
         return done
 
-    async def _place_command(self, message: Message, client_oid: str) -> PlaceOrder:
+    async def _place_command(self, message: FixMessage, client_oid: str) -> PlaceOrder:
         product = await self._product(message)
         side = message.choice(tags.SIDE, tags.SIDES)
         order_type, stops = message.choice(tags.ORD_TYPE, _ORDER_TYPES)
@@ -157,7 +157,7 @@ class OrderEntry:
             OrderOptions(session=self._tag),
         )
 
-    async def _product(self, message: Message) -> Product:
+    async def _product(self, message: FixMessage) -> Product:
         try:
             return await self._catalogue.product(message.text(tags.SYMBOL))
         except UnknownHereError:
@@ -165,7 +165,7 @@ class OrderEntry:
 
     # OrderCancelRequest, OrderCancelReplaceRequest, OrderMassCancelRequest
 
-    async def _cancel(self, message: Message, number: int) -> None:
+    async def _cancel(self, message: FixMessage, number: int) -> None:
         name = _name(message, tags.CL_ORD_ID)
         order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
         command = CancelOrder(self._account_id, f"f:F:{name}", order_id, client_oid, message.optional(tags.SYMBOL) or "")
@@ -179,7 +179,7 @@ class OrderEntry:
 
         self._sender.submissions.put(Item(command, done))
 
-    async def _replace(self, message: Message, number: int) -> None:
+    async def _replace(self, message: FixMessage, number: int) -> None:
         """Amend an order. It keeps its OrderID and takes the ClOrdID of this request."""
         name = _name(message, tags.CL_ORD_ID)
         order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
@@ -209,7 +209,7 @@ class OrderEntry:
 
         self._sender.submissions.put(Item(command, done))
 
-    async def _mass_cancel(self, message: Message, number: int) -> None:
+    async def _mass_cancel(self, message: FixMessage, number: int) -> None:
         name = _name(message, tags.CL_ORD_ID)
         kind = message.choice(tags.MASS_CANCEL_TYPE, {"1": "1", "7": "7"})
         symbol = message.text(tags.SYMBOL) if kind == "1" else ""
@@ -256,7 +256,7 @@ class OrderEntry:
 
     # OrderStatusRequest
 
-    async def _status(self, message: Message, number: int) -> None:
+    async def _status(self, message: FixMessage, number: int) -> None:
         order_id, client_oid = _named(message, tags.CL_ORD_ID)
         request_id = message.optional(tags.ORD_STATUS_REQ_ID) or ""
         await self._sender.submissions.idle()  # the answer includes the effect of earlier requests
@@ -281,7 +281,7 @@ class _Refusal(Exception):  # noqa: N818 - of an order, before it is sent
         self.text = text
 
 
-def business_reject(message: Message, number: int, reason: str, text: str) -> Fields:
+def business_reject(message: FixMessage, number: int, reason: str, text: str) -> Fields:
     """Return a BusinessMessageReject (j)."""
     return [
         (tags.MSG_TYPE, "j"),
@@ -292,7 +292,7 @@ def business_reject(message: Message, number: int, reason: str, text: str) -> Fi
     ]
 
 
-def _rejected(message: Message, refusal: _Refusal, *, status: bool = False) -> Fields:
+def _rejected(message: FixMessage, refusal: _Refusal, *, status: bool = False) -> Fields:
     """Return an ExecutionReport that rejects an order or, with `status`, says that the order is unknown."""
     name = message.optional(tags.CL_ORD_ID) or "NONE"
     fields: Fields = [
@@ -310,7 +310,7 @@ def _rejected(message: Message, refusal: _Refusal, *, status: bool = False) -> F
     return [*fields, (tags.TEXT, refusal.text), (tags.TRANSACT_TIME, timestamp(time.time_ns()))]
 
 
-def _cancel_reject(message: Message, response_to: str, reason: str, text: str) -> Fields:
+def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str) -> Fields:
     order_id = message.optional(tags.ORDER_ID) or "NONE"
     return [
         (tags.MSG_TYPE, "9"),
@@ -325,7 +325,7 @@ def _cancel_reject(message: Message, response_to: str, reason: str, text: str) -
     ]
 
 
-def _mass_report(message: Message, kind: str, symbol: str, outcome: AnyOutcome) -> Fields:
+def _mass_report(message: FixMessage, kind: str, symbol: str, outcome: AnyOutcome) -> Fields:
     refused = outcome if isinstance(outcome, Rejected) else None
     fields: Fields = [
         (tags.MSG_TYPE, "r"),
@@ -352,7 +352,7 @@ def _words(outcome: Rejected) -> tuple[str, str]:
     return f"{text} ({outcome.field}: {printable})" if outcome.field else text, outcome.field
 
 
-def _name(message: Message, tag: int) -> str:
+def _name(message: FixMessage, tag: int) -> str:
     """Return an id that the client chose. Raises FieldError."""
     text = message.text(tag)
     if NAME.fullmatch(text) is None:
@@ -360,7 +360,7 @@ def _name(message: Message, tag: int) -> str:
     return text
 
 
-def _named(message: Message, tag: int) -> tuple[int, str]:
+def _named(message: FixMessage, tag: int) -> tuple[int, str]:
     """Return the order id or the client's id that field `tag` holds. Raises FieldError."""
     given = message.optional(tags.ORDER_ID)
     if given is not None:
@@ -375,7 +375,7 @@ def _asked(request_id: str) -> Fields:
     return [(tags.ORD_STATUS_REQ_ID, request_id)] if request_id else []
 
 
-def _units(message: Message, tag: int, scale: int, name: str) -> int:
+def _units(message: FixMessage, tag: int, scale: int, name: str) -> int:
     """Return a decimal in smallest units, or 0 if the field is absent. Raises _Refusal."""
     text = message.optional(tag)
     if text is None:
@@ -387,7 +387,7 @@ def _units(message: Message, tag: int, scale: int, name: str) -> int:
         raise _Refusal(reason, error.message) from None
 
 
-def _lifetime(message: Message) -> int:
+def _lifetime(message: FixMessage) -> int:
     """Return the nanoseconds from the first sending to ExpireTime, which a repeated message keeps. Raises FieldError."""
     first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
     return min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1)

@@ -21,13 +21,13 @@ from node.config.settings import FixConfig
 from node.errors import QuorumbookError, RequestFailed
 from node.fix import tags
 from node.fix.counting import FixCounts
-from node.fix.fields import Message
-from node.fix.logon import CancelOnDisconnect, Doorkeeper, LogonRefusedError, Service, Terms
+from node.fix.fields import FixMessage
+from node.fix.logon import CancelOnDisconnect, LogonCheck, LogonRefusedError, Service, Terms
 from node.fix.market import MarketData
 from node.fix.orders import UNSUPPORTED_TYPE, OrderEntry, business_reject
 from node.fix.sending import LocalSender, Sender, StreamSender
-from node.fix.session import Session
-from node.fix.wire import Fields, Frame, Framer, WireError, encode, join
+from node.fix.session import FixSession
+from node.fix.wire import Fields, FixFrame, Framer, WireError, encode, join
 from node.gateway.auth import Authenticator, Identity
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
@@ -76,13 +76,13 @@ GARBLED_BURST, GARBLED_RATE = 5, 0.1
 """Garbled messages that a connection may send at once, and a second. The standard requires that they are ignored."""
 
 
-class Connection:
+class FixConnection:
     """One connection. It implements the `Link` of its sender and `auth.Signed`."""
 
     def __init__(self, server: FixServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.identity: Identity | None = None
         self.ended = False
-        self.session: Session | None = None
+        self.session: FixSession | None = None
         self.needed = Permission.VIEW
         """The permission that the session's requests need."""
         self._server = server
@@ -91,7 +91,7 @@ class Connection:
         self._over = asyncio.Event()
         self._framer = Framer()
         self._frame_since = 0.0
-        self._frames: list[Frame] = []
+        self._frames: list[FixFrame] = []
         peer = writer.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
 
@@ -130,19 +130,19 @@ class Connection:
         try:
             async with asyncio.timeout(LOGON_TIMEOUT):
                 frame = await self._next_frame()
-                terms = await self._server.admit(Message(frame), self.address) if frame is not None else None
+                terms = await self._server.admit(FixMessage(frame), self.address) if frame is not None else None
         except TimeoutError:
             self.close("no Logon in time")
             return
         except LogonRefusedError as error:
-            await self.refuse(Message(frame) if frame is not None else None, str(error))
+            await self.refuse(FixMessage(frame) if frame is not None else None, str(error))
             return
         if terms is not None:
             self.identity = terms.identity
             self.needed = Permission.TRADE if terms.service is Service.ORDERS else Permission.VIEW
             await self._server.serve(self, terms)
 
-    async def refuse(self, message: Message | None, why: str) -> None:
+    async def refuse(self, message: FixMessage | None, why: str) -> None:
         """Send a Logout to a client that is not logged on. Its MsgSeqNum is 1, because nothing was sent before."""
         log.info("FIX logon from %s refused: %s", self.address, why)
         self._server.counts.refused_logons += 1
@@ -153,7 +153,7 @@ class Connection:
                 await self.write(encode(names[0] or "NONE", names[1] or "NONE", 1, fields, time.time_ns()))
         self.close(why)
 
-    async def serve(self, session: Session, running: list[Coroutine[None, None, None]]) -> None:
+    async def serve(self, session: FixSession, running: list[Coroutine[None, None, None]]) -> None:
         """Serve a session until the connection ends. `running` are the coroutines of its sender."""
         self.session = session
         tasks = [asyncio.create_task(run) for run in (self._read(session), self._look(session), *running)]
@@ -173,7 +173,7 @@ class Connection:
                 if isinstance(result, Exception) and not isinstance(result, OSError):
                     log.error("a FIX session failed", exc_info=result)
 
-    async def _read(self, session: Session) -> None:
+    async def _read(self, session: FixSession) -> None:
         """Read the client's messages until the connection ends."""
         while not self.ended and (frame := await self._next_frame()) is not None:
             assert self.identity is not None
@@ -182,18 +182,18 @@ class Connection:
                 await asyncio.sleep(wait)
                 wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST)
             session.allowed = bool(self.identity.permissions & self.needed)
-            message = Message(frame)
+            message = FixMessage(frame)
             self._server.counts.received(message.type)
             await session.take(message, frame.number)
 
-    async def _look(self, session: Session) -> None:
+    async def _look(self, session: FixSession) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             session.look()
             if self._framer.waiting and time.monotonic() - self._frame_since > FRAME_SECONDS:
                 self.close("a message does not end")
 
-    async def _next_frame(self) -> Frame | None:
+    async def _next_frame(self) -> FixFrame | None:
         """Return the next message, or None at the end."""
         while not self._frames:
             try:
@@ -216,7 +216,7 @@ class Connection:
         return self._frames.pop(0)
 
 
-def _sound(message: Message, tag: int) -> bool:
+def _sound(message: FixMessage, tag: int) -> bool:
     try:
         return message.optional(tag) is not None
     except QuorumbookError:
@@ -232,12 +232,12 @@ class FixServer:
     catalogue: Catalogue
     feeds: Feeds
     auth: Authenticator
-    connections: dict[Connection, None] = field(default_factory=dict)
+    connections: dict[FixConnection, None] = field(default_factory=dict)
     counts: FixCounts = field(default_factory=FixCounts)
-    _streams: dict[str, Connection] = field(default_factory=dict)
+    _streams: dict[str, FixConnection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._doorkeeper = Doorkeeper(self.auth, self.backend, self.config.logon_age_max)
+        self._doorkeeper = LogonCheck(self.auth, self.backend, self.config.logon_age_max)
         self.keys: Shares[str] = Shares(self.config.key_rate)
         self._logons: Shares[str] = Shares(LOGONS_PER_SECOND, LOGONS_BURST)
         self._handshakes = AddressShares(HANDSHAKES_PER_SECOND, HANDSHAKES_BURST)
@@ -270,16 +270,16 @@ class FixServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def admit(self, message: Message, address: str) -> Terms:
-        """See `Doorkeeper.admit`."""
+    async def admit(self, message: FixMessage, address: str) -> Terms:
+        """See `LogonCheck.admit`."""
         return await self._doorkeeper.admit(message, address)
 
-    def may_be_garbled(self, connection: Connection, count: int) -> bool:
+    def may_be_garbled(self, connection: FixConnection, count: int) -> bool:
         """Whether a connection may continue after `count` more garbled messages. They are charged to its address."""
         return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(self, reader, writer)
+        connection = FixConnection(self, reader, writer)
         caller = caller_of(connection.address)
         task = asyncio.current_task()
         assert task is not None
@@ -303,7 +303,7 @@ class FixServer:
             self._places.leave(caller)
             await _finish(writer)
 
-    async def serve(self, connection: Connection, terms: Terms) -> None:
+    async def serve(self, connection: FixConnection, terms: Terms) -> None:
         """Serve the service for which a client logged on."""
         if self._logons.take(terms.sender):
             await connection.refuse(None, "too many Logons")
@@ -312,7 +312,7 @@ class FixServer:
         else:
             await self._serve_stream(connection, terms)
 
-    async def _serve_market(self, connection: Connection, terms: Terms) -> None:
+    async def _serve_market(self, connection: FixConnection, terms: Terms) -> None:
         if terms.number != 1:
             await connection.refuse(None, "a session of market data begins with MsgSeqNum 1")
             return
@@ -321,7 +321,7 @@ class FixServer:
             return
         sender = LocalSender(connection, terms)
         market = MarketData(self.feeds, self.catalogue, sender, self.keys, terms.sender)
-        session = Session(terms, 1, sender, connection, market.handle)
+        session = FixSession(terms, 1, sender, connection, market.handle)
         sender.send(terms.answer())
         session.begin(1)
         try:
@@ -331,7 +331,7 @@ class FixServer:
             market.close()
             self._markets.leave(terms.sender)
 
-    async def _serve_stream(self, connection: Connection, terms: Terms) -> None:
+    async def _serve_stream(self, connection: FixConnection, terms: Terms) -> None:
         """Serve order entry or drop copy, whose messages come from the report stream."""
         row = await self._stream(terms)
         expected = 1 if terms.reset or row is None else row.taken + 1
@@ -370,11 +370,11 @@ class FixServer:
                 del self._streams[terms.stream_id]
 
     async def _run_stream(
-        self, connection: Connection, terms: Terms, sender: StreamSender, expected: int, *, too_low: bool
+        self, connection: FixConnection, terms: Terms, sender: StreamSender, expected: int, *, too_low: bool
     ) -> None:
         orders = OrderEntry(self.backend, self.catalogue, sender, terms)
         handle = orders.handle if terms.service is Service.ORDERS else _copies_only(sender)
-        session = Session(terms, expected, sender, connection, handle)
+        session = FixSession(terms, expected, sender, connection, handle)
         submitting = asyncio.create_task(sender.submissions.run())
         try:
             if too_low:
@@ -404,7 +404,7 @@ class FixServer:
             if isinstance(failure, Exception):
                 log.error("the commands of a FIX session failed", exc_info=failure)
 
-    async def _watch_rights(self, connection: Connection, terms: Terms) -> None:
+    async def _watch_rights(self, connection: FixConnection, terms: Terms) -> None:
         """Check until cancelled whether the user's roles still allow the account, and end the session if they do not."""
         while True:
             await asyncio.sleep(RIGHTS_SECONDS)
@@ -423,10 +423,10 @@ class FixServer:
         return row
 
 
-def _copies_only(sender: Sender) -> Callable[[Message, int], Awaitable[None]]:
+def _copies_only(sender: Sender) -> Callable[[FixMessage, int], Awaitable[None]]:
     """Return a handler that rejects the requests of a drop copy session."""
 
-    async def handle(message: Message, number: int) -> None:
+    async def handle(message: FixMessage, number: int) -> None:
         sender.send(business_reject(message, number, UNSUPPORTED_TYPE, "a drop copy session takes no requests"), number)
 
     return handle

@@ -23,7 +23,7 @@ from node.fix.fields import (
     OTHER,
     SENDING_TIME_PROBLEM,
     FieldError,
-    Message,
+    FixMessage,
 )
 from node.fix.logon import Terms
 from node.fix.orders import NOT_AUTHORIZED, UNAVAILABLE, business_reject
@@ -41,7 +41,7 @@ APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V", "e"})
 unknown type with a Reject.
 """
 
-Handler = Callable[[Message, int], Awaitable[None]]
+Handler = Callable[[FixMessage, int], Awaitable[None]]
 
 
 class QuietSender(Sender, Protocol):
@@ -52,7 +52,7 @@ class QuietSender(Sender, Protocol):
         """Return the seconds since the last message was sent."""
 
 
-class Session:
+class FixSession:
     """Processes the messages of a logged-on client. `handle` gets its application messages.
 
     Args:
@@ -93,7 +93,7 @@ class Session:
         else:
             self.expected = number + 1
 
-    async def take(self, message: Message, frame_number: int) -> None:
+    async def take(self, message: FixMessage, frame_number: int) -> None:
         """Process a message. `frame_number` is its MsgSeqNum, or 0 if none can be read."""
         if self._ended:
             return
@@ -150,7 +150,7 @@ class Session:
 
     # Numbers
 
-    def _next(self, message: Message, number: int) -> bool:
+    def _next(self, message: FixMessage, number: int) -> bool:
         """Whether a message has the next number. If not, this method handles it."""
         if number == self.expected:
             return True
@@ -172,21 +172,21 @@ class Session:
             self._asked_to = number
             self._sender.send([(tags.MSG_TYPE, "2"), (tags.BEGIN_SEQ_NO, str(self.expected)), (tags.END_SEQ_NO, "0")])
 
-    def _resend_early(self, message: Message) -> None:
+    def _resend_early(self, message: FixMessage) -> None:
         """Answer a ResendRequest even if messages before it are missing. Otherwise both sides could miss messages and wait for
         each other.
         """
         with contextlib.suppress(FieldError):  # it is checked when it is sent again
             self._sender.resend(*_range(message))
 
-    def _is_reset(self, message: Message) -> bool:
+    def _is_reset(self, message: FixMessage) -> bool:
         """Whether the message is a SequenceReset in reset mode, whose own number is ignored."""
         try:
             return not message.flag(tags.GAP_FILL)
         except FieldError:
             return False
 
-    def _reset(self, message: Message, number: int) -> None:
+    def _reset(self, message: FixMessage, number: int) -> None:
         try:
             message.check()
             following = message.number(tags.NEW_SEQ_NO)
@@ -200,7 +200,7 @@ class Session:
 
     # Messages
 
-    def _check_header(self, message: Message) -> None:
+    def _check_header(self, message: FixMessage) -> None:
         for tag, expected in ((tags.SENDER, self._terms.sender), (tags.TARGET, self._terms.target)):
             if message.text(tag) != expected:
                 raise FieldError(tag, COMP_ID, f"field {tag} must be {expected}")
@@ -213,7 +213,7 @@ class Session:
                 tags.SENDING_TIME, SENDING_TIME_PROBLEM, f"SendingTime must be within {SENDING_TIME_MAX:g} s of ours"
             )
 
-    async def _dispatch(self, message: Message, number: int) -> None:
+    async def _dispatch(self, message: FixMessage, number: int) -> None:
         kind = message.type
         if kind == "4":
             self._gap_fill(message, number)
@@ -228,34 +228,34 @@ class Session:
         else:
             await self._handle(message, number)
 
-    def _gap_fill(self, message: Message, number: int) -> None:
+    def _gap_fill(self, message: FixMessage, number: int) -> None:
         following = message.number(tags.NEW_SEQ_NO)
         if following <= number:
             raise FieldError(tags.NEW_SEQ_NO, INCORRECT, f"NewSeqNo must be above {number}")
         self.expected = following
         self._sender.settled(following - 1)
 
-    async def _heartbeat(self, _message: Message, number: int) -> None:
+    async def _heartbeat(self, _message: FixMessage, number: int) -> None:
         self._sender.settled(number)
 
-    async def _test_request(self, message: Message, number: int) -> None:
+    async def _test_request(self, message: FixMessage, number: int) -> None:
         self._sender.send([(tags.MSG_TYPE, "0"), (tags.TEST_REQ_ID, message.text(tags.TEST_REQ_ID)[:200])], number)
 
-    async def _resend_request(self, message: Message, number: int) -> None:
+    async def _resend_request(self, message: FixMessage, number: int) -> None:
         self._sender.resend(*_range(message))
         self._sender.settled(number)
 
-    async def _reject(self, _message: Message, number: int) -> None:
+    async def _reject(self, _message: FixMessage, number: int) -> None:
         self._sender.settled(number)
 
-    async def _logout(self, _message: Message, _number: int) -> None:
+    async def _logout(self, _message: FixMessage, _number: int) -> None:
         self.end("logged out")
 
-    async def _logon(self, _message: Message, number: int) -> None:
+    async def _logon(self, _message: FixMessage, number: int) -> None:
         raise FieldError(tags.MSG_TYPE, OTHER, f"message {number}: the session is logged on already")
 
 
-def _range(message: Message) -> tuple[int, int]:
+def _range(message: FixMessage) -> tuple[int, int]:
     """Return the first and last number that a ResendRequest names."""
     begin, end = message.number(tags.BEGIN_SEQ_NO), message.number(tags.END_SEQ_NO)
     if begin < 1 or (end and end < begin):
@@ -263,21 +263,21 @@ def _range(message: Message) -> tuple[int, int]:
     return begin, end
 
 
-def _begin_string(message: Message) -> str | None:
+def _begin_string(message: FixMessage) -> str | None:
     try:
         return message.optional(8)
     except FieldError:
         return None
 
 
-def _is_possible_duplicate(message: Message) -> bool:
+def _is_possible_duplicate(message: FixMessage) -> bool:
     try:
         return message.flag(tags.POSS_DUP)
     except FieldError:
         return False
 
 
-def session_reject(message: Message, number: int, error: FieldError) -> Fields:
+def session_reject(message: FixMessage, number: int, error: FieldError) -> Fields:
     """Return a Reject (3)."""
     fields: Fields = [(tags.MSG_TYPE, "3"), (tags.REF_SEQ_NUM, str(number))]
     if error.tag > 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from node.budget import Cost, Shares
 from node.errors import QuorumbookError
 from node.fix import tags
-from node.fix.fields import INCORRECT, FieldError, Message
+from node.fix.fields import INCORRECT, FieldError, FixMessage
 from node.fix.orders import UNAVAILABLE, business_reject
 from node.fix.sending import LocalSender
 from node.fix.wire import Fields, timestamp
@@ -65,7 +65,7 @@ class Statuses:
         """Whether the session has subscribed to the status of the product."""
         return any(request.feed.product_id == product_id for request in self._requests.values())
 
-    async def handle(self, message: Message, number: int) -> list[ProductFeed]:
+    async def handle(self, message: FixMessage, number: int) -> list[ProductFeed]:
         """Handle a SecurityStatusRequest. Returns the feeds that may have no subscriber left. Raises FieldError."""
         request_id = message.text(tags.SECURITY_STATUS_REQ_ID)
         if len(request_id) > 64:
@@ -147,6 +147,6 @@ class Statuses:
         ]
         self._sender.send(fields)
 
-    def _refuse(self, message: Message, number: int, reason: str, text: str) -> None:
+    def _refuse(self, message: FixMessage, number: int, reason: str, text: str) -> None:
         request_id = message.text(tags.SECURITY_STATUS_REQ_ID)
         self._sender.send([*business_reject(message, number, reason, text), (tags.BUSINESS_REF_ID, request_id)], number)

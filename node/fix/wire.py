@@ -38,7 +38,7 @@ class WireError(QuorumbookError):
     """The connection cannot go on: a frame is longer than `MESSAGE_MAX`."""
 
 
-class Frame:
+class FixFrame:
     """A frame with correct length and checksum: its fields, or the `fault` if they could not be split."""
 
     __slots__ = ("fault", "pairs", "raw")
@@ -80,10 +80,10 @@ class Framer:
         """Bytes of an incomplete frame."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[FixFrame]:
         """Add bytes, and return the frames that are complete. Raises WireError."""
         self._buffer += data
-        frames: list[Frame] = []
+        frames: list[FixFrame] = []
         while self._buffer:
             size = self._size()
             if size < 0:
@@ -92,7 +92,7 @@ class Framer:
                 raw = bytes(self._buffer[:size])
                 del self._buffer[:size]
                 if sum(raw[:-_TAIL_SIZE]) % 256 == int(raw[-4:-1]) and _type_is_third(raw):
-                    frames.append(Frame(raw))
+                    frames.append(FixFrame(raw))
                 else:
                     self.garbled += 1
             else:

@@ -30,7 +30,7 @@ from node.history.candles import HOUR, MINUTE, bucket
 from node.history.database import alembic_config, connect, database_url, head, is_made, schema_name
 from node.history.partitions import DIRECTORY, alone
 from node.history.place import FETCHED
-from node.history.projection import Rows, order_row
+from node.history.projection import HistoryRows, order_row
 from node.history.store import HistoryProgress, HistoryStore, add_volumes, put, put_candles
 from node.migration import switch
 from node.migration.build import Builder
@@ -122,7 +122,7 @@ def _last_figures(connection: Connection, seconds: int) -> None:
     for granularity, start in ((MINUTE, minute), (HOUR, hour)):
         connection.execute(delete(tables.candles).where(candles.granularity == granularity, candles.start >= start))
     connection.execute(delete(tables.volumes).where(volumes.start >= hour))
-    rows = Rows()
+    rows = HistoryRows()
     of_hour = select(trades).where(trades.c.time >= hour * SECOND_NS).order_by(trades.c.product_id, trades.c.trade_id)
     rows.trades = [dict(row) for row in connection.execute(of_hour).mappings()]
     for (product_id, granularity), found in rows.candles().items():
@@ -181,7 +181,7 @@ KNOWN = {
 """Schema revision and checksum of earlier versions. Versions that are not listed know the present schema."""
 
 
-def go_back(config: NodeConfig, record: switch.Record) -> str:
+def go_back(config: NodeConfig, record: switch.MigrationRecord) -> str:
     """Return the node's history to a state from which the previous version can continue. Returns what was done, for a
     person; "" if there is no history.
 
@@ -218,7 +218,7 @@ def go_back(config: NodeConfig, record: switch.Record) -> str:
         database.dispose()
 
 
-def _state_before(config: NodeConfig, record: switch.Record) -> Engine:
+def _state_before(config: NodeConfig, record: switch.MigrationRecord) -> Engine:
     """Return the exchange's state at the end of the former log: as its own level has it, or as the migration made it."""
     known = chains(config)
     found = look(config.data_path / switch.FORMER / record.from_abi)

@@ -32,7 +32,7 @@ from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
 from node.history.place import FETCHED, LogMatch, compare, needed_by_streams, placed, release, undone
-from node.history.projection import Projection, Rows, Step, apply, order_row
+from node.history.projection import HistoryRows, HistoryStep, Projection, apply, order_row
 from node.history.state import StateStore, level_at_start, node_state, totals_of
 from node.history.store import HistoryProgress, HistoryStore, LogGap
 from node.migration import switch
@@ -252,7 +252,7 @@ class Keeper:
         del self._queued[: len(chunk)]
         return chunk
 
-    def _apply(self, entry: LogEntry) -> list[Step]:
+    def _apply(self, entry: LogEntry) -> list[HistoryStep]:
         payload = command_of(entry)
         if payload is None:
             return []
@@ -323,11 +323,11 @@ class Keeper:
         self._store.close()
 
 
-def _rows_of_state(engine: Engine, since: int) -> Rows:
+def _rows_of_state(engine: Engine, since: int) -> HistoryRows:
     """Return the currencies, products and orders of a state, except orders that were done before `since`, which are
     already stored or in files. The command that placed an order is no longer known, so its sequence is 0.
     """
-    rows = Rows()
+    rows = HistoryRows()
     rows.currencies = [{"currency": row.currency, "scale": row.scale} for row in engine.currencies()]
     fixed = ("product_id", "base", "quote", "tick", "lot")
     rows.products = [{name: getattr(row, name) for name in fixed} for row in engine.products()]

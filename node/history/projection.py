@@ -60,7 +60,7 @@ class LedgerKind(IntEnum):
     FEE = 3
 
 
-class Step(NamedTuple):
+class HistoryStep(NamedTuple):
     """A command that was applied, with its place, its time and its results. A step without a command has the results of
     time that a batch advanced, after the command with that sequence.
     """
@@ -80,7 +80,7 @@ class ProductTerms(NamedTuple):
     unit: int
 
 
-class Rows:
+class HistoryRows:
     """Rows that a run of steps adds to the tables. `orders` are by id, in the state after all steps."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Rows:
         return found
 
 
-def apply(engine: Engine, payload: bytes) -> list[Step]:
+def apply(engine: Engine, payload: bytes) -> list[HistoryStep]:
     """Apply a log entry with commands. Returns one step for the results before its first command, and one for each
     command. Commands that were seen before make no step.
     """
@@ -130,11 +130,11 @@ def apply(engine: Engine, payload: bytes) -> list[Step]:
     steps = []
     before = engine.sequence - len(batch.commands)
     if ends[0]:
-        steps.append(Step(before, engine.time, None, None, applied.events[: ends[0]]))
+        steps.append(HistoryStep(before, engine.time, None, None, applied.events[: ends[0]]))
     for place, (command, outcome) in enumerate(zip(batch.commands, applied.outcomes, strict=True)):
         if not outcome.duplicate:
             events = applied.events[ends[place] : ends[place + 1]]
-            steps.append(Step(before + place + 1, engine.time, command, outcome, events))
+            steps.append(HistoryStep(before + place + 1, engine.time, command, outcome, events))
     return steps
 
 
@@ -186,10 +186,10 @@ class Projection:
         """Continue with another engine that has the same state: the level has changed."""
         self._engine = engine
 
-    def rows(self, steps: Iterable[Step], known: Callable[[set[int]], Mapping[int, Row]]) -> Rows:
+    def rows(self, steps: Iterable[HistoryStep], known: Callable[[set[int]], Mapping[int, Row]]) -> HistoryRows:
         """Return the rows of some steps. `known` looks up the rows of orders that were placed before them."""
         steps = list(steps)
-        rows = Rows()
+        rows = HistoryRows()
         brought = _brought(steps)
         rows.orders.update(known(_orders_from_before(steps) | brought.keys()))
         brought = {order_id: sequence for order_id, sequence in brought.items() if order_id not in rows.orders}
@@ -212,14 +212,14 @@ class Projection:
         self._check(touched)
         return rows
 
-    def _options(self, rows: Rows) -> None:
+    def _options(self, rows: HistoryRows) -> None:
         """Update the options of orders, which change without an event: what an iceberg shows, and links."""
         for order_id, row in rows.orders.items():
             order = self._engine.order(order_id) if row.get("terms") else None
             if order is not None:
                 row["terms"] = terms_text(order.terms)
 
-    def _icebergs(self, rows: Rows, steps: Iterable[Step]) -> None:
+    def _icebergs(self, rows: HistoryRows, steps: Iterable[HistoryStep]) -> None:
         """Correct icebergs: events show only their displayed size. If self-trade prevention decremented one, the engine
         has the rest.
         """
@@ -237,7 +237,7 @@ class Projection:
                 total = row.available + row.hold
                 assert expected == total, f"the ledger of {account_id} gives {expected} {row.currency}, the engine {total}"
 
-    def _administration(self, rows: Rows, step: Step) -> None:
+    def _administration(self, rows: HistoryRows, step: HistoryStep) -> None:
         command = step.command
         if command is not None and (command.account_id == OPERATOR or is_sender(command.account_id)):
             rows.operations.append(_operation(step, command))
@@ -252,13 +252,13 @@ class Projection:
             change = {name: getattr(command, name) for name in moving}
             rows.product_changes.append({**change, "sequence": step.sequence, "time": step.time})
 
-    def _sessions(self, rows: Rows, step: Step) -> None:
+    def _sessions(self, rows: HistoryRows, step: HistoryStep) -> None:
         for event in step.events:
             if isinstance(event, StatusChanged):
                 change = msgspec.structs.asdict(event)
                 rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
-    def _orders(self, rows: Rows, step: Step, brought: Mapping[int, int]) -> None:
+    def _orders(self, rows: HistoryRows, step: HistoryStep, brought: Mapping[int, int]) -> None:
         """Update orders after a step. Orders that another command placed are in `rows` in their state after all steps."""
         placed = placed_by(step.outcome)
         for order in placed:
@@ -285,7 +285,7 @@ class Projection:
                 done = {"status": OrderStatus.DONE, "done_reason": event.reason, "done_at": event.time}
                 rows.orders[event.order_id].update(done)
 
-    def _entries(self, rows: Rows, step: Step) -> list[Row]:
+    def _entries(self, rows: HistoryRows, step: HistoryStep) -> list[Row]:
         """Return the step's ledger entries without balances. Its trades and transfers are added to `rows`."""
         entries: list[Row] = []
         command = step.command
@@ -301,7 +301,7 @@ class Projection:
                 entries += self._settlement(event)
         return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
 
-    def _trade(self, step: Step, event: OrderMatched) -> Row:
+    def _trade(self, step: HistoryStep, event: OrderMatched) -> Row:
         return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
 
     def _settlement(self, event: OrderMatched) -> list[Row]:
@@ -358,7 +358,7 @@ class Projection:
         return market
 
 
-def _operation(step: Step, command: AnyCommand) -> Row:
+def _operation(step: HistoryStep, command: AnyCommand) -> Row:
     """Return the row of a command of the operator."""
     hidden = ("account_id", "command_id", *(("secret", "passphrase") if isinstance(command, PutApiKey) else ()))
     fields = {name: getattr(command, name) for name in command.__struct_fields__ if name not in hidden}
@@ -399,7 +399,7 @@ def _movements(command: Deposit | Withdraw | Transfer) -> list[Row]:
     return [moved | {"other_account_id": other}, moved | {"account_id": other, "amount": command.amount, "other_account_id": own}]
 
 
-def _place(step: Step) -> Row:
+def _place(step: HistoryStep) -> Row:
     return {"sequence": step.sequence, "time": step.time}
 
 
@@ -411,7 +411,7 @@ def _fill(row: Row, size: int, notional: int, fee: int) -> None:
     row["fill_fees"] += fee
 
 
-def _brought(steps: list[Step]) -> dict[int, int]:
+def _brought(steps: list[HistoryStep]) -> dict[int, int]:
     """Return orders whose states are in no outcome: exits of an order that is done. The result maps their ids to the
     sequences of the commands that placed them.
     """
@@ -425,7 +425,7 @@ def _brought(steps: list[Step]) -> dict[int, int]:
     return found
 
 
-def _orders_from_before(steps: list[Step]) -> set[int]:
+def _orders_from_before(steps: list[HistoryStep]) -> set[int]:
     """Return the orders that the steps touch and that were placed before them."""
     placed: set[int] = set()
     touched: set[int] = set()

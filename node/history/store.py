@@ -15,7 +15,7 @@ from sqlalchemy.sql.dml import Insert
 from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import Candle
-from node.history.projection import Row, Rows
+from node.history.projection import HistoryRows, Row
 from statemachine.types import DoneReason, OrderStatus
 
 Id = TypeVar("Id", int, str)
@@ -105,7 +105,7 @@ class HistoryStore:
                     found[row["order_id"]] = dict(row)
         return found
 
-    def write(self, rows: Rows, progress: HistoryProgress) -> None:
+    def write(self, rows: HistoryRows, progress: HistoryProgress) -> None:
         """Store rows that follow the present progress.
 
         Raises:
@@ -132,7 +132,7 @@ class HistoryStore:
             add_volumes(connection, rows.volumes())
         self.progress = progress
 
-    def skip(self, gap: LogGap, rows: Rows, progress: HistoryProgress) -> None:
+    def skip(self, gap: LogGap, rows: HistoryRows, progress: HistoryProgress) -> None:
         """Continue from a state after a gap. `rows` are the currencies, products and orders of that state. Open orders
         that are not in it are done.
         """

@@ -21,7 +21,7 @@ class WayBack:
     """The data to which a node can roll back, and the entries applied since."""
 
     data: Path
-    record: switch.Record
+    record: switch.MigrationRecord
 
     def txlog(self) -> Txlog:
         """All of `since`, as a transaction log. Raises as `since`."""

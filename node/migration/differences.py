@@ -62,7 +62,7 @@ Key = tuple[Any, ...]
 class _Side:
     """A table before or after, as cells of text by column."""
 
-    def __init__(self, name: str, rows: Mapping[str, list[Row]], schema: tsv.Schema) -> None:
+    def __init__(self, name: str, rows: Mapping[str, list[Row]], schema: tsv.TsvSchema) -> None:
         lines = tsv.TableLines(rows, schema)
         self.name = name
         self.header = lines.header(name) if name else ""
@@ -98,7 +98,11 @@ def new_names(tables: Iterable[str], steps: Iterable[StepReport]) -> dict[str, s
 
 
 def differences(
-    before: Mapping[str, list[Row]], old: tsv.Schema, after: Mapping[str, list[Row]], new: tsv.Schema, names: Mapping[str, str]
+    before: Mapping[str, list[Row]],
+    old: tsv.TsvSchema,
+    after: Mapping[str, list[Row]],
+    new: tsv.TsvSchema,
+    names: Mapping[str, str],
 ) -> Iterator[TableDifference]:
     """Tables whose columns or rows differ, in the order of the old schema, then those that came. O(everything)."""
     pairs = [(table, names[table]) for table in before] + [("", table) for table in after if table not in names.values()]

@@ -47,7 +47,7 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
     if last_index < index - 1 and snapshot_index < index - 1:
         durable.remove(draft)
         return False  # the entries are on this node no more: it took a snapshot of the new level from another one
-    record = switch.Record(
+    record = switch.MigrationRecord(
         change.old.abi, change.to.abi, software.version(), time.time_ns(), snapshot_index, index - 1, last_term
     )
     files.write_new(draft / switch.RECORD, switch.encoded(record))

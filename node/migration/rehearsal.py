@@ -24,7 +24,7 @@ from snapshots.migration.scripts import tsv_schema
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeData:
     """A node's data, with its configuration if that is there too."""
 
     node_id: str
@@ -33,7 +33,7 @@ class Place:
     config: NodeConfig | None
 
 
-def places(directory: Path) -> list[Place]:
+def places(directory: Path) -> list[NodeData]:
     """The data in a directory: a cluster's, a node's, or a data directory itself.
 
     Raises:
@@ -43,9 +43,9 @@ def places(directory: Path) -> list[Place]:
     paths = [directory / "node.toml"] if (directory / "node.toml").is_file() else sorted(directory.glob("*/node.toml"))
     if paths:
         configs = map(load, paths)
-        return [Place(config.node_id, config.data_path, Path(config.directory) / SCRIPTS, config) for config in configs]
+        return [NodeData(config.node_id, config.data_path, Path(config.directory) / SCRIPTS, config) for config in configs]
     if (directory / SNAPSHOTS).is_dir() or (directory / LOG).is_dir():
-        return [Place("", directory, directory.resolve().parent / SCRIPTS, None)]
+        return [NodeData("", directory, directory.resolve().parent / SCRIPTS, None)]
     raise DirectoryError(
         f"{directory}: neither a cluster's, nor a node's, nor a data directory (no node.toml, no {SNAPSHOTS}, no {LOG})"
     )
@@ -55,7 +55,7 @@ def places(directory: Path) -> list[Place]:
 class Rehearsal:
     """What would happen. `built` is None where the data has the wanted ABI already, or nothing was stored yet."""
 
-    place: Place
+    place: NodeData
     found: Found
     target: str
     built: Built | None
@@ -71,7 +71,7 @@ class Rehearsal:
 
 
 def rehearse(
-    place: Place,
+    place: NodeData,
     target: str | None = None,
     *,
     known: Chains | None = None,

@@ -67,7 +67,7 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
         log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
-        record = switch.Record(
+        record = switch.MigrationRecord(
             found.abi,
             BROUGHT_TO.abi,
             software.version(),

@@ -38,7 +38,7 @@ _UNDONE = "undone"
 _PARTS = (SNAPSHOTS, LOG)
 
 
-class Record(msgspec.Struct, frozen=True):
+class MigrationRecord(msgspec.Struct, frozen=True):
     """What is kept beside the former data: from which ABI to which, by which software and steps (a digest), where the
     log ended, and the state's hash there (hex)."""
 
@@ -53,7 +53,7 @@ class Record(msgspec.Struct, frozen=True):
     steps: str = ""
 
 
-def encoded(record: Record) -> bytes:
+def encoded(record: MigrationRecord) -> bytes:
     """A record as it lies on disk."""
     return msgspec.json.format(msgspec.json.encode(record)) + b"\n"
 
@@ -84,7 +84,7 @@ def rewinds(data: Path) -> list[Rewind]:
         raise DataDirectoryError(f"{path}: not a list of ways back: {error}") from error
 
 
-def former(data: Path) -> list[Record]:
+def former(data: Path) -> list[MigrationRecord]:
     """The migrations that were not finalized yet, oldest first.
 
     Raises:
@@ -93,7 +93,7 @@ def former(data: Path) -> list[Record]:
     records = []
     for path in (data / FORMER).glob(f"*/{RECORD}"):
         try:
-            records.append(msgspec.json.decode(path.read_bytes(), type=Record))
+            records.append(msgspec.json.decode(path.read_bytes(), type=MigrationRecord))
         except msgspec.DecodeError as error:
             raise DataDirectoryError(f"{path}: not the record of a migration: {error}") from error
     return sorted(records, key=lambda record: record.migrated_at)
@@ -111,7 +111,7 @@ def draft(data: Path) -> Path:
     return data / DRAFT
 
 
-def commit(data: Path, record: Record) -> None:
+def commit(data: Path, record: MigrationRecord) -> None:
     """Make what lies in the draft the node's data; the former data is kept. Durable on return.
 
     Raises:
@@ -131,7 +131,7 @@ def commit(data: Path, record: Record) -> None:
 def finish(data: Path) -> bool:
     """Finish a switch that was interrupted, in whichever direction; whether there was one."""
     if (data / READY).is_dir():
-        record = msgspec.json.decode((data / READY / RECORD).read_bytes(), type=Record)
+        record = msgspec.json.decode((data / READY / RECORD).read_bytes(), type=MigrationRecord)
         aside = data / FORMER / record.from_abi
         aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         _exchange(data, data / READY, aside)
@@ -165,7 +165,7 @@ def _exchange(data: Path, ready: Path, aside: Path) -> None:
     durable.sync_path(aside.parent)
 
 
-def go_back(data: Path, record: Record) -> None:
+def go_back(data: Path, record: MigrationRecord) -> None:
     """Put the data from before a migration in its place again; what is there now goes, also from the archive. Durable
     on return.
 

@@ -21,7 +21,7 @@ from cluster.raft import Done, ProposeResult
 from node.errors import ClusterKeyError, DatasetError, UnfitSecretError
 from node.keys.encryption import ClusterKeys
 from snapshots.errors import TsvError
-from snapshots.tsv import ParsedRow, Schema, parse, tsv_files
+from snapshots.tsv import ParsedRow, TsvSchema, parse, tsv_files
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct, encode_batch
 from statemachine.engine import Engine
 from statemachine.events import Rejected
@@ -89,7 +89,7 @@ SEEDS: dict[str, type[msgspec.Struct]] = {
     "api_key": ApiKeySeed,
     "balance": BalanceSeed,
 }
-SCHEMA = Schema(SEEDS, KEYS, [reference for reference in REFERENCES if reference.table in SEEDS])
+SCHEMA = TsvSchema(SEEDS, KEYS, [reference for reference in REFERENCES if reference.table in SEEDS])
 
 
 class Dataset(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ class Record(msgspec.Struct, frozen=True):
     ordinal: int = 0
 
 
-class Place(msgspec.Struct, frozen=True):
+class StreamProgress(msgspec.Struct, frozen=True):
     """The progress of the stream: the last log entry that is published completely, its term, and the id of the cluster. The
     term is 0 directly after a cut.
     """
@@ -51,7 +51,7 @@ class FencedError(BrokerError):
 class Broker(Protocol):
     """The destination of records."""
 
-    def begin(self) -> Place | None:
+    def begin(self) -> StreamProgress | None:
         """Become the only process that streams this cluster, and fence any other. Returns the stream's place, or None if
         nothing was published yet.
 
@@ -59,7 +59,7 @@ class Broker(Protocol):
             BrokerError: the broker cannot be reached, or refuses.
         """
 
-    def publish(self, records: Sequence[Record], place: Place) -> None:
+    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
         """Publish records, and then the place. Records that a failed batch already published are not published again.
 
         Raises:
@@ -67,7 +67,7 @@ class Broker(Protocol):
             BrokerError: the batch did not become visible. `begin` returns the stream's place.
         """
 
-    def cut(self, records: Sequence[Record], place: Place) -> None:
+    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
         """Publish each of these records in every partition of its topic, and then the place, after a rollback undid all
         later entries. After a failure the call may be repeated; consumers may then see the records twice.
 
@@ -75,7 +75,7 @@ class Broker(Protocol):
             FencedError, BrokerError: as `publish`.
         """
 
-    def standing(self) -> Place | None:
+    def standing(self) -> StreamProgress | None:
         """Return the stream's place without fencing another process. Raises BrokerError."""
 
     def close(self) -> None:

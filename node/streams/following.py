@@ -19,11 +19,11 @@ from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import StreamError
 from node.history.place import FETCHED, release
-from node.history.projection import Step, apply
+from node.history.projection import HistoryStep, apply
 from node.history.state import StateStore, level_at_start, node_state
 from node.migration import switch
-from node.streams.broker import Broker, Place, Record
-from node.streams.records import Writer
+from node.streams.broker import Broker, Record, StreamProgress
+from node.streams.records import RecordWriter
 from node.system import files
 from snapshots import durable
 from snapshots.levels import states
@@ -44,7 +44,7 @@ SEEN = "rollbacks"
 """Names in the stream's directory: its state, and the number of rollbacks that it has handled."""
 
 
-class Following:
+class NodeStream:
     """One stream of a node.
 
     Args:
@@ -53,7 +53,7 @@ class Following:
         writer: makes the records.
     """
 
-    def __init__(self, config: NodeConfig, broker: Broker, writer: Writer) -> None:
+    def __init__(self, config: NodeConfig, broker: Broker, writer: RecordWriter) -> None:
         self._config = config
         self._broker = broker
         self._writer = writer
@@ -61,13 +61,13 @@ class Following:
         self._state = StateStore(config.streams_path / STATE)
         data = config.data_path
         self._directories = [data / "log", data / switch.ARCHIVE, self.fetched]
-        self._place = Place(config.cluster_id, 0, 0)
-        self._before: Place | None = None
+        self._place = StreamProgress(config.cluster_id, 0, 0)
+        self._before: StreamProgress | None = None
         self._engine, self._index = Engine(), 0
         self._tail: LogTail | None = None
         self._queued: list[LogEntry] = []
         self._state_sequence, self._state_since = 0, time.monotonic()
-        self._pending: tuple[list[Record], Place] | None = None
+        self._pending: tuple[list[Record], StreamProgress] | None = None
         self._cut_to: int | None = None
         """The last log entry that a rollback kept, or None. The cut must be published before further records."""
         self.published = 0
@@ -78,7 +78,7 @@ class Following:
         return self._config.streams_path / FETCHED
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StreamProgress:
         """The broker's place."""
         return self._place
 
@@ -90,7 +90,7 @@ class Following:
             StreamError: the broker's place belongs to another cluster.
         """
         found = self._broker.begin()
-        self._place = found or Place(self._config.cluster_id, 0, 0)
+        self._place = found or StreamProgress(self._config.cluster_id, 0, 0)
         if self._place.cluster_id != self._config.cluster_id:
             raise StreamError(
                 f"the topics hold the stream of cluster {self._place.cluster_id!r}, and this is {self._config.cluster_id!r}: "
@@ -109,7 +109,7 @@ class Following:
         elif self._tail is None or (pending is None and self._index > self._place.index):
             self._restore(self._place.index)
 
-    def undone(self, place: Place) -> int | None:
+    def undone(self, place: StreamProgress) -> int | None:
         """Return the last log entry that the rollbacks of this node's data kept, or None if they did not undo this place."""
         ways = [way.last_index for way in switch.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
         return min(ways, default=None)
@@ -137,7 +137,7 @@ class Following:
             if entry is None:
                 return False
             self._apply(entry)
-        place = Place(self._config.cluster_id, self._cut_to, 0, self._config.node_id)
+        place = StreamProgress(self._config.cluster_id, self._cut_to, 0, self._config.node_id)
         self._broker.cut(self._writer.cuts(self._engine, self._cut_to), place)
         self._cut_to, self._place = None, place
         return True
@@ -149,7 +149,7 @@ class Following:
         if self._place.index or node_state(self._config.data_path / "snapshots", inf) is None:
             return False
         self._restore(inf)
-        self._place = Place(self._config.cluster_id, self._index, 0, self._config.node_id)
+        self._place = StreamProgress(self._config.cluster_id, self._index, 0, self._config.node_id)
         log.warning("the log before entry %d is gone: the stream begins behind it", self._index + 1)
         return True
 
@@ -193,9 +193,9 @@ class Following:
                 last = entry
         if last is None:
             return False
-        return self._publish(records, Place(self._config.cluster_id, last.index, last.term, self._config.node_id))
+        return self._publish(records, StreamProgress(self._config.cluster_id, last.index, last.term, self._config.node_id))
 
-    def _publish(self, records: list[Record], place: Place) -> bool:
+    def _publish(self, records: list[Record], place: StreamProgress) -> bool:
         """Publish a batch. It is kept until the broker has accepted it."""
         self._pending, self._before = (records, place), self._place if self._place.index else None
         self._broker.publish(records, place)
@@ -220,10 +220,10 @@ class Following:
         steps = self._apply(entry)
         return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
 
-    def _apply(self, entry: LogEntry) -> list[Step]:
+    def _apply(self, entry: LogEntry) -> list[HistoryStep]:
         """Apply an entry. Returns the steps of its commands."""
         payload = command_of(entry)
-        steps: list[Step] = []
+        steps: list[HistoryStep] = []
         if payload is not None and is_level_entry(payload):
             self._engine, _ = states.apply(self._engine, payload)
         elif payload is not None:

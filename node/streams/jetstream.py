@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from node.client.blocking import Loop
-from node.streams.broker import BrokerError, FencedError, Place, Record
+from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +55,20 @@ class JetStreamBroker:
         self._skip = 0
         """Records after the last place, which were already published."""
 
-    def begin(self) -> Place | None:
+    def begin(self) -> StreamProgress | None:
         """See `Broker.begin`."""
         return self._do(self._begin())
 
-    def publish(self, records: Sequence[Record], place: Place) -> None:
+    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
         """See `Broker.publish`. Records may become visible before the place. No record is published twice."""
         self._do(self._publish(records, place))
 
-    def cut(self, records: Sequence[Record], place: Place) -> None:
+    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
         """See `Broker.cut`. Records after the last place were undone, so they do not count as published."""
         self._skip = 0
         self.publish(records, place)
 
-    def standing(self) -> Place | None:
+    def standing(self) -> StreamProgress | None:
         """See `Broker.standing`."""
         return self._do(self._standing())[0]
 
@@ -99,7 +99,7 @@ class JetStreamBroker:
                 )
         return self._nats.jetstream(timeout=ANSWER_S)
 
-    async def _begin(self) -> Place | None:
+    async def _begin(self) -> StreamProgress | None:
         context = await self._context()
         try:
             await context.stream_info(self._stream)
@@ -110,7 +110,7 @@ class JetStreamBroker:
         self._skip = self._last - at
         return place
 
-    async def _standing(self) -> tuple[Place | None, int]:
+    async def _standing(self) -> tuple[StreamProgress | None, int]:
         """Return the last place and its sequence in the stream, or None and 0."""
         context = await self._context()
         try:
@@ -118,11 +118,11 @@ class JetStreamBroker:
         except NotFoundError:
             return None, 0
         try:
-            return msgspec.json.decode(message.data or b"", type=Place), int(message.seq or 0)
+            return msgspec.json.decode(message.data or b"", type=StreamProgress), int(message.seq or 0)
         except msgspec.DecodeError as error:
             raise BrokerError(f"{self._prefix}.places: its last message is no place of a stream: {error}") from error
 
-    async def _publish(self, records: Sequence[Record], place: Place) -> None:
+    async def _publish(self, records: Sequence[Record], place: StreamProgress) -> None:
         context = await self._context()
         left = [
             (f"{record.topic}.{_token(record.key)}", record.value, {"sequence": str(record.sequence), "type": record.kind})

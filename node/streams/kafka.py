@@ -30,7 +30,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from node.streams.broker import BrokerError, FencedError, Place, Record
+from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class KafkaBroker:
         self._ends: dict[tuple[str, int], tuple[int, int]] = {}
         """The last record of each partition when the stream began: its log entry, and its number within the entry."""
 
-    def begin(self) -> Place | None:
+    def begin(self) -> StreamProgress | None:
         """See `Broker.begin`."""
         self._drop()
         settings = {
@@ -112,11 +112,11 @@ class KafkaBroker:
         self._read_ends()
         return place
 
-    def publish(self, records: Sequence[Record], place: Place) -> None:
+    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
         """See `Broker.publish`."""
         self._transact(records, place, [])
 
-    def _transact(self, records: Sequence[Record], place: Place, everywhere: Sequence[tuple[Record, int]]) -> None:
+    def _transact(self, records: Sequence[Record], place: StreamProgress, everywhere: Sequence[tuple[Record, int]]) -> None:
         """Publish records, records of `everywhere` in the given partitions, and the place, in one transaction."""
         producer = self._producer
         if producer is None:
@@ -139,7 +139,7 @@ class KafkaBroker:
             self._drop()
             raise failure from error
 
-    def cut(self, records: Sequence[Record], place: Place) -> None:
+    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
         """See `Broker.cut`."""
         everywhere = [(record, partition) for record in records for partition in range(self._counts.get(record.topic, 0))]
         self._transact([], place, everywhere)
@@ -165,7 +165,7 @@ class KafkaBroker:
                 producer.poll(0)
                 return
 
-    def standing(self) -> Place | None:
+    def standing(self) -> StreamProgress | None:
         """See `Broker.standing`."""
         if not self._counts:
             self._make_topics()
@@ -173,7 +173,7 @@ class KafkaBroker:
         if last is None:
             return None
         try:
-            return msgspec.json.decode(last.value() or b"", type=Place)
+            return msgspec.json.decode(last.value() or b"", type=StreamProgress)
         except msgspec.DecodeError as error:
             raise BrokerError(f"{self._places}: its last record is no place of a stream: {error}") from error
 

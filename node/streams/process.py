@@ -21,8 +21,8 @@ from node.history.fetching import Fetcher, FetchResult
 from node.native.connection import NativeConnection
 from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
-from node.streams.following import Following
-from node.streams.records import Writer
+from node.streams.following import NodeStream
+from node.streams.records import RecordWriter
 from node.system.backoff import Backoff
 from node.system.counts import Family, counts_file, keep_writing
 from node.system.processes import watch_parent
@@ -56,7 +56,7 @@ def open_broker(config: NodeConfig) -> Broker:
     streams = config.streams
     scheme, _, servers = streams.url.partition("://")
     options = dict(option.partition("=")[::2] for option in streams.options)
-    topics = Writer(streams.prefix, streams.format).topics
+    topics = RecordWriter(streams.prefix, streams.format).topics
     places = f"{streams.prefix}.places"
     try:
         if scheme == "kafka":
@@ -96,7 +96,7 @@ class Streamer:
         broker: the broker of `following`.
     """
 
-    def __init__(self, config: NodeConfig, following: Following, broker: Broker) -> None:
+    def __init__(self, config: NodeConfig, following: NodeStream, broker: Broker) -> None:
         self._config = config
         self._following = following
         self._broker = broker
@@ -208,11 +208,11 @@ async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_
     """Stream until SIGTERM or SIGINT."""
     stop = stop_event()
     tasks: set[asyncio.Task[None]] = set()
-    following: Following | None = None
+    following: NodeStream | None = None
     try:
         broker = opened(config)
         config.streams_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        following = Following(config, broker, Writer(config.streams.prefix, config.streams.format))
+        following = NodeStream(config, broker, RecordWriter(config.streams.prefix, config.streams.format))
         streamer = Streamer(config, following, broker)
         tasks.add(asyncio.create_task(streamer.run(stop)))
         tasks.add(asyncio.create_task(keep_writing(counts_file(config.data_path, "streams"), streamer.figures)))

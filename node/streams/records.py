@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from node.history.projection import Step
+from node.history.projection import HistoryStep
 from node.streams.broker import Record
 from statemachine.commands import PutApiKey
 from statemachine.engine import Engine
@@ -46,7 +46,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
 
-class Writer:
+class RecordWriter:
     """Makes records.
 
     Args:
@@ -64,7 +64,7 @@ class Writer:
         """Return the names of the topics."""
         return list(self._names.values())
 
-    def records(self, engine: Engine, steps: Iterable[Step], index: int = 0) -> list[Record]:
+    def records(self, engine: Engine, steps: Iterable[HistoryStep], index: int = 0) -> list[Record]:
         """Return the records of one log entry's steps, in order. `engine` is in the state after them; `index` is the log index."""
         made = self._made(engine, steps)
         return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
@@ -85,9 +85,9 @@ class Writer:
         value = self._encode(body)
         return [Record(topic, CUT, value, engine.sequence, CUT, index) for topic in self.topics]
 
-    def _made(self, engine: Engine, steps: Iterable[Step]) -> list[Record]:
+    def _made(self, engine: Engine, steps: Iterable[HistoryStep]) -> list[Record]:
         made: list[Record] = []
-        touched: dict[str, Step] = {}
+        touched: dict[str, HistoryStep] = {}
         for step in steps:
             made += [self._event(event) for event in step.events if type(event) not in UNPUBLISHED]
             if step.command is not None:
@@ -101,7 +101,7 @@ class Writer:
         body["time_ns"] = body.pop("time")
         return Record(self._names[EVENTS], event.product_id, self._encode(body), event.product_sequence, kind)
 
-    def _command(self, step: Step) -> Record:
+    def _command(self, step: HistoryStep) -> Record:
         command, outcome = step.command, step.outcome
         assert command is not None
         kind = kind_of(type(command))
@@ -115,7 +115,7 @@ class Writer:
         }
         return Record(self._names[COMMANDS], command.account_id, self._encode(body), step.sequence, kind)
 
-    def _account(self, engine: Engine, account_id: str, step: Step) -> Record:
+    def _account(self, engine: Engine, account_id: str, step: HistoryStep) -> Record:
         balances = [
             {"currency": row.currency, "available": self._number(row.available), "hold": self._number(row.hold)}
             for row in engine.balances(account_id)
@@ -163,7 +163,7 @@ def _plain(value: object, text: bool) -> object:
     return value
 
 
-def _accounts(step: Step) -> set[str]:
+def _accounts(step: HistoryStep) -> set[str]:
     """Return the accounts whose balances a step may have changed."""
     found: set[str] = set()
     for event in step.events:

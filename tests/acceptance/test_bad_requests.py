@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from loadtest.rest import Request, signed_headers
+from loadtest.rest import RestRequest, signed_headers
 from tests.real_cluster import Exchange
 
 pytestmark = pytest.mark.cluster
@@ -35,7 +35,7 @@ class Api:
         """Status and JSON of the answer; `headers` replace those of the signature."""
         person, admin = self.exchange.people[0], self.exchange.access.admin
         key = (admin.key_id, admin.secret, admin.passphrase) if operator else (person.key_id, person.secret, person.passphrase)
-        signed = {**signed_headers(*key, Request(method, target, body, "")), **(headers or {})}
+        signed = {**signed_headers(*key, RestRequest(method, target, body, "")), **(headers or {})}
         kept = {name: text for name, text in signed.items() if text}
         async with self._session.request(method, self.url + target, data=body or None, headers=kept) as response:
             answer = json.loads(await response.read())

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from loadtest.ground import prepare
-from loadtest.rest import Request, signed_headers
+from loadtest.rest import RestRequest, signed_headers
 from node.cli.program import main
 from node.errors import RequestFailed
 from node.keys.credentials import Credentials, sign
@@ -45,12 +45,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
         end(ground)
 
 
-def signed(key: Credentials, method: str, target: str, body: object = None) -> tuple[Request, dict[str, str]]:
-    request = Request(method, target, b"" if body is None else json.dumps(body).encode(), "")
+def signed(key: Credentials, method: str, target: str, body: object = None) -> tuple[RestRequest, dict[str, str]]:
+    request = RestRequest(method, target, b"" if body is None else json.dumps(body).encode(), "")
     return request, signed_headers(key.key_id, key.secret, key.passphrase, request)
 
 
-def send(url: str, request: Request, headers: dict[str, str]) -> tuple[int, Any]:
+def send(url: str, request: RestRequest, headers: dict[str, str]) -> tuple[int, Any]:
     """Status and JSON of a request as it is."""
     made = urllib.request.Request(url + request.target, data=request.body or None, headers=headers, method=request.method)
     try:
@@ -61,7 +61,7 @@ def send(url: str, request: Request, headers: dict[str, str]) -> tuple[int, Any]
             return error.code, json.load(error)
 
 
-def answered(url: str, request: Request, headers: dict[str, str]) -> tuple[int, Any]:
+def answered(url: str, request: RestRequest, headers: dict[str, str]) -> tuple[int, Any]:
     """The same, again and again while nobody leads."""
     deadline = time.monotonic() + SECONDS
     while (answer := send(url, request, headers))[0] in (503, 504):

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from loadtest.books import BookFollower
-from loadtest.reader import FeedReader
+from loadtest.reader import FeedChecker
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, reached
 from node.deployment.member_changes import Addition, MemberChanges
@@ -143,7 +143,7 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
         await add(scenario, changes, Addition("r1", read_only=True))
         access = scenario.access
         readers = [
-            FeedReader("BTC-USD", {node_id: access.natives[node_id]}, node_id, tls=access.tls(), credentials=access.admin)
+            FeedChecker("BTC-USD", {node_id: access.natives[node_id]}, node_id, tls=access.tls(), credentials=access.admin)
             for node_id in ("n1", "r1")
         ]
         for reader in readers:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.streams.broker import Broker, BrokerError, FencedError, Place, Record
+from node.streams.broker import Broker, BrokerError, FencedError, Record, StreamProgress
 
 pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 from node.streams import kafka
@@ -123,7 +123,7 @@ def test_a_cut_is_in_every_partition_and_what_follows_comes_behind_it(brokers: M
     for index in (1, 2, 3):
         broker.publish(records(index), place(index))
     cut = Record(TOPIC, "cut_back", b"cut", 100, "cut_back", 1)
-    broker.cut([cut], Place("trial", 1, 0, "n1"))
+    broker.cut([cut], StreamProgress("trial", 1, 0, "n1"))
     broker.publish(records(2), place(2))
     broker.close()
     again = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.streams.broker import BrokerError, Place, Record
+from node.streams.broker import BrokerError, Record, StreamProgress
 
 confluent = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 from node.streams import kafka  # noqa: E402
@@ -34,8 +34,8 @@ def records(index: int, count: int = 20) -> list[Record]:
     return [Record(TOPIC, f"P{n % 5}", f"{index}.{n}".encode(), 100 * index + n, "x", index, n) for n in range(count)]
 
 
-def place(index: int) -> Place:
-    return Place("trial", index, 1, "n1")
+def place(index: int) -> StreamProgress:
+    return StreamProgress("trial", index, 1, "n1")
 
 
 def opened(servers: str) -> KafkaBroker:

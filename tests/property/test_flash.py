@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.flash import Message, read, reports, workload
+from loadtest.flash import FlashMessage, read, reports, workload
 
 needs_workload = pytest.mark.skipif(not workload().exists(), reason=f"no {workload()}; QUORUMBOOK_DATA may name the directory")
 
@@ -21,15 +21,15 @@ def test_the_first_messages_of_the_public_workload() -> None:
 
 def test_each_kind_of_message() -> None:
     messages = [
-        Message(0, 0, 0, 5, 1, 1, 100),
-        Message(0, 1, 0, 9, 2, 2, 101),
-        Message(0, 0, 1, 12, 3, 3, 101),
-        Message(2, 0, 0, 7, 4, 1, 99),
-        Message(2, 0, 0, 7, 5, 9, 99),
-        Message(1, 0, 0, 0, 6, 9, 0),
-        Message(0, 1, 0, 3, 7, 2, 99),
-        Message(1, 0, 0, 0, 8, 1, 0),
-        Message(0, 0, 0, 1, 9, 1, 98),
+        FlashMessage(0, 0, 0, 5, 1, 1, 100),
+        FlashMessage(0, 1, 0, 9, 2, 2, 101),
+        FlashMessage(0, 0, 1, 12, 3, 3, 101),
+        FlashMessage(2, 0, 0, 7, 4, 1, 99),
+        FlashMessage(2, 0, 0, 7, 5, 9, 99),
+        FlashMessage(1, 0, 0, 0, 6, 9, 0),
+        FlashMessage(0, 1, 0, 3, 7, 2, 99),
+        FlashMessage(1, 0, 0, 0, 8, 1, 0),
+        FlashMessage(0, 0, 0, 1, 9, 1, 98),
     ]
     ours, rulers = reports(messages)
     assert ours == rulers

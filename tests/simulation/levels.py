@@ -20,7 +20,7 @@ import pytest
 from cluster.log import read_header
 from cluster.ports import Schemas, Snapshots
 from cluster.raft import ProposeResult
-from loadtest.linearizability import AnomalyKind, Operation, Verdict, judge
+from loadtest.linearizability import AnomalyKind, HistoryVerdict, Operation, judge
 from node.engine.entries import Entries
 from snapshots.levels import states
 from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, abi_behind, decode_set_level, encode_level_entry
@@ -61,7 +61,7 @@ class Replay:
         return getattr(self._engine, name)
 
 
-def judged(history: list[Operation], log: list[Batch]) -> Verdict:
+def judged(history: list[Operation], log: list[Batch]) -> HistoryVerdict:
     """The judge's verdict, but for what a change of the level is known to do: the contents of commands that were
     remembered before it cannot be compared any more, so an id that comes again with other contents is answered with the
     first outcome, as a duplicate (docs/migrations.md)."""

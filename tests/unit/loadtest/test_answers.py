@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from loadtest.answers import fault
-from loadtest.rest import Request, answer_fault, flow_request, order_body, signed_headers
+from loadtest.rest import RestRequest, answer_fault, flow_request, order_body, signed_headers
 from node.keys.credentials import sign
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, Done, OrderState, Placed, Rejected
@@ -136,7 +136,7 @@ def test_http_targets() -> None:
 
 
 def test_http_signature_agrees_with_the_servers() -> None:
-    request = Request("POST", "/orders?x=1", b'{"a":1}', "POST /orders")
+    request = RestRequest("POST", "/orders?x=1", b'{"a":1}', "POST /orders")
     headers = signed_headers("k", "c2VjcmV0", "p", request)
     assert headers["CB-ACCESS-SIGN"] == sign("c2VjcmV0", headers["CB-ACCESS-TIMESTAMP"], "POST", "/orders?x=1", b'{"a":1}')
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.linearizability import AnomalyKind, Operation, Read, Verdict, Write, body_of, judge
+from loadtest.linearizability import AnomalyKind, HistoryVerdict, Operation, Read, Write, body_of, judge
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery, StatusQuery, TradesQuery
 from snapshots.levels import states
 from snapshots.levels.level import V0_2_0
@@ -59,7 +59,7 @@ class Exchange:
         self.now += 1.0
         self.history.append(Read(query, self.now, self.now + 0.5, self.body(query)))
 
-    def judged(self, *, complete: bool = True) -> Verdict:
+    def judged(self, *, complete: bool = True) -> HistoryVerdict:
         return judge(self.history, self.log, complete=complete)
 
     def kinds(self) -> list[AnomalyKind]:
@@ -90,7 +90,7 @@ def test_a_right_history_holds(exchange: Exchange) -> None:
     exchange.read(OrderQuery("ann", 0, "a"))
     exchange.read(OrderQuery("ann", 77))
     verdict = exchange.judged()
-    assert verdict == Verdict(answered=12, unanswered=0, reads=4)
+    assert verdict == HistoryVerdict(answered=12, unanswered=0, reads=4)
     assert verdict.holds
 
 
@@ -101,7 +101,7 @@ def test_a_history_of_an_earlier_level_is_judged_by_that_level() -> None:
     made.send(limit("ann", "c:a", Side.BUY, 5, 10, oid="a"), limit("bob", "c:b", Side.SELL, 3, 10, oid="b"))
     made.read(OrderQuery("ann", 0, "a"))
     made.read(ANN_BALANCE)
-    assert judge(made.history, made.log, engine=states.empty(V0_2_0)) == Verdict(answered=9, unanswered=0, reads=2)
+    assert judge(made.history, made.log, engine=states.empty(V0_2_0)) == HistoryVerdict(answered=9, unanswered=0, reads=2)
 
 
 def test_an_answer_to_a_repeated_command_is_the_first_one(exchange: Exchange) -> None:

@@ -8,13 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.traffic.plots import Mark, Span, plot
-from loadtest.traffic.report import REPORT_FILE, TIMELINE_FILE, Result, by_protocol, limit_line, page, protocol_lines, read, write
-from loadtest.traffic.timeline import Gap, Timeline
+from loadtest.traffic.plots import Mark, PlotTimes, plot
+from loadtest.traffic.report import (
+    REPORT_FILE,
+    TIMELINE_FILE,
+    LoadResult,
+    by_protocol,
+    limit_line,
+    page,
+    protocol_lines,
+    read,
+    write,
+)
+from loadtest.traffic.timeline import AnswerGap, Timeline
 from node.records.audit import AuditCheck
 
 
-def result(**changes: object) -> Result:
+def result(**changes: object) -> LoadResult:
     """A test of ten seconds without answers in the fifth one, when a leader was killed."""
     timeline = Timeline()
     for number in range(1000):
@@ -23,7 +33,7 @@ def result(**changes: object) -> Result:
             timeline.note(at, "HTTP", 0.01)
             timeline.note(at, "native", 0.002)
             timeline.note(at, "feed", 0.001, command=False)
-    made = Result(
+    made = LoadResult(
         bins=timeline.bins,
         requests=2700,
         failures=0,
@@ -78,8 +88,8 @@ def test_a_fault_is_on_the_page() -> None:
 
 
 def test_the_gap_of_a_kill_is_not_the_longest_one_elsewhere() -> None:
-    found = result(gaps=[Gap(3.0, 1008.0), Gap(0.5, 1004.1), Gap(0.4, 1004.9)])
-    assert found.gap_at(found.marks[0]) == Gap(0.5, 1004.1)
+    found = result(gaps=[AnswerGap(3.0, 1008.0), AnswerGap(0.5, 1004.1), AnswerGap(0.4, 1004.9)])
+    assert found.gap_at(found.marks[0]) == AnswerGap(0.5, 1004.1)
     assert page(found).count('class="gap"') == 4
     assert result(gaps=[]).shown_gaps() == []
 
@@ -91,9 +101,9 @@ def test_a_test_without_answers_has_a_page() -> None:
 
 
 def test_a_broken_curve_where_nothing_was_answered() -> None:
-    svg = plot(Span(0.0, 1.0, [], []), [("p50", [1.0, 10.0, 0.0, 100.0])], logarithmic=True)
+    svg = plot(PlotTimes(0.0, 1.0, [], []), [("p50", [1.0, 10.0, 0.0, 100.0])], logarithmic=True)
     assert svg.count("<polyline") == 2
-    assert plot(Span(0.0, 1.0, [], []), [("HTTP", [1.0, 0.0, 3.0])], logarithmic=False).count("<polyline") == 1
+    assert plot(PlotTimes(0.0, 1.0, [], []), [("HTTP", [1.0, 0.0, 3.0])], logarithmic=False).count("<polyline") == 1
 
 
 def test_files(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from loadtest.personalities import Personality, flow_of
 from loadtest.traffic import stub, users
 from loadtest.traffic.ledger import Ledger, OutcomeSummary
 from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, SocketSession
-from loadtest.traffic.users import Desk, Kind, Pace, Protocols, Sample
+from loadtest.traffic.users import Pace, Protocols, Sample, SampleKind, UserDesk
 from node.client.native import reach
 from node.records.audit import read_acknowledged
 from statemachine.commands import PlaceOrder
@@ -43,9 +43,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
             await serving
 
 
-def desk(cluster: Cluster, directory: Path | None = None) -> tuple[Desk, list[Sample]]:
+def desk(cluster: Cluster, directory: Path | None = None) -> tuple[UserDesk, list[Sample]]:
     samples: list[Sample] = []
-    return Desk(cluster, PEOPLE, 1, "run", Pace(0.0), Ledger(directory), samples.append), samples
+    return UserDesk(cluster, PEOPLE, 1, "run", Pace(0.0), Ledger(directory), samples.append), samples
 
 
 @pytest.mark.parametrize("protocol", [HttpSession, SocketSession, NativeSession])
@@ -85,7 +85,7 @@ async def test_users_report_what_they_do(cluster: Cluster, protocol: Protocols, 
     assert len(samples) >= 100
     assert not [sample.fault for sample in samples if sample.fault]
     assert {sample.protocol for sample in samples} == {protocol.protocol}
-    assert (Kind.READ in {sample.kind for sample in samples}) == (protocol is not SocketSession)
+    assert (SampleKind.READ in {sample.kind for sample in samples}) == (protocol is not SocketSession)
     assert await shared.ledger.lost(cluster.operator) == []
     shared.ledger.close()
     (path,) = (tmp_path / "results").glob("acknowledged-*.jsonl")

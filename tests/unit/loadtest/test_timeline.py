@@ -7,11 +7,11 @@ import math
 import msgspec
 import pytest
 
-from loadtest.traffic.timeline import BIN_S, GROWTH, SLOT_S, Gap, News, Timeline, joined, quantile
+from loadtest.traffic.timeline import BIN_S, GROWTH, SLOT_S, AnswerGap, News, Timeline, joined, quantile
 
 
-def longest(timeline: Timeline, until_s: float = math.inf) -> Gap:
-    return next(iter(timeline.gaps(until_s)), Gap(0.0, 0.0))
+def longest(timeline: Timeline, until_s: float = math.inf) -> AnswerGap:
+    return next(iter(timeline.gaps(until_s)), AnswerGap(0.0, 0.0))
 
 
 def of(*times: float) -> Timeline:

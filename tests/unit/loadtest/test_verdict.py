@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from loadtest.reader import FeedReader, FeedTally
+from loadtest.reader import FeedChecker, FeedTally
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal
 from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
@@ -31,8 +31,8 @@ def opened(sequence: int, order_id: int = 1) -> OrderOpened:
     return OrderOpened("BTC-USD", sequence, 0, order_id, "alice", Side.BUY, 1, 1)
 
 
-def reader(*sequences: int, visited: int = 3) -> FeedReader:
-    made = FeedReader("BTC-USD", {}, "n1", tls=ssl.create_default_context(), credentials=Credentials("k", "", ""))
+def reader(*sequences: int, visited: int = 3) -> FeedChecker:
+    made = FeedChecker("BTC-USD", {}, "n1", tls=ssl.create_default_context(), credentials=Credentials("k", "", ""))
     for sequence in sequences:
         made.tally.add(opened(sequence))
     made.visited = list(NAMES[:visited])

@@ -56,8 +56,8 @@ class NewOutcome(msgspec.Struct, array_like=True):
     outcome: NewKept
 
 
-def schema(name: str, row: type[msgspec.Struct], *key: str) -> tsv.Schema:
-    return tsv.Schema({name: row}, {name: key}, scaled=False)
+def schema(name: str, row: type[msgspec.Struct], *key: str) -> tsv.TsvSchema:
+    return tsv.TsvSchema({name: row}, {name: key}, scaled=False)
 
 
 def rows(found: Iterable[msgspec.Struct]) -> list[tuple[bytes, bytes]]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.fix.fields import FieldError, Message
-from node.fix.wire import Frame, Framer, WireError
+from node.fix.fields import FieldError, FixMessage
+from node.fix.wire import FixFrame, Framer, WireError
 from tests.unit.node.fix.harness import Client, serving
 
 VALUES = (
@@ -85,7 +85,7 @@ def test_any_bytes_are_frames_garbled_or_too_long(data: bytes, piece: int) -> No
 @settings(max_examples=300, deadline=None)
 def test_any_fields_are_read_or_refused_with_the_field(pairs: list[tuple[int, str]]) -> None:
     body = "".join(f"{tag}={value}\x01" for tag, value in pairs).encode("latin-1")
-    message = Message(Frame(b"8=FIXT.1.1\x019=5\x0135=D\x01" + body + b"10=000\x01"))
+    message = FixMessage(FixFrame(b"8=FIXT.1.1\x019=5\x0135=D\x01" + body + b"10=000\x01"))
     with contextlib.suppress(FieldError):
         message.check()
     for tag in TAGS:

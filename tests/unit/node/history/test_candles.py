@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, select
 
 from node.history import tables
 from node.history.candles import GRANULARITIES, MINUTE, STORED, Candle, aggregate
-from node.history.projection import Row, Rows
+from node.history.projection import HistoryRows, Row
 from node.history.store import candle_of, put_candles
 from statemachine.limits import SECOND_NS
 
@@ -50,7 +50,7 @@ def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], chu
     tables.candles.create(database)
     with database.begin() as connection:
         for start in range(0, len(rows), chunk):
-            some = Rows()
+            some = HistoryRows()
             some.trades = rows[start : start + chunk]
             for (product_id, granularity), candles in some.candles().items():
                 put_candles(connection, product_id, granularity, candles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.history.projection import LedgerKind, Projection, Step
+from node.history.projection import HistoryStep, LedgerKind, Projection
 from statemachine.commands import AnyCommand, Batch, CorrectTrade
 from statemachine.limits import OPERATOR
 from statemachine.types import Side
@@ -30,7 +30,7 @@ def test_the_ledger_has_the_money_that_a_correction_moved(new_price: int) -> Non
     kinds = []
     for command in commands:
         applied = engine.apply(Batch(engine.time + 1, [command]))
-        step = Step(engine.sequence, engine.time, command, applied.outcomes[0], applied.events)
+        step = HistoryStep(engine.sequence, engine.time, command, applied.outcomes[0], applied.events)
         rows = projection.rows([step], _known)
         kinds = [(row["kind"], row["account_id"], row["trade_id"]) for row in rows.ledger]
     assert {kind for kind, *_ in kinds} == ({LedgerKind.MATCH, LedgerKind.FEE} if not new_price else {LedgerKind.MATCH})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.history.projection import Projection, Step
+from node.history.projection import HistoryStep, Projection
 from statemachine.commands import AnyCommand, Batch, OrderOptions, PlaceOrder
 from statemachine.types import OrderType, Side, StopType
 from tests.unit.statemachine.market import PRODUCT, limit, market
@@ -26,7 +26,7 @@ def test_the_stop_price_follows() -> None:
     ]
     for command in commands:
         applied = engine.apply(Batch(engine.time + 1, [command]))
-        step = Step(engine.sequence, engine.time, command, applied.outcomes[0], applied.events)
+        step = HistoryStep(engine.sequence, engine.time, command, applied.outcomes[0], applied.events)
         orders.update(projection.rows([step], known).orders)
     state = engine.order(1)
     assert state is not None

@@ -19,9 +19,9 @@ from node.deployment.setup import initialise
 from node.errors import StreamError
 from node.migration import switch
 from node.streams import following as module
-from node.streams.broker import BrokerError, FencedError, Place, Record
-from node.streams.following import Following
-from node.streams.records import Writer
+from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
+from node.streams.following import NodeStream
+from node.streams.records import RecordWriter
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR
@@ -36,23 +36,23 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.place: Place | None = None
+        self.place: StreamProgress | None = None
         self.failures: list[tuple[BrokerError, bool]] = []
         self.begun = 0
         self.cuts: list[tuple[int, Record]] = []
         """Each with how many records were there before it."""
 
-    def cut(self, records: Sequence[Record], place: Place) -> None:
+    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
         if self.failures:
             raise self.failures.pop(0)[0]
         self.cuts += [(len(self.records), record) for record in records]
         self.place = place
 
-    def begin(self) -> Place | None:
+    def begin(self) -> StreamProgress | None:
         self.begun += 1
         return self.place
 
-    def publish(self, records: Sequence[Record], place: Place) -> None:
+    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
         failure = self.failures.pop(0) if self.failures else None
         if failure is None or failure[1]:
             self.records += records
@@ -60,7 +60,7 @@ class MemoryBroker:
         if failure is not None:
             raise failure[0]
 
-    def standing(self) -> Place | None:
+    def standing(self) -> StreamProgress | None:
         return self.place
 
     def close(self) -> None:
@@ -88,13 +88,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
     return made
 
 
-def stream(config: NodeConfig, broker: MemoryBroker) -> Following:
-    following = Following(config, broker, Writer("qb", "json"))
+def stream(config: NodeConfig, broker: MemoryBroker) -> NodeStream:
+    following = NodeStream(config, broker, RecordWriter("qb", "json"))
     following.begin()
     return following
 
 
-def drain(following: Following, applied: int = ENTRIES) -> None:
+def drain(following: NodeStream, applied: int = ENTRIES) -> None:
     while following.advance(applied):
         pass
 
@@ -106,10 +106,10 @@ def test_all_is_published_once(config: NodeConfig) -> None:
     broker = MemoryBroker()
     following = stream(config, broker)
     drain(following, 17)
-    assert broker.place == Place("trial", 17, 1, "n1")
+    assert broker.place == StreamProgress("trial", 17, 1, "n1")
     drain(following)
     assert broker.sequences == EXPECTED
-    assert broker.place == Place("trial", ENTRIES, 3, "n1")
+    assert broker.place == StreamProgress("trial", ENTRIES, 3, "n1")
     following.close()
 
 
@@ -172,10 +172,10 @@ def test_two_streams_publish_each_entry_once_between_them(config: NodeConfig) ->
 
 def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig) -> None:
     broker = MemoryBroker()
-    broker.place = Place("other", 5, 1)
+    broker.place = StreamProgress("other", 5, 1)
     with pytest.raises(StreamError, match="set another"):
         stream(config, broker)
-    broker.place = Place("trial", 25, 1)
+    broker.place = StreamProgress("trial", 25, 1)
     following = stream(config, broker)
     with pytest.raises(StreamError, match="a rollback undid"):
         drain(following)
@@ -209,7 +209,7 @@ def test_after_a_rollback_the_stream_is_cut_back_and_goes_on(config: NodeConfig,
     before.close()
     roll_back(config, 12, 30, 9)
     after = stream(config, broker)
-    assert after.undone(Place("trial", ENTRIES, 3)) == 12
+    assert after.undone(StreamProgress("trial", ENTRIES, 3)) == 12
     if fails:
         broker.failures = [(BrokerError("away"), False)]
         with pytest.raises(BrokerError):
@@ -225,7 +225,7 @@ def test_after_a_rollback_the_stream_is_cut_back_and_goes_on(config: NodeConfig,
     kept = [record for record in broker.records[:at] if record.index <= 12] + broker.records[at:]
     assert [record.sequence for record in kept if record.topic == "qb.commands"] == list(range(1, 28))
     assert b"D13" in next(record for record in commands if record.index == 13 and record in broker.records[at:]).value
-    assert broker.place == Place("trial", 30, 9, "n1")
+    assert broker.place == StreamProgress("trial", 30, 9, "n1")
     again = stream(config, broker)
     assert not again.advance(30)
     assert len(broker.cuts) == 3, "once"

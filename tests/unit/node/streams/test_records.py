@@ -9,7 +9,7 @@ import pytest
 
 from node.history.projection import apply
 from node.streams.broker import Record
-from node.streams.records import Writer
+from node.streams.records import RecordWriter
 from node.streams.schema import text as schema_text
 from statemachine.commands import (
     AnyCommand,
@@ -48,7 +48,7 @@ TRADING: list[AnyCommand] = [
 
 def made(form: str, *batches: list[AnyCommand]) -> list[Record]:
     """The records of some log entries."""
-    engine, writer = Engine(), Writer("qb", form)
+    engine, writer = Engine(), RecordWriter("qb", form)
     found: list[Record] = []
     for number, commands in enumerate(batches, 1):
         found += writer.records(engine, apply(engine, encode_batch(Batch(number * 10**9, commands))))
@@ -119,7 +119,7 @@ def test_every_record_fits_the_schema_that_is_documented(form: str) -> None:
     judge = jsonschema.Draft202012Validator(documented[form])
     judge.check_schema(documented[form])
     records = made(form, SETUP, TRADING, [NoteStream("alice", "13", "key/o", "origin", "text", open=True)])
-    records += Writer("qb", form).cuts(Engine(), 0)
+    records += RecordWriter("qb", form).cuts(Engine(), 0)
     assert {"place_order", "order_matched", "balances", "cut_back", "put_api_key"} <= {record.kind for record in records}
     for record in records:
         value = json.loads(record.value) if form == "json" else msgspec.msgpack.decode(record.value)
