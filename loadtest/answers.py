@@ -23,7 +23,7 @@ EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
     ),
     CancelOrder: frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE, Reason.AUCTION_OPENING}),
 }
-"""Why a well-formed command of a flow may be refused. Any other reason is a fault."""
+"""The reasons for which the exchange may reject a well-formed command of a flow. Any other reason is a fault."""
 
 
 def fault(command: AnyCommand, outcome: AnyOutcome) -> str:

@@ -35,7 +35,7 @@ from statemachine.engine import Engine
 CLIENTS = 12
 CHUNK = 50
 IN_FLIGHT = 3
-"""Native throughput: clients, commands in a request, requests under way at once by each client."""
+"""Native throughput: clients, commands in a request, and requests in flight of each client."""
 
 HTTP_CONNECTIONS = 24
 ENGINE_COMMANDS = 30_000

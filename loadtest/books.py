@@ -1,8 +1,8 @@
 """Checks of the feed: books rebuilt from events must equal the books that the nodes answer.
 
-`BookFollower` reads the WebSocket's channels `full` and `level2` at one node, and goes on at the next, from the next
-sequence, when its node is lost: no sequence may be missing or come twice. `OrderBook` is the book at level 3 that both
-it and readers of the native feed rebuild.
+`BookFollower` reads the WebSocket's channels `full` and `level2` at one node. When its node is lost, it continues at
+another from the next sequence. No sequence may be missing or come twice. `OrderBook` is the book at level 3 that the
+follower and readers of the native feed rebuild.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Levels = dict[str, dict[Number, Number]]
 SIDES = {"buy": "bids", "sell": "asks"}
 PAUSE = 0.05
 PING_SECONDS = 5.0
-"""A node that does not answer a ping for half of it is left."""
+"""Seconds between two pings. The follower leaves a node that does not answer one within half of that."""
 
 
 class OrderBook:
@@ -208,18 +208,15 @@ class BookFollower:
             self.events += 1
 
     def _is_at(self, sequence: int) -> bool:
-        """Whether both books are those after that event; the channel `level2` has no sequences, but follows on the same
-        connection.
-        """
+        """Whether both books include that event. The channel `level2` has no sequences, but arrives on the same connection."""
         rebuilt = self.level3
         return rebuilt is not None and rebuilt.sequence >= sequence and self.level2.levels == rebuilt.levels()
 
     async def difference(self, url: str, seconds: float) -> str:
-        """In what the rebuilt books differ from the one that the node at `url` answers, once nobody trades; "" where
-        they do not.
+        """Return how the rebuilt books differ from the book that the node at `url` answers, or "". Nobody may trade.
 
-        Waits up to `seconds` until the node answers, and until all are as far; where an order leaves by itself
-        meanwhile, it asks again.
+        Waits up to `seconds` until the node answers and all books have the same sequence. Asks again if an order expires
+        in that time.
         """
         end = time.monotonic() + seconds
         while True:

@@ -35,16 +35,16 @@ from statemachine.decimals import to_text
 from statemachine.types import ProductStatus
 
 RECENT_SECONDS = 2.0
-"""What "orders/s" and the latencies of the view are taken over."""
+"""Seconds over which the view shows orders a second and latencies."""
 
 REFRESH_SECONDS = 0.25
 READY_SECONDS = 30.0
 
 UI_RATE = 150.0
-"""Commands a second of a market that people look at: it moves, and leaves the machine to the browser."""
+"""Commands a second of a market for people: enough to move, and few enough to leave the machine to the browser."""
 
 AUCTION_PART = 0.1
-"""Of the time for which is traded, what an opening auction collects orders before it."""
+"""The share of the trading time for which an opening auction collects orders first."""
 
 
 class DemoResult(msgspec.Struct, kw_only=True):

@@ -25,7 +25,7 @@ from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, T
 FlowCommand = PlaceOrder | CancelOrder | CancelAll
 
 OPEN_MAX = 30
-"""Orders a client keeps in mind."""
+"""Orders that a client remembers."""
 
 STEPS_A_MOVE = 8
 """A client's steps between two moves of the mid."""
@@ -41,7 +41,7 @@ class Kind(Enum):
     FOK = "the same, all or nothing"
     MARKET_SIZE = "a market order by size"
     MARKET_FUNDS = "a market order by funds"
-    GOOD_TILL_TIME = "a limit order away from the mid that leaves by itself"
+    GOOD_TILL_TIME = "a limit order away from the mid that expires"
     STOP_LIMIT = "a limit order that waits for a trade a little away from the mid"
     STOP_MARKET = "a market order that does"
     CANCEL = "cancel an order that may still be open"
@@ -64,15 +64,15 @@ WEIGHTS: dict[Kind, int] = {
     Kind.CANCEL_ALL: 2,
     Kind.RETRY: 8,
 }
-"""How often each kind comes in a usual flow, in parts of their sum."""
+"""The weight of each kind in a usual flow."""
 
 MARKET = frozenset({Kind.MARKET_SIZE, Kind.MARKET_FUNDS, Kind.STOP_MARKET})
 STOPS = frozenset({Kind.STOP_LIMIT, Kind.STOP_MARKET})
 STAYING = frozenset({Kind.PASSIVE, Kind.POST_ONLY, Kind.CROSSING, Kind.GOOD_TILL_TIME, *STOPS})
-"""Kinds whose orders may be there for a while, and are kept in mind."""
+"""Kinds whose orders may rest, and are remembered."""
 
 LIVES = (10**9, 86_400 * 10**9)
-"""Nanoseconds that orders which leave by themselves live: a second, or longer than any run."""
+"""Lifetimes of good-till-time orders in nanoseconds: a second, or longer than any run."""
 
 _STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePrevention.CN, SelfTradePrevention.CB]
 
@@ -98,7 +98,7 @@ class ClientFlow(Iterator[FlowCommand]):
     """The endless flow of one client.
 
     `run` is part of every id, so each run on a cluster needs another one. Flows of the same `seed` share the
-    mid's walk. `weights`: how often each kind comes, in parts of their sum.
+    mid's walk. `weights`: the weight of each kind.
     """
 
     def __init__(

@@ -25,10 +25,10 @@ PORTS_APART = 100
 TRIES = 60
 PORT_RANGES = 220
 LOWEST_PORT = 10_000
-"""All below the ports that the system hands out by itself."""
+"""All below the ports that the system assigns."""
 
 USUAL_BASE = 7000
-"""What `quorumbook init` takes."""
+"""The first port of `quorumbook init`."""
 
 PORT_SHARE = "QUORUMBOOK_PORT_SHARE"
 """The environment variable that names the share of the port ranges which this process and its children take, as

@@ -183,7 +183,7 @@ class _Sent:
 
 
 class _Writes:
-    """The commands of a history, where the log has them, and what time says about their order."""
+    """The commands of a history, their places in the log, and the order that their times require."""
 
     def __init__(self, verdict: HistoryVerdict) -> None:
         self._verdict = verdict
@@ -209,8 +209,8 @@ class _Writes:
             sent.answers[_plain(write.outcome)] = (write.outcome.sequence, write.outcome)
 
     def place(self, log: Iterable[Batch], *, complete: bool) -> None:
-        """Find each command's first place in the log, which says in which order the exchange took them, and compare
-        that with time.
+        """Find each command's first place in the log, which is the order of the exchange, and compare that order with the
+        times.
         """
         sequence = 0
         for batch in log:
@@ -287,7 +287,7 @@ class _Writes:
 
 
 def _as_sent(command: AnyCommand) -> bytes:
-    """The identity of a command: its contents without a key's secret and passphrase, which nodes encrypt before they
+    """Return the identity of a command: its contents without a key's secret and passphrase, which nodes encrypt before they
     propose them.
     """
     if isinstance(command, PutApiKey):
@@ -296,7 +296,7 @@ def _as_sent(command: AnyCommand) -> bytes:
 
 
 def _plain(outcome: AnyOutcome) -> bytes:
-    """The first outcome, without `duplicate`."""
+    """Return the bytes of an outcome without `duplicate`."""
     return _encode(msgspec.structs.replace(outcome, duplicate=False))
 
 
@@ -369,7 +369,7 @@ def _open(read: Read, writes: _Writes) -> _Open:
 
 
 def body_of(engine: Engine, query: AnyQuery, known: dict[AnyQuery, bytes | None]) -> bytes | None:
-    """What a node in the engine's state answers to a query; None for "does not exist". `known` has the answers of this
+    """Return a node's answer to a query in the engine's state; None for "does not exist". `known` has the answers of this
     state so far.
 
     Raises:

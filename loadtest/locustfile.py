@@ -166,7 +166,7 @@ class Generator:
             )
 
     def keep_reporting(self, environment: Environment) -> None:
-        """Report samples for ever."""
+        """Report samples until Locust ends."""
         while True:
             self.report_samples(environment)
             gevent.sleep(REPORT_S)
@@ -375,7 +375,7 @@ class NativeTrader(TradingUser):
     session = NativeSession
 
 
-class FeedUser(ExchangeUser):
+class FeedReader(ExchangeUser):
     """Follows a product's feed and checks its sequences."""
 
     fixed_count = 2

@@ -36,7 +36,7 @@ class ProductSpec(msgspec.Struct, frozen=True):
     taker_fee_ppm: int
     opening_ticks: int
     typical_lots: int
-    """A usual order's size, in lots."""
+    """The size of a usual order, in lots."""
 
 
 CURRENCIES: dict[str, int] = {"USD": 8, "BTC": 8, "ETH": 8, "AAPL": 0}
@@ -50,10 +50,10 @@ PRODUCTS: tuple[ProductSpec, ...] = (
 )
 
 RECORDED = ProductSpec("AAPL-USD", "AAPL", "USD", 10**6, 1, 1, 10**9, 0, 0, 58_000, 100)
-"""What a recording of a stock is traded on: ticks of a cent, whole shares, no fees."""
+"""The product on which a recording of a stock trades: ticks of a cent, whole shares, no fees."""
 
 DEPOSITS: dict[str, int] = {"USD": 10**9 * 10**8, "BTC": 10_000 * 10**8, "ETH": 100_000 * 10**8, "AAPL": 10**6}
-"""What each account is given, in smallest units: enough that funds seldom decide."""
+"""The deposits of each account, in smallest units: enough that funds seldom decide."""
 
 
 class Trader(msgspec.Struct, frozen=True):

@@ -29,11 +29,11 @@ LEVELS = 4
 """Quotes of a market maker on each side of a product. All its quotes together stay below the limit of open orders."""
 
 TICKS_APART = 3
-"""Between two quotes of one side, and between the mid and the first one."""
+"""Ticks between two quotes of one side, and between the mid and the first quote."""
 
 
 class Personality(Enum):
-    """What kind of trader a user is. The value is its name in reports."""
+    """The kind of a trader. The value is its name in reports."""
 
     MAKER = "maker"
     TAKER = "taker"
@@ -100,12 +100,12 @@ class MarketMakerFlow(Iterator[FlowCommand]):
 
 
 def personality_of(number: int) -> Personality:
-    """The personality of the user with this number."""
+    """Return the personality of the user with this number."""
     return SHARES[number % len(SHARES)]
 
 
 def flow_of(personality: Personality, seed: int, account_id: str, run: str) -> Iterator[FlowCommand]:
-    """A new flow. `run` goes into every id, and must be another one for each user of an account."""
+    """Return a new flow. `run` is part of every id, and each user of an account needs another one."""
     if personality is Personality.MAKER:
         return MarketMakerFlow(seed, account_id, run)
     weights = {Personality.TAKER: TAKER_WEIGHTS, Personality.CANCELLER: CANCELLER_WEIGHTS}.get(personality, WEIGHTS)

@@ -91,7 +91,7 @@ class Recorder:
         return len(self._pending)
 
     def sent(self, commands: Sequence[AnyCommand], at: float) -> None:
-        """Note that `commands` were first sent at `at`."""
+        """Record that `commands` were first sent at `at`."""
         for command in commands:
             key = (command.account_id, command.command_id)
             if key not in self._sequences:

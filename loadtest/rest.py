@@ -21,11 +21,11 @@ EXPECTED_REFUSALS: dict[str, frozenset[str]] = {
     "POST": frozenset({"post_only_would_take", "insufficient_funds", "too_many_open_orders", "own_orders_cross"}),
     "DELETE": frozenset({"unknown_order", "order_already_done", "auction_opening"}),
 }
-"""By method: the reasons for which a well-formed request of a flow may be refused."""
+"""By method: the reasons for which the exchange may reject a well-formed request of a flow."""
 
 
 class RestRequest(msgspec.Struct, frozen=True):
-    """An HTTP request before it is signed. `target` is path and query as they go over the wire; `name` groups it in
+    """An HTTP request before it is signed. `target` is path and query as they are sent. `name` groups it in
     statistics.
     """
 
@@ -36,7 +36,7 @@ class RestRequest(msgspec.Struct, frozen=True):
 
 
 def signed_headers(key_id: str, secret: str, passphrase: str, request: RestRequest) -> dict[str, str]:
-    """The headers that sign `request` with an API key at the present time."""
+    """Return the headers that sign `request` with an API key at the present time."""
     timestamp = f"{time.time():.6f}"
     return {
         "CB-ACCESS-KEY": key_id,
@@ -52,7 +52,7 @@ def _request(method: str, target: str, body: Mapping[str, object] | None, name: 
 
 
 def order_body(command: PlaceOrder) -> dict[str, object]:
-    """The JSON of POST /orders. What the API has defaults for is left out where it is the default."""
+    """Return the JSON of POST /orders, without fields that have the default of the API."""
     base, _, quote = command.product_id.rpartition("-")
     body: dict[str, object] = {
         "product_id": command.product_id,
@@ -80,7 +80,7 @@ def order_body(command: PlaceOrder) -> dict[str, object]:
 
 
 def flow_request(command: FlowCommand) -> RestRequest:
-    """The request that a command of a flow is."""
+    """Return the request for a command of a flow."""
     if isinstance(command, PlaceOrder):
         return _request("POST", "/orders", order_body(command), "POST /orders")
     if isinstance(command, CancelOrder):
@@ -91,7 +91,7 @@ def flow_request(command: FlowCommand) -> RestRequest:
 
 
 def answer_fault(command: FlowCommand, status: int, answer: object) -> str:
-    """What is wrong with the decoded answer to `flow_request(command)`, or "". Redirects are not expected here."""
+    """Return what is wrong with the decoded answer to `flow_request(command)`, or "". Redirects are not expected here."""
     method = "POST" if isinstance(command, PlaceOrder) else "DELETE"
     if 400 <= status < 500:
         if not isinstance(answer, dict) or not isinstance(answer.get("message"), str):

@@ -41,11 +41,11 @@ LEVEL_SECONDS = 30.0
 ACKS_FILE = "acknowledged.jsonl"
 HISTORY_FILE = "history.jsonl"
 ASKERS = 2
-"""Clients that only read."""
+"""The number of clients that only read."""
 
 ASK_PAUSE = 0.1
 UNDER_WAY_MAX = 10_000
-"""More commands than are under way at a time: a read may show what stands behind the last answer in a history."""
+"""More commands than are ever in flight: a read may show commands behind the last answer of a history."""
 
 
 class Kill(msgspec.Struct):

@@ -30,14 +30,14 @@ from loadtest.verdict import Verdict
 
 READY_SECONDS = 40.0
 PAUSE_SECONDS = (0.5, 2.0)
-"""Between a node's return and the next one's end."""
+"""Seconds between a node's return and the end of the next node."""
 
 DOWN_SECONDS = (0.2, 2.0)
 KILL_SHARE = 0.7
-"""Of the restarts; the others are stops in good order."""
+"""The share of kills among restarts; the others are stops in good order."""
 
 SETTINGS = {"snapshot.every_commands": 400}
-"""Snapshots often enough that nodes come back from them, and behind the compacted log."""
+"""Frequent snapshots, so that nodes restart from them and fall behind the compacted log."""
 
 
 class SoakPlan(msgspec.Struct, frozen=True, kw_only=True):

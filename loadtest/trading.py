@@ -25,7 +25,7 @@ FAULTS_KEPT = 20
 """Texts of faults that are kept; all are counted."""
 
 FINAL = frozenset({FailCode.BAD_REQUEST, FailCode.UNAUTHORIZED, FailCode.FORBIDDEN, FailCode.NOT_FOUND})
-"""Failures that another attempt does not mend."""
+"""Failures that another attempt cannot correct."""
 
 
 class Pacer:

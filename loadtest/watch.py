@@ -15,13 +15,13 @@ from node.native.protocol import AnyQuery, BookQuery, BookView, NodeStatus, Orde
 from statemachine.events import OrderState
 
 ANSWER_SECONDS = 1.0
-"""A node that does not answer in this time is taken for down."""
+"""Seconds without an answer after which a node counts as down."""
 
 LONG = 3_600 * 10**9
 """Nanoseconds."""
 
 Statuses = Mapping[str, NodeStatus | None]
-"""A status a node, None for one that does not answer."""
+"""The status of each node, None if it does not answer."""
 
 
 class Watcher:
