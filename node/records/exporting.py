@@ -97,7 +97,9 @@ def export_tables(config: NodeConfig, target: Path, progress: Progress = no_prog
     progress(TABLES_WRITTEN, 0, total)
     try:
         with files.named(target):
-            return manifest, write_tables(target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total))
+            return manifest, write_tables(
+                target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total)
+            )
     except BaseException:
         for path in target.glob(f"*{SUFFIX}"):
             path.unlink()
