@@ -87,6 +87,8 @@ UNITS: Mapping[str, Unit] = {
             "trigger_high",
             "opening_price",
             "static_price",
+            "low",
+            "high",
             "noted_price",
             "new_price",
             "order_notional_max",
@@ -126,7 +128,7 @@ UNITS: Mapping[str, Unit] = {
 PLAIN_NUMBERS = frozenset(
     {
         "proposal_id", "consent_ns", "switches", "cancelled", "dynamic_ppm", "static_ppm", "distance_ppm", "late_ppm", "halt_ns",
-        "call_ns", "random_ns", "late_ns", "extension_ns", "imbalance_ns",
+        "call_ns", "random_ns", "limit_ns", "limit_side", "late_ns", "extension_ns", "imbalance_ns",
         "extensions", "extensions_max", "orders_max", "rate_max", "day", "rate_second", "rate_count", "trade_id",
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
         "number", "base", "taken", "opened",

@@ -3,8 +3,8 @@
 - A trade in continuous trading is at most `dynamic_ppm` away from the last trade's price, and at most `static_ppm` from
   the price of the last auction. A reference price that is not known yet sets no bound. Bounds are rounded inwards.
 - An order trades up to the collar. When the next trade would be outside, its remainder is cancelled
-  (`DoneReason.COLLARED`), or trading is interrupted (`volatility`). A fill-or-kill order that would need a price
-  outside is not filled, and interrupts nothing.
+  (`DoneReason.COLLARED`), or trading is interrupted (`volatility`), perhaps after a limit state (`limit_states`). A
+  fill-or-kill order that would need a price outside is not filled, and interrupts nothing.
 - With `CollarAction.REJECT` a limit order whose price is outside the collar on its aggressive side is rejected, even if
   there is nothing to trade with.
 - In an auction there is no collar; its price is the next reference.
@@ -60,6 +60,7 @@ def put(state: State, command: PutProductLimits) -> Reject | None:
         command.order_notional_max,
         command.distance_ppm,
         static,
+        command.limit_ns,
     )
     if any((row.dynamic_ppm, row.static_ppm, row.order_size_max, row.order_notional_max, row.distance_ppm)):
         rows.put(row)
@@ -78,7 +79,7 @@ def _admit(product: Product | None, command: PutProductLimits) -> Reject | None:
     for field in ("dynamic_ppm", "static_ppm", "distance_ppm"):
         if not 0 <= getattr(command, field) <= _PPM_MAX:
             return Reject(Reason.INVALID_LIMITS, field, f"expected 0 to {_PPM_MAX} parts per million")
-    for field in ("halt_ns", "call_ns", "random_ns"):
+    for field in ("halt_ns", "call_ns", "random_ns", "limit_ns"):
         if not 0 <= getattr(command, field) <= DURATION_MAX:
             return Reject(Reason.INVALID_LIMITS, field, f"expected 0 to {DURATION_MAX} nanoseconds")
     for field in ("order_size_max", "order_notional_max", "static_price"):
@@ -92,6 +93,8 @@ def _admit(product: Product | None, command: PutProductLimits) -> Reject | None:
         return Reject(Reason.INVALID_LIMITS, "call_ns", "expected more than 0: how long orders are collected")
     if command.action == CollarAction.HALT and not command.halt_ns:
         return Reject(Reason.INVALID_LIMITS, "halt_ns", "expected more than 0")
+    if command.action == CollarAction.REJECT and command.limit_ns:
+        return Reject(Reason.INVALID_LIMITS, "limit_ns", "expected 0: the action lets no halt or call follow a limit state")
     return None
 
 
@@ -104,7 +107,11 @@ def note_auction(state: State, product: Product, price: int) -> None:
 
 
 def bounds(product: Product, times: int = 1) -> tuple[int, int]:
-    """The lowest and the highest price at which the product may trade, with a collar `times` as wide."""
+    """The lowest and the highest price at which the product may trade, with a collar `times` as wide. In a limit state
+    they are those from before it.
+    """
+    if product.band is not None:
+        return product.band
     row = product.controls
     assert row is not None, "the product has limits"
     low, high = 0, AMOUNT_MAX
@@ -115,13 +122,18 @@ def bounds(product: Product, times: int = 1) -> tuple[int, int]:
     return low, high
 
 
+def begin(product: Product) -> None:
+    """Fix the collar of an order that is about to match; its own trades do not move it. The product has limits."""
+    product.collar = None if product.opening or product.status == _AUCTION else bounds(product)
+
+
 def limit_key(product: Product, makers: BookSide, limit: int) -> int:
     """The largest key of the other side at which an order may trade: `limit`, the key of its own price, or the
     collar's. The product has limits.
     """
-    if product.opening or product.status == _AUCTION or makers.best is None:
+    if product.collar is None or makers.best is None:
         return limit
-    low, high = bounds(product)
+    low, high = product.collar
     nearest, farthest = (-high, -low) if makers.direction < 0 else (low, high)
     return min(limit, makers.best.key - 1 if makers.best.key < nearest else farthest)
 

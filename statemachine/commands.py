@@ -340,7 +340,8 @@ class PutProductLimits(Command, frozen=True, tag=43):
     parts per million; `static_price` replaces the latter where it is not 0. `action` says what happens to an order that
     would trade outside. A halt lasts `halt_ns`. The call of an auction lasts `call_ns`, and a random time of up to
     `random_ns` more. It is extended by as much again, at most `extensions_max` times, while its indicative price is
-    more than twice as far away as the collar allows.
+    more than twice as far away as the collar allows. With `limit_ns` a limit state of that time comes before the halt
+    or the call (`limit_states`).
 
     `order_size_max` is in base units, `order_notional_max` in quote units; a limit order's price is at most
     `distance_ppm` away from the market.
@@ -358,6 +359,7 @@ class PutProductLimits(Command, frozen=True, tag=43):
     order_notional_max: int = 0
     distance_ppm: int = 0
     static_price: int = 0
+    limit_ns: int = 0
 
 
 class PutRiskLimits(Command, frozen=True, tag=44):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from statemachine import access, calendar, consent, fees
+from statemachine import access, calendar, consent, fees, limit_states
 from statemachine.errors import StateError
 from statemachine.limits import MEMBERS_PER_FIRM
 from statemachine.state import State
-from statemachine.types import ProductStatus, Scope, Switch, Timer
+from statemachine.types import ProductStatus, Scope, Side, Switch, Timer
 
 _NAMED = (Scope.FIRM, Scope.ACCOUNT, Scope.PRODUCT)
 
@@ -22,6 +22,9 @@ def arrange(state: State) -> None:
         fees.index(state, row)
     for row in state.records["product_limits"]:
         state.products[row.product_id].controls = row
+    for row in state.records["interruption"]:
+        if row.limit_side:
+            limit_states.index(state, row)
     for row in state.records["timer"]:
         state.timers[row.at, int(row.kind), row.subject, row.tag] = None
     for row in state.records["calendar"]:
@@ -48,6 +51,10 @@ def check_contents(state: State) -> None:
     for row in records["interruption"]:
         product = state.products[row.product_id]
         status = ProductStatus.CANCEL_ONLY if row.halted else ProductStatus.AUCTION
+        if row.limit_side:
+            status = row.resume
+            assert row.limit_side in tuple(Side), f"product {row.product_id}: a limit state of side {row.limit_side}"
+            assert row.low >= 0 and row.high > 0, f"product {row.product_id}: the collar of its limit state"  # noqa: PT018
         assert product.status == status, f"product {row.product_id}: interrupted, and not in the status for it"
         found = records["timer"].get(Timer.INTERRUPTION, row.product_id, "")
         assert found is not None and found.at == row.ends_at, f"product {row.product_id}: an interruption without end"  # noqa: PT018
@@ -91,6 +98,10 @@ def check_arrangement(state: State) -> None:
     assert list(state.timers) == times, "the index of timers"
     for name, product in state.products.items():
         assert product.controls == records["product_limits"].get(name), f"product {name}: its limits"
+    limited = {row.product_id: (row.low, row.high) for row in records["interruption"] if row.limit_side}
+    bands = {name: product.band for name, product in state.products.items() if product.band is not None}
+    assert limited == bands, "the collars of limit states"
+    assert sorted(state.limited) == sorted(limited), "the products in a limit state"
     guarded = any(len(records[table]) for table in ("switch", "product_limits", "risk"))
     assert state.guarded is guarded, "guarded, or not"
     currencies = dict.fromkeys(row.currency for row in records["fee_tiers"])

@@ -18,6 +18,8 @@ cdef int _AMENDED
 cdef int _TRAILED
 cdef int _REPORT_AMENDED
 cdef int _REPORT_TRAILED
+cdef int _REPRICED
+cdef int _REPORT_REPRICED
 
 cdef int _begin(State state, Product product, int tag, int fields) except -1
 cdef long long _shown(Order order, long long size) except? -1
@@ -36,6 +38,8 @@ cpdef int order_changed(
 ) except -1
 @cython.locals(events=Writer)
 cpdef int order_amended(State state, Product product, Order order, long long price, long long remaining, bint resting, bint requeued) except -1
+@cython.locals(events=Writer)
+cpdef int order_repriced(State state, Product product, Order order, long long price) except -1
 @cython.locals(events=Writer)
 cpdef int order_trailed(State state, Product product, Order order) except -1
 @cython.locals(events=Writer)

@@ -32,6 +32,8 @@ _AMENDED: int = ChangeReason.AMENDED
 _TRAILED: int = ChangeReason.TRAILED
 _REPORT_AMENDED: int = ReportKind.AMENDED
 _REPORT_TRAILED: int = ReportKind.TRAILED
+_REPRICED: int = ChangeReason.REPRICED
+_REPORT_REPRICED: int = ReportKind.REPRICED
 _LIMIT: int = OrderType.LIMIT
 _GTC: int = TimeInForce.GTC
 _UNNAMED = ("", "")
@@ -168,6 +170,27 @@ def order_amended(
     _end(state, product)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_AMENDED, 0, 0, 0, False)
+
+
+def order_repriced(state: State, product: Product, order: Order, price: int) -> None:
+    """An order that is about to rest has another price, which it has already. `price` is the one before."""
+    _begin(state, product, 4, 16)
+    events = state.events
+    events.number(order.order_id)
+    events.text(order.account.account_id)
+    events.number(order.side)
+    events.number(price)
+    events.number(_shown(order, order.remaining))
+    events.number(_shown(order, order.remaining))
+    for _ in range(3):
+        events.flag(False)
+    events.number(_REPRICED)
+    events.number(order.price)
+    events.number(0)
+    events.flag(False)
+    _end(state, product)
+    if order.account.streams is not None:
+        report(state, product, order, _REPORT_REPRICED, 0, 0, 0, False)
 
 
 def order_trailed(state: State, product: Product, order: Order) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import access, auctions, consent, fees, invariants, linked, loading, pending, persistence, timers
+from statemachine import access, auctions, consent, fees, invariants, limit_states, linked, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -449,6 +449,8 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         timers.go_off(state)
     if state.noted:
         linked.settle(state)
+    if state.limited:
+        limit_states.leave(state)
     command_ends = [len(state.event_ends)]
     ends: list[int] = []
     for _ in range(entry.count):
@@ -457,6 +459,8 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         _answer(state, entry)
         if state.noted:
             linked.settle(state)
+        if state.limited:
+            limit_states.leave(state)
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
     outcomes, events = state.outcomes.since(0), state.events.since(0)

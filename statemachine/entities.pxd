@@ -83,6 +83,8 @@ cdef class Product:
     cdef public long long opening_size
     cdef public bint busy
     cdef public object controls
+    cdef public object band
+    cdef public object collar
     cdef public signed char cause
     cdef public unsigned long long until
 

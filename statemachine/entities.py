@@ -169,17 +169,21 @@ class Product:
     time is limited, by (expires_at, order_id). `triggered` has stop orders that trades triggered, `arrivals` new orders
     that are accepted, each in the order in which they enter; `busy` says that any of it, an order whose time is over,
     or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
-    `controls` are its limits, None where it has none.
+    `controls` are its limits, None where it has none. `band` are the lowest and the highest price of its collar in a
+    limit state, else None. `collar` are those for the order that matches now, None if it may trade at any price; it is
+    no part of the state.
     """
 
     __slots__ = (
         "arrivals",
         "asks",
+        "band",
         "base",
         "bids",
         "busy",
         "buys",
         "cause",
+        "collar",
         "collection",
         "controls",
         "currency",
@@ -249,6 +253,8 @@ class Product:
         self.cause: int = row.cause
         self.until = row.until
         self.controls: ProductLimitsRow | None = None
+        self.band: tuple[int, int] | None = None
+        self.collar: tuple[int, int] | None = None
 
     def notional(self, price: int, size: int) -> int:
         """The notional of `size` at `price`, in quote units. It is exact, because tick * lot is a whole multiple of

@@ -275,6 +275,9 @@ class OrderChanged(Event, frozen=True, tag=4):
     `requeued` the order loses its place in time: if it was `resting`, this event removes all of `old` from the book. If
     it rests again, an `OrderOpened` follows. Without `requeued` it keeps its place with `new`.
 
+    If the price of an order was outside the collar (REPRICED), `price` is the one before and `new_price` the one at
+    which it rests; an `OrderOpened` follows.
+
     If the stop price of a trailing stop order followed the market (TRAILED), `new_stop_price` is the new one, and the
     fields of prices and sizes are 0.
     """

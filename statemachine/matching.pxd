@@ -49,12 +49,13 @@ cpdef int match(State state, Product product, Order order) except -1
 @cython.locals(order=Order, end=int, limit=cython.longlong, own_limit=cython.longlong, level=PriceLevel)
 cdef int _match(State state, Product product, BookSide maker_side, Taker taker) except -1
 cdef int _stay_or_leave(State state, Product product, Order order) except -1
+cdef bint _held_at_collar(State state, Product product, Order order) except -1
 @cython.locals(product=Product, resting=bint)
 cpdef int close_order(State state, Order order, int reason) except -1
 @cython.locals(side=BookSide)
 cpdef int detach(Product product, Order order) except -1
 @cython.locals(side=BookSide)
-cdef int _rest(State state, Product product, Order order) except -1
+cpdef int rest(State state, Product product, Order order) except -1
 cpdef int close(State state, Product product, Order order, int reason, bint resting) except -1
 cpdef int close_on_side(State state, Product product, BookSide side, Order order, int reason) except -1
 @cython.locals(order=Order, maker=Order, level=PriceLevel, bound=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)

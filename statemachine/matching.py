@@ -134,6 +134,8 @@ def match(state: State, product: Product, order: Order) -> None:
     """Match an order that is on no book; then it rests or is done."""
     maker_side = product.opposite(order.side)
     state.work += 1
+    if product.controls is not None:
+        collars.begin(product)
     if order.order_type == _LIMIT and not maker_side.crosses(order.price):
         _stay_or_leave(state, product, order)
     else:
@@ -164,10 +166,17 @@ def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -
 
 def _stay_or_leave(state: State, product: Product, order: Order) -> None:
     """Let the remainder of an order rest, or cancel it."""
-    if can_rest(order.order_type, order.time_in_force):
-        _rest(state, product, order)
-    else:
+    if not can_rest(order.order_type, order.time_in_force):
         close(state, product, order, _CANCELLED, False)
+    elif product.controls is None or not _held_at_collar(state, product, order):
+        rest(state, product, order)
+
+
+def _held_at_collar(state: State, product: Product, order: Order) -> bool:
+    """See `limit_states.holds`."""
+    from statemachine.limit_states import holds
+
+    return holds(state, product, order)
 
 
 def close_order(state: State, order: Order, reason: int) -> None:
@@ -193,7 +202,7 @@ def detach(product: Product, order: Order) -> None:
         product.stops.remove(order)
 
 
-def _rest(state: State, product: Product, order: Order) -> None:
+def rest(state: State, product: Product, order: Order) -> None:
     """Put the remainder on the book."""
     side = product.side(order.side)
     if order.terms is not None:

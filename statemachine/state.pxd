@@ -35,6 +35,7 @@ cdef class State:
     cdef readonly dict members
     cdef readonly dict user_keys
     cdef public bint guarded
+    cdef readonly dict limited
     cdef public bint fee_rules
     cdef public dict fee_currencies
     cdef readonly dict fee_floors

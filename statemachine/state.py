@@ -51,9 +51,9 @@ class State:
     `outcome_count` are summed over all accounts, the operator included. `next_expiry` is a time before which no order
     expires, 0 if no order has an expiry time; `busy` are the products with unfinished work, `mass_cancels` the
     `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report streams, by name.
-    `guarded`: the operator has set controls. `fee_rules`: there are fee tiers or overrides; `fee_currencies` are the
-    currencies with tiers, and `fee_floors` has the makers' and the takers' rates of all overrides by product, the
-    lowest first (`fees`).
+    `guarded`: the operator has set controls. `limited` are the products in a limit state. `fee_rules`: there are fee
+    tiers or overrides; `fee_currencies` are the currencies with tiers, and `fee_floors` has the makers' and the takers'
+    rates of all overrides by product, the lowest first (`fees`).
 
     `user_keys` are the ids of the users' keys that are not revoked.
 
@@ -89,6 +89,7 @@ class State:
         self.members: dict[str, dict[str, None]] = {}
         self.user_keys: dict[str, dict[str, None]] = {}
         self.guarded = False
+        self.limited: dict[str, Product] = {}
         self.fee_rules = False
         self.fee_currencies: dict[str, None] = {}
         self.fee_floors: dict[str, tuple[SortedList, SortedList]] = {}
@@ -237,7 +238,7 @@ class State:
             if changes is not None:  # perhaps those of the freeze before, which nobody else has
                 clear(changes.came, changes.left)
             account.changes = account.streams = None
-        clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
+        clear(self.busy, self.limited, self.streams, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
         """Break the reference cycles of orders; see `clear`."""

@@ -38,5 +38,11 @@ def interrupt(state: State, product: Product, status: int, until: int) -> None:
     status_changed(state, product, 0, 0)
 
 
+def note(state: State, product: Product, cause: StatusCause, until: int) -> None:
+    """Tell that a limit state began or is over. The product's status stays."""
+    _set(product, product.status, cause, until)
+    status_changed(state, product, 0, 0)
+
+
 def _set(product: Product, status: int, cause: StatusCause, until: int) -> None:
     product.status, product.cause, product.until = int(status), int(cause), until

@@ -213,11 +213,15 @@ class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
     order_notional_max: int = 0
     distance_ppm: int = 0
     static_price: int = 0
+    limit_ns: int = 0
 
 
 class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
     """A volatility interruption: the halt, or the call of the auction, until the time `ends_at`. Then the product
     returns to the status `resume`.
+
+    With a `limit_side` it is a limit state (`limit_states`): the product trades, and is interrupted at `ends_at`. Orders
+    of that side (1 buys, 2 sells) rest at the collar, which stays from `low` to `high`.
     """
 
     product_id: str
@@ -225,6 +229,9 @@ class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
     halted: bool
     ends_at: int
     extensions: int = 0
+    limit_side: int = 0
+    low: int = 0
+    high: int = 0
 
 
 class RiskRow(msgspec.Struct, frozen=True, array_like=True):

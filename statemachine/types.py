@@ -97,6 +97,8 @@ class ChangeReason(IntEnum):
     """Its owner amended it."""
     TRAILED = 4
     """Its stop price followed the market."""
+    REPRICED = 5
+    """Its price was outside the collar, so it rests at the collar (`limit_states`)."""
 
 
 class DoneReason(IntEnum):
@@ -199,7 +201,9 @@ class StatusCause(IntEnum):
     """The operator did, by hand."""
     CALENDAR = 1
     COLLAR = 2
-    """The price collar interrupted trading, or the interruption is over."""
+    """The price collar interrupted trading, or the interruption or the limit state is over."""
+    LIMIT_STATE = 3
+    """An order rests at the price collar: trading goes on, and is interrupted unless the order leaves in time."""
 
 
 class Timer(IntEnum):
@@ -208,7 +212,7 @@ class Timer(IntEnum):
     PHASE = 1
     """A product's calendar reaches its next phase; the subject is the product."""
     INTERRUPTION = 2
-    """A halt or the call of a volatility interruption ends; the subject is the product."""
+    """A limit state, a halt or the call of a volatility interruption ends; the subject is the product."""
     CANCEL_AFTER = 3
     """Orders of an account are cancelled unless it repeats its `CancelAllAfter`."""
     PROPOSAL = 4
@@ -259,6 +263,8 @@ class ReportKind(IntEnum):
     """The operator corrected the price of one of its trades."""
     TRAILED = 9
     """Its stop price followed the market."""
+    REPRICED = 10
+    """Its price was outside the collar, so it rests at the collar."""
 
 
 class Permission(IntEnum):

@@ -15,14 +15,14 @@ Times are those of the log. If the time jumps, an interruption ends with the fir
 
 Sources: Xetra, "Protective mechanisms in continuous trading" (random end, extended interruption, and a scheduled
 auction that takes over); the Plan to Address Extraordinary Market Volatility (limit up, limit down) for a halt of a
-fixed time before the reopening. That plan's limit state of 15 seconds is not here.
+fixed time before the reopening. That plan's limit state is in `limit_states`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from statemachine import auctions, collars, statuses, timers
+from statemachine import auctions, collars, limit_states, statuses, timers
 from statemachine.chance import draw
 from statemachine.emit import auction_indicated
 from statemachine.entities import Order, Product
@@ -41,6 +41,9 @@ def interrupt(state: State, product: Product, order: Order) -> None:
     """
     row = product.controls
     assert row is not None, "the product has limits"
+    if row.limit_ns and not limit_states.is_behind(product, order.side):
+        limit_states.hold_or_cancel(state, product, order)
+        return
     interrupts = row.action != CollarAction.REJECT and order.time_in_force != TimeInForce.FOK
     collected = (
         interrupts
@@ -53,8 +56,13 @@ def interrupt(state: State, product: Product, order: Order) -> None:
         auctions.add(state, product, order)
     else:
         close(state, product, order, _COLLARED, False)
-    if not interrupts:
-        return
+    if interrupts:
+        _interrupt(state, product, row)
+
+
+def _interrupt(state: State, product: Product, row: ProductLimitsRow) -> None:
+    """Begin the halt or the call."""
+    limit_states.forget(state, product)
     resume = product.status
     if row.action == CollarAction.HALT:
         until = state.time + row.halt_ns
@@ -83,15 +91,20 @@ def _put(state: State, row: InterruptionRow) -> None:
 def end(state: State, product: Product) -> None:
     """Drop the interruption of the product, if there is one, because the operator or the calendar sets the status."""
     if state.records["interruption"].get(product.product_id) is not None:
+        limit_states.forget(state, product)
         state.records["interruption"].remove(product.product_id)
         timers.remove(state, Timer.INTERRUPTION, product.product_id, "")
 
 
 def _due(state: State, timer: TimerRow) -> None:
-    """Handle the timer at the end of a halt or a call."""
+    """Handle the timer at the end of a limit state, a halt or a call."""
     product, found = state.products[timer.subject], state.records["interruption"].get(timer.subject)
     assert found is not None, "a timer without an interruption"
     row = product.controls
+    if found.limit_side:
+        assert row is not None, "a limit state without limits"
+        _interrupt(state, product, row)
+        return
     if row is not None and found.halted and row.call_ns:
         _call(state, product, row, found.resume)
         return

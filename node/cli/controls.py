@@ -140,6 +140,7 @@ def limits() -> None:
 @click.option("--static", "static", default="0", help="Share by which a trade may differ from the last auction's price.")
 @click.option("--static-price", default="0", help="Replaces the last auction's price until the next auction.")
 @click.option("--action", type=click.Choice([word(a) for a in CollarAction]), default="reject", show_default=True)
+@click.option("--limit", type=int, default=0, help="Seconds that orders rest at the collar before the halt or the auction.")
 @click.option("--halt", type=int, default=0, help="Seconds from a halt until the auction begins.")
 @click.option("--call", type=int, default=0, help="Seconds that the auction collects orders.")
 @click.option("--random", "chance", type=int, default=0, help="Largest random delay of the auction's end, in seconds.")
@@ -169,6 +170,7 @@ def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> 
             scales.price_units(product_id, given["order_notional"], "order-notional"),
             ppm["distance"],
             scales.price_units(product_id, given["static_price"], "static-price"),
+            given["limit"] * SECOND_NS,
         )
 
     send(target, as_json, make, f"limits of {product_id}")
@@ -181,7 +183,7 @@ def show_limits(target: Target, as_json: bool) -> None:
     """List the products with limits."""
 
     def view(row: ProductLimitsRow, scales: MarketScales) -> list[str]:
-        seconds = [str(each // SECOND_NS) for each in (row.halt_ns, row.call_ns, row.random_ns)]
+        seconds = [str(each // SECOND_NS) for each in (row.limit_ns, row.halt_ns, row.call_ns, row.random_ns)]
         shares = [to_text(ppm, PPM_DIGITS) for ppm in (row.dynamic_ppm, row.static_ppm, row.distance_ppm)]
         size, notional = scales.size(row.product_id, row.order_size_max), scales.price(row.product_id, row.order_notional_max)
         return [
@@ -194,8 +196,8 @@ def show_limits(target: Target, as_json: bool) -> None:
             scales.price(row.product_id, row.static_price),
         ]
 
-    head = ("product", "dynamic", "static", "distance", "action", "halt", "call", "random", "order size", "order notional")
-    show_rows(target, as_json, "product_limits", (*head, "static price"), view)
+    head = ("product", "dynamic", "static", "distance", "action", "limit", "halt", "call", "random", "order size")
+    show_rows(target, as_json, "product_limits", (*head, "order notional", "static price"), view)
 
 
 @click.group(cls=Commands)

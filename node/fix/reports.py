@@ -23,6 +23,11 @@ FIX_REQUEST = "f:"
 """The prefix of command ids that a FIX session makes: `f:`, the MsgType, a colon, the ClOrdID."""
 
 _CORRECTIONS = {ReportKind.BUSTED: TRADE_CANCELED, ReportKind.CORRECTED: TRADE_CORRECTED}
+_RESTATEMENTS = {
+    ReportKind.RESTATED: "self-trade prevention took something off the order",
+    ReportKind.TRAILED: "the stop price followed the market",
+    ReportKind.REPRICED: "the order rests at the price collar: its price was outside",
+}
 _REASONS = {
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "its time is over",
@@ -52,10 +57,8 @@ def execution_report(report: OrderReported, product: Product) -> Fields:
         fields += _trade(report, product)
     left = 0 if report.done_reason else report.remaining
     fields += _amounts(product, left, report.filled_size, report.executed_value)
-    if report.kind is ReportKind.RESTATED:
-        fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, "self-trade prevention took something off the order")]
-    if report.kind is ReportKind.TRAILED:
-        fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, "the stop price followed the market")]
+    if report.kind in _RESTATEMENTS:
+        fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, _RESTATEMENTS[report.kind])]
     if report.done_reason not in (DoneReason.NONE, DoneReason.FILLED):
         fields.append((tags.TEXT, _REASONS.get(report.done_reason, report.done_reason.name.lower().replace("_", " "))))
     return [*fields, (tags.TRANSACT_TIME, timestamp(report.time))]

@@ -36,7 +36,11 @@ _STATUSES = {
     ProductStatus.AUCTION: _PRE_OPEN,
 }
 """Values of SecurityTradingStatus."""
-_CAUSES = {StatusCause.CALENDAR: ", by the trading calendar", StatusCause.COLLAR: ", by the price collar"}
+_CAUSES = {
+    StatusCause.CALENDAR: ", by the trading calendar",
+    StatusCause.COLLAR: ", by the price collar",
+    StatusCause.LIMIT_STATE: ", in a limit state: orders rest at the price collar",
+}
 
 
 @dataclass

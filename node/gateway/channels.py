@@ -237,6 +237,7 @@ _CHANGE_REASONS = {
     ChangeReason.AUCTION: "auction",
     ChangeReason.AMENDED: "modify_order",
     ChangeReason.TRAILED: "trailing_stop",
+    ChangeReason.REPRICED: "price_collar",
 }
 
 
@@ -246,7 +247,7 @@ def _change(event: OrderChanged, product: Product) -> Json:
         return body
     if event.price:
         body["price"] = product.price(event.price)
-    if event.reason is ChangeReason.AMENDED:
+    if event.reason in (ChangeReason.AMENDED, ChangeReason.REPRICED):
         body |= {"old_price": product.price(event.price), "new_price": product.price(event.new_price), "requeued": event.requeued}
     if event.by_funds:
         return body | {"old_funds": product.price(event.old), "new_funds": product.price(event.new)}

@@ -77,6 +77,7 @@ class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     halt_seconds: int = 0
     call_seconds: int = 0
     random_seconds: int = 0
+    limit_seconds: int = 0
     extensions: int = 0
     order_size: DecimalText = msgspec.field(default_factory=absent)
     order_notional: DecimalText = msgspec.field(default_factory=absent)
@@ -222,6 +223,7 @@ async def put_limits(call: Call) -> Answer[PutJson]:
         decimal_units(request.order_notional, product.quote_scale, "order_notional", 0),
         decimal_units(request.distance, PPM_DIGITS, "distance", 0),
         decimal_units(request.static_price, product.quote_scale, "static_price", 0),
+        _duration(request.limit_seconds, "limit_seconds"),
     )
     return await put(call, command, product.row.product_id)
 

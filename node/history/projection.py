@@ -279,6 +279,9 @@ class Projection:
             elif isinstance(event, OrderChanged) and event.reason is ChangeReason.TRAILED:
                 if event.order_id not in brought:
                     rows.orders[event.order_id]["stop_price"] = event.new_stop_price
+            elif isinstance(event, OrderChanged) and event.reason is ChangeReason.REPRICED:
+                if event.order_id not in done_with:
+                    rows.orders[event.order_id]["price"] = event.new_price
             elif isinstance(event, OrderChanged) and event.order_id not in done_with and not (event.by_funds or event.auction):
                 rows.orders[event.order_id]["remaining"] = event.new
             elif isinstance(event, OrderDone) and event.order_id not in done_with:

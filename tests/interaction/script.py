@@ -26,7 +26,7 @@ decimal can say.
     switches account ann kill note=why                   also: venue, firm NAME, product NAME; buy-off, sell-off, cancel-only, on
     limits BTC-USD dynamic=50000 static=0 action=auction halt=60 call=300 random=30 extensions=1 size=5 notional=1000 distance=100000
                                                          collars in parts per million, times in seconds; nothing behind
-                                                         the product: no limits
+                                                         the product: no limits; limit=15: a limit state of 15 seconds before
     risk account ann USD open=100 volume=1000            also: firm NAME; position of a base currency; without a currency: orders, rate
     calendar c week=08:00:pre_open,08:50:auction,09:00:continuous offset=3600 holidays=4 random=30 late=60 move=10000 extend=120 extensions=1
                                                          also: imbalance=60
@@ -307,7 +307,7 @@ class Script:
         size, notional = self.units(given.get("size", "0"), base), self.units(given.get("notional", "0"), quote)
         price, distance = self.units(given.get("price", "0"), quote), int(given.get("distance", 0))
         action, times = CollarAction[given.get("action", "reject").upper()], int(given.get("extensions", 0))
-        sizes = (times, size, notional, distance, price)
+        sizes = (times, size, notional, distance, price, int(given.get("limit", 0)) * SECOND)
         return self.send(PutProductLimits(OPERATOR, self.new_id(), name, dynamic, static, action, halt, call, chance, *sizes))
 
     def do_risk(self, words: list[str]) -> list[str]:
@@ -595,6 +595,9 @@ class Script:
                 unit = quote if event.by_funds else base
                 if event.reason is ChangeReason.TRAILED:
                     return f"{head} trailed #{event.order_id}, stop at {self.text(event.new_stop_price, quote)}"
+                if event.reason is ChangeReason.REPRICED:
+                    prices = f"{self.text(event.price, quote)} -> {self.text(event.new_price, quote)}"
+                    return f"{head} repriced #{event.order_id}, {self.text(event.new, base)} @ {prices}"
                 change = {ChangeReason.AUCTION: "auction change", ChangeReason.AMENDED: "amended"}.get(event.reason, "change")
                 text = f"{head} {change} #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
                 if event.reason is ChangeReason.AMENDED:
@@ -616,7 +619,9 @@ class Script:
                     if event.open_size
                     else ""
                 )
-                cause = f", by the {event.cause.name.lower()}" if event.cause is not StatusCause.OPERATOR else ""
+                cause = (
+                    f", by the {event.cause.name.lower().replace('_', ' ')}" if event.cause is not StatusCause.OPERATOR else ""
+                )
                 until = f", at least until {Decimal(event.until) / SECOND:f}" if event.until else ""
                 return f"{head} {event.status.name.lower()}{opened}{cause}{until}"
             case TradingSwitched():

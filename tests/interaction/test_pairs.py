@@ -39,6 +39,7 @@ ORDERS = {
 
 CONTROLS = {
     "collar": r"PRICE_COLLAR|collared|by the collar",
+    "limit state": r" by the limit state| repriced #",
     "volatility auction": r" auction, by the collar",
     "halt": r" cancel_only, by the collar",
     "kill switch": r"^switches .* kill| killed|KILL_SWITCH",
@@ -98,7 +99,7 @@ def in_force(state: State) -> Iterator[str]:
         if limits.order_size_max or limits.order_notional_max or limits.distance_ppm:
             yield "fat finger"
     for row in records["interruption"]:
-        yield "halt" if row.halted else "volatility auction"
+        yield "limit state" if row.limit_side else "halt" if row.halted else "volatility auction"
     for row in records["switch"]:
         yield "kill switch" if row.switches & Switch.KILL else "trading switches"
     for row in records["phase"]:

@@ -62,6 +62,7 @@ class Twin(TwinOptions):
             self.leave(order, DoneReason.EXPIRED)
         self.go_off()
         self.settle()
+        self.leave_limit_states()
 
     def apply(self, command: AnyCommand) -> object:
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it
@@ -76,6 +77,7 @@ class Twin(TwinOptions):
             return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
         answer = self.decide(command)
         self.settle()
+        self.leave_limit_states()
         self.seen[key] = (command, answer)
         return answer
 
@@ -133,6 +135,7 @@ class Twin(TwinOptions):
             opened = self.open_auction(name) if command.status in TRADING else (0, 0)
             self.sequences[name] += 1
             self.interrupted.pop(name, None)
+            self.limit_states.pop(name, None)
             self.facts.append(("StatusChanged", name, self.sequences[name], command.status, *opened, StatusCause.OPERATOR, 0))
             self.trigger(name)
         return "ok"

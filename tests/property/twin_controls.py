@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil, floor
 
 import msgspec
 
@@ -19,6 +20,7 @@ from statemachine.commands import (
     SetSwitches,
 )
 from statemachine.types import (
+    ChangeReason,
     CollarAction,
     DoneReason,
     OrderType,
@@ -46,6 +48,10 @@ class TwinControls(TwinFees):
     switches: dict[tuple[Scope, str], int] = field(default_factory=dict)
     interrupted: dict[str, tuple[ProductStatus, bool, int, int]] = field(default_factory=dict)
     """Status to go on with, halted (or else an auction is called), until when, how often extended."""
+    limit_states: dict[str, tuple[Side, Fraction, Fraction]] = field(default_factory=dict)
+    """Products with orders that rest at the collar: of which side, and from where to where the collar stays."""
+    entering: TwinOrder | None = None
+    """The order that meets the book, where it may have to rest at the collar."""
     risk: dict[tuple[Scope, str, str], PutRiskLimits] = field(default_factory=dict)
     accepted: list[tuple[str, int]] = field(default_factory=list)
     """Account and second of each order that was accepted while a rate was limited."""
@@ -272,31 +278,94 @@ class TwinControls(TwinFees):
         if name not in self.limits or self.opening or self.products[name].status is ProductStatus.AUCTION:
             super().go_on(order)
             return
-        self.collar = self.band(name)
+        state = self.limit_states.get(name)
+        self.collar, self.entering = (state[1:] if state else self.band(name)), order
         try:
             super().go_on(order)
         finally:
-            self.collar = None
+            self.collar = self.entering = None
 
     def collared(self, order: TwinOrder) -> None:
         """The order's next trade would be outside the collar."""
         c = order.command
         limits = self.limits[c.product_id]
+        best = self.makers(order)[0].command.price
+        assert self.collar is not None
+        if limits.limit_ns and not (best < self.collar[0] if order.buys else best > self.collar[1]):
+            lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
+            if lasts:
+                self.rest(order)
+            else:
+                self.leave(order, DoneReason.COLLARED)
+            return
         interrupts = limits.action is not CollarAction.REJECT and c.time_in_force is not TimeInForce.FOK
         lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
         if interrupts and lasts and c.stop is StopType.NONE and not self.meets_own(c):
             self.collected.append(order)
         else:
             self.leave(order, DoneReason.COLLARED)
-        if not interrupts:
-            return
-        product = self.products[c.product_id]
+        if interrupts:
+            self.interrupt(c.product_id)
+
+    def interrupt(self, name: str) -> None:
+        """The halt or the call begins."""
+        self.limit_states.pop(name, None)
+        product, limits = self.products[name], self.limits[name]
         if limits.action is CollarAction.HALT:
-            self.interrupted[c.product_id] = (product.status, True, self.now + limits.halt_ns, 0)
-            self.restate(c.product_id, ProductStatus.CANCEL_ONLY, self.now + limits.halt_ns)
+            self.interrupted[name] = (product.status, True, self.now + limits.halt_ns, 0)
+            self.restate(name, ProductStatus.CANCEL_ONLY, self.now + limits.halt_ns)
         else:
-            self.interrupted[c.product_id] = (product.status, False, self.now + limits.call_ns, 0)
-            self.restate(c.product_id, ProductStatus.AUCTION, self.now + limits.call_ns)
+            self.interrupted[name] = (product.status, False, self.now + limits.call_ns, 0)
+            self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
+
+    # -- limit states
+    # --------------------------------------------------------------------------------------------------------------
+
+    def at_collar(self, name: str, side: Side, collar: tuple[Fraction, Fraction]) -> int:
+        """The multiple of the tick that is next to the collar, inside."""
+        tick = self.products[name].tick
+        return floor(collar[1] / tick) * tick if side is Side.BUY else ceil(collar[0] / tick) * tick
+
+    def rest(self, order: TwinOrder) -> None:
+        """An order that enters and whose price is outside the collar rests at the collar."""
+        c, name = order.command, order.product.product_id
+        limits = self.limits.get(name)
+        if order is not self.entering or self.collar is None or limits is None or not limits.limit_ns:
+            super().rest(order)
+            return
+        price = self.at_collar(name, c.side, self.collar)
+        if c.price <= price if order.buys else c.price >= price:
+            super().rest(order)
+            return
+        if order.partner is not None:
+            self.leave(order, DoneReason.COLLARED)
+            return
+        order.command = msgspec.structs.replace(c, price=price)
+        size = self.public(order, order.left)
+        told = (c.side, c.price, size, size, False, False, False, ChangeReason.REPRICED, price, 0, False)
+        self.tell("OrderChanged", order, order.order_id, order.owner, *told)
+        super().rest(order)
+        before = self.limit_states.get(name)
+        if before is None or before[0] is not c.side:
+            self.limit_states[name] = (c.side, *self.collar)
+            until = self.now + limits.limit_ns
+            self.interrupted[name] = (self.products[name].status, False, until, 0)
+            self.note(name, StatusCause.LIMIT_STATE, until)
+
+    def leave_limit_states(self) -> None:
+        """Limit states end in which nothing rests at the collar any more, or whose limits are gone."""
+        for name, (side, low, high) in sorted(self.limit_states.items()):
+            limits, price = self.limits.get(name), self.at_collar(name, side, (low, high))
+            mine = [o.command.price for o in self.resting if o.product.product_id == name and o.command.side is side]
+            there = any(each >= price if side is Side.BUY else each <= price for each in mine)
+            if not there or limits is None or not limits.limit_ns:
+                del self.limit_states[name], self.interrupted[name]
+                self.note(name, StatusCause.COLLAR, 0)
+
+    def note(self, name: str, cause: StatusCause, until: int) -> None:
+        """The status stays, and another cause is told."""
+        self.sequences[name] += 1
+        self.facts.append(("StatusChanged", name, self.sequences[name], self.products[name].status, 0, 0, cause, until))
 
     def restate(self, name: str, status: ProductStatus, until: int, opened: tuple[int, int] = (0, 0)) -> None:
         """The collar puts the product into another status."""
@@ -306,6 +375,9 @@ class TwinControls(TwinFees):
 
     def end_interruption(self, name: str) -> None:
         """A halt or a call ends whose time is over; there is no chance in this world."""
+        if name in self.limit_states:
+            self.interrupt(name)
+            return
         resume, halted, _, extensions = self.interrupted[name]
         limits = self.limits.get(name)
         if limits is not None and halted and limits.call_ns:

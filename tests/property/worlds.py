@@ -210,8 +210,9 @@ def control_command(random: Random, number: int) -> AnyCommand:
         sizes = random.choice([(0, 0, 0), (0, 0, 0), (200, 0, 0), (0, 60, 0), (0, 0, 150_000)])
         action = random.choice([CollarAction.REJECT, CollarAction.AUCTION, CollarAction.AUCTION, CollarAction.HALT])
         static = random.choice([0, 0, 40])
-        name = random.choice(PRODUCTS)
-        return PutProductLimits(OPERATOR, command_id, name, *ppm, action, halt, call, 0, random.choice([0, 0, 2]), *sizes, static)
+        limit = random.choice([0, 2, 15]) * SECOND if action is not CollarAction.REJECT else 0
+        name, times = random.choice(PRODUCTS), random.choice([0, 0, 2])
+        return PutProductLimits(OPERATOR, command_id, name, *ppm, action, halt, call, 0, times, *sizes, static, limit)
     if kind < 0.2:
         scope, account = random.choice([(Scope.FIRM, "acme"), (Scope.ACCOUNT, random.choice(ACCOUNTS))])
         if random.random() < 0.4:

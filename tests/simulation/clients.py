@@ -328,14 +328,19 @@ class Client:
             (
                 PutFeeTiers(OPERATOR, name, "USD", "", [(0, -5_000, 20_000), (rng.randint(1, 20_000), -9_000, 10_000)]),
                 PutFeeOverride(OPERATOR, name, account, rng.choice(("", product)), 0, 10_000, rng.random() < 0.5),
-                PutProductLimits(
-                    OPERATOR, name, product, rng.choice((0, 20_000)), 0, rng.choice(list(CollarAction)), 10**8, 10**8, 10**8, 1
-                ),
+                self._limits(name, product),
                 PutRiskLimits(OPERATOR, name, Scope.ACCOUNT, account, "", rng.choice((0, 10)), rng.choice((0, 5))),
                 SetSwitches(OPERATOR, name, Scope.ACCOUNT, account, rng.choice((0, 0, 0, 1, 2, 4))),
                 SetSwitches(OPERATOR, name, Scope.ACCOUNT, account, 0),
             )
         )
+
+    def _limits(self, name: str, product: str) -> PutProductLimits:
+        """A collar with short times, with or without a limit state; or none."""
+        rng = self._world.rng
+        action, ppm = rng.choice(list(CollarAction)), rng.choice((0, 20_000))
+        limit = rng.choice((0, 10**8)) if action is not CollarAction.REJECT else 0
+        return PutProductLimits(OPERATOR, name, product, ppm, 0, action, 10**8, 10**8, 10**8, 1, limit_ns=limit)
 
     def _with_options(self, order: PlaceOrder) -> PlaceOrder:
         rng, buys = self._world.rng, order.side is Side.BUY

@@ -40,11 +40,11 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_off(market: Run, run_js
 
 
 def test_limits_and_risk_are_set_and_shown(market: Run, run_json: RunJson) -> None:
-    market(
-        "limits", "set", "BTC-USD", "--dynamic", "0.05", "--action", "halt", "--halt", "60", "--call", "300", "--order-size", "5"
-    )
+    times = ("--limit", "15", "--halt", "60", "--call", "300")
+    market("limits", "set", "BTC-USD", "--dynamic", "0.05", "--action", "halt", *times, "--order-size", "5")
     (row,) = run_json("limits", "show")
     assert (row["dynamic"], row["action"], row["halt"], row["call"], row["order size"]) == ("0.05", "halt", "60", "300", "5")
+    assert row["limit"] == "15"
     market("firm", "put", "acme")
     market("firm", "member", "alice", "acme")
     assert run_json("firm", "list") == [{"firm": "acme", "account": "alice"}]

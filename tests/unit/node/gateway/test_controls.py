@@ -129,3 +129,28 @@ async def test_what_is_wrong_is_named(exchange: Exchange, target: str, body: obj
     answered, answer = await exchange.call("admin", "PUT", target, body)
     assert (answered, answer.get("field")) == (status, field), answer
     assert (await exchange.call("alice", "PUT", target, body))[0] == 403
+
+
+async def test_an_order_outside_the_collar_rests_at_it_in_a_limit_state(exchange: Exchange) -> None:
+    await exchange.order("alice", "sell", "100", "1")
+    await exchange.order("bob", "buy", "100", "1")
+    body = {"dynamic": "0.05", "action": "halt", "halt_seconds": 300, "call_seconds": 60, "limit_seconds": 15}
+    assert (await exchange.call("admin", "PUT", "/admin/products/BTC-USD/limits", body))[0] == 200
+    socket = await exchange.socket()
+    await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full"]})
+    await receive(socket, "subscriptions")
+    _, order = await exchange.call(
+        "bob", "POST", "/orders", {"product_id": "BTC-USD", "side": "buy", "price": "110", "size": "1"}
+    )
+    assert order["price"] == "105"
+    change = await receive(socket, "change")
+    assert (change["reason"], change["old_price"], change["new_price"]) == ("price_collar", "110", "105")
+    assert (change["old_size"], change["new_size"]) == ("1", "1")
+    began = await receive(socket, "status_change")
+    assert (began["status"], began["cause"]) == ("online", "limit_state")
+    assert "until" in began
+    _, found = await exchange.call("admin", "GET", "/admin/controls")
+    assert [row["limit_side"] for row in found["interruption"]] == [1]
+    await exchange.call("bob", "DELETE", f"/orders/{order['id']}")
+    ended = await receive(socket, "status_change")
+    assert (ended["status"], ended["cause"]) == ("online", "collar")

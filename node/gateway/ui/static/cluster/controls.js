@@ -75,7 +75,7 @@ export function linesOf(found) {
   }
   for (const row of found.interruption ?? []) {
     const until = row.ends_at ? ` until ${timeOfDay(row.ends_at / 1e6)}` : "";
-    lines.push({ what: "Interruption", of: row.product_id, words: `${row.halted ? "halted" : "in an auction"}${until}${row.extensions ? `, extended ${row.extensions} times` : ""}` });
+    lines.push({ what: "Interruption", of: row.product_id, words: `${row.limit_side ? "limit state" : row.halted ? "halted" : "in an auction"}${until}${row.extensions ? `, extended ${row.extensions} times` : ""}` });
   }
   for (const row of found.product_limits ?? []) {
     const words = [

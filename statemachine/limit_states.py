@@ -1,0 +1,141 @@
+"""Limit states: orders rest at the price collar for some time before trading is interrupted.
+
+A product whose limits have a time `limit_ns` has them. Then:
+
+- An order that would rest at a price outside the collar, a buy above it or a sell below it, rests at the collar instead
+  (`ChangeReason.REPRICED`), at the nearest multiple of the tick inside. That is its price from then on. A buy gives back
+  what it held above. This begins a limit state of the order's side, if there is none.
+- What may not rest is cancelled (`DoneReason.COLLARED`) and begins nothing: the remainder of a market order, an
+  immediate-or-cancel order, an order that is one of a pair, and an order whose notional at the collar is too large.
+- In a limit state trading goes on. The collar stays, whatever trades.
+- The limit state is left as soon as no order of its side rests at the collar: all were traded or cancelled. That is
+  checked after each command. It also ends when the product's limits ask for none any more.
+- If it is not left within `limit_ns`, the halt or the call begins (`volatility`). A status that the operator sets, or a
+  phase that the calendar begins, ends it.
+- A next trade that is outside the collar on its other side, because resting orders are, interrupts at once.
+
+Source: Plan to Address Extraordinary Market Volatility (US National Market System, limit up and limit down), sections
+VI(A) and VI(B): no trade outside the bands, quotes at a band begin a limit state, it is left when all of them were
+executed or cancelled within 15 seconds, the bands stay in it; section VII: else a trading pause follows.
+"""
+
+from __future__ import annotations
+
+from statemachine import statuses, timers
+from statemachine.book import BookSide
+from statemachine.emit import order_repriced
+from statemachine.entities import Order, Product
+from statemachine.limits import AMOUNT_MAX
+from statemachine.matching import close, rest
+from statemachine.state import State
+from statemachine.tables import InterruptionRow
+from statemachine.types import DoneReason, ProductStatus, Side, StatusCause, Timer
+from statemachine.validation import can_rest
+
+_AUCTION: int = ProductStatus.AUCTION
+_BUY: int = Side.BUY
+_COLLARED: int = DoneReason.COLLARED
+
+
+def is_behind(product: Product, side: int) -> bool:
+    """Whether the best price at which an order of this side could trade is outside the collar on its other side: below
+    it for a buy, above it for a sell.
+    """
+    best, collar = product.opposite(side).best, product.collar
+    assert best is not None and collar is not None, "a collar stopped an order"  # noqa: PT018
+    return best.price < collar[0] if side == _BUY else best.price > collar[1]
+
+
+def holds(state: State, product: Product, order: Order) -> bool:
+    """Handle an order that is about to rest, if its price is outside the collar: let it rest at the collar, or cancel it.
+    Returns False, and does nothing, if its price is not outside. The product has limits.
+    """
+    row = product.controls
+    assert row is not None, "the product has limits"
+    if not row.limit_ns or product.collar is None:
+        return False
+    price = _price(product.collar, product.tick, order.side)
+    if order.price <= price if order.side == _BUY else order.price >= price:
+        return False
+    hold_or_cancel(state, product, order)
+    return True
+
+
+def hold_or_cancel(state: State, product: Product, order: Order) -> None:
+    """Let an order, on no book, rest at the collar, or cancel it. Its price is outside."""
+    assert product.collar is not None, "there is a collar"
+    price = _price(product.collar, product.tick, order.side)
+    linked = order.terms is not None and order.terms.link
+    may_rest = can_rest(order.order_type, order.time_in_force) and not linked
+    if not may_rest or product.notional(price, order.remaining) > AMOUNT_MAX:
+        close(state, product, order, _COLLARED, False)
+        return
+    before, order.price = order.price, price
+    state.set_hold(order, product.hold_for(order))
+    order_repriced(state, product, order, before)
+    rest(state, product, order)
+    _begin(state, product, order.side)
+
+
+def _price(collar: tuple[int, int], tick: int, side: int) -> int:
+    """The price of the collar for orders of a side: a multiple of the tick inside."""
+    low, high = collar
+    return high - high % tick if side == _BUY else low + -low % tick
+
+
+def _begin(state: State, product: Product, side: int) -> None:
+    """Begin the limit state of a side, unless there is one. One of the other side takes the place of that."""
+    limits, rows, name = product.controls, state.records["interruption"], product.product_id
+    assert limits is not None and product.collar is not None, "the product has limits"  # noqa: PT018
+    before = rows.get(name)
+    if before is not None and before.limit_side == side:
+        return
+    until = state.time + limits.limit_ns
+    low, high = product.collar
+    row = InterruptionRow(name, ProductStatus(product.status), False, until, limit_side=side, low=low, high=high)
+    rows.put(row)
+    timers.put(state, Timer.INTERRUPTION, name, "", until)
+    index(state, row)
+    statuses.note(state, product, StatusCause.LIMIT_STATE, until)
+
+
+def index(state: State, row: InterruptionRow) -> None:
+    """Note the limit state of a row at its product."""
+    product = state.products[row.product_id]
+    product.band = row.low, row.high
+    state.limited[row.product_id] = product
+
+
+def forget(state: State, product: Product) -> None:
+    """Undo `index`, if the product is in a limit state, because something else takes its place."""
+    if product.band is not None:
+        product.band = None
+        del state.limited[product.product_id]
+
+
+def leave(state: State) -> None:
+    """End the limit states of products in which no order rests at the collar any more, and of those whose limits ask for
+    none any more. O(products in a limit state).
+    """
+    for name, product in sorted(state.limited.items()):
+        row = state.records["interruption"].get(name)
+        assert row is not None, "a limit state without its row"
+        limits = product.controls
+        if limits is None or not limits.limit_ns or not _is_in(product, row.limit_side):
+            end(state, product)
+
+
+def _is_in(product: Product, side: int) -> bool:
+    """Whether an order of the side rests at the collar, or beyond it, where one from before the collar may be."""
+    own: BookSide = product.side(side)
+    assert product.band is not None, "the product is in a limit state"
+    best, price = own.best, _price(product.band, product.tick, side)
+    return best is not None and (best.price >= price if side == _BUY else best.price <= price)
+
+
+def end(state: State, product: Product) -> None:
+    """End a limit state; trading goes on."""
+    forget(state, product)
+    state.records["interruption"].remove(product.product_id)
+    timers.remove(state, Timer.INTERRUPTION, product.product_id, "")
+    statuses.note(state, product, StatusCause.COLLAR, 0)
