@@ -463,6 +463,8 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
             limit_states.leave(state)
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
+    if state.busy:
+        pending.forget_done(state)
     outcomes, events = state.outcomes.since(0), state.events.since(0)
     state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
     applied = AppliedBatch(outcomes, ends, events, state.event_ends, state.event_products, command_ends, state.keys_put)

@@ -281,7 +281,7 @@ def _check_unfinished(state: State, product: Product) -> None:
         f"product {name}: the prices of collected orders"
     )
     assert bool(product.busy) is (state.busy.get(name) is product), f"product {name}: unfinished, or not"
-    assert product.busy or not is_unfinished(state, product), f"product {name}: unfinished work is forgotten"
+    assert bool(product.busy) is is_unfinished(state, product), f"product {name}: unfinished work, or none"
 
 
 def _check_account(account: Account) -> None:

@@ -79,6 +79,16 @@ def is_unfinished(state: State, product: Product) -> bool:
     return product.status in auctions.TRADING and bool(product.triggered or product.trigger_low)
 
 
+def forget_done(state: State) -> None:
+    """At the end of an entry: only products that have unfinished work are busy, as after a restart. What they had to do
+    may have been cancelled. O(busy products).
+    """
+    for name, product in list(state.busy.items()):
+        if not is_unfinished(state, product):
+            product.busy = False
+            del state.busy[name]
+
+
 def _in_turn(state: State, names: list[str]) -> list[str]:
     """The products in turns: each comes first equally often."""
     first = state.turn % len(names) if names else 0

@@ -305,3 +305,18 @@ def test_queued_orders_leave_when_their_product_takes_none_any_more() -> None:
 def test_the_bounds_hang_together() -> None:
     assert PENDING_WORK_PER_ENTRY <= limits.WORK_PER_ENTRY
     assert limits.EVENTS_PER_ENTRY >= MOST * 2
+
+
+def test_what_was_queued_and_cancelled_leaves_no_unfinished_work() -> None:
+    """A product is busy after an entry exactly where it is after a restart, so both go on with the same bytes."""
+    engine = market()
+    engine._state.work_max = 2
+    ids = iter(range(1, 10))
+    buys: list[AnyCommand] = [limit("ann", f"buy-{number}", Side.BUY, 1, number) for number in ids]
+    apply(engine, [*buys[:3], CancelOrder("ann", "cancel", 3)])
+    assert not engine.has_pending_work
+    other = Engine.restore(dict(engine.tables()))
+    other._state.work_max = 2
+    for command in buys[3:]:
+        assert engine.apply(Batch(engine.time + 1, [command])) == other.apply(Batch(other.time + 1, [command]))
+        assert engine.full_hash() == other.full_hash()
