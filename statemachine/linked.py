@@ -13,7 +13,7 @@ A pair ("one cancels the other"): a limit order and a stop order of the same siz
 Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and filled something, orders of the other side
 enter for what it filled, with one id after the other: a pair, or one of the two. They enter after the command, in the
 queue of new orders. They are for no more than the account has available by then. Where that is less than a lot, where a
-buy is not covered, or where the account has as many open orders as it may have, none enter.
+buy is not covered, where the account has as many open orders as it may have, or where a kill switch is on, none enter.
 Exits count for the risk limits of their account, but no risk limit keeps them out: they reduce its position.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine import fees, pending, risk
+from statemachine import fees, pending, risk, switches
 from statemachine.commands import PlacePair
 from statemachine.emit import order_activated
 from statemachine.entities import Account, Order, Placing, Product
@@ -120,6 +120,8 @@ def settle(state: State) -> None:
 def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
     account, product = entry.account, entry.product
     buys = entry.side != _BUY
+    if state.guarded and switches.is_killed(state, product, account):
+        return
     size = entry.filled_size
     if not buys:
         size = min(size, account.available(product.base) // product.lot * product.lot)

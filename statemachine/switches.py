@@ -51,5 +51,11 @@ def rejects(state: State, product: Product, account: Account, side: int) -> Reje
     return Reject(Reason.TRADING_OFF, _FIELDS[scope] or "side", f"{sides} is switched off for {_named(scope, row.name)}")
 
 
+def is_killed(state: State, product: Product, account: Account) -> bool:
+    """Whether a kill switch keeps all orders of an account out of a product."""
+    reject = rejects(state, product, account, Side.BUY)
+    return reject is not None and reject.reason == Reason.KILL_SWITCH
+
+
 def _named(scope: Scope, name: str) -> str:
     return f"the {scope.name.lower()} {name}" if name else "the venue"

@@ -108,6 +108,8 @@ class TwinOptions(TwinControls):
 
     def enter_exits(self, entry: TwinOrder, o: OrderOptions) -> None:
         c, product = entry.command, self.products[entry.command.product_id]
+        if self.switched_off(c.account_id, c.product_id, c.side) is Reason.KILL_SWITCH:
+            return
         side, size = (Side.SELL, entry.filled) if c.side is Side.BUY else (Side.BUY, entry.filled)
         free = self.free(entry.owner, product.base if side is Side.SELL else product.quote)
         if side is Side.SELL:
