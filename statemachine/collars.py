@@ -69,6 +69,10 @@ def put(state: State, command: PutProductLimits) -> Reject | None:
         rows.remove(command.product_id)
         product.controls = None
     state.guard()
+    if product.band is not None:
+        from statemachine.limit_states import look
+
+        look(state, product)
     answer.done(state, product.controls != before)
     return None
 

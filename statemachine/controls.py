@@ -102,6 +102,9 @@ def check_arrangement(state: State) -> None:
     bands = {name: product.band for name, product in state.products.items() if product.band is not None}
     assert limited == bands, "the collars of limit states"
     assert sorted(state.limited) == sorted(limited), "the products in a limit state"
+    for name, product in state.limited.items():
+        row = records["interruption"].get(name)
+        assert row is not None and limit_states.is_in(product, row.limit_side), f"product {name}: its limit state is over"  # noqa: PT018
     guarded = any(len(records[table]) for table in ("switch", "product_limits", "risk"))
     assert state.guarded is guarded, "guarded, or not"
     currencies = dict.fromkeys(row.currency for row in records["fee_tiers"])

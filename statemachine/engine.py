@@ -450,7 +450,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
     if state.noted:
         linked.settle(state)
     if state.limited:
-        limit_states.leave(state)
+        limit_states.leave(state, 0)
     command_ends = [len(state.event_ends)]
     ends: list[int] = []
     for _ in range(entry.count):
@@ -460,7 +460,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         if state.noted:
             linked.settle(state)
         if state.limited:
-            limit_states.leave(state)
+            limit_states.leave(state, command_ends[-1])
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
     if state.busy:

@@ -113,19 +113,24 @@ def forget(state: State, product: Product) -> None:
         del state.limited[product.product_id]
 
 
-def leave(state: State) -> None:
-    """End the limit states of products in which no order rests at the collar any more, and of those whose limits ask for
-    none any more. O(products in a limit state).
+def leave(state: State, start: int) -> None:
+    """End the limit states of products in which no order rests at the collar any more. An order that leaves has an event,
+    so only products with an event from the place `start` on are looked at. O(those events).
     """
-    for name, product in sorted(state.limited.items()):
-        row = state.records["interruption"].get(name)
-        assert row is not None, "a limit state without its row"
-        limits = product.controls
-        if limits is None or not limits.limit_ns or not _is_in(product, row.limit_side):
-            end(state, product)
+    changed = dict.fromkeys(name for name in state.event_products[start:] if name in state.limited)
+    for name in sorted(changed):
+        look(state, state.limited[name])
 
 
-def _is_in(product: Product, side: int) -> bool:
+def look(state: State, product: Product) -> None:
+    """End the limit state of a product if no order rests at the collar, or if its limits ask for none any more."""
+    row, limits = state.records["interruption"].get(product.product_id), product.controls
+    assert row is not None, "a limit state without its row"
+    if limits is None or not limits.limit_ns or not is_in(product, row.limit_side):
+        end(state, product)
+
+
+def is_in(product: Product, side: int) -> bool:
     """Whether an order of the side rests at the collar, or beyond it, where one from before the collar may be."""
     own: BookSide = product.side(side)
     assert product.band is not None, "the product is in a limit state"
