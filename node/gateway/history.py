@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from node.gateway.calls import Answer, Call, Route
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.requests import choice, moment, page_limit, period, whole_number
+from node.gateway.requests import choice, cursors, moment, page_limit, period, whole_number
 from node.gateway.values import (
     SIDE_WORDS,
     ProductStatusWord,
@@ -324,8 +324,9 @@ async def holds(call: Call) -> Answer[list[HoldJson]]:
             holds=currency.currency,
         )
     )
-    headers = {"cb-before": order_text(found[0].order_id), "cb-after": order_text(found[-1].order_id)} if found else {}
-    return Answer([HoldJson.of(order, currency.scale) for order in found], headers)
+    return Answer(
+        [HoldJson.of(order, currency.scale) for order in found], cursors(found, lambda order: order_text(order.order_id))
+    )
 
 
 async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
@@ -412,7 +413,7 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     source = await history(call)
     rows = await source.ask(lambda past: past.status_changes(product.row.product_id, limit, after, before))
     body = [StatusChangeJson.of(row, product) for row in rows]
-    return Answer(body, {"cb-before": str(body[0].sequence), "cb-after": str(body[-1].sequence)} if body else {})
+    return Answer(body, cursors(body, lambda item: str(item.sequence)))
 
 
 class OperationJson(msgspec.Struct, kw_only=True):
@@ -450,7 +451,7 @@ async def operations(call: Call) -> Answer[list[OperationJson]]:
         )
         for row in rows
     ]
-    return Answer(body, {"cb-before": str(body[0].sequence), "cb-after": str(body[-1].sequence)} if body else {})
+    return Answer(body, cursors(body, lambda item: str(item.sequence)))
 
 
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
@@ -504,10 +505,7 @@ def _place(given: Mapping[str, str], name: str) -> Place | None:
 
 def _cursors(places: Sequence[Place]) -> dict[str, str]:
     """Return the headers with the cursors of newer and older rows."""
-    if not places:
-        return {}
-    first, last = places[0], places[-1]
-    return {"cb-before": f"{first[0]}-{first[1]}", "cb-after": f"{last[0]}-{last[1]}"}
+    return cursors(places, lambda place: f"{place[0]}-{place[1]}")
 
 
 DAYS = 30

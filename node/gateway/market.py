@@ -13,7 +13,7 @@ from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import CurrencyJson, Product, ProductJson
 from node.gateway.channels import AuctionJson
 from node.gateway.feeds import ProductFeed
-from node.gateway.requests import page_limit, whole_number
+from node.gateway.requests import cursors, page_limit, whole_number
 from node.gateway.values import SIDE_WORDS, SideWord, iso, product_text
 from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView
 from statemachine.events import OrderMatched
@@ -241,8 +241,7 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
         if trade.trade_id > before and (not after or trade.trade_id < after)
     ]
     page = page[:limit]
-    headers = {"cb-before": str(page[0].trade_id), "cb-after": str(page[-1].trade_id)} if page else {}
-    return Answer([TradeJson.of(trade, wanted) for trade in page], headers)
+    return Answer([TradeJson.of(trade, wanted) for trade in page], cursors(page, lambda trade: str(trade.trade_id)))
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:

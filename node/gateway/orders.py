@@ -20,6 +20,7 @@ from node.gateway.requests import (
     DecimalText,
     absent,
     choice,
+    cursors,
     decimal_units,
     given,
     moment,
@@ -477,8 +478,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     if wanted:
         span = (before_id, newer_than)
         page = await _found(call, product_id, wanted, span, PageRequest(limit, start=start, end=end))
-    headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
-    return Answer([await _order_body(call, order) for order in page], headers)
+    return Answer([await _order_body(call, order) for order in page], cursors(page, lambda order: order_text(order.order_id)))
 
 
 async def _sorted_list(

@@ -1,4 +1,5 @@
-"""Decodes the JSON bodies and query parameters of requests, with errors that name the field.
+"""Decodes the JSON bodies and query parameters of requests, with errors that name the field. Pages have their cursors
+from here, too.
 
 msgspec decodes bodies into these structs. An unknown field, a missing field or a field of another type raises a
 `BadRequestError` that names it. Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
@@ -160,6 +161,13 @@ def page_limit(given: Mapping[str, str]) -> int:
         raise BadRequestError("limit must be a whole number from 1 on", "limit", detail=f"at most {PAGE_MAX} are answered")
     digits = text.lstrip("0")
     return PAGE_MAX if len(digits) > len(str(PAGE_MAX)) else min(int(digits), PAGE_MAX)
+
+
+def cursors(page: Sequence[Value], text: Callable[[Value], str]) -> dict[str, str]:
+    """Return the headers with the cursors of newer and of older items. The page has its items newest first, and `text`
+    makes the cursor of an item.
+    """
+    return {"cb-before": text(page[0]), "cb-after": text(page[-1])} if page else {}
 
 
 def whole_number(text: str | None, field: str, default: int, low: int, high: int) -> int:
