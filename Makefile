@@ -8,7 +8,7 @@ ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulati
 CLUSTERS := tests/acceptance tests/documentation
 FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
-CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
+CORE_SOURCES := setup.py node/compiled.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd node/gateway/*.pxd node/gateway/http/*.pxd) node/gateway/direct.py node/gateway/http/connection.py node/gateway/http/messages.py
 
 .PHONY: setup core loadtest demo demo-many upgrade-demo test check lint types layers tests bench bench-snapshots bench-install soak soak-core chaos attack kills simulate clean help clients api-docs conformance
 
@@ -117,4 +117,4 @@ simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RU
 	  $(if $(EXCHANGE),--exchange) $(if $(EVERYTHING),--everything) $(if $(MEMBERS),--members) $(if $(LEVELS),--levels) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches
-	rm -rf statemachine/_compiled $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf statemachine/_compiled node/_compiled $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,9 +1,9 @@
-"""Builds the compiled core, where Cython and a C compiler are; everything else about the package stands in
+"""Builds the compiled modules, where Cython and a C compiler are; everything else about the package stands in
 pyproject.toml.
 
-The modules named by `statemachine/core.py` are compiled with the types of their `.pxd` files into
-`statemachine/_compiled/<digest of the sources>/`. Without a C compiler the package is installed without them, and the
-plain core runs.
+There are two sets of compiled modules: the core (`statemachine/core.py`) and the gateway's (`node/compiled.py`). Each
+is compiled with the types of its `.pxd` files into `<package>/_compiled/<digest of the sources>/`. Without a C compiler
+the package is installed without them, and the plain modules run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from typing import Any
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
-CORE = runpy.run_path(str(ROOT / "statemachine" / "core.py"))
-DIGEST = CORE["source_digest"]()
+HERE = Path(__file__).parent
+CORE = runpy.run_path(str(HERE / "statemachine" / "core.py"))
+SETS = {
+    "statemachine": CORE["MODULES"],
+    "node": runpy.run_path(str(HERE / "node" / "compiled.py"))["MODULES"],
+}
+"""The names of the compiled modules of each package, named from the package on."""
+DIGESTS = {package: CORE["source_digest"](HERE / package, modules) for package, modules in SETS.items()}
 FLAGS = ["-O2", "-g0", "-w", "-fno-semantic-interposition"]
 DIRECTIVES = {
     "language_level": 3,
@@ -31,7 +36,7 @@ DIRECTIVES = {
 
 
 def extensions() -> list[Extension]:
-    """The modules of the core; none where there is no Cython or nobody wants them."""
+    """The compiled modules; none where there is no Cython or nobody wants them."""
     if os.environ.get("QUORUMBOOK_CORE") == "plain":
         return []
     try:
@@ -40,41 +45,47 @@ def extensions() -> list[Extension]:
         print("quorumbook: no Cython, so the plain core is installed", file=sys.stderr)
         return []
     sources = []
-    for name in CORE["MODULES"]:
-        twin = ROOT / "statemachine" / f"{name}.pyx"
-        source = f"statemachine/{name}.pyx" if twin.exists() else f"statemachine/{name}.py"
-        sources.append(
-            Extension(f"statemachine.{name}", [source], extra_compile_args=FLAGS, extra_link_args=["-s"], optional=True)
-        )
+    for package, modules in SETS.items():
+        for name in modules:
+            path = f"{package}/{name.replace('.', '/')}"
+            source = f"{path}.pyx" if (HERE / f"{path}.pyx").exists() else f"{path}.py"
+            sources.append(
+                Extension(f"{package}.{name}", [source], extra_compile_args=FLAGS, extra_link_args=["-s"], optional=True)
+            )
     return list(
         cythonize(sources, build_dir="build/cython", compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1, quiet=True)
     )
 
 
-class BuildCore(build_ext):
-    """Puts the modules where `statemachine/core.py` looks for them."""
+class BuildModules(build_ext):
+    """Puts the modules where `statemachine/core.py` and `node/compiled.py` look for them."""
 
     def finalize_options(self) -> None:
         """As many compilers as processors. For an installation that uses this directory, only what changed is compiled
         again.
         """
-        self.place = "latest" if self.inplace else DIGEST
+        self.latest = bool(self.inplace)
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count() or 1
 
-    def get_ext_filename(self, fullname: str) -> str:
+    def get_ext_fullpath(self, ext_name: str) -> str:
         """The place of a module, under the directory of what is built."""
-        return f"_compiled/{self.place}/{Path(super().get_ext_filename(fullname)).name}"
+        package, *parents, _ = ext_name.split(".")
+        place = "latest" if self.latest else DIGESTS[package]
+        filename = Path(self.get_ext_filename(ext_name)).name
+        return str(Path(self.build_lib, package, "_compiled", place, *parents, filename))
 
     def copy_extensions_to_source(self) -> None:
         """For an installation that uses this directory: the modules of these sources take the place of older ones."""
-        old = ROOT / "statemachine" / "_compiled"
-        for directory in old.glob("*"):
-            if directory.name != DIGEST:
-                shutil.rmtree(directory, ignore_errors=True)
+        for package, digest in DIGESTS.items():
+            old = HERE / package / "_compiled"
+            for directory in old.glob("*"):
+                if directory.name != digest:
+                    shutil.rmtree(directory, ignore_errors=True)
         for extension in self.extensions:
-            filename = self.get_ext_filename(extension.name.split(".")[-1])
-            built, target = Path(self.build_lib, "statemachine", filename), old / DIGEST / Path(filename).name
+            package, *parents, _ = extension.name.split(".")
+            built = Path(self.get_ext_fullpath(extension.name))
+            target = Path(HERE, package, "_compiled", DIGESTS[package], *parents, built.name)
             if built.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -82,5 +93,5 @@ class BuildCore(build_ext):
                 draft.replace(target)
 
 
-arguments: dict[str, Any] = {"ext_modules": extensions(), "cmdclass": {"build_ext": BuildCore}}
+arguments: dict[str, Any] = {"ext_modules": extensions(), "cmdclass": {"build_ext": BuildModules}}
 setup(**arguments)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os  # pure: only to choose the core, before anything runs
 import sys  # pure: as above
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path  # pure: as above
 
@@ -37,26 +38,29 @@ class CoreError(ImportError):
     """The requested core does not exist."""
 
 
-def source_digest() -> str:
-    """The digest of the sources of the compiled core, and of the tools that compile it."""
+def source_digest(root: Path = _HERE, modules: Sequence[str] = MODULES) -> str:
+    """The digest of the sources of the compiled modules. `root` is the directory of their package."""
     digest = sha256()
-    for name in MODULES:
+    for name in modules:
         for suffix in (".py", ".pyx", ".pxd"):
-            source = _HERE.joinpath(name + suffix)
+            source = root.joinpath(name.replace(".", "/") + suffix)
             if source.exists():
                 digest.update(f"{source.name}\n".encode())
                 digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def compiled_directory() -> Path:
-    """The directory of the compiled core of these sources."""
-    return _HERE.joinpath("_compiled", source_digest())
+def compiled_directory(root: Path = _HERE, modules: Sequence[str] = MODULES) -> Path:
+    """The directory of the compiled modules of these sources."""
+    return root.joinpath("_compiled", source_digest(root, modules))
 
 
-def choose(package_path: list[str]) -> str:
+def choose(package_path: list[str], root: Path = _HERE, modules: Sequence[str] = MODULES) -> str:
     """Put the compiled core before the sources on a package's path, if it exists and is allowed. Returns the name of
     the core that runs.
+
+    `node/compiled.py` chooses other modules by the same rules, and passes the directory of their package and their
+    names.
 
     Raises:
         CoreError: QUORUMBOOK_CORE has another value, or requires a compiled core that does not exist.
@@ -66,8 +70,8 @@ def choose(package_path: list[str]) -> str:
         raise CoreError(f"{CHOICE}: expected {PLAIN} or {COMPILED}, not {wanted!r}")
     if wanted == PLAIN:
         return PLAIN
-    directory = compiled_directory()
-    if all(any(directory.glob(f"{name}.{sys.implementation.cache_tag}-*.so")) for name in MODULES):
+    directory = compiled_directory(root, modules)
+    if all(any(directory.glob(f"{name.replace('.', '/')}.{sys.implementation.cache_tag}-*.so")) for name in modules):
         package_path.insert(0, str(directory))
         return COMPILED
     if wanted == COMPILED:

@@ -22,6 +22,7 @@ from node.deployment.statuses import asking
 from node.diagnosis.stopping import wait_until_may_stop
 from node.engine.modes import Mode
 from node.errors import NodeStartError
+from node.gateway import CODE
 from node.keys.encryption import read_keys
 from node.supervisor import run_or_explain
 from node.system import software, stop_times
@@ -223,7 +224,9 @@ def check(path: Path, as_json: bool) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Show the version and commit, the ABI (the checksum of everything that is stored or sent), and the core in use."""
+    """Show the version and commit, the ABI (the checksum of everything that is stored or sent), and whether the core and the
+    gateway run compiled or plain.
+    """
     if as_json:
         print_json(
             {
@@ -231,10 +234,11 @@ def version(as_json: bool) -> None:
                 "commit": software.commit(),
                 "abi": ABI,
                 "core": CORE,
+                "gateway": CODE,
                 "rules": RULES,
                 "levels": SUPPORTED,
             }
         )
     else:
-        click.echo(f"quorumbook {software.title()}, ABI {ABI}, core: {CORE}")
+        click.echo(f"quorumbook {software.title()}, ABI {ABI}, core: {CORE}, gateway: {CODE}")
         click.echo(f"rules {RULES}; runs at the levels {', '.join(level.version for level in SUPPORTED)}")

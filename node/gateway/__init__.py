@@ -28,4 +28,9 @@ document is generated from these structs.
 - http/: the HTTP server
 
 `node/fix` uses its backend, catalogue and feeds. The command line and the load test use the texts of ids and words.
+`CODE` says whether direct, http.connection and http.messages run compiled or plain (`node.compiled`).
 """
+
+from node.compiled import choose
+
+CODE = choose(__name__, __path__)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.engine.membership import public
+from node.gateway import CODE
 from node.gateway.calls import FORWARDED, SIGNED_HEADERS, client_address, identify
 from node.gateway.errors import ApiError
 from node.gateway.http.messages import Request, Response, json_response
@@ -74,6 +75,7 @@ async def status(gateway: Gateway, request: Request) -> Response:
         "software": software.version(),
         "abi": ABI,
         "core": CORE,
+        "gateway": CODE,
     }
     if gateway.history is not None:
         body["history"] = await _history(gateway)
@@ -165,7 +167,7 @@ _READY = _object(
 )
 _STATUS = _object(
     {
-        **dict.fromkeys(("node_id", "mode", "software", "abi", "core"), _TEXT),
+        **dict.fromkeys(("node_id", "mode", "software", "abi", "core", "gateway"), _TEXT),
         "history": {"type": "object", "additionalProperties": {"type": "integer"}},
         **_SHOWN,
     },

@@ -9,3 +9,7 @@ It serves all calls except the WebSocket, whose connections are handed to aiohtt
 parsed by httptools (llhttp, the parser of Node.js). ADR 0033 says why the project has its own server, and
 what it must guarantee.
 """
+
+from node.compiled import choose
+
+choose(__name__, __path__)

@@ -64,8 +64,11 @@ class _Reading(Enum):
     """The connection is closing. Further input is discarded."""
 
 
-class Connection(asyncio.Protocol):
-    """See the module. The server creates one for each connection that it accepts."""
+class Connection:
+    """See the module. The server creates one for each connection that it accepts.
+
+    It has the methods of `asyncio.Protocol` and does not inherit them, because a compiled class has no plain base.
+    """
 
     __slots__ = (
         "_body",
@@ -305,10 +308,10 @@ class Connection(asyncio.Protocol):
         """The request is complete."""
         if self._upgrading:
             return  # `_upgrade` follows
-        self._take(self._request(keep_alive=self._parser.should_keep_alive()))
+        self._take(self._request(self._parser.should_keep_alive()))
         self._begin()
 
-    def _request(self, *, keep_alive: bool) -> Request:
+    def _request(self, keep_alive: bool) -> Request:
         name = self._parser.get_method()
         method = _METHODS.get(name)
         if method is None:
@@ -330,7 +333,7 @@ class Connection(asyncio.Protocol):
         """Handle a request for another protocol. A WebSocket request on one of its paths is handed over. Any other request is
         answered without the upgrade, and is the last one of the connection.
         """
-        request = self._request(keep_alive=False)
+        request = self._request(False)
         headers = self._headers
         self._begin()
         if not self._server.is_socket(request):

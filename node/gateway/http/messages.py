@@ -146,7 +146,7 @@ class Response:
         """The size of the body in bytes."""
         return len(self.body)
 
-    def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
+    def encode(self, keep_alive: bool, with_body: bool = True) -> bytes:
         """Return the answer as bytes."""
         lines = [_start(self.status), _CONTENT_TYPES.get(self.content_type) or f"Content-Type: {self.content_type}\r\n"]
         for name, value in self.headers.items():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import cast
 
 from node.budget import AddressShares, Places, caller_of
 from node.gateway.http import limits
@@ -61,7 +62,7 @@ class HttpServer:
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Listen on a port, which other processes may share. Raises OSError."""
         self._server = await self.loop.create_server(
-            lambda: Connection(self),
+            lambda: cast(asyncio.Protocol, Connection(self)),
             host,
             port,
             ssl=tls,

@@ -1,0 +1,37 @@
+"""The compiled modules of the gateway and the plain ones pass the same tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node import compiled, gateway
+from node.gateway import direct
+from node.gateway.http import connection, messages
+from statemachine.core import COMPILED, PLAIN, compiled_directory
+from tests.cores import run
+
+HERE = Path(__file__).parent
+
+needs_compiled_gateway = pytest.mark.skipif(
+    not compiled_directory(compiled.ROOT, compiled.MODULES).exists(),
+    reason="no compiled modules of these sources: `make core` makes them where a C compiler is",
+)
+
+
+def test_the_modules_that_run_are_those_that_are_shown() -> None:
+    compiled_ones = [not str(module.__file__).endswith(".py") for module in (messages, connection, direct)]
+    assert len(compiled_ones) == len(compiled.MODULES)
+    assert compiled_ones == [gateway.CODE == COMPILED] * len(compiled_ones)
+
+
+@needs_compiled_gateway
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", ["test_direct.py", "test_http_server.py"])
+def test_the_others_pass_the_same_tests(name: str) -> None:
+    """This process runs the tests of these modules on one of the two; here they run on the other one."""
+    other = PLAIN if gateway.CODE == COMPILED else COMPILED
+    shown = run(other, "-c", "from node import gateway; print(gateway.CODE)")
+    assert shown.strip() == other
+    run(other, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / name), timeout=200)
