@@ -39,7 +39,7 @@ def _tag(kind: type[msgspec.Struct]) -> int:
 
 _EVENTS = _tag(Events)
 _URGENT = frozenset({_tag(Results), _tag(KeysChanged)})
-"""What goes ahead of messages that wait for the next turn."""
+"""Tags of messages that go ahead of those that wait for the next turn."""
 
 
 def _is_urgent(message: bytes | Events) -> TypeGuard[bytes]:
@@ -52,17 +52,17 @@ class Owner(Protocol):
     reading: bool
 
     def received(self, message: msgspec.Struct) -> None:
-        """A message of the node."""
+        """Called with a message of the node."""
 
     def flush(self) -> None:
-        """More may be written."""
+        """Called when more may be written."""
 
     def lost(self, reason: str) -> None:
-        """The connection has ended, or must end."""
+        """Called when the connection has ended, or must end for this reason."""
 
 
 class Arrivals(asyncio.Protocol):
-    """See the module.
+    """Receives a connection's bytes, and passes its messages to the owner; see the module.
 
     Attributes:
         transport: the connection, or None before it is made.
@@ -172,7 +172,7 @@ class Arrivals(asyncio.Protocol):
             self._not_the_protocol(error)
 
     def _take(self) -> msgspec.Struct:
-        """The next message, or the next events of a long one."""
+        """Remove and return the next message, or the next events of a long one."""
         first = self._waiting.popleft()
         message = first
         if isinstance(first, bytes):

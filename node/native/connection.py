@@ -158,7 +158,7 @@ class OutcomesTaker(Protocol):
         """Whether the outcomes have arrived or are no longer wanted."""
 
     def set_result(self, outcomes: list[AnyOutcome], /) -> None:
-        """The outcomes."""
+        """Set the outcomes."""
 
     def set_exception(self, error: Exception, /) -> None:
         """Set the error instead of outcomes."""

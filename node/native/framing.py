@@ -120,7 +120,7 @@ class MalformedError(QuorumbookError):
 
 
 def decode_request(body: bytes) -> AnyRequest:
-    """The request in a frame.
+    """Return the request in a frame.
 
     Raises:
         MalformedError: the frame is not a request.
@@ -229,7 +229,7 @@ def _name_path(steps: list[int], body: bytes, kind: object) -> str:
 
 
 def _struct_of(kind: object, value: bytes | memoryview | None) -> type[msgspec.Struct] | None:
-    """The struct that `value` is an array of, chosen by its tag if `kind` is a union."""
+    """Return the struct that `value` is an array of, chosen by its tag if `kind` is a union."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
     if not isinstance(kind, UnionType):
@@ -243,7 +243,7 @@ def _struct_of(kind: object, value: bytes | memoryview | None) -> type[msgspec.S
 
 
 def _tag_of(value: bytes | memoryview | None) -> int | None:
-    """The first element of an array, if it is an integer."""
+    """Return the first element of an array, or None if it is not an integer."""
     try:
         head = _array(value) if value else None
         if value is None or not head or not head[0]:

@@ -1,9 +1,9 @@
 """The native protocol: length-prefixed msgpack frames, over a Unix socket or over TCP with TLS.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack: one message of this module, an array whose first
-element is its tag. A client begins with `Hello` and waits for `Welcome`; then it may send any number of requests
-without waiting. Each request carries the client's `request_id` (any whole number, echoed in the answer); answers may
-come in another order. `Events` come unasked after `Subscribe`.
+element is its tag. A client begins with `Hello` and waits for `Welcome`. Then it may send any number of requests
+without waiting. Each request carries the client's `request_id`, any whole number, which the answer repeats. Answers may
+come in another order. After `Subscribe` the node sends `Events` without further requests.
 
 Authentication: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a
 *gateway* and acts for every account. Any other connection signs its `Hello` with an API key and acts for that key's
@@ -56,9 +56,9 @@ decoded.
 """
 
 FRAME_MAX = 512 * 1024
-"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The
-longest order that the rules admit has about 700 bytes, an ordinary one 100. The connection of a peer that announces
-more is closed.
+"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 500 bytes each fit. The
+longest `PlaceOrder` that the rules admit has 443 bytes, an ordinary one about 60. The connection of a peer that
+announces more is closed.
 """
 
 
@@ -763,7 +763,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
 
 
 def frame(message: msgspec.Struct | msgspec.Raw) -> bytes:
-    """The bytes of one frame.
+    """Return the frame of a client's message.
 
     Raises:
         ValueError: the message is longer than `FRAME_MAX`.
