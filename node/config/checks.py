@@ -76,7 +76,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
 
 
 def check(config: NodeConfig, file: str, *, dates: bool = True) -> None:
-    """Check everything. Without `dates`, certificates need not be valid now.
+    """Check everything. Without `dates`, certificates need not be valid now, nor fit the key.
 
     Raises:
         ConfigError: the first fault found.

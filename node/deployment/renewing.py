@@ -57,7 +57,7 @@ def renew(
     layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta
 ) -> dict[str, Validity]:
     """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have. Returns them
-    by node.
+    by node. An interrupted call may be repeated: a node between its two files does not start until then.
 
     Raises:
         SetupError: the authority's key is not here, or would end before the certificates; nothing was changed then.
@@ -83,21 +83,24 @@ def renew(
 
 
 def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
-    """Make another authority, which all nodes of the directory trust beside the present one. Returns its validity.
+    """Make another authority, which all nodes of the directory trust beside the present one. Returns its validity. An
+    interrupted call may be repeated.
 
     Raises:
         SetupError: a roll is already in progress, or the present authority is not here.
         OSError: a file cannot be written.
     """
-    former = _authority(layout.directory)
-    if len(_certificates(layout.directory / "ca.pem")) > 1:
+    key = _authority_key(layout.directory)
+    former, *others = _certificates(layout.directory / "ca.pem")
+    if others:
         raise SetupError(
             "another authority is trusted already: renew the nodes' certificates, then `quorumbook pki roll --finish`"
         )
     made = pki.make_authority(layout.cluster_id, now)
-    files.replace(layout.directory / FORMER_KEY, former.key, 0o600)
+    if _fits(former, key, layout.directory):  # else an interrupted call has kept the former key already
+        files.replace(layout.directory / FORMER_KEY, key, 0o600)
     files.replace(layout.directory / "ca.key", made.key, 0o600)
-    _trust(layout, made.certificate + former.certificate)
+    _trust(layout, made.certificate + _pem(former))
     return validity(x509.load_pem_x509_certificate(made.certificate))
 
 
@@ -124,22 +127,41 @@ def finish_roll(layout: ClusterDirectory) -> list[str]:
 
 
 def _trust(layout: ClusterDirectory, authorities: bytes) -> None:
-    """Write these authorities into the files of the directory, its nodes and the operator's key."""
+    """Write these authorities into the files of the nodes, the operator's key and the directory. The directory's own is
+    the last one: a step of a roll that was interrupted before can be repeated.
+    """
     for node_id in layout.node_ids:
         config = layout.configs[node_id]
         files.replace(config.path(config.tls.ca), authorities)
-    files.replace(layout.directory / "ca.pem", authorities)
     path = layout.directory / "admin.json"
     if path.exists():
         key = msgspec.structs.replace(read_key(path), ca=authorities.decode("ascii"), nodes=layout.addresses)
         files.replace(path, msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
+    files.replace(layout.directory / "ca.pem", authorities)
 
 
 def _authority(directory: Path) -> pki.KeyPair:
-    certificate, key = directory / "ca.pem", directory / "ca.key"
+    """Return the newest authority that the nodes trust. Raises SetupError if its key is not here."""
+    key, newest = _authority_key(directory), _certificates(directory / "ca.pem")[0]
+    if not _fits(newest, key, directory):
+        raise SetupError(
+            f"{directory / 'ca.key'} is not the key of the authority in ca.pem. If `quorumbook pki roll --begin` was interrupted, repeat it"
+        )
+    return pki.KeyPair(_pem(newest), key)
+
+
+def _authority_key(directory: Path) -> bytes:
+    key = directory / "ca.key"
     if not key.exists():
         raise SetupError(f"{key} is not here: the cluster's authority signs certificates. Put it back for as long as this takes")
-    return pki.KeyPair(_pem(_certificates(certificate)[0]), key.read_bytes())
+    return key.read_bytes()
+
+
+def _fits(certificate: x509.Certificate, key: bytes, directory: Path) -> bool:
+    try:
+        return pki.fits(certificate, key)
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"{directory / 'ca.key'}: expected a private key in PEM") from error
 
 
 def _own(config: NodeConfig) -> Path:

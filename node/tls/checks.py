@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 
 from node.config.settings import NodeConfig
 from node.errors import ConfigError
+from node.tls import pki
 from node.tls.pki import certified_node_id, node_name
 
 Fault = Callable[[str, str], ConfigError]
@@ -19,7 +19,7 @@ Fault = Callable[[str, str], ConfigError]
 
 def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = None, *, dates: bool = True) -> None:
     """Check the files of `[tls]`. `now` is the time for the certificates' validity, the current time by default.
-    Without `dates` it is not checked.
+    Without `dates` neither the validity is checked nor that the key fits: `pki renew` mends both.
 
     Raises:
         ConfigError: made by `fault`.
@@ -41,7 +41,7 @@ def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = 
             f"expected the certificate of node {config.node_id!r}, with the subject alternative name {node_name(config.node_id)}; "
             f"{own_path} {found}",
         )
-    _check_key(config, own, fault)
+    _check_key(config, own, fault, fits=dates)
 
 
 def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -53,15 +53,17 @@ def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
     return True
 
 
-def _check_key(config: NodeConfig, certificate: x509.Certificate, fault: Fault) -> None:
+def _check_key(config: NodeConfig, certificate: x509.Certificate, fault: Fault, *, fits: bool) -> None:
     path = config.path(config.tls.key)
     try:
-        key = serialization.load_pem_private_key(_bytes("tls.key", path, fault), password=None)
+        fitting = pki.fits(certificate, _bytes("tls.key", path, fault))
     except (ValueError, TypeError) as error:
         raise fault("tls.key", f"expected a private key in PEM, without a passphrase; {path} is not one") from error
-    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
-        raise fault("tls.key", f"expected the key of {config.tls.certificate}; {path} is another one")
+    if fits and not fitting:
+        raise fault(
+            "tls.key",
+            f"expected the key of {config.tls.certificate}; {path} is another one. If `quorumbook pki renew` was interrupted, repeat it",
+        )
 
 
 def _bytes(key: str, path: Path, fault: Fault) -> bytes:

@@ -100,6 +100,13 @@ def issue(
     return _signed(builder, key, ca_key)
 
 
+def fits(certificate: x509.Certificate, key: bytes) -> bool:
+    """Whether a certificate is that of a private key in PEM. Raises ValueError or TypeError for what is no such key."""
+    private = serialization.load_pem_private_key(key, password=None)
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return private.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
+
+
 def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.SSLContext:
     """Make a context for accepting connections as this node.
 

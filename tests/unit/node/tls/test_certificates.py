@@ -7,6 +7,7 @@ import datetime
 import logging
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from node.config.settings import NodeConfig
 from node.deployment.renewing import FORMER_KEY, begin_roll, finish_roll, held, renew
 from node.deployment.setup import Host, initialise
 from node.errors import ConfigError, SetupError
+from node.system import files
 from node.tls import pki
 from node.tls.certificates import DAY, CertificateWatch, expiry
 
@@ -115,6 +117,66 @@ async def test_an_authority_is_changed_while_all_trust_each_other(directory: Pat
     assert not (directory / FORMER_KEY).exists()
     with pytest.raises(SetupError, match="nothing to finish"):
         finish_roll(layout)
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object], at: int) -> bool:
+    """Whether a step ends by an interruption before it writes its file number `at` (from 0 on)."""
+    replace, written = files.replace, 0
+
+    def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+        nonlocal written
+        if written == at:
+            raise KeyboardInterrupt
+        written += 1
+        replace(path, data, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replace", write)
+        try:
+            step()
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def test_an_interrupted_renewal_can_be_repeated(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its two files a node did not start, and no command of the cluster ran any more, this one included."""
+    unfit: list[str] = []
+    for at in range(7):
+        stopped = interrupted(monkeypatch, lambda: renew(ClusterDirectory(directory), ["n1", "n2", "n3"], now(), LONG), at)
+        assert stopped is (at < 6)
+        for node_id in ("n1", "n2", "n3"):
+            try:
+                config_of(directory, node_id)
+            except ConfigError as error:
+                unfit.append(str(error))
+        renew(ClusterDirectory(directory), ["n1", "n2", "n3"], now(), LONG)
+        assert all(each.trusted for each in held(ClusterDirectory(directory)))
+        assert [config_of(directory, node_id).node_id for node_id in ("n1", "n2", "n3")] == ["n1", "n2", "n3"]
+    assert len(unfit) == 3
+    assert all("`quorumbook pki renew` was interrupted, repeat it" in text for text in unfit)
+
+
+def test_an_interrupted_roll_can_be_repeated(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates that were renewed after an interrupted begin were signed by a key that nobody trusted."""
+    former = (directory / "ca.key").read_bytes()
+    for at in range(8):
+        layout = ClusterDirectory(directory)
+        if not interrupted(monkeypatch, lambda layout=layout: begin_roll(layout, now()), at):  # type: ignore[misc]
+            break
+        assert at == 0 or (directory / FORMER_KEY).read_bytes() == former
+        if (directory / "ca.key").read_bytes() != former:
+            with pytest.raises(SetupError, match="repeat it"):
+                renew(layout, ["n1"], now(), LONG)
+    assert at == 6, "each file was the last one that was written once"
+    assert (directory / FORMER_KEY).read_bytes() == former
+    renew(ClusterDirectory(directory), ["n1", "n2", "n3"], now(), LONG)
+    for at in range(6):
+        layout = ClusterDirectory(directory)
+        if not interrupted(monkeypatch, lambda layout=layout: finish_roll(layout), at):  # type: ignore[misc]
+            break
+    assert all(each.trusted for each in held(ClusterDirectory(directory)))
+    assert len(held(ClusterDirectory(directory))) == 4
 
 
 def test_a_renewed_certificate_names_the_hosts_of_its_node(directory: Path) -> None:
