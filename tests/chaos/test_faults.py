@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 PLAN = ChaosPlan(
     seed=5,
-    seconds=90.0,
+    seconds=240.0,
     rounds=1,
     only=("flip-log-middle", "flip-log-end", "lost-disk", "freeze-leader", "replace-node"),
     longest=1.2,
@@ -54,7 +54,7 @@ class SetBack(Fault):
             data.with_name("copy").rename(data)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(330)
 def test_each_fault_is_survived(tmp_path: Path) -> None:
     lines: list[str] = []
     result = asyncio.run(Chaos(tmp_path / "chaos", PLAN, lines.append).run())
@@ -64,7 +64,7 @@ def test_each_fault_is_survived(tmp_path: Path) -> None:
     assert "| freeze-leader | 1 | 1 |" in report(result, PLAN)
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(240)
 def test_a_loss_is_noticed(tmp_path: Path) -> None:
     lines: list[str] = []
     plan = ChaosPlan(seed=1, rounds=1, longest=0.1)

@@ -18,7 +18,7 @@ TRADED_BETWEEN = 700
 """Commands acknowledged before, and after, each kill."""
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_kill_each_node(make_ground: MakeGround) -> None:
     ground = make_ground({"snapshot.every_commands": 300})
 

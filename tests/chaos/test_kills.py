@@ -24,7 +24,7 @@ NOON = 1_769_860_800.0
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_killed_leaders_lose_nothing(tmp_path: Path) -> None:
     lines: list[str] = []
     result = asyncio.run(Kills(tmp_path, PLAN, lines.append).run())
