@@ -19,16 +19,21 @@ T = TypeVar("T")
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Create a file with `mode` from its creation on. Its contents are durable on return; its name needs
-    `snapshots.durable.sync_path`.
+    `snapshots.durable.sync_path`. If it cannot be written, nothing is left.
 
     Raises:
         FileExistsError: the file exists.
+        OSError: it cannot be written.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with named(path), open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:

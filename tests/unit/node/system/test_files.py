@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.system.files import write_lines
+from node.system.files import replace, write_lines, write_new
 
 
 def test_a_file_of_lines_leaves_other_files_alone(tmp_path: Path) -> None:
@@ -30,3 +30,20 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Pa
     with pytest.raises(OSError, match=r"No space left on device: .*/x'"):
         write_lines(tmp_path / "x", lines())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_on_a_full_disk_is_named_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`key put --out` left an empty file, and its repetition was refused because of that."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "old").write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*/key'"):
+            write_new(tmp_path / "key", b"secret", 0o600)
+        with pytest.raises(OSError, match=r"No space left on device: .*/old"):
+            replace(tmp_path / "old", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"old"
