@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.errors import RequestFailed
 from node.gateway.backend import Backend
@@ -58,6 +59,15 @@ class Product:
     def size(self, units: int) -> str:
         """Return a size as text."""
         return amount_text(units, self.base_scale)
+
+    def correction(self, trade_id: int, corrections: Mapping[int, int]) -> tuple[str | UnsetType, str | UnsetType]:
+        """Return what an operator did to a trade and its corrected price, UNSET if there is none. `corrections` are those of
+        the product by trade: the new price, 0 for a bust.
+        """
+        price = corrections.get(trade_id)
+        if price is None:
+            return UNSET, UNSET
+        return ("price", self.price(price)) if price else ("bust", UNSET)
 
 
 class ProductJson(msgspec.Struct, kw_only=True):

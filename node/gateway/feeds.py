@@ -29,17 +29,30 @@ from node.gateway.catalogue import Catalogue, CurrencyJson, Product, ProductJson
 from node.gateway.channels import Frame, auction, encode, heartbeat, opened
 from node.gateway.errors import UnavailableError
 from node.gateway.metrics import Metrics
-from node.native.protocol import AuctionQuery, AuctionView, BookPage, BookPageQuery, Events, FailCode, MarketQuery, MarketView
+from node.native.protocol import (
+    AuctionQuery,
+    AuctionView,
+    BookPage,
+    BookPageQuery,
+    ControlsQuery,
+    ControlsView,
+    Events,
+    FailCode,
+    MarketQuery,
+    MarketView,
+)
 from node.statistics import Statistics
 from node.system.backoff import Backoff
 from statemachine.auctions import TRADING
-from statemachine.events import AnyEvent, OrderMatched, StatusChanged, TradingSwitched
+from statemachine.events import AnyEvent, OrderMatched, StatusChanged, TradeCorrected, TradingSwitched
 from statemachine.types import ProductStatus, Side
 
 log = logging.getLogger(__name__)
 
 TRADES_KEPT = 1_000
 """Latest trades that `GET /products/{id}/trades` serves without the history. The engine's feed keeps as many."""
+CORRECTIONS_PAGE = 1_000
+"""Corrections of trades that one query reads: as many as it answers."""
 EVENTS_KEPT = 10_000
 """Events kept in this process for readers that are a little behind, about 10 MB for a busy product. Older events come
 from the engine.
@@ -111,6 +124,8 @@ class ProductFeed:
 
     Attributes:
         trades: the latest trades, oldest first. `last_trade_id` and `last_price` are known even if it is empty.
+        corrections: the new price of each trade that an operator corrected, 0 if the trade was busted. The exchange keeps
+            them for ever.
         live: set while the engine's events arrive.
         indicative: the latest message of the channel `auction` while an auction collects orders, or b"".
     """
@@ -121,6 +136,7 @@ class ProductFeed:
         self.book = Book()
         self.stats = Statistics()
         self.trades: deque[OrderMatched] = deque(maxlen=TRADES_KEPT)
+        self.corrections: dict[int, int] = {}
         self.last_trade_id = 0
         self.last_price = 0
         self.readers: dict[Reader, None] = {}
@@ -173,6 +189,7 @@ class ProductFeed:
             loader = BookLoader(market.product_sequence)
             for side in Side:
                 await self._read(side, loader)
+            corrections = await self._read_corrections()
             await copy.reach(loader.sequence, market.product_sequence)
         except BaseException:
             self._generation += 1
@@ -189,6 +206,7 @@ class ProductFeed:
         self.trades.extend(trade for trade in reversed(market.trades) if isinstance(trade, OrderMatched))
         self.last_trade_id, self.last_price = market.last_trade_id, market.last_price
         self.in_auction, self.indicative, self._indicated = market.in_auction, b"", 0
+        self.corrections = corrections
         self.sequence = market.product_sequence + len(copy.events)
         for event in copy.events:
             self._count(event)
@@ -206,6 +224,17 @@ class ProductFeed:
                 return
             last = page.orders[-1]
             after = last.price, last.opened_sequence, last.order_id
+
+    async def _read_corrections(self) -> dict[int, int]:
+        """Read the corrections of all trades of the product."""
+        found: dict[int, int] = {}
+        read = 0
+        while True:
+            page: ControlsView = await self._backend.query(ControlsQuery("correction", read, CORRECTIONS_PAGE))
+            found |= {row.trade_id: row.new_price for row in page.correction if row.product_id == self.product_id}
+            read += len(page.correction)
+            if len(page.correction) < CORRECTIONS_PAGE:
+                return found
 
     async def _follow(self, sequence: int) -> bool:
         """Subscribe to events from `sequence` on. Returns False if the engine is disconnected again."""
@@ -277,6 +306,8 @@ class ProductFeed:
             self.stats.add(event)
             self.trades.append(event)
             self.last_trade_id, self.last_price = event.trade_id, event.price
+        elif isinstance(event, TradeCorrected):
+            self.corrections[event.trade_id] = event.new_price
 
     def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
         """Apply a change of the product's status. `book` is the book after the change."""

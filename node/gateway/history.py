@@ -20,6 +20,7 @@ from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.requests import choice, cursors, moment, page_limit, period, whole_number
 from node.gateway.values import (
     SIDE_WORDS,
+    CorrectionWord,
     ProductStatusWord,
     SideWord,
     account_text,
@@ -66,7 +67,9 @@ TransferWord = Annotated[str, one_of(TRANSFER_TYPES)]
 
 
 class FillJson(msgspec.Struct, kw_only=True):
-    """A trade from the view of one party; `side` is its own side."""
+    """A trade from the view of one party; `side` is its own side. A trade that an operator busted or corrected has a
+    `correction`, and the second also the `corrected_price`.
+    """
 
     trade_id: int
     product_id: str
@@ -80,10 +83,13 @@ class FillJson(msgspec.Struct, kw_only=True):
     side: SideWord
     settled: bool
     created_at: str
+    correction: CorrectionWord | UnsetType = UNSET
+    corrected_price: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, row: Row, account_id: str, product: Product) -> Self:
-        """Return a trade from the view of the account."""
+    def of(cls, row: Row, account_id: str, product: Product, corrections: Mapping[int, int]) -> Self:
+        """Return a trade from the view of the account. `corrections` are those of the product."""
+        correction, corrected_price = product.correction(row["trade_id"], corrections)
         is_maker = row["maker_account_id"] == account_id
         side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
         return cls(
@@ -99,6 +105,8 @@ class FillJson(msgspec.Struct, kw_only=True):
             side=SIDE_WORDS[side],
             settled=True,
             created_at=iso(row["time"]),
+            correction=correction,
+            corrected_price=corrected_price,
         )
 
 
@@ -290,7 +298,10 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
         return Answer([])
     source = await history(call)
     rows = await source.ask(lambda past: past.fills(account_id, product_id, order_id, page))
-    body = [FillJson.of(row, account_id, await call.gateway.catalogue.product(row["product_id"])) for row in rows]
+    body = []
+    for row in rows:
+        product = await call.gateway.catalogue.product(row["product_id"])
+        body.append(FillJson.of(row, account_id, product, (await call.gateway.feeds.feed(product)).corrections))
     return Answer(body, _cursors([(row["sequence"], row["trade_id"]) for row in rows]))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.gateway.book import LongText
 from node.gateway.calls import Answer, Call
@@ -14,7 +15,7 @@ from node.gateway.catalogue import CurrencyJson, Product, ProductJson
 from node.gateway.channels import AuctionJson
 from node.gateway.feeds import ProductFeed
 from node.gateway.requests import cursors, page_limit, whole_number
-from node.gateway.values import SIDE_WORDS, SideWord, iso, product_text
+from node.gateway.values import SIDE_WORDS, CorrectionWord, SideWord, iso, product_text
 from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView
 from statemachine.events import OrderMatched
 from statemachine.types import Side
@@ -95,23 +96,30 @@ class VolumeSummaryJson(msgspec.Struct, kw_only=True):
 
 
 class TradeJson(msgspec.Struct, kw_only=True):
-    """A trade. `side` is the maker's side."""
+    """A trade. `side` is the maker's side. A trade that an operator busted or corrected has a `correction`, and the second
+    also the `corrected_price`.
+    """
 
     trade_id: int
     side: SideWord
     size: str
     price: str
     time: str
+    correction: CorrectionWord | UnsetType = UNSET
+    corrected_price: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, trade: OrderMatched, product: Product) -> Self:
-        """Return the object of a trade."""
+    def of(cls, trade: OrderMatched, product: Product, corrections: Mapping[int, int]) -> Self:
+        """Return the object of a trade. `corrections` are those of the product."""
+        correction, corrected_price = product.correction(trade.trade_id, corrections)
         return cls(
             trade_id=trade.trade_id,
             side=SIDE_WORDS[trade.side],
             size=product.size(trade.size),
             price=product.price(trade.price),
             time=iso(trade.time),
+            correction=correction,
+            corrected_price=corrected_price,
         )
 
 
@@ -241,7 +249,8 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
         if trade.trade_id > before and (not after or trade.trade_id < after)
     ]
     page = page[:limit]
-    return Answer([TradeJson.of(trade, wanted) for trade in page], cursors(page, lambda trade: str(trade.trade_id)))
+    corrections = (await call.gateway.feeds.feed(wanted)).corrections if page else {}
+    return Answer([TradeJson.of(trade, wanted, corrections) for trade in page], cursors(page, lambda trade: str(trade.trade_id)))
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:

@@ -207,6 +207,7 @@ STOP_WORDS = words_of(STOPS)
 GOOD_FOR_WORDS = words_of(GOOD_FOR)
 ORDER_STATUS_WORDS = words_of(ORDER_STATUSES)
 
+CorrectionWord = Annotated[str, one_of(("bust", "price"))]
 SideWord = Annotated[str, one_of(SIDES)]
 OrderTypeWord = Annotated[str, one_of(ORDER_TYPES)]
 RequestedTypeWord = Annotated[str, one_of(REQUESTED_TYPES)]

@@ -111,6 +111,8 @@ async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
     status, answer = await exchange.call("admin", "POST", target, body)
     assert status == 200, answer
     assert (await exchange.call("admin", "POST", target, body | {"note": "again"}))[0] == 409
+    (busted,) = (await exchange.get("/products/BTC-USD/trades"))[1]
+    assert busted == trades[0] | {"correction": "bust"}
 
 
 @pytest.mark.parametrize(

@@ -356,3 +356,31 @@ async def test_a_history_that_is_not_known_to_be_of_this_log_never_answers(
         assert "another log" in answer["detail"]
     _, answer = await kept.get("/status")
     assert answer["history"]["confirmed"] == 0
+
+
+async def test_a_corrected_price_marks_the_trade_and_both_fills(kept: Exchange) -> None:
+    await kept.order("alice", "sell", "100", "1")
+    await kept.order("bob", "buy", "100", "1")
+    (trade,) = (await kept.get("/products/BTC-USD/trades"))[1]
+    (fill,) = (await kept.call("bob", "GET", "/fills"))[1]
+    assert "correction" not in trade
+    assert "correction" not in fill
+    body = {
+        "buyer": "bob",
+        "seller": "alice",
+        "price": "100",
+        "size": "1",
+        "buyer_fee": "0",
+        "seller_fee": "0",
+        "new_price": "99",
+    }
+    target = f"/admin/products/BTC-USD/trades/{trade['trade_id']}/correction"
+    assert (await kept.call("admin", "POST", target, body))[0] == 200
+    mark = {"correction": "price", "corrected_price": "99"}
+    assert (await kept.get("/products/BTC-USD/trades"))[1] == [trade | mark]
+    for name in ("alice", "bob"):
+        (marked,) = (await kept.call(name, "GET", "/fills"))[1]
+        assert {field: marked[field] for field in mark} == mark
+        assert marked["price"] == "100"
+    (candle,) = (await kept.get("/products/BTC-USD/candles"))[1]
+    assert candle[1:5] == [100, 100, 100, 100] or candle[1:5] == ["100"] * 4
