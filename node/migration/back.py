@@ -1,4 +1,4 @@
-"""The rollback to the previous version: what it would lose, and its steps."""
+"""The rollback to the previous version: the commands that it undoes, and its steps."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ class WayBack:
     record: switch.MigrationRecord
 
     def txlog(self) -> Txlog:
-        """All of `since`, as a transaction log. Raises as `since`."""
+        """Return all of `since` as a transaction log. Raises as `since` does."""
         return Txlog(self.record.last_index + 1, iter(list(self.since())), level=level_with(self.record.to_abi))
 
     def since(self) -> Iterator[TxEntry]:
-        """The entries with commands that were written since the migration, in order.
+        """Return the entries with commands that were written since the migration, in order.
 
         The last ones may not have been committed.
 
         Raises:
-            DataDirectoryError: entries are missing here: the node took a snapshot from another one. Or the log is
-                damaged.
+            DataDirectoryError: entries are missing, because the node installed a snapshot, or the log is damaged.
         """
         expected = 0
         try:
@@ -63,7 +62,7 @@ class WayBack:
 
 
 def way_back(data: Path) -> WayBack:
-    """How to undo the latest migration.
+    """Return the way back from the latest migration.
 
     Raises:
         DataDirectoryError: no migration can be undone.
@@ -81,11 +80,10 @@ def way_back(data: Path) -> WayBack:
 
 
 def ways_back(directories: Sequence[Path]) -> dict[Path, WayBack]:
-    """How to undo the latest migration of several nodes. Those that are back already, where that was interrupted, are
-    left out.
+    """Return the ways back of several nodes. After an interrupted rollback, nodes that are already back are left out.
 
     Raises:
-        DataDirectoryError: one of the others has no migration that could be undone.
+        DataDirectoryError: one of the others has no migration that can be undone.
     """
     ways: dict[Path, WayBack] = {}
     faults: dict[Path, DataDirectoryError] = {}

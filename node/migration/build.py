@@ -1,9 +1,8 @@
-"""The data of a directory in another ABI, made in a new directory and checked. The source is only read: a rehearsal is
-just that.
+"""Converts the data of a directory to another ABI, in a new directory, and checks the result. The source is only read,
+so a rehearsal does the same.
 
-Snapshot, log entries (committed or not), terms, indexes and votes: all of it, so that the node takes part in Raft as if
-nothing had happened. Other nodes convert theirs; since converting follows from the bytes alone, equal entries stay
-equal.
+It converts snapshot, log entries (committed or not), terms, indexes and votes, so the node continues in Raft without a
+break. Every node converts its own data. The conversion depends on the bytes alone, so equal entries stay equal.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Built:
-    """What was made.
+    """The converted data.
 
     Attributes:
         before, after: the rows of the newest snapshot, in the old and the new schema; empty without a snapshot.
         last_index, last_term: of the log's last entry, 0 without one.
-        behind: commands behind the snapshot, and how many of them this software rejects.
-        state_hash: the hash over all tables after the whole log: equal on nodes with equal logs.
-        seconds, bytes_before, bytes_after: what it took; bytes of snapshot and log.
+        behind: the number of commands behind the snapshot, and of those that this software rejects.
+        state_hash: the hash over all tables after the whole log; nodes with equal logs have equal hashes.
+        seconds: the duration. bytes_before, bytes_after: the size of snapshot and log.
     """
 
     report: MigrationReport
@@ -70,13 +69,13 @@ class Built:
 
 
 class Builder:
-    """Makes one directory from another.
+    """Converts one directory into another.
 
     Args:
-        out: where; is made, must not exist.
+        out: the new directory; it must not exist.
         steps: at least one.
-        progress: called with each stage that begins, and what an executable prints.
-        counted: called now and then with the steps done in a stage, and all its steps: rows, log entries.
+        progress: called with the name of each stage, and with each line that an executable prints.
+        counted: called with the steps done in a stage (rows, log entries), and all its steps.
     """
 
     def __init__(
@@ -100,14 +99,14 @@ class Builder:
         self._log = LogMigration(steps, self._current)
         self._steps = steps
         self.engine: Engine | None = None
-        """The state at the end of the log, once it is built in the schema of a level."""
+        """The state at the end of the log, after `build`, if the schema is that of a level."""
 
     def build(self) -> Built:
-        """Make it, check it, and have it on the disk.
+        """Convert and check the data, and sync it to the disk.
 
         Raises:
             MigrationError: a step or a check failed.
-            SnapshotDamagedError, LogDamagedError: the source cannot be trusted.
+            SnapshotDamagedError, LogDamagedError: the source is damaged.
             OSError: the disk is full, or cannot be read or written.
         """
         started = time.monotonic()
@@ -135,10 +134,10 @@ class Builder:
         )
 
     def _check_space(self) -> None:
-        """Refuse what would fill the disk, before anything is written. What is made is about as large as what is there."""
+        """Check the disk space before anything is written. The new data is about as large as the old."""
         place = self._out.parent
         snapshot, log = _bytes(self._found.snapshot), _bytes(self._found.data / LOG)
-        # On the same file system the snapshot is read by hard links, on another one from a copy.
+        # On the same file system the snapshot is read through hard links, on another one from a copy.
         copy = snapshot if place.stat().st_dev != self._found.data.stat().st_dev else 0
         needed, free = snapshot + log + copy, shutil.disk_usage(place).free
         if free < needed:
@@ -157,7 +156,7 @@ class Builder:
         return before, after, manifest.index
 
     def _read(self) -> tuple[Manifest, Rows]:
-        """The rows, from a copy: opening the database leaves files behind."""
+        """Read the rows from a copy, because opening the database leaves files behind."""
         copy = self._out / "source"
         assert self._found.snapshot is not None
         link_tree(self._found.snapshot, copy / self._found.snapshot.name)
@@ -184,7 +183,7 @@ class Builder:
             raise MigrationError("the snapshot is written", str(snapshot_path(self._out, manifest.index)), job.reason)
 
     def _mark(self, manifest: Manifest) -> SnapshotMark:
-        """The note of the snapshot's place in the log has its last two entries: a follower may ask for them."""
+        """Convert the note of the snapshot's position. It has the last two entries, because a follower may ask for them."""
         mark, convert = mark_of(manifest), LogMigration(self._steps, self._current).convert
         return msgspec.structs.replace(
             mark, last=convert_entry(mark.last, convert), previous=convert_entry(mark.previous, convert)
@@ -205,8 +204,8 @@ class Builder:
         )
 
     def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
-        """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the
-        hash at the end.
+        """Apply the commands behind the snapshot to an engine. Returns how many there are, how many it rejects, and the hash
+        at the end.
         """
         if self._to != self._current.abi:
             return 0, 0, b""
@@ -230,7 +229,7 @@ class Builder:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A copy of a snapshot. The large files, which are never written again, are hard links where that is possible."""
+    """Copy a snapshot. Large files never change, so they become hard links where that is possible."""
     target.mkdir(parents=True)
     for path in source.iterdir():
         with contextlib.suppress(OSError):

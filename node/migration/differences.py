@@ -1,5 +1,5 @@
-"""What a migration changes in the tables, for a person to judge: columns that came and went, and rows that differ in
-the columns that stay.
+"""The changes that a migration makes in the tables, for a person to judge: columns that come or go, and rows that differ
+in the columns that stay.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from snapshots.migration.codec import Row
 from snapshots.migration.report import StepReport
 
 SAMPLES = 3
-"""Values of a column that are shown, the most frequent first."""
+"""The most values of a column that are shown, the most frequent first."""
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column that came or went: how many different values it has, some of them as in TSV, and the number of rows that
-    have the first.
+    """An added or removed column: the number of different values, some of them as in TSV, and the number of rows with the
+    first.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class TableDifference(msgspec.Struct, frozen=True):
-    """One table. `table` is its name before, "" if it came; `becomes` that afterwards, "" if it went.
+    """One table. `table` is its name before, "" if it was added. `becomes` is the name afterwards, "" if it was removed.
 
-    Rows are compared by their keys, in the columns that are there before and after: `same`, `changed`, `gone`, `came`
-    are numbers of rows, and `columns_changed` has in how many of the changed ones a column differs. What an outcome or
-    another value of several parts has besides what it had is no difference. `lines` are TSV: the headers, then the rows
-    that are gone or were changed ("-"), and those that came or what they were changed to ("+").
+    Rows are compared by their keys, in the columns that exist before and after. `same`, `changed`, `gone`, `came` are
+    numbers of rows. `columns_changed` has the number of changed rows for each column. A new part of an outcome, or of
+    another value of several parts, is not a difference. `lines` are TSV: the headers, then the old form of removed and
+    changed rows ("-"), and the new form of added and changed rows ("+").
     """
 
     table: str
@@ -51,7 +51,7 @@ class TableDifference(msgspec.Struct, frozen=True):
 
     @property
     def is_any(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether the table differs."""
         return bool(self.columns_added or self.columns_removed or self.changed or self.gone or self.came)
 
 
@@ -71,11 +71,11 @@ class _Side:
         self.key = schema.keys[name] if name else ()
 
     def keyed(self) -> dict[Key, Cells]:
-        """The rows by key."""
+        """Return the rows by key."""
         return {tuple([self._part(cells, part) for part in self.key]): cells for cells in self.rows}
 
     def _part(self, cells: Cells, part: str) -> Any:
-        """A column, or what it has at a path of names."""
+        """Return a column, or its part at a path of names."""
         column, *path = [part] if part in self.places else part.split(".")
         value: Any = cells[self.places[column]]
         for place, name in enumerate(path):
@@ -83,13 +83,13 @@ class _Side:
         return value
 
     def column(self, name: str) -> Column:
-        """What is in a column."""
+        """Return the values of a column."""
         counts = Counter(cells[self.places[name]] for cells in self.rows).most_common()
         return Column(name, len(counts), [value for value, _ in counts[:SAMPLES]], counts[0][1] if counts else 0)
 
 
 def new_names(tables: Iterable[str], steps: Iterable[StepReport]) -> dict[str, str]:
-    """What each table is called after all steps; "" for one that is removed."""
+    """Return the name of each table after all steps; "" for a removed table."""
     names = {table: table for table in tables}
     for step in steps:
         becomes = {count.table: count.new_table for count in step.tables}
@@ -104,7 +104,7 @@ def differences(
     new: tsv.TsvSchema,
     names: Mapping[str, str],
 ) -> Iterator[TableDifference]:
-    """Tables whose columns or rows differ, in the order of the old schema, then those that came. O(everything)."""
+    """Return the tables whose columns or rows differ, in the order of the old schema, then added tables. O(everything)."""
     pairs = [(table, names[table]) for table in before] + [("", table) for table in after if table not in names.values()]
     for was, now in pairs:
         found = _compared(_Side(was, before, old), _Side(now, after, new))
@@ -113,7 +113,7 @@ def differences(
 
 
 def _compared(was: _Side, now: _Side) -> TableDifference:
-    # A key that is made of other columns does not tell which row became which.
+    # A key of other columns does not show which new row an old row has become.
     pairs = was.keyed() if was.key == now.key else {}
     common = [(name, was.places[name], place) for name, place in now.places.items() if name in was.places]
     lines, changed, columns = [], 0, Counter[str]()

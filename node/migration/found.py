@@ -1,4 +1,4 @@
-"""What lies in a data directory, and of which ABI it is. Only reads."""
+"""Reads what a data directory contains, and its ABI."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LOG = "log"
 
 @dataclass(frozen=True)
 class Found:
-    """A data directory's contents. `snapshot` is the newest one; `abi` that of everything, None if nothing was stored
-    yet.
+    """A data directory's contents. `snapshot` is the newest one. `abi` is that of snapshot and log, None if nothing was
+    stored yet.
     """
 
     data: Path
@@ -32,19 +32,19 @@ class Found:
 
     @property
     def writer(self) -> str:
-        """The software that wrote the newest snapshot, for a person."""
+        """Return the software that wrote the newest snapshot, for a person."""
         return f"software {self.manifest.software}" if self.manifest is not None else "software that left no snapshot"
 
 
 def check_known(found: Found, releases: Releases, own: str) -> None:
-    """Refuse data whose ABI has no description here; by the versions, a later one is told from one that was never
+    """Refuse data whose ABI has no description here; the version tells whether it is a later one or one that was never
     released.
 
     Args:
         own: the version of this software.
 
     Raises:
-        UnknownAbiError: naming who wrote it.
+        UnknownAbiError: the text names the software that wrote the data.
     """
     if found.abi is None or found.abi in releases.abis:
         return
@@ -57,15 +57,15 @@ def check_known(found: Found, releases: Releases, own: str) -> None:
 
 
 def _order(version: str) -> list[int]:
-    """A version's numbers, to compare by."""
+    """Return the numbers of a version, for comparisons."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def first_abi(data: Path) -> str | None:
-    """The ABI of the newest snapshot, else of the log's first entry; None where neither is there.
+    """Return the ABI of the newest snapshot, else of the log's first entry; None if there is neither.
 
     Raises:
-        SnapshotDamagedError, LogDamagedError: as `look`.
+        SnapshotDamagedError, LogDamagedError: as `look` raises them.
     """
     paths = snapshot_paths(data / SNAPSHOTS) if (data / SNAPSHOTS).is_dir() else []
     if paths:
@@ -74,7 +74,7 @@ def first_abi(data: Path) -> str | None:
 
 
 def look(data: Path) -> Found:
-    """What is in a data directory.
+    """Return the contents of a data directory.
 
     Raises:
         SnapshotDamagedError, LogDamagedError: a snapshot's seal or a segment's header cannot be read.
@@ -87,7 +87,7 @@ def look(data: Path) -> Found:
     if manifest is not None:
         abis[manifest.abi] = None
     if len(abis) > 1 and {level.abi for level in SUPPORTED}.issuperset(abis):
-        # The level changed in this log. What it is now the engine knows; the later one counts for all who only read.
+        # The level changed in this log. Only the engine knows the present level; for readers the later one counts.
         abis = {level.abi: None for level in reversed(SUPPORTED) if level.abi in abis}
     elif len(abis) > 1:
         raise DataDirectoryError(

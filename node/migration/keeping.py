@@ -1,8 +1,7 @@
-"""What a node keeps when the level changes: its data as the former version would go on with it, for `quorumbook
-rollback`.
+"""The data that a node keeps when the level changes, so that `quorumbook rollback` can return to the former version.
 
-The newest snapshot of the former level, its files as hard links, and the log behind it up to the entry before the one
-that changed the level. It lies in `data/former/ABI`, as after a migration with all nodes stopped, until `quorumbook
+It keeps the newest snapshot of the former level, with its files as hard links, and the log behind it up to the entry
+before the change of the level. The data lies in `data/former/ABI`, as after a migration with all nodes stopped, until `quorumbook
 migrate --finalize`.
 """
 
@@ -27,8 +26,8 @@ DRAFT = "keeping.tmp"
 
 
 def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
-    """Keep the data of the former level, unless that was done before. Whether it is kept now. Runs in a thread beside
-    the engine.
+    """Keep the data of the former level, unless that was done before. Returns whether it is kept now. Runs in a thread
+    beside the engine.
 
     Args:
         index: of the log entry that changed the level.
@@ -46,7 +45,7 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
     last_index, last_term = _keep_log(data, draft, node_id, change.old.abi, index)
     if last_index < index - 1 and snapshot_index < index - 1:
         durable.remove(draft)
-        return False  # the entries are on this node no more: it took a snapshot of the new level from another one
+        return False  # this node no longer has the entries: it installed a snapshot of the new level
     record = switch.MigrationRecord(
         change.old.abi, change.to.abi, software.version(), time.time_ns(), snapshot_index, index - 1, last_term
     )
@@ -59,7 +58,7 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
 
 
 def forget(data: Path, abi: str) -> None:
-    """Remove what was kept of the level with this ABI: the cluster is at that level again. Runs in a thread.
+    """Remove the kept data of the level with this ABI, because the cluster is at that level again. Runs in a thread.
 
     Raises:
         OSError: it cannot be removed.
@@ -68,7 +67,7 @@ def forget(data: Path, abi: str) -> None:
 
 
 def _keep_snapshot(data: Path, draft: Path, abi: str) -> int:
-    """The index of the newest snapshot of an ABI, which is kept; 0 where there is none."""
+    """Keep the newest snapshot of an ABI. Returns its index, or 0 if there is none."""
     for path in reversed(snapshot_paths(data / SNAPSHOTS)):
         manifest = read_seal(path).manifest
         if manifest.abi == abi:

@@ -1,6 +1,4 @@
-"""Migrates a copy of the data, and reports what a start would do, what it would need, and what would change. The source
-is only read.
-"""
+"""Migrates a copy of the data, and reports the steps of a start, its needs, and the changes. The source is only read."""
 
 from __future__ import annotations
 
@@ -34,11 +32,11 @@ class NodeData:
 
 
 def places(directory: Path) -> list[NodeData]:
-    """The data in a directory: a cluster's, a node's, or a data directory itself.
+    """Return the data in a directory: that of a cluster, of a node, or a data directory itself.
 
     Raises:
         DirectoryError: it is none of these.
-        ConfigError: a node's configuration is not right.
+        ConfigError: a node's configuration is invalid.
     """
     paths = [directory / "node.toml"] if (directory / "node.toml").is_file() else sorted(directory.glob("*/node.toml"))
     if paths:
@@ -53,7 +51,7 @@ def places(directory: Path) -> list[NodeData]:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What would happen. `built` is None where the data has the wanted ABI already, or nothing was stored yet."""
+    """The result of a rehearsal. `built` is None if the data already has the wanted ABI, or nothing was stored yet."""
 
     place: NodeData
     found: Found
@@ -62,7 +60,7 @@ class Rehearsal:
     chains: Chains
 
     def differences(self) -> Iterator[TableDifference]:
-        """What changes, by table."""
+        """Return the changes by table."""
         built = self.built
         if built is None or self.found.abi is None:
             return
@@ -78,14 +76,14 @@ def rehearse(
     progress: Progress = lambda _line: None,
     counted: Counted = uncounted,
 ) -> Rehearsal:
-    """Run all steps of a start on a copy in a temporary directory, or those to another ABI.
+    """Run the steps of a start, or those to another ABI, on a copy in a temporary directory.
 
     Args:
         progress, counted: see `Builder`.
 
     Raises:
         UnknownAbiError, MigrationError: the migration would fail, for this reason.
-        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data is damaged or inconsistent.
         OSError: the disk is full, or cannot be read or written.
     """
     known = known or Chains(scripts=place.scripts)

@@ -1,4 +1,4 @@
-"""What a node does about ABIs before it starts: finish what was interrupted, and migrate what another version left."""
+"""The migration at a start: finishes an interrupted one, and migrates the data of another version."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SCRIPTS = "migrations"
 
 
 def chains(config: NodeConfig) -> Chains:
-    """The chains that this node may go."""
+    """Return the chains of steps that this node may use."""
     return Chains(scripts=Path(config.directory) / SCRIPTS)
 
 
 def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
-    """Bring the data directory to a level that this software can run (`level.BROUGHT_TO`); None if it has one already.
-    Nobody else may use the directory meanwhile.
+    """Bring the data directory to a level that this software can run (`level.BROUGHT_TO`); None if it already has one.
+    No other process may use the directory during the call.
 
     Raises:
-        UnknownAbiError, MigrationError: it cannot be done; the data is as it was.
-        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
-        OSError: the directory cannot be read or written; the data is as it was.
+        UnknownAbiError, MigrationError: it cannot be done; the data is unchanged.
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data is damaged or inconsistent.
+        OSError: the directory cannot be read or written; the data is unchanged.
     """
     data = config.data_path
     if switch.finish(data):
@@ -89,7 +89,7 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
 
 
 def _digest(steps: list[Step]) -> str:
-    """What made the steps: nodes that say the same have migrated in the same way, as far as executables and steps go."""
+    """Return a digest of steps and executables: nodes with the same digest have migrated in the same way."""
     made = hashlib.sha256()
     for step in steps:
         made.update(f"{step.source.abi} {step.target.abi} {step.how}\n".encode())

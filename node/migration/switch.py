@@ -1,12 +1,12 @@
 """Replaces the old data by the migrated data, and back.
 
-    DATA/migration.tmp/      being made; thrown away by the next start if that was interrupted
-    DATA/migration.ready/    whole and checked: from here on the switch is finished, by the next start if this one is killed
-    DATA/rollback.ready/     likewise, on the way back
-    DATA/former/ABI/         the data as the version with that ABI left it, until `quorumbook migrate --finalize`
+    DATA/migration.tmp/      a conversion in progress; the next start deletes it if it was interrupted
+    DATA/migration.ready/    complete and checked data. If this start is killed, the next one finishes the switch
+    DATA/rollback.ready/     the same for a rollback
+    DATA/former/ABI/         the data of the version with that ABI, until `quorumbook migrate --finalize`
 
-In between, `snapshots` and `log` may be of different ABIs for a moment: no version starts on that, and the next start
-of this one finishes the switch.
+During the switch `snapshots` and `log` may be of different ABIs for a moment. No version starts on such data, and the
+next start of this version finishes the switch.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ FORMER = "former"
 RECORD = "migration.json"
 REWINDS = "rewinds.json"
 ARCHIVE = "archive"
-"""Where log segments go that the log no longer needs; `node.engine.process` keeps them as long as there is a way back."""
+"""The directory of log segments that the log no longer needs. `node.engine.process` keeps them while a rollback is
+possible.
+"""
 
 _UNDONE = "undone"
 _PARTS = (SNAPSHOTS, LOG)
 
 
 class MigrationRecord(msgspec.Struct, frozen=True):
-    """What is kept beside the former data: from which ABI to which, by which software and steps (a digest), where the
-    log ended, and the state's hash there (hex)."""
+    """The record beside the former data: both ABIs, the software and the digest of the steps, the end of the log, and the
+    state's hash there (hex).
+    """
 
     from_abi: str
     to_abi: str
@@ -54,12 +57,12 @@ class MigrationRecord(msgspec.Struct, frozen=True):
 
 
 def encoded(record: MigrationRecord) -> bytes:
-    """A record as it lies on disk."""
+    """Return a record as bytes for the disk."""
     return msgspec.json.format(msgspec.json.encode(record)) + b"\n"
 
 
 class Rewind(msgspec.Struct, frozen=True):
-    """A way back that was gone: entries behind `last_index` with a term up to `term` were undone."""
+    """A rollback that was made: it undid the entries behind `last_index` with a term up to `term`."""
 
     last_index: int
     term: int
@@ -70,7 +73,7 @@ class Rewind(msgspec.Struct, frozen=True):
 
 
 def rewinds(data: Path) -> list[Rewind]:
-    """The ways back that were gone on this data, oldest first.
+    """Return the rollbacks that were made on this data, oldest first.
 
     Raises:
         DataDirectoryError: the file cannot be read.
@@ -85,7 +88,7 @@ def rewinds(data: Path) -> list[Rewind]:
 
 
 def former(data: Path) -> list[MigrationRecord]:
-    """The migrations that were not finalized yet, oldest first.
+    """Return the migrations that are not final yet, oldest first.
 
     Raises:
         DataDirectoryError: a record cannot be read.
@@ -105,17 +108,17 @@ def may_go_back(data: Path) -> bool:
 
 
 def draft(data: Path) -> Path:
-    """Where migrated data is made; what an interrupted migration left there is gone."""
+    """Return the directory for migrated data, without what an interrupted migration left in it."""
     for name in (DRAFT, *(part + durable.TRASH for part in (READY, BACK, _UNDONE, FORMER, ARCHIVE))):
         durable.remove(data / name)
     return data / DRAFT
 
 
 def commit(data: Path, record: MigrationRecord) -> None:
-    """Make what lies in the draft the node's data; the former data is kept. Durable on return.
+    """Make the data in the draft the node's data, and keep the former data. Durable on return.
 
     Raises:
-        OSError: it cannot be; `finish` goes on with it later if it had begun.
+        OSError: it cannot be done. If it had begun, `finish` completes it later.
     """
     made = data / DRAFT
     files.write_new(made / RECORD, encoded(record))
@@ -129,7 +132,7 @@ def commit(data: Path, record: MigrationRecord) -> None:
 
 
 def finish(data: Path) -> bool:
-    """Finish a switch that was interrupted, in whichever direction; whether there was one."""
+    """Finish an interrupted switch or rollback. Returns whether there was one."""
     if (data / READY).is_dir():
         record = msgspec.json.decode((data / READY / RECORD).read_bytes(), type=MigrationRecord)
         aside = data / FORMER / record.from_abi
@@ -151,7 +154,7 @@ def finish(data: Path) -> bool:
 
 
 def _exchange(data: Path, ready: Path, aside: Path) -> None:
-    """Each part of `ready` takes the place of the one in use, which goes aside. May be interrupted and begun again."""
+    """Replace each part in use by the one in `ready`, and move the old part aside. Safe to repeat after an interruption."""
     for part in _PARTS:
         if not (ready / part).exists():
             continue
@@ -166,11 +169,10 @@ def _exchange(data: Path, ready: Path, aside: Path) -> None:
 
 
 def go_back(data: Path, record: MigrationRecord) -> None:
-    """Put the data from before a migration in its place again; what is there now goes, also from the archive. Durable
-    on return.
+    """Put the data from before a migration back, and delete the present data, also from the archive. Durable on return.
 
-    The node's term is raised beyond every term it has known: see `log_conversion.raise_term`. What was undone is noted,
-    so that whatever read the log meanwhile (the history) notices that it went.
+    The node's term is raised beyond every term that it has known: see `log_conversion.raise_term`. The rollback is
+    recorded, so that a reader of the log (the history) notices that entries were undone.
     """
     kept = data / FORMER / record.from_abi
     now = hardstate.load(RealDisk(data / LOG))
@@ -184,8 +186,8 @@ def go_back(data: Path, record: MigrationRecord) -> None:
 
 
 def _drop_archived(archive: Path, abi: str) -> None:
-    """Delete the archived segments of an ABI: after a way back their entries are in no log any more, and a second
-    migration makes others.
+    """Delete the archived segments of an ABI. After a rollback no log has their entries, and a second migration makes
+    others.
     """
     for name, found in (segment_abis(archive) if archive.is_dir() else {}).items():
         if found == abi:
@@ -193,13 +195,13 @@ def _drop_archived(archive: Path, abi: str) -> None:
 
 
 def finalize(data: Path, *, keep_archive: bool) -> int:
-    """Delete all former data, and log segments that were only kept for the way back. How many migrations were made
+    """Delete all former data, and log segments that were kept only for a rollback. Returns how many migrations were made
     final.
 
-    The node may run. Its archive directory stays, since it may be about to move a segment there.
+    The node may run. Its archive directory stays, because the node may be about to move a segment there.
 
     Raises:
-        DataDirectoryError: a switch is under way.
+        DataDirectoryError: a switch is unfinished.
     """
     if (data / READY).is_dir() or (data / BACK).is_dir():
         raise DataDirectoryError(f"{data}: a switch between former and migrated data is under way; start the node first")

@@ -3,7 +3,7 @@
 The tables are `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with the columns below; each balance becomes a
 deposit. The first leader turns the rows into commands and proposes them in order, before it accepts any other command.
 So all nodes agree. If the leader fails in the middle, the next one continues after the last entry in the log: while the
-log has nothing but the dataset, the number of applied commands tells the place.
+log has nothing but the dataset, the number of applied commands is the place.
 """
 
 from __future__ import annotations

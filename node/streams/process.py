@@ -191,7 +191,7 @@ class Streamer:
         elif found is FetchResult.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
             raise StreamError(
                 f"log entry {index} is on no node any more, so events behind entry {self._following.place.index} are lost to the stream. "
-                "Begin with another streams.prefix, and have consumers read the state anew"
+                "Begin with another streams.prefix, and have consumers read the state again"
             )
 
     async def _status(self) -> NodeStatus | None:

@@ -144,7 +144,7 @@ class Converter:
         def convert(value: str) -> str:
             found = moved.get(value, value)
             if members and found not in members:
-                raise CodecError("", f"{name} has no {found} any more, and the migration does not say what becomes of it")
+                raise CodecError("", f"{name} has no {found} any more, and the migration does not declare its new value")
             return found
 
         return convert

@@ -66,7 +66,7 @@ def _orders() -> None:
 
 
 def _transfers() -> None:
-    """The key has another column, so the table is made anew."""
+    """The key has another column, so the table is created again."""
     op.create_table(
         "transfers_of_both",
         sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
