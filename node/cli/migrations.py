@@ -14,10 +14,10 @@ from node.cli.program import Commands
 from node.cli.target import CLUSTER_VARIABLE, default_place, deprecated, json_option
 from node.config.settings import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupError
-from node.migration import switch
-from node.migration.back import WayBack, ways_back
+from node.migration import cutover
 from node.migration.differences import Column, TableDifference
 from node.migration.rehearsal import NodeData, Rehearsal, places, rehearse
+from node.migration.rollback import WayBack, ways_back
 from node.records.txlog import to_lines
 from node.system import files
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile, locked_note
@@ -212,7 +212,7 @@ def new_level(version: str, out: Path | None) -> None:
 def _finalize(found: list[NodeData]) -> None:
     for place in found:
         archived = place.config is not None and place.config.keeps_log
-        number = switch.finalize(place.data, keep_archive=archived or place.config is None)
+        number = cutover.finalize(place.data, keep_archive=archived or place.config is None)
         click.echo(f"{place.data}: {f'{number} migration(s) made final' if number else 'there is nothing to make final'}")
 
 
@@ -383,7 +383,7 @@ def rollback(
             _cut_histories(cut, report, shown)
         for number, (data, way) in enumerate(ways.items()):
             shown.stage(f"{names[data]}: the former data takes its place again", number, len(ways))
-            switch.go_back(data, way.record)
+            cutover.go_back(data, way.record)
             text = f"back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}"
             report(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
     if as_json:

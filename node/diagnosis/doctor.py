@@ -30,7 +30,7 @@ from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.diagnosis.findings import Finding, Severity
 from node.errors import ConfigError, QuorumbookError
-from node.migration import switch
+from node.migration import cutover
 from node.native.protocol import NodeStatus
 from node.records import backup
 from node.system.descriptors import DESCRIPTORS_MIN
@@ -266,7 +266,7 @@ class Doctor:
             )
 
     def _log(self, config: NodeConfig) -> Iterator[Finding]:
-        directories = [config.data_path / "log", config.data_path / switch.ARCHIVE]
+        directories = [config.data_path / "log", config.data_path / cutover.ARCHIVE]
         other = (
             sorted({abi for abi in segment_abis(directories[0]).values() if abi not in ACCEPTED})
             if directories[0].is_dir()

@@ -16,8 +16,8 @@ from cluster.storage import RealDisk
 from cluster.wire import FORMER_PROTOCOL, Hello, TlsWire
 from node.config.settings import NodeConfig
 from node.engine.replicated_engine import ReplicatedEngine
-from node.migration import switch
-from node.migration.found import LOG, SNAPSHOTS, first_abi, look
+from node.migration import cutover
+from node.migration.contents import LOG, SNAPSHOTS, first_abi, look
 from node.migration.keeping import forget, keep
 from snapshots import durable
 from snapshots.errors import SnapshotError
@@ -111,7 +111,7 @@ def leave_to_former(config: NodeConfig, level: Level) -> None:
         following = names[later[-1] + 1 :]
         if not following or following[0] > segment_name(newest.index + 1):
             return
-        disk = RealDisk(config.data_path / LOG, archive_to=config.data_path / switch.ARCHIVE, archives=lambda: config.keeps_log)
+        disk = RealDisk(config.data_path / LOG, archive_to=config.data_path / cutover.ARCHIVE, archives=lambda: config.keeps_log)
         for name in names[: later[-1] + 1]:
             disk.archive(name)
         disk.sync_names()

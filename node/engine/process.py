@@ -55,7 +55,7 @@ from node.engine.service import EngineService, Identity
 from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.engine.startup import check_other_nodes, check_start, seeding_of, snapshot_loader
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
-from node.migration import switch
+from node.migration import cutover
 from node.migration.start import at_start
 from node.system import software, stop_times
 from node.system.descriptors import raise_limit
@@ -223,9 +223,9 @@ def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDu
     # A rollback to the previous version exports the entries applied since the migration, so the log is kept until the
     # migration is final.
     def archives() -> bool:
-        return config.keeps_log or switch.may_go_back(config.data_path)
+        return config.keeps_log or cutover.may_go_back(config.data_path)
 
-    archive = config.data_path / switch.ARCHIVE
+    archive = config.data_path / cutover.ARCHIVE
     disk = RealDisk(
         config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives, synced=durations.fsync.observe
     )
@@ -276,7 +276,7 @@ def _members_of(raft: Raft) -> tuple[list[Member], int]:
 
 def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str, addresses: Addresses) -> Introductions:
     """Return this node's introduction. The start is counted here, before any peer learns of it."""
-    records = [record for record in switch.former(config.data_path) if record.to_abi == BROUGHT_TO.abi and record.steps]
+    records = [record for record in cutover.former(config.data_path) if record.to_abi == BROUGHT_TO.abi and record.steps]
     migrated = None
     if records:
         last = records[-1]

@@ -22,8 +22,8 @@ from cluster.tail import TRIES, first_index, segment_with
 from node.config.settings import NodeConfig
 from node.engine.feed import Audience, Feed
 from node.errors import RequestFailed
-from node.migration import switch
-from node.migration.found import LOG
+from node.migration import cutover
+from node.migration.contents import LOG
 from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
@@ -346,7 +346,7 @@ class LogChunks:
     """Reads one chunk at a time."""
 
     def __init__(self, config: NodeConfig) -> None:
-        self._directories = (config.data_path / LOG, config.data_path / switch.ARCHIVE)
+        self._directories = (config.data_path / LOG, config.data_path / cutover.ARCHIVE)
         self._reading = False
 
     def read(self, query: LogQuery, applied_index: int, found: Found) -> None:

@@ -22,7 +22,7 @@ from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ConnectionLost, DataDirectoryError, DatasetError, RequestFailed
 from node.keys.encryption import ClusterKeys
-from node.migration.found import look
+from node.migration.contents import look
 from node.native.connection import NativeConnection
 from node.native.protocol import Welcome
 from node.records import datasets

@@ -32,9 +32,9 @@ from node.history.partitions import DIRECTORY, alone
 from node.history.place import FETCHED
 from node.history.projection import HistoryRows, order_row
 from node.history.store import HistoryProgress, HistoryStore, add_volumes, put, put_candles
-from node.migration import switch
-from node.migration.build import Builder
-from node.migration.found import LOG, SNAPSHOTS, Found, look
+from node.migration import cutover
+from node.migration.contents import LOG, SNAPSHOTS, Found, look
+from node.migration.conversion import Builder
 from node.migration.start import chains
 from snapshots import durable
 from snapshots.abi.releases import Releases
@@ -181,7 +181,7 @@ KNOWN = {
 """Schema revision and checksum of earlier versions. Versions that are not listed know the present schema."""
 
 
-def go_back(config: NodeConfig, record: switch.MigrationRecord) -> str:
+def go_back(config: NodeConfig, record: cutover.MigrationRecord) -> str:
     """Return the node's history to a state from which the previous version can continue. Returns what was done, for a
     person; "" if there is no history.
 
@@ -218,10 +218,10 @@ def go_back(config: NodeConfig, record: switch.MigrationRecord) -> str:
         database.dispose()
 
 
-def _state_before(config: NodeConfig, record: switch.MigrationRecord) -> Engine:
+def _state_before(config: NodeConfig, record: cutover.MigrationRecord) -> Engine:
     """Return the exchange's state at the end of the former log: as its own level has it, or as the migration made it."""
     known = chains(config)
-    found = look(config.data_path / switch.FORMER / record.from_abi)
+    found = look(config.data_path / cutover.FORMER / record.from_abi)
     if found.abi is None:
         return states.empty(states.level_with(record.to_abi))
     if found.abi in ACCEPTED:

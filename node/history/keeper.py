@@ -35,8 +35,8 @@ from node.history.place import FETCHED, LogMatch, compare, needed_by_streams, pl
 from node.history.projection import HistoryRows, HistoryStep, Projection, apply, order_row
 from node.history.state import StateStore, level_at_start, node_state, totals_of
 from node.history.store import HistoryProgress, HistoryStore, LogGap
-from node.migration import switch
-from node.migration.found import LOG, SNAPSHOTS
+from node.migration import cutover
+from node.migration.contents import LOG, SNAPSHOTS
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.engine import Engine
@@ -73,12 +73,12 @@ class Keeper:
         self._config = config
         self._store = store
         self._state = state
-        self._archive = config.data_path / switch.ARCHIVE
+        self._archive = config.data_path / cutover.ARCHIVE
         self._directories = [config.data_path / LOG, self._archive, self.fetched]
         self._start = ""
         self._compared = self._confirmed = False
         self._gap_end = -1
-        self._boundaries = {record.last_index for record in switch.former(config.data_path)}
+        self._boundaries = {record.last_index for record in cutover.former(config.data_path)}
         self._begin(*self._state_at(store.progress.log_index))
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
@@ -310,7 +310,7 @@ class Keeper:
         """
         index = self._state.index
         release(self._directories, index, self.fetched, 0)
-        if self._config.raft.archive_log or switch.may_go_back(self._config.data_path):
+        if self._config.raft.archive_log or cutover.may_go_back(self._config.data_path):
             return
         release(
             self._directories, int(min(index, needed_by_streams(self._config))), self._archive, self._config.history.log_bytes

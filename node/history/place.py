@@ -3,7 +3,7 @@
 What was stored is compared entry for entry by index, term and digest, never by counts. Two Raft logs that have an entry
 of the same index and term are equal up to that entry. Therefore one look at the last stored entry is enough. Where the
 log no longer has that entry, a snapshot's manifest may have it. What a rollback undid is recorded beside the data
-(`switch.Rewind`)."""
+(`cutover.Rewind`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
 from node.data_directory.marks import mark_of
 from node.history.store import HistoryProgress
-from node.migration import switch
-from node.migration.found import SNAPSHOTS
+from node.migration import cutover
+from node.migration.contents import SNAPSHOTS
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import ACCEPTED
@@ -51,11 +51,11 @@ def placed(progress: HistoryProgress, entry: LogEntry) -> HistoryProgress:
     return msgspec.structs.replace(progress, term=entry.term, digest=digest_of(entry), abi=ABI)
 
 
-def undone(data: Path, progress: HistoryProgress) -> switch.Rewind | None:
+def undone(data: Path, progress: HistoryProgress) -> cutover.Rewind | None:
     """Return the latest rollback that undid the last stored entry."""
     if not progress.term:
         return None
-    found = [rewind for rewind in switch.rewinds(data) if rewind.undid(progress.log_index, progress.term)]
+    found = [rewind for rewind in cutover.rewinds(data) if rewind.undid(progress.log_index, progress.term)]
     return min(found, key=lambda rewind: rewind.last_index, default=None)
 
 

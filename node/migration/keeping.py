@@ -13,9 +13,9 @@ from pathlib import Path
 from cluster import hardstate
 from cluster.log import DurableLog, read_segments
 from cluster.storage import RealDisk
-from node.migration import switch
-from node.migration.build import link_tree
-from node.migration.found import LOG, SNAPSHOTS
+from node.migration import cutover
+from node.migration.contents import LOG, SNAPSHOTS
+from node.migration.conversion import link_tree
 from node.system import files, software
 from snapshots import durable
 from snapshots.levels.level import SetLevel
@@ -35,8 +35,8 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
     Raises:
         OSError, SnapshotError, ClusterError: it cannot be kept.
     """
-    target = data / switch.FORMER / change.old.abi
-    if (target / switch.RECORD).exists():
+    target = data / cutover.FORMER / change.old.abi
+    if (target / cutover.RECORD).exists():
         return False
     draft = data / DRAFT
     durable.remove(draft)
@@ -46,10 +46,10 @@ def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
     if last_index < index - 1 and snapshot_index < index - 1:
         durable.remove(draft)
         return False  # this node no longer has the entries: it installed a snapshot of the new level
-    record = switch.MigrationRecord(
+    record = cutover.MigrationRecord(
         change.old.abi, change.to.abi, software.version(), time.time_ns(), snapshot_index, index - 1, last_term
     )
-    files.write_new(draft / switch.RECORD, switch.encoded(record))
+    files.write_new(draft / cutover.RECORD, cutover.encoded(record))
     target.parent.mkdir(mode=0o700, exist_ok=True)
     durable.remove(target)
     draft.rename(target)
@@ -63,7 +63,7 @@ def forget(data: Path, abi: str) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    durable.remove(data / switch.FORMER / abi)
+    durable.remove(data / cutover.FORMER / abi)
 
 
 def _keep_snapshot(data: Path, draft: Path, abi: str) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import DirectoryError
-from node.migration.build import Builder, Built, Progress
+from node.migration.contents import LOG, SNAPSHOTS, Found, check_known, look
+from node.migration.conversion import Builder, Built, Progress
 from node.migration.differences import TableDifference, differences, new_names
-from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look
 from node.migration.start import SCRIPTS
 from node.system import software
 from snapshots.levels.level import ACCEPTED, BROUGHT_TO

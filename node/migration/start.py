@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from node.config.settings import NodeConfig
-from node.migration import switch
-from node.migration.build import Builder, Built
-from node.migration.found import Found, check_known, look
+from node.migration import cutover
+from node.migration.contents import Found, check_known, look
+from node.migration.conversion import Builder, Built
 from node.system import software
 from snapshots import durable
 from snapshots.errors import MigrationError
@@ -38,9 +38,9 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
         OSError: the directory cannot be read or written; the data is unchanged.
     """
     data = config.data_path
-    if switch.finish(data):
+    if cutover.finish(data):
         log.warning("a switch between former and migrated data was interrupted; it is finished now")
-    switch.draft(data)
+    cutover.draft(data)
     found = look(data)
     if found.abi is None or found.abi in ACCEPTED:
         return None
@@ -61,13 +61,13 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
 def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     assert found.abi is not None
     check_known(found, known.releases, software.version())
-    out = switch.draft(config.data_path)
+    out = cutover.draft(config.data_path)
     steps = known.find(found.abi, BROUGHT_TO.abi)
     for step in steps:
         log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
-        record = switch.MigrationRecord(
+        record = cutover.MigrationRecord(
             found.abi,
             BROUGHT_TO.abi,
             software.version(),
@@ -84,7 +84,7 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     except BaseException:
         durable.remove(out)
         raise
-    switch.commit(config.data_path, record)
+    cutover.commit(config.data_path, record)
     return built
 
 

@@ -21,7 +21,7 @@ from node.errors import StreamError
 from node.history.place import FETCHED, release
 from node.history.projection import HistoryStep, apply
 from node.history.state import StateStore, level_at_start, node_state
-from node.migration import switch
+from node.migration import cutover
 from node.streams.broker import Broker, Record, StreamProgress
 from node.streams.records import RecordWriter
 from node.system import files
@@ -60,7 +60,7 @@ class NodeStream:
         self._forget_undone()
         self._state = StateStore(config.streams_path / STATE)
         data = config.data_path
-        self._directories = [data / "log", data / switch.ARCHIVE, self.fetched]
+        self._directories = [data / "log", data / cutover.ARCHIVE, self.fetched]
         self._place = StreamProgress(config.cluster_id, 0, 0)
         self._before: StreamProgress | None = None
         self._engine, self._index = Engine(), 0
@@ -111,12 +111,12 @@ class NodeStream:
 
     def undone(self, place: StreamProgress) -> int | None:
         """Return the last log entry that the rollbacks of this node's data kept, or None if they did not undo this place."""
-        ways = [way.last_index for way in switch.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
+        ways = [way.last_index for way in cutover.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
         return min(ways, default=None)
 
     def _forget_undone(self) -> None:
         """After a rollback, remove the stream's state and fetched segments, which may include undone entries."""
-        now = switch.rewinds(self._config.data_path)
+        now = cutover.rewinds(self._config.data_path)
         seen = self._config.streams_path / SEEN
         if len(now) != (int(seen.read_text()) if seen.exists() else 0):
             for name in (STATE, FETCHED):
@@ -239,8 +239,8 @@ class NodeStream:
             return
         release(self._directories, self._state.index, self.fetched, 0)
         config = self._config
-        if not (config.raft.archive_log or config.history.enabled or switch.may_go_back(config.data_path)):
-            release(self._directories, self._state.index, config.data_path / switch.ARCHIVE, 0)
+        if not (config.raft.archive_log or config.history.enabled or cutover.may_go_back(config.data_path)):
+            release(self._directories, self._state.index, config.data_path / cutover.ARCHIVE, 0)
 
     def _tend_state(self) -> None:
         """Write the state if it is due."""

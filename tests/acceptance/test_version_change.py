@@ -17,7 +17,7 @@ from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from node.errors import NodeStartError
 from node.keys.credentials import Credentials
-from node.migration.found import look
+from node.migration.contents import look
 from node.records.audit import audit_directory
 from snapshots.abi import ABI
 from snapshots.levels.level import BROUGHT_TO

@@ -10,7 +10,7 @@ import pytest
 
 from node.config.file import load
 from node.deployment.setup import initialise
-from node.migration.found import LOG, SNAPSHOTS
+from node.migration.contents import LOG, SNAPSHOTS
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
 from snapshots.abi.releases import Releases

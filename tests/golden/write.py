@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.migration.found import LOG, SNAPSHOTS
+from node.migration.contents import LOG, SNAPSHOTS
 from snapshots.abi import ABI
 from statemachine.commands import (
     AnyCommand,

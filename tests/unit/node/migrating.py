@@ -16,8 +16,8 @@ from cluster.messages import COMMAND, NO_OP
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
 from node.config.settings import NodeConfig
-from node.migration.build import Builder
-from node.migration.found import LOG, SNAPSHOTS, look
+from node.migration.contents import LOG, SNAPSHOTS, look
+from node.migration.conversion import Builder
 from snapshots.abi.schema import Schema
 from snapshots.job import JobState
 from snapshots.levels import states

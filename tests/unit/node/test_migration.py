@@ -26,10 +26,10 @@ from node.config.settings import NodeConfig
 from node.data_directory.marks import mark_of
 from node.deployment.setup import initialise
 from node.errors import DataDirectoryError, DirectoryError
-from node.migration import switch
-from node.migration.back import way_back, ways_back
-from node.migration.found import LOG, SNAPSHOTS, check_known, look
+from node.migration import cutover
+from node.migration.contents import LOG, SNAPSHOTS, check_known, look
 from node.migration.rehearsal import places, rehearse
+from node.migration.rollback import way_back, ways_back
 from node.migration.start import at_start
 from node.system import software
 from snapshots.abi import ABI
@@ -107,7 +107,7 @@ def test_a_start_migrates_snapshot_log_and_votes(config: NodeConfig, old: dict[s
     _, entries, _ = loaded(config)
     mark = mark_of(newest)
     assert [mark.previous, mark.last] == entries[CUT - 2 : CUT], "followers may ask for the last two entries of a snapshot"
-    former = config.data_path / switch.FORMER / ONE.abi
+    former = config.data_path / cutover.FORMER / ONE.abi
     assert contents(former) == old, "the former data is as it was"
     assert (built.snapshot_index, built.last_index, built.report.entries) == (CUT, END, END - 2)
 
@@ -174,14 +174,14 @@ def test_killed_anywhere_the_next_start_has_it_whole(
                 break
             except _KilledError:
                 ends.add("killed")
-        if not (config.data_path / switch.READY).exists() and (config.data_path / switch.FORMER).exists():
+        if not (config.data_path / cutover.READY).exists() and (config.data_path / cutover.FORMER).exists():
             assert look(config.data_path).abi == BROUGHT_TO.abi
-        elif not (config.data_path / switch.READY).exists():
+        elif not (config.data_path / cutover.READY).exists():
             assert contents(config.data_path) == old, "nothing is changed before all is there"
     assert ends == {"killed", "done"}
     at_start(config, known)
     check_migrated(config)
-    assert sorted(path.name for path in config.data_path.iterdir() if path.is_dir()) == [switch.FORMER, LOG, SNAPSHOTS]
+    assert sorted(path.name for path in config.data_path.iterdir() if path.is_dir()) == [cutover.FORMER, LOG, SNAPSHOTS]
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -214,7 +214,7 @@ def test_a_full_disk_changes_nothing(
         with pytest.raises(MigrationError, match=r"the migrated data is written: .*No space left"):
             at_start(config, known)
     assert contents(config.data_path) == old
-    assert not (config.data_path / switch.DRAFT).exists()
+    assert not (config.data_path / cutover.DRAFT).exists()
     at_start(config, known)
     check_migrated(config)
 
@@ -244,7 +244,7 @@ def test_too_little_room_is_reported_before_anything_is_written(
     with pytest.raises(MigrationError, match="the disk has room"):
         rehearse(places(Path(config.directory).parent)[0], known=known)
     assert contents(config.data_path) == old
-    assert not (config.data_path / switch.DRAFT).exists()
+    assert not (config.data_path / cutover.DRAFT).exists()
 
 
 def test_a_flipped_bit_is_refused_before_anything_else(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
@@ -349,7 +349,7 @@ def test_the_way_back_exports_what_came_since(config: NodeConfig, old: dict[str,
     append(config, *since)
     way = way_back(config.data_path)
     assert [(entry.index, entry.batch) for entry in way.since()] == list(enumerate(since, END + 1))
-    switch.go_back(config.data_path, way.record)
+    cutover.go_back(config.data_path, way.record)
     now = contents(config.data_path)
     assert {name: data for name, data in now.items() if name != "log/hardstate"} == {
         name: data for name, data in old.items() if name != "log/hardstate"
@@ -372,8 +372,8 @@ def test_killed_on_the_way_back_the_next_start_finishes_it(
         with monkeypatch.context() as patch:
             patch.setattr(os, function, _dying(original, after))
             try:
-                if not switch.finish(config.data_path) and look(config.data_path).abi == BROUGHT_TO.abi:
-                    switch.go_back(config.data_path, way_back(config.data_path).record)
+                if not cutover.finish(config.data_path) and look(config.data_path).abi == BROUGHT_TO.abi:
+                    cutover.go_back(config.data_path, way_back(config.data_path).record)
                 break
             except _KilledError:
                 continue
@@ -396,30 +396,30 @@ def test_a_gap_in_the_entries_since_the_migration_is_reported(config: NodeConfig
 
 def test_once_final_there_is_no_way_back(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
-    kept = config.data_path / switch.ARCHIVE / "log-00000000000000000001.seg"
+    kept = config.data_path / cutover.ARCHIVE / "log-00000000000000000001.seg"
     kept.parent.mkdir()
     kept.write_bytes(b"x")
-    assert switch.may_go_back(config.data_path)
-    assert switch.finalize(config.data_path, keep_archive=False) == 1
-    assert switch.former(config.data_path) == []
-    assert not switch.may_go_back(config.data_path)
+    assert cutover.may_go_back(config.data_path)
+    assert cutover.finalize(config.data_path, keep_archive=False) == 1
+    assert cutover.former(config.data_path) == []
+    assert not cutover.may_go_back(config.data_path)
     assert not kept.exists()
     assert kept.parent.is_dir(), "a running node may be about to move a segment there"
     kept.write_bytes(b"x")
-    assert switch.finalize(config.data_path, keep_archive=False) == 0
+    assert cutover.finalize(config.data_path, keep_archive=False) == 0
     assert kept.exists(), "where nothing was made final, it is somebody's archive"
     with pytest.raises(DataDirectoryError, match="it was finalized"):
         way_back(config.data_path)
     check_migrated(config)
 
 
-@pytest.mark.parametrize("name", [switch.READY, switch.BACK])
+@pytest.mark.parametrize("name", [cutover.READY, cutover.BACK])
 def test_an_unfinished_cutover_is_not_made_final(name: str, config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     (config.data_path / name).mkdir()
     with pytest.raises(DataDirectoryError, match="a switch between former and migrated data is under way"):
-        switch.finalize(config.data_path, keep_archive=False)
-    assert len(switch.former(config.data_path)) == 1
+        cutover.finalize(config.data_path, keep_archive=False)
+    assert len(cutover.former(config.data_path)) == 1
 
 
 def migrated_nodes(template: Path, directory: Path, known: Chains) -> list[Path]:
@@ -433,13 +433,13 @@ def test_a_way_back_that_was_interrupted_between_two_nodes_goes_on(template: Pat
     first, second = directories = migrated_nodes(template, tmp_path, known)
     ways = ways_back(directories)
     assert list(ways) == directories
-    switch.go_back(first, ways[first].record)
+    cutover.go_back(first, ways[first].record)
     assert list(ways_back(directories)) == [second]
 
 
 def test_a_node_that_cannot_go_back_holds_up_the_others(template: Path, tmp_path: Path, known: Chains) -> None:
     directories = migrated_nodes(template, tmp_path, known)
-    switch.finalize(directories[1], keep_archive=False)
+    cutover.finalize(directories[1], keep_archive=False)
     with pytest.raises(DataDirectoryError, match=f"{directories[1]}: .* it was finalized"):
         ways_back(directories)
 
@@ -539,7 +539,7 @@ def test_the_output_of_an_executable_is_logged_and_what_it_drops_must_be_declare
 
 def test_an_unreadable_record_of_a_migration_is_reported(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
-    record = config.data_path / switch.FORMER / ONE.abi / switch.RECORD
+    record = config.data_path / cutover.FORMER / ONE.abi / cutover.RECORD
     assert json.loads(record.read_bytes())["to_abi"] == FOUR.abi
     record.write_text("{}")
     with pytest.raises(DataDirectoryError, match="not the record of a migration"):

@@ -21,8 +21,8 @@ from node.config.settings import HistoryConfig
 from node.deployment.setup import initialise
 from node.history import tables
 from node.history.database import connect, head
-from node.migration import back, switch
-from node.migration.found import LOG
+from node.migration import cutover, rollback
+from node.migration.contents import LOG
 from node.migration.start import at_start
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
@@ -171,10 +171,10 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrated(data)
-    monkeypatch.setattr(back, "ACCEPTED", frozenset({ONE.abi}))
+    monkeypatch.setattr(rollback, "ACCEPTED", frozenset({ONE.abi}))
     output = run("rollback", "cluster", "--without-export", code=1).stderr
     assert "go back with the version that made the migration" in output
-    assert len(switch.former(data)) == 1
+    assert len(cutover.former(data)) == 1
 
 
 def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) ->
     lock.release()
     assert "1 migration(s) made final" in run("migrate", "--finalize", "--from", "cluster").stdout
     assert "there is nothing to make final" in run("migrate", "--finalize", "--from", "cluster").stdout
-    assert switch.former(data) == []
+    assert cutover.former(data) == []
 
 
 def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_market_database_out_of_reach_holds_the_way_back_up(run: Run, data: Pa
     refused = run("rollback", "cluster", "--without-export", code=1)
     assert "n1: its market database cannot be used" in refused.stderr
     assert "--without-history" in refused.stderr
-    assert len(switch.former(data)) == 1
+    assert len(cutover.former(data)) == 1
     assert "back at ABI" in run("rollback", "cluster", "--without-export", "--without-history").stdout
 
 

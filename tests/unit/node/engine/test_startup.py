@@ -11,7 +11,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
 from node.engine import startup
-from node.migration.found import Found
+from node.migration.contents import Found
 from node.native.protocol import Welcome
 from snapshots.abi import ABI
 from snapshots.errors import MigrationError

@@ -24,8 +24,8 @@ from node.history.database import connect
 from node.history.keeper import Keeper
 from node.history.process import open_keeper
 from node.history.projection import Row
-from node.migration import switch
-from node.migration.found import LOG
+from node.migration import cutover
+from node.migration.contents import LOG
 from node.native.protocol import MemberStatus, NodeStatus
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, encode_batch
@@ -51,7 +51,7 @@ class NodeLog:
 
     def open(self) -> None:
         """Open the log, which may be empty."""
-        disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
+        disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / cutover.ARCHIVE)
         self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=self._segment_bytes)
         self.log.load()
 

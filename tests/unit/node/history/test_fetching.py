@@ -23,8 +23,8 @@ from node.history import fetching, process
 from node.history.fetching import cut
 from node.history.keeper import Keeper
 from node.history.process import LogFollower
-from node.migration import switch
-from node.migration.found import LOG
+from node.migration import cutover
+from node.migration.contents import LOG
 from node.native.protocol import FailCode, LogChunk, LogQuery, MemberStatus
 from tests.property.worlds import busy_command
 from tests.unit.node.history.logs import DEADLINE, NodeLog, engine_status
@@ -160,7 +160,7 @@ async def test_segments_of_other_nodes_begin_elsewhere(nodes: Nodes, tmp_path: P
     away, whole = NodeLog(tmp_path / "away", segment_bytes=bytes_here), NodeLog(tmp_path / "whole", segment_bytes=10**6)
     live(away, back=True)
     live(whole)
-    assert list((away.config.data_path / switch.ARCHIVE).glob("*.seg"))
+    assert list((away.config.data_path / cutover.ARCHIVE).glob("*.seg"))
     nodes.peers = {"own": Peer(away), "first": Peer(whole)}
     (await followed(away)).close()
     whole.follow()
@@ -222,7 +222,7 @@ async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_n
 
     def forget(asked: int) -> None:
         if asked == 10:
-            for directory in (LOG, switch.ARCHIVE):
+            for directory in (LOG, cutover.ARCHIVE):
                 for path in (other.config.data_path / directory).glob("*.seg"):
                     path.unlink()
 

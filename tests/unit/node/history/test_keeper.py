@@ -18,8 +18,8 @@ from node.history import keeper as keeping
 from node.history.candles import STORED
 from node.history.database import connect
 from node.history.projection import LedgerKind, Row, order_row
-from node.migration import switch
-from node.migration.found import SNAPSHOTS
+from node.migration import cutover
+from node.migration.contents import SNAPSHOTS
 from snapshots.job import JobState
 from snapshots.manifest import SnapshotFields
 from snapshots.naming import snapshot_paths
@@ -188,7 +188,7 @@ def test_more_orders_leave_at_once_than_the_engine_keeps(tmp_path: Path, monkeyp
 
 def archived(node: NodeLog) -> int:
     """How many segments are in the archive."""
-    return len(list((node.config.data_path / switch.ARCHIVE).glob("*.seg")))
+    return len(list((node.config.data_path / cutover.ARCHIVE).glob("*.seg")))
 
 
 def states(node: NodeLog) -> list[str]:

@@ -21,8 +21,8 @@ from node.history.database import connect
 from node.history.partitions import archive_days
 from node.history.projection import Row
 from node.history.store import HistoryProgress
-from node.migration import switch
-from node.migration.found import LOG
+from node.migration import cutover
+from node.migration.contents import LOG
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, decode_batch
 from statemachine.engine import Engine
@@ -50,7 +50,7 @@ def begun(directory: Path, *, database: str = "", node_id: str = "n1") -> NodeLo
 
 
 def entries_of(node: NodeLog) -> list[LogEntry]:
-    return list(read_segments(node.config.data_path / switch.ARCHIVE, node.config.data_path / LOG, abis=[ABI]))
+    return list(read_segments(node.config.data_path / cutover.ARCHIVE, node.config.data_path / LOG, abis=[ABI]))
 
 
 def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
@@ -60,7 +60,7 @@ def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
     kept = [entry for entry in entries_of(node) if entry.index <= last_index]
     term = node.term
     node.log.close()
-    for directory in (LOG, switch.ARCHIVE):
+    for directory in (LOG, cutover.ARCHIVE):
         shutil.rmtree(node.config.data_path / directory, ignore_errors=True)
     node.open()
     for entry in kept:
@@ -72,7 +72,7 @@ def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
             node.engine.apply(batch)
             node.time = batch.time
     if noted:
-        (node.config.data_path / switch.REWINDS).write_bytes(msgspec.json.encode([switch.Rewind(last_index, term)]))
+        (node.config.data_path / cutover.REWINDS).write_bytes(msgspec.json.encode([cutover.Rewind(last_index, term)]))
 
 
 def rows(node: NodeLog) -> dict[str, list[Row]]:

@@ -17,7 +17,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig, StreamsConfig
 from node.deployment.setup import initialise
 from node.errors import StreamError
-from node.migration import switch
+from node.migration import cutover
 from node.streams import following as module
 from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
 from node.streams.following import NodeStream
@@ -195,7 +195,7 @@ def roll_back(config: NodeConfig, last_index: int, until: int, term: int) -> Non
         payload = bytes([COMMAND]) + (b"" if no_op else encode_batch(Batch(index * 10**9, commands)))
         log.append(LogEntry(payload, index, 1 + index // 20 if index <= last_index else term))
     log.close()
-    (config.data_path / "rewinds.json").write_bytes(msgspec.json.encode([switch.Rewind(last_index, term - 1)]))
+    (config.data_path / "rewinds.json").write_bytes(msgspec.json.encode([cutover.Rewind(last_index, term - 1)]))
 
 
 @pytest.mark.parametrize("fails", [False, True])

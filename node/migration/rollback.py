@@ -9,8 +9,8 @@ from pathlib import Path
 from cluster.errors import LogDamagedError
 from cluster.log import command_of, read_segments
 from node.errors import DataDirectoryError
-from node.migration import switch
-from node.migration.found import LOG, look
+from node.migration import cutover
+from node.migration.contents import LOG, look
 from node.records.txlog import TxEntry, Txlog
 from snapshots.levels.level import ACCEPTED, is_level_entry
 from snapshots.levels.states import commands_of, is_migrated, level_with
@@ -21,7 +21,7 @@ class WayBack:
     """The data to which a node can roll back, and the entries applied since."""
 
     data: Path
-    record: switch.MigrationRecord
+    record: cutover.MigrationRecord
 
     def txlog(self) -> Txlog:
         """Return all of `since` as a transaction log. Raises as `since` does."""
@@ -37,7 +37,7 @@ class WayBack:
         """
         expected = 0
         try:
-            for entry in read_segments(self.data / switch.ARCHIVE, self.data / LOG, abis=ACCEPTED):
+            for entry in read_segments(self.data / cutover.ARCHIVE, self.data / LOG, abis=ACCEPTED):
                 if entry.index <= self.record.last_index:
                     continue
                 if expected and entry.index != expected:
@@ -67,13 +67,13 @@ def way_back(data: Path) -> WayBack:
     Raises:
         DataDirectoryError: no migration can be undone.
     """
-    switch.finish(data)
+    cutover.finish(data)
     found = look(data)
-    if found.abi is not None and found.abi not in ACCEPTED and switch.may_go_back(data):
+    if found.abi is not None and found.abi not in ACCEPTED and cutover.may_go_back(data):
         raise DataDirectoryError(
             f"{data}: the data has ABI {found.abi}, at whose level this software cannot run: go back with the version that made the migration"
         )
-    records = [record for record in switch.former(data) if record.to_abi == found.abi]
+    records = [record for record in cutover.former(data) if record.to_abi == found.abi]
     if not records:
         raise DataDirectoryError(f"{data}: there is no migration that could be undone: none was made, or it was finalized")
     return WayBack(data, records[-1])

@@ -21,7 +21,7 @@ from cluster.log import segment_abis
 from cluster.log_conversion import raise_term
 from cluster.storage import RealDisk
 from node.errors import DataDirectoryError
-from node.migration.found import LOG, SNAPSHOTS
+from node.migration.contents import LOG, SNAPSHOTS
 from node.system import files
 from snapshots import durable
 

@@ -22,7 +22,7 @@ from cluster.log_conversion import convert_entry, convert_log
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
 from node.data_directory.marks import mark_of
-from node.migration.found import LOG, SNAPSHOTS, Found
+from node.migration.contents import LOG, SNAPSHOTS, Found
 from node.system import software
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError
