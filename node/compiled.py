@@ -3,7 +3,7 @@
 Nearly every request over HTTP goes through these modules. Their sources are plain Python, and Cython compiles them with
 the types in their `.pxd` files (`setup.py`), by the same rules as the core (`statemachine/core.py`): the digest in
 `_compiled/<digest>/` covers all sources of the set, after any change the plain modules run, and the environment
-variable QUORUMBOOK_CORE chooses. ADR 0060 says why these modules and no others.
+variable QUORUMBOOK_CORE chooses. ADR 0062 says why these modules and no others.
 """
 
 from __future__ import annotations
