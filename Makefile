@@ -30,7 +30,7 @@ core: $(STAMP) ## compile the core again, if its sources changed; without a C co
 
 $(STAMP): $(INSTALLED) $(CORE_SOURCES)
 	@$(BIN)/python setup.py -q build_ext --inplace >$(VENV)/core.log 2>&1 || true
-	@$(BIN)/python -c "import statemachine; print('core:', statemachine.CORE)"
+	@$(BIN)/python -c "import statemachine, node.gateway; print('core:', statemachine.CORE + ', gateway:', node.gateway.CODE)"
 	@$(BIN)/python -c "import statemachine; raise SystemExit(statemachine.CORE != 'compiled')" || echo "  why: $(VENV)/core.log (a C compiler and Python's headers are needed: apt-get install gcc python3-dev)"
 	@touch $@
 

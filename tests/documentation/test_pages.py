@@ -44,8 +44,9 @@ def clone(place: Path) -> Path:
     for entry in prefix.iterdir():
         if entry.name not in MADE:
             (environment / entry.name).symlink_to(entry)
-    if (ROOT / "statemachine" / "_compiled").is_dir():
-        shutil.copytree(ROOT / "statemachine" / "_compiled", place / "statemachine" / "_compiled")
+    for package in ("statemachine", "node"):
+        if (ROOT / package / "_compiled").is_dir():
+            shutil.copytree(ROOT / package / "_compiled", place / package / "_compiled")
     for name in MADE:
         (environment / name).touch()
     return place
