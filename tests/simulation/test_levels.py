@@ -11,7 +11,7 @@ import pytest
 from node.engine.entries import Entries
 from snapshots.levels.level import OWN, V0_2_0, Level, decode_set_level
 from tests.simulation.exchange import ExchangeFaults
-from tests.simulation.levels import BOTH, FormerMachine, LevelWorld
+from tests.simulation.levels import BOTH, Change, FormerMachine, LevelWorld
 from tests.simulation.parts import Host, Machine, Process
 from tests.simulation.world import ViolationError
 
@@ -31,13 +31,49 @@ def test_the_level_changes_while_everything_goes_wrong() -> None:
         world = LevelWorld(seed)
         world.run(STEPS)
         counts += world.counts
-    for what in ("upgrades", "downgrades", "level changed", "prepared at the entry", "snapshots taken", "snapshots restored"):
+    for what in (
+        "upgrades",
+        "downgrades",
+        "level changed",
+        "level returned",
+        "prepared at the entry",
+        "snapshots taken",
+        "snapshots restored",
+    ):
         assert counts[what] > 0, (what, counts)
 
 
 def test_nodes_that_lose_their_disks_join_at_the_level_of_the_log() -> None:
     for seed in range(20, 23):
         LevelWorld(seed, faults=ExchangeFaults(lose_disk=0.002)).run(STEPS)
+
+
+def with_everything(world: LevelWorld) -> LevelWorld:
+    """The world, in which clients use what 0.2.0 lacks."""
+    for client in world.clients:
+        client.everything = True
+    return world
+
+
+def test_a_state_in_which_something_new_is_in_use_does_not_return() -> None:
+    counts: Counter[str] = Counter()
+    for seed in (3, 5, 8):
+        world = with_everything(LevelWorld(seed))
+        world.run(STEPS)
+        counts += world.counts
+    assert counts["returns refused"] > 0, counts
+    assert counts["level changed"] > 0, counts
+
+
+class Unchecked(LevelWorld):
+    """The level returns without a check of the states."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        with_everything(self)
+
+    def check_states(self, change: Change) -> None:
+        self.set_level(change)
 
 
 class MajorityOnly(LevelWorld):
@@ -86,7 +122,7 @@ class GateByProcess(LevelWorld):
         return Entries(lambda: (OWN if software is BOTH else V0_2_0).abi)
 
 
-@pytest.mark.parametrize("mutant", [MajorityOnly, SkippedEntry, LevelOfTheProcess, GateByProcess])
+@pytest.mark.parametrize("mutant", [MajorityOnly, SkippedEntry, LevelOfTheProcess, GateByProcess, Unchecked])
 def test_each_protection_is_needed(mutant: type[LevelWorld]) -> None:
     """Without it some seed ends with a violation."""
     for seed in range(12):
