@@ -4,14 +4,27 @@ nothing is lost.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
+import msgspec
 import pytest
 
+from cluster.errors import ClusterError
+from cluster.ports import Snapshots, SnapshotSink
 from node.engine.entries import Entries
+from node.engine.market import Market
+from node.engine.snapshot_port import IncomingSnapshot
+from snapshots.levels import states
 from snapshots.levels.level import OWN, V0_2_0, Level, decode_set_level
-from tests.simulation.exchange import ExchangeFaults
-from tests.simulation.levels import BOTH, Change, FormerMachine, LevelWorld
+from snapshots.levels.narrowing import Narrowing
+from snapshots.manifest import Row
+from snapshots.store import SnapshotStore
+from statemachine.commands import AnyCommand
+from statemachine.engine import Engine
+from tests.simulation.directory import SnapshotDisk
+from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
+from tests.simulation.levels import BOTH, FORMER, Change, FormerMachine, LevelWorld
+from tests.simulation.observers import WatchedEngine, WatchedSnapshots
 from tests.simulation.parts import Host, Machine, Process
 from tests.simulation.world import ViolationError
 
@@ -122,7 +135,109 @@ class GateByProcess(LevelWorld):
         return Entries(lambda: (OWN if software is BOTH else V0_2_0).abi)
 
 
-@pytest.mark.parametrize("mutant", [MajorityOnly, SkippedEntry, LevelOfTheProcess, GateByProcess, Unchecked])
+class CutToFit(LevelWorld):
+    """A command that the level in force cannot say is cut to what it can: the defaults of the other fields are relied
+    on.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        with_everything(self)
+
+    def run(self, steps: int = STEPS) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Narrowing, "command", _cut)
+            super().run(steps)
+
+
+def _cut(narrowing: Narrowing, command: AnyCommand) -> object:
+    narrowing._find_added(type(command))  # which refuses a command that the former version does not have at all
+    raw = msgspec.msgpack.decode(msgspec.msgpack.encode(command))
+    return narrowing._decode_former(msgspec.msgpack.encode(raw[: narrowing._lengths[raw[0]] + 1]))
+
+
+class WrongSoftware(LevelWorld):
+    """After the level changed, a node loses its disk and is started with the software of 0.2.0 by mistake; later it gets
+    the right one.
+    """
+
+    def _operate(self) -> None:
+        former = [node for node in self.ids if self.software[node] is FORMER]
+        if not self.counts["level changed"]:
+            super()._operate()
+        elif former and self.rng.random() < 0.2:
+            self._restart(former[0], BOTH)
+        elif not former and self.counts["wrong software"] < 3 and self.all_vote() and len(self.running()) == len(self.ids):
+            self.counts["wrong software"] += 1
+            self._restart(self.rng.choice(self.ids), FORMER, lose_disk=True)
+
+    def _restart(self, node: str, software: frozenset[str], *, lose_disk: bool = False) -> None:
+        if self.hosts[node].process is not None:
+            self.crash(node, lose_disk=lose_disk)
+        self.software[node] = software
+        self.start(node)
+
+    def node_stopped(self, node: str, error: ClusterError) -> None:
+        """Software of 0.2.0 stops at the entry, if it gets there: its data is not damaged."""
+        if self.software[node] is FORMER and "apply failed" in str(error) and "malformed" in str(error):
+            self.crash(node, power_loss=False)
+        else:
+            super().node_stopped(node, error)
+
+    def _end_faults(self) -> None:
+        for node in self.ids:
+            if self.software[node] is FORMER:
+                self._restart(node, BOTH)
+        super()._end_faults()
+
+
+def test_a_node_of_the_former_version_gets_nothing_of_the_next_level() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(3):
+        world = WrongSoftware(seed)
+        world.run(STEPS)
+        counts += world.counts
+    assert counts["wrong software"] > 0, counts
+
+
+class _Careless(WatchedSnapshots):
+    """It takes a snapshot of any level, and reads of its rows what its own structs have."""
+
+    def open_sink(self) -> SnapshotSink:
+        sink = super().open_sink()
+        assert isinstance(sink, IncomingSnapshot)
+        sink.__class__ = _CarelessIncoming
+        return sink
+
+
+class _CarelessIncoming(IncomingSnapshot):
+    def _check(self) -> tuple[Engine, Market]:
+        tables: defaultdict[str, list[Row]] = defaultdict(list)
+        self._sink.verify(lambda table, rows: tables[table].extend(rows))
+        known = {name: tables[name] for name in dict(states.empty(V0_2_0).tables())}
+        return states.restored(V0_2_0.abi, known), {}
+
+
+class SnapshotOfTheNextLevel(WrongSoftware):
+    """A node speaks with peers of any level, and takes their snapshots."""
+
+    def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
+        if self.software[host.node_id] is BOTH:
+            return super().new_snapshots(host, machine)
+        assert isinstance(host.disk, SnapshotDisk)
+        assert isinstance(machine, WatchedEngine)
+        store = SnapshotStore(host.disk.path, accepts=BOTH)
+        self._snapshots = _Careless(store, machine, self.ledger, host.node_id, self.time_ns)
+        return self._snapshots
+
+    def _connect(self, one: str, other: str) -> None:
+        ExchangeWorld._connect(self, one, other)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [MajorityOnly, SkippedEntry, LevelOfTheProcess, GateByProcess, Unchecked, CutToFit, SnapshotOfTheNextLevel],
+)
 def test_each_protection_is_needed(mutant: type[LevelWorld]) -> None:
     """Without it some seed ends with a violation."""
     for seed in range(12):
