@@ -11,6 +11,7 @@ import pytest
 
 from cluster.errors import ClusterError
 from cluster.ports import Snapshots, SnapshotSink
+from node.engine import market as kept_market
 from node.engine.entries import Entries
 from node.engine.market import Market
 from node.engine.snapshot_port import IncomingSnapshot
@@ -165,11 +166,24 @@ class WrongSoftware(LevelWorld):
         former = [node for node in self.ids if self.software[node] is FORMER]
         if not self.counts["level changed"]:
             super()._operate()
-        elif former and self.rng.random() < 0.2:
+        elif former and self.rng.random() < 0.05:
             self._restart(former[0], BOTH)
         elif not former and self.counts["wrong software"] < 3 and self.all_vote() and len(self.running()) == len(self.ids):
-            self.counts["wrong software"] += 1
-            self._restart(self.rng.choice(self.ids), FORMER, lose_disk=True)
+            self._choose_wrong()
+
+    def _choose_wrong(self) -> None:
+        """A follower gets the wrong software, when its leader has a snapshot of the next level to send."""
+        for leader in filter(self.leads, self.ids):
+            process, disk = self.hosts[leader].process, self.hosts[leader].disk
+            assert process is not None
+            assert isinstance(disk, SnapshotDisk)
+            newest = SnapshotStore(disk.path, accepts=BOTH).newest()
+            if newest is not None and newest.abi == OWN.abi:
+                self.counts["wrong software"] += 1
+                self._restart(self.rng.choice([node for node in self.ids if node != leader]), FORMER, lose_disk=True)
+            else:
+                process.raft.request_snapshot()
+            return
 
     def _restart(self, node: str, software: frozenset[str], *, lose_disk: bool = False) -> None:
         if self.hosts[node].process is not None:
@@ -201,7 +215,7 @@ def test_a_node_of_the_former_version_gets_nothing_of_the_next_level() -> None:
 
 
 class _Careless(WatchedSnapshots):
-    """It takes a snapshot of any level, and reads of its rows what its own structs have."""
+    """It takes a snapshot of any level, reads of its rows what its own structs have, and skips the others."""
 
     def open_sink(self) -> SnapshotSink:
         sink = super().open_sink()
@@ -213,9 +227,11 @@ class _Careless(WatchedSnapshots):
 class _CarelessIncoming(IncomingSnapshot):
     def _check(self) -> tuple[Engine, Market]:
         tables: defaultdict[str, list[Row]] = defaultdict(list)
-        self._sink.verify(lambda table, rows: tables[table].extend(rows))
+        manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
         known = {name: tables[name] for name in dict(states.empty(V0_2_0).tables())}
-        return states.restored(V0_2_0.abi, known), {}
+        known["outcome"] = [(key, row) for key, row in known["outcome"] if "/" not in msgspec.msgpack.decode(key)[0]]
+        told = kept_market.decode(self._sink.attachment(kept_market.FILE), manifest.index)
+        return states.restored(V0_2_0.abi, known), told
 
 
 class SnapshotOfTheNextLevel(WrongSoftware):
