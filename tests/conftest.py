@@ -9,6 +9,9 @@ from tests.ports import take_share
 
 take_share()
 
+CLUSTER_SECONDS = 300
+"""The time limit of a test with real nodes that names none: on a busy machine a node takes half a minute to start."""
+
 hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("soak", parent=hypothesis.settings.get_profile("default"), max_examples=2_000)
 hypothesis.settings.load_profile("default")
@@ -17,3 +20,10 @@ hypothesis.settings.load_profile("default")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`pytest --rewrite` writes the expected traces of the interaction scripts anew. Read them before you commit."""
     parser.addoption("--rewrite", action="store_true", default=False, help="write the traces of tests/interaction/*.txt anew")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests with real nodes more time than the others have."""
+    for item in items:
+        if item.get_closest_marker("cluster") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS))
