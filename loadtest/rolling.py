@@ -54,7 +54,7 @@ busy machine below.
 """
 
 
-class Acknowledged(msgspec.Struct, frozen=True):
+class AcknowledgedOrder(msgspec.Struct, frozen=True):
     """An acknowledged order: the time (monotonic seconds), the command, and the order's id."""
 
     at: float
@@ -138,7 +138,7 @@ class Roll:
         self.former = prepare_former(directory, former)
         self.present = LocalCluster(directory, command=command_of(ROOT))
         self.access = Access(directory)
-        self.acknowledged: list[Acknowledged] = []
+        self.acknowledged: list[AcknowledgedOrder] = []
         self.refused: list[str] = []
         self._stop = asyncio.Event()
 
@@ -169,7 +169,7 @@ class Roll:
                 self.refused.append(str(error))
                 continue
             if isinstance(outcome, Placed):
-                self.acknowledged.append(Acknowledged(time.monotonic(), command, outcome.order.order_id))
+                self.acknowledged.append(AcknowledgedOrder(time.monotonic(), command, outcome.order.order_id))
             else:
                 self.refused.append(repr(outcome))
             await asyncio.sleep(PAUSE)
