@@ -20,15 +20,36 @@ from statemachine.commands import (
     Batch,
     CancelOrder,
     CorrectTrade,
+    DecideProposal,
+    FollowCalendar,
+    Grant,
     NewOrder,
     PlaceOrder,
+    PutApiKey,
+    PutCalendar,
+    PutGroup,
     PutProductLimits,
+    PutUser,
     ReplaceOrder,
+    SetAccess,
+    SetCalendar,
 )
 from statemachine.engine import Engine
 from statemachine.events import Amended, AnyEvent, OrderMatched, OrderState, Rejected, Replaced
 from statemachine.limits import AMOUNT_MAX, OPERATOR
-from statemachine.types import CollarAction, OrderType, ProductStatus, Side, StopType, TimeInForce
+from statemachine.types import (
+    CollarAction,
+    Decision,
+    OrderType,
+    Permission,
+    Phase,
+    ProductStatus,
+    Role,
+    Scope,
+    Side,
+    StopType,
+    TimeInForce,
+)
 from tests.property.flows import fortune, fortunes
 from tests.property.worlds import (
     ACCOUNTS,
@@ -61,6 +82,34 @@ def correction(random: Random, number: int, trades: list[OrderMatched]) -> AnyCo
     return CorrectTrade(OPERATOR, f"c{number}", *of, price)
 
 
+def session_command(random: Random, number: int) -> AnyCommand:
+    """A calendar whose phases last minutes, who follows it, or a status by hand."""
+    name, chance = f"c{number}", random.random()
+    if chance < 0.3:
+        seconds = sorted(random.sample(range(0, 7_200, 60), 6))
+        day = [(second, random.choice(list(Phase))) for second in seconds]
+        numbers = random.choice([(0, 0, 0, 0, 0, 0), (0, 30 * SECOND, 10_000, 60 * SECOND, 2, 45 * SECOND)])
+        return PutCalendar(OPERATOR, name, random.choice(["c", "d"]), "UTC", [(0, 0)], [day] * 7, [], *numbers)
+    scope, of = random.choice([(Scope.VENUE, ""), (Scope.GROUP, "g"), (Scope.PRODUCT, random.choice(PRODUCTS))])
+    if chance < 0.6:
+        return SetCalendar(OPERATOR, name, scope, of, random.choice(["c", "d", "c", "d", ""]))
+    if chance < 0.8:
+        return FollowCalendar(OPERATOR, name, random.choice(PRODUCTS))
+    return PutGroup(OPERATOR, name, random.choice(PRODUCTS), random.choice(["g", ""]))
+
+
+USERS = ("rita", "vera")
+
+
+def users(consent: int) -> list[AnyCommand]:
+    """Two users who may do everything; the commands of the permissions `consent` wait for the other one."""
+    grants = [Grant(Role.MARKET_OPERATOR, Scope.VENUE), Grant(Role.ADMINISTRATOR, Scope.VENUE)]
+    made: list[AnyCommand] = [PutUser(OPERATOR, f"user-{name}", name, grants) for name in USERS]
+    key = ("c2VjcmV0", "", Permission.ADMIN)
+    made += [PutApiKey(OPERATOR, f"key-{name}", f"k-{name}", OPERATOR, *key, user_id=name) for name in USERS]
+    return [*made, SetAccess(OPERATOR, "access", True, consent, 600 * SECOND if consent else 0)]
+
+
 def everything(random: Random, count: int, money: int = 5_000) -> tuple[Flow, Engine]:
     """A flow with all kinds of commands, and the engine after it."""
     engine, flow, trades = Engine(), Flow(), list[OrderMatched]()
@@ -68,15 +117,25 @@ def everything(random: Random, count: int, money: int = 5_000) -> tuple[Flow, En
         flow.append((1, foundation))
         engine.apply(Batch(1, [foundation]))
     makers: list[Callable[[Random, int], AnyCommand]] = [busy_command, options_command, control_command, auction_command]
+    for command in users(random.choice([0, Permission.SWITCH + Permission.LIMIT])):
+        flow.append((1, command))
+        assert not any(isinstance(outcome, Rejected) for outcome in engine.apply(Batch(1, [command])).outcomes)
     now = 1
     for number in range(count):
-        now += random.choice([0, 1, SECOND, SECOND, 20 * SECOND])
+        now += random.choice([0, 1, SECOND, SECOND, 20 * SECOND, 90 * SECOND])
         command = random.choice(makers)(random, number)
         chance = random.random()
         if chance < 0.05:
             command = correction(random, number, trades)
         elif chance < 0.08:
             command = fee_command(random, f"c{number}")
+        elif chance < 0.11:
+            command = session_command(random, number)
+        elif chance < 0.15:
+            proposal = random.randrange(1, len(flow) + 1)
+            command = DecideProposal(OPERATOR, f"c{number}", proposal, random.choice(list(Decision)))
+        if command.account_id == OPERATOR and random.random() < 0.7:
+            command = msgspec.structs.replace(command, account_id=f"operator/{random.choice(USERS)}")
         flow.append((now, command))
         trades += [event for event in engine.apply(Batch(now, [command])).events if isinstance(event, OrderMatched)]
     return flow, engine
