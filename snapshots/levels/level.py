@@ -129,6 +129,8 @@ def is_earlier(level: Level, than: Level) -> bool:
 
 def abi_behind(payload: bytes) -> str | None:
     """The ABI of the entries after this one; None if it does not set one."""
+    if payload[:1] != ENTRY_MARK:
+        return None
     try:
         entry = decode_set_level(payload)
     except msgspec.DecodeError:

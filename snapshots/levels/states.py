@@ -76,10 +76,11 @@ def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
         NotAtLevelError: a command needs a later level.
         LevelError: the level is not supported here.
     """
-    if level_with(abi).abi == V0_2_0.abi:
-        entry: bytes = _v0_2_0().encode_batch(time, commands)
-        return entry
-    return encode_batch(Batch(time, list(commands)))
+    if abi == OWN.abi:
+        return encode_batch(Batch(time, list(commands)))
+    level_with(abi)
+    entry: bytes = _v0_2_0().encode_batch(time, commands)
+    return entry
 
 
 def encoded_migrated(time: int, commands: Sequence[AnyCommand]) -> bytes:

@@ -1,0 +1,109 @@
+"""What the levels cost while nothing changes: the part of an engine's CPU time that goes to looking for entries about the
+level.
+
+    python -m tests.benchmarks.level_cost [--turns N] [--entries N]
+
+For each log entry a leader asks twice at which level the log ends, the log asks which level the entry sets, Raft asks
+whether it may be applied, and the state machine looks at its first byte, for a conversion and for a prepared state. The
+script times these steps by themselves, and the whole entry: encoded, appended in memory, applied and published. Both
+are CPU time, in turns, and the smallest turn counts: whatever else the machine does can only make a turn longer.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+
+import click
+
+from node.engine.entries import Entries
+from node.engine.feed import Feed
+from node.engine.replicated_engine import ReplicatedEngine
+from snapshots.levels.level import ENTRY_MARK, abi_behind
+from snapshots.levels.states import empty
+from statemachine import CORE
+from statemachine.commands import AnyCommand, Batch, encode_batch
+from tests.benchmarks.snapshots import Market
+
+ORDERS = 2_000
+"""Resting orders."""
+
+
+class Node:
+    """The state machine of a node at this software's level, and what it takes to make and apply an entry."""
+
+    def __init__(self) -> None:
+        self.market = Market(ORDERS)
+        self.flow = self.market.trading()
+        self.machine = ReplicatedEngine(Feed(1_000), empty())
+        self.machine.beside = lambda work: work()
+        self.entries = Entries(lambda: self.machine.level.abi)
+        self.index = 0
+        self.apply(self.market.foundations())
+        for _ in range(ORDERS // len(self.market.accounts)):
+            self.apply([self.market.place(account) for account in self.market.accounts])
+
+    def apply(self, commands: list[AnyCommand]) -> None:
+        """The whole way of an entry, with what the levels add."""
+        self.index += 1
+        self.entries.check(commands)
+        payload = self.entries.encode(self.index, commands)
+        abi_behind(payload)
+        if self.machine.may_apply(payload):
+            self.machine.apply(self.index, payload)
+
+    def look(self, commands: list[AnyCommand], payload: bytes) -> None:
+        """Only what the levels add."""
+        machine = self.machine
+        self.entries.check(commands)
+        assert machine.level.abi
+        abi_behind(payload)
+        machine.may_apply(payload)
+        assert payload[:1] != ENTRY_MARK
+        assert machine.shadow is None
+
+
+def smallest(turns: int, work: Callable[[], object]) -> float:
+    """Seconds of CPU of the smallest turn."""
+    found = []
+    for _ in range(turns):
+        begun = time.thread_time()
+        work()
+        found.append(time.thread_time() - begun)
+    return min(found)
+
+
+def measure(node: Node, size: int, entries: int, turns: int) -> tuple[float, float]:
+    """Microseconds of CPU for each entry of `size` commands: in all, and for what the levels add."""
+    commands = [next(node.flow) for _ in range(size)]
+    payload = encode_batch(Batch(1, commands))
+
+    def whole() -> None:
+        for _ in range(entries):
+            node.apply(list(islice(node.flow, size)))
+
+    def added() -> None:
+        for _ in range(entries):
+            node.look(commands, payload)
+
+    return smallest(turns, whole) / entries * 1e6, smallest(turns, added) / entries * 1e6
+
+
+@click.command(help=__doc__)
+@click.option("--turns", default=9, show_default=True)
+@click.option("--entries", default=500, show_default=True, help="Log entries in a turn.")
+def main(turns: int, entries: int) -> None:
+    """The command."""
+    node = Node()
+    click.echo(f"core: {CORE}; the smallest of {turns} turns of {entries} entries")
+    click.echo("| commands in an entry | us of CPU an entry | us for the levels | share |")
+    click.echo("|---|---|---|---|")
+    for size in (1, 20, 100):
+        whole, added = measure(node, size, entries, turns)
+        click.echo(f"| {size} | {whole:.1f} | {added:.2f} | {added / whole:.1%} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
