@@ -241,8 +241,11 @@ class State:
         clear(self.busy, self.limited, self.streams, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
-        """Break the reference cycles of orders; see `clear`."""
-        self.clear()
+        """Break the reference cycles of orders; see `clear`. At the interpreter's end there is nothing to do, and the
+        names of this module are None already.
+        """
+        if turn is not None:
+            self.clear()
 
     def _forget(self, account: Account, order: Order) -> None:
         """Drop an old done order."""
