@@ -224,9 +224,7 @@ def check(path: Path, as_json: bool) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Show the version and commit, the ABI (the checksum of everything that is stored or sent), and whether the core and the
-    gateway run compiled or plain.
-    """
+    """Show the version, the commit, the ABI (the checksum of everything that is stored or sent), and what runs compiled."""
     if as_json:
         print_json(
             {

@@ -91,7 +91,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("program.help_", "Show help on a command: help cluster up."),
     "version": (
         "nodes.version",
-        "Show the version and commit, the ABI (the checksum of everything that is stored or sent), and the core in use.",
+        "Show the version, the commit, the ABI (the checksum of everything that is stored or sent), and what runs compiled.",
     ),
     "abi": ("migrations.abi", "The ABI: the checksum of everything that is stored or sent, and what it is made of."),
     "migrate": ("migrations.migrate", "Data of another version: a start migrates it automatically."),

@@ -83,7 +83,7 @@ class Cluster:
     def at_the_later_level(self) -> None:
         """All members are at the level of this software."""
         self.level = OWN
-        self.told = {name: self.status_of(level="0.3.0", level_abi=OWN.abi) for name in self.roles}
+        self.statuses = {name: self.status_of(level="0.3.0", level_abi=OWN.abi) for name in self.roles}
 
     def status(self) -> Any:
         return self.raft
@@ -227,7 +227,7 @@ def used(cluster: Cluster) -> None:
 
 
 def member_lost(cluster: Cluster) -> None:
-    cluster.after_check = lambda: cluster.told.update(n3=ConnectionLost("no connection"))
+    cluster.after_check = lambda: cluster.statuses.update(n3=ConnectionLost("no connection"))
 
 
 def lead_lost(cluster: Cluster) -> None:
