@@ -5,16 +5,23 @@ before.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from loadtest import rolling
+from node.config.file import change_settings
 from node.deployment.local_cluster import LocalCluster
 from tests.acceptance.test_version_change import command_line
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+NEARLY = 20
+"""Log entries."""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +47,13 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
 
 
 def test_a_cluster_returns_to_the_level_before_and_to_its_software(former: Path, tmp_path: Path) -> None:
-    """Up, trade, down, trade, and each node is replaced by the released version while the others trade."""
+    """Up, trade, down, trade, and each node is replaced by the released version while the others trade. The market
+    databases follow the level both ways.
+    """
     directory = tmp_path / "cluster"
     roll = rolling.Roll(directory, former)
+    for path in directory.glob("*/node.toml"):
+        change_settings(path, {"history.enabled": True})
     try:
         assert asyncio.run(_up_and_down(roll)) == []
     finally:
@@ -61,6 +72,8 @@ async def _up_and_down(roll: rolling.Roll) -> list[str]:
         await asyncio.sleep(rolling.BETWEEN_SECONDS)
         levels = {status.level for status in (await roll.present.status()).values() if status is not None}
         assert levels == {rolling.FORMER}
+        for url in roll.present.layout.http_urls.values():
+            await asyncio.to_thread(wait_until, functools.partial(_history_follows, url), f"the history of {url} follows", 60)
         leader = await roll.present.leader()
         for node_id in [*(each for each in roll.present.node_ids if each != leader), leader]:
             await asyncio.to_thread(roll.present.stop, [node_id])
@@ -69,6 +82,14 @@ async def _up_and_down(roll: rolling.Roll) -> list[str]:
     statuses = await roll.statuses()
     assert {status.software.partition(" ")[0] for status in statuses.values()} == {rolling.FORMER}
     return await roll.judge(statuses)
+
+
+def _history_follows(url: str) -> bool:
+    """Whether the market database has, without a gap, nearly all that its node has applied, which goes on."""
+    with urllib.request.urlopen(f"{url}/status", timeout=10) as answer:
+        history = json.load(answer)["history"]
+    assert history["gaps"] == 0
+    return bool(history["confirmed"]) and history["behind"] < NEARLY
 
 
 async def _former_goes_on(directory: Path, former: Path) -> None:
