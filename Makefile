@@ -96,8 +96,10 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## the import directions
 	$(BIN)/lint-imports
 
+# A browser's driver keeps an event loop running in its process, so its tests have processes of their own.
 clients: $(STAMP) ## foreign clients, unmodified, against real nodes; REPORT=1 writes the table of docs/clients.md
-	$(BIN)/python -m pytest $(if $(REPORT),--clients-report docs/clients.md,-n 2 --dist loadfile) $(FOREIGN)
+	$(BIN)/python -m pytest $(if $(REPORT),--clients-report docs/clients.md,-n 2 --dist loadfile) tests/clients
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
 tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, two at a time; then chaos and attacks, one at a time
 	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
