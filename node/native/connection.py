@@ -221,11 +221,12 @@ class NativeConnection:
                 await connection._connect(address, tls)
                 await connection._send(hello(credentials, client, time.time()))
                 connection.welcome = await connection._greeting
+        # The connection is aborted and not closed: the caller has nothing to wait for, and TLS closes in several steps.
         except (OSError, TimeoutError) as error:
-            connection.lost(f"no connection to {address}: {str(error) or type(error).__name__}")
+            connection.abort(f"no connection to {address}: {str(error) or type(error).__name__}")
             raise ConnectionLost(connection.close_reason) from error
         except BaseException:
-            connection.lost("the greeting failed")
+            connection.abort("the greeting failed")
             raise
         return connection
 
