@@ -89,13 +89,10 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
         raise StateError(f"expected the tables {', '.join(TABLES)}, not {', '.join(sorted(tables))}")
     state = State()
     for table in SCHEMA:
-        name, row_type = table.name, table.row
+        name = table.name
         pairs, keys = _in_key_order(name, tables[name])
         try:
-            if name == "order":
-                found: list[Any] = _orders(state, pairs)
-            else:
-                found = _decoded(name, _PackedOutcomeRow if name == "outcome" else row_type, pairs)
+            found = _read(name, _reader(state, table), pairs)
             if name == "outcome" and not verified:
                 _check_outcomes(state.sequence, keys, found)
             if table.kept:
@@ -141,29 +138,23 @@ def _rise(keys: list[bytes]) -> bool:
     return True
 
 
-def _decoded(name: str, row_type: type[msgspec.Struct], pairs: list[Row]) -> list[Any]:
-    decode = msgspec.msgpack.Decoder(row_type).decode
+def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
+    """How a row of a table is read: orders as they are in the state, outcomes packed, others as their rows."""
+    if table.name == "order":
+        return OrderReader(state.accounts, state.products).read
+    return msgspec.msgpack.Decoder(_PackedOutcomeRow if table.name == "outcome" else table.row).decode
+
+
+def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any]:
+    """What `read` makes of the rows of a table."""
     found: list[Any] = []
     try:
         for part in parts(pairs):
             for _, payload in part:
-                found.append(decode(payload))
+                found.append(read(payload))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateError(f"table {name}, row {len(found)}: {error}") from error
     return found
-
-
-def _orders(state: State, pairs: list[Row]) -> list[Order]:
-    """The open orders of their rows."""
-    read = OrderReader(state.accounts, state.products).read
-    orders: list[Order] = []
-    try:
-        for part in parts(pairs):
-            for _, payload in part:
-                orders.append(read(payload))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StateError(f"table order, row {len(orders)}: {error}") from error
-    return orders
 
 
 def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
