@@ -33,14 +33,18 @@ cpdef int order_matched(
     State state, Product product, Order maker, Order taker, long long price, long long size, long long maker_fee, long long taker_fee, bint auction
 ) except -1
 @cython.locals(events=Writer)
+cdef int _changed(
+    State state, Product product, Order order, long long price, long long old, long long new, bint by_funds, bint resting, bint auction,
+    int reason, long long new_price, long long new_stop_price, bint requeued
+) except -1
+@cython.locals(reason=int)
 cpdef int order_changed(
     State state, Product product, Order order, long long old, long long new, bint by_funds, bint resting, bint auction
 ) except -1
-@cython.locals(events=Writer)
+@cython.locals(shown=cython.longlong, left=cython.longlong)
 cpdef int order_amended(State state, Product product, Order order, long long price, long long remaining, bint resting, bint requeued) except -1
-@cython.locals(events=Writer)
+@cython.locals(left=cython.longlong)
 cpdef int order_repriced(State state, Product product, Order order, long long price) except -1
-@cython.locals(events=Writer)
 cpdef int order_trailed(State state, Product product, Order order) except -1
 @cython.locals(events=Writer)
 cpdef int order_done(State state, Product product, Order order, int reason, bint resting) except -1

@@ -124,26 +124,46 @@ def order_matched(
         report(state, product, taker, _TRADE, price, size, taker_fee, True)
 
 
-def order_changed(
-    state: State, product: Product, order: Order, old: int, new: int, by_funds: bool, resting: bool, auction: bool
+def _changed(
+    state: State,
+    product: Product,
+    order: Order,
+    price: int,
+    old: int,
+    new: int,
+    by_funds: bool,
+    resting: bool,
+    auction: bool,
+    reason: int,
+    new_price: int,
+    new_stop_price: int,
+    requeued: bool,
 ) -> None:
-    """The remaining size of an order, or with `by_funds` its remaining funds, was reduced."""
+    """Write an `OrderChanged`. See there for the fields."""
     _begin(state, product, 4, 16)
     events = state.events
     events.number(order.order_id)
     events.text(order.account.account_id)
     events.number(order.side)
-    events.number(order.price)
+    events.number(price)
     events.number(old)
     events.number(new)
     events.flag(by_funds)
     events.flag(resting)
     events.flag(auction)
-    events.number(_AUCTION if auction else _SELF_TRADE)
-    events.number(0)
-    events.number(0)
-    events.flag(False)
+    events.number(reason)
+    events.number(new_price)
+    events.number(new_stop_price)
+    events.flag(requeued)
     _end(state, product)
+
+
+def order_changed(
+    state: State, product: Product, order: Order, old: int, new: int, by_funds: bool, resting: bool, auction: bool
+) -> None:
+    """The remaining size of an order, or with `by_funds` its remaining funds, was reduced."""
+    reason = _AUCTION if auction else _SELF_TRADE
+    _changed(state, product, order, order.price, old, new, by_funds, resting, auction, reason, 0, 0, False)
     if order.account.streams is not None and not auction:
         report(state, product, order, _RESTATED, 0, 0, 0, False)
 
@@ -152,63 +172,23 @@ def order_amended(
     state: State, product: Product, order: Order, price: int, remaining: int, resting: bool, requeued: bool
 ) -> None:
     """The owner amended an order, which has its new numbers already. `price` and `remaining` are the values before."""
-    _begin(state, product, 4, 16)
-    events = state.events
-    events.number(order.order_id)
-    events.text(order.account.account_id)
-    events.number(order.side)
-    events.number(price)
-    events.number(_shown(order, remaining))
-    events.number(_shown(order, order.remaining))
-    events.flag(False)
-    events.flag(resting)
-    events.flag(False)
-    events.number(_AMENDED)
-    events.number(order.price)
-    events.number(order.stop_price)
-    events.flag(requeued)
-    _end(state, product)
+    shown, left = _shown(order, remaining), _shown(order, order.remaining)
+    _changed(state, product, order, price, shown, left, False, resting, False, _AMENDED, order.price, order.stop_price, requeued)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_AMENDED, 0, 0, 0, False)
 
 
 def order_repriced(state: State, product: Product, order: Order, price: int) -> None:
     """An order that is about to rest has another price, which it has already. `price` is the one before."""
-    _begin(state, product, 4, 16)
-    events = state.events
-    events.number(order.order_id)
-    events.text(order.account.account_id)
-    events.number(order.side)
-    events.number(price)
-    events.number(_shown(order, order.remaining))
-    events.number(_shown(order, order.remaining))
-    for _ in range(3):
-        events.flag(False)
-    events.number(_REPRICED)
-    events.number(order.price)
-    events.number(0)
-    events.flag(False)
-    _end(state, product)
+    left = _shown(order, order.remaining)
+    _changed(state, product, order, price, left, left, False, False, False, _REPRICED, order.price, 0, False)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_REPRICED, 0, 0, 0, False)
 
 
 def order_trailed(state: State, product: Product, order: Order) -> None:
     """The stop price of a trailing stop order followed the market."""
-    _begin(state, product, 4, 16)
-    events = state.events
-    events.number(order.order_id)
-    events.text(order.account.account_id)
-    events.number(order.side)
-    for _ in range(3):
-        events.number(0)
-    for _ in range(3):
-        events.flag(False)
-    events.number(_TRAILED)
-    events.number(0)
-    events.number(order.stop_price)
-    events.flag(False)
-    _end(state, product)
+    _changed(state, product, order, 0, 0, 0, False, False, False, _TRAILED, 0, order.stop_price, False)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_TRAILED, 0, 0, 0, False)
 
