@@ -157,14 +157,14 @@ def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:
     return rows if level_of(engine) is OWN else widened(rows)
 
 
-def converted(engine: Engine, _old: Level, to: Level) -> Engine:
+def converted(engine: Engine, old: Level, to: Level) -> Engine:
     """The state at another level, the next one or the one before. `engine` is not changed.
 
     Raises:
         MigrationError, StateError: it cannot be converted.
         LossError: something would be lost at the level before.
     """
-    return lowered(engine, to) if is_earlier(to, level_of(engine)) else raised(engine, _old, to)
+    return lowered(engine, to) if is_earlier(to, level_of(engine)) else raised(engine, old, to)
 
 
 Convert = Callable[[Engine, Level, Level], Engine]
