@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,42 +90,28 @@ def initialise(
     authority = pki.make_authority(cluster, moment)
     keys = cluster_keys or encryption.with_another({})
     admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
-    existed = directory.exists()
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.write_new(directory / "ca.pem", authority.certificate)
-        files.write_new(directory / "ca.key", authority.key, 0o600)
-        key = KeyFile(
-            admin.key_id,
-            admin.secret,
-            admin.passphrase,
-            nodes={address.node_id: address.native for address in addresses},
-            ca=authority.certificate.decode("ascii"),
-        )
-        files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
-        written = []
-        for address in addresses:
-            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log, listen=listen, fix=fix)
-            written.append(make_node(directory, address, text, authority, moment, keys))
-        sync_path(directory)
-        sync_path(directory.resolve().parent)
-    except BaseException as error:
-        _remove(directory, itself=not existed)
-        if isinstance(error, OSError):
-            raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
-        raise
+        with files.filled(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.write_new(directory / "ca.pem", authority.certificate)
+            files.write_new(directory / "ca.key", authority.key, 0o600)
+            key = KeyFile(
+                admin.key_id,
+                admin.secret,
+                admin.passphrase,
+                nodes={address.node_id: address.native for address in addresses},
+                ca=authority.certificate.decode("ascii"),
+            )
+            files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
+            written = []
+            for address in addresses:
+                text = node_toml(cluster, address, addresses, admin, archive_log=archive_log, listen=listen, fix=fix)
+                written.append(make_node(directory, address, text, authority, moment, keys))
+            sync_path(directory)
+            sync_path(directory.resolve().parent)
+    except OSError as error:
+        raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
     return written
-
-
-def _remove(directory: Path, *, itself: bool) -> None:
-    """Remove a cluster that is not complete, as far as that is possible. The directory was empty or not there before."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if itself and directory.is_dir():
-        directory.rmdir()
 
 
 def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeAddress]:

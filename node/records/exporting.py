@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from snapshots.levels.states import present_tables, restored
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
-from snapshots.tsv import SUFFIX, read_tables, write_tables
+from snapshots.tsv import read_tables, write_tables
 from statemachine.engine import Engine
 
 POLL = 0.05
@@ -89,24 +88,13 @@ def export_tables(config: NodeConfig, target: Path, progress: Progress = no_prog
         DirectoryError: the target holds something.
         SnapshotError, StateError, OSError: the snapshot cannot be read, or the files not be written. Then none is left.
     """
-    made = not target.exists()
     if target.exists() and any(target.iterdir()):
         raise DirectoryError(f"{target} is not empty; name another directory")
     manifest, engine = newest_state(config, progress)
     total = sum(manifest.row_counts.values())
     progress(TABLES_WRITTEN, 0, total)
-    try:
-        with files.named(target):
-            return manifest, write_tables(
-                target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total)
-            )
-    except BaseException:
-        for path in target.glob(f"*{SUFFIX}"):
-            path.unlink()
-        if made:
-            with contextlib.suppress(OSError):
-                target.rmdir()
-        raise
+    with files.filled(target), files.named(target):
+        return manifest, write_tables(target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total))
 
 
 def import_tables(source: Path, layout: ClusterDirectory, progress: Progress = no_progress) -> Engine:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -57,6 +58,25 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
         draft.unlink(missing_ok=True)
         raise
     sync_path(path.parent)
+
+
+@contextlib.contextmanager
+def filled(directory: Path) -> Iterator[None]:
+    """Let the block fill a directory, or make it. If the block fails, nothing new is left, as far as it can be removed."""
+    existed = directory.exists()
+    before = set(directory.iterdir()) if directory.is_dir() else set()
+    try:
+        yield
+    except BaseException:
+        for path in set(directory.iterdir()) - before if directory.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if not existed:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise
 
 
 @contextlib.contextmanager

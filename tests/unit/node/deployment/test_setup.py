@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,7 +13,6 @@ from cryptography import x509
 from node.cluster_directory import KeyFile
 from node.config.file import load
 from node.data_directory import identity
-from node.deployment import setup
 from node.deployment.setup import Host, initialise
 from node.errors import SetupError
 from node.keys.encryption import read_keys
@@ -128,14 +126,15 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt was refused because of what the first one had left."""
     written: list[Path] = []
+    write = files.write_new
 
     def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         if len(written) == 9:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         written.append(path)
-        files.write_new(path, data, mode)
+        write(path, data, mode)
 
-    monkeypatch.setattr(setup, "files", SimpleNamespace(write_new=write_new))
+    monkeypatch.setattr(files, "write_new", write_new)
     for directory in (tmp_path, tmp_path / "new"):
         written.clear()
         with pytest.raises(SetupError, match="cannot be written: No space left on device"):
