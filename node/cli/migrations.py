@@ -197,13 +197,12 @@ def new_level(version: str, out: Path | None) -> None:
     abi = next((abi for abi, name in releases.versions.items() if name == version), None)
     if abi is None:
         raise SetupError(f"VERSION: {version!r} was not released: expected one of {', '.join(releases.versions.values())}")
-    names = level_skeleton.module_names(version)
-    texts = level_skeleton.engine_module(version), level_skeleton.rows_module(version, releases.schema(abi), SCHEMA)
-    paths = [(out or Path(level_skeleton.__file__).parent) / name for name in names]
-    for path in paths:
+    directory = out or Path(level_skeleton.__file__).parent
+    texts = {directory / name: text for name, text in level_skeleton.modules(version, releases.schema(abi), SCHEMA).items()}
+    for path in texts:
         if path.exists():
             raise SetupError(f"{path} is there already; nothing was written")
-    for path, text in zip(paths, texts, strict=True):
+    for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
         click.echo(str(path))
     click.echo("what is left to do: docs/migrations.md, What the author of a new version does")

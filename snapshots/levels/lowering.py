@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import OWN, V0_2_0, Level
+from snapshots.levels.obstacles import Obstacles, Row
 from snapshots.levels.raising import first_hash
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.teardown import clear
-
-Row = tuple[bytes, bytes]
 
 OBSTACLES_SHOWN = 20
 """How many obstacles an error lists: a table and field is one, whatever the number of its rows."""
@@ -46,7 +45,7 @@ def lowered_rows(tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Lev
     from snapshots.levels import v0_2_0, v0_2_0_back  # the core is read from the archive only where it is needed
 
     assert to == V0_2_0, f"a state of {OWN} returns to {V0_2_0}"
-    found = v0_2_0_back.Obstacles()
+    found = Obstacles()
     made = v0_2_0_back.lowered(tables, first_hash(state_hash, to), found)
     try:
         obstacles = found.texts()

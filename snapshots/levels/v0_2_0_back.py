@@ -20,15 +20,15 @@ has beside it are put into it. A command id in two of them, with two commands, i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
+from snapshots.levels.obstacles import Narrow, Obstacles, Row, named
 from statemachine.events import AnyOutcome, OrderState, Rejected
 from statemachine.limits import PPM
 from statemachine.persistence import numbered_key
 from statemachine.reply_cache import ANY_CONTENTS
-from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow, ProductRow
+from statemachine.tables import BalanceRow, CounterRow, CurrencyRow, OutcomeRow, ProductRow
 from statemachine.types import OrderStatus, OrderType, Reason, Side
 
 from snapshots.levels.released.core_0_2_0 import events as core_events  # type: ignore[import-not-found]  # isort: skip  # in the archive
@@ -36,63 +36,12 @@ from snapshots.levels.released.core_0_2_0 import limits as core_limits  # isort:
 from snapshots.levels.released.core_0_2_0 import tables as core_tables  # isort: skip
 from snapshots.levels.released.core_0_2_0 import types as core_types  # isort: skip
 
-Row = tuple[bytes, bytes]
-
 _encode = msgspec.msgpack.Encoder().encode
-_raw = msgspec.msgpack.Decoder().decode
 _order = msgspec.msgpack.Decoder(OrderState).decode
 _outcome_row = msgspec.msgpack.Decoder(OutcomeRow).decode
 _OUTCOMES = frozenset(kind.__name__ for kind in core_events.AnyOutcome.__args__)
 _REASONS = frozenset(core_types.Reason)
 _LIMIT, _BUY, _ACTIVE = OrderType.LIMIT, Side.BUY, OrderStatus.ACTIVE
-
-
-class Obstacles:
-    """What 0.2.0 has no place for: for each table and field how many rows use it, with the first of them."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[Any]] = {}
-
-    def add(self, table: str, what: str, row: object) -> None:
-        """A row of a table uses what `what` says."""
-        found = self._found.setdefault((table, what), [0, row])
-        found[0] += 1
-
-    def texts(self) -> list[str]:
-        """In words, one for each table and field, in the order in which they were found."""
-        return [
-            f"table {table}: {what} ({count:,} row{'s' if count > 1 else ''}, the first is {row})"
-            for (table, what), (count, row) in self._found.items()
-        ]
-
-
-class _Narrow:
-    """Encodes the rows of one table as 0.2.0 does, and notes those of which something would be lost."""
-
-    def __init__(self, table: str, obstacles: Obstacles) -> None:
-        self._table = table
-        self._obstacles = obstacles
-        self._fields = TABLES[table].__struct_fields__
-        self._former = msgspec.msgpack.Decoder(core_tables.TABLES[table]).decode
-        self._present = msgspec.msgpack.Decoder(TABLES[table]).decode
-
-    def __call__(self, key: bytes, payload: bytes) -> Row:
-        """The row; it is of no use if an obstacle was noted."""
-        try:
-            former = _encode(self._former(payload))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._obstacles.add(self._table, f"a value that 0.2.0 does not know: {error}", _named(key))
-            return key, payload
-        again = _encode(self._present(former))
-        if again != payload:
-            for field, mine, theirs in zip(self._fields, _raw(payload), _raw(again), strict=True):
-                if mine != theirs:
-                    self._obstacles.add(self._table, f"{field} is in use, which 0.2.0 does not have", _named(key))
-        return key, former
-
-
-def _named(key: bytes) -> str:
-    return " ".join(str(part) for part in _raw(key)) or "the only one"
 
 
 def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obstacles) -> dict[str, list[Row]]:
@@ -107,9 +56,9 @@ def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obs
     for name, found in tables.items():
         if name not in core_tables.TABLES:
             for key, _ in found:
-                obstacles.add(name, "0.2.0 has no such table", _named(key))
+                obstacles.add(name, "0.2.0 has no such table", named(key))
             continue
-        narrow = _Narrow(name, obstacles)
+        narrow = Narrow("0.2.0", name, core_tables.TABLES[name], obstacles)
         if name == "outcome":
             made[name] = list(_outcomes(found, narrow, obstacles))
         else:
@@ -149,11 +98,11 @@ class _Orders:
 
     def _open(self, key: bytes, order: OrderState) -> OrderState:
         if order.maker_fee_ppm < 0 or order.taker_fee_ppm < 0:
-            self._obstacles.add("order", "a rebate, which 0.2.0 does not have", _named(key))
+            self._obstacles.add("order", "a rebate, which 0.2.0 does not have", named(key))
         if order.status is _ACTIVE and not order.stop and not order.queued:
             place = order.product_id, order.side, order.price
             if order.opened_sequence < self._latest.get(place, 0):
-                self._obstacles.add("order", "its time in the auction is not that of its id, which 0.2.0 goes by", _named(key))
+                self._obstacles.add("order", "its time in the auction is not that of its id, which 0.2.0 goes by", named(key))
             self._latest[place] = max(order.opened_sequence, self._latest.get(place, 0))
             order.opened_sequence = 0
         if order.side is _BUY and order.order_type is _LIMIT:
@@ -174,7 +123,7 @@ class _Orders:
         return _encode(msgspec.structs.replace(row, available=row.available + released, hold=row.hold - released))
 
 
-def _outcomes(found: list[Row], narrow: _Narrow, obstacles: Obstacles) -> Iterator[Row]:
+def _outcomes(found: list[Row], narrow: Narrow, obstacles: Obstacles) -> Iterator[Row]:
     """The table `outcome`: the reply caches of each account as one."""
     caches: dict[str, dict[int, OutcomeRow]] = {}
     for _, payload in found:

@@ -154,6 +154,7 @@ def test_the_modules_of_a_level_are_drafted_once(run: Run, tmp_path: Path) -> No
     output = run("migrate", "new-level", "0.2.0", "--out", str(tmp_path)).stdout
     assert str(tmp_path / "v0_2_0_rows.py") in output
     assert "class FormerEngine(Engine)" in (tmp_path / "v0_2_0.py").read_text()
+    assert "- fee_credit: int = 0" in (tmp_path / "v0_2_0_back.py").read_text()
     assert "is there already" in run("migrate", "new-level", "0.2.0", "--out", str(tmp_path), code=1).stderr
     assert "was not released: expected one of 0.1.0, 0.2.0" in run("migrate", "new-level", "9.9.9", code=1).stderr
 

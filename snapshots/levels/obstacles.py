@@ -1,0 +1,74 @@
+"""What prevents the return of a state to an earlier version: rows of which that version does not store everything.
+
+Each step back (`v<N>_back`) uses this. It needs no list of what is new: a row that the earlier version's struct stores
+completely returns, and every other row is an obstacle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from statemachine.tables import TABLES
+
+Row = tuple[bytes, bytes]
+
+_encode = msgspec.msgpack.Encoder().encode
+_raw = msgspec.msgpack.Decoder().decode
+
+
+class Obstacles:
+    """What the earlier version has no place for: for each table and field how many rows use it, with the first of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[Any]] = {}
+
+    def add(self, table: str, what: str, row: object) -> None:
+        """A row of a table uses what `what` says."""
+        found = self._found.setdefault((table, what), [0, row])
+        found[0] += 1
+
+    def texts(self) -> list[str]:
+        """In words, one for each table and field, in the order in which they were found."""
+        return [
+            f"table {table}: {what} ({count:,} row{'s' if count > 1 else ''}, the first is {row})"
+            for (table, what), (count, row) in self._found.items()
+        ]
+
+
+class Narrow:
+    """Encodes the rows of one table as an earlier version does, and notes those of which something would be lost.
+
+    Args:
+        version: the earlier one, for texts.
+        table: its name.
+        former: the earlier version's struct of its rows.
+    """
+
+    def __init__(self, version: str, table: str, former: type[msgspec.Struct], obstacles: Obstacles) -> None:
+        self._version = version
+        self._table = table
+        self._obstacles = obstacles
+        self._fields = TABLES[table].__struct_fields__
+        self._former = msgspec.msgpack.Decoder(former).decode
+        self._present = msgspec.msgpack.Decoder(TABLES[table]).decode
+
+    def __call__(self, key: bytes, payload: bytes) -> Row:
+        """The row; it is of no use if an obstacle was noted."""
+        try:
+            former = _encode(self._former(payload))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._obstacles.add(self._table, f"a value that {self._version} does not know: {error}", named(key))
+            return key, payload
+        again = _encode(self._present(former))
+        if again != payload:
+            for field, mine, theirs in zip(self._fields, _raw(payload), _raw(again), strict=True):
+                if mine != theirs:
+                    self._obstacles.add(self._table, f"{field} is in use, which {self._version} does not have", named(key))
+        return key, former
+
+
+def named(key: bytes) -> str:
+    """A row's key for a person."""
+    return " ".join(str(part) for part in _raw(key)) or "the only one"
