@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 STAMP := $(VENV)/core
 ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulation tests/conformance
-CLUSTERS := tests/documentation tests/acceptance
+CLUSTERS := tests/documentation tests/chaos tests/attack tests/acceptance
 FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
 CORE_SOURCES := setup.py node/compiled.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd node/gateway/*.pxd node/gateway/http/*.pxd) node/gateway/direct.py node/gateway/http/connection.py node/gateway/http/messages.py
@@ -101,10 +101,9 @@ clients: $(STAMP) ## foreign clients, unmodified, against real nodes; REPORT=1 w
 	$(BIN)/python -m pytest $(if $(REPORT),--clients-report docs/clients.md,-n 2 --dist loadfile) tests/clients
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
-tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, two at a time; then chaos and attacks, one at a time
+tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, chaos and attacks included, two at a time
 	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CLUSTERS)
-	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(ALONE) $(CLUSTERS) $(FOREIGN))
 
 api-docs: $(STAMP) ## the public Python API as pages, in run/api-docs
 	QUORUMBOOK_CORE=plain $(BIN)/pdoc --docformat google -o run/api-docs $(API)
