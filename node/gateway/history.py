@@ -32,7 +32,7 @@ from node.gateway.values import (
     product_text,
 )
 from node.history.candles import GRANULARITIES, HOUR, Candle, bucket
-from node.history.queries import PageRequest, Place, TransferKind
+from node.history.pages import PageRequest, Place, TransferKind
 from node.native.protocol import OrdersQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState

@@ -66,7 +66,7 @@ from node.gateway.values import (
     stop_type,
     to_units,
 )
-from node.history.queries import PageRequest
+from node.history.pages import PageRequest
 from node.native.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, OrderOptions, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, OrderTerms, Placed, Rejected

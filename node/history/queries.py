@@ -1,12 +1,12 @@
 """Reads a history, newest rows first: from the database, and from the files of older days. Gateways read in threads.
 
-Rows of an account are in the order of the commands that made them; see `PageRequest`.
+Rows of an account are in the order of the commands that made them; see `pages.PageRequest`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Engine, RowMapping, Select, Table, select
 
@@ -15,6 +15,7 @@ from node.history import tables
 from node.history.archived import ID_MAX, Row, RowRequest, Times, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import check, connect, is_made
+from node.history.pages import PageRequest, TransferKind
 from node.history.projection import NOT_STORED, terms_of
 from node.history.store import HistoryProgress, LogGap, progress_of
 from statemachine.events import OrderMatched, OrderState
@@ -296,28 +297,3 @@ def order_of(row: Row) -> OrderState:
         "terms": terms_of(row["terms"]),
     }
     return OrderState(**(values | words), hold=0)
-
-
-Place = tuple[int, int]
-"""The place of a row among an account's rows: the sequence of its command, and the trade's id or the entry's position
-under it.
-"""
-
-
-class PageRequest(NamedTuple):
-    """A request for at most `limit` rows, older than the row at `after` and newer than the row at `before`. Times are
-    nanoseconds since the epoch, `end` excluded.
-    """
-
-    limit: int = 100
-    after: Place | None = None
-    before: Place | None = None
-    start: int | None = None
-    end: int | None = None
-
-
-class TransferKind(NamedTuple):
-    """A kind of transfer: `incoming` is into the account, `internal` is between two accounts of the exchange."""
-
-    incoming: bool
-    internal: bool

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from node.history.archived import Row
+from node.history.pages import PageRequest, TransferKind
 from node.history.partitions import DAY
 from node.history.projection import LedgerKind
-from node.history.queries import HistoryReader, PageRequest, TransferKind
+from node.history.queries import HistoryReader
 from statemachine.events import OrderState
 from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS
 from tests.unit.node.history.logs import START, NodeLog

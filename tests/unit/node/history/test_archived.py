@@ -7,8 +7,9 @@ from sqlalchemy import select, update
 
 from node.history import tables
 from node.history.database import connect
+from node.history.pages import PageRequest, TransferKind
 from node.history.partitions import archive_days
-from node.history.queries import HistoryReader, PageRequest, TransferKind
+from node.history.queries import HistoryReader
 from tests.property.worlds import ACCOUNTS
 from tests.unit.node.history.answers import NOON, all_orders, all_pages, answers
 from tests.unit.node.history.logs import NodeLog

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.history.queries import HistoryReader, PageRequest
+from node.history.pages import PageRequest
+from node.history.queries import HistoryReader
 from statemachine.commands import OpenAccount, OrderOptions, PlaceOrder, PutApiKey, PutUser
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Permission, Side

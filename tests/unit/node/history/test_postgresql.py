@@ -23,8 +23,9 @@ from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import GRANULARITIES
 from node.history.database import alembic_config, connect
+from node.history.pages import PageRequest, TransferKind
 from node.history.partitions import archive_days
-from node.history.queries import HistoryReader, PageRequest, TransferKind
+from node.history.queries import HistoryReader
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy, check_coins
