@@ -76,7 +76,7 @@ class _Inspector:
 
 def _constraints(info: inspect.Type) -> list[tuple[str, Any]]:
     """Return the constraints of a plain type, such as a largest value. Encodings of bytes in JSON do not count."""
-    found = [(field.name, getattr(info, field.name)) for field in msgspec.structs.fields(type(info)) if field.name != "encoding"]
+    found = [(name, getattr(info, name)) for name in type(info).__struct_fields__ if name != "encoding"]
     return [(name, value) for name, value in found if value is not None]
 
 
@@ -96,8 +96,10 @@ def schema_of(tables: Mapping[str, Any] = TABLES, messages: Mapping[str, Any] = 
         TypeError: a type has no canonical text.
     """
     inspector = _Inspector()
-    rows = {name: inspector.text(inspect.type_info(row)) for name, row in tables.items()}
-    other = {name: inspector.text(inspect.type_info(root)) for name, root in messages.items()}
+    # One call for all types: each call resolves the annotations of every struct that it reaches.
+    infos = iter(inspect.multi_type_info([*tables.values(), *messages.values()]))
+    rows = {name: inspector.text(next(infos)) for name in tables}
+    other = {name: inspector.text(next(infos)) for name in messages}
     names = [kind.__name__ for kind in (*inspector.structs, *inspector.enums)]
     assert len(set(names)) == len(names), "two types of the schema have one name"
     structs = {kind.__name__: struct for kind, struct in inspector.structs.items() if struct is not None}
