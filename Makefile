@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-STAMP := $(VENV)/core
+CORE := $(VENV)/core
+STAMP := $(VENV)/bytecode
+SOURCES := $(shell find cluster loadtest node snapshots statemachine -name '*.py' -not -path '*/_compiled/*')
 ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulation tests/conformance
 CLUSTERS := tests/documentation tests/chaos tests/attack tests/acceptance
 FOREIGN := tests/clients tests/browser
@@ -26,12 +28,18 @@ $(INSTALLED): requirements.lock pyproject.toml
 	QUORUMBOOK_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-core: $(STAMP) ## compile the core again, if its sources changed; without a C compiler the plain core runs
+core: $(CORE) ## compile the core again, if its sources changed; without a C compiler the plain core runs
 
-$(STAMP): $(INSTALLED) $(CORE_SOURCES)
+$(CORE): $(INSTALLED) $(CORE_SOURCES)
 	@$(BIN)/python setup.py -q build_ext --inplace >$(VENV)/core.log 2>&1 || true
 	@$(BIN)/python -c "import statemachine, node.gateway; print('core:', statemachine.CORE + ', gateway:', node.gateway.CODE)"
 	@$(BIN)/python -c "import statemachine; raise SystemExit(statemachine.CORE != 'compiled')" || echo "  why: $(VENV)/core.log (a C compiler and Python's headers are needed: apt-get install gcc python3-dev)"
+	@touch $@
+
+# Where PYTHONDONTWRITEBYTECODE is set, or the directory cannot be written, each process of a node would translate its
+# modules at each start: half of the CPU time of the start.
+$(STAMP): $(CORE) $(SOURCES)
+	@$(BIN)/python -m compileall -q cluster loadtest node snapshots statemachine || true
 	@touch $@
 
 demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at the end. KEEP=1 leaves them up, UI=1 trades for MINUTES (default 10) for the page
