@@ -13,13 +13,14 @@ from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import Access
 from node.deployment.statuses import ask_all
-from node.native.protocol import LevelReport
+from node.native.protocol import LevelReport, NodeStatus
 
 CHANGE_SECONDS = 900.0
 """Seconds for every node to convert its state and to apply the entry."""
 
 EVERYWHERE_SECONDS = 60.0
-"""Seconds for every node to have applied the entry."""
+"""Seconds for every node to have applied the entry, and for a return to have written a snapshot behind it. A million
+orders take about 30 s."""
 
 POLL = 0.05
 
@@ -66,32 +67,52 @@ def _change(target: Target, version: str, *, as_json: bool, check: bool, command
     async def work(session: CliSession) -> LevelReport:
         return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
 
+    behind: list[str] = []
     members = ", ".join(session.reach(target).addresses)
     with progress(f"asking {members}" if check else f"waiting for {members} to make their states ready") as shown:
         report = run(target, work)
         if not check:
-            asyncio.run(_everywhere(report, session.reach(target), shown))
-    _show(report, as_json=as_json, check=check, command=command)
+            behind = asyncio.run(_everywhere(report, session.reach(target), shown, with_snapshot=command == "downgrade"))
+    _show(report, behind, as_json=as_json, check=check, command=command)
     if check and report.problems:
         raise click.exceptions.Exit(1)
 
 
-async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar) -> None:
-    """Wait until every member that answers is at the new level, and show which ones are not."""
+async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar, *, with_snapshot: bool) -> list[str]:
+    """Wait until every member that answers is at the new level. With `with_snapshot` also until each has a snapshot of
+    it: from then on the earlier version can start on the member's data, also after a kill. Returns what is missing at
+    the end of the time.
+    """
+
+    def missing(status: NodeStatus) -> str:
+        if status.level != report.to:
+            return "has not applied the entry yet"
+        if with_snapshot and status.snapshot_index < report.index:
+            return f"has no snapshot of level {report.to} yet: stop it before version {report.to} is started on its data"
+        return ""
+
     end = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
-    while asyncio.get_running_loop().time() < end:
+    while True:
         statuses = await ask_all(access.addresses, access.tls(), access.credentials)
-        behind = [node_id for node_id, status in statuses.items() if status is not None and status.level != report.to]
-        if not behind:
-            return
+        texts = {node_id: missing(status) for node_id, status in statuses.items() if status is not None}
+        behind = [node_id for node_id, text in texts.items() if text]
+        if not behind or asyncio.get_running_loop().time() > end:
+            return [f"{node_id}: {texts[node_id]}" for node_id in behind]
         shown.stage(f"waiting for {', '.join(behind)}", len(statuses) - len(behind), len(statuses))
         await asyncio.sleep(POLL)
 
 
-def _show(report: LevelReport, *, as_json: bool, check: bool, command: str) -> None:
+def _show(report: LevelReport, behind: list[str], *, as_json: bool, check: bool, command: str) -> None:
     if as_json:
         print_json(
-            {"from": report.old, "to": report.to, "members": report.members, "problems": report.problems, "index": report.index}
+            {
+                "from": report.old,
+                "to": report.to,
+                "members": report.members,
+                "problems": report.problems,
+                "index": report.index,
+                "behind": behind,
+            }
         )
         return
     if report.members:
@@ -101,6 +122,8 @@ def _show(report: LevelReport, *, as_json: bool, check: bool, command: str) -> N
         click.echo(f"the level is {report.to} already")
     elif not check:
         click.echo(f"the level is {report.to} from log entry {report.index + 1:,} on (before: {report.old})")
+        for text in behind:
+            click.echo(text)
     elif report.problems:
         for problem in report.problems:
             click.echo(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from cluster.storage import RealDisk
 from cluster.wire import FORMER_PROTOCOL, Hello, TlsWire
 from node.config.settings import NodeConfig
 from node.engine.replicated_engine import ReplicatedEngine
-from node.migration import cutover
 from node.migration.contents import LOG, SNAPSHOTS, first_abi, look
 from node.migration.keeping import forget, keep
 from snapshots import durable
@@ -90,10 +89,43 @@ class Changed:
             log.error("what was kept for a rollback to level %s cannot be removed: %s", change.to, error)
 
 
-def leave_to_former(config: NodeConfig, level: Level) -> None:
+class LogDisk(RealDisk):
+    """The disk of a node's log, from which segments can be removed before the log that lists them asks for it."""
+
+    _removed: frozenset[str] = frozenset()
+
+    def remove_covered(self, names: Sequence[str]) -> None:
+        """Archive or delete segments that a snapshot covers, oldest first, so that no gap is left at any time.
+
+        Raises:
+            OSError: a segment cannot be moved or deleted. The later ones are still there.
+        """
+        for name in names:
+            super().archive(name)
+            self._removed |= {name}
+        self.sync_names()
+
+    def archive(self, name: str) -> None:
+        """See `RealDisk`. Does nothing for a segment that was removed already."""
+        if not self._was_removed(name):
+            super().archive(name)
+
+    def remove(self, name: str) -> None:
+        """See `RealDisk`. Does nothing for a segment that was removed already."""
+        if not self._was_removed(name):
+            super().remove(name)
+
+    def _was_removed(self, name: str) -> bool:
+        found = name in self._removed
+        self._removed -= {name}
+        return found
+
+
+def leave_to_former(config: NodeConfig, level: Level, disk: LogDisk) -> None:
     """Remove what software of an earlier level would refuse: log segments and snapshots of a later level that the newest
-    snapshot covers. Called after the log was closed, so that the node can start with that software. Does nothing where
-    the log still needs such a segment, or at this software's own level.
+    snapshot covers. So that software can start on the data, also after a kill. Called at the start, after each
+    snapshot and at the stop, in the thread that writes the log. Does nothing where the log still needs such a segment,
+    or at this software's own level.
 
     Raises:
         OSError, SnapshotError, ClusterError: they cannot be read or removed.
@@ -102,19 +134,19 @@ def leave_to_former(config: NodeConfig, level: Level) -> None:
     if level == OWN or not (paths := snapshot_paths(snapshots)):
         return
     newest = read_seal(paths[-1]).manifest
+    if newest.abi != level.abi:
+        return
     abis = segment_abis(config.data_path / LOG)
     names = sorted(abis)  # by their first entry
     later = [place for place, name in enumerate(names) if abis[name] != level.abi]
-    if newest.abi != level.abi:
-        return
     if later:
         following = names[later[-1] + 1 :]
         if not following or following[0] > segment_name(newest.index + 1):
             return
-        disk = RealDisk(config.data_path / LOG, archive_to=config.data_path / cutover.ARCHIVE, archives=lambda: config.keeps_log)
-        for name in names[: later[-1] + 1]:
-            disk.archive(name)
-        disk.sync_names()
+        disk.remove_covered(names[: later[-1] + 1])
+        log.info(
+            "version %s can start on this node's data: log entries and snapshots of a later level are removed", level.version
+        )
     for path in paths[:-1]:
         if read_seal(path).manifest.abi != level.abi:
             durable.remove(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -33,7 +34,6 @@ from cluster.messages import narrowed
 from cluster.ports import Schemas, Timekeeper
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
-from cluster.storage import RealDisk
 from cluster.wire import PROTOCOL, Hello, TlsWire, WireSettings
 from node import exit_codes
 from node.config.file import load
@@ -107,6 +107,7 @@ class Parts(msgspec.Struct):
     snapshots: SnapshotPort
     machine: ReplicatedEngine
     certificates: CertificateWatch
+    disk: levels.LogDisk
 
 
 def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
@@ -130,11 +131,12 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     wire = TlsWire(_wire_settings(config, refused, joining))
     changed = levels.Changed(config, wire)
     machine.level_changed = changed.changed
+    disk = _open_disk(config, known, machine.durations)
     raft = open_raft(
         _raft_settings(config, known),
         machine,
         snapshots,
-        _open_disk(config, known, machine.durations),
+        disk,
         wire,
         clock=time.monotonic,
         randomness=random.Random(),
@@ -190,7 +192,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         preparation,
     )
     driver = RaftDriver(raft, wire_failed=wire.failed)
-    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
+    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates, disk)
 
 
 def disk_figures(data: Path) -> dict[str, int]:
@@ -219,14 +221,14 @@ def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
     return lambda action: loop.run_in_executor(None, work, action)
 
 
-def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> RealDisk:
+def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> levels.LogDisk:
     # A rollback to the previous version exports the entries applied since the migration, so the log is kept until the
     # migration is final.
     def archives() -> bool:
         return config.keeps_log or cutover.may_go_back(config.data_path)
 
     archive = config.data_path / cutover.ARCHIVE
-    disk = RealDisk(
+    disk = levels.LogDisk(
         config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives, synced=durations.fsync.observe
     )
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
@@ -328,6 +330,9 @@ async def run(
         lambda role, leader: log.info("%s is %s; leader: %s", config.node_id, role, leader or "none")
     )
     settled()
+    _leave_to_former(parts, config)
+    # The log lets go of what the snapshot covers first.
+    parts.snapshots.written = functools.partial(asyncio.get_running_loop().call_soon, _leave_to_former, parts, config)
     modes.enter(Mode.INITIALISING)
     parts.raft.start()
     keeping = Housekeeping(config, parts.service, parts.raft, parts.snapshots, parts.machine, settled)
@@ -463,7 +468,7 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
 def _leave_to_former(parts: Parts, config: NodeConfig) -> None:
     """Let software of an earlier level start on the data, if the cluster has returned to it."""
     try:
-        levels.leave_to_former(config, parts.machine.level)
+        levels.leave_to_former(config, parts.machine.level, parts.disk)
     except (OSError, SnapshotError, ClusterError) as error:
         log.error(
             "what only this version can read was not removed: version %s cannot start: %s", parts.machine.level.version, error

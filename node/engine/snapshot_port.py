@@ -76,6 +76,8 @@ class SnapshotPort:
         self._look: Future[Manifest | None] | None = None
         self._taken: tuple[Manifest, Engine, Market] | None = None
         """The last received snapshot and its state, until the state is restored."""
+        self.written: Callable[[], object] = lambda: None
+        """Called when an own snapshot is on disk, before the log is compacted."""
         self.taken = 0
         self.failed = 0
         self.pause_last_ms = 0
@@ -162,6 +164,7 @@ class SnapshotPort:
             if job.manifest is not None and captured is self._machine.engine:
                 self._base, self._based = job.manifest.index, captured
             log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
+            self.written()
             return CaptureState.DONE
         self.failed += 1
         log.error("no snapshot: %s", job.reason)

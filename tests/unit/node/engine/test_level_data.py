@@ -45,6 +45,11 @@ def with_snapshot(monkeypatch: pytest.MonkeyPatch, level: Level, index: int) -> 
     monkeypatch.setattr(levels, "read_seal", read)
 
 
+def disk_of(config: Any) -> levels.LogDisk:
+    """The disk of the node's log."""
+    return levels.LogDisk(config.data_path / "log", archive_to=config.data_path / "archive", archives=lambda: config.keeps_log)
+
+
 def abis(config: Any) -> list[str]:
     """The ABIs of the log's segments."""
     return list(segment_abis(config.data_path / "log").values())
@@ -52,10 +57,10 @@ def abis(config: Any) -> list[str]:
 
 def test_what_a_snapshot_of_the_level_before_covers_is_removed(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with_snapshot(monkeypatch, V0_2_0, 4)
-    levels.leave_to_former(config, V0_2_0)
+    levels.leave_to_former(config, V0_2_0, disk_of(config))
     assert abis(config) == [V0_2_0.abi]
     assert not (config.data_path / "old").exists()
-    levels.leave_to_former(config, V0_2_0)
+    levels.leave_to_former(config, V0_2_0, disk_of(config))
     assert abis(config) == [V0_2_0.abi], "the second time nothing is left to do"
 
 
@@ -69,6 +74,40 @@ def test_what_a_snapshot_of_the_level_before_covers_is_removed(config: Any, monk
 )
 def test_what_is_needed_stays(config: Any, monkeypatch: pytest.MonkeyPatch, snapshot: Level, index: int, level: Level) -> None:
     with_snapshot(monkeypatch, snapshot, index)
-    levels.leave_to_former(config, level)
+    levels.leave_to_former(config, level, disk_of(config))
     assert abis(config) == [OWN.abi, V0_2_0.abi]
     assert (config.data_path / "old").exists()
+
+
+@pytest.mark.parametrize("keeps_log", [False, True])
+def test_the_log_of_a_running_node_goes_on_without_what_was_removed(
+    config: Any, monkeypatch: pytest.MonkeyPatch, *, keeps_log: bool
+) -> None:
+    """A node that is killed later than this leaves data on which the version before starts."""
+    config.keeps_log = keeps_log
+    with_snapshot(monkeypatch, V0_2_0, 4)
+    disk = disk_of(config)
+    log = DurableLog(disk, node_id="n1", schemas=Schemas(lambda: OWN.abi, ACCEPTED, abi_behind))
+    log.load()
+    levels.leave_to_former(config, V0_2_0, disk)
+    assert abis(config) == [V0_2_0.abi], "at once, and not at the stop"
+    assert list(segment_abis(config.data_path / "archive").values()) == ([OWN.abi] if keeps_log else [])
+    log.append(LogEntry(COMMAND + b"\x90", 7, 1))
+    log.roll()
+    log.append(LogEntry(COMMAND + b"\x90", 8, 1))
+    log.compact_to(5)
+    log.compact_to(8)
+    log.sync()
+    read = DurableLog(disk, node_id="n1", abi=V0_2_0.abi)
+    assert [entry.index for entry in read.load()] == [8], "the released version reads it"
+    log.close()
+
+
+def test_a_snapshot_of_the_leader_replaces_a_log_without_what_was_removed(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_snapshot(monkeypatch, V0_2_0, 4)
+    disk = disk_of(config)
+    log = DurableLog(disk, node_id="n1", schemas=Schemas(lambda: OWN.abi, ACCEPTED, abi_behind))
+    log.load()
+    levels.leave_to_former(config, V0_2_0, disk)
+    log.clear()
+    assert abis(config) == []
