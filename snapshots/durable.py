@@ -66,6 +66,7 @@ def publish(draft: Path, final: Path) -> None:
 def discard(final: Path) -> None:
     """Delete a finished directory, if it exists."""
     trash = final.with_name(final.name + TRASH)
+    remove(trash)  # of a process that was killed here before
     with contextlib.suppress(FileNotFoundError):
         os.rename(final, trash)
         sync_path(final.parent)

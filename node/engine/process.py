@@ -56,7 +56,7 @@ from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.engine.startup import check_other_nodes, check_start, seeding_of, snapshot_loader
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.migration import cutover
-from node.migration.start import at_start
+from node.migration.start import at_start, finish_interrupted
 from node.system import software, stop_times
 from node.system.descriptors import raise_limit
 from node.system.durations import EngineDurations
@@ -515,6 +515,7 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     try:
         modes = Modes(config.node_id, lock.note)
         try:
+            finish_interrupted(config)
             if not levels.runs_as_it_is(config.data_path):
                 check_other_nodes(config)
                 at_start(config)

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cluster import hardstate
-from cluster.log import segment_abis
+from cluster.log import segment_abis, segment_name
 from cluster.log_conversion import raise_term
 from cluster.storage import RealDisk
 from node.errors import DataDirectoryError
@@ -37,6 +37,9 @@ possible.
 """
 
 _UNDONE = "undone"
+_REWIND = "rewind.json"
+"""The `Rewind` of a rollback, beside the data that it puts back."""
+
 _PARTS = (SNAPSHOTS, LOG)
 
 
@@ -144,12 +147,9 @@ def finish(data: Path) -> bool:
         durable.discard(data / READY)
         return True
     if (data / BACK).is_dir():
-        aside = data / _UNDONE
-        aside.mkdir(mode=0o700, exist_ok=True)
-        _exchange(data, data / BACK, aside)
-        durable.discard(data / BACK)
-        durable.discard(aside)
+        _finish_back(data)
         return True
+    durable.discard(data / _UNDONE)
     return False
 
 
@@ -172,25 +172,42 @@ def go_back(data: Path, record: MigrationRecord) -> None:
     """Put the data from before a migration back, and delete the present data, also from the archive. Durable on return.
 
     The node's term is raised beyond every term that it has known: see `log_conversion.raise_term`. The rollback is
-    recorded, so that a reader of the log (the history) notices that entries were undone.
+    recorded, so that a reader of the log (the history) notices that entries were undone. After a kill either nothing
+    has changed, or `finish` completes all of it.
     """
     kept = data / FORMER / record.from_abi
     now = hardstate.load(RealDisk(data / LOG))
     raise_term(RealDisk(kept / LOG), now)
-    files.replace(data / REWINDS, msgspec.json.encode([*rewinds(data), Rewind(record.last_index, now.term if now else 0)]))
-    _drop_archived(data / ARCHIVE, record.to_abi)
+    files.replace(kept / _REWIND, msgspec.json.encode(Rewind(record.last_index, now.term if now else 0)))
     os.rename(kept, data / BACK)
     durable.sync_path(data / FORMER)
     durable.sync_path(data)
     finish(data)
 
 
-def _drop_archived(archive: Path, abi: str) -> None:
-    """Delete the archived segments of an ABI. After a rollback no log has their entries, and a second migration makes
-    others.
+def _finish_back(data: Path) -> None:
+    """Complete a rollback. Safe to repeat after an interruption."""
+    back, aside = data / BACK, data / _UNDONE
+    if (back / _REWIND).exists():  # version 0.2.0 wrote none
+        rewind = msgspec.json.decode((back / _REWIND).read_bytes(), type=Rewind)
+        if rewind not in (known := rewinds(data)):
+            files.replace(data / REWINDS, msgspec.json.encode([*known, rewind]))
+    if (back / LOG).is_dir():
+        record = msgspec.json.decode((back / RECORD).read_bytes(), type=MigrationRecord)
+        _drop_archived(data / ARCHIVE, back / LOG, record)
+    aside.mkdir(mode=0o700, exist_ok=True)
+    _exchange(data, back, aside)
+    durable.discard(aside)  # first: what lies there would be in the way of the next rollback
+    durable.discard(back)
+
+
+def _drop_archived(archive: Path, log: Path, record: MigrationRecord) -> None:
+    """Delete the archived segments that the rollback undoes, and those whose entries the restored log has: a reader of
+    both would meet these entries twice, and behind them the entry that changed the level.
     """
-    for name, found in (segment_abis(archive) if archive.is_dir() else {}).items():
-        if found == abi:
+    first = min(segment_abis(log), default=segment_name(record.last_index + 1))
+    for name in segment_abis(archive) if archive.is_dir() else ():
+        if name >= first:
             (archive / name).unlink()
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from node.config.settings import NodeConfig
-from node.migration import cutover
+from node.migration import cutover, keeping
 from node.migration.contents import Found, check_known, look
 from node.migration.conversion import Builder, Built
 from node.system import software
@@ -28,6 +28,19 @@ def chains(config: NodeConfig) -> Chains:
     return Chains(scripts=Path(config.directory) / SCRIPTS)
 
 
+def finish_interrupted(config: NodeConfig) -> None:
+    """Finish a migration or a rollback that was killed while data was exchanged, and remove what one left. Until then
+    snapshots and log may be of different times, so this comes before anything is read.
+
+    Raises:
+        DataDirectoryError, OSError: the directory cannot be read or written.
+    """
+    if cutover.finish(config.data_path):
+        log.warning("an interrupted exchange of former and present data is finished now")
+    cutover.draft(config.data_path)
+    durable.remove(config.data_path / keeping.DRAFT)
+
+
 def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
     """Bring the data directory to a level that this software can run (`level.BROUGHT_TO`); None if it already has one.
     No other process may use the directory during the call.
@@ -37,10 +50,8 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data is damaged or inconsistent.
         OSError: the directory cannot be read or written; the data is unchanged.
     """
+    finish_interrupted(config)
     data = config.data_path
-    if cutover.finish(data):
-        log.warning("a switch between former and migrated data was interrupted; it is finished now")
-    cutover.draft(data)
     found = look(data)
     if found.abi is None or found.abi in ACCEPTED:
         return None
