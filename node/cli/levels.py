@@ -65,7 +65,8 @@ def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 
 def _change(target: Target, version: str, *, as_json: bool, check: bool, command: str = "upgrade") -> None:
     async def work(session: CliSession) -> LevelReport:
-        return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
+        earlier = command == "downgrade"
+        return await session.client.change_level(version, check=check, earlier=earlier, deadline=CHANGE_SECONDS)
 
     behind: list[str] = []
     members = ", ".join(session.reach(target).addresses)

@@ -120,25 +120,35 @@ class LevelChange:
         would have the wrong level.
         """
 
-    async def change(self, version: str, *, check: bool) -> LevelReport:
+    async def change(self, version: str, *, check: bool, earlier: bool | None = None) -> LevelReport:
         """Change the level to that of a version, or with `check` only report the obstacles.
+
+        Args:
+            earlier: whether it must be an earlier level, or a later one; None allows both.
 
         Raises:
             RequestFailed: CONFLICT: the level cannot change now; the text names each member and the remedy, and nothing
-                was changed. BAD_REQUEST: this node does not know the level. OUTCOME_UNKNOWN.
+                was changed. BAD_REQUEST: this node does not know the level, or `earlier` does not hold.
+                OUTCOME_UNKNOWN.
         """
         if self._running:
             raise RequestFailed(FailCode.CONFLICT, "a change of the level is under way already; see: quorumbook cluster status")
         self._running = True
         try:
-            return await self._change(version, check=check)
+            return await self._change(version, check=check, earlier=earlier)
         finally:
             self._running = False
 
-    async def _change(self, version: str, *, check: bool) -> LevelReport:
+    async def _change(self, version: str, *, check: bool, earlier: bool | None) -> LevelReport:
         now, to = self._level(), self._wanted(version)
         if to.abi == now.abi:
             return LevelReport(now.version, to.version, [], [], 0)
+        if earlier not in (None, is_earlier(to, now)):
+            kind, command = ("a later", "upgrade") if earlier else ("an earlier", "downgrade")
+            raise RequestFailed(
+                FailCode.BAD_REQUEST,
+                f"to: {to.version} is {kind} level than {now.version}, which is in force: use quorumbook cluster {command}",
+            )
         members_index = self._raft.status().members_index
         members = await self._look(to)
         problems = [f"{member.node_id}: {member.problem}" for member in members if member.problem]
@@ -166,8 +176,10 @@ class LevelChange:
     def _of_the_cluster(self, members_index: int) -> list[str]:
         status = self._raft.status()
         problems = []
-        if status.change_under_way or status.members_index != members_index:
+        if status.change_under_way:
             problems.append("a change of the membership is under way: wait until it is done (quorumbook cluster members)")
+        elif status.members_index != members_index:
+            problems.append("the members have changed meanwhile: try again")
         if status.digests_differing:
             problems.append("the states of nodes differ: see the nodes' logs, and run an audit first")
         if busy := self._busy():
@@ -194,6 +206,8 @@ class LevelChange:
             except (ConnectionLost, RequestFailed, TimeoutError) as error:
                 reason = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
                 return LevelMember(node_id, "", "", [], f"does not answer ({reason}): start it, or remove it from the cluster")
+            if not self._raft.is_leader:
+                raise _leadership_lost()
             problem = _problem(status, to, self._level())
             if not problem and (status.applied_index < target or not status.ready):
                 problem = f"lags behind: it has applied entry {status.applied_index:,} of {target:,}: wait until it has caught up"
@@ -264,9 +278,11 @@ class LevelChange:
         Raises:
             RequestFailed: CONFLICT.
         """
+        if not self._raft.is_leader:
+            raise _leadership_lost()
         problems = ["too much was under way: try again"] if self._queue.in_flight else self._of_the_cluster(members_index)
-        if problems or not self._raft.is_leader:
-            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems or ["leadership has changed"]))
+        if problems:
+            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
 
     async def _check_states(self, entry: SetLevel) -> None:
         """Let every node check whether its state can return to an earlier level, and convert it.
@@ -275,9 +291,9 @@ class LevelChange:
             RequestFailed: CONFLICT: something is in use that the level lacks, or a member did not follow in time.
         """
         result = await self._applied(CheckLevel(entry.old, entry.to))
-        problems = ["leadership has changed"]
-        if result.error is None:
-            problems = _in_use(result.value if isinstance(result.value, list) else [], entry.old, entry.to)
+        if result.error is not None:
+            raise _leadership_lost()
+        problems = _in_use(result.value if isinstance(result.value, list) else [], entry.old, entry.to)
         if not problems:
             members = await self._look(entry.to, CONVERTED_SECONDS)
             problems = [f"{member.node_id}: {member.problem}" for member in members if member.problem]
@@ -290,12 +306,18 @@ class LevelChange:
         return await asyncio.shield(done)
 
 
+def _leadership_lost() -> RequestFailed:
+    return RequestFailed(FailCode.CONFLICT, "nothing was changed: leadership has changed: try again")
+
+
 def _problem(status: NodeStatus, to: Level, now: Level) -> str:
     """Return the reason why a member cannot change to the level."""
     software = status.software.partition(" ")[0]
     if to.version not in status.levels:
+        needed = now if is_earlier(to, now) else to
         return (
-            f"runs version {software}, which does not know level {to.version}: install {to.version} or later, and start it again"
+            f"runs version {software}, which cannot change to level {to.version}: install {needed.version} or later, and start it "
+            "again"
         )
     if status.level_abi != now.abi:
         return f"is at level {status.level} and not at {now.version}: wait until it has caught up"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from cluster.raft import Raft
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.snapshot_port import collector_off
+from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.errors import RequestFailed
 from node.native.protocol import FailCode
 from snapshots.errors import SnapshotError
@@ -57,10 +57,11 @@ POLL = 0.02
 class Preparation:
     """Prepares one state at a time. Several requests for the same level share one preparation."""
 
-    def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
+    def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore, port: SnapshotPort) -> None:
         self._raft = raft
         self._machine = machine
         self._store = store
+        self._port = port
         self._running: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
 
@@ -142,11 +143,19 @@ class Preparation:
             self._machine.let_go(made)
 
     async def _snapshot(self) -> None:
-        wanted = self._raft.status().applied_index
+        """Write a snapshot of the present state, or of a later one.
+
+        Raises:
+            SnapshotError: it cannot be written, for example because the disk is full.
+            RequestFailed: CONFLICT: it was not written in time.
+        """
+        wanted, failed = self._raft.status().applied_index, self._port.failed
         self._raft.request_snapshot()
         try:
             async with asyncio.timeout(SNAPSHOT_SECONDS):
-                while self._raft.status().snapshot_index < wanted:  # noqa: ASYNC110  # its end has no event of its own
+                while self._raft.status().snapshot_index < wanted:
+                    if self._port.failed > failed:
+                        raise SnapshotError(f"its snapshot cannot be written: {self._port.failure}: mend that, and try again")
                     await asyncio.sleep(POLL)
         except TimeoutError as error:
             raise RequestFailed(FailCode.CONFLICT, "it wrote no snapshot in time: see its log") from error

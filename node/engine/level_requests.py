@@ -55,7 +55,7 @@ class LevelRequests:
 
         async def work() -> msgspec.Raw:
             principal.check_cluster("a change of the level")
-            report: LevelReport = await self._change.change(request.version, check=request.check)
+            report: LevelReport = await self._change.change(request.version, check=request.check, earlier=request.earlier)
             return msgspec.Raw(msgspec.msgpack.encode(report))
 
         self._begin(request.request_id, work(), send)

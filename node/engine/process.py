@@ -173,7 +173,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         certificate_expires=lambda: certificates.expires,
         trace=tracer.engine if (tracer := tracer_of(config, "engine")) is not None else None,
     )
-    preparation = Preparation(raft, machine, store)
+    preparation = Preparation(raft, machine, store, snapshots)
     ask, prepare = asking(config)
     service.levels = LevelRequests(
         LevelChange(

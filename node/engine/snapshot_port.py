@@ -80,6 +80,8 @@ class SnapshotPort:
         """Called when an own snapshot is on disk, before the log is compacted."""
         self.taken = 0
         self.failed = 0
+        self.failure = ""
+        """Why the last snapshot that failed did."""
         self.pause_last_ms = 0
         self.sequence = 0
         """Number of commands in the state that was last restored or captured."""
@@ -167,6 +169,7 @@ class SnapshotPort:
             self.written()
             return CaptureState.DONE
         self.failed += 1
+        self.failure = job.reason
         log.error("no snapshot: %s", job.reason)
         return CaptureState.FAILED
 

@@ -167,9 +167,18 @@ class ClusterClient:
         """Remove a member; see `protocol.RemoveMember`. Raises as `submit`."""
         return await self._on_leader(lambda connection: connection.remove_member(node_id, force=force), deadline)
 
-    async def change_level(self, version: str, *, check: bool = False, deadline: float | None = None) -> LevelReport:
-        """Change the cluster's level; see `protocol.ChangeLevel`. Raises as `submit`."""
-        return await self._on_leader(lambda connection: connection.change_level(version, check=check), deadline)
+    async def change_level(
+        self, version: str, *, check: bool = False, earlier: bool | None = None, deadline: float | None = None
+    ) -> LevelReport:
+        """Change the cluster's level; see `protocol.ChangeLevel`. Raises as `submit`; CONFLICT also if the leader's
+        version has no levels.
+        """
+
+        async def attempt(connection: NativeConnection) -> LevelReport:
+            await _check_levels(connection)
+            return await connection.change_level(version, check=check, earlier=earlier)
+
+        return await self._on_leader(attempt, deadline)
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """Yield a product's events from `from_sequence` on (0: from now), without gap or repetition. They come from any
@@ -357,6 +366,25 @@ class _Search:
         code = FailCode.OUTCOME_UNKNOWN if self.unknown else FailCode.NO_LEADER
         knowledge = "it may have been applied" if self.unknown else "it was not applied"
         return RequestFailed(code, f"no answer from a leader within {seconds:g} s ({self._last}); {knowledge}")
+
+
+async def _check_levels(connection: NativeConnection) -> None:
+    """Check that a node's version can change the level. Version 0.2.0 cannot, and would refuse the request as unreadable.
+
+    Raises:
+        RequestFailed: CONFLICT: it cannot, and leads. NOT_LEADER: it cannot, and another node leads.
+    """
+    welcome = connection.welcome
+    if welcome.levels:
+        return
+    status: NodeStatus = await connection.query(StatusQuery())
+    if status.role != "leader":
+        raise RequestFailed(FailCode.NOT_LEADER, f"{welcome.node_id} does not lead", status.leader)
+    raise RequestFailed(
+        FailCode.CONFLICT,
+        f"{welcome.node_id}: leads, and runs version {welcome.software.partition(' ')[0]}, which cannot change the level: install the "
+        "new version there, and start it again",
+    )
 
 
 async def _watch(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> None:

@@ -420,12 +420,12 @@ class NativeConnection:
             lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
         )
 
-    async def change_level(self, version: str, *, check: bool = False) -> LevelReport:
+    async def change_level(self, version: str, *, check: bool = False, earlier: bool | None = None) -> LevelReport:
         """Change the cluster's level, or report the obstacles; see `protocol.ChangeLevel`. Raises `RequestFailed`,
         `ConnectionLost`.
         """
         request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check))
+        answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check, earlier))
         return msgspec.msgpack.decode(answer.body, type=LevelReport)
 
     async def prepare_level(self, abi: str) -> None:

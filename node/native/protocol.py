@@ -390,13 +390,16 @@ class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Change the cluster's level to that of `version`, at the leader; with `check` only report the obstacles. Answer:
     `Answer` with a `LevelReport`.
 
+    `earlier`: whether it must be an earlier level than the one in force, or a later one; null allows both.
+
     Gateways and keys with ADMIN only. CONFLICT: the level cannot change now. The message names each member and the
-    remedy, and nothing was changed.
+    remedy, and nothing was changed. BAD_REQUEST: the leader does not know the level, or `earlier` does not hold.
     """
 
     request_id: int
     version: str
     check: bool = False
+    earlier: bool | None = None
 
 
 class PrepareLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):

@@ -48,7 +48,7 @@ class Node:
         self.port = SnapshotPort(store, self.machine, software="benchmark")
         self.index, self._snapshot_index = 1, 0
         self.late: list[float] = []
-        self.preparation = Preparation(self, self.machine, store)  # type: ignore[arg-type]  # as much of it as is used
+        self.preparation = Preparation(self, self.machine, store, self.port)  # type: ignore[arg-type]  # as much of it as is used
         self.apply(self.market.foundations())
         for _ in range(orders // len(self.market.accounts)):
             self.apply([self.market.place(account) for account in self.market.accounts])

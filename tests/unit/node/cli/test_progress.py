@@ -90,7 +90,7 @@ def test_a_node_that_takes_a_snapshot_is_named(watched: Watched, capsys: pytest.
 def test_an_upgrade_names_the_nodes_that_it_waits_for(
     watched: Watched, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def change_level(version: str, *, check: bool, deadline: float) -> LevelReport:
+    async def change_level(version: str, *, check: bool, earlier: bool, deadline: float) -> LevelReport:
         return LevelReport("0.2.0", version, [], [], 7)
 
     answers = [{"n1"}, {"n1", "n3"}, {"n1", "n2", "n3"}]

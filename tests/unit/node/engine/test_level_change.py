@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -170,7 +171,7 @@ def resealing(cluster: Cluster) -> None:
     ("make", "said"),
     [
         (down, "n3: does not answer (no connection): start it, or remove it"),
-        (too_old, "n2: runs version 0.2.0, which does not know level 0.3.0: install 0.3.0 or later"),
+        (too_old, "n2: runs version 0.2.0, which cannot change to level 0.3.0: install 0.3.0 or later"),
         (behind, "n2: lags behind: it has applied entry 4 of 10"),
         (elsewhere, "n2: is at level 0.3.0 and not at 0.2.0"),
         (learner, "n3: is a learner that has not caught up yet"),
@@ -198,6 +199,68 @@ async def test_unknown_levels_and_the_present_one(cluster: Cluster) -> None:
         await cluster.change.change("0.9.0", check=False)
     assert (await cluster.change.change("0.2.0", check=False)).index == 0, "it is there already"
     assert not cluster.proposed
+
+
+@pytest.mark.parametrize(
+    ("at", "to", "earlier", "said"),
+    [
+        (OWN, "0.2.0", False, "0.2.0 is an earlier level than 0.3.0, which is in force: use quorumbook cluster downgrade"),
+        (V0_2_0, "0.3.0", True, "0.3.0 is a later level than 0.2.0, which is in force: use quorumbook cluster upgrade"),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+async def test_an_upgrade_never_goes_back_and_a_downgrade_never_forth(
+    cluster: Cluster, at: Level, to: str, said: str, *, earlier: bool, check: bool
+) -> None:
+    if at is OWN:
+        cluster.at_the_later_level()
+    with pytest.raises(RequestFailed, match=said) as refused:
+        await cluster.change.change(to, check=check, earlier=earlier)
+    assert refused.value.code is FailCode.BAD_REQUEST
+    assert not cluster.proposed
+    assert not cluster.prepared
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (down, "n3: does not answer (no connection): start it, or remove it"),
+        (too_old, "n2: runs version 0.2.0, which cannot change to level 0.2.0: install 0.3.0 or later"),
+        (behind, "n2: lags behind: it has applied entry 4 of 10"),
+        (learner, "n3: is a learner that has not caught up yet"),
+        (membership, "a change of the membership is under way"),
+        (differing, "the states of nodes differ"),
+        (resealing, "API keys are being encrypted again"),
+    ],
+)
+async def test_a_return_is_refused_for_the_same_reasons(cluster: Cluster, make: Callable[[Cluster], None], said: str) -> None:
+    cluster.at_the_later_level()
+    make(cluster)
+    for name, status in cluster.statuses.items():
+        if hasattr(status, "level_abi") and status.levels:
+            status.level, status.level_abi = "0.3.0", OWN.abi
+            cluster.statuses[name] = status
+    with pytest.raises(RequestFailed, match=re.escape(said)) as refused:
+        await cluster.change.change("0.2.0", check=False, earlier=True)
+    assert refused.value.code is FailCode.CONFLICT
+    assert not cluster.proposed
+    assert not cluster.held
+
+
+async def test_the_leader_is_lost_while_a_member_converts_its_state(cluster: Cluster) -> None:
+    """It does not hold commands back until the member has applied the check."""
+    cluster.at_the_later_level()
+
+    def lag() -> None:
+        cluster.raft.applied_index = 11
+        asyncio.get_running_loop().call_later(0.05, setattr, cluster, "is_leader", False)
+
+    cluster.after_check = lag
+    async with asyncio.timeout(10):
+        with pytest.raises(RequestFailed, match="leadership has changed: try again"):
+            await cluster.change.change("0.2.0", check=False)
+    assert not cluster.held
+    assert not cluster.change.under_way
 
 
 async def test_the_way_back_is_checked_by_all_before_the_entry(cluster: Cluster) -> None:
@@ -244,7 +307,7 @@ def membership_changed(cluster: Cluster) -> None:
         (used, "table order: terms is in use"),
         (member_lost, "n3: does not answer"),
         (lead_lost, "leadership has changed"),
-        (membership_changed, "a change of the membership is under way"),
+        (membership_changed, "the members have changed meanwhile: try again"),
     ],
 )
 async def test_the_entry_is_not_proposed_if_the_check_says_no_or_anything_changed(
@@ -303,7 +366,7 @@ async def test_what_changed_while_members_made_ready_is_looked_at_again(cluster:
         cluster.raft.members_index = 5
 
     cluster.change._prepare = prepare
-    with pytest.raises(RequestFailed, match="a change of the membership is under way"):
+    with pytest.raises(RequestFailed, match="the members have changed meanwhile: try again"):
         await cluster.change.change("0.3.0", check=False)
     assert not cluster.proposed
     assert not cluster.held

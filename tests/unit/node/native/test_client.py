@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -557,6 +558,22 @@ class TestJoining:
             found = await asyncio.gather(*waiting, queued, connection.enqueue([buy(10)]), return_exceptions=True)
             assert [type(each) for each in found] == [ConnectionLost] * 5
             assert len({id(each) for each in found}) == 5
+
+
+async def test_a_leader_that_has_no_levels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 0.2.0 answered that the request was unreadable."""
+    opened = NativeConnection.open
+
+    async def open_former(address: str, **options: Any) -> NativeConnection:
+        connection = await opened(address, **options)
+        connection.welcome = msgspec.structs.replace(connection.welcome, software="0.2.0 (commit abc)", levels=[])
+        return connection
+
+    monkeypatch.setattr(NativeConnection, "open", open_former)
+    async with cluster(tmp_path) as nodes, client_of(nodes) as client:
+        elect(nodes, "n2")
+        with pytest.raises(RequestFailed, match=r"n2: leads, and runs version 0\.2\.0, which cannot change the level: install"):
+            await client.change_level("0.3.0", check=True)
 
 
 async def test_nothing_is_sent_to_a_leader_of_another_version(tmp_path: Path) -> None:
