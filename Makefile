@@ -48,8 +48,8 @@ demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at 
 demo-many: $(STAMP) ## the demo TIMES times in a row (default 20), with the gaps' p50 and maximum
 	$(BIN)/python -m loadtest.demo --repeat $(or $(TIMES),20) --results run/demo-runs.jsonl
 
-upgrade-demo: $(STAMP) ## three nodes of version 0.2.0 are replaced while they trade, then the level changes; FORMER=dir where 0.2.0 is installed
-	$(BIN)/python -m loadtest.rolling $(if $(FORMER),--former $(FORMER)) $(if $(KEEP),--keep)
+upgrade-demo: $(STAMP) ## three nodes of version 0.2.0 are replaced while they trade, then the level changes; FORMER=dir where 0.2.0 is installed, ROLLS=50 for a table of gaps
+	$(BIN)/python -m loadtest.rolling $(if $(FORMER),--former $(FORMER)) $(if $(KEEP),--keep) $(if $(ROLLS),--rolls $(ROLLS))
 
 bench: $(STAMP) ## commands a second and latencies of three nodes on this machine
 	$(BIN)/python -m loadtest.bench

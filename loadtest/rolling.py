@@ -1,11 +1,12 @@
 """An upgrade while the cluster trades: three nodes of the released version 0.2.0 are replaced one by one under load,
 then the level changes.
 
-    python -m loadtest.rolling [--former DIRECTORY] [--keep] [--rolls N]
+    python -m loadtest.rolling [--former DIRECTORY] [--keep] [--rolls N [--out FILE]]
 
-Exit code 0: the verdict holds. 1: it does not. 2: the run could not be made. Version 0.2.0 is installed beside this
+Exit code 0: the verdict holds. 1: it does not. 2: a run could not be made. Version 0.2.0 is installed beside this
 tree, from the repository's history, unless `--former` names where it is. With `--rolls` each upgrade has a fresh
-cluster, and the summary has the p50 and the maximum of their gaps.
+cluster, and a table has the p50, p90 and maximum of their gaps; `--out` has the table after each roll. SIGTERM and
+Ctrl-C stop the nodes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,12 @@ READY_SECONDS = 40.0
 BETWEEN_SECONDS = 1.0
 """For which is traded between two steps."""
 
+ROLL_SECONDS = 300.0
+"""Seconds for one roll. It takes about a minute on a busy machine."""
+
+FAILURES_MAX = 3
+"""Rolls in succession that could not be made, after which no further one is tried."""
+
 GAP_MAX = 5.0
 """Seconds without an acknowledgement that no step may cause: a stop of the cluster is far above it, a hand-over on a
 busy machine below.
@@ -63,13 +71,14 @@ class AcknowledgedOrder(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """The figures of a run. Gaps are the longest times without an acknowledgement, in seconds."""
+    """The figures of a run, which took `seconds`. Gaps are the longest times without an acknowledgement, in seconds."""
 
     acknowledged: int
     roll_gap: float
     level_gap: float
     compared: int
     differing: int
+    seconds: float
     faults: list[str]
 
     @property
@@ -298,6 +307,7 @@ def only_new() -> NoteStream:
 
 async def run(directory: Path, former: Path) -> Result:
     """Make the whole run. Raises LoadTestError, QuorumbookError if it cannot be made."""
+    started = time.monotonic()
     roll = Roll(directory, former)
     try:
         await roll.begin()
@@ -331,6 +341,7 @@ async def run(directory: Path, former: Path) -> Result:
             level_gap=level_gap,
             compared=sum(status.counters.get("state_digests_compared", 0) for status in after.values()),
             differing=sum(status.counters.get("state_digests_differing", 0) for status in after.values()),
+            seconds=time.monotonic() - started,
             faults=faults
             + ([f"no acknowledgement for {max(roll_gap, level_gap):.1f} s"] if max(roll_gap, level_gap) > GAP_MAX else []),
         )
@@ -347,60 +358,129 @@ async def _refusal(roll: Roll) -> str:
     return ""
 
 
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f} ms"
+
+
 def summary(results: Sequence[Result]) -> list[str]:
-    """Several runs in lines: how many hold, and the gaps, each the longest of its run."""
+    """Several runs as a table in Markdown: how many hold, and the gaps, each the longest of its run."""
+    first = (
+        f"{sum(result.holds for result in results)} of {len(results)} rolls hold; {sum(result.acknowledged for result in results):,} "
+        f"acknowledged orders; {sum(result.compared for result in results):,} digests compared, "
+        f"{sum(result.differing for result in results):,} differing; {sum(result.seconds for result in results):,.0f} s"
+    )
     lines = [
-        f"runs that hold                          {sum(result.holds for result in results)} of {len(results)}",
-        f"acknowledged orders                     {sum(result.acknowledged for result in results):,}",
+        first,
+        "",
+        "| longest gap in acknowledgements while | rolls | p50 | p90 | max |",
+        "|---|---:|---:|---:|---:|",
     ]
     for name, gaps in (
         ("nodes were replaced", sorted(result.roll_gap for result in results)),
         ("the level changed", sorted(result.level_gap for result in results)),
     ):
-        lines.append(f"longest gap while {name:<22}p50 {1e3 * gaps[(len(gaps) - 1) // 2]:,.0f} ms, max {1e3 * gaps[-1]:,.0f} ms")
+        middle, most = gaps[(len(gaps) - 1) // 2], gaps[(9 * len(gaps) - 1) // 10]
+        lines.append(f"| {name} | {len(gaps)} | {_ms(middle)} | {_ms(most)} | {_ms(gaps[-1])} |")
     return lines
 
 
 def _print_result(result: Result) -> None:
     if result.holds:
         click.echo(f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled")
-    click.echo(f"longest gap while nodes were replaced   {1e3 * result.roll_gap:,.0f} ms")
-    click.echo(f"longest gap while the level changed     {1e3 * result.level_gap:,.0f} ms")
+    click.echo(f"longest gap while nodes were replaced   {_ms(result.roll_gap)}")
+    click.echo(f"longest gap while the level changed     {_ms(result.level_gap)}")
     click.echo(f"digests compared, differing             {result.compared:,}, {result.differing:,}")
     for fault in result.faults:
         click.echo(f"FAULT: {fault}")
     click.echo("the verdict holds" if result.holds else "the verdict does not hold")
 
 
+def _print_progress(number: int, rolls: int, result: Result, began: float) -> None:
+    """One line for a roll, with the time that the others will take."""
+    left = (time.monotonic() - began) / number * (rolls - number)
+    click.echo(
+        f"{number}/{rolls}: {'holds' if result.holds else 'does not hold'}, gaps {_ms(result.roll_gap)} and {_ms(result.level_gap)}, "
+        f"{result.acknowledged:,} orders, {result.seconds:.0f} s; {left / 60:.0f} min left"
+    )
+    for fault in result.faults:
+        click.echo(f"  FAULT: {fault}")
+
+
+def _rolled(directory: Path, former: Path) -> Result:
+    """One roll, within its time. Its nodes have stopped when this returns or raises.
+
+    Raises:
+        LoadTestError, QuorumbookError, OSError: it could not be made.
+    """
+
+    async def bounded() -> Result:
+        try:
+            async with asyncio.timeout(ROLL_SECONDS):
+                return await run(directory, former)
+        except TimeoutError as error:
+            raise LoadTestError(f"not done within {ROLL_SECONDS:g} s") from error
+
+    return asyncio.run(bounded())
+
+
+def _roll_often(place: Path, former: Path, rolls: int, *, keep: bool, out: Path | None) -> tuple[list[Result], int]:
+    """Make rolls one after the other, each with a fresh cluster. A roll that could not be made is reported, and the next
+    one follows; `FAILURES_MAX` in succession end it. Returns the results, and how many rolls could not be made.
+    """
+    results: list[Result] = []
+    failed = in_succession = 0
+    began = time.monotonic()
+    for number in range(1, rolls + 1):
+        directory = place / f"cluster-{number}"
+        try:
+            result = _rolled(directory, former)
+        except (LoadTestError, QuorumbookError, OSError) as error:
+            failed, in_succession = failed + 1, in_succession + 1
+            click.echo(f"{number}/{rolls}: could not be made: {error}", err=True)
+            if in_succession == FAILURES_MAX:
+                click.echo(f"{FAILURES_MAX} rolls in succession could not be made: the others are left out", err=True)
+                break
+            continue
+        in_succession = 0
+        results.append(result)
+        _print_progress(number, rolls, result, began)
+        if out is not None:
+            out.write_text("\n".join(summary(results)) + "\n")
+        if result.holds and not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    return results, failed
+
+
 @click.command()
 @click.option("--former", type=click.Path(path_type=Path, exists=True), help=f"Where version {FORMER} is installed.")
 @click.option("--keep", is_flag=True, help="Leave the clusters' directories.")
 @click.option("--rolls", type=click.IntRange(1, 1000), default=1, show_default=True, help="Upgrades, each of a fresh cluster.")
-def main(former: Path | None, keep: bool, rolls: int) -> None:
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the table of several rolls.")
+def main(former: Path | None, keep: bool, rolls: int, out: Path | None) -> None:
     """Upgrade three nodes of the released version while they trade."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the nodes are stopped
     place = Path(tempfile.mkdtemp(prefix="quorumbook-upgrade-"))
     results: list[Result] = []
+    failed = 0
     try:
         modules = former or install_former(place / "former")
-        for number in range(1, rolls + 1):
-            directory = place / (f"cluster-{number}" if rolls > 1 else "cluster")
-            results.append(asyncio.run(run(directory, modules)))
-            if rolls > 1:
-                click.echo(f"--- {number} of {rolls}")
-            _print_result(results[-1])
-            if not keep and results[-1].holds:
-                shutil.rmtree(directory, ignore_errors=True)
+        if rolls == 1:
+            results.append(_rolled(place / "cluster", modules))
+            _print_result(results[0])
+        else:
+            results, failed = _roll_often(place, modules, rolls, keep=keep, out=out)
     except (LoadTestError, QuorumbookError, OSError) as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        failed += 1
     finally:
+        signal.signal(signal.SIGTERM, before)
         if rolls > 1 and results:
             click.echo("\n".join(summary(results)))
         if keep:
             click.echo(f"the clusters are in {place}")
         else:
             shutil.rmtree(place, ignore_errors=True)
-    sys.exit(0 if all(result.holds for result in results) else 1)
+    sys.exit(2 if failed else 0 if all(result.holds for result in results) else 1)
 
 
 if __name__ == "__main__":
