@@ -213,14 +213,14 @@ class Roll:
         await version.wait_ready(READY_SECONDS)
         await asyncio.sleep(BETWEEN_SECONDS)
 
-    async def change_level(self, version: str = PRESENT) -> None:
-        """Change the level of the cluster to that of a version."""
+    async def change_level(self, version: str = PRESENT) -> int:
+        """Change the level of the cluster to that of a version. Returns the index of the log entry that did it."""
         client = self.access.client(deadline=120.0)
         try:
             report = await client.change_level(version, check=True)
             if report.problems:
                 raise LoadTestError("; ".join(report.problems))
-            await client.change_level(version)
+            return (await client.change_level(version)).index
         finally:
             await client.close()
 

@@ -47,8 +47,8 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
 
 
 def test_a_cluster_returns_to_the_level_before_and_to_its_software(former: Path, tmp_path: Path) -> None:
-    """Up, trade, down, trade, and each node is replaced by the released version while the others trade. The market
-    databases follow the level both ways.
+    """Up, trade, down, trade, and each node is replaced by the released version while the others trade; one of them is
+    killed. The market databases follow the level both ways.
     """
     directory = tmp_path / "cluster"
     roll = rolling.Roll(directory, former)
@@ -68,20 +68,32 @@ async def _up_and_down(roll: rolling.Roll) -> list[str]:
     await roll.change_level()
     async with roll.trading():
         await asyncio.sleep(rolling.BETWEEN_SECONDS)
-        await roll.change_level(rolling.FORMER)
+        index = await roll.change_level(rolling.FORMER)
         await asyncio.sleep(rolling.BETWEEN_SECONDS)
-        levels = {status.level for status in (await roll.present.status()).values() if status is not None}
-        assert levels == {rolling.FORMER}
+        await _all_have_a_snapshot(roll, index)
         for url in roll.present.layout.http_urls.values():
             await asyncio.to_thread(wait_until, functools.partial(_history_follows, url), f"the history of {url} follows", 60)
         leader = await roll.present.leader()
-        for node_id in [*(each for each in roll.present.node_ids if each != leader), leader]:
+        killed, *stopped = [*(each for each in roll.present.node_ids if each != leader), leader]
+        await asyncio.to_thread(roll.present.kill, killed)
+        for node_id in (killed, *stopped):
             await asyncio.to_thread(roll.present.stop, [node_id])
             await asyncio.to_thread(roll.former.start, [node_id])
             await roll.former.wait_ready(rolling.READY_SECONDS)
     statuses = await roll.statuses()
     assert {status.software.partition(" ")[0] for status in statuses.values()} == {rolling.FORMER}
     return await roll.judge(statuses)
+
+
+async def _all_have_a_snapshot(roll: rolling.Roll, index: int) -> None:
+    """Wait until every node is at the level of the former version, and has a snapshot of it."""
+    async with asyncio.timeout(rolling.READY_SECONDS):
+        while True:
+            statuses = [status for status in (await roll.present.status()).values() if status is not None]
+            assert {status.level for status in statuses} == {rolling.FORMER}
+            if all(status.snapshot_index >= index for status in statuses):
+                return
+            await asyncio.sleep(0.05)
 
 
 def _history_follows(url: str) -> bool:

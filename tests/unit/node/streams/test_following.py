@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cluster.errors import MissingEntriesError
 from cluster.log import DurableLog
 from cluster.messages import COMMAND
-from cluster.ports import LogEntry
+from cluster.ports import LogEntry, Schemas
 from cluster.storage import RealDisk
 from node.config.file import load
 from node.config.settings import NodeConfig, StreamsConfig
@@ -22,9 +23,13 @@ from node.streams import following as module
 from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
 from node.streams.following import NodeStream
 from node.streams.records import RecordWriter
+from snapshots import durable
 from snapshots.abi import ABI
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, CheckLevel, LevelEntry, SetLevel, abi_behind, encode_level_entry
 from statemachine.commands import AnyCommand, Batch, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR
+from tests.unit.snapshots.levels.markets import Market
 
 ENTRIES = 40
 
@@ -267,3 +272,41 @@ def test_the_state_on_disk_saves_a_start_the_log(config: NodeConfig) -> None:
     again = stream(config, broker)
     assert again._index == ENTRIES
     again.close()
+
+
+def test_a_stream_goes_on_over_a_change_of_the_level_and_its_return(config: NodeConfig) -> None:
+    """Also if it begins again around each change, with a state of the level of that entry."""
+    shutil.rmtree(config.data_path / "log")
+    schemas = Schemas(lambda: V0_2_0.abi, ACCEPTED, abi_behind)
+    log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", schemas=schemas)
+    log.load()
+    changes: list[int] = []
+    engine = states.empty(V0_2_0)
+    flow = Market(3)
+    batches = iter([flow.foundations(), *flow.batches(60)])
+    steps: list[LevelEntry | None] = [None] * 15
+    steps += [SetLevel(V0_2_0, OWN), *[None] * 15, CheckLevel(OWN, V0_2_0), SetLevel(OWN, V0_2_0), *[None] * 15]
+    for index, step in enumerate(steps, 1):
+        if step is None:
+            batch = next(batches)
+            payload = states.encoded(states.level_of(engine).abi, batch.time, batch.commands)
+        else:
+            payload = encode_level_entry(step)
+            changes.append(index)
+        log.append(LogEntry(bytes([COMMAND]) + payload, index, 1))
+        engine, _ = states.apply(engine, payload)
+    log.close()
+    assert states.level_of(engine) is V0_2_0
+
+    whole, again = MemoryBroker(), MemoryBroker()
+    following = stream(config, whole)
+    drain(following, len(steps))
+    following.close()
+    assert whole.sequences == list(range(1, engine.sequence + 1))
+    durable.remove(config.streams_path / module.STATE)
+    for end in sorted({*changes, *(index - 1 for index in changes), len(steps)}):
+        following = stream(config, again)
+        drain(following, end)
+        following.close()
+    assert again.records == whole.records
+    assert again.place == whole.place == StreamProgress("trial", len(steps), 1, "n1")
