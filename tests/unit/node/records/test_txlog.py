@@ -7,15 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster.log import command_of, read_segments
+from cluster.log import command_of, read_segments, segment_abis
 from node.errors import TxlogError
 from node.records import txlog
 from node.records.txlog import TxEntry, Txlog, differences, of_file, rebuild, to_lines, write_log
+from snapshots.levels import states
+from snapshots.levels.level import OWN, V0_2_0, SetLevel, encode_level_entry
 from snapshots.levels.states import encoded_migrated
 from statemachine.commands import Batch, PutApiKey, decode_batch
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 from tests.unit.node.fakes import WORLD, buy, sell
+from tests.unit.snapshots.levels.markets import Market
 
 NOON = 1_772_366_400_250_000_000
 KEY = PutApiKey(OPERATOR, "key", "k", OPERATOR, "c2VjcmV0", "p", 15)
@@ -126,3 +129,41 @@ def test_a_progress_gets_the_number_of_applied_commands(monkeypatch: pytest.Monk
     whole = rebuild(log(), progress=calls.append)
     assert calls == sorted(calls)
     assert calls[-1] == whole.engine.sequence
+
+
+def test_a_log_with_a_change_of_the_level_and_its_return(tmp_path: Path) -> None:
+    """Replayed, as lines, as a file, and as segments again, it leads to the same state."""
+    flow, engine, entries = Market(7), states.empty(V0_2_0), []
+    batches = iter([flow.foundations(), *flow.batches(60)])
+    steps: list[SetLevel | None] = [None] * 15
+    steps += [SetLevel(V0_2_0, OWN), *[None] * 15, SetLevel(OWN, V0_2_0), *[None] * 15]
+    for index, change in enumerate(steps, 1):
+        if change is None:
+            batch = next(batches)
+            payload = states.encoded(states.level_of(engine).abi, batch.time, batch.commands)
+            entries.append(TxEntry(index, 1, batch, payload))
+        else:
+            payload = encode_level_entry(change)
+            entries.append(TxEntry(index, 1, Batch(0, []), b"", change))
+        engine, _ = states.apply(engine, payload)
+
+    def whole() -> Txlog:
+        return Txlog(1, iter(entries), level=V0_2_0)
+
+    for made in (rebuild(whole()), rebuild(_again(whole(), tmp_path / "log.jsonl"))):
+        assert made.index == len(steps)
+        assert made.engine.state_hash == engine.state_hash
+    write_log(tmp_path / "segments", of_file(tmp_path / "log.jsonl"))
+    assert list(segment_abis(tmp_path / "segments").values()) == [V0_2_0.abi, OWN.abi, V0_2_0.abi]
+    replayed = states.empty(V0_2_0)
+    for entry in read_segments(tmp_path / "segments"):
+        payload_of = command_of(entry)
+        assert payload_of is not None
+        replayed, _ = states.apply(replayed, payload_of)
+    assert replayed.state_hash == engine.state_hash
+
+
+def _again(log: Txlog, path: Path) -> Txlog:
+    """A log, written to a file and read again."""
+    path.write_bytes(b"".join(line + b"\n" for line in to_lines(log, secrets=True)))
+    return of_file(path)
