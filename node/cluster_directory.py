@@ -13,7 +13,7 @@ import msgspec
 from node.config.file import load
 from node.config.settings import NodeAddress, NodeConfig
 from node.data_directory import identity
-from node.errors import DirectoryError
+from node.errors import ConfigError, DirectoryError
 from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.system import files
@@ -71,14 +71,18 @@ class ClusterDirectory:
 
     Args:
         directory: what `quorumbook init` made.
+        leave_out_invalid: leave out a node whose configuration is not right, and keep the error in `invalid`.
+
+    Attributes:
+        invalid: the errors of the nodes that were left out.
 
     Raises:
         DirectoryError: there is no node in it.
-        ConfigError: a node's configuration is not right.
+        ConfigError: a node's configuration is not right; with `leave_out_invalid`, every node's.
         DataDirectoryError: it cannot be read whether a node was removed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, leave_out_invalid: bool = False) -> None:
         self.directory = directory.resolve()
         paths = sorted(self.directory.glob("*/node.toml"))
         if not paths:
@@ -87,10 +91,19 @@ class ClusterDirectory:
             )
         self.config_paths: dict[str, Path] = {}
         self.configs: dict[str, NodeConfig] = {}
+        self.invalid: list[ConfigError] = []
         for path in paths:
-            config = load(path, dates=False)
+            try:
+                config = load(path, dates=False)
+            except ConfigError as error:
+                if not leave_out_invalid:
+                    raise
+                self.invalid.append(error)
+                continue
             self.config_paths[config.node_id] = path
             self.configs[config.node_id] = config
+        if not self.configs:
+            raise self.invalid[0]
         self.removed = self._noted() | {
             node_id for node_id, config in self.configs.items() if identity.stage_of(config) is identity.Stage.REMOVED
         }

@@ -110,15 +110,21 @@ def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seco
 @node_option
 @json_option
 def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
-    """Stop the nodes of this machine. A leader transfers its leadership first."""
-    local = LocalCluster(target.directory)
+    """Stop the nodes of this machine. A leader transfers its leadership first.
+
+    A node whose node.toml is not right is left out, and the exit code is 1 then.
+    """
+    local = LocalCluster(target.directory, leave_out_invalid=True)
+    _show_invalid(local)
     running = [node_id for node_id in (nodes or local.node_ids) if node_id in local.running()]
     with progress("the nodes stop"):
         local.stop(list(nodes) or None)
     if as_json:
         print_json({"stopped": running})
-        return
-    click.echo(f"{', '.join(running)} stopped" if running else "nothing was running")
+    else:
+        click.echo(f"{', '.join(running)} stopped" if running else "nothing was running")
+    if local.layout.invalid:
+        raise click.exceptions.Exit(exit_codes.FAILED)
 
 
 @cluster.command()
@@ -127,7 +133,9 @@ def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
 @json_option
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 def status(target: Target, as_json: bool, watch: bool) -> None:
-    """Show the status of each node. Exit code 69 when no leader serves."""
+    """Show the status of each node. Exit code 69 when no leader serves, 1 when a node.toml of this machine is not
+    right.
+    """
     look = _Look(target)
     if watch and not as_json:
         _watch(look)
@@ -143,6 +151,14 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
                 click.echo(f"{node_id}: {text}", err=True)
     if not leader_of(statuses):
         raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
+    if look.has_invalid:
+        raise click.exceptions.Exit(exit_codes.FAILED)
+
+
+def _show_invalid(local: LocalCluster) -> None:
+    """Show on stderr which configurations are not right."""
+    for error in local.layout.invalid:
+        click.echo(f"error: {error}; this node is left out", err=True)
 
 
 @cluster.command("transfer-leadership")
@@ -254,11 +270,17 @@ def _show_certificates(ends: Mapping[str, int]) -> None:
 
 
 class _Look:
-    """Asks the nodes of a target through its directory or its addresses."""
+    """Asks the nodes of a target through its directory or its addresses. It shows which configurations in the directory
+    are not right, and uses the others.
+    """
 
     def __init__(self, target: Target) -> None:
-        self._local = None if target.is_remote else LocalCluster(target.directory)
+        self._local = None if target.is_remote else LocalCluster(target.directory, leave_out_invalid=True)
         self._access = target.access() if self._local is None else None
+        self.has_invalid = False
+        if self._local is not None:
+            _show_invalid(self._local)
+            self.has_invalid = bool(self._local.layout.invalid)
 
     def statuses(self) -> Statuses:
         """Ask every node for its status."""

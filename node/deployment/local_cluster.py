@@ -49,13 +49,16 @@ class LocalCluster:
     Args:
         directory: what `quorumbook init` made.
         command: the program that runs one node; it gets `--config FILE` and perhaps `--rejoin`.
+        leave_out_invalid: as for `ClusterDirectory`.
 
     Raises:
         DirectoryError, ConfigError, DataDirectoryError: as `ClusterDirectory`.
     """
 
-    def __init__(self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR) -> None:
-        self.layout = ClusterDirectory(Path(directory))
+    def __init__(
+        self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR, leave_out_invalid: bool = False
+    ) -> None:
+        self.layout = ClusterDirectory(Path(directory), leave_out_invalid=leave_out_invalid)
         self._command = command
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()

@@ -69,8 +69,8 @@ def status(node_id: str, role: str) -> NodeStatus:
 class FakeLocal(LocalCluster):
     """Nodes that only note what was done with them."""
 
-    def __init__(self, directory: Path | str) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path | str, *, leave_out_invalid: bool = False) -> None:
+        super().__init__(directory, leave_out_invalid=leave_out_invalid)
         self.calls: list[tuple[Any, ...]] = []
         self.up = ["n2"]
         self.statuses: Statuses = {"n1": status("n1", "leader"), "n2": status("n2", "follower"), "n3": None}
@@ -97,7 +97,7 @@ class FakeLocal(LocalCluster):
 def local(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLocal:
     run("init", "exchange", "--base-port", "18200", "--cluster-id", "trial")
     fake = FakeLocal(tmp_path / "exchange")
-    monkeypatch.setattr(clusters, "LocalCluster", lambda directory: fake)
+    monkeypatch.setattr(clusters, "LocalCluster", lambda directory, **_options: fake)
     return fake
 
 
@@ -170,6 +170,35 @@ def test_down_stops_what_runs(run: Run, local: FakeLocal) -> None:
     local.up = []
     assert run("cluster", "down", "--node", "n1").stdout == "nothing was running\n"
     assert local.calls == [("stop", None), ("stop", ["n1"])]
+
+
+@pytest.mark.parametrize("text", ["not TOML [", "cluster_id = 7\n"])
+def test_status_and_down_name_an_invalid_node_toml_and_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    run("init", "exchange", "--base-port", "18200", "--cluster-id", "trial")
+    bad = tmp_path / "exchange" / "n2" / "node.toml"
+    bad.write_text(text, encoding="utf-8")
+    fake = FakeLocal(tmp_path / "exchange", leave_out_invalid=True)
+    fake.up = ["n1"]
+    monkeypatch.setattr(clusters, "LocalCluster", lambda directory, **_options: fake)
+    shown = run("cluster", "status", code=1)
+    assert "n1" in shown.stdout and "leader" in shown.stdout  # noqa: PT018
+    assert f"error: {bad}: " in shown.stderr
+    stopped = run("cluster", "down", code=1)
+    assert stopped.stdout == "n1 stopped\n"
+    assert f"error: {bad}: " in stopped.stderr
+    assert fake.calls == [("stop", None)]
+    assert fake.node_ids == ["n1", "n3"]
+    assert sorted(fake.layout.addresses) == ["n1", "n2", "n3"]
+
+
+def test_status_names_the_file_if_no_node_toml_is_valid(run: Run, tmp_path: Path) -> None:
+    run("init", "exchange", "--base-port", "18200")
+    paths = sorted((tmp_path / "exchange").glob("*/node.toml"))
+    for path in paths:
+        path.write_text("not TOML [", encoding="utf-8")
+    assert str(paths[0]) in run("cluster", "status", code=1).stderr
 
 
 def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
