@@ -138,7 +138,7 @@ def user_of(sender: str) -> str:
 
 
 def key_of(sender: str) -> str:
-    """The key without a user that sent a command, "" if another did."""
+    """The key without a user that sent a command, "" if somebody else sent it."""
     return sender[len(_KEY) :] if sender.startswith(_KEY) else ""
 
 
@@ -177,7 +177,7 @@ def _is_of_account(state: State, command: PutApiKey) -> bool:
 
 
 def rejects(state: State, sender: str, need: Need) -> Reject | None:
-    """Does this sender lack the permission?"""
+    """The reject of a sender who lacks the permission, or None."""
     permission, scope, name = need
     held = held_by(state, sender, scope, name)
     if held & permission:
@@ -299,7 +299,7 @@ def _check_user(state: State, command: PutUser) -> Reject | None:
 
 
 def _check_grant(state: State, grant: Grant) -> str:
-    """What is wrong with a grant, "" if nothing is."""
+    """The error in a grant, or "" if there is none."""
     if grant.scope not in ROLE_SCOPES[grant.role]:
         scopes = ", ".join(scope.name.lower() for scope in ROLE_SCOPES[grant.role])
         return f"the role {grant.role.name.lower()} has one of the scopes {scopes}"
@@ -379,7 +379,8 @@ def set_access(state: State, command: SetAccess) -> Reject | None:
 
 
 def _locked_out(state: State, wanted: AccessRow, *, user: UserRow | None = None, key: ApiKeyRow | None = None) -> Reject | None:
-    """Would too few users be left under these settings, with this user and this key in place of the same ones?"""
+    """The reject if too few users would be left under these settings, or None. The given user and key replace the
+    stored ones with the same ids."""
     least = {permission: 2 for permission in Permission if wanted.consent & permission}
     if wanted.bootstrap_off:
         least.setdefault(Permission.ACCESS, 1)

@@ -131,7 +131,7 @@ def _name(account: Account, order: Order, name: str) -> Reject | None:
 
 
 def _touch(state: State, account: Account, order: Order, name: str) -> None:
-    """The order changes, and gets its new `client_oid`, if there is one."""
+    """Record that the order changes, and give it its new `client_oid`, if there is one."""
     state.changes.touch_order(order)
     _rename(account, order, name)
 
@@ -151,7 +151,7 @@ def _rename(account: Account, order: Order, name: str) -> None:
 
 
 def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
-    """The fields of a command that would place the order with its new numbers."""
+    """The fields of a command that would place the order with its new price, sizes and stop price."""
     changed = Placing()
     changed.product_id = order.product.product_id
     changed.side = order.side

@@ -1,4 +1,4 @@
-"""Encoders of outcomes: one function for each outcome of `events`. Each writes to the current outcome.
+"""Encoders of outcomes: one function for each outcome of `events`. Each function writes to the current outcome.
 
 Each field is written once, in the order of its struct. `tests/unit/statemachine/test_twins.py` decodes the bytes with
 the structs.

@@ -54,12 +54,12 @@ _OWN_ORDERS_CROSS = Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the ac
 
 
 class Indication(NamedTuple):
-    """What an auction would do if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative:
-    sell) there. Zeros when nothing would trade. What is traded, and what sells, is never more than `limits.AMOUNT_MAX`:
-    it is on hold. A size of buys above it is given as that limit.
+    """The result of an auction if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative:
+    sell) there. All are zero if nothing would trade. The traded size and the size of sells are never more than
+    `limits.AMOUNT_MAX`, because they are on hold. A larger size of buys is given as that limit.
 
-    The best prices, and the sizes there, are over all orders that take part, those on the book and those collected;
-    zeros where a side is empty.
+    The best prices and their sizes count all orders that take part, on the book and in the auction book. They are zero
+    for an empty side.
     """
 
     price: int
@@ -139,7 +139,7 @@ def check_own(
 
 
 def indicate(product: Product) -> Indication:
-    """What an auction would do if it opened now. O(levels that cross)."""
+    """The result of an auction if it opened now. O(levels that cross)."""
     return _indicate(product)[0]
 
 
@@ -183,11 +183,12 @@ def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
     """
 
     def orders(price: int) -> tuple[int, int]:
-        """A key that rises with the price: minus the size that would buy, and the size that would sell."""
+        """The sizes at a price: minus the size that would buy, and the size that would sell. Both rise with the
+        price."""
         return -buys.at(price), sells.at(price)
 
     def judged(place: int) -> tuple[int, int]:
-        """A key whose minimum is the best price: minus the size that trades, and the surplus."""
+        """The sort key of a price: minus the size that trades, and the surplus. The best price has the smallest key."""
         bought, sold = orders(prices[place])
         return -min(-bought, sold), abs(bought + sold)
 

@@ -1,5 +1,5 @@
-"""The order book of one product: price levels in price order, and within a price level orders in time order. Also its
-waiting stop orders, by stop price.
+"""The order book of one product: price levels in price order, and orders in time order within a price level. `StopBook`
+has the waiting stop orders by stop price.
 
 Both sides share the code. A side sorts its price levels by a *key*, the price times the side's `direction` (+1 for
 asks, -1 for bids). So the best level always has the smallest key, and "would trade with" is always `level.key <=
@@ -193,7 +193,7 @@ class BookSide:
         return (level for chunk in reversed(self.chunks) for level in reversed(chunk))
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). O(orders + L)."""
+        """Empty the side in small steps (`teardown`). O(orders + L)."""
         self.best = None
         while self.chunks:
             chunk = self.chunks.pop()
@@ -310,7 +310,7 @@ class StopBook:
     Change:   `add`, `fill`, `remove`, `take`, `release`
     Look:     `len`, `count`, `triggers`, `waiting`
 
-    `highest_loss` and `lowest_entry` are the prices of the next ones, cached because every trade reads them.
+    `highest_loss` and `lowest_entry` are the stop prices that trigger first, cached because every trade reads them.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""Trading calendars: which phase a calendar has at a time, and when the next one begins. The fields are those of
+"""Trading calendars: the phase of a calendar at a time, and the beginning of the next one. The fields are those of
 `commands.PutCalendar`.
 
 The calendar contains its time zone as a table of offsets. So no node reads its own time zone database, which may be of

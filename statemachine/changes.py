@@ -62,8 +62,8 @@ class AccountChanges:
 class Changes:
     """What changed since the last freeze. All O(1), on average.
 
-    The engine tells:  `touch`, `touch_operator`, `touch_order`, `order_came`, `order_left`
-    A freeze takes:    `accounts`, `start_over`; see `freezing`
+    The engine calls: `touch`, `touch_operator`, `touch_order`, `order_came`, `order_left`
+    A freeze calls:   `accounts`, `start_over`; see `freezing`
 
     Attributes:
         epoch: the number of the latest freeze, starting with 1. An account or order with the same number was touched

@@ -112,7 +112,7 @@ def note_auction(state: State, product: Product, price: int) -> None:
 
 def bounds(product: Product, times: int = 1) -> tuple[int, int]:
     """The lowest and the highest price at which the product may trade, with a collar `times` as wide. In a limit state
-    they are those from before it.
+    they are the bounds from before it.
     """
     if product.band is not None:
         return product.band

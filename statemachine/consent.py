@@ -36,7 +36,7 @@ HANDLERS: dict[type[Command], Callable[[State, Any], Reject | None]] = {}
 
 
 def carry_out(state: State, command: Command) -> Reject | None:
-    """Apply a command of the operator, if its sender may send it; or keep it as a proposal, if it needs consent."""
+    """Apply a command of the operator if its sender may send it, or keep it as a proposal if it needs consent."""
     sender = command.account_id
     state.sender, state.by_venue = sender, True
     if sender != OPERATOR and not isinstance(command, DecideProposal):
@@ -116,12 +116,12 @@ timers.HANDLERS[int(Timer.PROPOSAL)] = _expire
 
 
 def check_contents(state: State) -> None:
-    """Assert that each proposal is a command, and expires; and that no timer is for nothing."""
+    """Assert that each proposal is a command and has a timer, and that each timer has a proposal."""
     rows = state.records["proposal"]
     for row in rows:
         assert 0 < row.proposal_id <= state.sequence, f"proposal {row.proposal_id} was never made"
         command = command_decoder.decode(row.command)
-        assert command.account_id == row.proposer, f"proposal {row.proposal_id}: its command is of another"
+        assert command.account_id == row.proposer, f"proposal {row.proposal_id}: its command has another sender"
         timer = state.records["timer"].get(Timer.PROPOSAL, str(row.proposal_id), "")
         assert timer is not None and timer.at == row.expires_at, f"proposal {row.proposal_id} does not expire"  # noqa: PT018
     for timer in state.records["timer"]:

@@ -24,7 +24,7 @@ MODULES = (
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
     *("order_rows", "invariants", "loading"),
 )
-"""The compiled modules: those that every order uses, and those that every order of a snapshot uses. `writer`, `entry`, `reply_cache`,
+"""The compiled modules: every order or every order of a snapshot uses them. `writer`, `entry`, `reply_cache`,
 `order_index` and `order_rows` have a twin, `<name>.pyx`, that is compiled instead.
 """
 

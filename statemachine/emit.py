@@ -340,7 +340,7 @@ def report_correction(state: State, product: Product, correction: Correction) ->
 
 
 def _correction(state: State, product: Product, stream: Stream, correction: Correction, order: Order | None) -> None:
-    """The fields of the order are 0 where the order is not known any more."""
+    """Write a corrected trade. The fields of the order are 0 if the exchange no longer keeps the order."""
     _begin_in_stream(state, stream, 20, 29)
     events = state.events
     events.number(correction.kind)

@@ -160,7 +160,7 @@ class Engine:
         return engine
 
     def patch(self) -> Patch:
-        """A way to put single rows into this state: for a copy that follows another engine (`patching`)."""
+        """The object that puts single rows into this state, so that a copy can follow another engine (`patching`)."""
         return Patch(self._state)
 
     def release(self) -> None:
@@ -178,10 +178,10 @@ class Engine:
 
     @property
     def next_expiry(self) -> int:
-        """When the next good-till-time order expires or the next timer fires, in nanoseconds since the epoch. The first
-        batch with that time or a later one does it.
+        """The time at which the next good-till-time order expires or the next timer fires, in nanoseconds since the
+        epoch. It happens with the first batch of that time or a later one.
 
-        It is 0 when there is no such order and no timer. O(products).
+        It is 0 if there is no such order and no timer. O(products).
         """
         times = [product.expiring.peekitem(0)[0][0] for product in self._state.products.values() if product.expiring]
         if self._state.timers:
@@ -250,7 +250,7 @@ class Engine:
         return account_id in self._state.accounts
 
     def balances(self, account_id: str) -> list[BalanceRow]:
-        """What an account has, by currency; empty for an unknown one.
+        """The balances of an account, by currency; empty for an unknown account.
 
         >>> [(row.currency, row.available, row.hold) for row in engine.balances("alice")]
         [('BTC', 0, 0), ('USD', 9500000, 500000)]
@@ -350,11 +350,11 @@ class Engine:
         return self._state.records[table].in_order()
 
     def phase(self, product_id: str) -> PhaseRow | None:
-        """Where a product is in its calendar, or None when it follows no calendar."""
+        """The product's phase in its calendar, or None if it follows no calendar."""
         return self._state.records["phase"].get(product_id)
 
     def fees_of(self, account_id: str, product_id: str = "") -> fees.Fees | None:
-        """What an account pays in a product, or its highest rates in any product; None for an unknown account or
+        """The fees of an account in a product, or its highest rates in any product; None for an unknown account or
         product. O(products).
         """
         account, product = self._state.accounts.get(account_id), self._state.products.get(product_id)
@@ -363,7 +363,7 @@ class Engine:
         return fees.of_account(self._state, account, [product] if product is not None else self._state.products.values())
 
     def orders_kept(self, account_id: str) -> int:
-        """How many orders of an account can be read, open and recently done."""
+        """The number of orders of an account that can be read, open and recently done."""
         account = self._state.accounts.get(account_id)
         return account.open_count + len(account.done) if account is not None else 0
 
@@ -382,7 +382,7 @@ class Engine:
         return [(level.price, min(level.total, AMOUNT_MAX), level.count) for _, level in levels]
 
     def auction(self, product_id: str) -> auctions.Indication | None:
-        """What the product's auction would do if it opened now, or None when the product is not in an auction. O(levels
+        """The result of the product's auction if it opened now, or None if the product is not in an auction. O(levels
         that cross).
         """
         product = self._state.products.get(product_id)

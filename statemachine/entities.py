@@ -1,11 +1,11 @@
 """Orders, accounts, products and price levels in memory, and their references to each other.
 
 The fields of an order are those of `events.OrderState`, which is how an order is shown, sent and stored. In memory an
-order refers to its account and its product instead of naming them, and it is a link in two queues: that of its price
-level, and that of its account's open orders. So it is moved and taken out without a look-up. Choices (side, status,
-...) are plain integers with the values of the enumerations: compare them with `==`.
+order refers to its account and its product, and it is an element of two linked queues: that of its price level, and
+that of its account's open orders. So moving or removing it needs no look-up. Choices (side, status, ...) are plain
+integers with the values of the enumerations: compare them with `==`.
 
-Orders refer to each other. The garbage collector does not track them, so a million of them cost it nothing.
+Orders refer to each other. The garbage collector does not track them, so a million of them do not slow it down.
 `State.clear` breaks the reference cycles.
 """
 
@@ -164,14 +164,14 @@ class Product:
     """A product, its counters, its book, the orders that an auction collected, its waiting stop orders, and its
     unfinished work.
 
-    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells`
-    what an auction collected, which `collection` finds by order id and account. `expiring` has its open orders whose
-    time is limited, by (expires_at, order_id). `triggered` has stop orders that trades triggered, `arrivals` new orders
-    that are accepted, each in the order in which they enter; `busy` says that any of it, an order whose time is over,
-    or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
-    `controls` are its limits, None where it has none. `band` are the lowest and the highest price of its collar in a
-    limit state, else None. `collar` are those for the order that matches now, None if it may trade at any price; it is
-    no part of the state.
+    `unit` is one whole base coin in base units; prices are for that amount. `bids` and `asks` are its book, `buys` and
+    `sells` what an auction collected, which `collection` finds by order id and account. `expiring` has its open orders
+    whose time is limited, by (expires_at, order_id). `triggered` has stop orders that trades triggered, `arrivals` new
+    orders that are accepted, each in the order in which they enter; `busy` says that later log entries continue any of
+    this, an order that has expired, or the opening of an auction (`pending`). `cause` and `until`: see
+    `events.StatusChanged`; `controls` are its limits, None where it has none. `band` are the lowest and the highest
+    price of its collar in a limit state, else None. `collar` are those for the order that matches now, None if it may
+    trade at any price; it is no part of the state.
     """
 
     __slots__ = (
@@ -325,20 +325,19 @@ def _orders_by_oid() -> OrdersByOid:
 
 
 class Account:
-    """An account: money, open orders, recently done ones, remembered commands.
+    """An account: money, open orders, recently done orders, reply caches.
 
     Attributes:
-        oldest, newest: the ends of the queue of open orders, those included that wait off the book. Ids only grow, so
-            it is in the order of ids, also after a restore.
-        open_count: how many these are.
-        done: the latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`.
-        done_count: orders ever done; the last of `done` has the number `done_count`.
-        by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the
+        oldest, newest: the ends of the queue of open orders, including those that wait off the book. Ids only grow, so
+        the queue is in the order of ids, also after a restore. open_count: the number of open orders. done: the latest
+        done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`. done_count: orders ever done;
+        the last of `done` has the number `done_count`. by_client_oid: the latest known order of each `client_oid`. At
+        most one open order has it, so an open one is the
             latest.
-        changes: what a snapshot must know of it; see `changes`.
-        memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was
-            refused; see `commands.MEMORY_KINDS`.
-        streams: its active report streams, by name; None where it has none.
+        changes: its changes since the last freeze; see `changes`. replies: the reply cache of its orders.
+        other_replies: the reply caches of its deposits, withdrawals and transfers, by the tag of the command, and of
+        rejected commands; see `commands.MEMORY_KINDS`. streams: its active report streams, by name; None where it has
+        none.
     """
 
     __slots__ = (
@@ -469,7 +468,7 @@ class Placing:
         self.taker_fee_ppm = 0
 
     def take(self, command: PlaceOrder | NewOrder) -> None:
-        """Say what a command says."""
+        """Set the fields to those of a command."""
         self.product_id = command.product_id
         self.side = int(command.side)
         self.order_type = int(command.order_type)
@@ -497,7 +496,7 @@ class Cancelling:
         self.product_id = ""
 
     def take(self, command: CancelOrder | AmendOrder | ReplaceOrder) -> None:
-        """Say what a command says."""
+        """Set the fields to those of a command."""
         self.command_id = command.command_id
         self.order_id = command.order_id if command.order_id <= AMOUNT_MAX else -1
         self.client_oid = command.client_oid

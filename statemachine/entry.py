@@ -42,8 +42,8 @@ def fingerprint(encoded: bytes) -> bytes:
     """Eight bytes that detect other contents under the same command id: the remainder of the command's bytes, read as
     one number.
 
-    Never `remember.ANY_CONTENTS`. It protects a client from its own mistakes. It need not resist an attack, because a
-    client chooses its own command ids.
+    It is never `reply_cache.ANY_CONTENTS`. It protects a client from its own mistakes. It need not resist an attack,
+    because a client chooses its own command ids.
     """
     return (int.from_bytes(encoded, "big") % FINGERPRINT_PRIME or 1).to_bytes(8, "big")
 

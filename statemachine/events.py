@@ -1,7 +1,5 @@
-"""The results of a command: one `Outcome` for its sender, and `Event`s for the feeds.
-
-`Engine.apply(batch)` returns `Applied(outcomes, events)`; both are functions of the log alone, so every node makes the
-same bytes of them. An outcome goes to the sender of the command, events go into the feed.
+"""The results of a command: one `Outcome` for its sender, and `Event`s for the feeds. `Engine.apply(batch)` returns
+`Applied(outcomes, events)`. Both depend on the log alone, so every node makes the same bytes.
 
 There are three counters. The *sequence* grows by one with every command applied, duplicates and rejected ones included.
 A product's *product sequence* grows by one with every event of that product. The log's *index* belongs to Raft and is

@@ -54,8 +54,8 @@ Rates = tuple[int, int]
 
 
 class Fees(NamedTuple):
-    """What an account pays: its highest rates of any of some products, and its 30-day volume in each currency in which
-    it is counted.
+    """The fees of an account: its highest rates in some products, and its 30-day volume in each currency in which it is
+    counted.
     """
 
     maker_fee_ppm: int
@@ -134,7 +134,7 @@ def put_override(state: State, command: PutFeeOverride) -> Reject | None:
 
 
 def _exchanged(state: State, before: FeeOverrideRow | None, row: FeeOverrideRow) -> Reject | None:
-    """Put an override into the index in the place of another, unless a rebate would exceed a taker's fee."""
+    """Replace an override in the index by another, unless a rebate would exceed a taker's fee."""
     concerned = [state.products[row.product_id]] if row.product_id else _in_order(state)
     if before is not None:
         unindex(state, before)
@@ -148,7 +148,7 @@ def _exchanged(state: State, before: FeeOverrideRow | None, row: FeeOverrideRow)
 
 
 def bad_rates(maker: int, taker: int) -> str:
-    """What is wrong with two rates; "" if nothing is."""
+    """The error in two rates, or "" if there is none."""
     if not 0 <= taker <= FEE_PPM_MAX:
         return f"expected a taker fee of 0 to {FEE_PPM_MAX} parts per million"
     if not -taker <= maker <= FEE_PPM_MAX:
@@ -278,7 +278,7 @@ def traded(state: State, product: Product, orders: tuple[Order, Order], value: i
 
 
 def of_account(state: State, account: Account, products: Iterable[Product]) -> Fees:
-    """What an account pays now. O(products)."""
+    """The fees of an account now. O(products)."""
     rates = [rates_of(state, product, account) for product in products]
     volumes = [(currency, volume_of(state, account, currency)) for currency in sorted(state.fee_currencies)]
     return Fees(max((maker for maker, _ in rates), default=0), max((taker for _, taker in rates), default=0), volumes)

@@ -155,7 +155,7 @@ class Frozen:
                 encoded[order.order_id] = kept
             elif row is not None:
                 encoded[order.order_id] = row
-        # Those that left before they were looked for.
+        # The rows of orders that left before the loop above reached them.
         encoded = {**self._kept_orders.get(account_id, {}), **encoded}
         return Piece("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
 

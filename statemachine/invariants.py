@@ -30,9 +30,10 @@ from statemachine.turns import parts, turn
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce, Timer
 from statemachine.validation import can_rest
 
-# Looked up once: a state may have millions of orders.
 _ORDERS_PER_COMMAND = 3
-"""An order may have two exits."""
+"""Orders that may enter because of one command: an order and its two exits."""
+
+# Looked up once, because a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
@@ -62,7 +63,7 @@ def check_contents(state: State) -> None:
         _check_done(state, account)
     _check_open(state)
     for stream in state.streams.values():
-        assert 0 <= stream.base <= stream.sequence, f"the numbers of stream {stream.stream_id} are none"
+        assert 0 <= stream.base <= stream.sequence, f"the numbers of stream {stream.stream_id} are not in order"
         assert stream.account_id in state.accounts, f"stream {stream.stream_id} has no account"
     controls.check_contents(state)
 
@@ -82,8 +83,8 @@ def check_arrangement(state: State) -> None:
     for account in state.accounts.values():
         _check_indexes(state, account)
         account.replies.check(state.sequence)
-        for memory in account.other_replies.values():
-            memory.check(state.sequence)
+        for replies in account.other_replies.values():
+            replies.check(state.sequence)
 
 
 def _sides(product: Product) -> tuple[BookSide, BookSide]:
@@ -106,9 +107,9 @@ def _check_counts(state: State) -> None:
     accounts = state.accounts.values()
     assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
-    memories = len(state.operator_replies) + sum(len(account.replies) for account in accounts)
-    memories += sum(len(memory) for account in accounts for memory in account.other_replies.values())
-    assert state.outcome_count == memories, "outcomes are miscounted"
+    outcomes = len(state.operator_replies) + sum(len(account.replies) for account in accounts)
+    outcomes += sum(len(replies) for account in accounts for replies in account.other_replies.values())
+    assert state.outcome_count == outcomes, "outcomes are miscounted"
     opened = sum(account.open_count for account in accounts)
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
@@ -128,7 +129,7 @@ def _check_money(state: State) -> None:
             assert balance.hold >= 0, f"account {account.account_id}: {balance.hold} {name} on hold"
             totals[name] += balance.available + balance.hold
     for name, currency in state.currencies.items():
-        assert is_name(name), f"currency {name!r} is no name"
+        assert is_name(name), f"currency {name!r} is not a name"
         assert 0 <= currency.scale <= SCALE_MAX, f"currency {name}: scale {currency.scale}"
         assert 0 <= currency.withdrawn <= currency.deposited <= currency.withdrawn + AMOUNT_MAX, (
             f"currency {name}: deposits or withdrawals out of bounds"
@@ -143,7 +144,7 @@ def _check_money(state: State) -> None:
 
 def _check_product(state: State, product: Product) -> None:
     name = product.product_id
-    assert is_name(name), f"product {name!r} is no name"
+    assert is_name(name), f"product {name!r} is not a name"
     assert product.base in state.currencies, f"product {name}: unknown base"
     assert product.quote in state.currencies, f"product {name}: unknown quote"
     assert product.base != product.quote, f"product {name}: base and quote are the same"
@@ -165,7 +166,7 @@ def _check_product(state: State, product: Product) -> None:
     assert 0 <= product.opening_price <= AMOUNT_MAX, f"product {name}: opening price"
     assert product.opening_size >= 0, f"product {name}: opening size"
     if product.status in TRADING and not product.opening:
-        assert all(side.best is None for side in _collecting(product)), f"product {name}: trades, and has collected orders"
+        assert all(side.best is None for side in _collecting(product)), f"product {name}: it trades, but has collected orders"
 
 
 def _check_book(state: State, product: Product) -> None:
@@ -195,7 +196,7 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: int
         for order in queue:
             order_id = order.order_id
             assert order.level is level, f"order {order_id}: does not know its level"
-            assert order.status == status, f"order {order_id}: on the book, and not open; or collected, and not active"
+            assert order.status == status, f"order {order_id}: on the book but not open, or collected but not active"
             assert order.side == orders_side, f"order {order_id}: on the wrong side"
             assert order.product_id == name, f"order {order_id}: in the wrong book"
             assert order.price == level.price, f"order {order_id}: at the wrong level"
@@ -211,7 +212,7 @@ def _check_stops(state: State, product: Product) -> None:
     assert trailing == sorted(o.order_id for o in expected if o.terms is not None and o.terms.trail), "trailing stop orders"
     for stop, stop_price, order_id in product.stops.waiting():
         order = state.orders[order_id]
-        assert order.status == _ACTIVE, f"order {order_id}: waits for a trade, and is not active"
+        assert order.status == _ACTIVE, f"order {order_id}: waits for a trade, but is not active"
         assert (order.stop, order.stop_price) == (stop, stop_price), f"order {order_id}: waits for another trade"
         assert order.product_id == product.product_id, f"order {order_id}: waits for another product's trades"
         assert order.listed, f"order {order_id}: not its account's"
@@ -225,9 +226,9 @@ def _check_expiring(state: State) -> None:
             if order.expires_at:
                 expected[order.product_id].append((order.expires_at, order.order_id))
     for name, product in state.products.items():
-        assert list(product.expiring) == sorted(expected[name]), f"product {name}: the index of the orders that will expire"
+        assert list(product.expiring) == sorted(expected[name]), f"product {name}: the index of expiring orders is wrong"
         for (_, order_id), order in product.expiring.items():
-            assert state.orders[order_id] is order, f"order {order_id}: expires, and is not indexed"
+            assert state.orders[order_id] is order, f"order {order_id}: expires, but is not indexed"
     first = min((found[0][0] for found in map(sorted, expected.values()) if found), default=0)
     assert not first or 0 < state.next_expiry <= first, "an order expires before the next expiry"
 
@@ -264,30 +265,34 @@ def _check_unfinished(state: State, product: Product) -> None:
         places = [order.queued for order in queue.values()]
         assert places == sorted(places), f"product {name}: orders that enter later are out of order"
         for order_id, order in queue.items():
-            assert order.queued and bool(order.stop) is stop, f"order {order_id}: enters later, and has no place"  # noqa: PT018
-            assert order.status == _ACTIVE, f"order {order_id}: enters later, and is not active"
+            assert order.queued and bool(order.stop) is stop, f"order {order_id}: enters later, but has no place"  # noqa: PT018
+            assert order.status == _ACTIVE, f"order {order_id}: enters later, but is not active"
             assert order.product is product, f"order {order_id}: enters another product's book"
             assert order.listed, f"order {order_id}: not its account's"
     collection = product.collection
     collected = {order.order_id: order for side in _collecting(product) for order in side.resting()}
     times = [(order.opened_sequence, order.order_id) for order in collection.orders.values()]
     assert times == sorted(times), f"product {name}: collected orders out of order"
-    assert collection.orders == collected, f"product {name}: the index of the collected orders"
+    assert collection.orders == collected, f"product {name}: the index of the collected orders is wrong"
     own: dict[str, tuple[list[int], list[int]]] = {}
     for order in collected.values():
         own.setdefault(order.account_id, ([], []))[order.side != _BUY].append(order.price)
     kept = {account_id: (list(bids), list(asks)) for account_id, (bids, asks) in collection.own.items()}
     assert kept == {account_id: (sorted(bids), sorted(asks)) for account_id, (bids, asks) in own.items()}, (
-        f"product {name}: the prices of collected orders"
+        f"product {name}: the index of the prices of collected orders is wrong"
     )
-    assert bool(product.busy) is (state.busy.get(name) is product), f"product {name}: unfinished, or not"
-    assert bool(product.busy) is is_unfinished(state, product), f"product {name}: unfinished work, or none"
+    assert bool(product.busy) is (state.busy.get(name) is product), (
+        f"product {name}: the state's index of busy products disagrees"
+    )
+    assert bool(product.busy) is is_unfinished(state, product), (
+        f"product {name}: busy says {bool(product.busy)}, its queues say otherwise"
+    )
 
 
 def _check_account(account: Account) -> None:
-    """An account is within its bounds."""
+    """Check the bounds of an account."""
     name = account.account_id
-    assert is_name(name), f"account {name!r} is no name"
+    assert is_name(name), f"account {name!r} is not a name"
     assert account.open_count <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
     assert len(account.done) <= DONE_ORDERS_PER_ACCOUNT, f"account {name}: too many done orders"
     assert account.done_count >= len(account.done), f"account {name}: fewer done orders counted than kept"
@@ -304,7 +309,7 @@ def _check_open(state: State) -> None:
     count = 0
     for part in parts(list(state.orders.values())):
         for order in part:
-            assert order.order_id <= state.last_order_id, f"{_name(order)}: its id was not given yet"
+            assert order.order_id <= state.last_order_id, f"{_name(order)}: its id is above the last order id"
             if order.status == _DONE:
                 continue
             product = products[order.product_id]
@@ -354,10 +359,10 @@ def _partner_hold(state: State, order: Order) -> int:
     if order.terms is None or not order.terms.link:
         return 0
     partner = state.orders.get(order.terms.link)
-    assert partner is not None, f"{_name(order)}: its partner is not known"
+    assert partner is not None, f"{_name(order)}: its partner does not exist"
     assert partner.status != _DONE, f"{_name(order)}: its partner is done"
     assert partner.terms is not None, f"{_name(order)}: its partner is a plain order"
-    assert partner.terms.link == order.order_id, f"{_name(order)}: its partner has another"
+    assert partner.terms.link == order.order_id, f"{_name(order)}: its partner names another order"
     return partner.hold
 
 
@@ -369,7 +374,7 @@ def _fault(order: Order, product: Product, time: int) -> str:
         "rests, but is not good till cancelled or till a time": can_rest(order.order_type, order.time_in_force),
         "more filled and left than placed": order.filled_size + order.remaining + order.reserve <= order.size,
         f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
-        "rests, and enters later": order.queued == 0,
+        "rests, but has a place in the queue": order.queued == 0,
         f"fee credit {order.fee_credit}": 0 <= order.fee_credit < PPM,
     }
     return next(text for text, met in conditions.items() if not met)
@@ -408,10 +413,10 @@ def _check_active(order: Order, product: Product, time: int, last_queued: int, p
     """An accepted order that is not on the book has the values with which it was placed."""
     conditions = {
         **_limits(order, product, time, partner_hold),
-        "waits, and has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
-        "waits, and was on the book": 0 <= order.opened_sequence <= (0 if order.stop or order.queued else last_queued),
+        "waits, but has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
+        "waits, but was on the book": 0 <= order.opened_sequence <= (0 if order.stop or order.queued else last_queued),
         f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),
-        "collected, and cannot rest": (
+        "collected, but cannot rest": (
             order.stop > 0 or order.queued > 0 or (can_rest(order.order_type, order.time_in_force) and not order.post_only)
         ),
         f"has the place {order.queued}": 0 <= order.queued <= last_queued,
@@ -423,7 +428,7 @@ def _check_active(order: Order, product: Product, time: int, last_queued: int, p
 def _check_done(state: State, account: Account) -> None:
     """Each done order is valid."""
     for order in account.done:
-        assert order.product_id in state.products, f"{_name(order)}: of an unknown product"
+        assert order.product_id in state.products, f"{_name(order)}: its product is unknown"
         assert order.status == _DONE, f"{_name(order)}: done, but not so marked"
         assert order.done_reason != _NOT_DONE, f"{_name(order)}: done without a reason"
         assert order.hold == 0, f"{_name(order)}: done, but holds {order.hold}"
@@ -443,7 +448,7 @@ def _check_indexes(state: State, account: Account) -> None:
             earlier = latest.get(order.client_oid)
             assert earlier is None or earlier.status == _DONE, f"account {name}: client_oid {order.client_oid} open twice"
             latest[order.client_oid] = order
-    assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
+    assert account.by_client_oid.keys() == latest.keys(), f"account {name}: the index of client_oids is wrong"
     for oid, order in latest.items():
         assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
 

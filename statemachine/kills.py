@@ -5,8 +5,8 @@
   entry, before all other unfinished work). Traders can still cancel.
 - All orders are cancelled, also those of offline products, and waiting stop orders. While an auction of a product
   opens, the orders of that product stay; they are cancelled afterwards.
-- The switch stays on until the operator changes it. He cannot change it while orders are still being cancelled, because
-  the others could trade then.
+- The switch stays on until the operator changes it. The operator cannot change it while orders are still being
+  cancelled, because the remaining orders could trade then.
 - An order that was accepted before and is queued (`pending`) is cancelled at its turn, if trading is switched off for
   it by then.
 
@@ -230,6 +230,6 @@ def _on_side(side: BookSide) -> Iterator[Order]:
 
 def _kill(state: State, going: list[Order]) -> None:
     for order in going:
-        if order.status != _DONE:  # it may have left with another one that it is linked to
+        if order.status != _DONE:  # the cancel of a linked order may have removed it
             state.touch(order)
             close_order(state, order, _KILLED)

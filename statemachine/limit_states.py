@@ -7,9 +7,9 @@ A product whose limits have a time `limit_ns` has them. Then:
   what it held above. This begins a limit state of the order's side, if there is none.
 - What may not rest is cancelled (`DoneReason.COLLARED`) and begins nothing: the remainder of a market order, an
   immediate-or-cancel order, an order that is one of a pair, and an order whose notional at the collar is too large.
-- In a limit state trading goes on. The collar stays, whatever trades.
+- In a limit state trading continues. The collar stays, whatever trades.
 - The limit state is left as soon as no order of its side rests at the collar: all were traded or cancelled. That is
-  checked after each command. It also ends when the product's limits ask for none any more.
+  checked after each command. It also ends when the product's limits no longer have a `limit_ns`.
 - If it is not left within `limit_ns`, the halt or the call begins (`volatility`). A status that the operator sets, or a
   phase that the calendar begins, ends it.
 - A next trade that is outside the collar on its other side, because resting orders are, interrupts at once.
@@ -38,8 +38,8 @@ _COLLARED: int = DoneReason.COLLARED
 
 
 def is_behind(product: Product, side: int) -> bool:
-    """Whether the best price at which an order of this side could trade is outside the collar on its other side: below
-    it for a buy, above it for a sell.
+    """Whether the best price at which an order of this side could trade is beyond the far end of the collar: below it
+    for a buy, above it for a sell.
     """
     best, collar = product.opposite(side).best, product.collar
     assert best is not None and collar is not None, "a collar stopped an order"  # noqa: PT018
@@ -84,7 +84,7 @@ def _price(collar: tuple[int, int], tick: int, side: int) -> int:
 
 
 def _begin(state: State, product: Product, side: int) -> None:
-    """Begin the limit state of a side, unless there is one. One of the other side takes the place of that."""
+    """Begin the limit state of a side, unless the product is in it. It replaces a limit state of the other side."""
     limits, rows, name = product.controls, state.records["interruption"], product.product_id
     assert limits is not None and product.collar is not None, "the product has limits"  # noqa: PT018
     before = rows.get(name)
@@ -100,21 +100,21 @@ def _begin(state: State, product: Product, side: int) -> None:
 
 
 def index(state: State, row: InterruptionRow) -> None:
-    """Note the limit state of a row at its product."""
+    """Record the limit state of a row at its product."""
     product = state.products[row.product_id]
     product.band = row.low, row.high
     state.limited[row.product_id] = product
 
 
 def forget(state: State, product: Product) -> None:
-    """Undo `index`, if the product is in a limit state, because something else takes its place."""
+    """Undo `index` if the product is in a limit state, because something else replaces the limit state."""
     if product.band is not None:
         product.band = None
         del state.limited[product.product_id]
 
 
 def leave(state: State, start: int) -> None:
-    """End the limit states of products in which no order rests at the collar any more. An order that leaves has an event,
+    """End the limit states of products in which no order rests at the collar. An order that leaves has an event,
     so only products with an event from the place `start` on are looked at. O(those events).
     """
     changed = dict.fromkeys(name for name in state.event_products[start:] if name in state.limited)
@@ -123,7 +123,8 @@ def leave(state: State, start: int) -> None:
 
 
 def look(state: State, product: Product) -> None:
-    """End the limit state of a product if no order rests at the collar, or if its limits ask for none any more."""
+    """End the limit state of a product if no order rests at the collar, or if its limits no longer have a
+    `limit_ns`."""
     row, limits = state.records["interruption"].get(product.product_id), product.controls
     assert row is not None, "a limit state without its row"
     if limits is None or not limits.limit_ns or not is_in(product, row.limit_side):
@@ -139,7 +140,7 @@ def is_in(product: Product, side: int) -> bool:
 
 
 def end(state: State, product: Product) -> None:
-    """End a limit state; trading goes on."""
+    """End a limit state. Trading continues."""
     forget(state, product)
     state.records["interruption"].remove(product.product_id)
     timers.remove(state, Timer.INTERRUPTION, product.product_id, "")

@@ -1,18 +1,18 @@
-"""The state, rebuilt from its tables.
+"""Rebuilds the state from its tables.
 
 A million resting orders must be back within seconds, so a table's rows are decoded all at once, and levels, queues and
 indexes are built whole from rows in key order instead of entry by entry:
 
 - order ids and sequences are msgpack integers, whose bytes sort as they do: rows in key order are in time order;
-- orders in the order of their ids are nearly in that in which they came to the book: only stop orders and those of an
-  auction came there later. To sort what is nearly sorted is O(n);
-- keys that begin with an account are together in key order.
+- orders in the order of their ids are nearly in the order in which they came to the book: only stop orders and those of
+  an auction came later. Sorting a nearly sorted list is O(n);
+- rows whose keys begin with the same account are adjacent in key order.
 
-Loops over a whole table let other threads have their turns (`turns`), and nothing here is done to a whole table in one
-step that takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/snapshot_port.py`).
+Loops over a whole table let other threads run (`turns`), and no single step takes long: a received snapshot is loaded
+while the node continues its work (`node/engine/snapshot_port.py`).
 
-What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and
-whether they fit together (`invariants.check_contents`).
+Queues, levels and indexes are correct by construction. The contents of the rows are checked: each row by itself, and
+whether the rows fit together (`invariants.check_contents`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _BUY: int = Side.BUY
 
 
 class _PackedOutcomeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`tables.OutcomeRow` with the outcome left as it is: it stays packed in memory too."""
+    """`tables.OutcomeRow` with the outcome still encoded, as the reply cache keeps it."""
 
     account_id: str
     command_id: str
@@ -75,12 +75,12 @@ _numbered_key = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
 def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> State:
-    """The state that the tables describe, checked. Fastest when the rows come sorted.
+    """The state that the tables describe, checked. It is fastest if the rows come sorted.
 
     Args:
-        verified: the rows are byte for byte those that an engine of this schema gave. Then remembered outcomes are not
-            looked into, nor compared with their keys: a running engine does not look at what it remembers either before
-            it is asked for.
+        verified: the rows are byte for byte those that an engine of this schema gave. Then the outcomes in the reply
+            caches are neither decoded nor compared with their keys; a running engine decodes an outcome only when a
+            command repeats its id, too.
 
     Raises:
         StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
@@ -139,14 +139,14 @@ def _rise(keys: list[bytes]) -> bool:
 
 
 def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
-    """How a row of a table is read: orders as they are in the state, outcomes packed, others as their rows."""
+    """The decoder of a table's rows: orders as objects of the state, outcomes packed, others as their rows."""
     if table.name == "order":
         return OrderReader(state.accounts, state.products).read
     return msgspec.msgpack.Decoder(_PackedOutcomeRow if table.name == "outcome" else table.row).decode
 
 
 def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any]:
-    """What `read` makes of the rows of a table."""
+    """The rows of a table, decoded by `read`."""
     found: list[Any] = []
     try:
         for part in parts(pairs):
@@ -158,7 +158,7 @@ def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any
 
 
 def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
-    """Each outcome can be decoded when it is asked for, and lies under its sequence."""
+    """Check that each outcome can be decoded, and that its key has its sequence."""
     numbered: list[bytes] = []
     for part in parts(found):
         for row in part:
@@ -167,13 +167,13 @@ def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOu
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise StateError(f"table outcome, row {len(numbered)}: {error}") from error
             if not 1 <= sequence <= last_sequence or len(row.fingerprint) != FINGERPRINT_SIZE:
-                raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is none")
+                raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is invalid")
             numbered.append(numbered_key(row.account_id, sequence))
     _check_keys("outcome", keys, numbered)
 
 
 def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
-    """Each row lies under the key that is made of its fields."""
+    """Check that each key is the one that the row's fields make."""
     if keys != expected:
         place = next(place for place, key in enumerate(keys) if key != expected[place])
         raise StateError(f"table {name}, row {place}: the key {keys[place]!r} is not that of its row")
@@ -310,7 +310,7 @@ def _done_number(key: bytes, order: OrderState) -> int:
 
 
 def _memory(state: State, owner: str) -> ReplyCache:
-    """The memory that rows of the table `outcome` name. Raises KeyError, StateError."""
+    """The reply cache that rows of the table `outcome` name. Raises KeyError, StateError."""
     if owner == OPERATOR:
         return state.operator_replies
     account_id, slash, kind = owner.partition("/")
@@ -319,7 +319,7 @@ def _memory(state: State, owner: str) -> ReplyCache:
         return account.replies
     number = _MEMORY_KINDS.get(kind)
     if number is None:
-        raise StateError(f"table outcome: {owner} is nobody's memory")
+        raise StateError(f"table outcome: {owner} names no reply cache")
     memory = ReplyCache(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
     account.other_replies[number] = memory
     return memory
@@ -342,12 +342,12 @@ def _load_stream(state: State, keys: list[bytes], found: list[StreamRow]) -> Non
     _check_field_keys("stream", keys, found)
     for row in found:
         if not (0 <= row.base <= row.sequence and row.taken >= 0 and row.account_id in state.accounts):
-            raise StateError(f"table stream: the numbers or the account of {row.stream_id} are none")
+            raise StateError(f"table stream: the numbers or the account of {row.stream_id} are invalid")
         streams.add(state, Stream(row))
 
 
 def _load_kept(state: State, table: Table, keys: list[bytes], found: list[Any]) -> None:
-    """A table whose rows are kept as they are."""
+    """Load a table whose rows are kept in memory as structs."""
     _check_field_keys(table.name, keys, found)
     targets: dict[str, Mapping[str, object]] = {
         "account": state.accounts,
@@ -379,8 +379,8 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
 
 
 def _index_done(account: Account) -> None:
-    """The latest known order of each client_oid, when those of the open orders are there: an open one is later than all
-    that are done.
+    """Index the done orders by client_oid, after the open orders were indexed: an open order is later than all done
+    orders with its client_oid.
     """
     for order in sorted(account.done, key=_order_id, reverse=True):
         if not order.client_oid:

@@ -58,7 +58,7 @@ _MAKERS_MAX: int = DoneReason.MAKERS_MAX
 _LOOKS_PER_UNIT: int = LOOKS_PER_UNIT
 _CREDIT_MAX: int = PPM - 1
 
-# Why a taker stops.
+# Reasons why a taker stops.
 _END_BOOK_EMPTY = 1
 """No resting order is left at a price that it accepts."""
 _END_ENOUGH = 2
@@ -70,8 +70,8 @@ _END_MAKERS_MAX = 4
 
 
 class Taker:
-    """An order during matching. `to_raise` is the amount that a sell by funds still wants; `short_of_base` says that it
-    has too little to sell.
+    """An order during matching. `to_raise` is the amount that a sell by funds still wants. `short_of_base` says that
+    the order has too little base currency to sell.
     """
 
     __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")

@@ -1,4 +1,4 @@
-"""Orders with options (`commands.OrderOptions`): what is checked before they enter, and what is kept of them.
+"""Orders with options (`commands.OrderOptions`): their checks before they enter, and their stored terms.
 
 An order without options has no `terms`, and costs the core one comparison. The options:
 
@@ -6,9 +6,9 @@ An order without options has no `terms`, and costs the core one comparison. The 
 - `trail`: a stop order whose stop price follows the market: `stops`;
 - `take_profit`, `stop_loss`, `stop_loss_limit`: exits that enter when the order is done: `linked`;
 - `session`: a tag by which `CancelAll` and `CancelAllAfter` choose orders;
-- `expires_at`: a good-till-time order leaves at this time, instead of so long after it came;
-- `good_for`: a day (it leaves at the end of the session, see `phases.session_end`), or an auction (what is left when it
-  opened leaves).
+- `expires_at`: a good-till-time order expires at this time, and not a time after it was accepted;
+- `good_for`: a day (the order expires at the end of the session, see `phases.session_end`), or an auction (the
+  remainder is cancelled when the auction has opened).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AUCTION: int = ProductStatus.AUCTION
 
 
 def check(state: State, placing: Placing, options: OrderOptions) -> Reject | None:
-    """May an order have these options? Numbers that follow from them are put into `placing`: its time to live, its stop
+    """Check the options of an order. Sets the numbers of `placing` that follow from them: the time to live and the stop
     price.
     """
     product = state.products.get(placing.product_id)
@@ -50,7 +50,7 @@ def check(state: State, placing: Placing, options: OrderOptions) -> Reject | Non
 
 
 def terms_of(options: OrderOptions) -> OrderTerms:
-    """What is kept of the options."""
+    """The terms that are stored with the order."""
     return OrderTerms(
         options.session,
         options.display_size,
@@ -92,7 +92,7 @@ def _display(product: Product, placing: Placing, display: int) -> Reject | None:
 
 
 def _trail(product: Product, placing: Placing, trail: int) -> Reject | None:
-    """Without a stop price it begins `trail` away from the last trade."""
+    """Check a trailing stop order. Without a stop price it begins `trail` away from the last trade."""
     if placing.stop != (StopType.ENTRY if placing.side == _BUY else _LOSS):
         return Reject(Reason.INVALID_STOP, "trail", "a sell with stop loss or a buy with stop entry may trail")
     if trail < 0 or trail > AMOUNT_MAX or trail % product.tick:

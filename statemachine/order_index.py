@@ -21,7 +21,7 @@ class OrdersById(dict[int, Order]):
         self[order.order_id] = order
 
     def drop(self, order: Order) -> None:
-        """Remove an order, which is there. O(1)."""
+        """Remove an order that the index has. O(1)."""
         del self[order.order_id]
 
 

@@ -1,7 +1,7 @@
 """Lists of an account's orders: one pass over them, newest first, that stops when it has enough.
 
 An account has at most `limits.OPEN_ORDERS_PER_ACCOUNT` open orders and `limits.DONE_ORDERS_PER_ACCOUNT` done ones, so a
-pass over all of them, where hardly any is wanted, takes about a millisecond.
+pass over all of them takes about a millisecond, even if few orders are wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _id = attrgetter("order_id")
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which orders are wanted.
+    """The conditions of the wanted orders.
 
     Attributes:
         product_id: of this product only; empty: of any.
@@ -43,8 +43,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, limit: int) -> list[Order]:
-    """Up to `limit` orders of an account, by falling id. They are the account's own: take their rows before anything is
-    applied.
+    """Up to `limit` orders of an account, newest first. They are the live objects: the caller takes their rows before
+    the next batch is applied.
     """
     _check(wanted)
     opened: Iterable[Order] = ()
@@ -59,7 +59,7 @@ def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, li
 
 
 def _opened(account: Account) -> Iterator[Order]:
-    """Ids only grow, so open orders lie in their order."""
+    """The open orders, newest first. Ids only grow, so the queue of open orders is in the order of ids."""
     return account.newest_first()
 
 
@@ -69,8 +69,9 @@ def _check(wanted: Wanted) -> None:
 
 
 def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wanted) -> Iterator[Order]:
-    """Out of orders by falling id. Their times fall with their ids, because time does not run backwards; so nothing is
-    looked at behind the wanted ids and times. One condition at a time, and only those that are asked for."""
+    """The wanted orders among orders that come newest first. Their times fall with their ids, because time never runs
+    backwards, so the pass ends behind the wanted ids and times. Only conditions that are set are checked, one after the
+    other."""
     found = orders
     if wanted.before_id:
         before = wanted.before_id
@@ -97,6 +98,7 @@ def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wa
 
 
 def _sides_that_hold(products: Mapping[str, Product], currency: str) -> list[tuple[str, int]]:
-    """Where orders hold the currency: a buy holds the quote currency, a sell the base currency."""
+    """The pairs of product and side whose orders hold the currency: a buy holds the quote currency, a sell the base
+    currency."""
     held = [(product_id, int(Side.BUY)) for product_id, product in products.items() if product.quote == currency]
     return held + [(product_id, int(Side.SELL)) for product_id, product in products.items() if product.base == currency]

@@ -1,7 +1,7 @@
 """Orders from the rows of a snapshot.
 
 A snapshot of a large market is mostly orders. The compiled core has a twin of this module (`order_rows.pyx`) that reads
-a row where it lies, without an `OrderState` between the row and the order.
+the fields of a row in place, without an `OrderState` between the row and the order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _decode = msgspec.msgpack.Decoder(OrderState).decode
 
 
 class OrderReader:
-    """Makes orders of their rows.
+    """Makes orders from their rows.
 
     Args:
         accounts, products: those to which orders may belong, by name.

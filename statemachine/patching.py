@@ -1,14 +1,14 @@
-"""Single rows put into a live state: the opposite of an incremental snapshot.
+"""Puts single rows into a live state: the opposite of an incremental snapshot.
 
-`loading` builds a state from whole tables. `Patch` changes a state that is there to what rows say, one row at a time.
-So a copy of a state can follow the original, whose changes come as rows (`snapshots/levels/shadow.py`).
+`loading` builds a state from whole tables. `Patch` changes an existing state, one row at a time. So a copy of a state
+can follow the original, whose changes come as rows (`snapshots/levels/shadow.py`).
 
-It knows the tables that version 0.2.0 has, and what is in them: no unfinished work, no options of orders. What 0.3.0
-adds is put here by the version after it, whose level follows that of 0.3.0.
+It handles the tables and fields of version 0.2.0, which has no unfinished work and no options of orders. The version
+after 0.3.0 adds what 0.3.0 added, because its level follows that of 0.3.0.
 
-Between two calls the state may contradict itself: a balance may be of a later moment than an order. When every row
-that changed was put, the state equals the one that `loading` builds from all rows. Rows are not checked: they come
-from an engine.
+Between two calls the state may contradict itself: a balance may be of a later moment than an order. After every changed
+row was put, the state equals the one that `loading` builds from all rows. Rows are not checked, because they come from
+an engine.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _CHANGING = (
 class Patch:
     """Puts rows into a state. O(1) for a row, O(log n) for an order, unless the docstring says otherwise.
 
-    The rows that refer to others come after them, in the order of `tables.SCHEMA`.
+    A row comes after the rows to which it refers, in the order of `tables.SCHEMA`.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
 
     def counts(self) -> dict[str, int]:
-        """How many rows each table has. O(tables)."""
+        """The number of rows of each table. O(tables)."""
         return persistence.counts(self._state)
 
     def counters(self, row: CounterRow) -> None:
-        """Set the counters. Changes count from here on, so the next snapshot has to be whole."""
+        """Set the counters. Changes are recorded from here on, so the next snapshot has to be whole."""
         state = self._state
         state.sequence, state.last_order_id, state.time, state.hash = row.sequence, row.last_order_id, row.time, row.state_hash
         state.last_queued, state.turn = row.last_queued, row.turn
@@ -75,7 +75,7 @@ class Patch:
         product.last_trade_id, product.last_price = row.last_trade_id, row.last_price
 
     def account(self, row: AccountRow) -> None:
-        """Add an account, unless it is there."""
+        """Add an account if it does not exist."""
         if row.account_id not in self._state.accounts:
             self._state.accounts[row.account_id] = Account(row.account_id, row.opened_at)
 
@@ -147,7 +147,7 @@ class Patch:
         _name(account, order)
 
     def done_count(self, account_id: str) -> int:
-        """How many orders of an account were ever done: the number of its latest done order."""
+        """The number of orders of an account that were ever done, which is the number of its latest done order."""
         return int(self._state.accounts[account_id].done_count)
 
     def forget_done(self, account_id: str, first: int) -> None:
@@ -279,7 +279,7 @@ def _list(account: Account, order: Order) -> None:
 
 
 def _name(account: Account, order: Order) -> None:
-    """Make the order findable by its `client_oid`, unless a later one has it."""
+    """Index the order by its `client_oid`, unless a later order has it."""
     if order.client_oid:
         known = account.by_client_oid.find(order.client_oid)
         if known is None or known.order_id <= order.order_id:

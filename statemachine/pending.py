@@ -80,8 +80,8 @@ def is_unfinished(state: State, product: Product) -> bool:
 
 
 def forget_done(state: State) -> None:
-    """At the end of an entry: only products that have unfinished work are busy, as after a restart. What they had to do
-    may have been cancelled. O(busy products).
+    """At the end of an entry, unmark busy products that have no unfinished work, as a restart does: their work may have
+    been cancelled. O(busy products).
     """
     for name, product in list(state.busy.items()):
         if not is_unfinished(state, product):
@@ -90,7 +90,7 @@ def forget_done(state: State) -> None:
 
 
 def _in_turn(state: State, names: list[str]) -> list[str]:
-    """The products in turns: each comes first equally often."""
+    """The products in an order in which each one comes first equally often."""
     first = state.turn % len(names) if names else 0
     return names[first:] + names[:first]
 

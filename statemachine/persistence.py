@@ -1,18 +1,18 @@
-"""The state as tables; `loading` leads back.
+"""Writes the state as tables. `loading` rebuilds the state from them.
 
-Everything that the engine knows is in the tables, and nothing else is needed to go on exactly as before:
+The tables contain the whole state. An engine that is restored from them behaves exactly as the one before:
 
-- a level's time priority is the order of the product sequences with which its orders were opened;
-- an active order with a stop waits for a trade, one without was collected by an auction; but one with a place in the
-  queue enters later, when those with smaller places have;
+- the time priority in a price level is the order of the product sequences with which its orders were opened;
+- an active order with a stop waits for a trade; an active order without a stop was collected by an auction. An active
+  order with a place in the queue enters later, after those with smaller places;
 - the queue of done orders is the order of their numbers, which are the second part of their key;
-- the queue of remembered commands is the order of their sequences, likewise.
+- the order of a reply cache is that of the sequences, which are the second part of the key, too.
 
 Keys are msgpack arrays. Rows are sorted by the key's bytes, the order in which a key-value store keeps them; loading
 does not depend on it.
 
-A table whose rows are kept (`tables.Table.kept`) needs nothing here. Of the others `_COUNTS` and `_DUMPERS` say how
-many rows there are, and what they are.
+A table whose rows are kept (`tables.Table.kept`) needs nothing here. For the others `_COUNTS` counts the rows, and
+`_DUMPERS` makes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def row(table: str, stored: msgspec.Struct) -> Row:
-    """A row whose key is made of its own fields."""
+    """A row, with the key that its fields make."""
     return encode([getattr(stored, field) for field in KEYS[table]]), encode(stored)
 
 
@@ -69,24 +69,22 @@ def order(state: Order) -> Row:
 
 
 def numbered_key(account_id: str, number: int) -> bytes:
-    """The key of an account's done order with a number, or of its remembered command with a sequence."""
+    """The key of an account's done order with a number, or of its reply cache's entry with a sequence."""
     return encode([account_id, number])
 
 
 def done_order(number: int, state: Order) -> Row:
-    """A done order. Its number stands in the key only."""
+    """A done order. Only the key has its number."""
     return numbered_key(state.account.account_id, number), _encoded(state)
 
 
 def memory_owner(account_id: str, kind: int) -> str:
-    """How rows name a memory of an account beside that of its orders (`commands.MEMORY_KINDS`). No account has such a
-    name.
-    """
+    """The name in rows of a further reply cache of an account (`commands.MEMORY_KINDS`). No account has such a name."""
     return f"{account_id}/{kind}"
 
 
 def outcome(account_id: str, command_id: str, packed: bytes) -> Row:
-    """A remembered command, from its packed entry."""
+    """The row of a reply cache's entry, which is packed."""
     stored = (account_id, command_id, fingerprint_of(packed), msgspec.Raw(packed_outcome(packed)))
     return numbered_key(account_id, sequence_of(packed)), encode(stored)
 
@@ -152,4 +150,4 @@ _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
     "outcome": _outcomes,
     "stream": lambda state: (row("stream", stream.row()) for stream in state.streams.values()),
 }
-"""All rows of a table that is not kept, in any order."""
+"""The functions that make all rows of a table that is not kept, in any order."""

@@ -3,11 +3,11 @@
 - A product follows its own calendar, or else that of its group, or else that of the venue, or none.
 - A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction,
   continuous is online. At the end of a call its auction opens at one price, also if the product is closed afterwards.
-- A status that the operator sets overrides the calendar until he lets the product follow it again
+- A status that the operator sets overrides the calendar until the operator lets the product follow it again
   (`commands.FollowCalendar`).
 - The end of a call is delayed by a random time of up to `random_ns` (`chance`). If the indicative price moves late, the
   call is extended.
-- If the time jumps over phases, the product enters only the current one. An auction whose call was in progress opens
+- If the time jumps over phases, the product enters only the last of them. An auction whose call was in progress opens
   first.
 
 Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange,

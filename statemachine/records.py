@@ -1,7 +1,7 @@
 """Tables whose rows are kept in memory as they are stored: by key, with what changed since the last freeze.
 
-Rows are frozen structs. So a change puts another row in the place of one, and whoever was given a row may keep it, in
-another thread too.
+Rows are frozen structs. A change replaces a row by another one, so whoever got a row may keep it, even in another
+thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Records(Generic[R]):
         self.table = table
         self.rows: dict[Key, R] = {}
         self._changed: dict[Key, bool] = {}
-        """Keys of rows that came, changed or left since the last freeze: was there a row at that time?"""
+        """Keys of rows that were added, changed or removed since the last freeze; the value says whether a row existed
+        at that time."""
         fields = attrgetter(*table.key)
         self._key_of = fields if len(table.key) > 1 else lambda row: (fields(row),)
 
@@ -65,7 +66,7 @@ class Records(Generic[R]):
         return key
 
     def put(self, row: R) -> bool:
-        """Add a row, or put it in the place of the one with its key. Whether that changed anything."""
+        """Add a row, or replace the one with its key. Returns whether that changed anything."""
         key = self.key_of(row)
         known = self.rows.get(key)
         if known == row:
@@ -75,18 +76,18 @@ class Records(Generic[R]):
         return True
 
     def remove(self, *key: Any) -> R | None:
-        """Remove a row: that row, or None where there was none."""
+        """Remove a row. Returns that row, or None if there was none."""
         known = self.rows.pop(key, None)
         if known is not None:
             self._changed.setdefault(key, True)
         return known
 
     def fill(self, rows: list[R]) -> None:
-        """Put the rows of a table that is restored: none of them is a change. O(n)."""
+        """Add the rows of a restored table. They do not count as changes. O(n)."""
         self.rows = {self.key_of(row): row for row in rows}
 
     def take_changes(self, *, whole: bool) -> tuple[list[R], list[Key]]:
-        """The rows that came or changed since the last call, and the keys of those that left. O(changes).
+        """The rows that were added or changed since the last call, and the keys of the removed rows. O(changes).
 
         Args:
             whole: every row counts as changed. O(rows).

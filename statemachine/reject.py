@@ -1,4 +1,4 @@
-"""Why a command is not carried out."""
+"""The rejection of a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statemachine.types import Reason
 
 
 class Reject(NamedTuple):
-    """Why a command is not carried out: the reason, the field at fault, what was expected (numbers in smallest units)."""
+    """The rejection of a command: the reason, the invalid field, and what was expected (numbers in smallest units)."""
 
     reason: Reason
     field: str

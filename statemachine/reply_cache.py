@@ -95,9 +95,9 @@ class ReplyCache:
         return self._packed.get(command_id)
 
     def add(self, command_id: str, packed: bytes) -> int:
-        """Add the entry (see `pack`) of a command that has none yet; drop the oldest one if there are too many.
+        """Add the entry (see `pack`) of a command that has none yet, and drop the oldest entry if there are too many.
 
-        Returns by how many entries the cache grew: 1 or 0.
+        Returns the number of entries by which the cache grew: 1 or 0.
         """
         self._packed[command_id] = packed
         newest = self._newest
@@ -113,14 +113,14 @@ class ReplyCache:
         return 0
 
     def add_written(self, command_id: str, packed: Writer) -> int:
-        """`add` what a writer has written."""
+        """`add` the bytes of a writer."""
         return self.add(command_id, packed.since(0))
 
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
         """Add entries (see `pack`), oldest first, to an empty cache. An id that occurs twice counts as one entry.
         O(entries).
         """
-        assert not self.added, "the memory is not empty"
+        assert not self.added, "the reply cache is not empty"
         self._packed = dict(zip(command_ids, packed, strict=True))
         turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]
         self._chunks = deque(turns[at : at + 2 * _CHUNK] for at in range(0, len(turns) + 1, 2 * _CHUNK))
@@ -135,7 +135,7 @@ class ReplyCache:
             self._gone = 0
 
     def forget_before(self, sequence: int) -> int:
-        """Drop the entries with smaller sequences. Returns how many these were. O(dropped)."""
+        """Drop the entries with smaller sequences. Returns their number. O(dropped)."""
         dropped = 0
         while self._packed and sequence_of(cast("bytes", self._chunks[0][2 * self._gone + 1])) < sequence:
             self._forget_oldest()
@@ -156,7 +156,7 @@ class ReplyCache:
         return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
 
     def memory(self) -> int:
-        """The memory that its entries take, in bytes. O(entries)."""
+        """The bytes of memory that the entries take. O(entries)."""
         entries = sum(getsizeof(command_id) + getsizeof(packed) for command_id, packed in self._packed.items())
         return entries + getsizeof(self._packed) + sum(map(getsizeof, self._chunks))
 
@@ -166,13 +166,13 @@ class ReplyCache:
 
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, chunks and dictionary agree, sequences rise and are not from the future."""
-        assert len(self._packed) <= self.bound, "the memory holds too many outcomes"
+        assert len(self._packed) <= self.bound, "the reply cache has too many entries"
         previous = 0
         count = 0
         for command_id, packed in self.newest(len(self._packed)):
             assert self._packed.get(command_id) is packed, f"command {command_id}: the memory's queue and its entries disagree"
             sequence = sequence_of(packed)
-            assert previous < sequence <= last_sequence, f"command {command_id} remembered out of order"
+            assert previous < sequence <= last_sequence, f"command {command_id} is out of order in the reply cache"
             previous = sequence
             count += 1
         assert count == len(self._packed), "the memory's queue and its entries disagree"

@@ -67,7 +67,7 @@ def put(state: State, command: PutRiskLimits) -> Reject | None:
 
 
 def _loosens(before: RiskRow, limits: dict[str, int]) -> bool:
-    """Whether a limit would become larger, or go."""
+    """Whether a limit would become larger, or be removed."""
     return any(old and not 0 < limits[field] <= old for field, old in ((field, getattr(before, field)) for field in limits))
 
 

@@ -1,8 +1,8 @@
-"""The rules number: it counts behaviour, as the ABI counts the schema.
+"""The rules number identifies the behaviour, as the ABI identifies the schema.
 
-Under one number the same entries give the same outcomes, events, texts of refusals and defaults, for ever. A change of
-any of these after a release takes the next number. `tests/golden` has recorded entries of each number with all that
-came of them; its test says when the number must move.
+Under one number the same entries give the same outcomes, events, texts of rejects and defaults, for ever. A change of
+any of these after a release takes the next number. `tests/golden` has recorded entries of each number with their
+outcomes and events; its test fails when the number must change.
 """
 
 from __future__ import annotations

@@ -45,27 +45,33 @@ class Requested(NamedTuple):
 
 
 class State:
-    """The contents of all tables, in the engine's data structures.
+    """The contents of all tables, in the engine's data structures, and the work of the current batch.
 
-    `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and
-    `outcome_count` are summed over all accounts, the operator included. `next_expiry` is a time before which no order
-    expires, 0 if no order has an expiry time; `busy` are the products with unfinished work, `mass_cancels` the
-    `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report streams, by name.
-    `guarded`: the operator has set controls. `limited` are the products in a limit state. `fee_rules`: there are fee
-    tiers or overrides; `fee_currencies` are the currencies with tiers, and `fee_floors` has the makers' and the takers'
-    rates of all overrides by product, the lowest first (`fees`).
+    The tables:
+        orders: every known order, open or recently done. `done_count` of them are done.
+        balance_count, outcome_count: sums over all accounts, the operator included.
+        next_expiry: a time before which no order expires; 0 if no order has an expiry time.
+        busy: the products with unfinished work. mass_cancels: the unfinished `CancelAll`s (`pending`).
+        records: the tables whose rows are kept as structs. streams: all report streams, by name.
+        guarded: whether the operator has set controls. limited: the products in a limit state.
+        fee_rules: whether there are fee tiers or overrides. fee_currencies: the currencies with tiers. fee_floors: the
+            makers' and the takers' rates of all overrides by product, the lowest first (`fees`).
+        user_keys: the ids of the users' keys that are not revoked.
+        changes: what changed since the last freeze, for snapshots.
 
-    `user_keys` are the ids of the users' keys that are not revoked.
+    The current batch, which is no part of the state:
+        events: its events, encoded. event_ends: the end of each. event_products: the product of each.
+        outcomes: its outcomes, encoded. keys_put: the API keys whose permissions it may have changed.
+        work: its units of work so far. It begins no more than `work_max`, and an order meets at most `makers_max`
+            resting orders (`limits`).
 
-    No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
-    `event_products` of which product it is; `keys_put` are the API keys whose permissions it may have changed, `sender` is who
-    sent the operator's command under way, and `by_venue` says whether that sender has the permission for the whole venue;
-    `outcomes` its outcomes, `outcome`
-    is the one under way, `placing` or `cancelling` the command. `lowest` and `highest` are the prices between which the
-    command under way traded. `unchanged`: the command under way changed nothing. `noted`: orders with options that
-    traded or left (`linked`). `requested`: the order that the command under way cancels or amends, if its account has
-    report streams. `work` counts the units of work of the batch under way; it begins no more than
-    `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
+    The current command, which is no part of the state either:
+        outcome: its outcome. placing, cancelling: its fields. unchanged: whether it changed nothing.
+        lowest, highest: the prices between which it traded.
+        noted: orders with options that traded or left (`linked`).
+        requested: the order that it cancels or amends, if the order's account has report streams.
+        sender: the sender of a command of the operator. by_venue: whether the sender has the permission for the whole
+            venue.
     """
 
     def __init__(self) -> None:
@@ -235,7 +241,7 @@ class State:
             for memory in account.other_replies.values():
                 memory.clear()
             changes = account.changes
-            if changes is not None:  # perhaps those of the freeze before, which nobody else has
+            if changes is not None:  # they may be those of the freeze before, to which nothing else refers
                 clear(changes.came, changes.left)
             account.changes = account.streams = None
         clear(self.busy, self.limited, self.streams, *(records.rows for records in self.records.values()), self.orders)

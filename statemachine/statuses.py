@@ -1,4 +1,4 @@
-"""How a product comes to another status, whoever wants it: the operator, its calendar, or its price collar."""
+"""Changes of a product's status by the operator, its calendar, or its price collar."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from statemachine.types import StatusCause
 def change(
     state: State, product: Product, status: int, cause: StatusCause = StatusCause.OPERATOR, until: int = 0, *, cross: bool = False
 ) -> None:
-    """Go on with another status: open the auction if orders were collected, tell the status, and let the stop orders
-    enter that were triggered.
+    """Change the status: open the auction if orders were collected, emit the status, and let triggered stop orders
+    enter.
 
     Args:
-        until: when the status changes again at the earliest; 0 if that is not known.
-        cross: what an auction collected meets at one price also where the product does not trade afterwards: the end of
-            a closing auction.
+        until: when the status changes again at the earliest; 0 if that is not known. cross: the collected orders trade
+        at one price even if the product does not trade afterwards: at the end of a closing auction.
     """
     _set(product, status, cause, until)
     trades = product.status in auctions.TRADING
@@ -33,13 +32,13 @@ def change(
 
 
 def interrupt(state: State, product: Product, status: int, until: int) -> None:
-    """Go on, for the price collar's sake, with a status in which the product does not trade, while an order trades."""
+    """Set a status in which the product does not trade, because an order that is matching reached the price collar."""
     _set(product, status, StatusCause.COLLAR, until)
     status_changed(state, product, 0, 0)
 
 
 def note(state: State, product: Product, cause: StatusCause, until: int) -> None:
-    """Tell that a limit state began or is over. The product's status stays."""
+    """Emit that a limit state began or ended. The product's status stays."""
     _set(product, product.status, cause, until)
     status_changed(state, product, 0, 0)
 

@@ -3,8 +3,8 @@
 - A stop order passes every check and gets its hold, order id and fee rates when it is placed. From then on its status
   is active.
 - A trade at the stop price or below triggers a stop loss, one at the stop price or above a stop entry, of either side.
-  Only trades after its placement count: an order whose stop price is passed already waits for the next trade. (While
-  triggered ones are not all taken yet, an order that is placed in their range is triggered with them.)
+  Only trades after its placement count: an order whose stop price is passed already waits for the next trade. (If some
+  triggered orders are not in the queue yet, an order that is placed in their range of prices is triggered with them.)
 - The orders that the trades of one command trigger enter after that command, in the order of their ids, each like a new
   order. Their trades may trigger more, which go to the end of the queue. If there are more than `limits.STOPS_TAKEN`,
   those whose stop price was passed first are taken first.

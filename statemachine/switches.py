@@ -1,7 +1,5 @@
-"""What the operator's switches say of an order: the kill switch, and trading off by side, of the venue, the product,
-the firm and the account.
-
-How they are set, and what a kill switch cancels, is in `kills`.
+"""Checks of an order against the operator's switches: the kill switch, and trading off by side, of the venue, the
+product, the firm and the account. `kills` sets the switches and cancels the orders of a kill switch.
 """
 
 from __future__ import annotations
@@ -17,14 +15,14 @@ _FIELDS = {Scope.VENUE: "", Scope.FIRM: "account_id", Scope.ACCOUNT: "account_id
 
 
 def firm_of(state: State, account_id: str) -> str:
-    """The firm of an account; "" where it has none."""
+    """The firm of an account; "" if it belongs to none."""
     row = state.records["firm_member"].get(account_id)
     return row.firm_id if row is not None else ""
 
 
 def rejects(state: State, product: Product, account: Account, side: int) -> Reject | None:
-    """Do the switches let an order of this account and side enter? The kill switch is told first, the widest scope
-    first.
+    """Check whether the switches let an order of this account and side enter. The reject names the kill switch first,
+    and the widest scope first.
     """
     rows = state.records["switch"]
     if not len(rows):
@@ -52,7 +50,7 @@ def rejects(state: State, product: Product, account: Account, side: int) -> Reje
 
 
 def is_killed(state: State, product: Product, account: Account) -> bool:
-    """Whether a kill switch keeps all orders of an account out of a product."""
+    """Whether a kill switch prevents all orders of an account in a product."""
     reject = rejects(state, product, account, Side.BUY)
     return reject is not None and reject.reason == Reason.KILL_SWITCH
 

@@ -65,8 +65,8 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     `version` counts the operator's changes, the creation included; see `commands.PutProduct`.
 
     Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were
-    not all taken yet (zeros: none). `opening` says how far an auction's opening is; with it come the auction's price
-    and how much traded at it.
+    not all taken yet (zeros: none). `opening` is the step of an auction's opening; with it come the auction's price and
+    the size that traded at it.
 
     `cause` says who set its status, and `until` is the earliest time at which it changes again, 0 if that is not known.
     """
@@ -287,7 +287,7 @@ class GroupRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PhaseRow(msgspec.Struct, frozen=True, array_like=True):
-    """Where a product is in its calendar: the phase, and the time of the next one, random delay included. `by_hand`:
+    """The phase of a product in its calendar, and the time of the next one, random delay included. `by_hand`:
     the operator set its status.
 
     For the call of an auction: at `note_at` the indicative price is recorded as `noted_price`, to be compared with that
@@ -400,8 +400,8 @@ class Table(NamedTuple):
     Attributes:
         row: the struct of its rows. key: the parts of a row's key: fields of the row, a field within one of its structs
         ("outcome.sequence"), or a number that is in the key only (a done order's, in its account's queue). names: the
-        fields that refer to rows of other tables, and the other values that they may have. kept: the rows themselves
-        are kept in memory, as `records.Records`. A table that is not kept is dumped by
+        fields that refer to rows of other tables, and the other values that they may have. kept: the rows are kept in
+        memory as structs, in `records.Records`. A table that is not kept is dumped by
             `persistence` and loaded by `loading` from the objects of `entities`.
     """
 

@@ -1,8 +1,8 @@
 """Turns for other threads during long work on the state.
 
-A thread gives the interpreter away only while it runs interpreted code. A loop of the compiled core keeps it to its end:
-about a second for a million orders, and the event loop of the node stands still meanwhile. So a loop over a whole table
-goes through `parts`, and a loop whose every step is long calls `turn`. This module is never compiled.
+A thread releases the interpreter lock only while it runs interpreted code. A loop of the compiled core holds the lock
+until its end: about a second for a million orders, in which the event loop of the node does not run. So a loop over a
+whole table goes through `parts`, and a loop whose every step is long calls `turn`. This module is never compiled.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PART = 512
 
 
 def parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """The items in slices of `PART`. Before each slice another thread may have its turn."""
+    """The items in slices of `PART`. Before each slice other threads can run."""
     for start in range(0, len(items), PART):
         yield items[start : start + PART]
 
 
 def turn() -> None:
-    """Let another thread have its turn, if one waits for the interpreter."""
+    """Let another thread run, if one waits for the interpreter lock."""

@@ -315,14 +315,14 @@ class Role(IntEnum):
 
 
 class Decision(IntEnum):
-    """What becomes of a proposal."""
+    """A decision about a proposal."""
 
     APPROVE = 1
     """The command is applied now."""
     REJECT = 2
-    """Another than the proposer drops it."""
+    """Somebody other than the proposer removes it."""
     WITHDRAW = 3
-    """The proposer drops it."""
+    """The proposer removes it."""
 
 
 class Reason(IntEnum):
@@ -445,6 +445,6 @@ class Reason(IntEnum):
     UNKNOWN_PROPOSAL = 126
     """The proposal was decided, withdrawn, expired, or never was."""
     NEEDS_ANOTHER_USER = 127
-    """The proposer may not approve the own proposal, and a key without a user may not approve any."""
+    """The proposer may not approve a proposal of its own, and a key without a user may not approve any."""
     LOOSENED = 128
     """The operator of the venue has set this, and somebody with a narrower scope may only make it tighter."""

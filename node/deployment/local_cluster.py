@@ -55,9 +55,7 @@ class LocalCluster:
         DirectoryError, ConfigError, DataDirectoryError: as `ClusterDirectory`.
     """
 
-    def __init__(
-        self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR, leave_out_invalid: bool = False
-    ) -> None:
+    def __init__(self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR, leave_out_invalid: bool = False) -> None:
         self.layout = ClusterDirectory(Path(directory), leave_out_invalid=leave_out_invalid)
         self._command = command
         self._tls = self.layout.tls()
