@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from snapshots.manifest import Row, SnapshotFields
-from statemachine.freezing import Piece
+from statemachine.freezing import RowChunk
 
 FRAME_ROW_BYTES = 64 * 1024
 """Bytes of a chunk of rows, about the capacity of a pipe. Encoding one chunk does not hold the interpreter lock for
@@ -81,12 +81,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[bytes]:
     """The frames of a complete snapshot, as bytes."""
-    pieces = (Piece(name, list(tables[name]), [], []) for name in begin.tables)
-    return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, pieces)
+    chunks = (RowChunk(name, list(tables[name]), [], []) for name in begin.tables)
+    return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, chunks)
 
 
 def change_frames(
-    begin: Begin, counts: Mapping[str, int], pieces: Iterable[Piece], attachments: Mapping[str, Callable[[], bytes]] | None = None
+    begin: Begin,
+    counts: Mapping[str, int],
+    chunks: Iterable[RowChunk],
+    attachments: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> Iterator[bytes]:
     """The frames of changes, as bytes.
 
@@ -95,17 +98,17 @@ def change_frames(
     """
     yield _framed(begin)
     waiting: dict[str, tuple[list[Row], list[int]]] = {name: ([], [0]) for name in begin.tables}
-    for piece in pieces:
-        if piece.purged:
-            yield _framed(Purged(piece.table, piece.purged))
-        if piece.deleted:
-            yield _framed(Deleted(piece.table, piece.deleted))
-        rows, size = waiting[piece.table]
-        for row in piece.rows:
+    for chunk in chunks:
+        if chunk.purged:
+            yield _framed(Purged(chunk.table, chunk.purged))
+        if chunk.deleted:
+            yield _framed(Deleted(chunk.table, chunk.deleted))
+        rows, size = waiting[chunk.table]
+        for row in chunk.rows:
             rows.append(row)
             size[0] += len(row[0]) + len(row[1])
             if size[0] >= FRAME_ROW_BYTES:
-                yield _framed(Rows(piece.table, rows))
+                yield _framed(Rows(chunk.table, rows))
                 rows.clear()
                 size[0] = 0
     for name, (rows, _) in waiting.items():

@@ -36,14 +36,14 @@ class WriteJob:
     not used: a fork of the engine would copy its threads' locks and its sockets.
 
     Args:
-        pieces: the frames for the writer (`frames`), iterated in another thread. on_done: called once, from `poll`,
+        chunks: the frames for the writer (`frames`), iterated in another thread. on_done: called once, from `poll`,
         with the manifest of a finished snapshot.
 
     Attributes:
         contradiction: whether it failed because the state itself is wrong.
     """
 
-    def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
+    def __init__(self, directory: Path, chunks: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING
         # Files in memory, because creating one on a busy disk may take long.
@@ -60,7 +60,7 @@ class WriteJob:
             env=_environment(),
         )
         assert self._process.stdin is not None
-        self._feeder = threading.Thread(target=_feed, args=(pieces, self._process.stdin), name="snapshot feeder", daemon=True)
+        self._feeder = threading.Thread(target=_feed, args=(chunks, self._process.stdin), name="snapshot feeder", daemon=True)
         self._feeder.start()
 
     @property
@@ -106,12 +106,12 @@ class WriteJob:
         self._state = JobState.FAILED
 
 
-def _feed(pieces: Iterator[bytes], pipe: BinaryIO) -> None:
+def _feed(chunks: Iterator[bytes], pipe: BinaryIO) -> None:
     """Send the frames, in a thread of its own, until all are sent or the writer has ended."""
     try:
         with pipe:
-            for piece in pieces:
-                pipe.write(piece)
+            for chunk in chunks:
+                pipe.write(chunk)
     except BrokenPipeError:
         # The writer has ended; `poll` reports the reason.
         return

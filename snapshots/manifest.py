@@ -117,10 +117,10 @@ class RowHasher:
 
     def rows(self, rows: Collection[Row]) -> None:
         """Add rows of the current table. With many rows, other threads can run for most of the time."""
-        piece = b"".join(chain.from_iterable(rows))
+        chunk = b"".join(chain.from_iterable(rows))
         if self._by_table:
-            self._table.update(piece)
-        self._full.update(piece)
+            self._table.update(chunk)
+        self._full.update(chunk)
         self._seen += len(rows)
 
     def finish(self) -> tuple[list[TableSummary], bytes]:

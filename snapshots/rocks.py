@@ -165,12 +165,12 @@ def _read_tables(
         for name, count in counts.items():
             hasher.begin(name, count)
             hashed: Future[None] | None = None
-            for piece in _pieces(database.get_column_family(name)):
+            for chunk in _chunks(database.get_column_family(name)):
                 if hashed is not None:
                     hashed.result()
-                hashed = thread.submit(hasher.rows, piece)
+                hashed = thread.submit(hasher.rows, chunk)
                 if keep is not None:
-                    keep(name, piece)
+                    keep(name, chunk)
             if hashed is not None:
                 hashed.result()
     return hasher.finish()
@@ -244,10 +244,10 @@ def _compare_manifest(directory: Path, database: Any, manifest: Manifest) -> Non
         raise SnapshotDamagedError(f"{directory}: manifest", "the database's is not that of the seal")
 
 
-def _pieces(family: Any) -> Iterator[list[Row]]:
+def _chunks(family: Any) -> Iterator[list[Row]]:
     rows = family.items()
-    while piece := list(islice(rows, READ_ROWS)):
-        yield piece
+    while chunk := list(islice(rows, READ_ROWS)):
+        yield chunk
 
 
 def _damaged(directory: Path, error: Exception) -> SnapshotDamagedError:

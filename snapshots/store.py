@@ -165,10 +165,10 @@ class SnapshotStore:
         begin = Begin(fields, abi or self._abi, list(frozen.counts), base)
         return self._begin(fields, change_frames(begin, frozen.counts, frozen, attachments))
 
-    def _begin(self, fields: SnapshotFields, pieces: Iterator[bytes]) -> WriteJob:
+    def _begin(self, fields: SnapshotFields, chunks: Iterator[bytes]) -> WriteJob:
         assert self._job is None or self._job.settled, "one snapshot at a time"
         assert fields.index >= 1
-        self._job = WriteJob(self._directory, pieces, self._finished)
+        self._job = WriteJob(self._directory, chunks, self._finished)
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:

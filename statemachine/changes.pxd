@@ -30,7 +30,7 @@ cdef class Changes:
 
     @cython.locals(changes=AccountChanges)
     cpdef int touch(self, Account account) except -1
-    cpdef int touch_operator(self, ReplyCache memory) except -1
+    cpdef int touch_operator(self, ReplyCache replies) except -1
     cpdef int touch_order(self, Order order) except -1
     @cython.locals(changes=AccountChanges)
     cpdef int order_came(self, Order order) except -1

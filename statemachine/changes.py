@@ -83,17 +83,17 @@ class Changes:
         """Record an account before it changes."""
         if account.touched != self.epoch:
             account.touched = self.epoch
-            by_kind = {kind: memory.added for kind, memory in account.other_replies.items()}
+            by_kind = {kind: replies.added for kind, replies in account.other_replies.items()}
             changes = account.changes = AccountChanges(account.done_count, account.replies.added, by_kind)
             self._accounts[account.account_id] = changes
             if self._frozen is not None:
                 self._frozen.keep_account(account.account_id)
 
-    def touch_operator(self, memory: ReplyCache) -> None:
+    def touch_operator(self, replies: ReplyCache) -> None:
         """Record the operator before its reply cache changes."""
         if not self._operator:
             self._operator = True
-            self._accounts[OPERATOR] = AccountChanges(0, memory.added, {})
+            self._accounts[OPERATOR] = AccountChanges(0, replies.added, {})
             if self._frozen is not None:
                 self._frozen.keep_account(OPERATOR)
 

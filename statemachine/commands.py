@@ -518,12 +518,12 @@ class DecideProposal(Command, frozen=True, tag=62):
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`. Each kind has a separate set of transfer ids."""
 
-REFUSALS = 0
+REJECTS = 0
 """The name of the reply cache of an account's rejected commands, without transfers. The rejected transfers of a kind
-are in the cache `REFUSALS - kind`.
+are in the cache `REJECTS - kind`.
 """
 
-MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFER_KINDS))
+REPLY_CACHE_KINDS = (*TRANSFER_KINDS, REJECTS, *(REJECTS - kind for kind in TRANSFER_KINDS))
 """The names of an account's reply caches beside that of its orders."""
 
 AnyCommand = (

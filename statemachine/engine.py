@@ -16,7 +16,7 @@ import msgspec
 from statemachine import access, auctions, consent, fees, invariants, limit_states, linked, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
-from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
+from statemachine.commands import REJECTS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
 from statemachine.entities import Account
 from statemachine.entry import EntryReader, is_command_id, is_name
 from statemachine.events import OrderState
@@ -25,9 +25,9 @@ from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_ord
 from statemachine.limits import (
     AMOUNT_MAX,
     OPERATOR,
-    REFUSALS_REMEMBERED,
+    REJECTS_CACHED,
     TRANSFER_LIFETIME,
-    TRANSFERS_REMEMBERED,
+    TRANSFERS_CACHED,
 )
 from statemachine.order_lists import Wanted, newest
 from statemachine.patching import Patch
@@ -55,7 +55,7 @@ _REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before wi
 _TOO_MANY_TRANSFERS = Reject(
     Reason.TOO_MANY_TRANSFERS,
     "command_id",
-    f"{TRANSFERS_REMEMBERED} of this kind are remembered, the oldest for less than {TRANSFER_LIFETIME // (86_400 * 10**9)} days",
+    f"{TRANSFERS_CACHED} of this kind are remembered, the oldest for less than {TRANSFER_LIFETIME // (86_400 * 10**9)} days",
 )
 _UNKNOWN_ACCOUNT = Reject(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
 _NOT_A_TRADER = Reject(Reason.UNKNOWN_ACCOUNT, "account_id", "the operator has no money and does not trade")
@@ -67,7 +67,7 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `next_expiry`, `has_pending_work`, `remembers`, `currencies`, `currency`, `products`, `product`,
+    Reads:     `next_expiry`, `has_pending_work`, `has_outcome`, `currencies`, `currency`, `products`, `product`,
                `product_sequence`, `sequences`, `stream`, `account_exists`, `balances`, `api_key`, `api_keys`, `order`,
                `order_by_client_oid`, `orders`, `encoded_orders`, `levels`, `book_orders`, `book_page`, `auction`
 
@@ -196,8 +196,8 @@ class Engine:
         state = self._state
         return bool(state.busy or state.mass_cancels.rows or state.killing or 0 < timers.next_due(state) <= state.time)
 
-    def remembers(self, account_id: str, command_id: str) -> bool:
-        """Whether the reply cache has the outcome of this command."""
+    def has_outcome(self, account_id: str, command_id: str) -> bool:
+        """Whether a reply cache has the outcome of this command."""
         account = self._state.accounts.get(account_id)
         if account is None:
             return _is_operator(account_id) and self._state.operator_replies.find(command_id) is not None
@@ -488,7 +488,7 @@ def _answer(state: State, entry: EntryReader) -> None:
         fingerprint = entry.fingerprint()
         seen = memory.find(entry.command_id)
         if seen is None and account is not None:
-            seen = _refused_before(account, REFUSALS, entry.command_id)
+            seen = _refused_before(account, REJECTS, entry.command_id)
         if seen is None:
             _answer_first(state, account, memory, entry, fingerprint)
         else:
@@ -520,7 +520,7 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
     if account is None or not state.unchanged:
         state.outcome_count += memory.add_written(entry.command_id, outcome)
     else:
-        _remember_refusal(state, account, REFUSALS, entry.command_id)
+        _remember_refusal(state, account, REJECTS, entry.command_id)
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
@@ -531,7 +531,7 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
     memory = account.other_replies.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None
     if seen is None:
-        seen = _refused_before(account, REFUSALS - kind, entry.command_id)
+        seen = _refused_before(account, REJECTS - kind, entry.command_id)
     if seen is not None:
         _answer_again(state, seen, fingerprint)
     elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
@@ -544,10 +544,10 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
         if reject is not None:
             rejected(state, reject)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
-            _remember_refusal(state, account, REFUSALS - kind, entry.command_id)
+            _remember_refusal(state, account, REJECTS - kind, entry.command_id)
         else:
             if memory is None:
-                memory = account.other_replies[kind] = ReplyCache(TRANSFERS_REMEMBERED)
+                memory = account.other_replies[kind] = ReplyCache(TRANSFERS_CACHED)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
             state.outcome_count += memory.add_written(entry.command_id, state.outcome)
 
@@ -562,7 +562,7 @@ def _remember_refusal(state: State, account: Account, kind: int, command_id: str
     """Cache the current outcome, which changed nothing, apart from the outcomes of changes. The account was touched."""
     memory = account.other_replies.get(kind)
     if memory is None:
-        memory = account.other_replies[kind] = ReplyCache(REFUSALS_REMEMBERED)
+        memory = account.other_replies[kind] = ReplyCache(REJECTS_CACHED)
     state.outcome_count += memory.add_written(command_id, state.outcome)
 
 

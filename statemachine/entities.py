@@ -336,7 +336,7 @@ class Account:
             latest.
         changes: its changes since the last freeze; see `changes`. replies: the reply cache of its orders.
         other_replies: the reply caches of its deposits, withdrawals and transfers, by the tag of the command, and of
-        rejected commands; see `commands.MEMORY_KINDS`. streams: its active report streams, by name; None where it has
+        rejected commands; see `commands.REPLY_CACHE_KINDS`. streams: its active report streams, by name; None where it has
         none.
     """
 

@@ -29,7 +29,7 @@ from statemachine.types import OrderStatus
 _DONE: int = OrderStatus.DONE
 
 
-class Piece(NamedTuple):
+class RowChunk(NamedTuple):
     """Changes of one table: rows to write, keys to delete, and ranges of keys (the end excluded) to delete."""
 
     table: str
@@ -47,7 +47,7 @@ class AccountView(NamedTuple):
     done_count: int
     done_kept: int
     outcomes: CacheView
-    memories: dict[int, CacheView]
+    reply_caches: dict[int, CacheView]
 
 
 def freeze(state: State, *, whole: bool) -> Frozen:
@@ -60,8 +60,8 @@ def freeze(state: State, *, whole: bool) -> Frozen:
 
 def _everything(state: State) -> dict[str, AccountChanges]:
     """Changes in which every account counts as changed. O(accounts)."""
-    memory = state.operator_replies
-    everything = {OPERATOR: AccountChanges(0, memory.added - len(memory), {})}
+    replies = state.operator_replies
+    everything = {OPERATOR: AccountChanges(0, replies.added - len(replies), {})}
     for name, account in state.accounts.items():
         forgotten = account.replies.added - len(account.replies)
         by_kind = {kind: each.added - len(each) for kind, each in account.other_replies.items()}
@@ -82,10 +82,10 @@ class Frozen:
         self._pending = accounts
         self._epoch = state.changes.epoch
         self._small = [
-            Piece("counter", [persistence.counter(state)], [], []),
-            Piece("currency", [persistence.row("currency", currency.row()) for currency in state.currencies.values()], [], []),
-            Piece("product", [persistence.row("product", product.row()) for product in state.products.values()], [], []),
-            Piece("stream", [persistence.row("stream", stream.row()) for stream in state.streams.values()], [], []),
+            RowChunk("counter", [persistence.counter(state)], [], []),
+            RowChunk("currency", [persistence.row("currency", currency.row()) for currency in state.currencies.values()], [], []),
+            RowChunk("product", [persistence.row("product", product.row()) for product in state.products.values()], [], []),
+            RowChunk("stream", [persistence.row("stream", stream.row()) for stream in state.streams.values()], [], []),
         ]
         self._records = {name: records.take_changes(whole=whole) for name, records in state.records.items()}
         self._kept_accounts: dict[str, AccountView] = {}
@@ -107,15 +107,17 @@ class Frozen:
         if order.touched == self._epoch or (changes.all_orders and order.order_id <= self._last_order_id):
             self._kept_orders.setdefault(account_id, {})[order.order_id] = persistence.order(order)
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[RowChunk]:
         yield from self._small
         for name, (changed, deleted) in self._records.items():
-            yield Piece(name, [persistence.row(name, row) for row in changed], [persistence.encode(key) for key in deleted], [])
+            yield RowChunk(
+                name, [persistence.row(name, row) for row in changed], [persistence.encode(key) for key in deleted], []
+            )
         while self._pending:
             account_id = next(reversed(self._pending))
             changes = self._pending[account_id]
             found = self._view(account_id, changes)
-            yield from _account_pieces(account_id, self._kept_accounts.pop(account_id, found))
+            yield from _account_chunks(account_id, self._kept_accounts.pop(account_id, found))
             yield self._orders(account_id, changes)
             self._pending.popitem()
             self._kept_orders.pop(account_id, None)
@@ -124,12 +126,12 @@ class Frozen:
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
         account = self._state.accounts.get(account_id)
         if account is None:
-            memory = self._state.operator_replies
-            return AccountView(0, [], [], 0, 0, memory.newest(memory.added - changes.added), {})
+            replies = self._state.operator_replies
+            return AccountView(0, [], [], 0, 0, replies.newest(replies.added - changes.added), {})
         done = list(account.done)
         new = min(account.done_count - changes.done_count, len(done))
         outcomes = account.replies.newest(account.replies.added - changes.added)
-        memories = {
+        reply_caches = {
             kind: each.newest(each.added - changes.by_kind.get(kind, 0)) for kind, each in list(account.other_replies.items())
         }
         return AccountView(
@@ -139,10 +141,10 @@ class Frozen:
             account.done_count,
             len(done),
             outcomes,
-            memories,
+            reply_caches,
         )
 
-    def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
+    def _orders(self, account_id: str, changes: AccountChanges) -> RowChunk:
         """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row
         was kept.
         """
@@ -157,7 +159,7 @@ class Frozen:
                 encoded[order.order_id] = row
         # The rows of orders that left before the loop above reached them.
         encoded = {**self._kept_orders.get(account_id, {}), **encoded}
-        return Piece("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
+        return RowChunk("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
 
     def _all_orders(self, account_id: str) -> list[Order]:
         account = self._state.accounts.get(account_id)
@@ -165,20 +167,20 @@ class Frozen:
         return [order for order in found if order.order_id <= self._last_order_id]
 
 
-def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
+def _account_chunks(account_id: str, view: AccountView) -> Iterator[RowChunk]:
     """The rows of an account without its open orders. Rows that the account dropped are deleted."""
     if account_id != OPERATOR:
-        yield Piece("account", [persistence.account(account_id, view.opened_at)], [], [])
-        yield Piece("balance", [persistence.row("balance", row) for row in view.balances], [], [])
+        yield RowChunk("account", [persistence.account(account_id, view.opened_at)], [], [])
+        yield RowChunk("balance", [persistence.row("balance", row) for row in view.balances], [], [])
         first = view.done_count - len(view.done) + 1
         done = [persistence.done_order(number, order) for number, order in enumerate(view.done, first)]
         oldest = view.done_count - view.done_kept + 1
-        yield Piece("done_order", done, [], [_before(account_id, oldest)])
-    memories = [(account_id, view.outcomes)]
-    memories += [(persistence.memory_owner(account_id, kind), each) for kind, each in view.memories.items()]
-    for owner, memory in memories:
-        outcomes = [persistence.outcome(owner, command_id, packed) for command_id, packed in memory]
-        yield Piece("outcome", outcomes, [], [_before(owner, memory.first_sequence)])
+        yield RowChunk("done_order", done, [], [_before(account_id, oldest)])
+    reply_caches = [(account_id, view.outcomes)]
+    reply_caches += [(persistence.reply_cache_owner(account_id, kind), each) for kind, each in view.reply_caches.items()]
+    for owner, replies in reply_caches:
+        outcomes = [persistence.outcome(owner, command_id, packed) for command_id, packed in replies]
+        yield RowChunk("outcome", outcomes, [], [_before(owner, replies.first_sequence)])
 
 
 def _before(account_id: str, number: int) -> tuple[bytes, bytes]:

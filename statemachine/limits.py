@@ -47,12 +47,12 @@ OUTCOMES_PER_ACCOUNT = 10_000
 another.
 """
 
-TRANSFERS_REMEMBERED = 10_000
+TRANSFERS_CACHED = 10_000
 """Entries of an account's reply cache for deposits, and of those for withdrawals and transfers. They are separate from
 orders, so that no trader can displace one.
 """
 
-REFUSALS_REMEMBERED = 1_000
+REJECTS_CACHED = 1_000
 """Entries of an account's reply caches for commands that were rejected or changed nothing: one cache for each kind of
 transfer, one for all other commands. They are separate, so that they displace no outcome of a change. A late copy of a
 rejected command must not be executed after its sender got the reject. A copy is late by seconds, and only an account

@@ -27,11 +27,11 @@ import msgspec
 from statemachine import controls, invariants, pending, streams
 from statemachine.book import BookSide
 from statemachine.changes import Changes
-from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
+from statemachine.commands import REPLY_CACHE_KINDS, TRANSFER_KINDS
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
-from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSFERS_REMEMBERED
+from statemachine.limits import OPERATOR, REJECTS_CACHED, SCALE_MAX, TRANSFERS_CACHED
 from statemachine.order_rows import OrderReader
 from statemachine.persistence import Row, encode, numbered_key
 from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
@@ -56,7 +56,7 @@ from statemachine.types import OrderStatus, Side
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
 _command_id = attrgetter("command_id")
 _queued = attrgetter("queued")
-_MEMORY_KINDS = {str(kind): kind for kind in MEMORY_KINDS}
+_REPLY_CACHE_KINDS = {str(kind): kind for kind in REPLY_CACHE_KINDS}
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
 
@@ -309,7 +309,7 @@ def _done_number(key: bytes, order: OrderState) -> int:
     return number
 
 
-def _memory(state: State, owner: str) -> ReplyCache:
+def _reply_cache(state: State, owner: str) -> ReplyCache:
     """The reply cache that rows of the table `outcome` name. Raises KeyError, StateError."""
     if owner == OPERATOR:
         return state.operator_replies
@@ -317,23 +317,23 @@ def _memory(state: State, owner: str) -> ReplyCache:
     account = state.accounts[account_id]
     if not slash:
         return account.replies
-    number = _MEMORY_KINDS.get(kind)
+    number = _REPLY_CACHE_KINDS.get(kind)
     if number is None:
         raise StateError(f"table outcome: {owner} names no reply cache")
-    memory = ReplyCache(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
-    account.other_replies[number] = memory
-    return memory
+    replies = ReplyCache(TRANSFERS_CACHED if number in TRANSFER_KINDS else REJECTS_CACHED)
+    account.other_replies[number] = replies
+    return replies
 
 
 def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
     for account_id, group in groupby(found, _account_id):
         turn()
-        memory = _memory(state, account_id)
+        replies = _reply_cache(state, account_id)
         of_account = list(group)
-        if len(of_account) > memory.bound:
-            raise StateError(f"table outcome: more than {memory.bound} rows of account {account_id}")
-        memory.fill(list(map(_command_id, of_account)), [pack(row.fingerprint, row.outcome) for row in of_account])
-        if len(memory) != len(of_account):
+        if len(of_account) > replies.bound:
+            raise StateError(f"table outcome: more than {replies.bound} rows of account {account_id}")
+        replies.fill(list(map(_command_id, of_account)), [pack(row.fingerprint, row.outcome) for row in of_account])
+        if len(replies) != len(of_account):
             raise StateError(f"table outcome: a command of account {account_id} comes twice")
     state.outcome_count = len(found)
 

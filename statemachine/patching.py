@@ -18,17 +18,17 @@ from typing import Any
 from statemachine import persistence
 from statemachine.book import BookSide
 from statemachine.changes import Changes
-from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
+from statemachine.commands import REPLY_CACHE_KINDS, TRANSFER_KINDS
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.events import OrderState
-from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, TRANSFERS_REMEMBERED
+from statemachine.limits import OPERATOR, REJECTS_CACHED, TRANSFERS_CACHED
 from statemachine.reply_cache import ReplyCache
 from statemachine.state import State
 from statemachine.tables import AccountRow, BalanceRow, CounterRow, CurrencyRow, ProductRow
 from statemachine.types import OrderStatus
 
 _ACTIVE: int = OrderStatus.ACTIVE
-_MEMORY_KINDS = {str(kind): kind for kind in MEMORY_KINDS}
+_REPLY_CACHE_KINDS = {str(kind): kind for kind in REPLY_CACHE_KINDS}
 _CHANGING = (
     *("size", "funds", "remaining", "hold", "filled_size", "executed_value", "fill_fees"),
     *("opened_sequence", "fee_credit"),
@@ -166,7 +166,7 @@ class Patch:
 
     def outcome(self, owner: str, command_id: str, packed: bytes) -> None:
         """Add the newest entry of a reply cache. `owner` names it as in the table `outcome`; see `reply_cache.pack`."""
-        self._state.outcome_count += self._memory(owner).add(command_id, packed)
+        self._state.outcome_count += self._reply_cache(owner).add(command_id, packed)
 
     def forget_outcomes(self, account_id: str, first_sequence: int) -> None:
         """Drop the entries with sequences below `first_sequence` from all reply caches of an account, or from the
@@ -177,22 +177,22 @@ class Patch:
             state.outcome_count -= state.operator_replies.forget_before(first_sequence)
             return
         account = state.accounts[account_id]
-        for memory in (account.replies, *account.other_replies.values()):
-            state.outcome_count -= memory.forget_before(first_sequence)
+        for replies in (account.replies, *account.other_replies.values()):
+            state.outcome_count -= replies.forget_before(first_sequence)
 
-    def _memory(self, owner: str) -> ReplyCache:
+    def _reply_cache(self, owner: str) -> ReplyCache:
         if owner == OPERATOR:
             return self._state.operator_replies
         account_id, _, kind = owner.partition("/")
         account = self._state.accounts[account_id]
         if not kind:
             return account.replies
-        number = _MEMORY_KINDS[kind]
-        memory = account.other_replies.get(number)
-        if memory is None:
-            memory = ReplyCache(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
-            account.other_replies[number] = memory
-        return memory
+        number = _REPLY_CACHE_KINDS[kind]
+        replies = account.other_replies.get(number)
+        if replies is None:
+            replies = ReplyCache(TRANSFERS_CACHED if number in TRANSFER_KINDS else REJECTS_CACHED)
+            account.other_replies[number] = replies
+        return replies
 
 
 def _stays(order: Order, row: OrderState) -> bool:

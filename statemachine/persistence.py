@@ -78,8 +78,8 @@ def done_order(number: int, state: Order) -> Row:
     return numbered_key(state.account.account_id, number), _encoded(state)
 
 
-def memory_owner(account_id: str, kind: int) -> str:
-    """The name in rows of a further reply cache of an account (`commands.MEMORY_KINDS`). No account has such a name."""
+def reply_cache_owner(account_id: str, kind: int) -> str:
+    """The name in rows of a further reply cache of an account (`commands.REPLY_CACHE_KINDS`). No account has such a name."""
     return f"{account_id}/{kind}"
 
 
@@ -116,7 +116,7 @@ def _done_orders(state: State) -> Iterator[Row]:
 def _outcomes(state: State) -> Iterator[Row]:
     memories = [(OPERATOR, state.operator_replies), *((name, each.replies) for name, each in state.accounts.items())]
     for name, each in state.accounts.items():
-        memories += [(memory_owner(name, kind), memory) for kind, memory in each.other_replies.items()]
+        memories += [(reply_cache_owner(name, kind), memory) for kind, memory in each.other_replies.items()]
     for name, memory in memories:
         for command_id, packed in memory.newest(len(memory)):
             yield outcome(name, command_id, packed)

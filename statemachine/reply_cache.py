@@ -170,12 +170,14 @@ class ReplyCache:
         previous = 0
         count = 0
         for command_id, packed in self.newest(len(self._packed)):
-            assert self._packed.get(command_id) is packed, f"command {command_id}: the memory's queue and its entries disagree"
+            assert self._packed.get(command_id) is packed, (
+                f"command {command_id}: the queue and the index of the reply cache disagree"
+            )
             sequence = sequence_of(packed)
             assert previous < sequence <= last_sequence, f"command {command_id} is out of order in the reply cache"
             previous = sequence
             count += 1
-        assert count == len(self._packed), "the memory's queue and its entries disagree"
+        assert count == len(self._packed), "the queue and the index of the reply cache disagree"
 
 
 def pack(fingerprint: bytes, outcome: bytes) -> bytes:

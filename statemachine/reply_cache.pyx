@@ -225,7 +225,7 @@ cdef class ReplyCache:
         cdef Py_ssize_t length = 0, place
         cdef const char *at
         cdef bytes its
-        assert not self.added, "the memory is not empty"
+        assert not self.added, "the reply cache is not empty"
         for place in range(len(packed)):
             at = quorumbook_utf8(command_ids[place], &length)
             its = packed[place]
@@ -286,16 +286,16 @@ cdef class ReplyCache:
 
     def check(self, last_sequence):
         """See reply_cache.py."""
-        assert self._known <= self.bound, "the memory holds too many outcomes"
+        assert self._known <= self.bound, "the reply cache has too many entries"
         previous = 0
         count = 0
         for command_id, packed in self.newest(self._known):
-            assert self.find(command_id) == packed, f"command {command_id}: the memory's queue and its entries disagree"
+            assert self.find(command_id) == packed, f"command {command_id}: the queue and the index of the reply cache disagree"
             sequence = sequence_of(packed)
-            assert previous < sequence <= last_sequence, f"command {command_id} remembered out of order"
+            assert previous < sequence <= last_sequence, f"command {command_id} is out of order in the reply cache"
             previous = sequence
             count += 1
-        assert count == self._known, "the memory's queue and its entries disagree"
+        assert count == self._known, "the queue and the index of the reply cache disagree"
 
 
 def pack(bytes fingerprint, outcome):

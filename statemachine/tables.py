@@ -128,7 +128,7 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     outcome.
 
     `account_id` names the reply cache: an account's, the operator's, or, as "<account>/<kind>", that of an account's
-    deposits, withdrawals or transfers (the tag of the command), or of rejected commands (`commands.MEMORY_KINDS`).
+    deposits, withdrawals or transfers (the tag of the command), or of rejected commands (`commands.REPLY_CACHE_KINDS`).
     """
 
     account_id: str

@@ -386,7 +386,7 @@ class Reason(IntEnum):
     """
     TOO_MANY_TRANSFERS = 61
     """The account's reply cache for this kind of transfer is full, and its oldest entry is too recent to be dropped
-    (`limits.TRANSFERS_REMEMBERED`).
+    (`limits.TRANSFERS_CACHED`).
     """
     INVALID_STREAM = 90
     """A stream's name, a note or the count of its client's messages is out of bounds, or the stream belongs to another

@@ -4,7 +4,7 @@ large book does not delay Raft.
 The copy is consistent: it shows the book at the moment when it ends. Each page shows the state when it was read. A
 later event changes the orders that are already copied. It does not affect orders that are still to be read: an order
 that opens behind the current position is read later, and one in front of it is added to the copy. After the last page
-the copy has seen every event. It is then encoded as msgpack, one chunk a turn.
+the copy has seen every event. It is then encoded as msgpack, one chunk in each turn.
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ class BookCopy:
         yield from self._write()
 
     def _catch_up(self) -> Iterator[bool]:
-        """Apply all pending events. Later code in the same step sees the state after them: less than a page of events
-        and the work that follows share a step. If they did not, a market with an event in every turn would never let
-        the copy go on.
+        """Apply all pending events. The rest of the step then sees the state after these events. Fewer events than a
+        page leave time for the rest of the step; otherwise a market with an event in every turn would stop the copy for
+        ever.
         """
         while self._follow() == PAGE:
             yield True
@@ -169,7 +169,7 @@ class BookCopy:
         return not copy.whole
 
     def _follow(self) -> int:
-        """Apply at most a page of pending events. Returns how many."""
+        """Apply at most a page of pending events. Returns their number."""
         events = self._feed.kept(self.product_id, self._next, PAGE)
         self._next += len(events)
         for event in events:
@@ -194,7 +194,7 @@ class BookCopy:
         self.orders -= self._sides[side].reduce(price, order_id, by)
 
     def _write(self) -> Iterator[bool]:
-        """Take the book as it is now. Nothing changes the copy after this."""
+        """Encode the book as it is now. Nothing changes the copy after this."""
         row = self.engine.product(self.product_id)
         assert row is not None, "products stay"
         head = _encode([self.product_id, row.product_sequence, [], []])

@@ -325,7 +325,7 @@ def _problem(status: NodeStatus, to: Level, now: Level) -> str:
 
 
 def _in_use(obstacles: list[str], now: Level, to: Level) -> list[str]:
-    """What prevents the return to an earlier level, with the other way back."""
+    """Return the message about what prevents the return to an earlier level, which also names the other way back."""
     if not obstacles:
         return []
     advice = (

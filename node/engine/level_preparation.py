@@ -1,15 +1,16 @@
 """Prepares this node's state at the next level beside its normal work, so that the entry that changes the level takes no
 time (`snapshots.levels.shadow`).
 
-A thread makes it from a snapshot. Then the event loop takes over what changed meanwhile, in small steps, until it has
-caught up. From then on the node's state machine keeps it up entry by entry. It lives in memory: a restart, or a
-snapshot from the leader, ends it, and the leader asks again before it proposes the entry. A node that has none at the
-entry converts its state then, which is safe, and slow.
+A thread makes the second state from a snapshot. Then the event loop takes over what changed since the snapshot, in
+small steps, until the second state has caught up. From then on the node's state machine updates it with every entry. It
+exists in memory only: after a restart, or after a snapshot from the leader, it is gone, and the leader asks for it
+again before it proposes the entry. A node without it converts its state at the entry, which is safe but slow.
 
 Memory: a second state, of the same number of rows, until the entry or for `KEEP_SECONDS`.
 
 For an earlier level a node writes a snapshot, and tries in a thread to convert it. The result is not kept, because the
-state goes on: it is converted again at the entry that checks the level, while commands are held back.
+state continues to change. The state is converted again at the entry that checks the level, while commands are held
+back.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SLICE_SECONDS = 0.003
 """Seconds for which the event loop takes over changes before it does other work."""
 
 STEPS = 16
-"""Steps between two looks at the clock; a step takes some microseconds."""
+"""Steps between two readings of the clock. A step takes some microseconds."""
 
 POLL = 0.02
 
@@ -66,7 +67,7 @@ class Preparation:
         self._end: asyncio.TimerHandle | None = None
 
     async def prepare(self, abi: str) -> None:
-        """Prepare the state; returns when it follows entry by entry, at once if it did already.
+        """Prepare the state. Returns when it follows entry by entry, or at once if it already does.
 
         Raises:
             RequestFailed: BAD_REQUEST: this node does not know the level. CONFLICT: the state cannot be prepared.
@@ -89,8 +90,8 @@ class Preparation:
         self._keep()
 
     async def obstacles(self, abi: str) -> list[str]:
-        """What prevents the return of this node's state to an earlier level: what is in use that the level lacks. Writes
-        a snapshot, and converts it in a thread.
+        """Return what prevents the return of this node's state to an earlier level: what the level lacks and the state
+        uses. Writes a snapshot, and converts it in a thread.
 
         Raises:
             RequestFailed: CONFLICT: the state cannot be read or converted.
@@ -125,15 +126,15 @@ class Preparation:
             await self._snapshot()
             await asyncio.to_thread(self._build, shadow)
             while self._machine.shadow is shadow and not self._advanced(shadow):  # noqa: ASYNC110  # this is the work itself
-                await asyncio.sleep(0)  # other work has its turn
+                await asyncio.sleep(0)  # let other work run
             if not self._machine.is_prepared:
-                raise RequestFailed(FailCode.CONFLICT, "its state was replaced meanwhile by a snapshot of the leader: try again")
+                raise RequestFailed(FailCode.CONFLICT, "a snapshot of the leader has replaced its state: try again")
         except (SnapshotError, StateError, OSError) as error:
             raise RequestFailed(FailCode.CONFLICT, str(error)) from error
         finally:
             if not shadow.ready:
                 self._drop(shadow)
-        log.info("the state of level %s is kept beside; to prepare it took %.1f s", title, time.monotonic() - began)
+        log.info("the state of level %s is prepared; it took %.1f s", title, time.monotonic() - began)
 
     def _drop(self, shadow: Shadow) -> None:
         if self._machine.shadow is shadow:
@@ -169,7 +170,7 @@ class Preparation:
             shadow.build(self._store.load(manifest))
 
     def _advanced(self, shadow: Shadow) -> bool:
-        """Take over changes for a moment. Whether it has caught up."""
+        """Take over changes for `SLICE_SECONDS`. Returns whether the second state has caught up."""
         end = time.monotonic() + SLICE_SECONDS
         while not shadow.advance(STEPS):
             if time.monotonic() > end:
@@ -177,12 +178,12 @@ class Preparation:
         return True
 
     def _keep(self) -> None:
-        """Keep the state for some time from now on."""
+        """Keep the state for `KEEP_SECONDS` from now on."""
         if self._end is not None:
             self._end.cancel()
         self._end = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
         if self._machine.is_prepared:
-            log.warning("the level did not change within %.0f s; the state of the next one is not kept any more", KEEP_SECONDS)
+            log.warning("the level did not change within %.0f s; the prepared state is dropped", KEEP_SECONDS)
             self._machine.prepare(None)

@@ -71,7 +71,7 @@ PAGE_MAX = 500
 ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
 KEYS_MAX = 1_000
-"""The most rows of one answer. Clients read more rows in pages."""
+"""Rows of one answer. Clients read more rows in pages."""
 
 SHOWN = 4
 """Rows that encoding one listed order costs, in addition to finding it: the answer holds its whole state."""

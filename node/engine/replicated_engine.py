@@ -102,9 +102,9 @@ class ReplicatedEngine:
         self.beside: Callable[[Callable[[], None]], object] | None = None
         self.let_go: Callable[[Engine], None] = lambda _engine: None
         self._conversion: _Conversion | None = None
-        """Of the present state, to the level that an entry names; until the next entry with commands."""
+        """The conversion of the present state to the level that an entry names, until the next entry with commands."""
         self.shadow: Shadow | None = None
-        """The state of the next level, while it is prepared or kept up."""
+        """The state of the next level, while it is prepared or follows."""
 
     @property
     def is_prepared(self) -> bool:
@@ -112,7 +112,7 @@ class ReplicatedEngine:
         return self.shadow is not None and self.shadow.ready and self.shadow.engine is self.engine
 
     def prepare(self, shadow: Shadow | None) -> None:
-        """Keep a state of the next level up, which follows the present one; None: no longer."""
+        """Let a state of the next level follow the present one; None ends this."""
         old, self.shadow = self.shadow, shadow
         made = old.stop() if old is not None else None
         if made is not None:
@@ -185,7 +185,8 @@ class ReplicatedEngine:
             self.let_go(made)
 
     def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
-        """Return the state at another level. It was kept beside, was converted in the thread, or is converted now."""
+        """Return the state at another level: the prepared one, the one that the thread converted, or else one that is
+        converted now."""
         conversion = self._conversion_for(to)
         self._conversion = None
         if self.shadow is not None and self.is_prepared:
@@ -200,7 +201,9 @@ class ReplicatedEngine:
         try:
             shadow.follow()
         except Exception:  # no exception here affects the node's own state
-            log.exception("the state of the next level cannot be kept up; it will be made at the entry that changes the level")
+            log.exception(
+                "the state of the next level cannot follow; the state will be converted at the entry that changes the level"
+            )
             self.prepare(None)
 
     def _apply_level_entry(self, index: int, payload: bytes) -> bool | list[str]:
@@ -221,8 +224,8 @@ class ReplicatedEngine:
         return True
 
     def _check_level(self, entry: CheckLevel) -> list[str]:
-        """What prevents the return to an earlier level. The result depends on the state alone, so it is the same on all
-        nodes. If nothing does, the converted state is kept for the entry that follows at once.
+        """Return what prevents the return to an earlier level. The result depends on the state alone, so it is the same
+        on all nodes. If it is empty, the converted state is kept for the next entry.
         """
         if not self._needs_conversion(entry):
             return [f"the level is {self.level.version}, and {entry.to.version} is not the one before"]

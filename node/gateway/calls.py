@@ -1,4 +1,5 @@
-"""From HTTP to a handler and back: reading, authenticating, and turning every failure into a status with a `message`.
+"""The path of a request from HTTP to a handler and back: authentication, limits, and the answer to every failure, which
+is a status with a `message`.
 
 A handler takes a `Call` and returns an `Answer`, or raises an exception. No input may cause a 5xx: a 503 or 504 means
 that no leader could be reached, and a 500 is a defect of the gateway, logged with its traceback.
@@ -517,7 +518,7 @@ def unavailable(error: UnavailableError) -> Response:
 
 
 def _failed(error: RequestFailed) -> Response:
-    """A refusal by the engine's service, not by the exchange's rules."""
+    """Return the answer to a request that the engine's service refused. The exchange's rules did not reject it."""
     if error.code is FailCode.CONFLICT:
         return json_response({"message": error.message, "reason": "conflict"}, 503)
     status = {FailCode.NOT_FOUND: 404, FailCode.BAD_REQUEST: 400, FailCode.FORBIDDEN: 403, FailCode.UNAUTHORIZED: 403}

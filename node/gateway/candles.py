@@ -1,7 +1,6 @@
-"""The WebSocket channels of candles: one a granularity of the REST API, made of the trades that this gateway follows.
-
-A candle is that of the minutes that `Statistics` keeps, so it is exact also where the gateway began to follow the
-product in the middle of the bucket. The figures go back 24 hours: as long as the longest bucket.
+"""The WebSocket channels of candles: one for each granularity of the REST API. A candle is made from the minutes that
+`Statistics` keeps, so it is exact even if the gateway began to follow the product in the middle of the bucket. The
+minutes go back 24 hours, which is the longest bucket.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ CANDLES = {f"candles_{granularity}": granularity for granularity in GRANULARITIE
 
 
 def candle(product: Product, stats: Statistics, last: OrderMatched, granularity: int) -> bytes:
-    """The message with the candle of `granularity` seconds of the latest trade, `last`. `stats` counts it as its
-    latest.
+    """Return the message with the candle of `granularity` seconds of the latest trade, `last`, which is also the latest
+    in `stats`.
     """
     start = bucket(last.time // SECOND_NS, granularity)
     span = stats.since(start // MINUTE)
@@ -40,8 +39,8 @@ def candle(product: Product, stats: Statistics, last: OrderMatched, granularity:
 
 
 def finished(product: Product, stats: Statistics, last: OrderMatched | None, trade: OrderMatched) -> dict[str, bytes]:
-    """By channel, the candles that `trade` ends, in their final form; `last` is the trade before it, and `stats` counts
-    up to that one.
+    """Return the candles that `trade` ends, by channel, in their final form. `last` is the trade before it and the
+    latest in `stats`.
     """
     if last is None or last.time // (MINUTE * SECOND_NS) == trade.time // (MINUTE * SECOND_NS):
         return {}

@@ -1,4 +1,4 @@
-"""What the feed's messages look like, and which channel carries which event.
+"""The messages of the feed, and the channels that carry them.
 
 The channels `full`, `user` and `matches` carry events of the exchange with their product sequence. A connection that
 subscribes to several of them gets each event once. `level3` carries the same events in a compact form. `ticker`,

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 SEGMENT_MAX = 2 * SEGMENT_BYTES
 """Upper bound of a segment's size: a segment ends soon after `SEGMENT_BYTES`."""
 BYTES_PER_SECOND = 4 * 1024 * 1024
-REFUSALS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
+REJECTS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
 """Answers of a node that has not kept the entry, and of an earlier version, which does not know the request."""
 ANSWER_TIMEOUT = 10.0
 """Seconds for one chunk."""
@@ -92,7 +92,7 @@ class Fetcher:
             return await self._copy(connection, member.node_id, index)
         except RequestFailed as error:
             log.info("%s does not give log entry %d: %s", member.node_id, index, error)
-            return FetchResult.NOWHERE if error.code in REFUSALS else FetchResult.PERHAPS
+            return FetchResult.NOWHERE if error.code in REJECTS else FetchResult.PERHAPS
         finally:
             await connection.close()
 

@@ -187,7 +187,7 @@ class Seeding:
         return sequence > 0 and not self._applied(commands[sequence - 1])
 
     def _applied(self, command: AnyCommand) -> bool:
-        return self._engine().remembers(command.account_id, command.command_id)
+        return self._engine().has_outcome(command.account_id, command.command_id)
 
     def go_on(self) -> None:
         """Propose the next chunk. This happens only on a leader that has applied everything before its own term, so

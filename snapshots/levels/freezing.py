@@ -8,8 +8,8 @@ A node of a later version runs this very code for each entry that was written at
 texts, hashes and snapshots are those of the release by construction. Nothing in an archive is ever changed; a test
 compares each with the digest that stands in `level.py`.
 
-The archive has the plain sources. The compiled core's are left out: what they make is the same, and a compiler is not
-to be needed.
+The archive has the plain sources. The sources of the compiled core are left out: both cores give the same results, and
+the archive must work without a compiler.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _INIT = '"""The core of version {version}, frozen."""\n\nCORE = "plain"\n'
 
 
 def archive_path(version: str) -> Path:
-    """Where the archive of a release lies."""
+    """The path of a release's archive."""
     return RELEASED / f"core-{version}.zip"
 
 
@@ -80,7 +80,7 @@ def main() -> int:
     options = parser.parse_args()
     path = archive_path(options.version)
     if path.exists():
-        sys.stderr.write(f"error: {path} is there already, and a frozen core never changes\n")
+        sys.stderr.write(f"error: {path} exists, and a frozen core never changes\n")
         return 1
     sys.stdout.write(f"{path}: {freeze(options.source, options.version, path)}\n")
     return 0

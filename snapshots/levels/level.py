@@ -24,7 +24,7 @@ CORES = {"0.2.0": "5270bad0c427b5f040e974666a6f98d958f5a1961e7b08abab822d50ca1d6
 
 
 class Level(msgspec.Struct, frozen=True, array_like=True):
-    """`version`: the first one with this level, for a person. `abi` names the schema, `rules` counts the behaviour
+    """A level. `version` is the first version with it, for people. `abi` identifies the schema, `rules` the behaviour
     (`statemachine.rules`).
     """
 
@@ -39,7 +39,7 @@ class Level(msgspec.Struct, frozen=True, array_like=True):
 V0_2_0 = Level("0.2.0", "9e8690deb4d99e2c9dbd16b3e6e3f90c05a0252c", 2)
 
 RELEASED_RULES = {"0.1.0": 1, "0.2.0": 2}
-"""Of every released version."""
+"""The rules number of every released version."""
 
 OWN = Level(metadata.version("quorumbook"), ABI, RULES)
 """The level of this software."""
@@ -62,7 +62,7 @@ def by_abi(abi: str) -> Level | None:
 
 
 def by_version(version: str) -> Level | None:
-    """The supported level of a version; also by its ABI, or its first twelve digits or more."""
+    """The supported level of a version, or with an ABI that begins with `version` (at least twelve digits)."""
     return next(
         (level for level in SUPPORTED if level.version == version or (len(version) >= 12 and level.abi.startswith(version))),
         None,
@@ -70,7 +70,7 @@ def by_version(version: str) -> Level | None:
 
 
 def rules_of(version: str, abi: str) -> int:
-    """The rules number of a released version, or of this software by its ABI; 0 where it is not known."""
+    """The rules number of a released version, or of this software by its ABI; 0 if it is unknown."""
     return RULES if abi == ABI else RELEASED_RULES.get(version, 0)
 
 
@@ -85,8 +85,8 @@ class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 class CheckLevel(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A log entry: every node checks whether its state can return to the earlier level `to` without loss. It changes
-    nothing. A `SetLevel` that returns to an earlier level follows only where nothing is in the way, and at once, so it
-    meets the very state that was checked.
+    nothing. A `SetLevel` that returns to an earlier level follows only if every node's check succeeded. It is the next
+    entry, so it applies to the state that was checked.
     """
 
     old: Level
@@ -103,7 +103,7 @@ def encode_level_entry(entry: LevelEntry) -> bytes:
 
 
 def decode_level_entry(payload: bytes) -> LevelEntry | None:
-    """What an entry says about the level; None for an entry with commands.
+    """The entry about the level that the bytes contain; None for an entry with commands.
 
     Raises:
         msgspec.DecodeError: the entry begins like one about the level and cannot be decoded.
@@ -118,7 +118,7 @@ def decode_set_level(payload: bytes) -> SetLevel | None:
 
 
 def is_level_entry(payload: bytes) -> bool:
-    """Whether an entry says something about the level, and has no commands."""
+    """Whether an entry is about the level. Such an entry has no commands."""
     return payload[:1] == ENTRY_MARK
 
 

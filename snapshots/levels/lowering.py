@@ -42,7 +42,7 @@ def lowered_rows(tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Lev
     """The state at the level before, from the tables of a state of this software's level, and its running hash. Raises
     as `lowered`.
     """
-    from snapshots.levels import v0_2_0, v0_2_0_back  # the core is read from the archive only where it is needed
+    from snapshots.levels import v0_2_0, v0_2_0_back  # imported here, because reading the core from the archive takes time
 
     assert to == V0_2_0, f"a state of {OWN} returns to {V0_2_0}"
     found = Obstacles()
@@ -54,6 +54,6 @@ def lowered_rows(tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Lev
             raise LossError(to, obstacles[:OBSTACLES_SHOWN] + ([f"and {more} more"] if more > 0 else []))
         return v0_2_0.FormerEngine.restore(made, verified=True)
     except StateError as error:
-        raise LossError(to, [f"what version {to.version} requires of a state does not hold: {error}"]) from error
+        raise LossError(to, [f"the state breaks an invariant of version {to.version}: {error}"]) from error
     finally:
         clear(*made.values())

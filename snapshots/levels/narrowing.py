@@ -2,8 +2,8 @@
 
 The schema is append-only: the fields that a later version added are at the end of a struct and have defaults. So a
 command whose new fields have their defaults equals the earlier version's command without them. A command with other
-values does not exist at that level, and is rejected before it is proposed. Earlier versions have no users: a command of
-the operator then does not say who sent it.
+values does not exist at that level, and is rejected before it is proposed. Earlier versions have no users, so the
+converted command of an operator does not contain its sender.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ class NotAtLevelError(ValueError):
 
 
 class Narrowing:
-    """From present commands to those of one earlier version.
+    """Converts commands of this software to those of one earlier version.
 
     Args:
-        version: of the level, for texts.
-        structs: the earlier version's commands.
-        decode: its decoder of one command.
+        version: the version of the level, for messages. structs: the earlier version's commands. decode: the earlier
+        version's decoder of one command.
     """
 
     def __init__(self, version: str, structs: Sequence[type[msgspec.Struct]], decode: Callable[[bytes], Any]) -> None:

@@ -1,4 +1,5 @@
-"""What prevents the return of a state to an earlier version: rows of which that version does not store everything.
+"""Finds what prevents the return of a state to an earlier version: rows of which that version does not store
+everything.
 
 Each step back (`v<N>_back`) uses this. It needs no list of what is new: a row that the earlier version's struct stores
 completely returns, and every other row is an obstacle.
@@ -19,18 +20,19 @@ _raw = msgspec.msgpack.Decoder().decode
 
 
 class Obstacles:
-    """What the earlier version has no place for: for each table and field how many rows use it, with the first of them."""
+    """The obstacles: for each table and field that the earlier version lacks, the number of rows that use it, and the
+    first of them."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], list[Any]] = {}
 
     def add(self, table: str, what: str, row: object) -> None:
-        """A row of a table uses what `what` says."""
+        """Record that a row of a table uses `what`."""
         found = self._found.setdefault((table, what), [0, row])
         found[0] += 1
 
     def texts(self) -> list[str]:
-        """In words, one for each table and field, in the order in which they were found."""
+        """A text for each table and field, in the order in which they were found."""
         return [
             f"table {table}: {what} ({count:,} row{'s' if count > 1 else ''}, the first is {row})"
             for (table, what), (count, row) in self._found.items()
@@ -55,7 +57,7 @@ class Narrow:
         self._present = msgspec.msgpack.Decoder(TABLES[table]).decode
 
     def __call__(self, key: bytes, payload: bytes) -> Row:
-        """The row; it is of no use if an obstacle was noted."""
+        """The row. It is valid only if no obstacle was recorded."""
         try:
             former = _encode(self._former(payload))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

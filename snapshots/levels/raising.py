@@ -40,7 +40,7 @@ def first_hash(before: bytes, to: Level) -> bytes:
 
 
 def widened(rows: Mapping[str, Iterable[Row]]) -> dict[str, list[Row]]:
-    """Rows of an earlier version as the present structs have them, for reading: fields and tables that came have their
+    """Rows of an earlier version in the present structs, for reading. Fields and tables that were added have their
     defaults. Nothing else is converted.
     """
     made: dict[str, list[Row]] = {name: [] for name in TABLES}

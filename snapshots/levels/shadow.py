@@ -1,9 +1,9 @@
-"""The state of the next level, kept beside that of the level in force, so that the entry that changes the level takes no
-time.
+"""A second state, at the next level, that follows the state of the level in force. With it the entry that changes the
+level takes no time.
 
-It is made from a snapshot, in a thread, and takes over what each entry changes from then on. Once it has caught up it
-equals, after every entry, what a conversion of the whole state would give. It lives in memory alone: after a restart,
-or when the state was replaced by a leader's snapshot, there is none, and the state is converted at the entry.
+It is made from a snapshot, in a thread, and takes over what each entry changes from then on. Once it has caught up, it
+equals after every entry the result of converting the whole state. It exists in memory only. After a restart, or after a
+leader's snapshot replaced the state, there is none, and the state is converted at the entry.
 
 The order of use:  `build` (in a thread), `advance` until it returns True, `follow` after each entry, `take` at the entry
 """
@@ -25,15 +25,15 @@ _SAME = ("currency", "product", "account", "api_key", "balance", "order", "done_
 
 
 class ShadowError(SnapshotError):
-    """The next level's state cannot be kept beside; the state is converted at the entry."""
+    """The second state cannot follow. The state is converted at the entry instead."""
 
 
 class Shadow:
-    """See the module. It notes what the engine changes as soon as it exists.
+    """See the module. It records what the engine changes from its construction on.
 
     Attributes:
         engine: the state of the level in force, which it follows.
-        ready: it has caught up, and follows entry by entry.
+        ready: whether it has caught up, and follows entry by entry.
     """
 
     def __init__(self, engine: FormerEngine) -> None:
@@ -65,7 +65,7 @@ class Shadow:
         self._made = made
 
     def advance(self, steps: int) -> bool:
-        """Take over up to so many steps of what changed since the snapshot. Whether it has caught up, and follows.
+        """Take over at most `steps` steps of what changed since the snapshot. Returns whether it has caught up.
 
         Raises:
             ShadowError: too much changed meanwhile.
@@ -112,7 +112,7 @@ class Shadow:
         return made
 
     def stop(self) -> Engine | None:
-        """Follow no more. Returns the state that was made and is not needed, to be released."""
+        """Stop following. Returns the state, which the caller releases."""
         self.ready = False
         self.engine.changed = None
         self._steps = iter(())

@@ -1,8 +1,8 @@
 """States of any supported level: creating them, empty or from tables, and applying log entries, including those that
 change the level.
 
-Whoever follows a log (the engine process, the history, an audit) holds an `Engine` and asks `apply` for the next one:
-it is the same object but for an entry that changes the level.
+Each reader of a log (the engine process, the history, an audit) holds an `Engine`, and replaces it by the one that
+`apply` returns: the same object, unless the entry changes the level.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @cache
 def _v0_2_0() -> Any:
-    """The module of version 0.2.0; its core is read from the archive only where it is needed."""
+    """The module of version 0.2.0. It is imported on first use, because reading its core from the archive takes
+    time."""
     from snapshots.levels import v0_2_0
 
     return v0_2_0
@@ -59,7 +60,7 @@ def empty(level: Level = OWN) -> Engine:
 
 
 def restored(abi: str, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
-    """The state that the tables of a snapshot with this ABI describe. See `Engine.restore`.
+    """The state in the tables of a snapshot with this ABI. See `Engine.restore`.
 
     Raises:
         LevelError: its level is not supported here.
@@ -84,7 +85,7 @@ def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
 
 
 def encoded_migrated(time: int, commands: Sequence[AnyCommand]) -> bytes:
-    """The log entry of commands of a version before, at the level to which it was brought (`level.BROUGHT_TO`).
+    """The log entry of commands of an earlier version, converted to `level.BROUGHT_TO`.
 
     Raises:
         NotAtLevelError: a command needs a later level.
@@ -94,10 +95,10 @@ def encoded_migrated(time: int, commands: Sequence[AnyCommand]) -> bytes:
 
 
 def check_commands(abi: str, commands: Sequence[AnyCommand]) -> None:
-    """Whether commands can be said at the level with this ABI.
+    """Check that commands exist at the level with this ABI.
 
     Raises:
-        NotAtLevelError: one cannot; the text names it by its place.
+        NotAtLevelError: a command does not; the text names it by its position.
     """
     if abi != OWN.abi:
         narrow_commands(abi, commands)
@@ -129,7 +130,7 @@ def commands_of(abi: str, payload: bytes) -> Batch:
 
 
 def is_migrated(payload: bytes) -> bool:
-    """Whether a log entry with commands is of a version before, and was brought to `level.BROUGHT_TO`.
+    """Whether a log entry with commands is of an earlier version, and was converted to `level.BROUGHT_TO`.
 
     Raises:
         msgspec.DecodeError: it is no entry with commands.
@@ -158,7 +159,7 @@ def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 def converted(engine: Engine, old: Level, to: Level) -> Engine:
-    """The state at another level, the next one or the one before. `engine` is not changed.
+    """The state converted to the next level or to the one before. `engine` is not changed.
 
     Raises:
         MigrationError, StateError: it cannot be converted.
@@ -171,8 +172,8 @@ Convert = Callable[[Engine, Level, Level], Engine]
 
 
 def apply(engine: Engine, payload: bytes, convert: Convert = converted) -> tuple[Engine, AppliedBatch | None]:
-    """Apply a log entry. The state behind it, which is another object where the level changed, and what came of its
-    commands; None where it has none.
+    """Apply a log entry. Returns the state after it, which is another object if the level changed, and the result of
+    its commands, or None if it has none.
 
     Args:
         convert: makes the state of the other level.

@@ -87,7 +87,8 @@ core_matching._rest, core_handlers._status_changed = _rest_at, _status_changed_a
 
 
 class _Core(core_engine.Engine):  # type: ignore[misc]  # the frozen core is not seen by the type checker
-    """The frozen engine; it notes besides how many events there were before the first command of a batch, and after each."""
+    """The frozen engine. It also records the number of events before the first command of a batch, and after each
+    command."""
 
     ends: list[int]
 
@@ -123,7 +124,7 @@ class FormerEngine(Engine):
 
     @property
     def core_state(self) -> Any:
-        """The state of the frozen core. For reading."""
+        """The state of the frozen core, for reading."""
         return self._core._state
 
     # ------------------------------------------------------------------ change
@@ -173,7 +174,7 @@ class FormerEngine(Engine):
     # ------------------------------------------------------------------ whole
 
     def counts(self) -> dict[str, int]:
-        """How many rows each table has."""
+        """The number of rows of each table."""
         found: dict[str, int] = core_rows.counts(self._core._state)
         return found
 
@@ -215,10 +216,10 @@ class FormerEngine(Engine):
 
     @property
     def has_pending_work(self) -> bool:
-        """Never: version 0.2.0 does all work of an entry at once."""
+        """False: version 0.2.0 does all work of an entry at once."""
         return False
 
-    def remembers(self, account_id: str, command_id: str) -> bool:
+    def has_outcome(self, account_id: str, command_id: str) -> bool:
         """See `Engine`."""
         return bool(self._core.remembers(OPERATOR if access.is_sender(account_id) else account_id, command_id))
 
@@ -253,7 +254,7 @@ class FormerEngine(Engine):
         """None: version 0.2.0 has no calendars."""
 
     def fees_of(self, account_id: str, product_id: str = "") -> Fees | None:
-        """The rates of the products: version 0.2.0 has no others, and counts no volume."""
+        """The rates of the products, because version 0.2.0 has no others and counts no volume."""
         products = [row for row in self._core.products() if row.product_id == product_id or not product_id]
         if not self.account_exists(account_id) or (product_id and not products):
             return None

@@ -8,13 +8,13 @@ is an obstacle, but for these fields, which are dropped or converted:
   then holds what 0.2.0's rules require, which is at most one unit less; the rest is available again;
 - `opened_sequence` of an order that an auction collected, if the order ids give the same order in time;
 - `version` of a product: it counts the operator's changes, and counts from 1 again at the next upgrade;
-- `last_queued` and `turn` of the counters, which order work that is unfinished. There is none;
-- the reason of a remembered rejection, if 0.2.0 does not have it: `INVALID_ORDER` stands for it. The rejection itself,
-  its field and its text stay;
-- fingerprints of remembered commands are of another encoding: their contents cannot be compared any more.
+- `last_queued` and `turn` of the counters, which order unfinished work. There is no unfinished work;
+- the reason of a cached reject, if 0.2.0 does not have it: `INVALID_ORDER` replaces it. The reject, its field and its
+  text stay;
+- fingerprints in the reply caches: they are of another encoding, so contents can no longer be compared.
 
-0.2.0 has one reply cache for each account, with the latest `OUTCOMES_PER_ACCOUNT` commands. The reply caches that 0.3.0
-has beside it are put into it. A command id in two of them, with two commands, is an obstacle.
+0.2.0 has one reply cache for each account, with the latest `OUTCOMES_PER_ACCOUNT` commands. The further reply caches of
+0.3.0 are merged into it. A command id in two of them, with two commands, is an obstacle.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obs
 
 
 class _Orders:
-    """Converts rows of every table but `outcome`, and counts what open orders hold no more."""
+    """Converts the rows of every table except `outcome`, and sums what open orders no longer hold."""
 
     def __init__(self, tables: Mapping[str, list[Row]], obstacles: Obstacles) -> None:
         currencies = (msgspec.msgpack.decode(payload, type=CurrencyRow) for _, payload in tables["currency"])

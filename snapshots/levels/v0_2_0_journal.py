@@ -1,9 +1,9 @@
-"""What changed in an engine of version 0.2.0 since it was last asked, as rows of version 0.3.0.
+"""Takes the changes of an engine of version 0.2.0 over into a state of version 0.3.0.
 
-The frozen core tells its `Changes` before it changes an account or an open order, for incremental snapshots. `Journal`
-takes that place and notes the same for itself. `Follower` reads what was noted from the live state and puts it into a
-state of the next level. It reads what is there now, not what was there when it was noted. So noting too much does no
-harm, and the two states are equal whenever nothing is noted.
+The frozen core calls its `Changes` before it changes an account or an open order, for incremental snapshots. `Journal`
+replaces this object, and also records the ids. `Follower` reads the recorded rows from the live state and puts them
+into a state of the next level. It reads the present values, not those at the time of the record. So recording too much
+does no harm, and the two states are equal whenever nothing is recorded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from statemachine.tables import AccountRow, ApiKeyRow, BalanceRow, CounterRow, C
 from snapshots.levels.released.core_0_2_0 import changes as core_changes  # type: ignore[import-not-found]  # isort: skip  # in the archive
 
 NOTED_MAX = 1_000_000
-"""Orders that may be noted. So many come while a state of a million orders is converted at 20,000 a second; then the
-journal is full, and the state is converted at the entry that changes the level."""
+"""Orders that may be recorded: as many as arrive at 20,000 a second while a state of a million orders is converted.
+Beyond this number the state is converted at the entry that changes the level."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _order = msgspec.msgpack.Decoder(OrderState).decode
@@ -35,7 +35,7 @@ _api_key = msgspec.msgpack.Decoder(ApiKeyRow).decode
 
 
 class Noted:
-    """What changed, without order. `full`: not all of it could be noted."""
+    """The ids of what changed, in no order. `full`: not everything could be recorded."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, None] = {}
@@ -49,14 +49,14 @@ class Noted:
 
 
 class Journal(core_changes.Changes):  # type: ignore[misc]  # the frozen core is not seen by the type checker
-    """The core's record of changes, which also notes them here. It goes on where the core's own one was."""
+    """The core's record of changes, which also records them in `noted`. It continues the core's own record."""
 
     noted: Noted
     _of: Any
 
     @classmethod
     def of(cls, state: Any) -> Journal:
-        """Put a journal into the place of the state's record of changes."""
+        """Replace the state's record of changes by a journal."""
         journal = cls()
         journal.__dict__.update(vars(state.changes))
         journal.noted, journal._of = Noted(), state
@@ -64,7 +64,7 @@ class Journal(core_changes.Changes):  # type: ignore[misc]  # the frozen core is
         return journal
 
     def stop(self) -> None:
-        """Put the core's own record of changes back. Nothing is noted from then on."""
+        """Restore the core's own record of changes. Nothing is recorded from then on."""
         if self._of.changes is self:
             changes = core_changes.Changes()
             changes.__dict__.update({name: value for name, value in vars(self).items() if name not in ("noted", "_of")})
@@ -99,16 +99,16 @@ class Journal(core_changes.Changes):  # type: ignore[misc]  # the frozen core is
             noted.full = True
 
     def take(self) -> Noted:
-        """What was noted; it begins anew."""
+        """Return what was recorded, and begin a new record."""
         noted, self.noted = self.noted, Noted()
         return noted
 
 
 class Follower:
-    """Brings a state of the next level to what an engine of 0.2.0 is now.
+    """Updates a state of the next level to the present state of an engine of 0.2.0.
 
     Args:
-        engine: the state of the next level, of a moment after the journal began.
+        engine: the state of the next level, at a moment after the journal began.
     """
 
     def __init__(self, former: FormerEngine, journal: Journal, engine: Engine) -> None:
@@ -122,17 +122,17 @@ class Follower:
 
     @property
     def is_behind(self) -> bool:
-        """Whether anything changed that was not taken over."""
+        """Whether a change was not taken over yet."""
         return bool(self._journal.noted)
 
     @property
     def has_failed(self) -> bool:
-        """Whether too much changed, so that not all of it was noted."""
+        """Whether more changed than could be recorded."""
         return self._journal.noted.full
 
     def steps(self) -> Iterator[None]:
-        """Take over what changed until now. The engine may go on between two steps; what changes then is noted again.
-        Each step is O(1), but for an account's first one: O(its new done orders and outcomes).
+        """Take over what changed until now. The engine may apply entries between two steps; their changes are recorded
+        again. Each step is O(1), but for an account's first one: O(its new done orders and outcomes).
         """
         noted, core, patch = self._journal.take(), self._core, self._patch
         self._currencies()
@@ -154,7 +154,7 @@ class Follower:
             yield
 
     def finish(self, first_hash: bytes) -> None:
-        """Set what changes with each entry. Nothing may be noted."""
+        """Set what changes with each entry. No change may be left to take over."""
         core = self._core
         assert not self.is_behind
         self._patch.counters(CounterRow(core.sequence, core.last_order_id, core.time, first_hash))
@@ -168,7 +168,7 @@ class Follower:
         self._products.add(product_id)
 
     def _order(self, order: Any) -> OrderState:
-        """An order as the present struct. Its product is put before if it came after this round began."""
+        """An order in the present struct. Its product is put first if it was added after this round began."""
         if order.product_id not in self._products:
             self._currencies()
             self._product(order.product_id)
@@ -188,7 +188,7 @@ class Follower:
         self._outcomes(account_id, account.memory)
 
     def _done(self, account_id: str, account: Any) -> None:
-        """An order that is done and dropped again is in neither state."""
+        """Take over the account's done orders. An order that is done and already dropped is in neither state."""
         first = account.done_count - len(account.done) + 1
         self._patch.forget_done(account_id, first)
         start = max(first, self._patch.done_count(account_id) + 1)

@@ -1,15 +1,13 @@
-"""What version 0.3.0 stores otherwise than 0.2.0, row by row.
+"""Converts rows of version 0.2.0 to those of 0.3.0. Fields and tables that were added have their defaults. In addition:
 
-Fields and tables that came have their defaults. Beside that:
-
-- the holds of buy orders had their fee rounded down: the fraction that they lack is their `fee_credit`, so that what
-  they hold suffices;
+- the fee in the hold of a buy order was rounded down. The missing fraction becomes the order's `fee_credit`, so that
+  the hold suffices;
 - every product has at least `version` 1;
-- deposits, withdrawals and transfers have reply caches of their own. The outcome does not say which of the three it was
-  of, so its entry is in all three, and the id is found whichever it comes as again;
-- what was rejected of these has reply caches of its own too, one for each kind. A rejection does not say either of
-  which command it was, so the latest `REFUSALS_REMEMBERED` rejections of an account are in all three;
-- fingerprints of remembered commands are of another encoding: their contents cannot be compared any more.
+- deposits, withdrawals and transfers have reply caches of their own. The outcome does not name the kind of command, so
+  its entry is in all three caches, and the id is found if any of the three kinds repeats it;
+- rejected ones of these have separate reply caches too, one for each kind. A reject does not name the kind of command
+  either, so the latest `REJECTS_CACHED` rejects of an account are in all three;
+- fingerprints in the reply caches are of another encoding, so contents can no longer be compared.
 """
 
 from __future__ import annotations
@@ -21,10 +19,10 @@ from typing import Any
 
 import msgspec
 
-from statemachine.commands import REFUSALS, TRANSFER_KINDS
+from statemachine.commands import REJECTS, TRANSFER_KINDS
 from statemachine.events import AnyOutcome, OrderState, Rejected, Transferred
-from statemachine.limits import OPERATOR, PPM, REFUSALS_REMEMBERED, TRANSFERS_REMEMBERED
-from statemachine.persistence import memory_owner, numbered_key
+from statemachine.limits import OPERATOR, PPM, REJECTS_CACHED, TRANSFERS_CACHED
+from statemachine.persistence import numbered_key, reply_cache_owner
 from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.tables import TABLES, CounterRow, CurrencyRow, OutcomeRow, ProductRow
 from statemachine.teardown import clear
@@ -63,8 +61,8 @@ def _further(owner: str, found: AnyOutcome) -> list[str]:
     if owner == OPERATOR:
         return []
     if isinstance(found, Transferred):
-        return [memory_owner(owner, kind) for kind in TRANSFER_KINDS]
-    return [memory_owner(owner, REFUSALS - kind) for kind in TRANSFER_KINDS] if isinstance(found, Rejected) else []
+        return [reply_cache_owner(owner, kind) for kind in TRANSFER_KINDS]
+    return [reply_cache_owner(owner, REJECTS - kind) for kind in TRANSFER_KINDS] if isinstance(found, Rejected) else []
 
 
 def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str, list[Row]]:
@@ -96,7 +94,8 @@ def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
 
 
 def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterator[Row]:
-    """The table `outcome`. Merged, and not sorted: to sort a million rows would keep the interpreter for a second."""
+    """The table `outcome`. Its rows are merged and not sorted, because sorting a million rows would hold the
+    interpreter lock for a second."""
     own: list[Row] = []
     moved: dict[str, deque[Row]] = {}
     for key, payload in found:
@@ -104,7 +103,7 @@ def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterat
         own.append((key, _encode(row)))
         for owner in _further(row.account_id, row.outcome):
             there = msgspec.structs.replace(row, account_id=owner)
-            bound = REFUSALS_REMEMBERED if isinstance(row.outcome, Rejected) else TRANSFERS_REMEMBERED
+            bound = REJECTS_CACHED if isinstance(row.outcome, Rejected) else TRANSFERS_CACHED
             kept = moved.setdefault(owner, deque(maxlen=bound))
             kept.append((numbered_key(owner, row.outcome.sequence), _encode(there)))
     yield from merge(own, sorted(row for kept in moved.values() for row in kept))

@@ -187,8 +187,8 @@ def run(seed: int, batches: int) -> dict[str, object]:
         if place % 7 == 0:
             told.update(b"".join(key + row for _, rows in engine.tables() for key, row in rows))
         if place % 10 == 5:
-            for piece in engine.freeze(whole=random.random() < 0.2):
-                told.update(msgspec.msgpack.encode(piece))
+            for chunk in engine.freeze(whole=random.random() < 0.2):
+                told.update(msgspec.msgpack.encode(chunk))
         if place % 25 == 20:
             engine = Engine.restore(dict(engine.tables()), verified=random.random() < 0.5)
         engine.check()

@@ -20,7 +20,7 @@ LONG_FILES = {
     "node/engine/service.py": "the requests of the native protocol, one method each",
     "node/gateway/orders.py": "every call about orders, with its request and answer",
     "node/native/connection.py": "one connection: requests, answers and the feed share its state",
-    "node/native/protocol.py": "the messages of the native protocol: one list, read in one piece",
+    "node/native/protocol.py": "the messages of the native protocol: one list, read in one chunk",
     "statemachine/engine.py": "the map of the engine: its public reads with their examples, and the dispatch of commands",
     "statemachine/entities.py": "the entities share a file, because their compiled types share one .pxd",
 }

@@ -14,7 +14,7 @@ from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
-from statemachine.freezing import Piece
+from statemachine.freezing import RowChunk
 
 Tables = dict[str, list[Row]]
 FILE_LIMIT = 60.0
@@ -39,21 +39,21 @@ def as_bytes(index: int, content: Tables, abi: str = ABI) -> bytes:
     return b"".join(frames(Begin(fields(index), abi, list(content)), content))
 
 
-def as_change_bytes(index: int, base: int, content: Tables, pieces: list[Piece], abi: str = ABI) -> bytes:
+def as_change_bytes(index: int, base: int, content: Tables, chunks: list[RowChunk], abi: str = ABI) -> bytes:
     """What goes down the writer's pipe for changes that make `content` of the snapshot at `base`."""
     counts = {name: len(rows) for name, rows in content.items()}
-    return b"".join(change_frames(Begin(fields(index), abi, list(content), base), counts, pieces))
+    return b"".join(change_frames(Begin(fields(index), abi, list(content), base), counts, chunks))
 
 
-def differences(old: Tables, new: Tables) -> list[Piece]:
+def differences(old: Tables, new: Tables) -> list[RowChunk]:
     """The changes that lead from one to the other: a range in the middle of what goes is purged, the rest deleted."""
-    pieces = []
+    chunks = []
     for name in new:
         before, after = dict(old[name]), dict(new[name])
         gone = sorted(before.keys() - after.keys())
         purged = [(gone[0], gone[0] + b"\x00")] if gone else []
-        pieces.append(Piece(name, [row for row in new[name] if before.get(row[0]) != row[1]], gone[1:], purged))
-    return pieces
+        chunks.append(RowChunk(name, [row for row in new[name] if before.get(row[0]) != row[1]], gone[1:], purged))
+    return chunks
 
 
 def made_of_changes(directory: Path, index: int, base: int, old: Tables, new: Tables, abi: str = ABI) -> Manifest:

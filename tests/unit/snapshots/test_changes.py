@@ -19,7 +19,7 @@ from snapshots.manifest import Row
 from snapshots.naming import prune
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
-from statemachine.freezing import Piece
+from statemachine.freezing import RowChunk
 from tests.unit.snapshots.making import Tables, as_change_bytes, differences, made, made_of_changes, names, tables
 
 
@@ -137,8 +137,8 @@ def test_damage_of_the_previous_snapshot_gets_no_new_manifest(tmp_path: Path) ->
 @pytest.mark.parametrize(("abi", "new"), [("0" * 40, tables()), ("", {"other": []})])
 def test_changes_of_another_schema(tmp_path: Path, abi: str, new: Tables) -> None:
     made(tmp_path, 4, tables())
-    pieces = [Piece(name, rows, [], []) for name, rows in new.items()]
-    data = as_change_bytes(5, 4, new, pieces, abi) if abi else as_change_bytes(5, 4, new, pieces)
+    chunks = [RowChunk(name, rows, [], []) for name, rows in new.items()]
+    data = as_change_bytes(5, 4, new, chunks, abi) if abi else as_change_bytes(5, 4, new, chunks)
     with pytest.raises(ValueError, match="changes of another schema"):
         write(tmp_path, io.BytesIO(data))
     assert names(tmp_path) == [f"{4:020d}"]
@@ -157,9 +157,9 @@ def test_changes_that_miss_a_row_are_noticed(tmp_path: Path) -> None:
     """What the engine counts and what is there in the end must agree."""
     old, new = tables(), tables(60)
     made(tmp_path, 4, old)
-    pieces = differences(old, new)
-    for name, rows in (("numbers", pieces[0].rows[1:]), ("names", pieces[2].rows[:-1])):
-        cut = [piece._replace(rows=rows) if piece.table == name else piece for piece in pieces]
+    chunks = differences(old, new)
+    for name, rows in (("numbers", chunks[0].rows[1:]), ("names", chunks[2].rows[:-1])):
+        cut = [chunk._replace(rows=rows) if chunk.table == name else chunk for chunk in chunks]
         with pytest.raises(ValueError, match=f"table {name}: .* rows were announced"):
             write(tmp_path, io.BytesIO(as_change_bytes(5, 4, new, cut)))
     assert names(tmp_path) == [f"{4:020d}"]

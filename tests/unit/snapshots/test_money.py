@@ -20,13 +20,13 @@ def rows(*content: msgspec.Struct) -> list[Row]:
 def check(currencies: list[Row], *balances: list[Row]) -> None:
     money = MoneyCheck()
     money.take("currency", currencies)
-    for piece in balances:
-        money.take("balance", piece)
+    for chunk in balances:
+        money.take("balance", chunk)
     money.take("order", [(b"no", b"matter")])
     money.finish()
 
 
-def test_what_adds_up_passes_in_any_pieces() -> None:
+def test_what_adds_up_passes_in_any_chunks() -> None:
     check(rows(USD), rows(ALICE), rows(BOB))
     check(rows(USD), rows(ALICE, BOB))
     check([], [])

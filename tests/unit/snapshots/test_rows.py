@@ -1,4 +1,4 @@
-"""Rows on their way to the writer: in pieces of any size, and hashed all the same."""
+"""Rows on their way to the writer: in chunks of any size, and hashed all the same."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_row_larger_than_any_buffer(tmp_path: Path) -> None:
 
 
 @given(ROWS, st.lists(st.integers(0, 30)))
-def test_the_hash_does_not_depend_on_the_pieces(rows: list[Row], cuts: list[int]) -> None:
+def test_the_hash_does_not_depend_on_the_chunks(rows: list[Row], cuts: list[int]) -> None:
     whole, pieced = RowHasher(), RowHasher()
     for hasher in (whole, pieced):
         hasher.begin("t", len(rows))

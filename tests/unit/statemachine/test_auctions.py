@@ -135,13 +135,13 @@ def changed(table: str, row_type: type[msgspec.Struct], **fields: object) -> dic
 @pytest.mark.parametrize(
     ("table", "row_type", "fields", "text"),
     [
-        ("product", ProductRow, {"status": ProductStatus.ONLINE}, "trades, and has collected orders"),
+        ("product", ProductRow, {"status": ProductStatus.ONLINE}, "trades, but has collected orders"),
         ("product", ProductRow, {"last_price": 7}, "a last price, but no trade"),
         ("product", ProductRow, {"last_price": -1}, "last price -1"),
-        ("order", OrderState, {"time_in_force": TimeInForce.IOC}, "collected, and cannot rest"),
-        ("order", OrderState, {"post_only": True}, "collected, and cannot rest"),
-        ("order", OrderState, {"opened_sequence": 99}, "waits, and was on the book"),
-        ("order", OrderState, {"filled_size": 1}, "waits, and has traded"),
+        ("order", OrderState, {"time_in_force": TimeInForce.IOC}, "collected, but cannot rest"),
+        ("order", OrderState, {"post_only": True}, "collected, but cannot rest"),
+        ("order", OrderState, {"opened_sequence": 99}, "waits, but was on the book"),
+        ("order", OrderState, {"filled_size": 1}, "waits, but has traded"),
     ],
 )
 def test_rows_that_no_auction_left_are_refused(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from statemachine.commands import AnyCommand, Batch, Deposit, PlaceOrder, PutApiKey
 from statemachine.engine import Engine
-from statemachine.freezing import Frozen, Piece
+from statemachine.freezing import Frozen, RowChunk
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, OPERATOR, OUTCOMES_PER_ACCOUNT
 from statemachine.persistence import Row
 from statemachine.tables import TABLES
@@ -22,21 +22,21 @@ from tests.property.worlds import SECOND, busy_command, commands, foundations, r
 Tables = dict[str, dict[bytes, bytes]]
 
 
-def change(tables: Tables, piece: Piece) -> None:
-    """Make the changes of a piece, as a store of sorted keys would."""
-    table = tables[piece.table]
-    for begin, end in piece.purged:
+def change(tables: Tables, chunk: RowChunk) -> None:
+    """Make the changes of a chunk, as a store of sorted keys would."""
+    table = tables[chunk.table]
+    for begin, end in chunk.purged:
         for key in [key for key in table if begin <= key < end]:
             del table[key]
-    for key in piece.deleted:
+    for key in chunk.deleted:
         table.pop(key, None)
-    table.update(piece.rows)
+    table.update(chunk.rows)
 
 
 def take(tables: Tables, frozen: Frozen, between: Callable[[], None] = lambda: None) -> dict[str, list[Row]]:
-    """Make all changes, with something else happening between the pieces; the tables then."""
-    for piece in frozen:
-        change(tables, piece)
+    """Make all changes, with something else happening between the chunks; the tables then."""
+    for chunk in frozen:
+        change(tables, chunk)
         between()
     assert {name: len(rows) for name, rows in tables.items()} == frozen.counts
     return {name: sorted(rows.items()) for name, rows in tables.items()}
@@ -127,8 +127,8 @@ def test_only_what_changed_is_written() -> None:
     trade(engine, Random(1), range(2, 40))
     list(engine.freeze())
     engine.apply(Batch(50, [Deposit("ann", "one-more", "USD", 5)]))
-    pieces = list(engine.freeze())
-    written = {name: sum(len(piece.rows) for piece in pieces if piece.table == name) for name in TABLES}
+    chunks = list(engine.freeze())
+    written = {name: sum(len(chunk.rows) for chunk in chunks if chunk.table == name) for name in TABLES}
     assert {name: count for name, count in written.items() if count or name in ("order", "done_order")} == {
         "counter": 1,
         "currency": 3,
@@ -139,7 +139,7 @@ def test_only_what_changed_is_written() -> None:
         "done_order": 0,
         "outcome": 1,
     }
-    assert not [piece for piece in pieces if piece.deleted]
+    assert not [chunk for chunk in chunks if chunk.deleted]
 
 
 def test_orders_that_come_and_leave_in_between_leave_no_trace() -> None:
@@ -151,7 +151,7 @@ def test_orders_that_come_and_leave_in_between_leave_no_trace() -> None:
             engine.apply(
                 Batch(2, [PlaceOrder("ann", f"{side} {number}".replace(" ", "-"), "XBT-ETH", side, OrderType.LIMIT, 10, 1)])
             )
-    assert [len(piece.rows) + len(piece.deleted) for piece in engine.freeze() if piece.table == "order"] == [0]
+    assert [len(chunk.rows) + len(chunk.deleted) for chunk in engine.freeze() if chunk.table == "order"] == [0]
 
 
 def test_api_keys_that_were_put() -> None:

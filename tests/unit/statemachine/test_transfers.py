@@ -25,7 +25,7 @@ from statemachine.commands import (
 )
 from statemachine.engine import Engine
 from statemachine.events import Rejected, Transferred
-from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, REFUSALS_REMEMBERED, TRANSFER_LIFETIME
+from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, REJECTS_CACHED, TRANSFER_LIFETIME
 from statemachine.types import OrderType, Reason, Side, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, send
 
@@ -70,7 +70,7 @@ def test_each_kind_has_ids_of_its_own_and_none_meets_an_order() -> None:
     other = send(engine, Deposit("ann", "wire-17", "USD", 101))
     assert isinstance(other, Rejected)
     assert other.reason is Reason.COMMAND_ID_REUSED
-    assert engine.remembers("ann", "wire-17")
+    assert engine.has_outcome("ann", "wire-17")
 
 
 def refused() -> list[AnyCommand]:
@@ -100,11 +100,11 @@ def test_what_was_refused_pushes_out_only_what_was_refused() -> None:
     engine = market(money=100)
     placed = send(engine, limit("ann", "kept", Side.BUY, 1, 1))
     send(engine, refused()[0])
-    apply_all(engine, [CancelOrder("ann", f"nothing-{n}", 10**6) for n in range(REFUSALS_REMEMBERED)])
-    assert engine.remembers("ann", "nothing-0")
-    assert engine.remembers("ann", "w"), "a refused transfer is kept apart from refused orders"
+    apply_all(engine, [CancelOrder("ann", f"nothing-{n}", 10**6) for n in range(REJECTS_CACHED)])
+    assert engine.has_outcome("ann", "nothing-0")
+    assert engine.has_outcome("ann", "w"), "a refused transfer is kept apart from refused orders"
     send(engine, CancelOrder("ann", "one-more", 10**6))
-    assert not engine.remembers("ann", "nothing-0")
+    assert not engine.has_outcome("ann", "nothing-0")
     apply_all(engine, [CancelOrder("ann", f"more-{n}", 10**6) for n in range(OUTCOMES_PER_ACCOUNT)])
     again = send(engine, limit("ann", "kept", Side.BUY, 1, 1))
     assert again == msgspec.structs.replace(placed, duplicate=True)
@@ -113,7 +113,7 @@ def test_what_was_refused_pushes_out_only_what_was_refused() -> None:
 
 def test_where_there_is_no_room_only_what_is_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("engine", "loading"):
-        monkeypatch.setattr(f"statemachine.{module}.TRANSFERS_REMEMBERED", 3)
+        monkeypatch.setattr(f"statemachine.{module}.TRANSFERS_CACHED", 3)
     engine = market()
     assert isinstance(send(engine, Deposit("ann", "third", "USD", 1)), Transferred), "the market made two"
     engine = Engine.restore(dict(engine.tables()))

@@ -184,7 +184,7 @@ async def test_a_state_that_cannot_be_kept_up_is_dropped_and_the_node_goes_on(
     monkeypatch.setattr(node.machine.shadow, "follow", broken)
     node.trade(3)
     assert node.shadow() is None
-    assert "cannot be kept up" in caplog.text
+    assert "cannot follow" in caplog.text
     assert not node.machine.may_apply(CHANGE), "it is converted at the entry"
 
 

@@ -22,7 +22,7 @@ from node.records.committed_log import log_directories
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, Withdraw, encode_batch
 from statemachine.engine import Engine
-from statemachine.limits import OPERATOR, TRANSFER_LIFETIME, TRANSFERS_REMEMBERED
+from statemachine.limits import OPERATOR, TRANSFER_LIFETIME, TRANSFERS_CACHED
 
 BATCHES: list[list[AnyCommand]] = [
     [PutCurrency(OPERATOR, "usd", "USD", 2), OpenAccount(OPERATOR, "alice", "alice")],
@@ -149,20 +149,20 @@ def test_an_acknowledgement_that_the_log_does_not_bear_out_is_found(cluster: Pat
 
 def test_a_command_that_was_applied_twice_is_found(cluster: Path) -> None:
     """A transfer that comes again when its memory has been pushed out, which takes thirty days, is applied again."""
-    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_REMEMBERED - 1)]
+    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_CACHED - 1)]
     later = Batch(TRANSFER_LIFETIME + 10**12, [Deposit("alice", "pushes", "USD", 1), *BATCHES[1]])
     log = [NOOP, *entries([*BATCHES[:2], others]), LogEntry(bytes([COMMAND]) + encode_batch(later), 5, 1)]
     write_all(cluster, log)
     report = audit_directory(cluster, write_acks(cluster, ACKS[:2]))
-    assert failing(report)[0].endswith(f"alice t1: applied 2 times, as sequences 3, {TRANSFERS_REMEMBERED + 4}")
+    assert failing(report)[0].endswith(f"alice t1: applied 2 times, as sequences 3, {TRANSFERS_CACHED + 4}")
 
 
 def test_a_transfer_that_finds_no_room_may_come_again(cluster: Path) -> None:
     """Such a refusal is not remembered."""
-    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_REMEMBERED - 1)]
+    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_CACHED - 1)]
     full: list[AnyCommand] = [Deposit("alice", "full", "USD", 1)]
     write_all(cluster, [NOOP, *entries([*BATCHES[:2], others, full, full])])
-    lines = [Acknowledged("alice", "full", "rejected", TRANSFERS_REMEMBERED + number) for number in (3, 4)]
+    lines = [Acknowledged("alice", "full", "rejected", TRANSFERS_CACHED + number) for number in (3, 4)]
     report = audit_directory(cluster, write_acks(cluster, [*ACKS[:2], *lines]))
     assert failing(report) == []
 

@@ -79,7 +79,7 @@ def goes_on_alike(one: Engine, other: Engine, flow: Market) -> None:
     for batch in flow.batches(40):
         assert one.apply(batch) == other.apply(batch)
     assert one.full_hash() == other.full_hash()
-    frozen = {(piece.table, key) for piece in one.freeze(whole=True) for key, _ in piece.rows}
+    frozen = {(chunk.table, key) for chunk in one.freeze(whole=True) for key, _ in chunk.rows}
     assert frozen == {(name, key) for name, rows in other.tables() for key, _ in rows}
     for batch in flow.batches(10):
         assert one.apply(batch) == other.apply(batch)
