@@ -60,7 +60,7 @@ async def listen(url: str, heard: list[dict[str, Any]]) -> None:
             heard.append(await socket.receive_json())
 
 
-def test_an_auction_through_the_death_of_the_leader(make_ground: MakeGround) -> None:
+def test_an_auction_survives_the_death_of_the_leader(make_ground: MakeGround) -> None:
     ground = make_ground()
     access, people = Access(ground.directory), traders(3, SEED)
 

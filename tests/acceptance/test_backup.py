@@ -84,7 +84,7 @@ def test_a_backup_becomes_a_new_cluster(make_ground: MakeGround, tmp_path: Path)
         end(ground)
 
 
-def test_damage_is_reported(make_ground: MakeGround, tmp_path: Path) -> None:
+def test_a_damaged_backup_is_reported(make_ground: MakeGround, tmp_path: Path) -> None:
     old = make_ground().directory
     run(old, "currency", "put", "USD", "--scale", "6")
     snapshot = Path(run(old, "backup", str(tmp_path / "backup"), "--node", "n1").split(":")[0])

@@ -197,7 +197,7 @@ async def test_the_operators_mistakes_are_named(api: Api, method: str, target: s
         ("GET", "/%00%ff/../../etc/passwd", (400, 404)),
     ],
 )
-async def test_wrong_targets(api: Api, method: str, target: str, statuses: tuple[int, ...]) -> None:
+async def test_a_wrong_target_is_refused(api: Api, method: str, target: str, statuses: tuple[int, ...]) -> None:
     status, answer = await api.send(method, target)
     assert status in statuses, answer
     assert answer["message"]
@@ -221,7 +221,7 @@ def raw(url: str, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_garbage_on_the_http_port(api: Api, seed: int) -> None:
+async def test_the_http_port_survives_garbage(api: Api, seed: int) -> None:
     garbage = random.Random(seed).randbytes(4000)
     for data in (
         garbage,
@@ -249,7 +249,7 @@ async def test_garbage_on_the_http_port(api: Api, seed: int) -> None:
         "[" * 50000,
     ],
 )
-async def test_bad_messages_on_the_web_socket(api: Api, text: str) -> None:
+async def test_a_bad_message_on_the_web_socket_is_answered_with_an_error(api: Api, text: str) -> None:
     async with aiohttp.ClientSession() as session, session.ws_connect(api.url) as socket_:
         await socket_.send_str(text)
         answer = await socket_.receive_json(timeout=30)
@@ -257,7 +257,7 @@ async def test_bad_messages_on_the_web_socket(api: Api, text: str) -> None:
         assert answer["message"]
 
 
-async def test_bytes_on_the_web_socket(api: Api) -> None:
+async def test_the_web_socket_survives_random_bytes(api: Api) -> None:
     async with aiohttp.ClientSession() as session, session.ws_connect(api.url) as socket_:
         await socket_.send_bytes(b"\x80\x04K\x01.")
         message = await socket_.receive(timeout=30)

@@ -57,7 +57,7 @@ def test_a_blocking_client_trades_and_explains_refusals(shared_exchange: Exchang
         assert seller.cancel_all() == []
 
 
-def test_a_blocking_rest_client(shared_exchange: Exchange) -> None:
+def test_a_blocking_rest_client_trades(shared_exchange: Exchange) -> None:
     urls = list(shared_exchange.access.https.values())
     with RestClient(["http://127.0.0.1:9", *urls], key_of(shared_exchange, 2)) as client:
         assert {each["id"] for each in client.get("/products")} >= {"BTC-USD", "ETH-USD"}

@@ -91,7 +91,7 @@ def data_of(scenario: Scenario, node_id: str) -> Path:
     return scenario.access.layout.configs[node_id].data_path
 
 
-def test_a_node_that_lost_its_disk_says_so_and_rejoins(make_ground: MakeGround) -> None:
+def test_a_node_that_lost_its_disk_reports_it_and_rejoins(make_ground: MakeGround) -> None:
     async def play(scenario: Scenario) -> None:
         await traded(scenario, 300)
         _, follower = await a_follower(scenario.watcher)
@@ -147,7 +147,7 @@ def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_ba
     run(make_ground, play, every_commands=1_000_000)
 
 
-def test_an_old_copy_of_a_data_directory_is_noticed_and_said(make_ground: MakeGround) -> None:
+def test_an_old_copy_of_a_data_directory_is_detected_and_reported(make_ground: MakeGround) -> None:
     """A disk restored from a snapshot of the machine. The node was never ready, and there was no word in any log."""
 
     async def play(scenario: Scenario) -> None:

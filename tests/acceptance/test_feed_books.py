@@ -33,7 +33,7 @@ async def flow(access: Access, person: Trader, run: str) -> None:
         await client.close()
 
 
-def test_books_rebuilt_from_the_feeds(make_ground: MakeGround) -> None:
+def test_books_rebuilt_from_the_feeds_equal_the_engines(make_ground: MakeGround) -> None:
     ground = make_ground()
     access, people = Access(ground.directory), traders(3, SEED)
 

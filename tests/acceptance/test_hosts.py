@@ -127,7 +127,7 @@ def hosts(network: Network, tmp_path: Path) -> Iterator[Hosts]:
             made.kill(node_id)
 
 
-def test_three_hosts_and_an_operator_on_a_fourth(hosts: Hosts) -> None:
+def test_three_hosts_form_a_cluster_that_an_operator_on_a_fourth_controls(hosts: Hosts) -> None:
     for node_id in NODES:
         hosts.start(node_id)
     wait_until(lambda: bool(hosts.leader()), "a leader", SECONDS)

@@ -125,7 +125,7 @@ class TestRevocation:
                         assert answer["message"] == "invalid signature"
                         refused.add(url)
 
-    async def test_open_subscriptions_end_with_it_on_every_node(self, shared_exchange: Exchange) -> None:
+    async def test_open_subscriptions_end_with_their_key_on_every_node(self, shared_exchange: Exchange) -> None:
         person = shared_exchange.people[1]
         key = await asyncio.to_thread(fresh_key, shared_exchange, person.account_id, ["view"])
         urls = list(shared_exchange.access.https.values())
@@ -159,7 +159,7 @@ class TestRevocation:
                 channels = {channel["name"] for channel in (await socket.receive_json())["channels"]}
                 assert channels == {"heartbeat"}
 
-    async def test_native_sessions_end_with_it(self, shared_exchange: Exchange) -> None:
+    async def test_native_sessions_end_with_their_key(self, shared_exchange: Exchange) -> None:
         person = shared_exchange.people[2]
         key = await asyncio.to_thread(fresh_key, shared_exchange, person.account_id, ["view"])
         url, operator = await shared_exchange.leader_url(), shared_exchange.access.admin

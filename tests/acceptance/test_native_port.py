@@ -111,7 +111,7 @@ def test_a_wrong_greeting_is_refused(shared_exchange: Exchange, changes: dict[st
         assert caller.read() is None, "and the connection ends"
 
 
-def test_nothing_comes_before_the_greeting(shared_exchange: Exchange) -> None:
+def test_a_request_before_the_greeting_is_refused(shared_exchange: Exchange) -> None:
     with connected(shared_exchange) as caller:
         caller.send(frame(Submit(1, [CancelAll(shared_exchange.people[0].account_id, "early")])))
         answer = caller.read()
@@ -155,7 +155,7 @@ def test_a_malformed_message_is_named_and_the_session_goes_on(shared_exchange: E
             assert later.code == FailCode.NOT_LEADER
 
 
-def test_a_trader_acts_for_nobody_else(shared_exchange: Exchange) -> None:
+def test_a_trader_cannot_act_for_another_account(shared_exchange: Exchange) -> None:
     other = shared_exchange.people[1].account_id
     leader = asyncio.run(shared_exchange.cluster.leader())
     with greeted(shared_exchange, leader) as caller:
@@ -185,7 +185,7 @@ def test_an_oversized_frame_ends_the_connection_only(shared_exchange: Exchange) 
         pass
 
 
-def test_a_key_with_a_wrong_secret(shared_exchange: Exchange) -> None:
+def test_a_key_with_a_wrong_secret_is_refused(shared_exchange: Exchange) -> None:
     wrong = Credentials(shared_exchange.people[0].key_id, "d3Jvbmc=", shared_exchange.people[0].passphrase)
     now = str(time.time())
     leader = asyncio.run(shared_exchange.cluster.leader())

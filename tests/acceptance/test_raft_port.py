@@ -107,7 +107,7 @@ def check_alive(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_garbage_without_tls(shared_exchange: Exchange, seed: int) -> None:
+def test_garbage_without_tls_is_refused(shared_exchange: Exchange, seed: int) -> None:
     before = refused(asyncio.run(status_of(shared_exchange)))
     with Port(shared_exchange).plain() as connection:
         connection.sendall(random.Random(seed).randbytes(5000))
@@ -116,7 +116,7 @@ def test_garbage_without_tls(shared_exchange: Exchange, seed: int) -> None:
     check_alive(shared_exchange)
 
 
-def test_a_pickle_without_tls(shared_exchange: Exchange, tmp_path: Path) -> None:
+def test_a_pickle_without_tls_is_refused(shared_exchange: Exchange, tmp_path: Path) -> None:
     before = refused(asyncio.run(status_of(shared_exchange)))
     target = tmp_path / "loaded"
     with Port(shared_exchange).plain() as connection:
@@ -134,7 +134,9 @@ def test_the_pickle_of_these_tests_is_a_working_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_certificate", [False, True], ids=["no certificate", "another authority's certificate"])
-def test_a_caller_without_our_certificate(shared_exchange: Exchange, stranger: Path, with_certificate: bool) -> None:
+def test_a_caller_without_a_certificate_of_the_cluster_is_refused(
+    shared_exchange: Exchange, stranger: Path, with_certificate: bool
+) -> None:
     before = refused(asyncio.run(status_of(shared_exchange)))
     # TLS 1.3 tells a client that its certificate was not taken only when it reads.
     with suppress(OSError), Port(shared_exchange).tls(stranger if with_certificate else None) as connection:
@@ -158,7 +160,7 @@ def frame(body: bytes) -> bytes:
     ],
     ids=["oversized frame", "zeros", "another cluster's hello", "pickle"],
 )
-def test_a_peers_certificate_and_a_wrong_first_frame(shared_exchange: Exchange, data: bytes) -> None:
+def test_a_peer_with_a_wrong_first_frame_is_refused(shared_exchange: Exchange, data: bytes) -> None:
     before = refused(asyncio.run(status_of(shared_exchange)))
     with Port(shared_exchange).tls(shared_exchange.directory) as connection:
         connection.sendall(data)
@@ -168,7 +170,7 @@ def test_a_peers_certificate_and_a_wrong_first_frame(shared_exchange: Exchange, 
 
 
 @pytest.mark.parametrize("kind", ["garbage", "oversized", "pickle"])
-def test_a_peer_that_goes_mad_after_its_hello(shared_exchange: Exchange, kind: str, tmp_path: Path) -> None:
+def test_a_peer_that_sends_garbage_after_its_hello_is_disconnected(shared_exchange: Exchange, kind: str, tmp_path: Path) -> None:
     """Even a caller with a node's own key gets nothing but a closed connection for what is not a message."""
     before = refused(asyncio.run(status_of(shared_exchange)))
     target = tmp_path / "loaded"

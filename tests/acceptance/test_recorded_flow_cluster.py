@@ -25,7 +25,7 @@ KILLED_AFTER = 2_500
 
 
 @pytest.mark.parametrize("recording", ["aapl_2012-06-21_sweeps"])
-def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) -> None:
+def test_a_recorded_flow_is_replayed_exactly_over_a_failover(make_ground: MakeGround, recording: str) -> None:
     ground = make_ground()
     access = Access(ground.directory)
     ops, trades = RECORDINGS / f"{recording}_ops.csv.gz", RECORDINGS / f"{recording}_trades.csv"

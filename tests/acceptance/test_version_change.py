@@ -150,7 +150,7 @@ def test_a_node_that_does_not_know_the_abi_does_not_start(past: Ground, monkeypa
         asyncio.run(past.start())
 
 
-def test_nodes_of_different_abis_say_so_and_do_not_replicate(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_of_different_abis_report_it_and_do_not_replicate(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     other = "f" * 40
     ground.cluster.start(["n1", "n2"])
     monkeypatch.setenv("PYTHONPATH", EARLIER)

@@ -27,7 +27,7 @@ def verdict(**changes: Any) -> Verdict:
     return judge("an attack", values.pop("control"), values.pop("attacked"), **values)
 
 
-def test_nothing_happened() -> None:
+def test_a_run_without_harm_passes() -> None:
     assert verdict().holds
     assert verdict(attacked=Window([0.02] * 98 + [P99_FLOOR - 0.01] * 2)).holds, "as a machine with other work has"
     assert verdict(control=Window([0.4] * 100), attacked=Window([0.7] * 100)).holds
@@ -46,7 +46,7 @@ def test_nothing_happened() -> None:
         ({"gone": ["engine 7"]}, "engine 7 has ended"),
     ],
 )
-def test_harm(changes: dict[str, Any], fault: str) -> None:
+def test_each_kind_of_harm_fails_the_run(changes: dict[str, Any], fault: str) -> None:
     assert any(fault in each for each in verdict(**changes).faults)
 
 

@@ -21,7 +21,7 @@ for line in sys.stdin:
 """
 
 
-def test_only_the_time_of_day_jumps(tmp_path: Path) -> None:
+def test_a_clock_fault_changes_the_time_of_day_and_not_monotonic_time(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     set_clock(clock, 0)
     variables = {**os.environ, "PYTHONPATH": str(JUMPING), "JUMPING_CLOCK": str(clock)}

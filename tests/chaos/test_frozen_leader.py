@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 PLAN = Plan(seed=13, clients=6, chunk=3, rate=600.0, run="frozen")
 
 
-def test_frozen_leader(make_ground: MakeGround) -> None:
+def test_a_frozen_leader_is_replaced(make_ground: MakeGround) -> None:
     ground = make_ground()
 
     async def play() -> None:

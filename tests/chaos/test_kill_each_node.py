@@ -19,7 +19,7 @@ TRADED_BETWEEN = 700
 
 
 @pytest.mark.timeout(300)
-def test_kill_each_node(make_ground: MakeGround) -> None:
+def test_a_kill_of_each_node_loses_nothing(make_ground: MakeGround) -> None:
     ground = make_ground({"snapshot.every_commands": 300})
 
     async def play() -> None:

@@ -48,7 +48,7 @@ def test_a_process_dies_at_the_named_call(tmp_path: Path) -> None:
     assert stored.term == 2
 
 
-def test_a_call_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_is_delayed_at_the_named_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     (tmp_path / "plan").write_text("x.before sleep 0.25\n")

@@ -109,7 +109,7 @@ def test_connections_stand_still_and_are_reset(echo: Echo) -> None:
     asyncio.run(play())
 
 
-def test_bits_flip(echo: Echo) -> None:
+def test_a_relay_flips_bits(echo: Echo) -> None:
     async def play() -> None:
         server = await echo.serve()
         reader, writer = await echo.call()

@@ -15,7 +15,7 @@ PLAN = SoakPlan(seed=3, commands=100_000, seconds=240.0, clients=12, chunk=25, r
 
 
 @pytest.mark.timeout(360)
-def test_restarts_under_100k_commands(tmp_path: Path) -> None:
+def test_restarts_under_100k_commands_lose_nothing(tmp_path: Path) -> None:
     lines: list[str] = []
     result = asyncio.run(soak(tmp_path / "cluster", PLAN, lines.append))
     failed = [check for check in result.verdict.checks if not check.holds]

@@ -38,7 +38,7 @@ def command(package: Package, script: str) -> list[str]:
         ("coinbase-pro-node", COINBASE_PRO_NODE, "coinbase_pro_node"),
     ],
 )
-def test_client(stage: Stage, table: Table, name: str, package: Package, script: str) -> None:
+def test_a_foreign_client_trades(stage: Stage, table: Table, name: str, package: Package, script: str) -> None:
     run = command(package, script)
     modules = packages.modules(package) if package.npm else ""
     results, kill = asyncio.run(play(stage, name, run, modules))

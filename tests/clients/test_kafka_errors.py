@@ -71,7 +71,7 @@ def check(servers: str, batches: int = BATCHES) -> None:
         (mock.LIST_OFFSETS, [mock.NOT_LEADER]),
     ],
 )
-def test_a_broker_that_answers_with_errors(brokers: MockBrokers, request_kind: int, errors: list[int]) -> None:
+def test_a_stream_survives_a_broker_that_answers_with_errors(brokers: MockBrokers, request_kind: int, errors: list[int]) -> None:
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
     brokers.fail(request_kind, *errors)
@@ -80,7 +80,7 @@ def test_a_broker_that_answers_with_errors(brokers: MockBrokers, request_kind: i
     check(brokers.servers)
 
 
-def test_a_broker_that_does_not_know_the_producer_any_more_fences_it(brokers: MockBrokers) -> None:
+def test_a_broker_that_no_longer_knows_the_producer_fences_it(brokers: MockBrokers) -> None:
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
     broker.publish(records(1), place(1))
@@ -93,7 +93,7 @@ def test_a_broker_that_does_not_know_the_producer_any_more_fences_it(brokers: Mo
     check(brokers.servers)
 
 
-def test_all_brokers_are_away_for_a_while(brokers: MockBrokers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_continues_after_all_brokers_were_away(brokers: MockBrokers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "ANSWER_S", 2.0)
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
@@ -105,7 +105,7 @@ def test_all_brokers_are_away_for_a_while(brokers: MockBrokers, monkeypatch: pyt
     check(brokers.servers)
 
 
-def test_one_broker_of_three_is_away_and_the_others_are_slow(brokers: MockBrokers) -> None:
+def test_a_stream_continues_with_one_broker_of_three_away_and_the_others_slow(brokers: MockBrokers) -> None:
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     brokers.slow(20)
     broker.begin()

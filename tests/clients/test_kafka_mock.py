@@ -68,7 +68,7 @@ def consumed(servers: str) -> list[tuple[str, str, dict[str, bytes]]]:
     return found
 
 
-def test_a_stream_goes_on_behind_its_place_and_leaves_out_what_is_there(servers: str) -> None:
+def test_a_stream_continues_after_its_position_and_skips_what_is_published(servers: str) -> None:
     first = opened(servers)
     assert first.begin() is None
     first.publish(records(1), place(1))
@@ -87,7 +87,7 @@ def test_a_stream_goes_on_behind_its_place_and_leaves_out_what_is_there(servers:
     assert found[0][2]["type"] == b"x"
 
 
-def test_what_was_published_before_the_place_is_not_published_again(servers: str) -> None:
+def test_what_was_published_before_the_position_is_not_published_again(servers: str) -> None:
     """As a broker shows it that does not abort: records without the place behind them."""
     broker = opened(servers)
     broker.begin()
@@ -114,7 +114,7 @@ def test_topics_of_somebody_else_are_refused(servers: str) -> None:
         opened(servers).standing()
 
 
-def test_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_broker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "ANSWER_S", 0.3)
     broker = opened("127.0.0.1:9")
     with pytest.raises(BrokerError):

@@ -31,7 +31,7 @@ CHUNKS, CHUNK = 60, 10
 """Requests of each client of the flow, and commands in each."""
 
 
-def test_the_order_book_of_cbpro(stage: Stage, table: Table) -> None:
+def test_the_order_book_of_cbpro_equals_the_engines(stage: Stage, table: Table) -> None:
     python = packages.python(CBPRO)
     result, matches = asyncio.run(follow(stage, python))
     table.add("cbpro", CBPRO.version, f"OrderBook through {matches} matches and an auction while the leader is killed", result)

@@ -96,7 +96,7 @@ def test_the_demonstration_runs_from_the_wheel(installed: Path, tmp_path: Path) 
     assert "every acknowledged command" in said
 
 
-def test_a_cluster_and_a_client_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+def test_a_cluster_and_a_client_run_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     quorumbook = installed / "quorumbook"
     assert run(quorumbook, "--version", directory=tmp_path).startswith("quorumbook 0.")
     run(quorumbook, "init", "exchange", "--nodes", "1", "--base-port", "29100", directory=tmp_path)

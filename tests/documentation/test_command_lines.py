@@ -49,7 +49,7 @@ def test_the_commands_of_a_page_exist(page: str) -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_a_command_that_is_not_there_is_found() -> None:
+def test_a_command_that_does_not_exist_is_found() -> None:
     assert fault(["snapshots", "list"])
     assert fault(["cluster", "up", "--nodes", "3"])
     assert not fault(["cluster", "up", "--node", "n1"])

@@ -89,13 +89,13 @@ def run(tests: list[doctest.DocTest], names: dict[str, Any]) -> None:
         pytest.fail("".join(said))
 
 
-def test_the_reads_of_the_engine() -> None:
+def test_the_examples_of_the_engines_reads_run() -> None:
     found = list(examples(ROOT / "statemachine" / "engine.py"))
     assert len(found) >= 10
     run(found, {"engine": example_engine(), "Side": Side})
 
 
-def test_the_client_library() -> None:
+def test_the_examples_of_the_client_library_run() -> None:
     """Each example begins with the same exchange."""
     found = [*examples(ROOT / "node" / "client" / "blocking.py"), *examples(ROOT / "node" / "client" / "shapes.py")]
     assert len(found) >= 15
@@ -105,7 +105,7 @@ def test_the_client_library() -> None:
             run([test], names)
 
 
-def test_the_other_examples() -> None:
+def test_the_other_examples_run() -> None:
     run(list(examples(ROOT / "node" / "system" / "sockets.py")), {"host_and_port": host_and_port})
     run(list(examples(ROOT / "node" / "system" / "backoff.py")), {"Backoff": Backoff})
     run(list(examples(ROOT / "node" / "records" / "recording.py")), {"Executions": Executions})

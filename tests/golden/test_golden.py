@@ -33,7 +33,7 @@ CONVERTED = {"counter": {"state_hash"}, "outcome": {"fingerprint"}}
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
-def test_no_row_of_it_changes_but_for_columns_that_are_added(kept: Path) -> None:
+def test_a_migration_changes_no_row_except_for_added_columns(kept: Path) -> None:
     """Every cell of every table, those of remembered outcomes included."""
     (place,) = places(kept)
     rehearsal = rehearse(place)
@@ -45,7 +45,7 @@ def test_no_row_of_it_changes_but_for_columns_that_are_added(kept: Path) -> None
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
-def test_it_does_not_matter_what_was_applied_before_the_migration(kept: Path, tmp_path: Path) -> None:
+def test_a_snapshot_with_its_log_and_the_log_alone_migrate_to_the_same_state(kept: Path, tmp_path: Path) -> None:
     """A snapshot and the log behind it come to the same as the log alone: nodes have their snapshots at different places."""
     alone = tmp_path / "alone"
     shutil.copytree(kept / LOG, alone / LOG)
@@ -59,7 +59,7 @@ def test_it_does_not_matter_what_was_applied_before_the_migration(kept: Path, tm
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
-def test_it_loads_and_trades_on(kept: Path, tmp_path: Path) -> None:
+def test_migrated_data_loads_and_trades(kept: Path, tmp_path: Path) -> None:
     config = load(initialise(tmp_path / "cluster", 1)[0])
     for part in (SNAPSHOTS, LOG):
         shutil.copytree(kept / part, config.data_path / part)

@@ -66,7 +66,7 @@ def test_a_cancelled_order_leaves_its_level(book: ForeignBook) -> None:
     assert book.levels("ask")[0] == (81599, 25, 1)
 
 
-def test_an_empty_level_goes(book: ForeignBook) -> None:
+def test_an_empty_level_disappears(book: ForeignBook) -> None:
     book.cancel(2)
     book.cancel(3)
     assert book.levels("ask") == ASK_LEVELS[1:]
@@ -90,7 +90,7 @@ def test_a_cancel_of_an_unknown_order_or_somebody_elses_is_rejected(book: Foreig
     ],
     ids=["partial best", "full best", "two orders", "two levels", "whole side"],
 )
-def test_immediate_or_cancel(
+def test_immediate_or_cancel_orders_trade_and_never_rest(
     book: ForeignBook, side: str, price: int, size: int, trades: list[Trade], left: int, asks: list[Level], bids: list[Level]
 ) -> None:
     assert book.place(123, side, price, size, "ioc", account="uid-2") == (trades, left, False, "")
@@ -107,7 +107,7 @@ def test_immediate_or_cancel(
     ],
     ids=["all of it", "rest on the book", "two prices", "all liquidity"],
 )
-def test_marketable_limit_orders(
+def test_marketable_limit_orders_trade_and_rest_as_recorded(
     book: ForeignBook, price: int, size: int, trades: list[Trade], left: int, asks: list[Level], bids: list[Level]
 ) -> None:
     assert book.place(123, "bid", price, size, account="uid-2") == (trades, left, left > 0, "")
@@ -135,7 +135,7 @@ def test_a_market_order_cancels_what_it_does_not_find(book: ForeignBook) -> None
     assert book.levels("bid") == []
 
 
-def test_the_full_cycle_of_two_clients() -> None:
+def test_two_clients_complete_a_full_cycle() -> None:
     # basic.feature, "basic full cycle test", up to the move of a price (test_moves below has that).
     book = ForeignBook()
     book.place(101, "ask", 1600, 7, account="alice")
@@ -205,7 +205,7 @@ def test_maker_and_taker_pay_their_rates() -> None:
     ],
     ids=["ioc none", "ioc part", "ioc full", "ioc two", "fok none", "fok part", "fok full", "fok two"],
 )
-def test_liquibook_ioc_and_fok_bids(
+def test_liquibook_ioc_and_fok_bids_trade_as_recorded(
     asks: list[tuple[int, int, int]], price: int, size: int, force: str, trades: list[Trade], left_asks: list[Level]
 ) -> None:
     book = ForeignBook()

@@ -160,6 +160,6 @@ def test_no_pair_of_rules_is_missing() -> None:
     assert [pair for pair in combinations(RULES, 2) if pair not in met() and pair not in APART] == list(MISSING)
 
 
-def test_pairs_that_cannot_meet_do_not() -> None:
+def test_pairs_of_rules_that_exclude_each_other_have_no_script() -> None:
     assert all(pair in set(combinations(RULES, 2)) and reason for pair, reason in APART.items())
     assert [pair for pair in APART if pair in met()] == []

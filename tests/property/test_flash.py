@@ -12,14 +12,14 @@ needs_workload = pytest.mark.skipif(not workload().exists(), reason=f"no {worklo
 
 
 @needs_workload
-def test_the_first_messages_of_the_public_workload() -> None:
+def test_the_first_messages_of_the_public_workload_give_the_expected_reports() -> None:
     messages = read(workload(), 15_000)
     assert len(messages) == 15_000
     ours, rulers = reports(messages)
     assert ours == rulers
 
 
-def test_each_kind_of_message() -> None:
+def test_each_kind_of_message_gives_the_expected_reports() -> None:
     messages = [
         FlashMessage(0, 0, 0, 5, 1, 1, 100),
         FlashMessage(0, 1, 0, 9, 2, 2, 101),

@@ -266,7 +266,7 @@ def busy_order(random: Random, old: OrderState) -> PlaceOrder:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_an_order_at_another_price_is_as_one_that_comes_anew(seed: int) -> None:
+def test_an_order_amended_to_another_price_acts_like_a_new_one(seed: int) -> None:
     """An amendment that loses its place trades and rests like a cancel and an order: at the rates of its entry."""
     random = Random(seed)
     _, engine = everything(random, 120)

@@ -92,7 +92,7 @@ def any_command(random: Random, number: int) -> AnyCommand:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_decodes_is_answered(seed: int) -> None:
+def test_every_batch_that_decodes_is_answered(seed: int) -> None:
     random = Random(seed)
     engine = Engine()
     engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
@@ -127,7 +127,7 @@ def _need_consent(engine: Engine) -> None:
     assert not any(isinstance(outcome, Rejected) for outcome in engine.apply(Batch(2, commands)).outcomes)
 
 
-def test_the_largest_time_is_a_time() -> None:
+def test_the_largest_time_is_accepted() -> None:
     engine = Engine()
     engine.apply(Batch(1, foundations((0, 0), 100)))
     engine.apply(Batch(2**64 - 1, [any_command(Random(1), 1)]))

@@ -66,7 +66,7 @@ def test_a_lone_item_is_proposed_at_once() -> None:
     assert bench.answers == [(1, None, [(1, 0)])]
 
 
-def test_what_comes_together_is_one_proposal() -> None:
+def test_items_that_arrive_together_are_one_proposal() -> None:
     bench = Bench()
     for number in range(3):
         bench.submit(number)

@@ -59,7 +59,7 @@ def test_a_peers_address_has_a_larger_share_that_unknown_callers_do_not_use_up()
     assert admitted(door, "10.0.0.1", 1_000) == PEER_BURST
 
 
-def test_all_unknown_callers_together() -> None:
+def test_all_unknown_callers_together_have_a_rate() -> None:
     door = Doorkeeper(Now())
     assert sum(admitted(door, f"10.0.{number // 256}.{number % 256}", 1) for number in range(1_000)) == NON_PEERS_BURST
 
@@ -94,7 +94,7 @@ def test_the_number_of_kept_callers_is_bounded() -> None:
         ("node-1.example", "node-1.example"),
     ],
 )
-def test_which_rate_an_address_has(host: str, caller: str) -> None:
+def test_the_rate_of_an_address_depends_on_whether_a_peer_has_it(host: str, caller: str) -> None:
     assert caller_of(host) == caller
 
 

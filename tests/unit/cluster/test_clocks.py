@@ -32,7 +32,7 @@ def at(index: int, seconds_ahead: float) -> LogEntry:
 
 
 class TestEntries:
-    def test_up_to_the_first_one_that_is_too_far_ahead(self) -> None:
+    def test_entries_before_the_first_one_that_is_too_far_ahead_are_accepted(self) -> None:
         hands = Hands()
         assert hands.clocks.allowed("n2", [at(2, 0), at(3, AHEAD_MAX), at(4, AHEAD_MAX + 0.001), at(5, 0)], 1) == 2
         assert hands.clocks.refused == 1
@@ -78,7 +78,7 @@ class TestLead:
         hands.monotonic += BENCHED
         assert not hands.clocks.benched
 
-    def test_who_took_the_entry_in_the_end_refuses_it_no_longer(self) -> None:
+    def test_a_follower_that_accepted_the_entry_no_longer_refuses_it(self) -> None:
         hands = Hands()
         hands.clocks.refused_by("n2", 5)
         hands.clocks.refused_by("n3", 5)
@@ -98,7 +98,7 @@ class TestSkew:
         hands.clocks.forget("n2")
         assert hands.clocks.skew("n2") is None
 
-    def test_it_is_warned_of_when_it_lasts_and_once(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_lasting_skew_is_warned_of_once(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO")
         hands = Hands()
         for _ in range(1_000):
@@ -110,7 +110,7 @@ class TestSkew:
             hands.clocks.heard("n2", NOW)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
-    def test_what_says_nothing_is_no_clock(self) -> None:
+    def test_a_message_without_a_time_says_nothing_about_the_clock(self) -> None:
         hands = Hands()
         hands.clocks.heard("n2", 0)
         assert hands.clocks.skew("n2") is None
@@ -156,7 +156,7 @@ class TestNode:
             said = node.hear("n3", m.PreVote(term, 9, 1, NOW + round(ahead * SECOND)))
             assert [reply.granted for reply in said if isinstance(reply, m.PreVoteReply)] == [granted]
 
-    def test_a_leader_that_a_majority_refuses_follows_and_does_not_stand(self) -> None:
+    def test_a_leader_that_a_majority_refuses_steps_down_and_does_not_campaign(self) -> None:
         node = self.node()
         term = node.elect()
         node.acknowledge()

@@ -39,14 +39,14 @@ def counts(watch: DivergenceWatch) -> tuple[int, int, int]:
 
 
 class TestWhatIsSaid:
-    def test_the_first_command_of_each_block_to_everybody(self) -> None:
+    def test_the_digest_of_each_blocks_first_command_is_sent_to_everybody(self) -> None:
         watch = watch_of()
         said: list[tuple[str, int]] = []
         for index in [2, 3, 60, 63, 66, 67, 127, 300, 319, 320]:
             said += [(peer, message.index) for peer, message in own(watch, index, GOOD)]
         assert said == [(peer, index) for index in (2, 66, 300, 320) for peer in ("n2", "n3")]
 
-    def test_it_names_term_and_node(self) -> None:
+    def test_a_digest_names_its_term_and_node(self) -> None:
         assert own(watch_of(), 2, GOOD)[0] == ("n2", StateDigest(TERM, 2, "n1", GOOD))
 
     def test_a_digest_is_made_only_when_it_is_needed(self) -> None:
@@ -58,7 +58,7 @@ class TestWhatIsSaid:
 
         watch.applied(3, never)
 
-    def test_behind_a_snapshot_the_next_block_is_the_first(self) -> None:
+    def test_after_a_snapshot_the_next_block_is_the_first(self) -> None:
         watch = watch_of()
         own(watch, 2, GOOD)
         watch.restored(640)
@@ -81,7 +81,7 @@ class TestWhatIsSaid:
         watch.disconnected("n3")
         assert watch.tick() == []
 
-    def test_a_long_log_applied_in_one_go(self) -> None:
+    def test_the_digests_of_a_long_log_applied_at_once_are_bounded(self) -> None:
         watch = watch_of()
         for block in range(KEPT + 50):
             watch.applied(block * 64 + 2, lambda: GOOD)
@@ -89,13 +89,13 @@ class TestWhatIsSaid:
 
 
 class TestThreeNodes:
-    def test_equal_ones_go_on(self) -> None:
+    def test_nodes_with_equal_digests_continue(self) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         assert says(watch, "n2", 640, GOOD) == says(watch, "n3", 640, GOOD) == []
         assert counts(watch) == (2, 0, 0)
 
-    def test_alone_against_both_it_leaves(self) -> None:
+    def test_a_node_that_differs_from_both_others_leaves_service(self) -> None:
         watch = watch_of()
         own(watch, 640, BAD)
         says(watch, "n2", 640, GOOD)
@@ -108,7 +108,7 @@ class TestThreeNodes:
         for part in ("index 640", BAD.hex(), GOOD.hex(), "n2, n3", "evidence", "quorumbook audit", "--rejoin"):
             assert part in str(error)
 
-    def test_also_when_the_others_were_first(self) -> None:
+    def test_it_leaves_also_if_the_others_sent_first(self) -> None:
         watch = watch_of()
         says(watch, "n2", 640, GOOD)
         says(watch, "n3", 640, GOOD)
@@ -116,7 +116,7 @@ class TestThreeNodes:
             own(watch, 640, BAD)
         assert watch.differing == 2
 
-    def test_against_one_it_waits_for_the_third(self) -> None:
+    def test_a_node_that_differs_from_one_waits_for_the_third(self) -> None:
         watch = watch_of()
         own(watch, 640, BAD)
         says(watch, "n2", 640, GOOD)
@@ -124,7 +124,7 @@ class TestThreeNodes:
         with pytest.raises(DivergedError):
             says(watch, "n3", 640, GOOD)
 
-    def test_with_the_third_it_stays(self) -> None:
+    def test_a_node_that_agrees_with_the_third_stays(self) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         says(watch, "n2", 640, BAD)
@@ -137,7 +137,7 @@ class TestThreeNodes:
         says(watch, "n3", 640, GOOD)
         assert says(watch, "n2", 640, BAD) == [("n2", StateDigest(TERM, 640, node, GOOD)) for node in ("n1", "n3")]
 
-    def test_cut_off_from_the_third_it_leaves_by_what_is_passed_on(self) -> None:
+    def test_a_node_cut_off_from_the_third_leaves_by_a_forwarded_digest(self) -> None:
         watch = watch_of()
         watch.disconnected("n3")
         own(watch, 640, BAD)
@@ -145,13 +145,13 @@ class TestThreeNodes:
         with pytest.raises(DivergedError):
             says(watch, "n3", 640, GOOD, sender="n2")
 
-    def test_what_is_passed_on_is_not_passed_on_again(self) -> None:
+    def test_a_forwarded_digest_is_not_forwarded_again(self) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         says(watch, "n3", 640, GOOD)
         assert says(watch, "n2", 640, BAD, sender="n3") == []
 
-    def test_what_a_node_said_itself_stands_above_what_is_passed_on(self) -> None:
+    def test_a_nodes_own_digest_counts_more_than_a_forwarded_one(self) -> None:
         watch = watch_of()
         own(watch, 640, BAD)
         says(watch, "n3", 640, BAD)
@@ -198,7 +198,7 @@ class TestThreeNodes:
         with pytest.raises(DivergedError):
             own(watch, 710, BAD)
 
-    def test_only_so_many_digests_are_kept(self) -> None:
+    def test_the_number_of_kept_digests_is_bounded(self) -> None:
         watch = watch_of()
         for index in range(0, 64 * KEPT + 64, 64):
             own(watch, index, GOOD)
@@ -210,7 +210,7 @@ class TestThreeNodes:
 
 
 class TestFiveNodes:
-    def test_two_against_three(self) -> None:
+    def test_two_nodes_that_differ_from_three_leave(self) -> None:
         watch = watch_of(5)
         own(watch, 640, GOOD)
         for node, digest in (("n2", BAD), ("n3", BAD), ("n4", GOOD)):
@@ -227,14 +227,14 @@ class TestFiveNodes:
             says(watch, "n5", 640, GOOD)
         assert caught.value.agreeing == ("n3", "n4", "n5")
 
-    def test_two_against_two_wait(self) -> None:
+    def test_two_nodes_that_differ_from_two_wait(self) -> None:
         watch = watch_of(5)
         own(watch, 640, BAD)
         for node, digest in (("n2", BAD), ("n3", GOOD), ("n4", GOOD)):
             says(watch, node, 640, digest)
         assert watch.undecided == 2
 
-    def test_three_who_differ_among_themselves_are_no_majority(self) -> None:
+    def test_three_nodes_that_differ_among_themselves_are_no_majority(self) -> None:
         watch = watch_of(5)
         own(watch, 640, GOOD)
         for node, digest in (("n2", GOOD), ("n3", BAD), ("n4", BAD), ("n5", WORSE)):
@@ -270,7 +270,7 @@ class TestTheLog:
             says(watch, "n2", index, digest)
         assert [text[:42] for text in self.criticals(caplog)] == ["n2 has diverged and must leave service: at"] * 2
 
-    def test_when_all_differ_there_is_no_use_in_waiting(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_node_does_not_wait_if_all_nodes_differ(self, caplog: pytest.LogCaptureFixture) -> None:
         watch = watch_of()
         own(watch, 640, GOOD)
         says(watch, "n2", 640, BAD)

@@ -128,7 +128,7 @@ async def test_a_cancelled_run_ticks_no_more() -> None:
     assert ticks.count == 1
 
 
-async def test_stopped_before_it_began() -> None:
+async def test_a_driver_that_is_stopped_before_its_run_ends_at_once() -> None:
     ticks, driver = driven()
     ticks.wake()
     driver.stop()

@@ -95,7 +95,7 @@ class TestOfANode:
         assert node.raft_log.term == 0
         assert node.said(m.RequestVote) == []
 
-    def test_with_a_majority_it_stands(self) -> None:
+    def test_a_node_with_a_reachable_majority_campaigns(self) -> None:
         node = Node(nodes=5)
         node.connect()
         node.pass_time(0.7)
@@ -147,7 +147,7 @@ class TestOfANode:
         term = node.elect()
         assert node.hear("n3", m.PreVote(term + 1, 99, 99)) == [m.PreVoteReply(term + 1, False, term)]
 
-    def test_losing_the_leaders_connection_hastens_the_question(self) -> None:
+    def test_losing_the_leaders_connection_hastens_the_pre_vote(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, command(2, 1))
@@ -155,7 +155,7 @@ class TestOfANode:
         node.pass_time(0.12)
         assert node.said(m.PreVote, "n3")
 
-    def test_losing_another_connection_does_not(self) -> None:
+    def test_losing_another_connection_does_not_hasten_the_question(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, command(2, 1))
@@ -163,7 +163,7 @@ class TestOfANode:
         node.pass_time(0.2)
         assert node.said(m.PreVote) == []
 
-    def test_asked_by_its_leader_to_take_over_it_stands_at_once(self) -> None:
+    def test_a_node_that_its_leader_asks_to_take_over_campaigns_at_once(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, command(2, 1))
@@ -174,7 +174,7 @@ class TestOfANode:
         node.pass_time(0.02)
         assert node.said(m.RequestVote) == [m.RequestVote(2, 2, 1)] * 2
 
-    def test_who_reaches_no_majority_then_does_not_stand_later(self) -> None:
+    def test_a_node_that_reaches_no_majority_then_does_not_campaign_later(self) -> None:
         node = Node(nodes=5)
         node.connect("n2")
         node.append("n2", 1, command(2, 1))
@@ -199,7 +199,7 @@ class TestTwoThatAsk:
         node.forget_said()
         return node
 
-    def test_the_smaller_id_gives_way_and_lets_the_other_stand(self) -> None:
+    def test_the_smaller_id_steps_back_and_lets_the_other_campaign(self) -> None:
         node = self.asking()
         assert node.hear("n3", m.PreVote(2, 2, 1)) == [m.PreVoteReply(2, True, 1)]
         node.hear("n3", m.PreVoteReply(2, True, 1))
@@ -214,11 +214,11 @@ class TestTwoThatAsk:
         node.pass_time(0.02)
         assert node.said(m.RequestVote)
 
-    def test_it_gives_way_to_a_longer_log_whatever_the_id(self) -> None:
+    def test_a_node_steps_back_for_a_longer_log_whatever_the_id(self) -> None:
         node = self.asking()
         assert node.hear("n0", m.PreVote(2, 3, 1)) == [m.PreVoteReply(2, True, 1)]
 
-    def test_it_asks_again_when_the_other_does_not_stand(self) -> None:
+    def test_a_node_asks_again_if_the_other_does_not_campaign(self) -> None:
         node = self.asking()
         node.hear("n3", m.PreVote(2, 2, 1))
         node.pass_time(0.4)

@@ -51,13 +51,13 @@ class TestOverlappingEntries:
         assert node.append("n2", 1) == [m.AppendReply(1, 2, False, True, True)]
         assert log_of(node)[-1] == (5, 1)
 
-    def test_only_the_rest_is_appended(self) -> None:
+    def test_only_new_entries_are_appended(self) -> None:
         node = follower(*TWO_TO_FIVE)
         more = [command(6, 1), command(7, 1)]
         assert node.append("n2", 1, *TWO_TO_FIVE[2:], *more, after=TWO_TO_FIVE[1]) == [m.AppendReply(1, 8, False, True, True)]
         assert [index for index, _ in log_of(node)] == list(range(1, 8))
 
-    def test_what_conflicts_goes_from_there_on(self) -> None:
+    def test_entries_from_the_first_conflict_on_are_removed(self) -> None:
         node = follower(*TWO_TO_FIVE)
         replies = node.append("n3", 2, command(3, 1), command(4, 2), after=TWO_TO_FIVE[0])
         assert replies == [m.AppendReply(2, 5, False, True, True)]
@@ -219,7 +219,7 @@ class TestVotes:
         assert again.hear("n3", m.RequestVote(6, 1, 0)) == [m.Vote(6)]
 
     @pytest.mark.parametrize(("last_index", "last_term", "votes"), [(4, 1, 0), (9, 0, 0), (5, 1, 1), (2, 2, 1)])
-    def test_only_for_a_log_that_is_up_to_date(self, last_index: int, last_term: int, votes: int) -> None:
+    def test_a_vote_is_given_only_to_an_up_to_date_log(self, last_index: int, last_term: int, votes: int) -> None:
         node = follower(*TWO_TO_FIVE)
         assert len(node.hear("n3", m.RequestVote(5, last_index, last_term))) == votes
 
@@ -275,7 +275,7 @@ class TestSnapshots:
         assert node.raft.status().applied_index == 40
         assert node.restart().raft.status().applied_index == 40
 
-    def test_one_that_is_older_than_the_commit_index_is_refused(self) -> None:
+    def test_a_snapshot_older_than_the_commit_index_is_refused(self) -> None:
         node = follower(*TWO_TO_FIVE, commit=4)
         snapshot = chunk_of(stored(3, 1), 1)
         assert node.hear("n2", snapshot) == [m.SnapshotAck(1, 3, snapshot.size), m.AppendReply(1, 5, True, False, True)]
@@ -291,13 +291,13 @@ class TestSnapshots:
         assert node.raft_log.last_index == 5
         assert node.raft_log.commit_index == 4
 
-    def test_over_a_log_that_conflicts_it_is_taken(self) -> None:
+    def test_a_snapshot_replaces_a_log_that_conflicts(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.hear("n3", chunk_of(stored(4, 2), 2))
         node.raft.tick()
         assert log_of(node) == [(3, 2), (4, 2)]
 
-    def test_one_that_does_not_check_changes_nothing(self) -> None:
+    def test_a_snapshot_that_fails_its_check_changes_nothing(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.snapshots.refuse = True
         node.hear("n2", chunk_of(stored(40, 1), 1))
@@ -305,7 +305,7 @@ class TestSnapshots:
         assert node.raft_log.last_index == 5
         assert node.raft.status().snapshots_refused == 1
 
-    def test_one_that_cannot_be_loaded_is_not_acknowledged(self) -> None:
+    def test_a_snapshot_that_cannot_be_loaded_is_not_acknowledged(self) -> None:
         """PySyncObj only logs that, and says yes up to the end of its own log, which nobody has compared."""
         node = follower(*TWO_TO_FIVE)
         node.snapshots.broken = True
@@ -432,7 +432,7 @@ class TestConnections:
         node.pass_time(0.06)
         assert node.said(m.AppendEntries, "n2")[0].prev_index == acknowledged
 
-    def test_who_acknowledged_nothing_yet_is_asked_where_it_is(self) -> None:
+    def test_a_peer_that_acknowledged_nothing_yet_is_probed(self) -> None:
         node = Node()
         node.elect()
         node.guard.on_disconnected("n2")

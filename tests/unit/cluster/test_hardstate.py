@@ -14,7 +14,7 @@ from cluster.hardstate import HardState
 from tests.simulation.disk import PowerLossError, SimDisk
 
 
-def test_nothing_stored_is_none() -> None:
+def test_a_missing_hard_state_reads_as_none() -> None:
     assert hardstate.load(SimDisk(random.Random(1))) is None
 
 

@@ -32,7 +32,7 @@ def introduced() -> tuple[Node, Owner]:
     return node, owner
 
 
-def test_it_is_the_first_word_on_every_connection() -> None:
+def test_an_introduction_is_the_first_message_on_every_connection() -> None:
     node, _ = introduced()
     node.connect("n2")
     assert node.wire.sent[0] == ("n2", m.Introduction(0, 1, True, b"this is n1"))
@@ -68,7 +68,7 @@ def test_a_follower_knows_of_no_acknowledgements() -> None:
     assert owner.claims == [("n2", Claim(b"x", 7, 0))]
 
 
-def test_objections_go_out_and_come_in() -> None:
+def test_objections_are_sent_and_received() -> None:
     node, owner = introduced()
     node.connect()
     owner.answer = b"you are a copy"
@@ -77,7 +77,7 @@ def test_objections_go_out_and_come_in() -> None:
     assert owner.objections == [b"so are you"]
 
 
-def test_without_an_owner_nothing_is_said() -> None:
+def test_a_node_without_an_owner_sends_no_introduction() -> None:
     node = Node()
     node.connect()
     assert node.hear("n2", m.Introduction(0, 1, True, b"x")) == []

@@ -172,12 +172,12 @@ def test_a_gap_between_segments_is_damage() -> None:
         opened(disk)
 
 
-def test_not_a_segment_at_all_is_damage() -> None:
+def test_a_file_that_is_not_a_segment_is_damage() -> None:
     with pytest.raises(LogDamagedError, match="offset 0: not a log segment"):
         opened(with_bytes(segment_name(1), b"something else entirely"))
 
 
-def test_segments_roll_by_size_and_go_as_a_whole() -> None:
+def test_segments_roll_by_size_and_are_removed_as_a_whole() -> None:
     disk = new_disk()
     log, _ = opened(disk, segment_bytes=200)
     for index in range(1, 31):
@@ -193,7 +193,7 @@ def test_segments_roll_by_size_and_go_as_a_whole() -> None:
     assert left.last_index == 30
 
 
-def test_after_roll_the_present_segment_can_go() -> None:
+def test_the_present_segment_can_be_removed_after_roll() -> None:
     disk = new_disk()
     log, _ = opened(disk)
     for index in range(1, 6):

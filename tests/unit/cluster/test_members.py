@@ -48,7 +48,7 @@ class TestLeader:
         assert [(result.error, result.index) for result in node.changes] == [(None, node.raft.status().members_index)]
         assert not node.raft.status().change_under_way
 
-    def test_one_at_a_time(self) -> None:
+    def test_only_one_change_is_made_at_a_time(self) -> None:
         node = leader()
         node.change(LEARNER)
         node.change(RemoveMember("n3"))
@@ -58,7 +58,7 @@ class TestLeader:
         node.acknowledge("n2")
         assert errors(node) == [ChangeError.UNDER_WAY, None, None]
 
-    def test_nothing_before_an_entry_of_the_own_term_is_committed(self) -> None:
+    def test_no_change_is_made_before_an_entry_of_the_leaders_term_is_committed(self) -> None:
         node = Node()
         node.elect()
         node.change(LEARNER)
@@ -68,14 +68,14 @@ class TestLeader:
         node.acknowledge("n2")
         assert errors(node) == [ChangeError.NOT_READY, None]
 
-    def test_a_follower_refuses(self) -> None:
+    def test_a_follower_refuses_a_change(self) -> None:
         node = Node()
         node.raft.change_members(LEARNER, node.changes.append)
         assert node.changes == [], "never from within the call"
         node.raft.tick()
         assert errors(node) == [ChangeError.NOT_LEADER]
 
-    def test_who_loses_leadership_does_not_know(self) -> None:
+    def test_a_leader_that_steps_down_answers_outcome_unknown(self) -> None:
         node = leader()
         node.change(LEARNER)
         node.hear("n2", m.StaleTerm(node.raft_log.term + 1))
@@ -90,7 +90,7 @@ class TestLeader:
         node.raft.change_members(RemoveMember("n3"), node.changes.append)
         assert errors(node) == [ChangeError.OUTCOME_UNKNOWN, ChangeError.NOT_LEADER, ChangeError.NOT_LEADER]
 
-    def test_it_does_not_remove_itself(self) -> None:
+    def test_a_leader_does_not_remove_itself(self) -> None:
         node = leader()
         node.change(RemoveMember("n1"))
         assert errors(node) == [ChangeError.OWN_REMOVAL]
@@ -105,14 +105,14 @@ class TestLeader:
         node.acknowledge("n2")
         assert errors(node) == [ChangeError.NO_MAJORITY, None]
 
-    def test_who_lost_its_disk_does_not_count_for_that(self) -> None:
+    def test_a_voter_that_lost_its_disk_does_not_count_for_a_change(self) -> None:
         node = leader()
         reply(node, "n3", voter=False)
         node.acknowledge("n2")
         node.change(RemoveMember("n2"))
         assert errors(node) == [ChangeError.NO_MAJORITY]
 
-    def test_who_has_not_answered_since_it_connected_does_not_count_for_that(self) -> None:
+    def test_a_voter_that_has_not_answered_since_it_connected_does_not_count_for_a_change(self) -> None:
         """It may have lost its disk while it was away; two voters one of which has no disk would commit nothing more."""
         node = leader()
         node.guard.on_disconnected("n3")
@@ -125,7 +125,7 @@ class TestLeader:
         node.raft.tick()
         assert errors(node) == [ChangeError.NO_MAJORITY, None]
 
-    def test_who_has_not_answered_a_new_leader_does_not_count_for_that(self) -> None:
+    def test_a_voter_that_has_not_answered_the_new_leader_does_not_count_for_a_change(self) -> None:
         node = Node()
         node.elect()
         node.acknowledge("n2")
@@ -150,7 +150,7 @@ class TestLeader:
         node.pass_time(0.1)
         assert node.results == [], "what is said by one that was removed counts for nothing"
 
-    def test_a_level_learner_becomes_a_voter(self) -> None:
+    def test_a_learner_that_has_caught_up_becomes_a_voter(self) -> None:
         node = leader()
         node.guard.on_connected("n4")
         node.change(LEARNER)
@@ -216,7 +216,7 @@ class TestFollower:
         assert node.members() == {"n1": Role.VOTER, "n2": Role.VOTER, "n3": Role.VOTER}
         assert "n4" not in node.wire.peers
 
-    def test_it_is_there_after_a_restart(self) -> None:
+    def test_a_membership_survives_a_restart(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, membership(2, 1, three(without="n3", removed=("n3",))), commit=2)
@@ -226,7 +226,7 @@ class TestFollower:
         again.raft.tick()
         assert list(again.wire.removed_peers) == ["n3"]
 
-    def test_a_snapshot_has_it(self) -> None:
+    def test_a_snapshot_contains_the_membership(self) -> None:
         node = Node(trailing_entries=0)
         node.connect()
         entries = [membership(2, 1, three(Member("n4", Role.READ_ONLY))), *(command(index, 1) for index in range(3, 30))]
@@ -244,7 +244,7 @@ class TestFollower:
         node.pass_time(0.2)
         assert node.store[-1].mark.members is None
 
-    def test_an_installed_snapshot_says_it(self) -> None:
+    def test_an_installed_snapshot_sets_the_membership(self) -> None:
         node = Node()
         node.connect()
         source = stored(50, 1, commands=3)
@@ -275,7 +275,7 @@ class TestFollower:
         with pytest.raises(WireRefusedError, match="no possible membership"):
             node.append("n2", 1, LogEntry(bytes([m.MEMBERS]) + b"\x90", 2, 1))
 
-    def test_one_in_the_own_log_is_damage(self) -> None:
+    def test_an_invalid_membership_in_the_log_is_damage(self) -> None:
         node = Node()
         node.append("n2", 1, command(2, 1))
         node.raft_log._log.append(LogEntry(bytes([m.MEMBERS]) + b"\x90", 3, 1))
@@ -285,7 +285,7 @@ class TestFollower:
 
 
 class TestVotes:
-    def test_a_learner_does_not_stand_and_votes_by_the_log(self) -> None:
+    def test_a_learner_does_not_campaign_and_votes_by_the_log(self) -> None:
         node = Node(join=True)
         node.connect()
         node.pass_time(2.0)
@@ -320,7 +320,7 @@ class TestRemoved:
         with pytest.raises(RemovedError, match=r"n1 was removed from its cluster \(log entry 7\)"):
             node.hear("n3", m.Removed(4, 7))
 
-    def test_who_reads_it_in_its_log_stops_when_it_is_committed(self) -> None:
+    def test_a_node_that_reads_its_removal_in_its_log_stops_when_it_is_committed(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, membership(2, 1, three(without="n1", removed=("n1",))))
@@ -329,7 +329,7 @@ class TestRemoved:
         with pytest.raises(RemovedError):
             node.raft.tick()
 
-    def test_it_does_not_stand(self) -> None:
+    def test_a_removed_node_does_not_campaign(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, membership(2, 1, three(without="n1", removed=("n1",))))

@@ -65,7 +65,7 @@ def test_removed_nodes_are_kept() -> None:
         ),
     ],
 )
-def test_a_change_that_does_not_fit(membership: Membership, change: Change, error: ChangeError, text: str) -> None:
+def test_a_change_that_does_not_fit_is_refused(membership: Membership, change: Change, error: ChangeError, text: str) -> None:
     with pytest.raises(ChangeRefusedError, match=text) as refused:
         membership.changed(change)
     assert refused.value.error is error
@@ -79,12 +79,12 @@ def test_an_entry_reads_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"\x93", encode_members(Membership(())), encode_members(Membership(VOTERS.members, ("n1",)))]
 )
-def test_what_is_no_membership(body: bytes) -> None:
+def test_bytes_that_are_no_membership_are_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_members(body, 7)
 
 
-def test_the_settings_say_it_first() -> None:
+def test_the_first_membership_is_that_of_the_settings() -> None:
     assert RaftSettings("n1", ("n2", "n3")).first_membership.voters == ("n1", "n2", "n3")
     joining = RaftSettings("n4", ("n1", "n2"), join=True).first_membership
     assert (joining.voters, joining.learners) == (("n1", "n2"), ("n4",))

@@ -40,13 +40,13 @@ def test_a_lost_majority_names_what_is_missing_and_its_return_is_said(caplog: py
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
-def test_it_is_repeated_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_majority_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     view = View()
     view.sees(seconds=NOTED_AFTER + 2 * REPEATED_EVERY + 1)
     assert len(caplog.records) == 3
 
 
-def test_no_leader_although_a_majority_is_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_leader_is_logged_although_a_majority_is_connected(caplog: pytest.LogCaptureFixture) -> None:
     view = View()
     view.sees("n2", seconds=NOTED_AFTER + 1, votes=False)
     assert "no leader for 2 s, although a majority of the voters n1, n2, n3 is connected; n1 has no vote" in caplog.text

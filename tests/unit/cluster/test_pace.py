@@ -94,7 +94,7 @@ class TestTicks:
         node.now += POLL
         assert node.raft.due_in() <= 0
 
-    def test_once_a_second_at_least(self) -> None:
+    def test_a_node_ticks_at_least_once_a_second(self) -> None:
         node = follower()
         node.raft._core._SyncObj__raftElectionDeadline = node.now + 1_000
         assert node.raft.due_in() == pytest.approx(IDLE_MAX)
@@ -137,7 +137,7 @@ class TestApplying:
 
 
 class TestCommit:
-    def test_it_is_sent_with_the_next_entries(self) -> None:
+    def test_a_commit_index_is_sent_with_the_next_entries(self) -> None:
         node = Woken()
         node.elect()
         node.acknowledge()
@@ -152,7 +152,7 @@ class TestCommit:
         (told,) = {message.commit_index for message in node.said(m.AppendEntries)}
         assert told == node.raft_log.last_index - 1
 
-    def test_it_is_sent_soon_if_there_are_none(self) -> None:
+    def test_a_commit_index_is_sent_soon_if_there_are_no_entries(self) -> None:
         node = Woken()
         node.elect()
         node.acknowledge()

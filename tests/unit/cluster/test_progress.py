@@ -75,7 +75,7 @@ def test_a_peer_has_its_disk_as_far_as_its_answer_on_this_connection_says_so() -
 
 
 @pytest.mark.parametrize(("match", "following"), [(5, 5), (7, 6), (3, 12)])
-def test_what_must_never_be_is_noticed(match: int, following: int) -> None:
+def test_a_broken_invariant_of_a_progress_is_noticed(match: int, following: int) -> None:
     peer = Progress("n2", votes=True, next_index=following, match_index=match)
     with pytest.raises(AssertionError, match=f"match {match}, next {following}, the log ends at 10"):
         peer.check(10)

@@ -49,7 +49,7 @@ class TestPropose:
         node.pass_time(1.0)
         assert errors(node) == [ProposeError.NOT_LEADER]
 
-    def test_who_loses_leadership_does_not_know(self) -> None:
+    def test_a_leader_that_steps_down_answers_outcome_unknown(self) -> None:
         node = Node()
         term = node.elect()
         node.propose()
@@ -60,7 +60,7 @@ class TestPropose:
         assert node.machine.commands == [(3, b"order"), (4, b"x")], "it was committed after all"
         assert errors(node) == [ProposeError.OUTCOME_UNKNOWN], "and is answered once"
 
-    def test_a_leader_without_a_majority_gives_up_soon(self) -> None:
+    def test_a_leader_without_a_majority_steps_down_soon(self) -> None:
         node = Node()
         node.elect()
         node.propose()
@@ -77,7 +77,7 @@ class TestPropose:
         node.raft.stop()
         assert errors(node) == [ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN, ProposeError.NOT_LEADER]
 
-    def test_after_stop_nothing_is_done_any_more(self) -> None:
+    def test_a_stopped_node_does_nothing_more(self) -> None:
         node = Node()
         node.connect()
         node.raft.propose(b"x", node.results.append)
@@ -124,7 +124,7 @@ class TestBarrier:
         assert applied == [1]
         assert len(node.machine.commands) == 1
 
-    def test_a_follower_says_so(self) -> None:
+    def test_a_follower_refuses_a_barrier(self) -> None:
         node = Node()
         node.raft.barrier(node.results.append)
         node.raft.tick()
@@ -169,7 +169,7 @@ class TestStopping:
 
 
 class TestLeadership:
-    def test_it_is_handed_to_a_follower_that_has_everything(self) -> None:
+    def test_leadership_is_transferred_to_a_follower_that_has_everything(self) -> None:
         node = Node()
         term = node.elect()
         assert not node.raft.transfer_leadership(), "nobody is up to date yet"
@@ -178,7 +178,7 @@ class TestLeadership:
         assert node.said(m.TimeoutNow, "n3") == [m.TimeoutNow(term)]
         assert node.said(m.TimeoutNow, "n2") == []
 
-    def test_it_is_handed_to_the_one_who_is_named_if_that_has_everything(self) -> None:
+    def test_leadership_is_transferred_to_the_named_follower_if_it_has_everything(self) -> None:
         node = Node()
         term = node.elect()
         node.acknowledge("n2", "n3")
@@ -191,10 +191,10 @@ class TestLeadership:
         assert node.raft.transfer_leadership("n2")
         assert (node.said(m.TimeoutNow, "n2"), node.said(m.TimeoutNow, "n3")) == ([m.TimeoutNow(term)], [])
 
-    def test_a_follower_has_nothing_to_hand_over(self) -> None:
+    def test_a_follower_transfers_no_leadership(self) -> None:
         assert not Node().raft.transfer_leadership()
 
-    def test_a_node_that_has_failed_hands_over_nothing(self) -> None:
+    def test_a_node_that_has_failed_transfers_no_leadership(self) -> None:
         node = Node()
         node.elect()
         node.acknowledge()
@@ -206,7 +206,7 @@ class TestLeadership:
         assert not node.raft.transfer_leadership()
         assert node.said(m.TimeoutNow) == []
 
-    def test_an_error_of_the_disk_while_it_is_handed_over_is_final(self) -> None:
+    def test_a_disk_error_during_a_transfer_of_leadership_is_final(self) -> None:
         node = Node()
         node.elect()
         node.acknowledge()
@@ -218,7 +218,7 @@ class TestLeadership:
         with pytest.raises(RaftFatalError, match="must stop"):
             node.raft.tick()
 
-    def test_a_node_that_was_stopped_hands_over_nothing(self) -> None:
+    def test_a_stopped_node_transfers_no_leadership(self) -> None:
         node = Node()
         node.elect()
         node.acknowledge()
@@ -272,7 +272,7 @@ class TestSnapshots:
             node.propose()
         node.acknowledge("n2")
 
-    def test_one_is_taken_after_so_many_entries_and_the_log_is_compacted_behind_it(self) -> None:
+    def test_a_snapshot_is_taken_after_so_many_entries_and_the_log_is_compacted(self) -> None:
         node = Node(snapshot_entries=20, trailing_entries=5)
         self._leader_with(30, node)
         node.pass_time(0.1)
@@ -296,7 +296,7 @@ class TestSnapshots:
         node.pass_time(0.1)
         assert (node.raft.status().first_log_index, node.raft.status().snapshot_index) == (1, 0)
 
-    def test_a_leader_replaces_a_damaged_one_also_when_nothing_has_come_since(self) -> None:
+    def test_a_leader_replaces_a_damaged_snapshot_even_without_new_entries(self) -> None:
         node = Node(nodes=1, trailing_entries=0)
         node.elect()
         node.propose()

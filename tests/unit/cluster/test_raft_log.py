@@ -75,7 +75,7 @@ def test_after_compaction_the_log_may_begin_right_behind_the_snapshot() -> None:
     assert indexes(raft_log) == list(range(19, 26))
 
 
-def test_a_log_that_is_older_than_the_snapshot_goes() -> None:
+def test_a_log_older_than_the_snapshot_is_removed() -> None:
     """Killed after an incoming snapshot became durable, before the log was cleared."""
     disk = disk_with(FIRST, *run_of(2, 12))
     raft_log = opened(disk, MARK)
@@ -86,7 +86,7 @@ def test_a_log_that_is_older_than_the_snapshot_goes() -> None:
     assert indexes(opened(disk, MARK)) == [19, 20, 21]
 
 
-def test_a_log_that_conflicts_with_the_snapshot_goes() -> None:
+def test_a_log_that_conflicts_with_the_snapshot_is_removed() -> None:
     raft_log = opened(disk_with(FIRST, *run_of(2, 15), *run_of(16, 30, term=1)), SnapshotMark(command(20, 5), command(19, 5)))
     assert indexes(raft_log) == [19, 20]
     assert raft_log.last_term == 5
@@ -208,7 +208,7 @@ def test_an_installed_snapshot_replaces_the_log() -> None:
     assert indexes(opened(disk, MARK)) == [19, 20, 21]
 
 
-def test_terms_by_index() -> None:
+def test_the_term_of_each_index_is_known() -> None:
     raft_log = opened(disk_with(FIRST, command(2, 3)))
     assert [raft_log.term_at(index) for index in (0, 1, 2, 3)] == [None, 0, 3, None]
 

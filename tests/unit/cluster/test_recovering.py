@@ -17,7 +17,7 @@ class TestWithoutAVote:
         node.connect()
         return node
 
-    def test_it_gives_no_vote_stands_for_nothing_and_says_so(self) -> None:
+    def test_a_recovering_node_neither_votes_nor_campaigns_and_reports_it(self) -> None:
         node = self._recovering()
         assert node.hear("n2", m.RequestVote(5, 99, 4)) == []
         assert node.hear("n2", m.PreVote(5, 99, 4)) == [m.PreVoteReply(5, False, 0)]

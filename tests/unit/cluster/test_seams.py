@@ -143,13 +143,13 @@ def test_snapshots_are_of_the_last_applied_entry() -> None:
     assert node.store[0].mark.last == LogEntry(*node.raft_log[node.store[0].mark.index - node.raft_log.first_index])
 
 
-def test_monotonic_time_is_the_owners_clock() -> None:
+def test_monotonic_time_comes_from_the_owners_clock() -> None:
     node = Node()
     assert vars(node.raft._core)["_SyncObj__raftElectionDeadline"] == pytest.approx(node.now + 0.45, abs=0.15)
     assert syncobj.monotonicTime() == node.now
 
 
-def test_random_is_the_owners() -> None:
+def test_random_numbers_come_from_the_owner() -> None:
     node = Node()
     assert isinstance(syncobj.random, random.Random)
     assert node.raft.status().role == "follower"

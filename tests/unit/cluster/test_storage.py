@@ -56,7 +56,7 @@ def test_names_are_sorted_and_leave_out_what_replace_left_behind(tmp_path: Path)
     assert disk.names() == ["a", "b"]
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         RealDisk(tmp_path).read("a")
 
@@ -85,7 +85,7 @@ def test_a_failing_sync_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.sync()
 
 
-def test_what_is_synced_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_operation_syncs_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
@@ -128,14 +128,14 @@ def test_whether_a_segment_is_kept_is_asked_each_time(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "archive").iterdir()] == ["a"]
 
 
-def test_others_cannot_read(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_files(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path / "log")
     disk.open("a").close()
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "log" / "a").stat().st_mode) == 0o600
 
 
-def test_remove(tmp_path: Path) -> None:
+def test_remove_deletes_the_file(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     disk.open("a").close()
     disk.remove("a")

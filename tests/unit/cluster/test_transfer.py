@@ -95,7 +95,7 @@ def damaged(snapshot: Stored) -> Stored:
     return msgspec.structs.replace(snapshot, sound=False)
 
 
-def test_a_snapshot_goes_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_sent_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     receiver = Receiver(target := snapshots())
     waiting = [chunk for _, chunk in senders.due(5)]
@@ -113,7 +113,7 @@ def test_a_snapshot_goes_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch) ->
     assert target.newest() == BIG.mark
 
 
-def test_it_begins_once_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_begins_once_for_each_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     list(senders.due(5))
     senders.start("n2", 5, 2)
@@ -134,7 +134,7 @@ def test_a_transfer_that_leads_nowhere_is_given_up(monkeypatch: pytest.MonkeyPat
     assert not senders.any
 
 
-def test_it_goes_no_faster_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_is_no_faster_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """However quickly the peer answers: commits need the link, the disks and the processors too."""
     large = stored(400, 3, commands=399)
     senders, clock = sending(monkeypatch, large, rate=640)

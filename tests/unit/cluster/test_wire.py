@@ -177,14 +177,14 @@ async def test_what_is_not_tls_is_refused(ours: Certificates, data: bytes) -> No
         await still_talk(n1, n2)
 
 
-async def test_without_a_certificate(ours: Certificates) -> None:
+async def test_a_caller_without_a_certificate_is_refused(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         assert await call(n1, ours.client(None), hello()) == b""
         await until(lambda: n1.wire.refused == {"certificate": 1})
         await still_talk(n1, n2)
 
 
-async def test_with_a_certificate_of_another_authority(ours: Certificates, others: Certificates) -> None:
+async def test_a_certificate_of_another_authority_is_refused(ours: Certificates, others: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         stranger = others.client("n3")
         stranger.verify_mode = ssl.CERT_NONE
@@ -194,7 +194,7 @@ async def test_with_a_certificate_of_another_authority(ours: Certificates, other
 
 
 @pytest.mark.parametrize("name", ["n9", "n1", ""])
-async def test_with_a_certificate_that_names_no_peer(ours: Certificates, name: str) -> None:
+async def test_a_certificate_that_names_no_peer_is_refused(ours: Certificates, name: str) -> None:
     async with pair(ours) as (n1, n2):
         await call(n1, ours.client(name), hello())
         await until(lambda: n1.wire.refused == {"unknown_node": 1})
@@ -215,14 +215,14 @@ async def test_with_a_certificate_that_names_no_peer(ours: Certificates, name: s
         ("malformed", b"\x00\x00\x00\x00"),
     ],
 )
-async def test_a_hello_that_does_not_fit(ours: Certificates, kind: str, data: bytes) -> None:
+async def test_a_hello_that_does_not_fit_is_refused(ours: Certificates, kind: str, data: bytes) -> None:
     async with pair(ours) as (n1, n2):
         await call(n1, ours.client("n3"), data)
         await until(lambda: n1.wire.refused == {kind: 1})
         await still_talk(n1, n2)
 
 
-async def test_a_peer_that_sends_what_the_owner_refuses(ours: Certificates) -> None:
+async def test_a_peer_that_sends_what_the_owner_refuses_is_disconnected(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
 
         def refuse(peer: str, data: bytes) -> None:
@@ -254,7 +254,7 @@ async def test_a_caller_that_says_nothing_is_given_up(ours: Certificates, monkey
         await still_talk(n1, n2)
 
 
-async def test_too_many_callers_that_do_not_say_who_they_are(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_that_do_not_identify_themselves_are_bounded(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.callers.UNKNOWN_CALLERS_MAX", 2)
     async with pair(ours) as (n1, n2):
         waiting = [asyncio.create_task(call(n1, None)) for _ in range(2)]
@@ -450,6 +450,6 @@ async def test_a_peer_that_goes_before_it_is_called_is_not_called(ours: Certific
     await n1.stop()
 
 
-def test_addresses() -> None:
+def test_addresses_are_split_into_host_and_port() -> None:
     assert split_address("10.0.0.1:7000") == ("10.0.0.1", 7000)
     assert split_address("[::1]:7000") == ("::1", 7000)

@@ -112,7 +112,7 @@ def test_unknown_callers_and_redirected_clients_are_counted_apart(port: str, kin
     assert who(port, kind) == expected
 
 
-def test_counters_are_counters() -> None:
+def test_every_counter_has_the_type_counter() -> None:
     text = rendered()
     assert 'quorumbook_refused_total{by="state",kind="not_leader",node="n1",port="native"} 15.0' in text
     assert 'quorumbook_refused_total{by="stranger",kind="certificate",node="n1",port="raft"} 1.0' in text
@@ -131,7 +131,7 @@ def there() -> set[str]:
     }
 
 
-def test_the_dashboard_shows_metrics_that_there_are() -> None:
+def test_the_dashboard_shows_metrics_that_exist() -> None:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     shown = {name for panel in dashboard["panels"] for target in panel["targets"] for name in names(target["expr"])}
     assert len(shown) > 20
@@ -167,7 +167,7 @@ def test_each_metric_has_one_meaning_and_its_unit_in_its_name() -> None:
     assert all(name.endswith("_seconds") for name, kind in kinds.items() if kind == "histogram")
 
 
-def test_alerts_and_the_page_name_metrics_that_there_are() -> None:
+def test_alerts_and_the_page_name_metrics_that_exist() -> None:
     watching = PAGE.read_text(encoding="utf-8").partition("## Watching")[2].partition("\n## ")[0]
     for text in (watching, *(rule["expr"] for rule in rules())):
         assert {name for name in names(text) if name not in there() and f"{name}_bucket" not in there()} == set()

@@ -50,7 +50,7 @@ def test_right_answers_pass(command: PlaceOrder, changes: dict[str, Any]) -> Non
     assert fault(command, placed(command, **changes)) == ""
 
 
-def test_what_an_auction_may_refuse() -> None:
+def test_rejects_that_an_auction_may_give_pass() -> None:
     refused = Rejected(1, 1, False, Reason.PRODUCT_IN_AUCTION, "", "")
     assert fault(FUNDS, refused) == ""
     assert fault(msgspec.structs.replace(ORDER, post_only=True), refused) == ""
@@ -88,7 +88,7 @@ def test_wrong_answers_are_named(command: PlaceOrder, changes: dict[str, Any], t
     assert text in fault(command, placed(command, **changes))
 
 
-def test_refusals() -> None:
+def test_rejects_that_the_flow_may_get_pass() -> None:
     allowed = Rejected(1, 1, False, Reason.ORDER_ALREADY_DONE, "", "")
     assert fault(CancelOrder("alice", "x", 1), allowed) == ""
     assert "ORDER_ALREADY_DONE" in fault(ORDER, allowed)
@@ -99,7 +99,7 @@ def test_another_kind_of_outcome_is_wrong() -> None:
     assert fault(ORDER, Done(1, 1, False, True)) == "answered by Done, expected Placed"
 
 
-def test_cancels() -> None:
+def test_answers_to_cancels_are_checked() -> None:
     done = state(ORDER, status=OrderStatus.DONE, done_reason=DoneReason.CANCELLED)
     one = CancelOrder("alice", "x", 1, "", "BTC-USD")
     assert fault(one, Cancelled(1, 1, False, [done])) == ""
@@ -113,7 +113,7 @@ def reply(**changes: object) -> dict[str, object]:
     return {**order_body(ORDER), "id": "i", "status": "open", "filled_size": "0", **changes}
 
 
-def test_http_order_as_json() -> None:
+def test_an_order_is_written_as_json() -> None:
     assert order_body(ORDER) == {
         "product_id": "BTC-USD",
         "side": "buy",
@@ -130,7 +130,7 @@ def test_http_order_as_json() -> None:
     assert order_body(msgspec.structs.replace(ORDER, stp=SelfTradePrevention.CN, post_only=True))["stp"] == "cn"
 
 
-def test_http_targets() -> None:
+def test_each_command_has_its_http_target() -> None:
     assert flow_request(CancelOrder("alice", "x:9", 0, "1", "BTC-USD")).target == "/orders/client:1?product_id=BTC-USD"
     assert flow_request(CancelAll("alice", "a:9", "BTC-USD")).target == "/orders?product_id=BTC-USD"
 
@@ -159,6 +159,6 @@ def test_http_signature_agrees_with_the_servers() -> None:
         (500, {}, "status 500"),
     ],
 )
-def test_http_answers(status: int, answer: object, text: str) -> None:
+def test_answers_over_http_are_checked(status: int, answer: object, text: str) -> None:
     found = answer_fault(ORDER, status, answer)
     assert text in found if text else found == ""

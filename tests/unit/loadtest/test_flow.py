@@ -22,12 +22,12 @@ def take(seed: int, account: str, count: int, run: str = "r") -> list[FlowComman
     return list(islice(ClientFlow(seed, account, run), count))
 
 
-def test_same_arguments_same_flow() -> None:
+def test_the_same_arguments_give_the_same_flow() -> None:
     assert take(7, "alice", 500) == take(7, "alice", 500)
 
 
 @pytest.mark.parametrize("other", [(8, "alice", "r"), (7, "bob", "r"), (7, "alice", "s")])
-def test_other_arguments_other_flow(other: tuple[int, str, str]) -> None:
+def test_other_arguments_give_another_flow(other: tuple[int, str, str]) -> None:
     assert take(7, "alice", 50) != take(other[0], other[1], 50, other[2])
 
 
@@ -63,7 +63,7 @@ def test_orders_keep_the_rules_of_their_product(seed: int, account: str) -> None
             assert (command.cancel_after > 0) == (command.time_in_force is TimeInForce.GTT)
 
 
-def test_same_id_means_same_contents() -> None:
+def test_the_same_id_has_the_same_contents() -> None:
     seen: dict[str, FlowCommand] = {}
     for command in take(3, "alice", 5000):
         assert seen.setdefault(command.command_id, command) == command

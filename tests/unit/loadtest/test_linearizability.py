@@ -141,14 +141,14 @@ def test_rejects_outside_the_reply_cache_may_come_again(exchange: Exchange) -> N
     assert exchange.judged().holds
 
 
-def test_an_outcome_that_is_not_in_the_log(exchange: Exchange) -> None:
+def test_an_outcome_that_is_not_in_the_log_is_found(exchange: Exchange) -> None:
     outcome = exchange.engine.apply(Batch(9, [Deposit("ann", "usd-2", "USD", 1)])).outcomes[0]
     exchange.history.append(Write(Deposit("ann", "usd-2", "USD", 1), 10.0, 11.0, outcome))
     assert exchange.kinds() == [AnomalyKind.LOST]
 
 
 @pytest.mark.parametrize("change", [{"available": 7}, {"sequence": 3}, {"time": 9}])
-def test_an_outcome_that_is_not_what_the_engine_decides(exchange: Exchange, change: dict[str, int]) -> None:
+def test_an_outcome_that_differs_from_the_engines_is_found(exchange: Exchange, change: dict[str, int]) -> None:
     exchange.send(Deposit("ann", "usd-2", "USD", 1))
     write = exchange.history[-1]
     assert isinstance(write, Write)
@@ -157,7 +157,7 @@ def test_an_outcome_that_is_not_what_the_engine_decides(exchange: Exchange, chan
     assert exchange.kinds() == [AnomalyKind.WRONG_OUTCOME]
 
 
-def test_two_answers_to_one_id(exchange: Exchange) -> None:
+def test_two_answers_to_one_id_are_found(exchange: Exchange) -> None:
     deposit = Deposit("ann", "usd-2", "USD", 1)
     exchange.send(deposit)
     first = exchange.history[-1]
@@ -168,7 +168,7 @@ def test_two_answers_to_one_id(exchange: Exchange) -> None:
     assert exchange.kinds() == [AnomalyKind.CHANGED_ANSWER, AnomalyKind.WRONG_OUTCOME]
 
 
-def test_a_command_that_has_its_effect_twice(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_has_its_effect_twice_is_found(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = Engine.apply
 
     def apply_and_forget(self: Engine, batch: Batch) -> AppliedBatch:
@@ -184,21 +184,21 @@ def test_a_command_that_has_its_effect_twice(exchange: Exchange, monkeypatch: py
     assert exchange.kinds() == [AnomalyKind.APPLIED_TWICE]
 
 
-def test_a_command_that_is_there_although_nothing_was_done(exchange: Exchange) -> None:
+def test_a_command_that_took_effect_although_it_was_refused_is_found(exchange: Exchange) -> None:
     deposit = Deposit("ann", "usd-2", "USD", 1)
     exchange.history.append(Write(deposit, 10.0, 11.0))
     exchange.apply(deposit)
     assert exchange.kinds() == [AnomalyKind.REFUSED_BUT_APPLIED]
 
 
-def test_a_command_that_nobody_sent(exchange: Exchange) -> None:
+def test_a_command_that_nobody_sent_is_found(exchange: Exchange) -> None:
     exchange.apply(Deposit("ann", "usd-2", "USD", 1))
     assert exchange.kinds() == [AnomalyKind.NOT_SENT]
     assert exchange.judged(complete=False).holds
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_command_that_stands_before_what_was_answered_before_it(exchange: Exchange, answered: bool) -> None:
+def test_a_command_ordered_before_an_earlier_answer_is_found(exchange: Exchange, answered: bool) -> None:
     first, second = Deposit("ann", "usd-2", "USD", 1), Deposit("bob", "usd-2", "USD", 1)
     outcomes = exchange.apply(second, first)
     exchange.history.append(Write(first, 10.0, 11.0, outcomes[1]))
@@ -208,7 +208,7 @@ def test_a_command_that_stands_before_what_was_answered_before_it(exchange: Exch
     assert exchange.judged().holds
 
 
-def test_a_read_that_misses_what_was_answered_before(exchange: Exchange) -> None:
+def test_a_read_that_misses_an_earlier_answer_is_found(exchange: Exchange) -> None:
     old = exchange.body(ANN_BALANCE)
     exchange.send(Deposit("ann", "usd-2", "USD", 1))
     exchange.read(ANN_BALANCE)
@@ -218,7 +218,7 @@ def test_a_read_that_misses_what_was_answered_before(exchange: Exchange) -> None
     assert exchange.judged().holds
 
 
-def test_a_read_that_sees_what_was_sent_later(exchange: Exchange) -> None:
+def test_a_read_that_sees_a_later_command_is_found(exchange: Exchange) -> None:
     exchange.send(Deposit("ann", "usd-2", "USD", 1))
     exchange.history.append(Read(ANN_BALANCE, 0.0, exchange.now - 0.1, exchange.body(ANN_BALANCE)))
     assert exchange.kinds() == [AnomalyKind.WRONG_READ]
@@ -226,7 +226,7 @@ def test_a_read_that_sees_what_was_sent_later(exchange: Exchange) -> None:
     assert exchange.judged().holds
 
 
-def test_a_read_that_is_older_than_one_that_was_answered_before_it(exchange: Exchange) -> None:
+def test_a_read_older_than_an_earlier_read_is_found(exchange: Exchange) -> None:
     """The deposit is under way all the time, so either read alone could have seen it or not."""
     old, deposit = exchange.body(ANN_BALANCE), Deposit("ann", "usd-2", "USD", 1)
     exchange.history.append(Write(deposit, 10.0))
@@ -240,7 +240,7 @@ def test_a_read_that_is_older_than_one_that_was_answered_before_it(exchange: Exc
 
 
 @pytest.mark.parametrize("body", [None, b"\x90"])
-def test_a_read_of_what_never_was(exchange: Exchange, body: bytes | None) -> None:
+def test_a_read_of_a_state_that_never_was_is_found(exchange: Exchange, body: bytes | None) -> None:
     exchange.replace(-1, body=body)
     assert exchange.kinds() == [AnomalyKind.WRONG_READ]
 
@@ -310,7 +310,7 @@ def _a_command(chance: random.Random, number: int, sent: list[AnyCommand]) -> An
 
 
 @given(st.integers(0, 10**6))
-def test_whatever_overlaps_holds(seed: int) -> None:
+def test_every_order_of_overlapping_commands_holds(seed: int) -> None:
     verdict = a_history(random.Random(seed), 60).judged()
     assert verdict.holds, verdict.anomalies
 

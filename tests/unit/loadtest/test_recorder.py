@@ -30,7 +30,7 @@ def acknowledge(recorder: Recorder, *times: float) -> None:
         recorder.answered([command(f"c{number}")], [outcome(number)], moment, moment)
 
 
-def test_lines_of_the_file(tmp_path: Path) -> None:
+def test_the_file_has_a_line_for_each_answer(tmp_path: Path) -> None:
     path = tmp_path / "acks.jsonl"
     with Recorder(path) as recorder:
         recorder.sent([command("a"), command("b"), command("c")], 1.0)
@@ -90,5 +90,5 @@ def test_percentile_is_the_nearest_rank(parts: float, expected: int) -> None:
     assert percentile([5, 1, 4, 2, 3], parts) == expected
 
 
-def test_percentile_of_nothing() -> None:
+def test_a_percentile_of_nothing_is_zero() -> None:
     assert percentile([], 50) == 0

@@ -49,7 +49,7 @@ def result(**changes: object) -> LoadResult:
     return made
 
 
-def test_figures_by_protocol() -> None:
+def test_figures_are_summed_up_by_protocol() -> None:
     lines = {line.protocol: line for line in by_protocol(result())}
     assert list(lines) == ["HTTP", "native", "feed", "all commands"]
     assert lines["all commands"].answers == 1800
@@ -100,13 +100,13 @@ def test_a_test_without_answers_has_a_page() -> None:
     assert protocol_lines(empty)
 
 
-def test_a_broken_curve_where_nothing_was_answered() -> None:
+def test_a_curve_is_broken_where_nothing_was_answered() -> None:
     svg = plot(PlotTimes(0.0, 1.0, [], []), [("p50", [1.0, 10.0, 0.0, 100.0])], logarithmic=True)
     assert svg.count("<polyline") == 2
     assert plot(PlotTimes(0.0, 1.0, [], []), [("HTTP", [1.0, 0.0, 3.0])], logarithmic=False).count("<polyline") == 1
 
 
-def test_files(tmp_path: Path) -> None:
+def test_every_file_of_the_report_is_written(tmp_path: Path) -> None:
     write(result(), tmp_path)
     assert read(tmp_path) == result()
     assert (tmp_path / REPORT_FILE).read_text(encoding="utf-8") == page(result())

@@ -17,7 +17,7 @@ def result(gap: float, *faults: str) -> Result:
     return Result(acknowledged=100, roll_gap=gap, level_gap=gap / 10, compared=5, differing=0, seconds=2.0, faults=[*faults])
 
 
-def test_gaps_of_several_upgrades() -> None:
+def test_the_gaps_of_several_upgrades_are_summed_up() -> None:
     lines = summary([result(0.3), result(0.1), result(0.2, "the states differ")])
     assert lines[0] == "2 of 3 rolls hold; 300 acknowledged orders; 15 digests compared, 0 differing; 6 s"
     assert lines[4] == "| nodes were replaced | 3 | 200 ms | 300 ms | 300 ms |"

@@ -55,7 +55,7 @@ def test_one_wrong_line_is_enough() -> None:
     assert "\x1b" not in text.getvalue()
 
 
-def test_equal_hashes() -> None:
+def test_the_verdict_compares_hashes() -> None:
     assert hashes_equal({name: status(name) for name in NAMES}).holds
     assert not hashes_equal({"n1": status("n1"), "n2": status("n2", state_hash="bb")}).holds
     assert not hashes_equal({"n1": status("n1"), "n2": status("n2", sequence=99)}).holds
@@ -73,11 +73,11 @@ def test_equal_hashes() -> None:
         (status("n2", voter=False), False),
     ],
 )
-def test_caught_up(seen: NodeStatus | None, holds: bool) -> None:
+def test_the_verdict_says_whether_a_node_has_caught_up(seen: NodeStatus | None, holds: bool) -> None:
     assert caught_up({"n1": status("n1"), "n2": seen}, "n2", 60).holds is holds
 
 
-def test_nothing_happened_since_the_kill() -> None:
+def test_a_kill_without_commands_after_it_fails_the_verdict() -> None:
     assert not caught_up({"n1": status("n1"), "n2": status("n2")}, "n2", 100).holds
 
 
@@ -92,11 +92,11 @@ def test_nothing_happened_since_the_kill() -> None:
         ((2, 3), 3, False),
     ],
 )
-def test_feeds(sequences: tuple[int, ...], visited: int, holds: bool) -> None:
+def test_the_verdict_says_whether_a_feed_is_whole(sequences: tuple[int, ...], visited: int, holds: bool) -> None:
     assert feed_whole([reader(*sequences, visited=visited)], {"BTC-USD": 3}, 3).holds is holds
 
 
-def test_readers_that_saw_other_events() -> None:
+def test_readers_that_saw_different_events_fail_the_verdict() -> None:
     one, other = reader(1, 2), reader(1)
     other.tally.add(opened(2, order_id=9))
     assert not feed_whole([one, other], {"BTC-USD": 2}, 1).holds
@@ -106,7 +106,7 @@ def test_a_feed_without_events_proves_nothing() -> None:
     assert not feed_whole([reader()], {"BTC-USD": 0}, 1).holds
 
 
-def test_tally_counts() -> None:
+def test_a_tally_counts_events() -> None:
     tally = FeedTally()
     for sequence in (1, 2, 2, 5, 4):
         tally.add(opened(sequence))

@@ -96,7 +96,7 @@ def test_no_rate_is_no_limit() -> None:
         ("unix", "unix", ""),
     ],
 )
-def test_who_is_behind_an_address(address: str, caller: str, site: str) -> None:
+def test_an_address_has_a_caller_and_a_site(address: str, caller: str, site: str) -> None:
     assert networks(address) == (caller, site)
     assert caller_of(address) == caller
 
@@ -110,7 +110,7 @@ def test_addresses_of_one_64_are_one_caller_and_a_48_has_a_bound() -> None:
     assert shares.take("192.0.2.1") == 0
 
 
-def test_places() -> None:
+def test_each_holder_has_a_bounded_number_of_places() -> None:
     places: Places[str] = Places(total=5, each=2)
     assert [places.enter("a") for _ in range(3)] == [True, True, False]
     assert [places.enter(holder) for holder in "bbcd"] == [True, True, True, False]

@@ -54,7 +54,7 @@ def test_what_was_frozen_stays_as_it_was() -> None:
     assert frozen.minutes[-1].volume == frozen.hours[-1].volume == 1
 
 
-def test_figures_since_a_minute() -> None:
+def test_figures_since_a_minute_can_be_read() -> None:
     stats = Statistics()
     for minute, price in ((10, 5), (10, 6), (11, 9), (13, 7)):
         stats.add(trade(minute, price, 2))

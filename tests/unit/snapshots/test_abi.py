@@ -131,7 +131,7 @@ def test_what_is_no_description_is_refused(data: bytes) -> None:
         decode_schema(data)
 
 
-def test_it_is_the_same_in_every_process() -> None:
+def test_the_abi_is_the_same_in_every_process() -> None:
     code = "from snapshots.abi import ABI; print(ABI)"
     for seed in ("0", "1", "12345"):
         found = subprocess.run(

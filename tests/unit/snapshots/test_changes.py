@@ -135,7 +135,7 @@ def test_damage_of_the_previous_snapshot_gets_no_new_manifest(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("abi", "new"), [("0" * 40, tables()), ("", {"other": []})])
-def test_changes_of_another_schema(tmp_path: Path, abi: str, new: Tables) -> None:
+def test_changes_of_another_schema_are_refused(tmp_path: Path, abi: str, new: Tables) -> None:
     made(tmp_path, 4, tables())
     chunks = [RowChunk(name, rows, [], []) for name, rows in new.items()]
     data = as_change_bytes(5, 4, new, chunks, abi) if abi else as_change_bytes(5, 4, new, chunks)
@@ -144,7 +144,7 @@ def test_changes_of_another_schema(tmp_path: Path, abi: str, new: Tables) -> Non
     assert names(tmp_path) == [f"{4:020d}"]
 
 
-def test_a_base_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_base_fails_the_snapshot(tmp_path: Path) -> None:
     old = tables()
     made(tmp_path, 4, old)
     shutil.rmtree(snapshot(tmp_path, 4))

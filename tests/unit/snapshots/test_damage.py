@@ -39,7 +39,7 @@ def refused(directory: Path) -> SnapshotDamagedError:
     return caught.value
 
 
-def test_any_flipped_bit_in_any_file(directory: Path) -> None:
+def test_any_flipped_bit_in_any_file_is_found(directory: Path) -> None:
     store = SnapshotStore(directory)
     manifest = store.newest()
     assert manifest is not None
@@ -69,7 +69,7 @@ def test_any_flipped_bit_in_any_file(directory: Path) -> None:
     ],
     ids=["missing", "shorter", "longer", "empty"],
 )
-def test_files_of_another_size(directory: Path, damage: Callable[[Path], None]) -> None:
+def test_a_file_of_another_size_is_found(directory: Path, damage: Callable[[Path], None]) -> None:
     for path in sorted(newest(directory).iterdir()):
         data = path.read_bytes()
         if data:
@@ -87,13 +87,13 @@ def test_the_one_before_is_not_taken_instead(directory: Path) -> None:
     assert found.index == 4
 
 
-def test_the_files_of_another_snapshot(directory: Path) -> None:
+def test_the_files_of_another_snapshot_are_refused(directory: Path) -> None:
     shutil.rmtree(newest(directory))
     shutil.copytree(directory / f"{4:020d}", newest(directory))
     assert "holds the snapshot at index 4" in refused(directory).what
 
 
-def test_a_manifest_that_is_not_asked_for(directory: Path) -> None:
+def test_the_manifest_of_another_index_is_refused(directory: Path) -> None:
     store = SnapshotStore(directory)
     manifest = store.newest()
     assert manifest is not None
@@ -101,7 +101,7 @@ def test_a_manifest_that_is_not_asked_for(directory: Path) -> None:
         store.load(msgspec.structs.replace(manifest, term=99))
 
 
-def test_a_seal_with_an_exchanged_manifest(directory: Path) -> None:
+def test_a_checksum_with_an_exchanged_manifest_is_refused(directory: Path) -> None:
     path = newest(directory) / SEAL
     seal = decode_seal(path.read_bytes())
     changed = msgspec.structs.replace(seal.manifest, sequence=seal.manifest.sequence + 1)
@@ -116,7 +116,7 @@ def test_a_seal_with_an_exchanged_manifest(directory: Path) -> None:
     ("extra", "text"),
     [([(b"\x01", b"x")], "rows were announced"), ([], "table numbers: its rows are not those that were written")],
 )
-def test_a_checksummed_database_with_other_rows(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
+def test_a_checksummed_database_with_other_rows_is_refused(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
     """Not damage of a disk but of the program that wrote it."""
     content = tables(20)
     hasher = RowHasher()
@@ -138,7 +138,7 @@ def test_a_checksummed_database_with_other_rows(tmp_path: Path, extra: list[tupl
         store.load(manifest)
 
 
-def test_a_checksummed_database_with_other_tables(directory: Path) -> None:
+def test_a_checksummed_database_with_other_tables_is_refused(directory: Path) -> None:
     path = newest(directory)
     seal = decode_seal((path / SEAL).read_bytes())
     changed = msgspec.structs.replace(seal.manifest, tables=seal.manifest.tables[:1])

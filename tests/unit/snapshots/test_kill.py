@@ -106,7 +106,7 @@ class Writers:
     [(4, 0), (5, 0), (4, 4)],
     ids=["beside an older one", "in the place of one", "made of an older one"],
 )
-def test_killed_at_every_step(tmp_path: Path, replaced: int, base: int) -> None:
+def test_a_writer_killed_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, replaced: int, base: int) -> None:
     old, new = tables(salt="old"), tables(rows=40, salt="new")
     source, before = tmp_path / "changes", tmp_path / "before"
     source.write_bytes(as_change_bytes(5, base, new, differences(old, new)) if base else as_bytes(5, new))
@@ -211,7 +211,7 @@ def lives(pid: int) -> bool:
     return state not in "ZX"
 
 
-def test_cancelled_at_random_moments(tmp_path: Path) -> None:
+def test_a_writer_cancelled_at_any_moment_leaves_a_whole_snapshot_or_none(tmp_path: Path) -> None:
     randomness = random.Random(7)
     expected = {index: tables(3_000, str(index)) for index in range(1, 9)}
     store = SnapshotStore(tmp_path)

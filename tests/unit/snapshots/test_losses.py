@@ -204,11 +204,11 @@ def _parts(migration: Migration) -> dict[str, Any]:
     return {name: getattr(migration, name) for name in ("renamed_fields", "removed", "whole")}
 
 
-def test_the_worked_rename_of_the_guide(rows: Rows, tmp_path: Path) -> None:
+def test_the_worked_rename_of_the_guide_runs(rows: Rows, tmp_path: Path) -> None:
     tables = moved(rows, RENAMED, tmp_path, **_parts(_example("A renamed column")["MIGRATION"]))
     assert [row["last_trade_price"] for row in tables["product"]] == [row["last_price"] for row in before(rows)["product"]]
 
 
-def test_the_worked_split_of_the_guide(rows: Rows, tmp_path: Path) -> None:
+def test_the_worked_split_of_the_guide_runs(rows: Rows, tmp_path: Path) -> None:
     tables: dict[str, list[Values]] = moved(rows, SPLIT, tmp_path, **_parts(_example("A split table")["MIGRATION"]))
     assert tables["profile"] == before(rows)["account"]

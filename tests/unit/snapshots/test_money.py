@@ -37,6 +37,6 @@ def test_money_that_does_not_add_up_is_reported() -> None:
         check(rows(USD), rows(ALICE))
 
 
-def test_balances_in_no_currency() -> None:
+def test_balances_in_an_unknown_currency_are_reported() -> None:
     with pytest.raises(MoneyError, match="balances in currencies that do not exist"):
         check(rows(USD), rows(ALICE, BOB, BalanceRow("bob", "XXX", 1, 0)))

@@ -110,7 +110,7 @@ def test_a_difference_is_described_in_words() -> None:
         ("str", "any", True),
     ],
 )
-def test_types_may_widen(old: str, new: str, automatic: bool) -> None:
+def test_a_wider_type_is_an_automatic_change(old: str, new: str, automatic: bool) -> None:
     source, target = (
         with_struct(FOUR, "AccountRow", lambda fields, kind=kind: [*fields, FieldType("extra", kind)])  # type: ignore[misc] # mypy: lambda
         for kind in (old, new)
@@ -119,7 +119,7 @@ def test_types_may_widen(old: str, new: str, automatic: bool) -> None:
     assert changes == [Change("struct AccountRow", f"field extra is {new}, was {old}", automatic)]
 
 
-def test_a_command_that_goes_or_comes() -> None:
+def test_a_removed_or_added_command_is_described() -> None:
     fewer = with_struct(
         FOUR,
         "Batch",

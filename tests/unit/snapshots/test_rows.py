@@ -44,7 +44,7 @@ def test_frames_stay_small_but_for_a_row_that_is_not() -> None:
     assert len(sizes) > 8
 
 
-def test_a_row_larger_than_any_buffer(tmp_path: Path) -> None:
+def test_a_row_larger_than_any_buffer_is_kept(tmp_path: Path) -> None:
     content = {"t": [(b"\x01", os.urandom(3_000_000)), (b"\x02", b"")]}
     manifest = made(tmp_path, 5, content)
     assert SnapshotStore(tmp_path).load(manifest) == content
@@ -63,7 +63,7 @@ def test_the_hash_does_not_depend_on_the_chunks(rows: list[Row], cuts: list[int]
 
 
 @pytest.mark.parametrize(("announced", "came"), [(2, 1), (1, 2), (0, 1)])
-def test_another_number_of_rows_than_announced(announced: int, came: int) -> None:
+def test_another_number_of_rows_than_announced_is_refused(announced: int, came: int) -> None:
     hasher = RowHasher()
     hasher.begin("t", announced)
     hasher.rows([(b"k", b"v")] * came)
@@ -95,7 +95,7 @@ def outcome(action: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("name", ["fsync", "rename"])
-def test_an_io_error_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_io_error_while_writing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     data, content = as_bytes(5, tables()), tables()
     original = getattr(os, name)
     for at in range(1, 50):
@@ -112,7 +112,7 @@ def test_an_io_error_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["fsync", "rename"])
-def test_an_io_error_while_receiving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_io_error_while_receiving_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     content = tables()
     made(tmp_path / "sender", 5, content)
     source = SnapshotStore(tmp_path / "sender").open_source()

@@ -80,14 +80,14 @@ def test_an_engine_comes_back_as_it_was(directory: Path) -> None:
     assert restored.full_hash() == engine.full_hash()
 
 
-def test_without_a_snapshot(directory: Path) -> None:
+def test_an_empty_store_has_no_snapshot(directory: Path) -> None:
     store = SnapshotStore(directory)
     assert store.newest() is None
     with pytest.raises(NoSnapshotError):
         store.open_source()
 
 
-def test_the_last_ones_are_kept(directory: Path) -> None:
+def test_the_latest_snapshots_are_kept(directory: Path) -> None:
     store = SnapshotStore(directory, keep=2)
     for index in (9, 10, 100):
         assert wait(store.begin(fields(index), tables(salt=str(index)))) is JobState.DONE
@@ -98,7 +98,7 @@ def test_the_last_ones_are_kept(directory: Path) -> None:
     assert store.load(newest) == tables(salt="100")
 
 
-def test_the_same_index_again_replaces(directory: Path) -> None:
+def test_a_snapshot_of_the_same_index_replaces_the_former(directory: Path) -> None:
     store = SnapshotStore(directory)
     for salt in "ab":
         assert wait(store.begin(fields(5), tables(salt=salt))) is JobState.DONE
@@ -147,7 +147,7 @@ def test_a_killed_writer_is_reported(directory: Path) -> None:
     assert SnapshotStore(directory).newest() == again.manifest
 
 
-def test_cancelling_leaves_nothing(directory: Path) -> None:
+def test_a_cancelled_snapshot_leaves_nothing(directory: Path) -> None:
     store = SnapshotStore(directory)
     job = store.begin(fields(5), tables(20_000))
     job.cancel()
@@ -164,7 +164,7 @@ def test_cancelling_leaves_nothing(directory: Path) -> None:
         ({"t": [(b"\x01", b"x")]}, {"full_hash": b"other"}, "do not have the announced full hash"),
     ],
 )
-def test_rows_that_make_no_snapshot(
+def test_rows_that_make_no_snapshot_are_refused(
     directory: Path, content: dict[str, list[tuple[bytes, bytes]]], changes: dict[str, object], text: str
 ) -> None:
     job = SnapshotStore(directory).begin(fields(5, **changes), content)
@@ -173,7 +173,7 @@ def test_rows_that_make_no_snapshot(
     assert names(directory) == []
 
 
-def test_a_directory_that_cannot_be_written(directory: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(directory: Path) -> None:
     store = SnapshotStore(directory)
     shutil.rmtree(directory)
     job = store.begin(fields(5), tables())
@@ -181,7 +181,7 @@ def test_a_directory_that_cannot_be_written(directory: Path) -> None:
     assert "FileNotFoundError" in job.reason
 
 
-def test_one_snapshot_at_a_time(directory: Path, jobs: list[WriteJob]) -> None:
+def test_only_one_snapshot_is_written_at_a_time(directory: Path, jobs: list[WriteJob]) -> None:
     store = SnapshotStore(directory)
     jobs.append(store.begin(fields(5), tables(20_000)))
     with pytest.raises(AssertionError, match="one snapshot at a time"):

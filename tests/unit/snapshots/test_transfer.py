@@ -102,7 +102,7 @@ def test_a_source_outlives_its_snapshot(tmp_path: Path) -> None:
     source.close()
 
 
-def test_a_source_with_a_file_missing(tmp_path: Path) -> None:
+def test_a_source_with_a_missing_file_is_refused(tmp_path: Path) -> None:
     made(tmp_path, 5, CONTENT)
     path = tmp_path / f"{5:020d}"
     (path / "CURRENT").unlink()
@@ -110,7 +110,7 @@ def test_a_source_with_a_file_missing(tmp_path: Path) -> None:
         Source(path)
 
 
-def test_a_file_that_became_shorter_meanwhile(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_is_refused(tmp_path: Path) -> None:
     made(tmp_path, 5, CONTENT)
     source = SnapshotStore(tmp_path).open_source()
     (tmp_path / f"{5:020d}" / "CURRENT").write_bytes(b"")
@@ -136,17 +136,17 @@ def test_an_older_one_does_not_become_the_newest(tmp_path: Path, run: bytes) -> 
     assert store.newest() == mine
 
 
-def test_a_run_cut_short(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_transfer_cut_short_is_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     for size in (0, 1, 4, 5, 100, len(run) // 2, len(run) - 1):
         assert "it is not whole" in refused(receiver, run[:size], tmp_path / "receiver")
     assert receiver.newest() is None
 
 
-def test_a_run_with_something_behind_it(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_transfer_with_extra_bytes_is_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     assert "more of it than its header lists" in refused(receiver, run + b"x", tmp_path / "receiver")
 
 
-def test_a_garbled_byte_anywhere(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_garbled_byte_anywhere_is_found(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     randomness = random.Random(3)
     header = 4 + int.from_bytes(run[:4], "big")
     positions = [*range(0, 60, 7), *(randomness.randrange(60, header) for _ in range(10))]
@@ -157,7 +157,7 @@ def test_a_garbled_byte_anywhere(receiver: SnapshotStore, run: bytes, tmp_path: 
         refused(receiver, bytes(garbled), tmp_path / "receiver")
 
 
-def test_a_header_that_is_too_long(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_header_that_is_too_long_is_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     data = (SEAL_BYTES_MAX + 1).to_bytes(4, "big") + run[4:]
     assert "its header announces 16777217 bytes" in refused(receiver, data, tmp_path / "receiver")
 
@@ -186,7 +186,7 @@ def with_files(run: bytes, files: list[FileEntry], contents: bytes = b"") -> byt
     "name",
     ["../evil", "/etc/evil", "a/b", "..", ".", "", ".hidden", "a\0b", "a b", "x" * 101, SEAL, "é", "a\\b"],
 )
-def test_names_that_lead_elsewhere(receiver: SnapshotStore, run: bytes, tmp_path: Path, name: str) -> None:
+def test_file_names_that_leave_the_directory_are_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path, name: str) -> None:
     data = with_files(run, [FileEntry(name, 1, b"")], b"x")
     assert "is not the name of a snapshot's file" in refused(receiver, data, tmp_path / "receiver")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["receiver"]
@@ -201,13 +201,13 @@ def test_names_that_lead_elsewhere(receiver: SnapshotStore, run: bytes, tmp_path
         ([], "the database cannot be read"),
     ],
 )
-def test_lists_of_files_that_are_wrong(
+def test_a_wrong_list_of_files_is_refused(
     receiver: SnapshotStore, run: bytes, tmp_path: Path, files: list[FileEntry], text: str
 ) -> None:
     assert text in refused(receiver, with_files(run, files), tmp_path / "receiver")
 
 
-def test_a_manifest_that_is_wrong(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_wrong_manifest_is_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     length = int.from_bytes(run[:4], "big")
     seal = decode_seal(run[4 : 4 + length])
     for changes, text in (
@@ -220,13 +220,13 @@ def test_a_manifest_that_is_wrong(receiver: SnapshotStore, run: bytes, tmp_path:
         assert text in refused(receiver, data, tmp_path / "receiver")
 
 
-def test_a_seal_that_does_not_decode() -> None:
+def test_a_checksum_file_that_does_not_decode_is_refused() -> None:
     for data in (b"", MAGIC, MAGIC + bytes(32), MAGIC + hashlib.blake2b(b"\xc1", digest_size=32).digest() + b"\xc1", b"x" * 100):
         with pytest.raises(ValueError):
             decode_seal(data)
 
 
-def test_aborting_leaves_nothing(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_an_aborted_transfer_leaves_nothing(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     for size in (0, 10, len(run) // 2, len(run)):
         sink = receiver.open_sink()
         sink.write(run[:size])
@@ -236,7 +236,7 @@ def test_aborting_leaves_nothing(receiver: SnapshotStore, run: bytes, tmp_path: 
     assert receiver.newest() is None
 
 
-def test_a_disk_that_takes_no_more(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     sink = receiver.open_sink()
     shutil.rmtree(tmp_path / "receiver")
     sink.write(run)

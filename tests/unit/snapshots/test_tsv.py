@@ -62,7 +62,7 @@ CONTROLS = [
 ]
 
 
-def test_a_person_can_read_it(exported: Path) -> None:
+def test_a_person_can_read_the_files(exported: Path) -> None:
     assert sorted(path.stem for path in tsv_files(exported)) == sorted(
         [
             "Counter",

@@ -76,12 +76,12 @@ def at(zone: str, *moment: int) -> int:
         ((2026, 10, 23, 20, 0, 0), Phase.CLOSED, (2026, 10, 26, 8, 0, 0)),  # and back
     ],
 )
-def test_a_week_in_berlin(moment: tuple[int, ...], phase: Phase, until: tuple[int, ...]) -> None:
+def test_a_week_in_berlin_has_its_phases(moment: tuple[int, ...], phase: Phase, until: tuple[int, ...]) -> None:
     found = calendar.now(made(), at("Europe/Berlin", *moment))
     assert (found.phase, found.until * SECOND) == (phase, at("Europe/Berlin", *until))
 
 
-def test_holidays_and_half_days() -> None:
+def test_holidays_and_half_days_have_their_phases() -> None:
     christmas, half = (date(2026, 12, 25) - EPOCH).days, (date(2026, 12, 24) - EPOCH).days
     days = [(half, [(9 * 3600, Phase.CONTINUOUS), (14 * 3600, Phase.CLOSED)]), (christmas, [])]
     made_with = made(days=days)

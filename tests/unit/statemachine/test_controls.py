@@ -140,7 +140,7 @@ def test_calendars_are_bounded() -> None:
     assert outcomes[-1].reason is Reason.TOO_MANY_RULES
 
 
-def test_orders_in_a_second_of_the_log() -> None:
+def test_orders_in_a_second_of_the_log_are_counted() -> None:
     engine = market()
     send(engine, PutRiskLimits(OPERATOR, "rate", Scope.ACCOUNT, "ann", rate_max=2))
     for time, accepted in ((5 * SECOND, 2), (5 * SECOND + 7, 0), (6 * SECOND, 2)):

@@ -97,7 +97,7 @@ def test_changes_and_replay_give_the_same_state(fees: tuple[int, int], flow: lis
     assert replayed.state_hash == engine.state_hash
 
 
-def test_an_account_that_forgets_its_oldest() -> None:
+def test_rows_that_an_account_drops_are_deleted() -> None:
     """More commands and done orders than are kept, between two snapshots and during one."""
     engine, tables = Engine(), nothing()
     engine.apply(Batch(1, foundations((0, 0), 10**9)))
@@ -154,7 +154,7 @@ def test_orders_that_come_and_leave_in_between_leave_no_trace() -> None:
     assert [len(chunk.rows) + len(chunk.deleted) for chunk in engine.freeze() if chunk.table == "order"] == [0]
 
 
-def test_api_keys_that_were_put() -> None:
+def test_changed_api_keys_are_written() -> None:
     engine, tables = Engine(), nothing()
     engine.apply(Batch(1, foundations((0, 0), 1)))
     for name in ("k1", "k2", "k1"):

@@ -15,7 +15,7 @@ from statemachine.validation import networks
 from tests.unit.statemachine.market import market, send
 
 
-def test_what_counts_is_what_is_there_not_what_ever_came() -> None:
+def test_the_limit_of_deposits_counts_the_money_that_exists() -> None:
     engine = market(money=1)
     for number in range(20):
         assert isinstance(send(engine, Deposit("ann", f"d{number}", "USD", 2**62)), Transferred)

@@ -52,7 +52,7 @@ def plain(orders: list[OrderState], wanted: Wanted, count: int) -> list[int]:
 
 
 @given(data=st.data())
-def test_it_is_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) -> None:
+def test_a_list_equals_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) -> None:
     everything = engine.orders("ann", open=True, done=True, limit=1_000)
     times = st.sampled_from([0, *sorted({order.created_at for order in everything})])
     wanted = Wanted(
@@ -72,7 +72,7 @@ def test_it_is_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) ->
     assert engine.encoded_orders("ann", wanted, count) == msgspec.msgpack.encode(listed)
 
 
-def test_it_looks_at_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_reads_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
 
     def counted(account: Account) -> Iterator[Order]:

@@ -235,7 +235,7 @@ def test_cancels_of_all_go_on_and_spare_what_came_later() -> None:
     assert [order.order_id for order in engine.orders("ann")] == [later.order_id]
 
 
-def test_many_cancels_of_all_in_one_entry() -> None:
+def test_many_mass_cancels_in_one_entry_share_its_work() -> None:
     names = tuple(f"t{n}" for n in range(8))
     engine = market(names=names)
     for name in names:
@@ -302,7 +302,7 @@ def test_queued_orders_leave_when_their_product_takes_none_any_more() -> None:
     assert not [order for order in engine.orders("ann", limit=10**4) if order.stop]
 
 
-def test_the_bounds_hang_together() -> None:
+def test_the_bounds_of_an_entry_fit_together() -> None:
     assert PENDING_WORK_PER_ENTRY <= limits.WORK_PER_ENTRY
     assert limits.EVENTS_PER_ENTRY >= MOST * 2
 

@@ -235,7 +235,7 @@ def test_a_command_that_is_twice_in_the_reply_cache_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 256, 300])
-def test_a_memory_filled_at_once_is_one_filled_one_by_one(count: int) -> None:
+def test_a_reply_cache_filled_at_once_equals_one_filled_one_by_one(count: int) -> None:
     def entry(number: int) -> tuple[str, bytes]:
         return f"c{number}", pack(b"%08d" % number, msgspec.msgpack.encode(Done(number, 1, False, True)))
 

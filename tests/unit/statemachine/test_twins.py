@@ -202,7 +202,7 @@ def outcome(sequence: int, extra: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
-def test_headers_of_arrays(count: int) -> None:
+def test_headers_of_arrays_are_those_of_msgspec(count: int) -> None:
     expected = msgspec.msgpack.encode([None] * count)
     header = expected[: len(expected) - count]
     for made in (PLAIN_WRITER.Writer(), writer.Writer()):
@@ -258,7 +258,7 @@ def test_damaged_entries_are_refused_or_read_alike(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"\x94", b"\x94\x01\xdd\xff\xff\xff\xff", b"\x94\x01\x91\x90\xc2\x00", b"\x93\x01\x90\xc2", b"\xc1"]
 )
-def test_short_entries(payload: bytes) -> None:
+def test_both_readers_read_short_entries_alike(payload: bytes) -> None:
     said = []
     for module in (PLAIN_ENTRY, entry):
         try:
@@ -279,14 +279,14 @@ def test_an_entry_in_another_encoding_is_the_same_entry() -> None:
 
 
 @given(st.binary(min_size=1, max_size=200))
-def test_fingerprints(encoded: bytes) -> None:
+def test_both_cores_make_the_same_fingerprints(encoded: bytes) -> None:
     encoded = b"\x90" + encoded
     assert PLAIN_ENTRY.fingerprint(encoded) == entry.fingerprint(encoded)
     assert entry.fingerprint(encoded) != entry.fingerprint(encoded[:-1])
 
 
 @given(st.text(max_size=110))
-def test_names(text: str) -> None:
+def test_both_cores_accept_the_same_names(text: str) -> None:
     for name in ("is_name", "is_command_id"):
         assert getattr(PLAIN_ENTRY, name)(text) == getattr(entry, name)(text)
 

@@ -50,7 +50,7 @@ def test_all_pages_are_listed(market: Run, run_json: Any, monkeypatch: pytest.Mo
         (["key", "revoke", "nobody"], 1, "no API key 'nobody'"),
     ],
 )
-def test_what_cannot_be(market: Run, arguments: list[str], code: int, message: str) -> None:
+def test_a_key_that_cannot_be_put_is_refused_in_one_line(market: Run, arguments: list[str], code: int, message: str) -> None:
     assert message in market(*arguments, code=code).stderr
 
 

@@ -178,7 +178,7 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
     assert len(cutover.former(data)) == 1
 
 
-def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) -> None:
+def test_a_migration_is_rolled_back_or_made_final(run: Run, data: Path, tmp_path: Path) -> None:
     assert "no migration that could be undone" in run("rollback", "cluster", "--without-export", code=1).stderr
     migrated(data)
     output = run("rollback", "cluster", "--export", "since").stdout

@@ -146,7 +146,7 @@ def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str], m
         (["txlog", "export", "--cluster", "."], "neither a node's nor a cluster's directory"),
     ],
 )
-def test_what_is_not_there_is_one_line(run: Run, arguments: list[str], message: str) -> None:
+def test_a_missing_object_is_reported_in_one_line(run: Run, arguments: list[str], message: str) -> None:
     result = run(*arguments, code=1)
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
@@ -201,7 +201,7 @@ def test_status_names_the_file_if_no_node_toml_is_valid(run: Run, tmp_path: Path
     assert str(paths[0]) in run("cluster", "status", code=1).stderr
 
 
-def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
+def test_status_shows_one_row_for_each_node(run: Run, local: FakeLocal) -> None:
     rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
     assert cells[0] == [
@@ -257,7 +257,7 @@ def test_status_without_a_leader_is_exit_code_69(run: Run, local: FakeLocal) -> 
     assert "candidate" in run("cluster", "status", code=69).stdout
 
 
-def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
+def test_operators_send_requests_to_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
     assert run("cluster", "transfer-leadership").stdout == "n2 leads (before: n1)\n"
     assert run("cluster", "transfer-leadership", "--to", "n3").stdout == "n3 leads (before: n2)\n"
     assert run("cluster", "transfer-leadership", "--to", "n3").stdout == "n3 leads already\n"
@@ -341,7 +341,7 @@ def test_a_damaged_log_is_one_line(run: Run, local: FakeLocal, tmp_path: Path) -
     assert "not a log segment" in run("txlog", "export", code=1).stderr
 
 
-def test_an_audit_by_the_logs_alone(run: Run, local: FakeLocal, run_json: RunJson, tmp_path: Path) -> None:
+def test_an_audit_works_by_the_logs_alone(run: Run, local: FakeLocal, run_json: RunJson, tmp_path: Path) -> None:
     write_log(tmp_path / "exchange")
     acks = tmp_path / "acks.jsonl"
     acks.write_text('{"account_id":"operator","command_id":"usd","kind":"done","sequence":1}\n')

@@ -84,7 +84,7 @@ def test_a_bar_in_a_text_does_not_begin_the_performance_data() -> None:
     assert checks.line(Severity.WARNING, [Finding(Severity.WARNING, "n1", "x", "a | b")]) == "WARNING - x of n1: a / b"
 
 
-def test_config_check_and_show(run: Run, run_json: Any, directory: Path) -> None:
+def test_config_check_and_config_show_print_the_settings(run: Run, run_json: Any, directory: Path) -> None:
     assert "n2 of trial can start" in run("config", "check").stdout
     shown = run("config", "show", "--config", str(directory / "n1" / "node.toml")).stdout
     assert 'admin.secret = "********"' in shown
@@ -101,7 +101,7 @@ def test_config_check_and_show(run: Run, run_json: Any, directory: Path) -> None
     assert "no node in it" in run("config", "show", "--cluster", str(directory / "n1"), code=1).stderr
 
 
-def test_doctor_by_directory_by_node_and_by_file(run: Run, run_json: Any, directory: Path) -> None:
+def test_doctor_examines_a_directory_a_node_or_a_file(run: Run, run_json: Any, directory: Path) -> None:
     found = run_json("doctor", "--node", "n2", code=1)
     assert {finding["node_id"] for finding in found["findings"]} == {"n2"}
     assert found["level"] == "warning", "the other nodes are down"
@@ -113,7 +113,7 @@ def test_doctor_by_directory_by_node_and_by_file(run: Run, run_json: Any, direct
     } == {("n3", "configuration")}
 
 
-def test_can_stop(run: Run, run_json: Any, directory: Path, said: Statuses) -> None:
+def test_can_stop_says_whether_a_node_may_stop(run: Run, run_json: Any, directory: Path, said: Statuses) -> None:
     assert "n1 may stop" in run("cluster", "can-stop", "n1").stdout
     said["n3"] = None
     assert run_json("cluster", "can-stop", "n1", code=1)["may_stop"] is False
@@ -172,7 +172,7 @@ def test_a_bundle_has_a_manifest_and_no_secret(run: Run, run_json: Any, director
     assert "is there already" in run("bundle", "--output", "b.tar.gz", code=1).stderr
 
 
-def test_top_once(run: Run, market: Run, client: FakeClient, said: Statuses) -> None:
+def test_top_prints_once(run: Run, market: Run, client: FakeClient, said: Statuses) -> None:
     market("order", "place", "BTC-USD", "buy", "1", "--price", "100", "--as", "alice")
     output = run("top", "--count", "1", "--interval", "0.1").stdout
     assert "leader" in output

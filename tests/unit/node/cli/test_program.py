@@ -56,7 +56,7 @@ def test_a_command_that_does_not_exist_is_reported(capsys: pytest.CaptureFixture
     ("word", "meant"),
     [("status", "cluster status"), ("acount", "account"), ("snapshots", "snapshot list"), ("restore", "snapshot restore")],
 )
-def test_what_is_called_otherwise_is_suggested(capsys: pytest.CaptureFixture[str], word: str, meant: str) -> None:
+def test_a_command_of_another_name_is_suggested(capsys: pytest.CaptureFixture[str], word: str, meant: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main([word])
     assert ended.value.code == 2

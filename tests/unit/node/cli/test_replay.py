@@ -76,7 +76,7 @@ def test_a_difference_is_exit_code_1(run: Run, ops: str, trades: str, maker: str
     assert "the first difference is execution 2" in output
 
 
-def test_an_execution_more_is_a_difference(run: Run, ops: str, trades: str) -> None:
+def test_an_additional_execution_is_a_difference(run: Run, ops: str, trades: str) -> None:
     Path(trades).write_text(TRADES.replace("6,2,585.33,30\n", ""))
     output = run("replay", ops, "--trades", trades, code=1).stdout
     assert "2 of 2 executions as recorded" in output

@@ -96,7 +96,9 @@ def test_a_key_file_of_an_earlier_version_needs_addresses_and_an_authority(excha
         (["--url", "n1:7011"], "needs a key"),
     ],
 )
-def test_addresses_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+def test_an_invalid_address_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in ask(where, *arguments, code=2).stderr
 

@@ -119,7 +119,7 @@ def test_a_wrong_command_line_is_a_usage_error(market: Run, arguments: list[str]
         (["order", "list", "--key", "absent.json"], "absent.json: cannot be read"),
     ],
 )
-def test_what_is_not_there_or_refused_is_one_line(market: Run, arguments: list[str], message: str) -> None:
+def test_a_missing_or_refused_object_is_reported_in_one_line(market: Run, arguments: list[str], message: str) -> None:
     result = market(*arguments, code=1)
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
@@ -279,7 +279,7 @@ def test_account_is_short_for_account_show(market: Run) -> None:
     assert "account open NAME" in market("account", "--help").stdout
 
 
-def test_the_readme_s_first_steps(run: Run, run_json: RunJson) -> None:
+def test_the_readmes_first_steps_work(run: Run, run_json: RunJson) -> None:
     readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
     lines = [
         part.strip()

@@ -63,5 +63,5 @@ def test_a_command_that_waits_is_not_done(market: Run, client: FakeClient, monke
         (["key", "put", "k"], "Give --account, or --user, or both."),
     ],
 )
-def test_what_cannot_be(market: Run, arguments: list[str], message: str) -> None:
+def test_a_user_that_cannot_be_put_is_refused_in_one_line(market: Run, arguments: list[str], message: str) -> None:
     assert message in market(*arguments, code=2).stderr

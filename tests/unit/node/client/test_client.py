@@ -41,7 +41,7 @@ def test_every_name_is_there() -> None:
     ("key", "text"),
     [(KEY, "has no addresses of nodes"), (Path("/nonsense"), "cannot be read"), ("/nonsense.json", "cannot be read")],
 )
-def test_a_key_that_leads_nowhere(key: KeyFile | Path | str, text: str) -> None:
+def test_a_key_that_leads_to_no_cluster_is_refused(key: KeyFile | Path | str, text: str) -> None:
     with pytest.raises(DirectoryError, match=text):
         Client(key)
 
@@ -51,7 +51,7 @@ def test_an_authority_is_needed() -> None:
         Client(KEY, nodes=["127.0.0.1:1"])
 
 
-def test_a_file_that_is_no_key(tmp_path: Path) -> None:
+def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     path.write_text('{"key_id": 3}')
     with pytest.raises(DirectoryError, match="expected JSON"):
@@ -70,13 +70,13 @@ def test_rest_needs_an_address_and_gives_up_in_time() -> None:
 @pytest.mark.parametrize(
     ("number", "units"), [("1.5", 150), (2, 200), (Decimal("0.010"), 1), (Decimal("1E+2"), 10_000), (Decimal("0"), 0)]
 )
-def test_numbers(number: str | int | Decimal, units: int) -> None:
+def test_numbers_are_converted_to_units(number: str | int | Decimal, units: int) -> None:
     assert units_of(number, 2, "size") == units
     assert scaled(units, 2) == Decimal(str(number))
 
 
 @pytest.mark.parametrize("number", ["0.001", "-1", "1e3", "", "NaN", Decimal("NaN"), Decimal("Infinity"), Decimal("-1"), 0.1])
-def test_numbers_that_are_none(number: str | Decimal) -> None:
+def test_text_that_is_no_number_is_refused(number: str | Decimal) -> None:
     with pytest.raises(DecimalError, match="size"):
         units_of(number, 0, "size")
 
@@ -107,7 +107,7 @@ def test_a_generator_is_closed_when_its_reader_stops() -> None:
         loop.close()
 
 
-def test_no_account_no_orders(tmp_path: Path) -> None:
+def test_a_client_without_an_account_places_no_orders(tmp_path: Path) -> None:
     from node.deployment.setup import initialise
 
     initialise(tmp_path / "exchange", 1)

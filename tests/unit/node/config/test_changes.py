@@ -50,7 +50,7 @@ def test_one_key_changes_and_nothing_else(tmp_path: Path, name: str, value: Sett
     assert tomllib.loads(path.read_text(encoding="utf-8")) == expected
 
 
-def test_comments_stay(tmp_path: Path) -> None:
+def test_a_change_keeps_comments(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(TEXT, encoding="utf-8")
     change_settings(path, {"raft.heartbeat": 50})

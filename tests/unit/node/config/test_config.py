@@ -164,7 +164,7 @@ def test_every_number_has_bounds(home: Path, key: str) -> None:
         (0.05, 0.3, 0.6, 0.59, "raft.leader_fallback"),
     ],
 )
-def test_times_that_contradict_each_other(
+def test_times_that_contradict_each_other_are_refused(
     home: Path, heartbeat: float, low: float, high: float, fallback: float, key: str
 ) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
@@ -209,7 +209,7 @@ def test_a_wrong_line_is_named(home: Path, old: str, new: str, key: str, text: s
     assert text in error.text
 
 
-def test_tables_that_are_no_tables(home: Path) -> None:
+def test_a_value_in_place_of_a_table_is_refused(home: Path) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     head, _, _ = text.partition("\n[[nodes]]\n")
     assert fault(home, 'nodes = "n1"\n' + head).text == "expected an array of tables, not text in quotes"
@@ -219,7 +219,7 @@ def test_tables_that_are_no_tables(home: Path) -> None:
     assert fault(home, head).key == "nodes"
 
 
-def test_text_that_is_not_toml(home: Path) -> None:
+def test_text_that_is_not_toml_is_refused(home: Path) -> None:
     error = fault(home, 'cluster_id = "demo"\nnode_id = n1\n')
     assert error.key == ""
     assert "not TOML" in error.text
@@ -230,7 +230,7 @@ def test_text_that_is_not_toml(home: Path) -> None:
         load(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
         load(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
@@ -243,7 +243,7 @@ def test_secrets_stay_out_of_messages(home: Path) -> None:
     assert secret not in str(error)
 
 
-def test_the_certificate_of_another_cluster(home: Path, tmp_path: Path) -> None:
+def test_the_certificate_of_another_cluster_is_refused(home: Path, tmp_path: Path) -> None:
     other = initialise(tmp_path / "c", cluster_id="other")[0].parent
     copied = tmp_path / "n1"
     shutil.copytree(home, copied)
@@ -252,7 +252,7 @@ def test_the_certificate_of_another_cluster(home: Path, tmp_path: Path) -> None:
         load(copied / "node.toml")
 
 
-def test_a_configuration_with_https(home: Path) -> None:
+def test_a_configuration_with_https_loads(home: Path) -> None:
     text = put((home / "node.toml").read_text(encoding="utf-8"), "http.tls", "true")
     assert fault(home, text).text.startswith("expected https://")
     path = home / "https.toml"
@@ -293,7 +293,7 @@ def test_a_configuration_with_https(home: Path) -> None:
         (":1", None),
     ],
 )
-def test_addresses(text: str, parts: tuple[str, int] | None) -> None:
+def test_addresses_are_checked(text: str, parts: tuple[str, int] | None) -> None:
     assert split_address(text) == parts
 
 

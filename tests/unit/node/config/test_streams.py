@@ -22,7 +22,7 @@ def with_streams(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_off_unless_asked_for(path: Path) -> None:
+def test_streams_are_off_by_default(path: Path) -> None:
     config = load(path)
     assert not config.streams.enabled
     assert not config.keeps_log

@@ -51,7 +51,7 @@ def test_without_evidence_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rejoin", [False, True])
-def test_no_start_on_it_not_even_with_rejoin(config: NodeConfig, rejoin: bool) -> None:
+def test_evidence_prevents_every_start_even_with_rejoin(config: NodeConfig, rejoin: bool) -> None:
     identity.mark_started(config, identity.read(config))
     evidence.keep_divergence(config.data_path, ERROR, 0.0)
     expected = (
@@ -105,7 +105,7 @@ async def _until_diverged(config: NodeConfig) -> int:
             await asyncio.gather(submission, return_exceptions=True)
 
 
-async def test_an_engine_that_diverged_ends_with_70_and_its_evidence(
+async def test_an_engine_that_diverged_ends_with_70_and_keeps_evidence(
     config: NodeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def tick(self: DivergenceWatch) -> list[object]:

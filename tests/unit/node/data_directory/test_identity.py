@@ -46,7 +46,7 @@ def test_a_lost_disk_is_reported(config: NodeConfig, lost: str) -> None:
         identity.read(config)
 
 
-def test_rejoining_on_an_empty_disk(config: NodeConfig) -> None:
+def test_an_empty_disk_may_rejoin(config: NodeConfig) -> None:
     before = identity.read(config)
     shutil.rmtree(config.data_path)
     config.data_path.mkdir()
@@ -82,7 +82,7 @@ def test_formatting_twice_is_refused(config: NodeConfig) -> None:
 
 @pytest.mark.parametrize("action", [identity.read, partial(identity.format_data, rejoin=True)])
 @pytest.mark.parametrize(("field", "word"), [("cluster_id", "cluster"), ("node_id", "node")])
-def test_the_directory_of_somebody_else(
+def test_the_directory_of_another_node_is_refused(
     config: NodeConfig, field: str, word: str, action: Callable[[NodeConfig], object]
 ) -> None:
     foreign = msgspec.structs.replace(config, **{field: "other"})
@@ -93,20 +93,20 @@ def test_the_directory_of_somebody_else(
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b'{"cluster_id": 7}', b"[]"])
-def test_a_damaged_identity(config: NodeConfig, data: bytes) -> None:
+def test_a_damaged_identity_is_refused(config: NodeConfig, data: bytes) -> None:
     (config.data_path / "identity.json").write_bytes(data)
     with pytest.raises(DataDirectoryError, match=r"identity\.json is damaged"):
         identity.read(config)
 
 
-def test_an_identity_of_another_version(config: NodeConfig) -> None:
+def test_an_identity_of_another_version_is_refused(config: NodeConfig) -> None:
     path = config.data_path / "identity.json"
     path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 2'))
     with pytest.raises(DataDirectoryError, match="expected format 1, not 2"):
         identity.read(config)
 
 
-def test_a_data_directory_that_cannot_be_made(config: NodeConfig) -> None:
+def test_a_data_directory_that_cannot_be_made_is_named(config: NodeConfig) -> None:
     shutil.rmtree(config.data_path)
     config.data_path.write_text("a file", encoding="utf-8")
     with pytest.raises(DataDirectoryError, match="cannot be read: Not a directory"):

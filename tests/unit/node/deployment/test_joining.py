@@ -29,7 +29,7 @@ def like(directory: Path) -> NodeConfig:
     return load(directory / "n1" / "node.toml")
 
 
-def test_the_directory_of_a_joining_node(directory: Path, like: NodeConfig) -> None:
+def test_the_directory_of_a_joining_node_loads(directory: Path, like: NodeConfig) -> None:
     address = joining.next_address("n4", like.nodes)
     assert address == NodeAddress("n4", "127.0.0.1:9004", "127.0.0.1:9014", "http://127.0.0.1:9024")
     made = load(joining.make_joiner(directory, address, like.nodes, like))
@@ -114,7 +114,7 @@ def test_another_clusters_authority_is_refused(directory: Path, like: NodeConfig
         ({"native": "127.0.0.1:9004"}, "it is named twice"),
     ],
 )
-def test_addresses_that_cannot_be(like: NodeConfig, change: dict[str, str], text: str) -> None:
+def test_invalid_addresses_are_refused(like: NodeConfig, change: dict[str, str], text: str) -> None:
     address = msgspec.structs.replace(joining.next_address("n4", like.nodes), **change)
     with pytest.raises(SetupError, match=text):
         joining.check_new(address, like.nodes)

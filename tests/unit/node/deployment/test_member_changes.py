@@ -77,7 +77,9 @@ async def test_a_read_only_node_is_done_when_it_has_caught_up(changes: MemberCha
         (Addition("n2", raft="127.0.0.1:1"), r"n2 is a member already, at --raft 127\.0\.0\.1:7002, not 127\.0\.0\.1:1"),
     ],
 )
-async def test_a_member_that_is_another_one_than_asked_for(changes: MemberChanges, wanted: Addition, text: str) -> None:
+async def test_a_member_that_differs_from_the_requested_one_is_reported(
+    changes: MemberChanges, wanted: Addition, text: str
+) -> None:
     with pytest.raises(MembershipError, match=text):
         await changes.add(wanted, 1.0)
 
@@ -119,7 +121,7 @@ async def test_a_leader_that_nobody_can_take_over_from_is_not_removed(
     assert node.raft.membership.get("n1") is not None
 
 
-async def test_progress_in_words(changes: MemberChanges) -> None:
+async def test_progress_is_described_in_words(changes: MemberChanges) -> None:
     status = msgspec.structs.replace(await changes.status(), last_log_index=2_000)
     for seen, words in (
         (MemberStatus("n4", False, 0), "not connected"),

@@ -74,7 +74,7 @@ def test_the_nodes_share_the_cluster_s_keys(tmp_path: Path) -> None:
     assert read_keys(load(successor).cluster_key_path) == {3: bytes(64)}
 
 
-def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
+def test_node_ids_and_host_can_be_chosen(tmp_path: Path) -> None:
     paths = initialise(tmp_path / "c", [Host(name, "::1") for name in ("zurich", "berlin-2", "oslo_1")], base_port=500)
     config = load(paths[1])
     assert config.node_id == "berlin-2"
@@ -97,7 +97,7 @@ def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
         ({"base_port": -5}, "ports from 1 to 65535"),
     ],
 )
-def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, object], text: str) -> None:
+def test_arguments_that_cannot_be_are_refused(tmp_path: Path, arguments: dict[str, object], text: str) -> None:
     with pytest.raises(SetupError, match="^.*" + text.replace("(", r"\(")):
         initialise(tmp_path / "c", **arguments)  # type: ignore[arg-type] # parametrised
     assert not (tmp_path / "c").exists()
@@ -117,7 +117,7 @@ def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
     assert (tmp_path / "n1" / "node.toml").exists()
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SetupError, match="cannot be written: Not a directory"):
         initialise(tmp_path / "file" / "c")

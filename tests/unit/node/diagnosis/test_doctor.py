@@ -80,12 +80,12 @@ def test_a_wrong_configuration_is_a_finding(path: Path, old: str, new: str, text
     assert text in finding.text
 
 
-def test_no_configuration_at_all(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_a_finding(tmp_path: Path) -> None:
     (finding,) = found(tmp_path / "node.toml", "configuration")
     assert finding.level is Severity.CRITICAL
 
 
-def test_a_certificate_that_ends_soon_or_has_ended(path: Path) -> None:
+def test_a_certificate_that_ends_soon_or_has_ended_is_a_finding(path: Path) -> None:
     ends = validity(x509.load_pem_x509_certificate((path.parent / "node.pem").read_bytes())).ends
     for seconds, level in (
         (40 * 86_400, Severity.OK),
@@ -100,7 +100,7 @@ def test_a_certificate_that_ends_soon_or_has_ended(path: Path) -> None:
     assert "pki renew" in own[0].advice
 
 
-def test_a_data_directory_of_somebody_else_or_none(path: Path) -> None:
+def test_a_missing_or_foreign_data_directory_is_a_finding(path: Path) -> None:
     other = path.parents[1] / "n2" / "data" / "identity.json"
     shutil.copy(other, load(path).data_path / "identity.json")
     (finding,) = found(path, "data directory")
@@ -111,7 +111,7 @@ def test_a_data_directory_of_somebody_else_or_none(path: Path) -> None:
     assert found(path, "disk space")[0].level is Severity.UNKNOWN, "an unreadable disk is a finding, not an exception"
 
 
-def test_a_port_that_somebody_has(path: Path) -> None:
+def test_a_port_in_use_is_a_finding(path: Path) -> None:
     host, _, port = load(path).native.listen.rpartition(":")
     with socket.create_server((host, int(port))):
         bad = [finding for finding in found(path, "ports") if finding.level]
@@ -119,7 +119,7 @@ def test_a_port_that_somebody_has(path: Path) -> None:
     assert "ss -ltnp" in bad[0].advice
 
 
-def test_a_sound_and_a_damaged_log(path: Path) -> None:
+def test_a_damaged_log_is_a_finding_and_a_sound_one_is_not(path: Path) -> None:
     segment = write_log(load(path).data_path, 30)
     assert "30 entries" in found(path, "log")[0].text
     data = bytearray(segment.read_bytes())
@@ -131,7 +131,7 @@ def test_a_sound_and_a_damaged_log(path: Path) -> None:
     assert segment.read_bytes() == data, "nothing was changed"
 
 
-def test_beside_a_running_node(path: Path) -> None:
+def test_the_doctor_examines_a_running_node(path: Path) -> None:
     write_log(load(path).data_path, 30)
     pid_file = PidFile.acquire(load(path).data_path / PID_FILE)
     try:
@@ -146,7 +146,7 @@ def test_beside_a_running_node(path: Path) -> None:
         pid_file.release()
 
 
-def test_a_slow_and_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_or_full_disk_is_a_finding(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctors, "sync_times", lambda _directory, _count: [0.001] * 39 + [0.05])
     assert found(path, "fsync")[0].level is Severity.WARNING
     monkeypatch.setattr(doctors, "sync_times", lambda _directory, _count: [0.5] * 40)
@@ -161,7 +161,7 @@ def test_fsync_that_is_off_is_critical(path: Path) -> None:
     assert any(finding.level is Severity.CRITICAL for finding in found(path, "fsync"))
 
 
-def test_a_damaged_snapshot(path: Path) -> None:
+def test_a_damaged_snapshot_is_a_finding(path: Path) -> None:
     broken = load(path).data_path / "snapshots" / f"{7:020d}"
     broken.mkdir(parents=True)
     (broken / "SEAL").write_bytes(b"nonsense")

@@ -57,7 +57,7 @@ SKEWED = [member("n1"), member("n2", clock_skew=-0.9), member("n3", clock_skew=5
         ("clock", {"n1": None}, Severity.UNKNOWN, "no leader"),
     ],
 )
-def test_each_check_is_heard(check: str, changed: dict[str, Any], level: Severity, text: str) -> None:
+def test_each_check_can_fail(check: str, changed: dict[str, Any], level: Severity, text: str) -> None:
     found = made(check, seen(three(**changed)))
     assert worst(found) is level, found
     loudest = [finding for finding in found if finding.level is level]
@@ -85,7 +85,7 @@ def test_durations_are_those_of_now() -> None:
         ({}, Severity.WARNING),
     ],
 )
-def test_histories(history: dict[str, int], level: Severity) -> None:
+def test_a_history_that_is_behind_is_a_finding(history: dict[str, int], level: Severity) -> None:
     assert worst(made("history", seen(three(), histories={"n2": history}))) is level
 
 

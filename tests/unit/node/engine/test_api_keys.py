@@ -145,7 +145,7 @@ class TestReencryption:
         }
         assert node.service.keys.open(row(node, "key-7")).secret == SECRET
 
-    async def test_sessions_go_on(self, node: FakeNode) -> None:
+    async def test_sessions_continue_during_a_reencryption(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1)])
             async with connected(node, Credentials("key-1", SECRET, "sesame")) as trader:
@@ -211,7 +211,7 @@ class TestReencryption:
         assert caught.value.code is FailCode.CONFLICT
         assert (row(node, "old").sealed_by, row(node, "new").sealed_by) == (1, 3)
 
-    async def test_it_needs_the_operator(self, node: FakeNode) -> None:
+    async def test_a_reencryption_needs_the_operator(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1)])
         async with connected(node, Credentials("key-1", SECRET, "sesame")) as trader:

@@ -153,7 +153,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_pages")
 class TestCopies:
-    def test_all_who_ask_meanwhile_share_one(self) -> None:
+    def test_concurrent_requests_share_one_copy(self) -> None:
         exchange = Exchange()
         for number in range(50):
             exchange.send(buy(number))

@@ -101,7 +101,7 @@ def publish_each(feed: Feed, first: int, last: int) -> None:
 
 class TestRing:
     @given(capacity=st.integers(1, 200), start=st.integers(1, 50), sizes=st.lists(st.integers(1, 300), max_size=12))
-    def test_it_is_the_tail_of_a_list_with_whole_applies(self, capacity: int, start: int, sizes: list[int]) -> None:
+    def test_a_ring_is_the_tail_of_a_list_with_whole_applies(self, capacity: int, start: int, sizes: list[int]) -> None:
         everything: list[bytes] = []
         ring = Ring(capacity, start)
         for size in sizes:
@@ -143,7 +143,7 @@ class TestRing:
 
 
 class TestSubscribing:
-    def test_from_now_on(self) -> None:
+    def test_a_subscription_begins_with_the_next_event(self) -> None:
         feed, reader = Feed(100), Reader()
         publish(feed, 1, 3)
         assert subscribe(feed, reader, 0).next_sequence == 4
@@ -158,13 +158,13 @@ class TestSubscribing:
         publish(feed, 11, 12)
         assert reader.sequences == list(range(4, 13))
 
-    def test_a_product_without_events_yet(self) -> None:
+    def test_a_product_without_events_can_be_subscribed(self) -> None:
         feed, reader = Feed(100), Reader()
         assert subscribe(feed, reader, 1).next_sequence == 1
         publish(feed, 1, 2)
         assert reader.sequences == [1, 2]
 
-    def test_a_sequence_that_is_gone_is_refused(self) -> None:
+    def test_a_sequence_that_is_no_longer_kept_is_refused(self) -> None:
         feed = Feed(5)
         publish_each(feed, 1, 10)
         with pytest.raises(TooOldError, match="kept from sequence 6 on, not from 5"):
@@ -190,7 +190,7 @@ class TestSubscribing:
         publish(feed, 11, 11)
         assert reader.sequences == [9, 10, 11]
 
-    def test_products_are_apart(self) -> None:
+    def test_subscribers_get_the_events_of_their_product_only(self) -> None:
         feed, reader, other = Feed(100), Reader(), Reader()
         subscribe(feed, reader, 0)
         subscribe(feed, other, 0, "ETH-USD")
@@ -359,7 +359,7 @@ class TestAudiences:
         assert readers[2].frames[0] is readers[3].frames[0]
 
 
-def test_the_latest_trades_newest_first() -> None:
+def test_the_latest_trades_come_newest_first() -> None:
     feed = Feed(100)
     feed.publish(*encoded(matched(1, 1), opened(2), matched(3, 2), matched(4, 3)))
     assert [trade.trade_id for trade in feed.trades("BTC-USD", 2)] == [3, 2]

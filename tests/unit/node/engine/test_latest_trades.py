@@ -15,7 +15,7 @@ from node.engine.market import LatestTrades
     steps=st.lists(st.one_of(st.just("trade"), st.integers(1, 30)), max_size=80),
     begun=st.integers(0, 30),
 )
-def test_newest_first_whatever_was_asked_before(kept: int, steps: list[str | int], begun: int) -> None:
+def test_trades_come_newest_first_whatever_was_requested_before(kept: int, steps: list[str | int], begun: int) -> None:
     redactions: list[bytes] = []
 
     def redacted(trade: bytes) -> bytes:

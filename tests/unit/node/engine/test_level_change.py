@@ -194,7 +194,7 @@ async def test_what_speaks_against_it_is_named_and_nothing_is_changed(
     assert not cluster.held
 
 
-async def test_unknown_levels_and_the_present_one(cluster: Cluster) -> None:
+async def test_an_unknown_level_is_refused_and_the_present_one_changes_nothing(cluster: Cluster) -> None:
     with pytest.raises(RequestFailed, match=r"'0.9.0' is no level .* expected one of 0.2.0, 0.3.0"):
         await cluster.change.change("0.9.0", check=False)
     assert (await cluster.change.change("0.2.0", check=False)).index == 0, "it is there already"
@@ -346,14 +346,16 @@ async def test_members_are_asked_again_until_all_are_ready_at_once(cluster: Clus
     assert sorted(cluster.prepared) == ["n1"] * 3 + ["n2"] * 3 + ["n3"] * 3
 
 
-async def test_members_that_are_never_ready_together(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_members_that_are_never_ready_together_prevent_the_change(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(level_change, "READY_SECONDS", 0.0)
     with pytest.raises(RequestFailed, match="not ready at the same time"):
         await cluster.change.change("0.3.0", check=False)
     assert not cluster.proposed
 
 
-async def test_twice_at_once(cluster: Cluster) -> None:
+async def test_a_second_change_at_the_same_time_is_refused(cluster: Cluster) -> None:
     first = asyncio.create_task(cluster.change.change("0.3.0", check=False))
     await asyncio.sleep(0)
     with pytest.raises(RequestFailed, match="under way already"):
@@ -372,7 +374,7 @@ async def test_what_changed_while_members_made_ready_is_looked_at_again(cluster:
     assert not cluster.held
 
 
-async def test_too_many_commands_in_progress_and_a_lost_leadership(cluster: Cluster) -> None:
+async def test_too_many_commands_or_a_lost_leadership_prevent_the_change(cluster: Cluster) -> None:
     cluster.in_flight = 1
     with pytest.raises(RequestFailed, match="too much was under way"):
         await cluster.change.change("0.3.0", check=False)

@@ -148,7 +148,7 @@ async def test_without_a_preparation_the_state_is_converted_beside_at_the_entry(
     assert node.machine.apply(node.index + 1, CHANGE) is True
 
 
-async def test_a_snapshot_of_the_leader_ends_it(node: Node) -> None:
+async def test_a_snapshot_of_the_leader_ends_a_preparation(node: Node) -> None:
     await node.preparation.prepare(OWN.abi)
     released: list[object] = []
     node.machine.let_go = released.append
@@ -159,13 +159,13 @@ async def test_a_snapshot_of_the_leader_ends_it(node: Node) -> None:
     assert not node.machine.is_prepared
 
 
-async def test_a_snapshot_of_the_leader_while_it_is_prepared(node: Node) -> None:
+async def test_a_snapshot_of_the_leader_during_a_preparation_is_reported(node: Node) -> None:
     task = asyncio.create_task(node.preparation.prepare(OWN.abi))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert node.shadow() is not None
     node.machine.replace(node.machine.engine)
-    with pytest.raises(RequestFailed, match="replaced meanwhile by a snapshot of the leader"):
+    with pytest.raises(RequestFailed, match="a snapshot of the leader has replaced its state"):
         await task
     assert node.shadow() is None
     await node.preparation.prepare(OWN.abi)
@@ -210,7 +210,7 @@ async def test_it_is_given_up_when_the_level_does_not_change(node: Node, monkeyp
     node.trade(5)
 
 
-async def test_a_level_that_is_not_known(node: Node) -> None:
+async def test_an_unknown_level_is_refused(node: Node) -> None:
     with pytest.raises(RequestFailed, match="cannot run at the level"):
         await node.preparation.prepare("f" * 40)
 

@@ -46,7 +46,7 @@ async def test_a_node_is_added_and_removed(node: FakeNode, client: ClusterClient
     assert node.raft.membership.get("n4") is None
 
 
-async def test_a_read_only_member(node: FakeNode, client: ClusterClient) -> None:
+async def test_a_read_only_member_is_added(node: FakeNode, client: ClusterClient) -> None:
     await client.add_member(N4, read_only=True)
     assert node.raft.membership.get("n4") == member("n4", Role.READ_ONLY)
 
@@ -83,7 +83,9 @@ async def test_what_is_malformed_is_named(client: ClusterClient, address: NodeAd
         (ChangeError.INVALID, FailCode.BAD_REQUEST),
     ],
 )
-async def test_what_raft_refuses(node: FakeNode, client: ClusterClient, error: ChangeError, code: FailCode) -> None:
+async def test_each_refusal_of_raft_has_its_code(
+    node: FakeNode, client: ClusterClient, error: ChangeError, code: FailCode
+) -> None:
     node.raft.change_error = error
     with pytest.raises(RequestFailed, match="so it is") as caught:
         await client.add_member(N4)
@@ -148,7 +150,7 @@ def voters(states: str) -> list[MemberStatus]:
         ("uuu", "n9", "", ""),
     ],
 )
-def test_a_removal_that_would_leave_too_few(states: str, node_id: str, fault: str, forced: str) -> None:
+def test_a_removal_that_would_leave_too_few_voters_is_refused(states: str, node_id: str, fault: str, forced: str) -> None:
     for force, expected in ((False, fault), (True, forced)):
         found = removal_fault(voters(states), node_id, force=force)
         assert bool(found) == bool(expected), found

@@ -172,14 +172,14 @@ class TestGreeting:
             assert "1 to 4096 are allowed" in answer.message
             assert await client.ended()
 
-    async def test_silence_is_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_silent_client_is_disconnected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "HELLO_TIMEOUT", 0.05)
         monkeypatch.setattr(native_server, "LOOK_SECONDS", 0.02)
         async with running(config_of(tmp_path)) as node, raw(node, greet=False) as client:
             assert await client.ended()
             assert node.service.refused["silent"] == 1
 
-    async def test_too_many_sessions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_too_many_sessions_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection_limits, "LOCAL_MAX", 1)
         async with running(config_of(tmp_path)) as node, connected(node):
             with pytest.raises(ConnectionLost):
@@ -187,7 +187,7 @@ class TestGreeting:
             assert node.server.sessions == 1
             assert node.service.refused["too_many"] == 1
 
-    async def test_a_stopping_node_says_so(self, node: FakeNode) -> None:
+    async def test_a_stopping_node_tells_its_clients_that_it_stops(self, node: FakeNode) -> None:
         async with connected(node) as connection:
             await node.server.stop("back soon")
             await asyncio.wait_for(connection.closed.wait(), 5)
@@ -205,13 +205,13 @@ class TestGreeting:
 class TestSignedGreetings:
     """On the Unix socket a greeting with a key id is checked like one over TLS."""
 
-    async def test_the_operators_key(self, node: FakeNode) -> None:
+    async def test_the_operators_key_is_accepted(self, node: FakeNode) -> None:
         async with connected(node, Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase)) as operator:
             assert len(await operator.submit(WORLD)) == len(WORLD)
             assert await operator.control(ControlAction.SNAPSHOT)
         assert node.raft.snapshots_wanted == 1
 
-    async def test_a_replicated_key(self, node: FakeNode) -> None:
+    async def test_a_replicated_key_is_accepted(self, node: FakeNode) -> None:
         async with connected(node, await trader(node, ALL)) as alice:
             (outcome,) = await alice.submit([buy(1)])
             assert isinstance(outcome, Placed)
@@ -230,7 +230,7 @@ class TestSignedGreetings:
             ({"timestamp": "1e400"}, "timestamp: expected Unix seconds within 30 s"),
         ],
     )
-    async def test_what_is_wrong_is_said(self, node: FakeNode, change: dict[str, str], text: str) -> None:
+    async def test_a_refused_greeting_names_the_fault(self, node: FakeNode, change: dict[str, str], text: str) -> None:
         right = hello(Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase), "test", time.time())
         async with raw(node, greet=False) as client:
             client.send(msgspec.structs.replace(right, **change))
@@ -242,7 +242,7 @@ class TestSignedGreetings:
         assert node.service.refused["unauthorized"] == 1
 
     @pytest.mark.parametrize("age", [-31, 31])
-    async def test_an_old_or_early_timestamp(self, node: FakeNode, age: float) -> None:
+    async def test_an_old_or_early_timestamp_is_refused(self, node: FakeNode, age: float) -> None:
         stamp = f"{time.time() - age:.3f}"
         signed = Hello(PROTOCOL_VERSION, "t", ADMIN.key_id, ADMIN.passphrase, stamp, sign(ADMIN.secret, stamp))
         async with raw(node, greet=False) as client:
@@ -362,12 +362,12 @@ class TestMalformed:
             assert await client.ended()
         assert node.service.refused["framing"] == 1
 
-    async def test_too_many_commands(self, node: FakeNode) -> None:
+    async def test_too_many_commands_are_refused(self, node: FakeNode) -> None:
         async with connected(node) as connection:
             with pytest.raises(RequestFailed, match="commands: Expected `array` of length <= 1000"):
                 await connection.submit([buy(number) for number in range(COMMANDS_PER_SUBMIT_MAX + 1)])
 
-    async def test_too_long_commands(self, node: FakeNode) -> None:
+    async def test_too_long_commands_are_refused(self, node: FakeNode) -> None:
         async with connected(node) as connection:
             huge = PutCurrency(OPERATOR, "x", "E" * 500_000, 2)
             with pytest.raises(RequestFailed, match="commands: more than 458752 bytes") as caught:

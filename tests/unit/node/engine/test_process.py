@@ -130,7 +130,7 @@ async def test_a_snapshot_stands_for_the_log_behind_it(config: NodeConfig) -> No
         assert first.product_sequence == 1, "the snapshot keeps the tail of the feed"
 
 
-async def test_who_is_a_gateway(config: NodeConfig) -> None:
+async def test_a_session_of_a_node_is_a_gateway(config: NodeConfig) -> None:
     async with engine(config), operator(config) as client:
         await client.submit(WORLD)
         native = config.native.listen
@@ -229,7 +229,7 @@ async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("section", ["native", "raft"])
-async def test_a_taken_port_is_said(config: NodeConfig, caplog: pytest.LogCaptureFixture, section: str) -> None:
+async def test_a_port_in_use_is_named(config: NodeConfig, caplog: pytest.LogCaptureFixture, section: str) -> None:
     host, _, port = getattr(config, section).listen.rpartition(":")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does: old connections do not hold the port
@@ -328,7 +328,9 @@ async def test_a_kill_while_a_new_cluster_starts_leaves_it_the_whole_dataset_onc
 
 
 @pytest.mark.cluster
-def test_two_engines_on_one_directory(config_path: Path, config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_engine_on_one_directory_is_refused(
+    config_path: Path, config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_process, "LOCK_TIMEOUT", 0.05)
     lock = engine_process._acquire(config.data_path / ENGINE_PID_FILE)
     try:

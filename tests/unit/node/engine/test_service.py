@@ -139,7 +139,7 @@ class TestCommands:
         desk.submit(1, buy(1))
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)]
 
-    def test_without_a_leader(self, tmp_path: Path) -> None:
+    def test_commands_without_a_leader_are_refused(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False)
         desk.submit(1, buy(1))
         assert desk.answers == [Failed(1, FailCode.NO_LEADER, "no leader is known at the moment")]
@@ -182,7 +182,7 @@ class TestCommands:
         desk.wait()
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)], "the client may reach it"
 
-    def test_only_so_many_wait_for_a_leader(self, tmp_path: Path) -> None:
+    def test_the_number_of_commands_that_wait_for_a_leader_is_bounded(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False, native=NativeConfig("127.0.0.1:0", queue_max=4))
         desk.raft.election_in_progress = True
         desk.submit(1, buy(1), buy(2))
@@ -195,7 +195,7 @@ class TestCommands:
             (3, FailCode.STOPPING),
         ]
 
-    def test_a_full_queue(self, tmp_path: Path) -> None:
+    def test_a_full_queue_refuses_commands(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", queue_max=3))
         desk.submit(1, buy(1), buy(2))
         desk.submit(2, buy(3), buy(4))
@@ -210,7 +210,7 @@ class TestCommands:
         desk.run()
         assert [len(decode_batch(payload).commands) for payload in desk.raft.entries] == [2, 2, 2, 2, 2]
 
-    def test_leadership_lost_before_the_proposal(self, desk: Desk) -> None:
+    def test_commands_of_a_leadership_lost_before_the_proposal_are_refused(self, desk: Desk) -> None:
         desk.submit(1, buy(1))
         desk.raft.lose_leadership("n2")
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)]
@@ -218,7 +218,7 @@ class TestCommands:
         assert len(desk.answers) == 1
 
     @pytest.mark.parametrize("applied", [False, True])
-    def test_leadership_lost_meanwhile(self, desk: Desk, applied: bool) -> None:
+    def test_commands_of_a_leadership_lost_after_the_proposal_have_an_unknown_outcome(self, desk: Desk, applied: bool) -> None:
         desk.submit(1, *WORLD)
         desk.ready.pop(0)()
         desk.raft.lose_leadership("n2", applied=applied)
@@ -380,7 +380,7 @@ class TestReads:
         assert len(desk.answers) == 2_000
         assert desk.raft.index - index <= 0.2 / BARRIER_INTERVAL_S + 2
 
-    def test_a_barrier_that_fails(self, desk: Desk) -> None:
+    def test_reads_of_a_barrier_that_fails_are_refused(self, desk: Desk) -> None:
         desk.query(CurrenciesQuery(), linearizable=True)
         desk.raft.lose_leadership("n2")
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)]
@@ -396,7 +396,7 @@ class TestReads:
             desk.query(CurrenciesQuery(), linearizable=True)
         assert [answer.code for answer in desk.answers] == [FailCode.OVERLOADED]
 
-    def test_the_book_at_every_level(self, desk: Desk) -> None:
+    def test_the_book_is_answered_at_every_level(self, desk: Desk) -> None:
         desk.submit(1, *WORLD, buy(1, price=99), buy(2, price=98), buy(3, price=99), sell(4, price=101))
         desk.run()
         one = desk.read(BookQuery("BTC-USD", 1), BookView)
@@ -409,7 +409,7 @@ class TestReads:
         assert [(order.price, order.order_id) for order in three.bid_orders] == [(99, 1), (99, 3), (98, 2)]
         assert three.bids == []
 
-    def test_a_book_moves_on(self, desk: Desk) -> None:
+    def test_a_cached_book_follows_its_product(self, desk: Desk) -> None:
         desk.submit(1, *WORLD, buy(1))
         desk.run()
         assert desk.read(BookQuery("BTC-USD", 3), BookView).product_sequence == 3
@@ -434,14 +434,14 @@ class TestReads:
             (OrderQuery("alice", 0, "x"), FailCode.NOT_FOUND, "order 'x' of account 'alice' does not exist"),
         ],
     )
-    def test_what_cannot_be_answered(self, desk: Desk, query: Any, code: FailCode, text: str) -> None:
+    def test_a_query_that_cannot_be_answered_is_refused(self, desk: Desk, query: Any, code: FailCode, text: str) -> None:
         desk.submit(1, *WORLD, buy(1))
         desk.run()
         desk.answers.clear()
         desk.query(query)
         assert desk.answers == [Failed(1, code, text)]
 
-    def test_the_status(self, desk: Desk) -> None:
+    def test_the_status_shows_the_node(self, desk: Desk) -> None:
         desk.submit(1, *WORLD)
         desk.run()
         desk.seconds = 7.5
@@ -500,7 +500,7 @@ class TestControl:
         desk.run()
         assert {(type(answer), answer.request_id) for answer in desk.answers} == {(Failed, 2), (Results, 3), (Answer, 4)}
 
-    def test_a_snapshot_of_any_node(self, desk: Desk) -> None:
+    def test_any_node_takes_a_snapshot_on_request(self, desk: Desk) -> None:
         desk.raft.leader_id = "n2"
         desk.control(1, ControlAction.SNAPSHOT)
         assert isinstance(desk.answers[0], Answer)

@@ -90,7 +90,7 @@ def node(tmp_path: Path) -> Node:
     return node
 
 
-def test_nothing_taken_yet(node: Node) -> None:
+def test_a_node_without_a_snapshot_has_no_newest_one(node: Node) -> None:
     assert node.port.newest() is None
     assert node.port.poll() is CaptureState.IDLE
 

@@ -14,7 +14,7 @@ NOW = 1_764_424_800_123_456_789
 
 
 @pytest.mark.parametrize("commands", [0, 1, 200])
-def test_the_stamp_of_a_batch(commands: int) -> None:
+def test_the_stamp_of_a_batch_is_its_time(commands: int) -> None:
     """At every level."""
     batch = Batch(NOW, [CancelOrder("id", "alice", 1)] * commands)
     for level in SUPPORTED:

@@ -98,7 +98,7 @@ async def closed(reader: asyncio.StreamReader) -> bool:
 
 
 class TestHandshakes:
-    async def test_they_are_made_in_other_threads(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_handshakes_run_in_other_threads(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         threads: list[int] = []
         real = tls._handshake
 
@@ -113,7 +113,7 @@ class TestHandshakes:
         assert len(threads) >= 2
         assert threading.get_ident() not in threads
 
-    async def test_one_that_fails_is_counted(self, port: Make) -> None:
+    async def test_a_failed_handshake_is_counted(self, port: Make) -> None:
         async with port() as one:
             reader, writer = await one.plain()
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -184,7 +184,7 @@ class TestSession:
             with pytest.raises(RequestFailed, match="UNAUTHORIZED"):
                 await one.open(None)
 
-    async def test_the_end_is_said(self, port: Make) -> None:
+    async def test_a_session_that_ends_gets_the_reason(self, port: Make) -> None:
         async with port() as one:
             connection = await one.open(ALICE)
             await one.node.server.stop("back soon")

@@ -60,7 +60,7 @@ async def test_trades_have_the_sequence_of_rest() -> None:
         assert int(trade[83]) > 0
 
 
-async def test_the_top_of_the_book() -> None:
+async def test_the_top_of_the_book_is_sent() -> None:
     async with serving() as served:
         client = await client_of(served)
         trade_with(served.backend, Side.BUY, 90_00, 5_000_000, "b1")

@@ -55,7 +55,7 @@ async def test_an_order_lives_from_new_to_filled() -> None:
         assert len({new[17], part[17], whole[17]}) == 3
 
 
-async def test_cancels_by_either_id() -> None:
+async def test_an_order_is_cancelled_by_either_id() -> None:
     async with serving() as served:
         client = await served.logged_on()
         client.order("one")
@@ -129,7 +129,7 @@ async def test_an_order_that_comes_again_is_what_it_was() -> None:
         assert (status[150], status[39], status[790], status[11]) == ("I", "0", "q", "one")
 
 
-async def test_orders_of_other_kinds() -> None:
+async def test_orders_of_several_kinds_are_entered() -> None:
     async with serving() as served:
         client = await served.logged_on()
         trade_with(served.backend, Side.SELL, 100_00, 10_000_000)
@@ -214,7 +214,7 @@ async def test_a_bust_and_a_corrected_price_refer_to_the_trade() -> None:
         assert len({message[17] for message in (new, trade, other, corrected, busted)}) == 5
 
 
-async def test_a_mass_cancel_of_one_side() -> None:
+async def test_a_mass_cancel_may_name_one_side() -> None:
     async with serving() as served:
         client = await served.logged_on()
         client.order("buy", "1", "90")

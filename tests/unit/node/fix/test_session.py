@@ -154,7 +154,7 @@ class TestNumbers:
             assert "MsgSeqNum too low, expecting 4 but received 2" in (await client.next("5"))[58]
             assert await client.end() == []
 
-    async def test_a_logon_with_a_number_that_is_too_low(self) -> None:
+    async def test_a_logon_with_a_number_that_is_too_low_is_refused(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
             client.send("5")
@@ -264,7 +264,7 @@ class TestAnotherNode:
 
 
 class TestSignsOfLife:
-    async def test_both_sides_give_them(self) -> None:
+    async def test_both_sides_send_heartbeats(self) -> None:
         async with serving() as served:
             client = await served.logged_on(heartbeat=1)
             beats = {(await client.next())[35] for _ in range(2)}

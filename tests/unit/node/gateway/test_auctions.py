@@ -45,7 +45,7 @@ async def collect(exchange: Exchange) -> list[Any]:
     return orders
 
 
-async def test_the_book_says_what_would_happen(exchange: Exchange) -> None:
+async def test_the_book_shows_the_indicative_price_and_size(exchange: Exchange) -> None:
     assert (await exchange.get("/products/BTC-USD/book"))[1]["auction"] is None
     await collect(exchange)
     for level in (1, 2, 3):
@@ -73,7 +73,7 @@ async def test_the_book_says_what_would_happen(exchange: Exchange) -> None:
     assert (book["auction_mode"], book["auction"]) == (False, None)
 
 
-async def test_an_auction_without_orders_says_so(exchange: Exchange) -> None:
+async def test_an_auction_without_orders_cannot_open(exchange: Exchange) -> None:
     await put_status(exchange, "auction")
     _, book = await exchange.get("/products/BTC-USD/book")
     auction = book["auction"]

@@ -38,7 +38,7 @@ def raw_request(exchange: Exchange, method: str, target: str, signed: dict[str, 
         connection.close()
 
 
-def test_known_vectors() -> None:
+def test_signatures_equal_known_vectors() -> None:
     secret = "c2VjcmV0"
     assert sign(secret, "1795304696", "GET", "/accounts") == "PHEbbsdPjaIq7avcJ9RgobpZEiAvQ1lsi3JaghRppzM="
     body = b'{"product_id":"BTC/USD"}'

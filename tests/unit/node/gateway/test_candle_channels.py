@@ -46,7 +46,7 @@ async def test_a_candle_that_ends_is_sent_once_more_in_its_final_form(exchange: 
     assert row(messages[-1]) == ["95", "95", "95", "95", "1"]
 
 
-async def test_the_names_of_the_channels(exchange: Exchange) -> None:
+async def test_the_channels_have_the_names_of_the_granularities(exchange: Exchange) -> None:
     socket = await exchange.socket()
     await socket.send_json(FULL | {"channels": ["candles", "bbo", *CANDLES]})
     answer = await receive(socket)

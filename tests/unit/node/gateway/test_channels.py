@@ -189,7 +189,7 @@ async def test_level3_can_be_resumed(exchange: Exchange) -> None:
     assert [int((await receive(socket))[2]) for _ in range(end - 3)] == list(range(4, end + 1))
 
 
-async def test_the_name_of_the_auction_channel_at_coinbase(exchange: Exchange) -> None:
+async def test_the_auction_channel_has_the_name_of_coinbase_too(exchange: Exchange) -> None:
     socket = await exchange.socket()
     await socket.send_json(FULL | {"channels": ["auctionfeed"]})
     assert (await receive(socket))["channels"] == [{"name": "auction", "product_ids": ["BTC-USD"]}]
@@ -226,7 +226,7 @@ class TestBalance:
             assert (await receive(socket, "subscriptions"))["channels"] == []
             await socket.close()
 
-    async def test_only_the_owner_has_it(self, exchange: Exchange) -> None:
+    async def test_only_the_owner_gets_balances(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         await socket.send_json({"type": "subscribe", "channels": ["balance"]})
         assert (await receive(socket))["message"] == "Authentication Failed"
@@ -244,14 +244,14 @@ class TestBalance:
 
 
 class TestUnknownChannels:
-    async def test_one_refuses_itself_only(self, exchange: Exchange) -> None:
+    async def test_an_unknown_channel_is_refused_alone(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         await socket.send_json(FULL | {"channels": ["ticker", "rfq_matches", "heartbeat"]})
         answer, error = await receive(socket), await receive(socket)
         assert [row["name"] for row in answer["channels"]] == ["heartbeat", "ticker"]
         assert error == {"type": "error", "message": "Failed to subscribe", "reason": "rfq_matches is not a channel"}
 
-    async def test_none_left_is_no_subscription(self, exchange: Exchange) -> None:
+    async def test_a_message_with_unknown_channels_only_subscribes_nothing(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         await socket.send_json(FULL | {"channels": ["nope"]})
         assert (await receive(socket))["reason"] == "nope is not a channel"

@@ -96,7 +96,7 @@ async def answers(direct: bool, requests: list[tuple[str, str, bytes]]) -> tuple
         return found, exchange.backend.taken - before
 
 
-async def test_both_ways_answer_the_same() -> None:
+async def test_both_paths_answer_the_same() -> None:
     bodies = [json.dumps(order).encode() for order in (*PLAIN, *REFUSED, *PLAIN[:3], *ODD)]
     requests = [("POST", "/orders", body) for body in (*bodies, *RAW)]
     for number in (1, 4, 5, 99, 2**63):
@@ -129,7 +129,7 @@ async def test_a_lost_connection_goes_on_with_the_same_command(exchange: Exchang
         (ConnectionLost("gone"), 200),
     ],
 )
-async def test_failures_are_answered_as_on_the_long_way(exchange: Exchange, error: Any, status: int) -> None:
+async def test_failures_are_answered_as_on_the_normal_path(exchange: Exchange, error: Any, status: int) -> None:
     await exchange.order("alice", "buy", "50", "1")
     exchange.backend.fail = [error]
     body = {"product_id": "BTC-USD", "side": "buy", "price": "49", "size": "1", "client_oid": "x"}

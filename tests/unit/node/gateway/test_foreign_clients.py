@@ -68,19 +68,21 @@ class TestEqualOrders:
     first one, sent again.
     """
 
-    async def test_one_after_the_other_on_one_connection_are_as_many_orders(self, exchange: Exchange, client: Client) -> None:
+    async def test_equal_orders_one_after_the_other_on_one_connection_are_as_many_orders(
+        self, exchange: Exchange, client: Client
+    ) -> None:
         signed, body = whole_second(exchange)
         answers = [await client.send(signed, "/orders", body) for _ in range(3)]
         assert [status for status, _ in answers] == [200, 200, 200]
         assert len({answer["id"] for _, answer in answers}) == 3
         assert await open_orders(exchange) == 3
 
-    async def test_batches_too(self, exchange: Exchange, client: Client) -> None:
+    async def test_equal_batches_on_one_connection_are_as_many_batches(self, exchange: Exchange, client: Client) -> None:
         signed, body = whole_second(exchange, "/orders/batch", {"orders": [ORDER, ORDER]})
         assert [(await client.send(signed, "/orders/batch", body))[0] for _ in range(2)] == [200, 200]
         assert await open_orders(exchange) == 4
 
-    async def test_on_another_connection_it_is_a_replay(self, exchange: Exchange, client: Client) -> None:
+    async def test_an_equal_order_on_another_connection_is_a_replay(self, exchange: Exchange, client: Client) -> None:
         """What a library sends again after its connection was lost, and what somebody sends who has read along."""
         signed, body = whole_second(exchange)
         assert (await client.send(signed, "/orders", body))[0] == 200
@@ -90,7 +92,7 @@ class TestEqualOrders:
         assert (status, answer["message"]) == (400, "request replayed")
         assert await open_orders(exchange) == 1
 
-    async def test_what_was_not_answered_is_not_doubled(self, exchange: Exchange, client: Client) -> None:
+    async def test_an_order_repeated_after_an_unknown_outcome_is_placed_once(self, exchange: Exchange, client: Client) -> None:
         """A 504 leaves the outcome open: the same request again on the same connection finds the first one's order."""
         signed, body = whole_second(exchange)
         exchange.backend.fail.append(UnavailableError("lost", outcome_unknown=True))
@@ -98,7 +100,7 @@ class TestEqualOrders:
         assert (await client.send(signed, "/orders", body))[0] == 200
         assert await open_orders(exchange) == 1
 
-    async def test_sent_without_waiting_for_the_answer_it_is_a_replay(self, exchange: Exchange) -> None:
+    async def test_an_equal_order_sent_without_waiting_for_the_answer_is_a_replay(self, exchange: Exchange) -> None:
         signed, body = whole_second(exchange)
         head = "".join(f"{name}: {text}\r\n" for name, text in signed.items())
         request = f"POST /orders HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -118,7 +120,7 @@ class TestEqualOrders:
         answers = [await client.send(signed, "/orders", body) for _ in range(2)]
         assert [status for status, _ in answers] == [200, 400]
 
-    async def test_nor_does_one_that_several_keys_share(self, exchange: Exchange, client: Client) -> None:
+    async def test_a_connection_that_several_keys_share_proves_nothing(self, exchange: Exchange, client: Client) -> None:
         signed, body = whole_second(exchange)
         assert (await client.send(signed, "/orders", body))[0] == 200
         assert (await client.send(*_of(whole_second(exchange, who="bob"))))[0] == 200
@@ -129,7 +131,7 @@ class TestEqualOrders:
         signed = headers(exchange.keys["alice"], "POST", "/orders", data, f"{time.time():.3f}")
         assert [(await client.send(signed, "/orders", data))[0] for _ in range(2)] == [200, 400]
 
-    async def test_two_seconds_later_it_is_a_replay(self, exchange: Exchange, client: Client) -> None:
+    async def test_an_equal_order_two_seconds_later_is_a_replay(self, exchange: Exchange, client: Client) -> None:
         signed, body = whole_second(exchange)
         assert (await client.send(signed, "/orders", body))[0] == 200
         exchange.gateway.auth.now = lambda: time.time() + 2.0
@@ -163,7 +165,7 @@ class TestParameters:
             assert (await exchange.call("alice", "GET", f"{target}?limit={limit}"))[0] == 200
 
     @pytest.mark.parametrize("limit", ["0", "00", "-1", "1.5", "", "x", "%C2%B2"])
-    async def test_what_is_no_limit_is_refused(self, exchange: Exchange, limit: str) -> None:
+    async def test_a_limit_that_is_no_number_is_refused(self, exchange: Exchange, limit: str) -> None:
         status, answer = await exchange.call("alice", "GET", f"/orders?limit={limit}")
         assert (status, answer["field"]) == (400, "limit")
 
@@ -295,7 +297,7 @@ async def test_nobodys_wallets_users_and_currencies_are_404(exchange: Exchange) 
     assert (await exchange.call("alice", "GET", "/withdrawals/fee-estimate?currency=NO"))[0] == 404
 
 
-async def test_a_withdrawal_as_clients_write_it(exchange: Exchange) -> None:
+async def test_a_withdrawal_in_the_form_of_clients_is_booked(exchange: Exchange) -> None:
     body = {
         "currency": "BTC",
         "amount": 0.5,

@@ -79,14 +79,14 @@ def check_answer(status: int, body: bytes) -> None:
 
 @FUZZ
 @given(call=CALLS, body=BODIES)
-async def test_any_json_body(exchange: Exchange, call: tuple[str, str, str], body: object) -> None:
+async def test_any_json_body_is_answered(exchange: Exchange, call: tuple[str, str, str], body: object) -> None:
     response = await exchange.send(*call, raw=json.dumps(body).encode())
     check_answer(response.status, await response.read())
 
 
 @FUZZ
 @given(call=CALLS, raw=st.binary(max_size=64) | st.text(alphabet='{}[]":,0123456789.eE-tfn\\u ', max_size=40).map(str.encode))
-async def test_any_bytes_as_a_body(exchange: Exchange, call: tuple[str, str, str], raw: bytes) -> None:
+async def test_any_bytes_as_a_body_are_answered(exchange: Exchange, call: tuple[str, str, str], raw: bytes) -> None:
     response = await exchange.send(*call, raw=raw)
     check_answer(response.status, await response.read())
 
@@ -105,7 +105,7 @@ HEADER_TEXT = st.text(alphabet=st.characters(min_codepoint=0x20, max_codepoint=0
 
 @FUZZ
 @given(name=st.sampled_from(NAMES), text=HEADER_TEXT)
-async def test_any_header(exchange: Exchange, name: str, text: str) -> None:
+async def test_any_header_is_answered(exchange: Exchange, name: str, text: str) -> None:
     signed = headers(exchange.keys["alice"], "GET", "/orders") | {name: text}
     response = await exchange.client.get("/orders", headers=signed)
     check_answer(response.status, await response.read())
@@ -143,7 +143,7 @@ PATHS = st.sampled_from(
 
 @FUZZ
 @given(path=PATHS, query=st.lists(st.tuples(st.sampled_from(PARAMETERS), VALUES), max_size=4))
-async def test_any_query(exchange: Exchange, path: str, query: list[tuple[str, str]]) -> None:
+async def test_any_query_is_answered(exchange: Exchange, path: str, query: list[tuple[str, str]]) -> None:
     from yarl import URL
 
     target = str(URL.build(path=path, query=query))
@@ -168,7 +168,7 @@ async def test_any_query(exchange: Exchange, path: str, query: list[tuple[str, s
     ),
     rest=st.binary(max_size=40),
 )
-async def test_any_bytes_as_a_request(exchange: Exchange, start: str, rest: bytes) -> None:
+async def test_any_bytes_as_a_request_are_answered(exchange: Exchange, start: str, rest: bytes) -> None:
     reader, writer = await asyncio.open_connection(str(exchange.client.host), exchange.client.port)
     signed = "".join(f"{name}: {text}\r\n" for name, text in headers(exchange.keys["alice"], "GET", "/").items())
     writer.write(
@@ -202,7 +202,7 @@ MESSAGES = st.fixed_dictionaries(
 
 @settings(FUZZ, max_examples=100)
 @given(messages=st.lists(MESSAGES | ANY_JSON, max_size=8))
-async def test_any_websocket_message(exchange: Exchange, messages: list[object]) -> None:
+async def test_any_websocket_message_is_answered(exchange: Exchange, messages: list[object]) -> None:
     exchange.gateway.socket_limits = SocketLimits(0.0)
     socket = await exchange.socket()
     for message in messages:

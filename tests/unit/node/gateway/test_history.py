@@ -132,7 +132,7 @@ async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.M
     assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
 
 
-async def test_the_ledger_by_type(kept: Exchange) -> None:
+async def test_the_ledger_is_filtered_by_type(kept: Exchange) -> None:
     await trade_a_little(kept)
 
     async def amounts(kind: str) -> list[str]:
@@ -200,7 +200,7 @@ async def test_trades_lead_back_to_the_first(kept: Exchange) -> None:
     assert [trade["trade_id"] for trade in await pages(kept, "", "/products/BTC-USD/trades", 3)] == [8, 7, 6, 5, 4, 3, 2, 1]
 
 
-async def test_candles_of_every_granularity(kept: Exchange) -> None:
+async def test_candles_have_every_granularity(kept: Exchange) -> None:
     await trade_a_little(kept)
     for granularity in (60, 300, 900, 3600, 21_600, 86_400):
         _, rows = await kept.get(f"/products/BTC-USD/candles?granularity={granularity}")
@@ -263,7 +263,7 @@ async def test_both_accounts_see_a_transfer_between_them(kept: Exchange) -> None
     assert (await kept.call("bob", "GET", "/transfers/gift"))[1]["type"] == "deposit"
 
 
-async def test_the_sessions_of_a_product(kept: Exchange) -> None:
+async def test_the_sessions_of_a_product_are_listed(kept: Exchange) -> None:
     """Every change of its status, once, with its place in the product's feed."""
     for status in ("cancel_only", "cancel_only", "online"):
         body = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
@@ -288,7 +288,7 @@ async def test_the_sessions_of_a_product(kept: Exchange) -> None:
         ("start=yesterday&end=5", "start"),
     ],
 )
-async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:
+async def test_bad_parameters_of_candles_are_refused(kept: Exchange, query: str, field: str) -> None:
     status, answer = await kept.get(f"/products/BTC-USD/candles?{query}")
     assert (status, answer["field"]) == (400, field)
 

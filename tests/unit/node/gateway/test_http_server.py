@@ -521,7 +521,7 @@ async def test_connections_leave_nothing_behind() -> None:
         assert not served.server._tasks
 
 
-async def test_who_ignores_refusals_gets_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_ignores_refusals_gets_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is held back, and the next request of the connection waits behind it."""
     monkeypatch.setattr(limits, "REFUSAL_PAUSE", 30.0)
     async with serving() as served:
@@ -550,7 +550,7 @@ class TestTls:
         server.load_cert_chain(tmp_path / "node.pem", tmp_path / "node.key")
         return server, trusting_context(authority.certificate.decode())
 
-    async def test_requests_refusals_and_unread_answers(
+    async def test_requests_refusals_and_unread_answers_work_over_tls(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)

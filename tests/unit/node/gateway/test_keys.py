@@ -99,7 +99,7 @@ async def test_bad_input_is_named(exchange: Exchange, method: str, target: str, 
     assert exchange.backend.engine.sequence == before
 
 
-async def test_more_networks_than_a_key_may_have(exchange: Exchange) -> None:
+async def test_more_networks_than_a_key_may_have_are_refused(exchange: Exchange) -> None:
     limits = [f"192.0.2.{number}" for number in range(ADDRESSES_MAX + 1)]
     status, answer = await exchange.call("admin", "POST", "/admin/keys", KEY | {"addresses": limits})
     assert (status, answer["message"], answer["field"]) == (400, "Invalid addresses", "addresses")
@@ -178,7 +178,7 @@ class TestOpenConnections:
         await exchange.order("bob", "sell", "100", "1")
         assert (await receive(socket))["type"] == "ticker"
 
-    async def test_so_do_private_details_on_public_channels(self, exchange: Exchange) -> None:
+    async def test_private_details_on_public_channels_end_with_the_key(self, exchange: Exchange) -> None:
         key = await made(exchange)
         socket = await subscribe(exchange, channels=["full"], product_ids=["BTC-USD"], **exchange.socket_signature("made"))
         await exchange.order("alice", "buy", "100", "1")
@@ -204,7 +204,7 @@ class TestOpenConnections:
         await exchange.order("alice", "buy", "100", "1")
         assert (await receive(socket))["type"] == "received"
 
-    async def test_who_guesses_keys_does_not_delay_it(self, exchange: Exchange) -> None:
+    async def test_guesses_of_keys_do_not_delay_a_revocation(self, exchange: Exchange) -> None:
         key = await made(exchange)
         socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
         exchange.gateway.auth._unknown.spend(1e6)

@@ -145,7 +145,7 @@ async def test_readyz_names_the_reasons(exchange: Exchange, status: dict[str, An
     assert (got, answer["reasons"]) == (503, [reason])
 
 
-async def test_who_asks_for_the_status_together_costs_the_engine_little(exchange: Exchange) -> None:
+async def test_concurrent_requests_for_the_status_share_one_query(exchange: Exchange) -> None:
     exchange.backend.queried.clear()
     answers = await asyncio.gather(*(exchange.get(path) for path in ("/status", "/readyz") for _ in range(50)))
     assert {status for status, _ in answers} == {200}

@@ -11,7 +11,7 @@ from tests.unit.node.gateway.harness import Exchange
 PRODUCT = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
 
 
-async def test_time_and_health(exchange: Exchange) -> None:
+async def test_time_and_health_are_answered(exchange: Exchange) -> None:
     status, answer = await exchange.get("/time")
     assert status == 200
     assert isinstance(answer["epoch"], float)
@@ -19,7 +19,7 @@ async def test_time_and_health(exchange: Exchange) -> None:
     assert await exchange.get("/healthz") == (200, {"status": "ok"})
 
 
-async def test_products_and_currencies(exchange: Exchange) -> None:
+async def test_products_and_currencies_are_listed(exchange: Exchange) -> None:
     _, products = await exchange.get("/products")
     assert [product["id"] for product in products] == ["BTC-USD", "ETH-BTC"]
     assert products[0] | {"id": "BTC-USD"} == (await exchange.get("/products/BTC-USD"))[1]
@@ -40,7 +40,7 @@ async def test_products_and_currencies(exchange: Exchange) -> None:
     assert (await exchange.get("/currencies/USD"))[1]["id"] == "USD"
 
 
-async def test_books_at_every_level(exchange: Exchange) -> None:
+async def test_books_are_answered_at_every_level(exchange: Exchange) -> None:
     first = await exchange.order("alice", "buy", "99", "1")
     second = await exchange.order("bob", "buy", "99", "2")
     third = await exchange.order("bob", "sell", "101", "0.5")

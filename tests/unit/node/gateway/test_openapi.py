@@ -24,7 +24,7 @@ def test_every_call_is_listed_with_its_answers() -> None:
             assert least <= set(operation["responses"])
 
 
-def test_private_calls_say_so() -> None:
+def test_private_calls_need_a_signature() -> None:
     for route in ROUTES:
         operation = DOCUMENT["paths"][route.path][route.method.lower()]
         assert ("security" in operation) == (route.permission is not None)

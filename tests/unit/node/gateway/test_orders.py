@@ -70,7 +70,7 @@ async def test_numbers_may_come_as_json_numbers_and_are_read_as_text(exchange: E
     assert (await response.json())["size"] == "0.29"
 
 
-async def test_market_orders_by_size_and_by_funds(exchange: Exchange) -> None:
+async def test_market_orders_are_placed_by_size_and_by_funds(exchange: Exchange) -> None:
     await exchange.order("bob", "sell", "100", "2")
     market = {"product_id": "BTC-USD", "side": "buy", "type": "market"}
     _, by_size = await exchange.call("alice", "POST", "/orders", market | {"size": "1"})
@@ -81,7 +81,7 @@ async def test_market_orders_by_size_and_by_funds(exchange: Exchange) -> None:
     assert (status, empty["done_reason"], empty["filled_size"]) == (200, "canceled", "0")
 
 
-async def test_po_means_post_only(exchange: Exchange) -> None:
+async def test_the_time_in_force_po_means_post_only(exchange: Exchange) -> None:
     order = await exchange.order("alice", "buy", "100", "1", time_in_force="PO")
     assert (order["post_only"], order["time_in_force"]) == (True, "GTC")
     await exchange.order("bob", "sell", "200", "1")
@@ -152,7 +152,7 @@ async def test_malformed_json_is_refused(exchange: Exchange, raw: bytes) -> None
     assert (await response.json())["message"]
 
 
-async def test_looking_up_and_cancelling(exchange: Exchange) -> None:
+async def test_an_order_is_looked_up_and_cancelled_by_either_id(exchange: Exchange) -> None:
     order = await exchange.order("alice", "buy", "100", "1", client_oid="c-1")
     assert (await exchange.call("alice", "GET", f"/orders/{order['id']}")) == (200, order)
     assert (await exchange.call("alice", "GET", "/orders/client:c-1")) == (200, order)

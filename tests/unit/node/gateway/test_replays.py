@@ -92,7 +92,7 @@ async def test_a_product_that_came_in_between_has_no_order_of_a_batch_placed_aga
     assert len([order for order in placed if order["product_id"] == "BTC-USD"]) == 2
 
 
-async def test_nor_the_status_of_a_product_put_again(exchange: Exchange) -> None:
+async def test_a_replayed_batch_of_statuses_changes_no_product_that_came_in_between(exchange: Exchange) -> None:
     send = await again(exchange, "admin", "PATCH", "/admin/products", {"status": "offline"})
     assert (await send())[0] == 200
     assert (await exchange.call("admin", "PUT", "/admin/products/AAA-USD", NEW_PRODUCT))[0] == 200
@@ -184,7 +184,7 @@ class TestMemory:
         now[0] = 60.1
         memory.begin("s:1")
 
-    def test_it_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_number_of_kept_signatures_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(auth, "KEPT_MAX", 3)
         memory = Replays(60.0, clock=lambda: 0.0)
         for number in range(5):

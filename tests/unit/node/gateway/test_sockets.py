@@ -54,7 +54,7 @@ async def trade(exchange: Exchange, price: str = "100", size: str = "1") -> None
         ({"channels": [{"name": "status"}], "product_ids": ["BTC-USD"]}, {"status": []}),
     ],
 )
-async def test_every_form_of_a_subscription(
+async def test_every_form_of_a_subscription_is_accepted(
     exchange: Exchange, message: dict[str, object], channels: dict[str, list[str]]
 ) -> None:
     for signature in ({}, exchange.socket_signature("alice")):
@@ -248,7 +248,7 @@ async def test_ticker_batch_reports_trades_every_few_seconds(exchange: Exchange,
     assert trade_ids == sorted(set(trade_ids)), "a second without a trade has no message"
 
 
-async def test_ticker_and_last_match(exchange: Exchange) -> None:
+async def test_ticker_and_matches_begin_with_the_last_trade(exchange: Exchange) -> None:
     await trade(exchange, "100")
     await trade(exchange, "102")
     await exchange.order("alice", "buy", "90", "1")
@@ -324,7 +324,7 @@ async def test_the_first_sequence_wanted_may_be_named(exchange: Exchange, first:
     assert [message["sequence"] for message in await gather(socket, end - 3)] == list(range(4, end + 1))
 
 
-async def test_resuming_matches_only(exchange: Exchange) -> None:
+async def test_the_channel_matches_can_be_resumed_alone(exchange: Exchange) -> None:
     for _ in range(4):
         await trade(exchange)
     socket = await exchange.socket()
@@ -507,7 +507,7 @@ async def test_sessions_that_end_leave_nothing_behind(exchange: Exchange) -> Non
     assert feed.readers == {}
 
 
-async def test_a_stopping_gateway_says_so(exchange: Exchange) -> None:
+async def test_a_stopping_gateway_closes_connections_with_the_reason(exchange: Exchange) -> None:
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     await exchange.gateway.feeds.close()
     async with asyncio.timeout(5):

@@ -54,7 +54,7 @@ async def test_a_stop_order_waits_and_enters_when_a_trade_comes_to_its_price(exc
         ({"type": "stop", "side": "buy", "price": "95", "size": None, "funds": "100"}, "entry", "95", "market"),
     ],
 )
-async def test_every_way_to_write_a_stop_order(
+async def test_every_form_of_a_stop_order_is_accepted(
     exchange: Exchange, body: dict[str, object], stop: str, stop_price: str, kind: str
 ) -> None:
     order = await placed(exchange, "alice", {"product_id": "BTC-USD", "size": "1"} | body)

@@ -68,7 +68,7 @@ async def test_a_browser_is_led_from_the_root_to_the_page(exchange: Exchange) ->
         "/ui/" + "a" * 4_000,
     ],
 )
-async def test_nothing_but_the_files_is_there(exchange: Exchange, path: str) -> None:
+async def test_nothing_but_the_files_is_served(exchange: Exchange, path: str) -> None:
     async with ClientSession() as session, session.get(URL(base(exchange) + path, encoded=True)) as answer:
         assert answer.status == 404
 

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).with_name("ui_modules.mjs")
 SECONDS = 60
 
 
-def test_modules_without_a_browser() -> None:
+def test_the_tests_of_the_modules_pass_without_a_browser() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("Node.js is not installed")

@@ -203,7 +203,7 @@ async def test_a_log_of_another_schema_is_of_no_use(
     assert not keeper.fetched.exists()
 
 
-async def test_patience_ends(nodes: Nodes, away: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_stays_away_is_given_up(nodes: Nodes, away: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that stays away is not waited for without end."""
     monkeypatch.setattr(process, "PATIENCE", 0.05)
     nodes.peers = {"own": Peer(away)}

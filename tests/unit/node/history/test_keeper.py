@@ -340,7 +340,7 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
     assert node.stored()["progress"][0]["sequence"] == node.engine.sequence
 
 
-def test_amounts_in_coins(tmp_path: Path) -> None:
+def test_amounts_are_stored_in_coins(tmp_path: Path) -> None:
     """The views that people read: every amount divided by its currency's scale, exactly."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 6, 300)

@@ -171,7 +171,7 @@ def test_only_the_start_that_confirmed_it_may_be_answered(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("archived", [False, True], ids=["", "days in files"])
 @pytest.mark.parametrize("seed", range(4))
-def test_cut_anywhere_it_is_as_if_it_had_never_gone_further(
+def test_a_history_cut_anywhere_equals_one_that_never_went_further(
     seed: int, archived: bool, three_days: NodeLog, tmp_path: Path
 ) -> None:
     """At a random entry: every row of every table is that of a history which has just come there."""

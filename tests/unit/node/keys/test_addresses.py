@@ -27,7 +27,7 @@ def test_networks_are_written_in_one_way(text: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "192.0.2.1/24", "192.0.2.0/33", "300.0.0.1", "example.org", "192.0.2.0/24,", "*"])
-def test_what_is_no_network(text: str) -> None:
+def test_text_that_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         addresses.network(text)
 
@@ -67,12 +67,12 @@ def test_a_limited_key_is_used_from_its_networks_only(address: str, allowed: boo
         ("", ["192.0.2.1"], ""),
     ],
 )
-def test_the_client_behind_proxies(peer: str, forwarded: list[str], client: str) -> None:
+def test_the_client_behind_trusted_proxies_is_found(peer: str, forwarded: list[str], client: str) -> None:
     assert addresses.client_address(peer, forwarded, PROXIES) == client
 
 
 @given(st.lists(st.text(max_size=20), max_size=4), st.ip_addresses())
-def test_no_header_moves_who_comes_directly(forwarded: list[str], peer: addresses.Address) -> None:
+def test_a_forwarding_header_of_a_direct_client_is_ignored(forwarded: list[str], peer: addresses.Address) -> None:
     assert addresses.client_address(str(peer), forwarded, ()) == str(addresses.parse(str(peer)))
 
 

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_encrypted_command_shows_nothing_and_opens_again(path: Path) -> None:
+def test_an_encrypted_command_shows_no_secret_and_can_be_decrypted(path: Path) -> None:
     keys = ClusterKeys(path)
     encrypted = keys.encrypt(PUT)
     assert encrypted.sealed_by == 1
@@ -89,7 +89,7 @@ def test_whatever_fits_comes_back_and_the_exchange_takes_it(path: Path, data: by
         (SECRET, "\ud800", "passphrase: expected at most 176 bytes of UTF-8"),
     ],
 )
-def test_what_cannot_be_encrypted(path: Path, secret: str, passphrase: str, message: str) -> None:
+def test_a_secret_that_cannot_be_encrypted_is_refused(path: Path, secret: str, passphrase: str, message: str) -> None:
     with pytest.raises(UnfitSecretError, match=message) as caught:
         ClusterKeys(path).encrypt(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
     assert not secret or secret not in str(caught.value)
@@ -181,7 +181,7 @@ def test_without_a_file_nothing_is_encrypted(tmp_path: Path) -> None:
         '{"keys": {}, "x": 1}',
     ],
 )
-def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_has_no_cluster_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "cluster.key").write_text(text)
     with pytest.raises(ClusterKeyError, match=r"cluster\.key: "):
         ClusterKeys(tmp_path / "cluster.key")
@@ -194,7 +194,7 @@ def test_no_repr_shows_a_secret() -> None:
         assert not any(text in repr(each) for text in texts), type(each).__name__
 
 
-def test_the_file_is_its_owners_alone(path: Path) -> None:
+def test_the_file_is_readable_by_its_owner_only(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     write_keys(path, with_another(read_keys(path)))
     assert path.stat().st_mode & 0o777 == 0o600

@@ -76,7 +76,7 @@ async def client_of(nodes: dict[str, FakeNode], deadline: float = 8.0) -> AsyncI
 
 
 class TestSubmitting:
-    async def test_to_the_leader_wherever_it_is(self, tmp_path: Path) -> None:
+    async def test_commands_reach_the_leader_wherever_it_is(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             elect(nodes, "n3")
             outcomes = await client.submit(WORLD)
@@ -126,7 +126,7 @@ class TestSubmitting:
             assert sorted(o.order.client_oid for (o,) in outcomes if isinstance(o, Placed)) == sorted(map(str, range(50)))
             assert nodes["n3"].server.sessions == 1
 
-    async def test_no_leader_until_the_deadline(self, tmp_path: Path) -> None:
+    async def test_a_client_without_a_leader_gives_up_at_the_deadline(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes, deadline=0.3) as client:
             for node in nodes.values():
                 node.raft.leader_id = ""
@@ -134,7 +134,7 @@ class TestSubmitting:
                 await client.submit(WORLD)
             assert caught.value.code is FailCode.NO_LEADER
 
-    async def test_unknown_outcome_at_the_deadline(self, tmp_path: Path) -> None:
+    async def test_a_command_without_an_answer_has_an_unknown_outcome_at_the_deadline(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             nodes["n1"].raft.hold = True
             with pytest.raises(RequestFailed, match="it may have been applied") as caught:
@@ -198,7 +198,7 @@ WELCOME = frame(Welcome(PROTOCOL_VERSION, "n1", "test", "test", "abi"))
 
 
 class TestReading:
-    async def test_local_and_linearizable(self, tmp_path: Path) -> None:
+    async def test_a_read_is_local_or_linearizable(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1)])
             assert [product.product_id for product in await client.query(ProductsQuery())] == ["BTC-USD"]
@@ -213,14 +213,14 @@ class TestReading:
             elect(nodes, "n2")
             assert (await client.query(StatusQuery(), linearizable=True)).node_id == "n2"
 
-    async def test_one_nodes_status(self, tmp_path: Path) -> None:
+    async def test_the_status_of_one_node_can_be_read(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             status = await (await client.connection("n3")).query(StatusQuery())
             assert (status.node_id, status.role, status.leader_id) == ("n3", "follower", "n1")
             assert status.leader is not None
             assert status.leader.http == "http://127.0.0.1:7201"
 
-    async def test_control_of_one_node(self, tmp_path: Path) -> None:
+    async def test_one_node_can_be_controlled(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             assert await client.control(ControlAction.SNAPSHOT, "n2")
             assert nodes["n2"].raft.snapshots_wanted == 1
@@ -240,7 +240,7 @@ async def read(client: ClusterClient, from_sequence: int, enough: Callable[[list
 
 
 class TestEvents:
-    async def test_kept_and_live(self, tmp_path: Path) -> None:
+    async def test_kept_events_come_before_live_ones(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1), buy(2)])
             reading = asyncio.create_task(read(client, 2, lambda seen: len(seen) >= 8))
@@ -268,7 +268,7 @@ class TestEvents:
                 replicate(nodes["n2"], nodes["n3"])
             assert [event.product_sequence for event in await reading] == list(range(1, 62))
 
-    async def test_a_sequence_that_no_node_keeps(self, tmp_path: Path) -> None:
+    async def test_a_sequence_that_no_node_keeps_is_refused(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit(WORLD)
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
@@ -278,7 +278,7 @@ class TestEvents:
                 await read(client, 7, bool)
             assert caught.value.code is FailCode.TOO_OLD
 
-    async def test_a_sequence_that_one_node_keeps(self, tmp_path: Path) -> None:
+    async def test_a_sequence_that_one_node_keeps_is_found_there(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1), buy(2)])
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
@@ -314,7 +314,7 @@ class TestEvents:
             replicate(nodes["n2"], nodes["n3"])
             assert [event.product_sequence for event in await reading] == [1, 2, 3, 4, 5]
 
-    async def test_an_unknown_product(self, tmp_path: Path) -> None:
+    async def test_an_unknown_product_is_refused(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             with pytest.raises(RequestFailed) as caught:
                 await read(client, 1, bool)
@@ -383,11 +383,11 @@ class TestConnection:
             await connection.close()
 
     @pytest.mark.parametrize("address", ["nonsense", "localhost:http", "unix:/does/not/exist/engine.sock", "127.0.0.1:1"])
-    async def test_nobody_there(self, address: str) -> None:
+    async def test_a_connection_to_nobody_fails(self, address: str) -> None:
         with pytest.raises(ConnectionLost):
             await NativeConnection.open(address)
 
-    async def test_no_greeting_in_time(self, tmp_path: Path) -> None:
+    async def test_a_node_that_does_not_greet_in_time_is_given_up(self, tmp_path: Path) -> None:
         async with saying(tmp_path / "s", b"") as address:
             with pytest.raises(ConnectionLost, match="no connection"):
                 await NativeConnection.open(address, timeout=0.1)
@@ -412,7 +412,7 @@ class TestConnection:
             assert "not the native protocol" in connection.close_reason
             await connection.close()
 
-    async def test_another_version_of_the_protocol(self, tmp_path: Path) -> None:
+    async def test_another_version_of_the_protocol_is_refused(self, tmp_path: Path) -> None:
         async with saying(tmp_path / "s", frame(Welcome(2, "n1", "test", "test", "abi"))) as address:
             with pytest.raises(RequestFailed, match="the node speaks version 2 of the protocol, this client 1"):
                 await NativeConnection.open(address)
@@ -427,7 +427,7 @@ class TestConnection:
             assert connection.close_reason.startswith("TOO_OLD")
             await connection.close()
 
-    async def test_unsubscribing(self, tmp_path: Path) -> None:
+    async def test_unsubscribing_ends_the_events(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path)) as node:
             connection = await NativeConnection.open(node.address)
             await connection.submit(WORLD)

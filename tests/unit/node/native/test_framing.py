@@ -35,7 +35,7 @@ def test_any_cut_of_the_stream_gives_the_same_frames(bodies: list[bytes], cuts: 
 
 
 @given(bodies=st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=5))
-def test_byte_by_byte(bodies: list[bytes]) -> None:
+def test_frames_are_found_byte_by_byte(bodies: list[bytes]) -> None:
     splitter = FrameSplitter()
     out: list[bytes] = []
     for byte in b"".join(framed(body) for body in bodies):

@@ -118,7 +118,7 @@ def test_all_is_published_once(config: NodeConfig) -> None:
     following.close()
 
 
-def test_a_restart_goes_on_behind_the_place(config: NodeConfig) -> None:
+def test_a_restart_continues_after_the_position(config: NodeConfig) -> None:
     broker = MemoryBroker()
     first = stream(config, broker)
     for _ in range(2):
@@ -251,7 +251,7 @@ def test_a_log_that_does_not_go_as_far_as_the_cut_is_waited_for(config: NodeConf
     after.close()
 
 
-def test_entries_that_are_gone_are_missed(config: NodeConfig) -> None:
+def test_missing_entries_are_reported(config: NodeConfig) -> None:
     for path in (config.data_path / "log").glob("*.seg"):
         path.unlink()
     following = stream(config, MemoryBroker())

@@ -29,7 +29,7 @@ def read(**changed: Any) -> Any:
     return command_of(json.dumps({**ORDER, **changed}).encode(), "k:orders:0:7", PRODUCTS)
 
 
-def test_an_order() -> None:
+def test_an_order_in_json_is_read() -> None:
     command = read(time_in_force="ioc", post_only=False)
     assert isinstance(command, PlaceOrder)
     assert (command.account_id, command.command_id, command.client_oid) == ("alice", "k:orders:0:7", "a")
@@ -39,7 +39,7 @@ def test_an_order() -> None:
     assert (market.order_type, market.price, market.funds) == (OrderType.MARKET, 0, 1000)
 
 
-def test_a_cancel() -> None:
+def test_a_cancel_in_json_is_read() -> None:
     command = command_of(b'{"account_id": "alice", "type": "cancel", "client_oid": "a"}', "k:orders:0:8", PRODUCTS)
     assert command == CancelOrder("alice", "k:orders:0:8", 0, "a")
     assert read(type="cancel", order_id="12").order_id == 12

@@ -26,7 +26,7 @@ def test_an_observation_is_in_the_first_bucket_that_holds_it() -> None:
     assert found.count == 4
 
 
-def test_quantiles_are_bounds() -> None:
+def test_quantiles_are_upper_bounds_of_buckets() -> None:
     found = counted(*[0.0015] * 99, 3.0)
     assert found.quantile(0.5) == 0.002
     assert found.quantile(0.99) == 0.002

@@ -90,14 +90,14 @@ async def test_old_tls_is_refused(configs: list[NodeConfig]) -> None:
         await talk(pki.server_context(configs[0]), old)
 
 
-async def test_a_client_that_compares_host_names(configs: list[NodeConfig]) -> None:
+async def test_a_client_that_compares_host_names_is_satisfied(configs: list[NodeConfig]) -> None:
     client = ssl.create_default_context(cafile=str(configs[0].path(configs[0].tls.ca)))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     assert client.check_hostname
     assert await talk(pki.server_context(configs[0], require_client_cert=False), client) == (None, "n1")
 
 
-def test_names_in_a_certificate() -> None:
+def test_the_names_in_a_certificate_are_read() -> None:
     authority = pki.make_authority("c", NOW)
     pair = pki.issue(authority, "n7", ["10.1.2.3", "exchange.example.org", "127.0.0.1"], NOW)
     certificate = x509.load_pem_x509_certificate(pair.certificate)
@@ -109,7 +109,7 @@ def test_names_in_a_certificate() -> None:
     assert certificate.not_valid_after_utc == NOW + datetime.timedelta(days=3650)
 
 
-def test_two_node_names_are_none() -> None:
+def test_a_certificate_with_two_node_names_names_no_node() -> None:
     pair = pki.issue(pki.make_authority("c", NOW), "n1", ["quorumbook-node-n2"], NOW)
     assert pki.certified_node_id(x509.load_pem_x509_certificate(pair.certificate)) is None
 
@@ -124,7 +124,7 @@ def test_keys_stay_out_of_reprs() -> None:
     ("years", "text"),
     [(11, "expired on"), (-1, "is valid from")],
 )
-def test_certificates_out_of_date(configs: list[NodeConfig], years: int, text: str) -> None:
+def test_a_certificate_out_of_date_is_refused(configs: list[NodeConfig], years: int, text: str) -> None:
     moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=365 * years)
 
     def fault(key: str, what: str) -> ConfigError:
@@ -135,7 +135,7 @@ def test_certificates_out_of_date(configs: list[NodeConfig], years: int, text: s
         check_tls(configs[0], fault, moment)
 
 
-def test_a_certificate_that_expired_before_its_authority(configs: list[NodeConfig], tmp_path: Path) -> None:
+def test_a_certificate_that_expired_before_its_authority_is_refused(configs: list[NodeConfig], tmp_path: Path) -> None:
     today = datetime.datetime.now(datetime.UTC)
     authority = pki.make_authority("a", today)
     old = pki.issue(authority, "n1", [], today - datetime.timedelta(days=4000))

@@ -217,7 +217,7 @@ class TestNarrowing:
         return msgspec.structs.replace(self.ORDER, order_type=new[0]) if new else None
 
 
-def test_levels_by_version_and_by_abi() -> None:
+def test_a_level_is_found_by_version_and_by_abi() -> None:
     assert by_version("0.2.0") == by_version(V0_2_0.abi) == by_version(V0_2_0.abi[:12]) == V0_2_0
     assert by_version("0.1.0") is None
     with pytest.raises(LevelError):

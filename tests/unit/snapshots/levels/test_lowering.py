@@ -67,7 +67,7 @@ def money(engine: Engine) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_up_and_down_is_the_state_that_never_moved(seed: int) -> None:
+def test_a_state_raised_and_lowered_equals_one_that_stayed(seed: int) -> None:
     engine, flow = former(seed, Random(seed).choice((0, 30, 200)))
     up = raised(engine, V0_2_0, OWN)
     down = lowered(up, V0_2_0)
@@ -146,7 +146,7 @@ def test_an_open_buy_order_holds_what_the_former_rules_require() -> None:
     assert (order.hold, order.fee_credit) == (cost, 0)
 
 
-def test_answers_of_every_reply_cache_are_remembered() -> None:
+def test_outcomes_of_every_reply_cache_are_kept() -> None:
     withdraw, order = Withdraw("ann", "w1", "USD", 10), buy()
     down = lowered(market(order, withdraw), V0_2_0)
     placed, withdrawn = down.apply(Batch(9, [order, withdraw])).outcomes
@@ -174,7 +174,7 @@ def test_what_is_in_use_is_named(command: AnyCommand, said: str) -> None:
     up.check()
 
 
-def test_entries_go_down_and_up() -> None:
+def test_level_entries_lower_and_raise_a_state() -> None:
     engine = market(buy())
     check, down = encode_level_entry(CheckLevel(OWN, V0_2_0)), encode_level_entry(SetLevel(OWN, V0_2_0))
     assert abi_behind(check) is None

@@ -44,7 +44,7 @@ def same(one: Engine, other: Engine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_it_equals_the_conversion_of_the_whole(seed: int) -> None:
+def test_a_shadow_equals_the_conversion_of_the_whole_state(seed: int) -> None:
     random = Random(seed)
     former, flow = market(seed, random.choice((0, 40)))
     shadow = Shadow(former)
@@ -105,7 +105,7 @@ def test_orders_come_to_their_places_in_any_order(seed: int) -> None:
 
 def test_done_orders_that_were_dropped_meanwhile_are_dropped_beside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_state, "DONE_ORDERS_PER_ACCOUNT", 7)
-    test_it_equals_the_conversion_of_the_whole(77)
+    test_a_shadow_equals_the_conversion_of_the_whole_state(77)
 
 
 def test_outcomes_that_were_dropped_meanwhile_are_dropped_beside() -> None:
