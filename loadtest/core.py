@@ -4,7 +4,7 @@ memory, and the time of a replay.
     python -m loadtest.core [--json] [--rounds N] [--operations N]
 
 All times are CPU times. A round measures both sides one after the other, so a change of the machine's speed affects
-both. What cannot be measured here (no wheel, no workload) is left out, with a line on stderr.
+both. A measurement that is not possible here (no wheel, no workload) is left out, with a line on stderr.
 
 With --json: {"core": [[ours, theirs], ...], "flash": [[ours, theirs], ...], "memory": [[bytes, 0]], ...}, a pair a
 round. `core` are commands a second of this exchange and of matching-engine 0.1.1 on the flow of `peer_flow`; `flash`
@@ -180,11 +180,11 @@ def measure_memory(orders: int) -> float:
         engine.apply(Batch(2, commands))
     gc.collect()
     assert len(engine._state.orders) == orders, "every order rests"
-    remembered = sum(map(_remembered, engine._state.accounts.values()))
+    remembered = sum(map(_reply_cache_bytes, engine._state.accounts.values()))
     return (_resident() - before - remembered) / orders
 
 
-def _remembered(account: Account) -> int:
+def _reply_cache_bytes(account: Account) -> int:
     """Return the bytes of an account's reply cache: ids, outcomes and the index."""
     return account.replies.memory()
 

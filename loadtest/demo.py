@@ -41,7 +41,7 @@ REFRESH_SECONDS = 0.25
 READY_SECONDS = 30.0
 
 UI_RATE = 150.0
-"""Commands a second of a market for people: enough to move, and few enough to leave the machine to the browser."""
+"""Commands a second of the market in a browser: prices move, and the browser has enough CPU."""
 
 AUCTION_PART = 0.1
 """The share of the trading time for which an opening auction collects orders first."""
@@ -92,7 +92,7 @@ class Demo:
             await self._begin_trading()
             kill = await self._play(leader)
             await scenario.stop_trading()
-            view.event("no new orders; waiting until all nodes are level")
+            view.event("no new orders; waiting until all nodes have caught up")
             statuses = await scenario.settle()
         verdict = await scenario.judge(statuses, visits_min=3)
         self._closing_words(kill)
@@ -147,7 +147,7 @@ class Demo:
         view.event(f"{leader} started again; the readers move to {others[0]}")
         await asyncio.sleep(seconds * 0.25)
         scenario.move_readers(leader)
-        view.event(f"the readers move to {leader}, back from the dead")
+        view.event(f"the readers move to {leader}, which is back")
         await asyncio.sleep(seconds * 0.25)
         scenario.check_tasks()
         return kill
@@ -270,7 +270,7 @@ def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Con
 
 
 def _print_kept(settings: Settings, console: Console) -> None:
-    """Print commands that work as they stand."""
+    """Print commands that can be copied to a shell."""
     directory = settings.directory
     urls = Access(directory).https
     program = Path(sys.executable).with_name("quorumbook")

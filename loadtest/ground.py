@@ -25,7 +25,7 @@ PORTS_APART = 100
 TRIES = 60
 PORT_RANGES = 220
 LOWEST_PORT = 10_000
-"""All below the ports that the system assigns."""
+"""The range of first ports. All ports are below those that the system assigns."""
 
 USUAL_BASE = 7000
 """The first port of `quorumbook init`."""

@@ -15,11 +15,11 @@ import gevent
 import uvloop
 
 LOOK_S = 0.02
-"""Seconds between two looks of a greenlet at a job."""
+"""Seconds between two checks of a job by a greenlet."""
 
 
 class Job:
-    """A coroutine on the loop. `stopping` is set to end it. `error`: what it failed with."""
+    """A coroutine on the loop. `stopping` is set to end it. `error` is its exception, if it failed."""
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()

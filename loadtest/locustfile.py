@@ -81,7 +81,7 @@ def known_urls(directory: Path) -> list[str]:
 
 
 class Generator:
-    """What the users of this process share: the asyncio loop, the desk, and all that is collected for the report."""
+    """The objects that all users of this process share: the asyncio loop, the desk, and the collected samples."""
 
     def __init__(self) -> None:
         self.loop: LocustLoop
@@ -95,7 +95,7 @@ class Generator:
         self.cpu_s = 0.0
         self.stopped_at = 0.0
         self.ended = 0
-        """Workers whose users have their last answers."""
+        """Workers whose users have got their last answers."""
         self._numbers = 0
 
     def prepare(self, host: str) -> None:
@@ -120,7 +120,7 @@ class Generator:
         self.loop.call(create, 60.0)
 
     def begin(self, pace: Pace) -> None:
-        """Begin a test: everything that an earlier test collected is dropped."""
+        """Begin a test. The samples of an earlier test are dropped."""
         self.timeline.clear()
         self.samples.clear()
         self.lost.clear()
@@ -137,7 +137,7 @@ class Generator:
         return self._numbers - 1
 
     def end(self) -> None:
-        """Wait until the users have their last answers, and look for the latest orders."""
+        """Wait until the users have got their last answers, and look for the latest orders."""
         for job in list(self.loop.jobs):
             self.loop.stop(job)
         for job in list(self.loop.jobs):
@@ -197,7 +197,7 @@ def _add_options(parser: ArgumentParser) -> None:
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: object) -> None:
-    """Create the market before any time is measured; in a distributed run only the master does."""
+    """Create the market before the measured time begins. In a distributed run only the master does that."""
     options = environment.parsed_options
     begin = time.monotonic()
     try:
@@ -230,7 +230,7 @@ def _begin(environment: Environment, **_: object) -> None:
 
 @events.test_stopping.add_listener
 def _end(environment: Environment, **_: object) -> None:
-    """Let the users have their last answers, before Locust ends them; a master waits for its workers."""
+    """Wait until the users have got their last answers, before Locust ends them. A master waits for its workers."""
     runner = environment.runner
     generator.stopped_at = time.time()
     if isinstance(runner, MasterRunner):
@@ -258,7 +258,7 @@ def _worker_ended(msg: Any, **_: object) -> None:
 
 
 def _news() -> dict[str, Any]:
-    """Return what this worker has collected since its last report to the master."""
+    """Return the samples of this worker since its last report to the master."""
     news = {
         "news": msgspec.to_builtins(generator.timeline.news(), str_keys=True),
         "lost": list(generator.lost),
@@ -271,7 +271,7 @@ def _news() -> dict[str, Any]:
 
 
 def _take(news: dict[str, Any]) -> None:
-    """Add what a worker has collected."""
+    """Add the samples of a worker."""
     generator.timeline.merge(msgspec.convert(news["news"], News, strict=False))
     generator.lost += news["lost"]
     generator.checked += news["checked"]
@@ -291,7 +291,7 @@ def _on_worker_report(client_id: str, data: dict[str, Any]) -> None:  # noqa: AR
 
 @events.quitting.add_listener
 def _verdict(environment: Environment, **_: object) -> None:
-    """Print what came out, write the report, and set the exit code."""
+    """Print the result, write the report, and set the exit code."""
     if isinstance(environment.runner, WorkerRunner):
         return
     total = environment.stats.total
@@ -319,13 +319,13 @@ def _verdict(environment: Environment, **_: object) -> None:
 
 
 class ExchangeUser(User):
-    """A user whose life is a coroutine on the asyncio loop."""
+    """A user that runs as a coroutine on the asyncio loop."""
 
     abstract = True
 
     @task
     def live(self) -> None:
-        """Live until Locust ends this user."""
+        """Run until Locust ends this user."""
         job = self.begin(generator.number())
         try:
             while not job.done:

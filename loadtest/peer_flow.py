@@ -1,5 +1,5 @@
-"""A flow of orders that matching engines without accounts can do too, and `matching-engine` 0.1.1 from PyPI to give it
-to.
+"""A flow of orders that matching engines without accounts understand too, and `matching-engine` 0.1.1 from PyPI, which
+processes it.
 
 Orders rest an exponentially distributed number of ticks from a middle that wanders; a quarter of the operations cancels
 one of them, a tenth crosses the spread, 2.5 % are market orders and as many immediate-or-cancel. There are 1,000

@@ -44,11 +44,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FORMER, PRESENT = "0.2.0", "0.3.0"
 TRADERS = 6
 PAUSE = 0.02
-"""Seconds between a trader's order and his next."""
+"""Seconds between two orders of a trader."""
 
 READY_SECONDS = 40.0
 BETWEEN_SECONDS = 1.0
-"""For which is traded between two steps."""
+"""Seconds of trading between two steps."""
 
 ROLL_SECONDS = 300.0
 """Seconds for one roll. It takes about a minute on a busy machine."""
@@ -57,8 +57,8 @@ FAILURES_MAX = 3
 """Rolls in succession that could not be made, after which no further one is tried."""
 
 GAP_MAX = 5.0
-"""Seconds without an acknowledgement that no step may cause: a stop of the cluster is far above it, a hand-over on a
-busy machine below.
+"""Seconds without an acknowledgement that no step may cause. A stopped cluster takes far longer, a transfer of
+leadership on a busy machine less.
 """
 
 
@@ -135,7 +135,7 @@ def prepare_former(directory: Path, former: Path) -> LocalCluster:
 
 
 class Roll:
-    """One cluster and its way from one version to the next.
+    """One cluster, and its upgrade from one version to the next.
 
     Args:
         directory: made; the cluster lies there.
@@ -260,7 +260,7 @@ class Roll:
                 await asyncio.sleep(0.05)
 
     async def judge(self, statuses: dict[str, NodeStatus]) -> list[str]:
-        """Return what does not hold."""
+        """Return the claims that do not hold."""
         faults = []
         if len({status.state_hash for status in statuses.values()}) != 1:
             faults.append(f"the states differ: { {name: status.state_hash for name, status in statuses.items()} }")
@@ -273,7 +273,7 @@ class Roll:
         again = await self.submit([each.command for each in self.acknowledged[-500:]])
         for acknowledged, outcome in zip(self.acknowledged[-500:], again, strict=True):
             if not (isinstance(outcome, Placed) and outcome.duplicate and outcome.order.order_id == acknowledged.order_id):
-                faults.append(f"{acknowledged.command.command_id} was acknowledged, and is not remembered")
+                faults.append(f"{acknowledged.command.command_id} was acknowledged, but the exchange does not have it")
                 break
         return faults
 
@@ -306,7 +306,7 @@ def only_new() -> NoteStream:
 
 
 async def run(directory: Path, former: Path) -> Result:
-    """Make the whole run. Raises LoadTestError, QuorumbookError if it cannot be made."""
+    """Make the whole run. Raises LoadTestError, QuorumbookError."""
     started = time.monotonic()
     roll = Roll(directory, former)
     try:
@@ -363,7 +363,7 @@ def _ms(seconds: float) -> str:
 
 
 def summary(results: Sequence[Result]) -> list[str]:
-    """Several runs as a table in Markdown: how many hold, and the gaps, each the longest of its run."""
+    """Return a table in Markdown about several runs: the number that hold, and the longest gap of each run."""
     first = (
         f"{sum(result.holds for result in results)} of {len(results)} rolls hold; {sum(result.acknowledged for result in results):,} "
         f"acknowledged orders; {sum(result.compared for result in results):,} digests compared, "

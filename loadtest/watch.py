@@ -103,7 +103,7 @@ class Watcher:
         Raises:
             DeadlineError: not within `seconds`.
         """
-        return await self.wait(all_level, "common place in the log of all nodes", seconds)
+        return await self.wait(all_caught_up, "common place in the log of all nodes", seconds)
 
 
 async def reached(condition: Callable[[], bool], seconds: float) -> bool:
@@ -127,7 +127,7 @@ def leader_of(statuses: Statuses, other_than: str = "") -> str:
     return max(found, key=lambda status: status.term).node_id if found else ""
 
 
-def all_level(statuses: Statuses) -> bool:
+def all_caught_up(statuses: Statuses) -> bool:
     """Return whether every node answers, is ready, and has applied the same entries."""
     found = [status for status in statuses.values() if status is not None and status.ready]
     return len(found) == len(statuses) and len({status.applied_index for status in found}) == 1

@@ -33,11 +33,11 @@ HTTP_RATE_MAX = 20_000
 """Orders a second that are signed beforehand for a load by wrk; more than two cores answer."""
 
 NEVER = 10**9
-"""So many commands between snapshots: none is taken while the clock runs."""
+"""Commands between snapshots: so many that no snapshot is taken during a measurement."""
 
 
 class ComparePlan(msgspec.Struct, frozen=True):
-    """How long and how often everything is measured."""
+    """The durations, sizes and numbers of rounds of the measurements."""
 
     rounds: int
     seconds: float
@@ -54,7 +54,7 @@ QUICK = ComparePlan(1, 3.0, 50_000, 300_000, 10_000, 10.0, False, True)
 
 
 async def compare(directory: Path, plan: ComparePlan, overload_seconds: float, only: frozenset[str]) -> list[Row]:
-    """All rows, or those of the groups named in `only`: core, cluster, growth, overload."""
+    """Measure all rows, or those of the groups in `only`: core, cluster, growth, overload."""
     rows: list[Row] = []
     if not only or "cluster" in only:
         rows += await _cluster_rows(directory, plan, overload_seconds, overload=not only or "overload" in only)
@@ -67,7 +67,7 @@ async def compare(directory: Path, plan: ComparePlan, overload_seconds: float, o
 
 
 async def _cluster_rows(directory: Path, plan: ComparePlan, overload_seconds: float, *, overload: bool) -> list[Row]:
-    """The rows of three nodes beside three etcd members: both are up, one after the other is under load."""
+    """Measure three nodes beside three etcd members. Both clusters run, and one after the other is under load."""
     bench = await LoadedCluster.start(directory / "cluster", **{"snapshot.every_commands": NEVER, "snapshot.every_bytes": NEVER})
     try:
         with Etcd(directory / "etcd") as etcd:
@@ -119,7 +119,7 @@ async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, et
 
 
 async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connections: int) -> tuple[wrk.Load, float]:
-    """A load of puts, and the CPU microseconds of all members a put."""
+    """Measure a load of puts. Returns the load, and the CPU microseconds of all members for each put."""
     requests = directory / "puts"
     count = int(HTTP_RATE_MAX * seconds) if connections > 1 else int(4_000 * seconds)
     await asyncio.to_thread(wrk.store, put_requests(count, url.partition("://")[2]), requests, wrk.threads_for(connections))
@@ -129,7 +129,7 @@ async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connection
 
 
 async def _idle(bench: LoadedCluster, seconds: float = 10.0) -> Row:
-    """CPU of a node that nobody asks anything, in per cent of a core: the mean of the three."""
+    """Measure the CPU of a node without clients, in per cent of a core: the mean of the three nodes."""
     say("idle")
     await asyncio.sleep(2.0)
     before, begin = bench.cpu(), time.perf_counter()
@@ -146,7 +146,7 @@ async def _half_peak(bench: LoadedCluster, peak: float, plan: ComparePlan) -> Ro
 
 
 async def _overload(bench: LoadedCluster, peak: float, seconds: float) -> Row:
-    """Three times the peak in parts of ten seconds, since a signature is not good for long."""
+    """Offer three times the peak, in parts of ten seconds because a signature expires."""
     say(f"overload for {seconds:g} s")
     term, memory = await bench.term(), bench.memory()
     end = time.perf_counter() + seconds
@@ -168,8 +168,8 @@ async def _open(
 
 
 async def _replay(bench: LoadedCluster) -> Row:
-    """Kill a follower and start it again. What its start costs more than one with an empty log is scaled to a million
-    commands of its log.
+    """Kill a follower and start it again. The CPU beyond that of a start with an empty log is scaled to a million
+    commands in its log.
     """
     say("restart from the log")
     cluster = bench.ground.cluster
@@ -214,7 +214,7 @@ def _growth_rows(plan: ComparePlan) -> list[Row]:
 
 
 def _core_rows() -> list[Row]:
-    """What `loadtest.core` measures in processes of its own."""
+    """Measure the rows of `loadtest.core` in separate processes."""
     say("the engine in one process")
     ended = subprocess.run([sys.executable, "-m", "loadtest.core", "--json"], capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -236,7 +236,7 @@ def _loading_row(plan: ComparePlan) -> list[Row]:
 
 
 def context() -> dict[str, str]:
-    """Date, commit and machine, for the history."""
+    """Return date, commit and machine, for the history."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -255,14 +255,21 @@ def record(path: Path, rows: list[Row], about: dict[str, str]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell how far the measurement has come."""
+    """Print the progress of the measurement."""
     click.echo(text, err=True)
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round of everything; the figures are rough.")
-@click.option("--only", multiple=True, type=click.Choice(["cluster", "core", "growth", "overload"]), help="Some groups of rows.")
-@click.option("--overload-seconds", type=float, help="How long three times the peak is offered (600 for the documented run).")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(["cluster", "core", "growth", "overload"]),
+    help="Measure only this group of rows; may repeat.",
+)
+@click.option(
+    "--overload-seconds", type=float, help="Seconds for which three times the peak is offered (600 for the documented run)."
+)
 @click.option("--json", "as_json_text", is_flag=True, help="For a script.")
 @click.option("--record", "record_path", type=click.Path(path_type=Path), help="Append the table to the history in this file.")
 def main(

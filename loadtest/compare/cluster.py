@@ -1,4 +1,4 @@
-"""A Quorumbook cluster of its own on loopback, with fsync on, under the loads of the comparison."""
+"""A new Quorumbook cluster on loopback, with fsync on, under the loads of the comparison."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from statemachine.types import Reason
 TRADERS = 64
 
 EXPECTED = frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE})
-"""A cancel may come after its order has traded."""
+"""Expected reject reasons: a cancel may arrive after its order has traded."""
 
 NATIVE_RATE_MAX = 90_000
 """Commands a second that are encoded beforehand for a native load; more than two cores apply."""
 
 
 class Native(msgspec.Struct, frozen=True):
-    """What a native load gave: commands that were acknowledged, seconds, latencies of a request in seconds."""
+    """The result of a native load: acknowledged commands, seconds, and the latencies of requests in seconds."""
 
     commands: int
     seconds: float
@@ -53,12 +53,12 @@ class Native(msgspec.Struct, frozen=True):
 
 
 class LoadedCluster:
-    """A cluster that is up, with its market put. Made by `start`, ended by `stop`."""
+    """A running cluster that has a market. `start` makes it, `stop` ends it."""
 
     def __init__(self, ground: Ground, access: Access, people: Sequence[Trader], seed: int) -> None:
         self._ground = ground
         self.start_cpu = cpu_seconds(self.pids()) / len(ground.cluster.node_ids)
-        """CPU seconds that a node took to start with an empty log, its market not yet put."""
+        """CPU seconds of a node's start with an empty log, before the market exists."""
         self.access = access
         self.people = people
         self.seed = seed
@@ -84,7 +84,7 @@ class LoadedCluster:
 
     @property
     def ground(self) -> Ground:
-        """Where the nodes run."""
+        """The directory and the nodes."""
         return self._ground
 
     def pids(self) -> list[int]:
@@ -149,8 +149,8 @@ class LoadedCluster:
 
 
 class _FrameClient(asyncio.Protocol):
-    """Sends frames that were encoded before, as answers come; answers are decoded and checked when the clock has
-    stopped.
+    """Sends frames that were encoded before, one for each answer. The answers are decoded and checked after the
+    measurement.
     """
 
     def __init__(self, frames: Sequence[bytes], in_flight: int) -> None:
@@ -177,7 +177,7 @@ class _FrameClient(asyncio.Protocol):
         await self._greeted
 
     def begin(self, until: float) -> None:
-        """Start sending; nothing new is sent after `until` (`perf_counter` seconds)."""
+        """Start sending. Nothing is sent after `until` (`perf_counter` seconds)."""
         self._until = until
         for _ in range(self._in_flight):
             self._send()
@@ -217,7 +217,7 @@ class _FrameClient(asyncio.Protocol):
             self._transport.close()
 
     def check(self) -> int:
-        """How many commands were acknowledged.
+        """Return the number of acknowledged commands.
 
         Raises:
             WrongAnswerError: a request failed, or more than one command in a hundred was rejected.

@@ -1,4 +1,4 @@
-"""Three etcd members on loopback, with fsync on: the replicated store that most people would pick. Debian's package
+"""Three etcd members on loopback, with fsync on. etcd is the most used replicated store; it is Debian's package
 `etcd-server`.
 """
 
@@ -119,7 +119,7 @@ class Etcd:
 
 
 def put_requests(count: int, host: str) -> Iterator[bytes]:
-    """Raw HTTP/1.1 requests, each of which puts another key."""
+    """Return raw HTTP/1.1 requests, each of which puts another key."""
     value = _text("v" * VALUE_BYTES)
     for number in range(count):
         body = f'{{"key":"{_text(f"k{number:09d}")}","value":"{value}"}}'.encode()
@@ -129,7 +129,7 @@ def put_requests(count: int, host: str) -> Iterator[bytes]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nothing listens on now."""
+    """Return ports on loopback on which nothing listens."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for probe in sockets:

@@ -1,4 +1,4 @@
-"""How the engine's CPU time a command grows with resting orders and with products, in one process."""
+"""Measures how the engine's CPU time for a command grows with resting orders and with products, in one process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LEVELS = 2_000
 
 
 class Market:
-    """`orders` resting orders of as many accounts as they need, spread over `products` products; then a flow that keeps
-    their number.
+    """`orders` resting orders of as many accounts as they need, spread over `products` products; after that a flow that
+    keeps their number.
     """
 
     def __init__(self, orders: int, products: int) -> None:
@@ -36,7 +36,8 @@ class Market:
             self._apply([self._place() for _ in range(min(BATCH, orders - start))])
 
     def cpu_microseconds(self, commands: int) -> float:
-        """CPU time a command of decoding and applying a flow: an order is cancelled, one rests, and every tenth trades."""
+        """Measure the CPU time of decoding and applying a command of a flow. An order is cancelled, one rests, and
+        every tenth trades."""
         flow = self._trading()
         entries = [encode(Batch(10**15, [next(flow) for _ in range(BATCH)])) for _ in range(commands // BATCH)]
         gc.collect()
@@ -88,6 +89,7 @@ class Market:
 
 
 def growth(orders: tuple[int, int], products: tuple[int, int], commands: int, rounds: int) -> list[tuple[float, float]]:
-    """CPU microseconds a command in each round: (of the second, of the first) of the two sizes, measured in turns."""
+    """Measure two sizes in turns. Returns the CPU microseconds for a command in each round, of the second size and of
+    the first."""
     small, large = Market(orders[0], products[0]), Market(orders[1], products[1])
     return [(large.cpu_microseconds(commands), small.cpu_microseconds(commands)) for _ in range(rounds)]

@@ -1,7 +1,8 @@
-"""Requests that are sent at intended times, whether or not earlier ones were answered.
+"""A load generator that sends requests at intended times, whether or not earlier ones were answered.
 
-A closed loop sends less when the server is slow, and so hides what waiting clients see. Here the latency of a request
-runs from the moment at which it should have been sent (Gil Tene, "How NOT to measure latency": coordinated omission).
+A closed loop sends fewer requests when the server is slow, and so hides the latency of clients that wait. Here the
+latency of a request runs from the moment at which it should have been sent (Gil Tene, "How NOT to measure latency":
+coordinated omission).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class OpenLoad(msgspec.Struct, frozen=True):
-    """Answers by status class, the run's length, and latencies in seconds from the intended time of sending, of the 2xx
-    alone.
+    """Answers by status class, the run's length, and the latencies of 2xx answers, in seconds from the intended time of
+    sending.
     """
 
     sent: int
@@ -92,8 +93,8 @@ class OpenLoop:
         self._error: Exception | None = None
 
     async def run(self, requests: Sequence[bytes], *, most_seconds: float = 0.0) -> OpenLoad:
-        """Send all `requests`; returns when each is answered, or after `most_seconds` (0: no limit) with those that
-        were.
+        """Send all `requests`. Returns when each is answered, or after `most_seconds` (0: no limit) with the answers so
+        far.
 
         Raises:
             LoadTestError: a connection broke.
@@ -144,7 +145,7 @@ class OpenLoop:
             self._idle.pop().send(request, intended)
 
     def answered(self, connection: _Connection, status: int, latency: float) -> None:
-        """A request is answered; its connection is free again."""
+        """Record an answer. The connection is free again."""
         self._under_way -= 1
         if 200 <= status < 300:
             self._latencies.append(latency)
@@ -155,7 +156,7 @@ class OpenLoop:
         self._check_through()
 
     def lost(self, error: Exception | None) -> None:
-        """A connection ended."""
+        """Record the end of a connection."""
         if not self._closing:
             self._error = error or LoadTestError("the server closed it")
             self._check_through()

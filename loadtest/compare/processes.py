@@ -12,12 +12,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that living processes have used since they began, in seconds. Processes that are gone count
-    nothing.
+    """Return the user and system time that processes have used since they began, in seconds. Ended processes do not
+    count.
     """
     return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := stat_fields(pid))) / _TICKS
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Resident memory of processes. Pages that they share are counted for each."""
+    """Return the resident memory of processes. Shared pages count once for each process."""
     return sum(int(fields[21]) for pid in pids if (fields := stat_fields(pid))) * _PAGE

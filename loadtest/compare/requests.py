@@ -1,4 +1,4 @@
-"""Orders as raw HTTP requests and as native frames, made before the clock starts."""
+"""Orders as raw HTTP requests and as native frames, which are made before the measurement."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _json = msgspec.json.Encoder().encode
 
 
 def orders(people: Sequence[Trader], run: str, seed: int) -> Iterator[PlaceOrder]:
-    """Limit orders of all traders in turns, endless: four in five rest near the mid, one in five trades with what
-    rests.
+    """Yield limit orders of all traders in turns, without end. Four in five rest near the mid, and one in five trades
+    with a resting order.
     """
     random = Random(f"{seed}:{run}")
     spec = PRODUCT
@@ -55,7 +55,7 @@ def orders(people: Sequence[Trader], run: str, seed: int) -> Iterator[PlaceOrder
 
 
 def http_orders(people: Sequence[Trader], run: str, seed: int, count: int, host: str) -> Iterator[bytes]:
-    """`count` raw and signed `POST /orders`. A signature is good for about a minute from now on."""
+    """Yield `count` raw, signed `POST /orders`. A signature is valid for about a minute."""
     signers = {
         person.account_id: (person, hmac.new(base64.b64decode(person.secret), digestmod=hashlib.sha256)) for person in people
     }
@@ -75,8 +75,8 @@ def http_orders(people: Sequence[Trader], run: str, seed: int, count: int, host:
 
 
 def native_frames(person: Trader, run: str, seed: int, frames: int, commands: int) -> list[bytes]:
-    """`frames` encoded `Submit` requests of one trader with `commands` commands each. Beyond `OPEN_MAX` open orders
-    each order is followed by the cancel of the oldest."""
+    """Return `frames` encoded `Submit` requests of one trader with `commands` commands each. Above `OPEN_MAX` open
+    orders, the cancel of the oldest order follows each order."""
     flow = _with_cancels(person, run, seed)
     return [frame(Submit(number, [next(flow) for _ in range(commands)])) for number in range(1, frames + 1)]
 

@@ -1,4 +1,4 @@
-"""The rows of the comparison: what is measured, beside what, the goal, and whether it is reached."""
+"""The rows of the comparison: the measure, the other side, the goal, and whether it is reached."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import msgspec
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """A row before it is measured.
+    """A row before its measurement.
 
-    `at_least`: a ratio of ours to the other's that is good when it is large; otherwise it is good when small. `bound`
-    is what the ratio is compared with, or the figure itself where there is nothing beside it (`beside` is "").
+    `at_least`: whether a large ratio of ours to the other side's is good; otherwise a small one is. `bound` is the goal
+    of the ratio, or of our own figure if there is no other side (`beside` is "").
     """
 
     key: str
@@ -43,11 +43,11 @@ GOALS: tuple[Goal, ...] = (
     Goal("half_peak_p99", "HTTP at half of the peak, from the intended time: p99", "", "ms", 100.0, False),
     Goal("overload", "goodput at three times the peak", "the peak", "1/s", 0.8, True),
 )
-"""In the order of the table."""
+"""All goals, in the order of the table."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A measured row: the medians of both sides, and each round's figures. `theirs` is 0 where nothing stands beside."""
+    """A measured row: the medians of both sides, and each round's figures. `theirs` is 0 if there is no other side."""
 
     goal: Goal
     ours: float
@@ -57,7 +57,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """Ours to theirs, the median over the rounds; the figure itself where nothing stands beside it."""
+        """The median over the rounds of ours divided by theirs, or our figure if there is no other side."""
         if not self.goal.beside:
             return self.ours
         return statistics.median(ours / theirs for ours, theirs in self.rounds)
@@ -77,7 +77,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def row(key: str, rounds: Sequence[tuple[float, float]], note: str = "") -> Row:
-    """The row with this key, of each round's (ours, theirs)."""
+    """Return the row with this key from each round's figures (ours, theirs)."""
     goal = next(goal for goal in GOALS if goal.key == key)
     ours = statistics.median(pair[0] for pair in rounds)
     theirs = statistics.median(pair[1] for pair in rounds) if goal.beside else 0.0
@@ -85,7 +85,7 @@ def row(key: str, rounds: Sequence[tuple[float, float]], note: str = "") -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table of the comparison."""
+    """Return the table of the comparison."""
     lines = ["| measure | beside | Quorumbook | the other | ratio | goal | |", "|---|---|---:|---:|---:|---:|---|"]
     for each in rows:
         goal = each.goal
@@ -100,7 +100,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row], context: dict[str, str]) -> bytes:
-    """The rows for a script, with what they were measured on."""
+    """Return the rows as JSON, with the date, the commit and the machine."""
     found = [
         {
             "key": each.goal.key,
@@ -122,5 +122,5 @@ def as_json(rows: Sequence[Row], context: dict[str, str]) -> bytes:
 
 
 def figure(value: float) -> str:
-    """A number with three significant digits or in whole, for a person."""
+    """Return a number as text, with three significant digits or as a whole number."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""The load generator `wrk` (Debian's package of that name) with requests that were made before the clock starts.
+"""The load generator `wrk` (Debian's package of that name), with requests that are made before the measurement.
 
-Formatting and signing requests costs more than sending them, so they lie in one file for each of wrk's threads: a
-four-byte big-endian length, then the raw request, repeated. The script reads one for each request that it sends.
+Formatting and signing a request costs more than sending it, so the requests are in one file for each of wrk's threads:
+a four-byte big-endian length, then the raw request, repeated. wrk's script reads one request after the other.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _RESULT = re.compile(r"^RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What wrk reports: answers, how long it ran, latencies in seconds, and answers that were not 2xx or 3xx."""
+    """The report of wrk: answers, the duration, latencies in seconds, and the answers that are not 2xx or 3xx."""
 
     answers: int
     seconds: float
@@ -65,7 +65,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 def store(requests: Iterable[bytes], base: Path, threads: int) -> None:
-    """Write raw requests, dealt out to the threads in turns."""
+    """Write raw requests, distributed to the threads in turns."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(Path(f"{base}.{number}").open("wb")) for number in range(threads)]
         for number, request in enumerate(requests):
@@ -75,8 +75,8 @@ def store(requests: Iterable[bytes], base: Path, threads: int) -> None:
 
 
 def run(url: str, requests: Path, *, connections: int, seconds: float) -> Load:
-    """Send the stored requests over `connections` kept connections, one under way on each, until the time is over or
-    they are used up.
+    """Send the stored requests over `connections` keep-alive connections, with one request in flight on each, until the
+    time is over or all are sent.
 
     Raises:
         LoadTestError: wrk is missing, fails, or met socket errors.
@@ -98,5 +98,5 @@ def run(url: str, requests: Path, *, connections: int, seconds: float) -> Load:
 
 
 def threads_for(connections: int) -> int:
-    """How many threads wrk uses for so many connections."""
+    """Return the number of threads that wrk uses for so many connections."""
     return min(THREADS, connections)

@@ -43,27 +43,27 @@ LOCUSTFILE = ROOT / "loadtest" / "locustfile.py"
 LOG = "locust.log"
 
 LIMIT_SECONDS = 5
-"""For which the limit of the load generator is measured."""
+"""Seconds for which the limit of the load generator is measured."""
 
 SPAWN_RATE = 25
-"""Users that begin in a second."""
+"""Users that begin in each second."""
 
 START_SECONDS = 60.0
-"""Until Locust's users begin."""
+"""Seconds until Locust's users begin."""
 
 DOWN_S = 1.0
-"""How long a killed leader is down."""
+"""Seconds for which a killed leader is down."""
 
 ACCOUNTS = 50
 SEED = 1
-"""Those of the locustfile, which has them from here only by value: it runs in another process."""
+"""The seed of the users. The locustfile has the same value, because it runs in another process."""
 
 SETTINGS = {"http.address_rate": 0.0, "http.key_rate": 0.0}
 """All users of a load test come from one address, so limits by address do not apply to them."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for."""
+    """The options of a test."""
 
     users: int
     minutes: float
@@ -75,14 +75,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Locust:
-    """Locust's command, with a number of processes."""
+    """Runs Locust, in a number of processes."""
 
     def __init__(self, options: Options, directory: Path) -> None:
         self._options = options
         self._directory = directory
 
     async def run(self, seconds: float, results: Path, *words: str) -> int:
-        """Run a test to its end; Locust's exit code."""
+        """Run a test to its end. Returns Locust's exit code."""
         process = await self.start(seconds, results, *words)
         try:
             return await process.wait()
@@ -127,8 +127,8 @@ class Locust:
 
 
 async def measured_limit(locust: Locust, users: int, directory: Path, results: Path) -> tuple[float, float]:
-    """What the load generator can send: requests a second, and the p99 in seconds, against a stub in another process.
-    All users begin at once.
+    """Measure the limit of the load generator against a stub in another process: requests a second, and the p99 in
+    seconds. All users begin at once.
 
     Raises:
         LoadTestError: it could not be measured.
@@ -162,7 +162,7 @@ async def _stub(directory: Path) -> AsyncIterator[None]:
 
 
 class OwnCluster:
-    """A test on a cluster of its own, judged as the demonstration is."""
+    """A test on a new cluster, with the verdict of the demo."""
 
     def __init__(self, options: Options, ground: Ground, console: Console) -> None:
         self._options = options
@@ -170,7 +170,7 @@ class OwnCluster:
         self._console = console
 
     async def run(self) -> LoadResult:
-        """From the first node to the verdict. Raises `LoadTestError`, `QuorumbookError`."""
+        """Run the test from the start of the nodes to the verdict. Raises `LoadTestError`, `QuorumbookError`."""
         options, ground = self._options, self._ground
         locust = Locust(options, ground.directory)
         limit = (0.0, 0.0)
@@ -202,7 +202,7 @@ class OwnCluster:
         return result
 
     async def _kill_in_the_middle(self, scenario: Scenario, process: asyncio.subprocess.Process) -> list[Mark]:
-        """Kill the leader after half of the time, if that was asked for, and start it again a moment later."""
+        """Kill the leader after half of the time, if the options say so, and start it again after `DOWN_S`."""
         if not self._options.kill_leader:
             return []
         await reached(lambda: any(self._options.results.glob(ACKNOWLEDGED)) or process.returncode is not None, START_SECONDS)
@@ -230,7 +230,7 @@ class OwnCluster:
                         return await process.wait()
 
     async def _judge(self, scenario: Scenario) -> Verdict:
-        """Return the verdict of the demonstration, over the answers that Locust's users got."""
+        """Return the verdict of the demo about the answers that Locust's users got."""
         statuses = await scenario.settle()
         scenario.recorder.close()
         with scenario.acks_path.open("ab") as file:
@@ -243,12 +243,12 @@ class OwnCluster:
 
 
 def _pace(options: Options) -> Sequence[str]:
-    """The words for Locust that say how fast its users send."""
+    """Return the arguments for Locust that set the pace of its users."""
     return ("--arrivals", str(options.arrivals)) if options.arrivals else ()
 
 
 def _finished(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> LoadResult:
-    """What Locust's processes found. Raises `LoadTestError`."""
+    """Return the result of Locust's processes. Raises `LoadTestError`."""
     try:
         result = read(options.results)
     except (OSError, msgspec.DecodeError) as error:
@@ -270,7 +270,7 @@ async def _on_running(options: Options, directory: Path) -> LoadResult:
 
 
 def _clear(results: Path) -> None:
-    """Delete what an earlier test wrote."""
+    """Delete the files of an earlier test."""
     for pattern in (ACKNOWLEDGED, f"limit/{ACKNOWLEDGED}", RESULT_FILE):
         for path in results.glob(pattern):
             path.unlink()
@@ -278,9 +278,9 @@ def _clear(results: Path) -> None:
 
 @click.command()
 @click.option(
-    "--users", type=click.IntRange(1), default=50, show_default=True, help="Users at a time; three of them do not trade."
+    "--users", type=click.IntRange(1), default=50, show_default=True, help="Concurrent users; three of them do not trade."
 )
-@click.option("--minutes", type=click.FloatRange(0.05), default=1.0, show_default=True, help="How long they trade.")
+@click.option("--minutes", type=click.FloatRange(0.05), default=1.0, show_default=True, help="Minutes of trading.")
 @click.option("--arrivals", type=click.FloatRange(0), default=0.0, help="Open loop: orders a second. Default: closed loop.")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes that send.")
 @click.option("--kill-leader/--no-kill-leader", default=False, show_default=True, help="Kill the leader in the middle.")

@@ -1,4 +1,4 @@
-"""Plots over time as SVG, without a library: they stand in the report's page and need no script."""
+"""Plots over time as SVG, without a library. The report's page contains them and needs no script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS = {
     "p99": "#d55e00",
     "slowest": "#888888",
 }
-"""From the palette of Okabe and Ito, which colour-blind people can tell apart."""
+"""Colours of the palette of Okabe and Ito, which colour-blind people can distinguish."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class PlotTimes(msgspec.Struct, frozen=True):
-    """What the plots of one test have in common. `start_s`: its begin in seconds since the epoch. `width_s`: seconds
+    """The times that all plots of one test share. `start_s`: its begin in seconds since the epoch. `width_s`: seconds
     between two points of a curve. `gaps`: times without an answer that are shown.
     """
 
@@ -48,8 +48,8 @@ Curve = tuple[str, list[float]]
 
 
 def plot(span: PlotTimes, curves: Sequence[Curve], *, logarithmic: bool) -> str:
-    """A plot of curves over time with the marks and the gaps, as SVG. A curve has no line where its value is 0 on a logarithmic
-    scale: nothing was answered there.
+    """Return a plot of curves over time as SVG, with the marks and the gaps. On a logarithmic scale a curve has no line
+    where its value is 0, which means that nothing was answered.
     """
     seconds = span.width_s * len(curves[0][1])
     values = [value for _, points in curves for value in points if value > 0] or [1.0]

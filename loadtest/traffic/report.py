@@ -25,7 +25,7 @@ POINTS_MAX = 100
 """Points of a curve."""
 
 GAP_BEFORE_S, GAP_AFTER_S = 0.2, 1.0
-"""A gap belongs to a mark if it begins so long before it, or so long after it, at most."""
+"""Seconds before and after a mark in which a gap that belongs to the mark begins."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --kill: #c0392b; }
@@ -61,7 +61,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Whether no fault was found."""
         return not self.faults and all(check.holds for check in self.checks)
 
     def gap_at(self, mark: Mark) -> AnswerGap:
@@ -123,7 +123,7 @@ def by_protocol(result: LoadResult) -> list[ProtocolLine]:
 
 
 def protocol_lines(result: LoadResult) -> list[str]:
-    """The result for a terminal."""
+    """Return the result as lines for a terminal."""
     lines = [f"{'':12} {'answers':>9} {'a second':>9} {'failures':>9} {'p50 ms':>8} {'p99 ms':>8} {'slowest ms':>11}"]
     lines += [
         f"{line.protocol:12} {line.answers:9,} {line.rate:9,.0f} {line.failures:9,} {line.p50_s * 1e3:8.1f} "
@@ -136,14 +136,14 @@ def protocol_lines(result: LoadResult) -> list[str]:
 
 
 def gap_lines(result: LoadResult) -> list[str]:
-    """The gaps of the marks, and the longest one of all."""
+    """Return lines about the gaps of the marks, and about the longest gap of all."""
     lines = [f"{mark.text}: {result.gap_at(mark).seconds:.2f} s without an answer" for mark in result.marks]
     longest = f"{result.gaps[0].seconds:.2f} s (from {_clock(result.gaps[0].begin_s)})" if result.gaps else "0.00 s"
     return [*lines, f"longest time without an answer {longest}"]
 
 
 def limit_line(result: LoadResult) -> str:
-    """What the generator could have sent."""
+    """Return a line about the limit of the generator."""
     if not result.limit:
         return "The limit of the load generator was not measured"
     share = result.rate / result.limit
@@ -167,7 +167,7 @@ def write(result: LoadResult, directory: Path) -> None:
 
 
 def read(directory: Path) -> LoadResult:
-    """The result that `write` wrote. Raises OSError, msgspec.DecodeError."""
+    """Read the result that `write` wrote. Raises OSError, msgspec.DecodeError."""
     return msgspec.json.decode((directory / RESULT_FILE).read_bytes(), type=LoadResult)
 
 

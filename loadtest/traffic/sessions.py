@@ -1,4 +1,4 @@
-"""How a user sends commands: over HTTP, the WebSocket or the native protocol. Each session checks the answers."""
+"""The sessions of users, over HTTP, the WebSocket or the native protocol. Each session checks the answers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PATIENCE_S = 15.0
 """A request that is not answered in this time, attempts at other nodes included, is a failure."""
 
 LOOK_S = 0.5
-"""Seconds between two questions who leads."""
+"""Seconds between two queries for the leader."""
 
 NOT_ANSWERED = f"not answered within {PATIENCE_S:g} s"
 
 
 class Reply(NamedTuple):
-    """An answer. `fault`: what is wrong with it, or "". `outcome`: the outcome in it, if an audit can check it.
-    `answered`: whether there is an answer at all.
+    """An answer. `fault`: the error in it, or "". `outcome`: the outcome in it, if an audit can check it. `answered`:
+    whether any answer arrived.
     """
 
     fault: str
@@ -197,7 +197,7 @@ class SocketSession:
 
 
 def _message(command: FlowCommand) -> dict[str, object]:
-    """The message of the WebSocket that a command is."""
+    """Return the WebSocket message of a command."""
     if isinstance(command, PlaceOrder):
         return {"type": "place", "order": order_body(command)}
     if isinstance(command, CancelOrder):
@@ -206,7 +206,7 @@ def _message(command: FlowCommand) -> dict[str, object]:
 
 
 def _shown(command: FlowCommand, result: Mapping[str, Any]) -> Any:
-    """What REST would answer."""
+    """Return the answer that REST would give."""
     if isinstance(command, PlaceOrder):
         return result.get("order")
     order_ids = result.get("order_ids")
@@ -250,6 +250,6 @@ def summary_of(outcome: AnyOutcome) -> OutcomeSummary:
 
 
 def refused(error: RequestFailed | ConnectionLost) -> Reply:
-    """The reply that stands for a failed request of the native protocol."""
+    """Return the reply for a failed request of the native protocol."""
     unknown = isinstance(error, ConnectionLost) or error.code in (FailCode.OUTCOME_UNKNOWN, FailCode.NO_LEADER)
     return Reply(str(error), answered=not unknown)

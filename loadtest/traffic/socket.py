@@ -1,4 +1,4 @@
-"""Orders over the WebSocket of whichever node answers, as the gateway's `socket_orders` understands them."""
+"""Sends orders over the WebSocket of any node that answers, in the messages of the gateway's `socket_orders`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAUSE_S = 0.05
 """Seconds between two attempts."""
 
 TRY_S = 5.0
-"""Seconds until a node that does not answer is left."""
+"""Seconds without an answer after which the client leaves a node."""
 
 AGAIN = frozenset({307, 429, 503, 504})
 """Statuses of results after which the same message may be sent again, here or to another node."""
@@ -48,7 +48,7 @@ class OrderSocket:
         """Send a message until it has a result that another attempt would not change. `name` begins its `request_id`.
 
         Raises:
-            ConnectionLost: there was none in time.
+            ConnectionLost: no result arrived in time.
         """
         # Each message has a `request_id` of its own, also one that repeats an order: both may be under way.
         self._asked += 1

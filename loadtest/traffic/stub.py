@@ -1,4 +1,4 @@
-"""An exchange that answers at once, to measure what the load generator itself can send.
+"""An exchange that answers at once, to measure the limit of the load generator.
 
 It listens where the first node of a cluster directory will listen, and speaks REST, WebSocket and the native protocol as
 far as the load test does. It has no book: it accepts every order, and knows of no order to cancel.
@@ -44,7 +44,7 @@ from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed,
 from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
 
 READY = "ready"
-"""What the process prints when it listens."""
+"""The text that the process prints when it listens."""
 
 
 def order_number_of(client_oid: str) -> int:
@@ -154,7 +154,7 @@ def _answered(request: Query, value: object) -> Answer:
 
 
 def found(query: OrderQuery) -> OrderState:
-    """The answer to a question for an order: it is there."""
+    """Return the answer to a query for an order, which always exists."""
     placed = PlaceOrder(query.account_id, "", "", Side.BUY, OrderType.LIMIT, price=1, size=1, client_oid=query.client_oid)
     return _accepted(placed)
 

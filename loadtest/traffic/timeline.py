@@ -1,8 +1,8 @@
 """Rates and latencies over time, of several processes together.
 
-Time is divided into bins; each has a latency histogram a protocol. A bin also tells in which of its slots an answer
-arrived, so that the longest time without an answer is exact to a slot. All numbers are sums, so that timelines of
-several processes, on machines with synchronous clocks, can be added.
+Time is divided into bins; each has a latency histogram a protocol. A bin also records the slots in which an answer
+arrived, so the longest time without an answer is exact to a slot. All numbers are sums, so that timelines of several
+processes, on machines with synchronous clocks, can be added.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 SLOT_S = 0.05
-"""How exact a gap is, in seconds."""
+"""The resolution of a gap, in seconds."""
 
 BIN_S = 0.25
 """The length of a bin, in seconds."""
@@ -31,7 +31,7 @@ _LOG_GROWTH = math.log(GROWTH)
 
 
 class Bin(msgspec.Struct):
-    """What one protocol did in a bin. `number`: the bin's start divided by `BIN_S`. `buckets`: answers by latency
+    """The answers of one protocol in a bin. `number`: the bin's start divided by `BIN_S`. `buckets`: answers by latency
     bucket. `slowest_s`: the longest latency, in seconds. `commands`: whether these are commands; reads and messages of
     feeds are counted under names of their own.
     """
@@ -61,7 +61,7 @@ class AnswerGap(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct):
-    """What a timeline has collected since it was last asked."""
+    """The samples of a timeline since the last call of `news`."""
 
     bins: list[Bin] = []
     slots: list[int] = []
@@ -92,7 +92,7 @@ class Timeline:
                 self._fresh_slots.add(slot)
 
     def news(self) -> News:
-        """What was noted since the last call, for another process."""
+        """Return the samples since the last call, for another process."""
         news = News(list(self._fresh.values()), sorted(self._fresh_slots))
         self._fresh, self._fresh_slots = {}, set()
         return news

@@ -1,5 +1,5 @@
-"""What users do: trade, replay a recording, follow a feed. Each is a coroutine with a `stopping` of its own: it ends after
-that is set and everything under way is answered.
+"""The actions of users: trade, replay a recording, follow a feed. Each is a coroutine with its own `stopping`. It ends
+when that is set and every request in flight is answered.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RECORDED_CHUNK = 20
 """Commands of a recording in one request."""
 
 FEED_INTERVAL_S = 0.05
-"""A feed reader reports one message in this time; it checks all of them."""
+"""Seconds in which a feed reader reports one message. It checks all messages."""
 
 RECORDED_NAME = "recorded day"
 FEED_NAME = "feed"
 
 
 class SampleKind(Enum):
-    """What a sample is about. The value is its name in the report; that of commands is their protocol."""
+    """The kind of a sample. The value is its name in the report; commands have the name of their protocol."""
 
     COMMAND = ""
     READ = "reads"
@@ -53,8 +53,8 @@ class SampleKind(Enum):
 
 
 class Sample(NamedTuple):
-    """One request, or one message of a feed. `at_s`: when the answer came, in seconds since the epoch. `fault`: what
-    was wrong with it, or "".
+    """One request, or one message of a feed. `at_s`: when the answer came, in seconds since the epoch. `fault`: the
+    error in it, or "".
     """
 
     kind: SampleKind
@@ -67,7 +67,7 @@ class Sample(NamedTuple):
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How fast one user sends. `arrivals`: requests a second in an open loop; 0 for a closed loop with at most
+    """The pace of one user. `arrivals`: requests a second in an open loop; 0 for a closed loop with at most
     `per_user` requests a second, 0 for no limit.
     """
 
@@ -76,7 +76,8 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 class UserDesk:
-    """What the users of one process share: the cluster, the accounts, the ledger, and where they report."""
+    """The objects that the users of one process share: the cluster, the accounts, the ledger, and the receiver of
+    samples."""
 
     def __init__(
         self,
@@ -101,7 +102,8 @@ class UserDesk:
         self.report(Sample(kind, protocol, name, time.time(), time.perf_counter() - due, reply.length, reply.fault))
 
     def judged(self, command: AnyCommand, reply: Reply, sent: float) -> Reply:
-        """Note a reply in the ledger; the reply, with the fault that this finds. `sent`: monotonic seconds."""
+        """Record a reply in the ledger. Returns the reply, with the fault that the ledger finds. `sent`: monotonic
+        seconds."""
         if not reply.answered:
             self.ledger.unanswered(command, sent)
         elif reply.outcome is not None:

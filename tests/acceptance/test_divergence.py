@@ -18,7 +18,7 @@ from cluster.messages import COMMAND
 from cluster.storage import RealDisk
 from loadtest.access import Access
 from loadtest.market import set_up, traders
-from loadtest.watch import Watcher, all_level, reached
+from loadtest.watch import Watcher, all_caught_up, reached
 from node.errors import NodeStartError
 from snapshots.abi import ABI
 from statemachine.commands import Deposit, PutCurrency, decode_batch, encode_batch
@@ -86,7 +86,7 @@ def test_a_changed_log_takes_the_node_out_of_service_until_it_has_a_new_disk(mak
                 await asyncio.to_thread(cluster.start, [follower])
             shutil.move(data, data.with_name("evidence"))
             await asyncio.to_thread(lambda: cluster.start([follower], rejoin=True))
-            statuses = await watcher.wait(all_level, "equal nodes", READY_SECONDS)
+            statuses = await watcher.wait(all_caught_up, "equal nodes", READY_SECONDS)
             assert len({status.state_hash for status in statuses.values() if status}) == 1
         finally:
             await watcher.close()
