@@ -55,7 +55,7 @@ class Stage(StrEnum):
     """The cluster has removed the node, which must not start on it again."""
 
 
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DirectoryIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of `identity.json`.
 
     `incarnation` is random: a disk that was lost and made again has another one. `joined`: the node joins a running
@@ -70,7 +70,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     joined: bool = False
 
 
-def read(config: NodeConfig, *, restoring: bool = False) -> Identity:
+def read(config: NodeConfig, *, restoring: bool = False) -> DirectoryIdentity:
     """Return the identity of the configuration's data directory. `restoring`: a restore that has not ended is no fault.
 
     Raises:
@@ -102,7 +102,7 @@ def read(config: NodeConfig, *, restoring: bool = False) -> Identity:
     return identity
 
 
-def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
+def _check_stage(config: NodeConfig, path: Path, identity: DirectoryIdentity) -> None:
     if identity.stage is Stage.REMOVED:
         raise DataDirectoryError(f"{path}: node {identity.node_id} was removed from the cluster. {REMOVED_ADVICE}")
     if identity.stage is Stage.NEW and not identity.joined and len(config.nodes) not in NODE_COUNTS:
@@ -112,11 +112,11 @@ def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
         )
 
 
-def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> Identity:
+def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> DirectoryIdentity:
     """Make the data directory; it is durable on return.
 
     With `rejoin` (the disk was lost) the directory may exist already. Its identity stays, and the node starts without a
-    vote. `joined`: see `Identity`.
+    vote. `joined`: see `DirectoryIdentity`.
 
     Raises:
         DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
@@ -130,7 +130,7 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
         )
     else:
         stage = Stage.REJOIN if rejoin else Stage.NEW
-        identity = Identity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage, joined=joined)
+        identity = DirectoryIdentity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage, joined=joined)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _store(path, identity)
@@ -140,7 +140,7 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
     return identity
 
 
-def mark_started(config: NodeConfig, identity: Identity) -> Identity:
+def mark_started(config: NodeConfig, identity: DirectoryIdentity) -> DirectoryIdentity:
     """Record, durably, that term, vote and log of this node exist, and that the log has its recovering state. Call it
     when they do.
     """
@@ -184,11 +184,11 @@ def stage_of(config: NodeConfig) -> Stage | None:
     return None if identity is None else identity.stage
 
 
-def _store(directory: Path, identity: Identity) -> None:
+def _store(directory: Path, identity: DirectoryIdentity) -> None:
     files.replace(directory / FILE, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
 
 
-def _stored(path: Path) -> Identity | None:
+def _stored(path: Path) -> DirectoryIdentity | None:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -196,7 +196,7 @@ def _stored(path: Path) -> Identity | None:
     except OSError as error:
         raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        identity = msgspec.json.decode(data, type=Identity)
+        identity = msgspec.json.decode(data, type=DirectoryIdentity)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataDirectoryError(f"{path} is damaged: {error}. {REJOIN_ADVICE}, on a new data directory") from error
     if identity.format != FORMAT:

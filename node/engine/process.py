@@ -51,7 +51,7 @@ from node.engine.level_requests import LevelRequests, asking
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
-from node.engine.service import EngineService, Identity
+from node.engine.service import EngineService, NodeIdentity
 from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.engine.startup import check_other_nodes, check_start, seeding_of, snapshot_loader
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
@@ -110,7 +110,7 @@ class Parts(msgspec.Struct):
     disk: levels.LogDisk
 
 
-def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
+def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -> Parts:
     """Open the data on disk and create the parts of the engine. The engine is not reachable yet. Needs a running event
     loop.
 
@@ -153,7 +153,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     raft.introduce(introductions)
     service = EngineService(
         config,
-        Identity(version, ABI, start),
+        NodeIdentity(version, ABI, start),
         machine,
         feed,
         raft,
@@ -221,7 +221,7 @@ def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
     return lambda action: loop.run_in_executor(None, work, action)
 
 
-def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> levels.LogDisk:
+def _open_disk(config: NodeConfig, known: identity.DirectoryIdentity, durations: EngineDurations) -> levels.LogDisk:
     # A rollback to the previous version exports the entries applied since the migration, so the log is kept until the
     # migration is final.
     def archives() -> bool:
@@ -238,7 +238,7 @@ def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDu
     return disk
 
 
-def _raft_settings(config: NodeConfig, known: identity.Identity) -> RaftSettings:
+def _raft_settings(config: NodeConfig, known: identity.DirectoryIdentity) -> RaftSettings:
     raft = config.raft
     return RaftSettings(
         node_id=config.node_id,
@@ -276,7 +276,9 @@ def _members_of(raft: Raft) -> tuple[list[Member], int]:
     return [each.member for each in status.members], status.members_index
 
 
-def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str, addresses: Addresses) -> Introductions:
+def _introductions(
+    config: NodeConfig, known: identity.DirectoryIdentity, raft: Raft, start: str, addresses: Addresses
+) -> Introductions:
     """Return this node's introduction. The start is counted here, before any peer learns of it."""
     records = [record for record in cutover.former(config.data_path) if record.to_abi == BROUGHT_TO.abi and record.steps]
     migrated = None
@@ -304,7 +306,7 @@ def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
 
 async def run(
     config: NodeConfig,
-    known: identity.Identity,
+    known: identity.DirectoryIdentity,
     stop: asyncio.Event,
     *,
     modes: Modes | None = None,
@@ -538,7 +540,7 @@ def _acquire(path: Path) -> PidFile:
         time.sleep(POLL_SECONDS)
 
 
-async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Modes) -> int:
+async def _until_signal(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -> int:
     stop = stop_event()
     # The thread that feeds a snapshot's writer must release the interpreter to the event loop quickly: the loop needs
     # it back after every fsync of Raft's.

@@ -79,7 +79,7 @@ Charge = Callable[[float], None]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Identity(msgspec.Struct, frozen=True):
+class NodeIdentity(msgspec.Struct, frozen=True):
     """The identity of a node in greetings and status. `start` is random at each start of the engine process."""
 
     software: str
@@ -125,7 +125,7 @@ class EngineService:
     def __init__(
         self,
         config: NodeConfig,
-        identity: Identity,
+        identity: NodeIdentity,
         machine: ReplicatedEngine,
         feed: Feed,
         raft: Leadership,

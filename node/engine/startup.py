@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from cluster.raft import Raft
 from node.config.settings import NodeAddress, NodeConfig
-from node.data_directory.identity import Identity, Stage
+from node.data_directory.identity import DirectoryIdentity, Stage
 from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ConnectionLost, DataDirectoryError, DatasetError, RequestFailed
@@ -39,7 +39,7 @@ from statemachine.engine import Engine
 log = logging.getLogger(__name__)
 
 
-def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> None:
+def check_start(config: NodeConfig, known: DirectoryIdentity, *, has_snapshot: bool) -> None:
     """Check that the data required by `start.from` exists.
 
     Raises:
@@ -56,7 +56,9 @@ def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> N
         )
 
 
-def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft: Raft, encode: Encode) -> Seeding | None:
+def seeding_of(
+    config: NodeConfig, known: DirectoryIdentity, machine: ReplicatedEngine, raft: Raft, encode: Encode
+) -> Seeding | None:
     """Return the dataset that this node proposes if it is the first leader. Returns None if no dataset is configured or
     the node has a state.
 

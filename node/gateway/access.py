@@ -175,10 +175,9 @@ async def decide(call: Call) -> Answer[DecisionJson]:
         raise ApiError(404, "Proposal not found", "id")
     decision = choice(call.path("decision"), DECISIONS, "decision")
     rows = (await _rows(call, "proposal", PROPOSALS_MAX)).proposal
-    assert call.identity is not None, "the route asks for a permission"
     for row in rows:
         if row.proposal_id == int(text):
-            call.identity.require(row.permission)
+            call.caller.require(row.permission)
     outcome = await call.command(DecideProposal(OPERATOR, call.command_id(), int(text), decision))
     if isinstance(outcome, Rejected):
         raise rejection(outcome)
@@ -187,15 +186,13 @@ async def decide(call: Call) -> Answer[DecisionJson]:
 
 async def _rows(call: Call, table: str, limit: int) -> ControlsView:
     """Return the rows that the caller may see. They reflect everything acknowledged before the call."""
-    assert call.identity is not None, "the route asks for a permission"
     check_viewer(call)
-    view: ControlsView = await call.read(ControlsQuery(table, 0, limit, call.identity.viewer))
+    view: ControlsView = await call.read(ControlsQuery(table, 0, limit, call.caller.viewer))
     return view
 
 
 def check_viewer(call: Call) -> None:
     """Raise ApiError 403 for a key that belongs to no user and has no permission of the operator."""
-    identity = call.identity
-    assert identity is not None, "the route asks for a permission"
+    identity = call.caller
     if not identity.user_id and not access.widened(identity.permissions) & access.OF_OPERATOR:
         identity.require(Permission.ADMIN)

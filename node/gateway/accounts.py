@@ -232,9 +232,8 @@ def _active(call: Call) -> bool:
 
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: the account and the permissions of the key."""
-    assert call.identity is not None, "the route asks for a permission"
     return Answer(
-        UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions), user=call.identity.user_id or UNSET)
+        UserJson(id=call.caller.account_id, permissions=names(call.caller.permissions), user=call.caller.user_id or UNSET)
     )
 
 
@@ -245,8 +244,7 @@ async def fees(call: Call) -> Answer[FeesJson]:
     text = call.parameters().get("product_id")
     catalogue = call.gateway.catalogue
     products = [await catalogue.recent(product_text(text))] if text is not None else await catalogue.all_products()
-    assert call.identity is not None, "the route asks for a permission"
-    if call.identity.account_id == OPERATOR:
+    if call.caller.account_id == OPERATOR:
         makers, takers = [each.row.maker_fee_ppm for each in products], [each.row.taker_fee_ppm for each in products]
         return Answer(_fees_json(max(makers, default=0), max(takers, default=0), None))
     view: FeesView = await call.read(FeesQuery(call.account_id, products[0].row.product_id if text is not None else ""))
@@ -326,9 +324,8 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     """
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
-    assert call.identity is not None, "the route asks for a permission"
-    if call.identity.account_id != sender:
-        if not call.identity.user_id and not call.identity.permissions & Permission.ADMIN:
+    if call.caller.account_id != sender:
+        if not call.caller.user_id and not call.caller.permissions & Permission.ADMIN:
             raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
         await call.require(Permission.TRANSFER, Scope.ACCOUNT, sender)
     currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))

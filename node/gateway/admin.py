@@ -318,8 +318,7 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
     query = call.parameters()
     limit = page_limit(query)
     after = optional_name(query.get("after"), "after")
-    assert call.identity is not None, "the route asks for a permission"
-    rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit, call.identity.viewer))
+    rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit, call.caller.viewer))
     return Answer([KeyJson.of(row) for row in rows], {"cb-after": rows[-1].key_id} if len(rows) == limit else {})
 
 

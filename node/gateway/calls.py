@@ -121,12 +121,18 @@ class Call:
         return self._signed_id
 
     @property
+    def caller(self) -> Identity:
+        """The client of a private call."""
+        assert self.identity is not None, "the route asks for a permission"
+        return self.identity
+
+    @property
     def account_id(self) -> str:
         """The account that the key acts for. Raises ApiError 403 for the operator, which has no account."""
-        assert self.identity is not None, "the route asks for a permission"
-        if self.identity.account_id == OPERATOR:
+        account_id = self.caller.account_id
+        if account_id == OPERATOR:
             raise ApiError(403, "The operator's key has no account: use the key of an account", reason="forbidden")
-        return self.identity.account_id
+        return account_id
 
     @property
     def linearizable(self) -> bool:
@@ -269,8 +275,7 @@ class Call:
         """Raise ApiError 403 unless the caller may see the whole venue: by a user's role, or by a permission of the
         operator.
         """
-        identity = self.identity
-        assert identity is not None, "the route asks for a permission"
+        identity = self.caller
         if identity.user_id:
             await self.require(Permission.VIEW, Scope.VENUE, "")
         elif not widened(identity.permissions) & OF_OPERATOR:
@@ -278,8 +283,7 @@ class Call:
 
     async def require(self, permission: Permission, scope: Scope, name: str) -> None:
         """Raise ApiError 403 unless the caller has the permission for a scope: the own account, or by the user's roles."""
-        identity = self.identity
-        assert identity is not None, "the route asks for a permission"
+        identity = self.caller
         if identity.permissions & Permission.ADMIN:
             return
         identity.require(permission)

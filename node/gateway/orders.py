@@ -501,8 +501,7 @@ async def _sorted_list(
         if len(found) < PAGE_MAX:
             break
         below = found[-1].order_id
-    assert call.identity is not None, "the route asks for a permission"
-    call.gateway.limits.keys.spend(call.identity.key_id, Cost.rows(len(orders)))
+    call.gateway.limits.keys.spend(call.caller.key_id, Cost.rows(len(orders)))
     products = {order.product_id: await call.gateway.catalogue.product(order.product_id) for order in orders}
     orders.sort(key=lambda order: by(order, products[order.product_id]), reverse=backwards)
     return Answer([await _order_body(call, order) for order in orders[: page_limit(given)]])

@@ -100,6 +100,9 @@ _OF_ONE = frozenset(
 EventsCallback = Callable[[Events], None]
 EndCallback = Callable[[RequestFailed], None]
 KeysCallback = Callable[[list[str]], None]
+_Request = Query | Subscribe | Unsubscribe | Control | AddMember | RemoveMember | FollowKeys | ChangeLevel | PrepareLevel
+"""Requests with one answer."""
+
 _body_decoders = {query: msgspec.msgpack.Decoder(kind) for query, kind in ANSWER_TYPES.items()}
 
 
@@ -342,8 +345,7 @@ class NativeConnection:
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, Query(request_id, query, linearizable))
+        answer: Answer = await self._request(Query(next(self._request_ids), query, linearizable))
         return _body_decoders[type(query)].decode(answer.body)
 
     @property
@@ -372,7 +374,7 @@ class NativeConnection:
         previous = self._subscriptions.get(product_id)
         self._subscriptions[product_id] = subscription
         try:
-            subscribed: Subscribed = await self._request(request_id, Subscribe(request_id, product_id, from_sequence))
+            subscribed: Subscribed = await self._request(Subscribe(request_id, product_id, from_sequence))
         except BaseException:
             if self._subscriptions.get(product_id) is subscription:
                 self._restore(product_id, previous)
@@ -387,8 +389,7 @@ class NativeConnection:
 
     async def unsubscribe(self, product_id: str) -> None:
         """Stop the events of a product. No event arrives after this returns."""
-        request_id = next(self._request_ids)
-        await self._request(request_id, Unsubscribe(request_id, product_id))
+        await self._request(Unsubscribe(next(self._request_ids), product_id))
         self._subscriptions.pop(product_id, None)
 
     async def follow_keys(self, on_change: KeysCallback) -> None:
@@ -399,8 +400,7 @@ class NativeConnection:
         `ConnectionLost`.
         """
         self._on_keys = on_change
-        request_id = next(self._request_ids)
-        await self._request(request_id, FollowKeys(request_id))
+        await self._request(FollowKeys(next(self._request_ids)))
 
     async def control(self, action: ControlAction, about: str = "") -> bool:
         """Ask the node to transfer leadership (to the node `about`) or to take a snapshot. Returns True when it has
@@ -408,42 +408,37 @@ class NativeConnection:
 
         Raises `RequestFailed` if refused.
         """
-        request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, Control(request_id, action, about))
+        answer: Answer = await self._request(Control(next(self._request_ids), action, about))
         return msgspec.msgpack.decode(answer.body, type=bool)
 
     async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
         """Make a node a member of the cluster; see `protocol.AddMember`. Returns the index of the log entry. Raises
         `RequestFailed`, `ConnectionLost`.
         """
-        return await self._change(
-            lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
-        )
+        request_id = next(self._request_ids)
+        return await self._change(AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only))
 
     async def change_level(self, version: str, *, check: bool = False, earlier: bool | None = None) -> LevelReport:
         """Change the cluster's level, or report the obstacles; see `protocol.ChangeLevel`. Raises `RequestFailed`,
         `ConnectionLost`.
         """
-        request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check, earlier))
+        answer: Answer = await self._request(ChangeLevel(next(self._request_ids), version, check, earlier))
         return msgspec.msgpack.decode(answer.body, type=LevelReport)
 
     async def prepare_level(self, abi: str) -> None:
         """Ask the node to prepare its state for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`,
         `ConnectionLost`.
         """
-        request_id = next(self._request_ids)
-        await self._request(request_id, PrepareLevel(request_id, abi))
+        await self._request(PrepareLevel(next(self._request_ids), abi))
 
     async def remove_member(self, node_id: str, *, force: bool = False) -> int:
         """Remove a node from the cluster; see `protocol.RemoveMember`. Returns the index of the log entry. Raises
         `RequestFailed`, `ConnectionLost`.
         """
-        return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
+        return await self._change(RemoveMember(next(self._request_ids), node_id, force))
 
-    async def _change(self, request: Callable[[int], AnyRequest]) -> int:
-        request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, request(request_id))
+    async def _change(self, change: AddMember | RemoveMember) -> int:
+        answer: Answer = await self._request(change)
         return msgspec.msgpack.decode(answer.body, type=int)
 
     async def close(self) -> None:
@@ -490,14 +485,14 @@ class NativeConnection:
         shutdown = None if tls is None else CLOSE_TIMEOUT
         await loop.create_connection(lambda: self._wire, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
 
-    async def _request(self, request_id: int, message: AnyRequest) -> Any:
+    async def _request(self, message: _Request) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = answer
+        self._waiting[message.request_id] = answer
         try:
             await self._send(message)
             return await answer
         finally:
-            self._waiting.pop(request_id, None)
+            self._waiting.pop(message.request_id, None)
             if not answer.done():
                 answer.cancel()
             elif not answer.cancelled():

@@ -35,7 +35,7 @@ from loadtest.market import setup_commands, traders
 from node.engine.feed import Feed
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
-from node.engine.service import EngineService, Identity
+from node.engine.service import EngineService, NodeIdentity
 from node.engine.session import Session
 from node.keys.encryption import write_keys
 from node.native.framing import FrameSplitter, pack
@@ -117,7 +117,7 @@ class Node:
         )
         loop = asyncio.get_running_loop()
         self.service = EngineService(
-            config, Identity("bench", ""), machine, feed, self.raft, later=loop.call_soon, after=loop.call_later
+            config, NodeIdentity("bench", ""), machine, feed, self.raft, later=loop.call_soon, after=loop.call_later
         )
         self.server = NativeServer(self.service, lambda _channel: None)
         self.driver = RaftDriver(self.raft)

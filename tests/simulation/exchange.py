@@ -37,7 +37,7 @@ from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddr
 from node.engine.entries import Entries
 from node.engine.principal import gateway
 from node.engine.replicated_engine import stamp_of as batch_stamp
-from node.engine.service import EngineService, Identity
+from node.engine.service import EngineService, NodeIdentity
 from node.native.protocol import Answer, Control, ControlAction, Query, Submit, request_decoder
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
@@ -215,7 +215,7 @@ class ExchangeWorld(World):
         host.skew_ns = self.rng.randint(-SKEW_NS, SKEW_NS)
         service = EngineService(
             _config(host.node_id, self.ids),
-            Identity("simulation", ABI),
+            NodeIdentity("simulation", ABI),
             process.machine,
             process.machine.feed,
             process.raft,

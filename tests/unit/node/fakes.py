@@ -17,7 +17,7 @@ from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddr
 from node.engine.feed import Feed
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.service import EngineService, Identity
+from node.engine.service import EngineService, NodeIdentity
 from node.keys.encryption import write_keys
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.limits import OPERATOR
@@ -191,7 +191,7 @@ class FakeNode:
         self.machine = ReplicatedEngine(self.feed)
         self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)
         loop = asyncio.get_running_loop()
-        identity = Identity("test", "abi")
+        identity = NodeIdentity("test", "abi")
         self.service = EngineService(
             config, identity, self.machine, self.feed, self.raft, later=loop.call_soon, after=loop.call_later
         )

@@ -55,7 +55,7 @@ class Begun:
         at_start(self.config)
         asyncio.run(self._read(known))
 
-    async def _read(self, known: identity.Identity) -> None:
+    async def _read(self, known: identity.DirectoryIdentity) -> None:
         parts = build(self.config, known, Modes(self.config.node_id))
         raft_log = parts.raft._raft_log
         self.log = [LogEntry(*entry) for entry in raft_log[:]]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from node.config.settings import SnapshotConfig, StartConfig
-from node.data_directory.identity import Identity, Stage
+from node.data_directory.identity import DirectoryIdentity, Stage
 from node.engine.housekeeping import SnapshotSchedule, staggered
 from node.engine.modes import Mode, Modes
 from node.engine.startup import check_start
@@ -62,7 +62,7 @@ def test_a_start_from_what_is_not_there_is_refused(
     tmp_path: Path, source: str, stage: Stage, has_snapshot: bool, message: str
 ) -> None:
     config = msgspec.structs.replace(config_of(tmp_path), start=StartConfig(source=source, dataset="d"))
-    known = Identity(config.cluster_id, config.node_id, "x", stage=stage)
+    known = DirectoryIdentity(config.cluster_id, config.node_id, "x", stage=stage)
     if not message:
         check_start(config, known, has_snapshot=has_snapshot)
         return

@@ -16,7 +16,7 @@ from node.engine.feed import Feed
 from node.engine.leadership import ANSWERS_PER_TURN, BARRIER_INTERVAL_S, READS_WAITING_MAX
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.service import UNIT_BYTES, EngineService, Identity
+from node.engine.service import UNIT_BYTES, EngineService, NodeIdentity
 from node.errors import RequestFailed
 from node.native.framing import decode_request
 from node.native.protocol import (
@@ -72,7 +72,7 @@ class Desk:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.service = EngineService(
             config,
-            Identity("1.2.3", "abi"),
+            NodeIdentity("1.2.3", "abi"),
             self.machine,
             feed,
             self.raft,
