@@ -97,7 +97,7 @@ def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
     second = time // SECOND_NS
     today = day_at(calendar, second)
     past: Moments = []
-    for day in (today - 1, today):
+    for day in (today - 1, today, today + 1):  # tomorrow has begun where clocks go back over midnight
         past += [moment for moment in _moments(calendar, day) if moment[0] <= second]
     since, phase = past[-1]
     for begins, earlier in reversed(past[:-1]):
@@ -127,7 +127,8 @@ def session_end(calendar: CalendarRow | PutCalendar, second: int) -> SessionEnd:
     for (_, phase), (begins, following) in itertools.pairwise(moments):
         if begins > second and following == Phase.CLOSED and phase != Phase.CLOSED and begins <= second + DAY_S:
             return SessionEnd(begins, phase)
-    return SessionEnd(moment_of(calendar, today + 1, 0), Phase.CLOSED)
+    midnights = (moment_of(calendar, today + 1, 0), moment_of(calendar, today + 2, 0))
+    return SessionEnd(midnights[0] if midnights[0] > second else midnights[1], Phase.CLOSED)
 
 
 def check(command: PutCalendar) -> Reject | None:

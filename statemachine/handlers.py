@@ -99,7 +99,11 @@ def put_currency(state: State, command: PutCurrency) -> Reject | None:
 
 
 def put_product(state: State, command: PutProduct) -> Reject | None:
-    """Add a product, or change sizes, fees and status of an existing one. Orders keep their fee rates."""
+    """Add a product, or change sizes, fees and status of an existing one. Orders keep their fee rates.
+
+    The status that the product has already is a change, too, if a calendar or the price collar would change it later:
+    from then on it is set by hand, and stays.
+    """
     reject = validation.put_product(state, command)
     if reject is not None:
         return reject
@@ -123,19 +127,22 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
         phases.follow(state, product)
         answer.done(state, True)
         return None
+    differs = known.status != command.status and not command.keep_status
+    restated = differs or (not command.keep_status and phases.is_moved(state, known))
+    if restated and known.opening:
+        return Reject(Reason.AUCTION_OPENING, "status", "the auction is opening")
     before = known.row()
     known.min_size = command.min_size
     known.max_size = command.max_size
     known.maker_fee_ppm = command.maker_fee_ppm
     known.taker_fee_ppm = command.taker_fee_ppm
-    restated = known.status != command.status and not command.keep_status
-    changed = restated or known.row() != before
+    changed = differs or known.row() != before
     if changed:
         known.version += 1
     if restated:
         phases.by_hand(state, known)
         statuses.change(state, known, command.status)
-    answer.done(state, changed)
+    answer.done(state, changed or restated)
     return None
 
 

@@ -93,7 +93,11 @@ def set_switches(state: State, command: SetSwitches) -> Reject | None:
     rows, key = state.records["switch"], (command.scope, command.name)
     before: SwitchRow | None = rows.get(*key)
     if (before.switches if before is not None else 0) == command.switches:
-        answer.switched(state, False, 0, key in state.killing)
+        adopted = False
+        if before is not None and state.by_venue and not before.by_venue:
+            rows.put(msgspec.structs.replace(before, by_venue=True, set_by=state.sender))
+            adopted = True  # from now on nobody with a narrower scope switches on again
+        answer.switched(state, adopted, 0, key in state.killing)
         return None
     if command.switches:
         cancelling = key in state.killing

@@ -4,7 +4,7 @@
 - A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction,
   continuous is online. At the end of a call its auction opens at one price, also if the product is closed afterwards.
 - A status that the operator sets overrides the calendar until the operator lets the product follow it again
-  (`commands.FollowCalendar`).
+  (`commands.FollowCalendar`), also if it is the status that the product has already.
 - The end of a call is delayed by a random time of up to `random_ns` (`chance`). If the indicative price moves late, the
   call is extended.
 - If the time jumps over phases, the product enters only the last of them. An auction whose call was in progress opens
@@ -56,7 +56,9 @@ def put_calendar(state: State, command: PutCalendar) -> Reject | None:
     row = CalendarRow(*(getattr(command, field) for field in CalendarRow.__struct_fields__))
     if row != before:
         rows.put(row)
-        _look_anew(state)
+        for product in _in_order(state):
+            if calendar_id_of(state, product) == row.calendar_id:
+                follow(state, product)
     answer.done(state, row != before)
     return None
 
@@ -77,12 +79,14 @@ def set_calendar(state: State, command: SetCalendar) -> Reject | None:
     if before is None and command.calendar_id and len(rows) >= VENUE_ROWS_MAX:
         return Reject(Reason.TOO_MANY_RULES, "name", f"at most {VENUE_ROWS_MAX} follow calendars")
     changed = (before.calendar_id if before is not None else "") != command.calendar_id
+    followed = [(product, calendar_id_of(state, product)) for product in _in_order(state)] if changed else []
     if command.calendar_id:
         rows.put(FollowsRow(scope, name, command.calendar_id))
     elif before is not None:
         rows.remove(*key)
-    if changed:
-        _look_anew(state)
+    for product, calendar_id in followed:
+        if calendar_id_of(state, product) != calendar_id:
+            follow(state, product)
     answer.done(state, changed)
     return None
 
@@ -95,12 +99,13 @@ def put_group(state: State, command: PutGroup) -> Reject | None:
     if command.group_id and not is_name(command.group_id):
         return Reject(Reason.INVALID_ID, "group_id", "expected a name")
     rows = state.records["group"]
-    before = rows.get(command.product_id)
+    before, followed = rows.get(command.product_id), calendar_id_of(state, product)
     if command.group_id:
         rows.put(GroupRow(command.product_id, command.group_id))
     elif before is not None:
         rows.remove(command.product_id)
-    follow(state, product)
+    if calendar_id_of(state, product) != followed:
+        follow(state, product)
     answer.done(state, (before.group_id if before is not None else "") != command.group_id)
     return None
 
@@ -121,6 +126,13 @@ def follow_again(state: State, command: FollowCalendar) -> Reject | None:
 
 def calendar_of(state: State, product: Product) -> CalendarRow | None:
     """The calendar that a product follows."""
+    calendar_id = calendar_id_of(state, product)
+    found: CalendarRow | None = state.records["calendar"].get(calendar_id) if calendar_id else None
+    return found
+
+
+def calendar_id_of(state: State, product: Product) -> str:
+    """The name of the calendar that a product follows, "" if it follows none."""
     group = state.records["group"].get(product.product_id)
     follows = state.records["follows"]
     for key in (
@@ -128,11 +140,10 @@ def calendar_of(state: State, product: Product) -> CalendarRow | None:
         (Scope.GROUP, group.group_id if group is not None else ""),
         (Scope.VENUE, ""),
     ):
-        row = follows.get(*key)
+        row: FollowsRow | None = follows.get(*key)
         if row is not None:
-            found: CalendarRow | None = state.records["calendar"].get(row.calendar_id)
-            return found
-    return None
+            return row.calendar_id
+    return ""
 
 
 def session_end(state: State, product: Product) -> int:
@@ -153,14 +164,16 @@ def session_end(state: State, product: Product) -> int:
     return at
 
 
-def _look_anew(state: State) -> None:
-    """Let each product read its calendar again. O(products)."""
-    for _, product in sorted(state.products.items()):
-        follow(state, product)
+def _in_order(state: State) -> list[Product]:
+    return [product for _, product in sorted(state.products.items())]
 
 
 def follow(state: State, product: Product) -> None:
-    """Update a product after its calendar changed. It reads the calendar with the next log entry, or follows none."""
+    """Update a product after its calendar changed. It reads the calendar with the next log entry, or follows none.
+
+    The call of an auction that is under way ends when the new calendar says so: it loses its extension and its random
+    end. So this is not done for a product whose calendar is the same as before.
+    """
     rows, name = state.records["phase"], product.product_id
     row = rows.get(name)
     if calendar_of(state, product) is None:
@@ -169,7 +182,16 @@ def follow(state: State, product: Product) -> None:
             timers.remove(state, Timer.PHASE, name, "")
         return
     now = max(state.time, 1)
-    _put(state, msgspec.structs.replace(row, ends_at=now) if row is not None else PhaseRow(name, ends_at=now))
+    if row is None:
+        _put(state, PhaseRow(name, ends_at=now))
+    else:  # a price that was noted for the old end says nothing about the new one
+        _put(state, msgspec.structs.replace(row, ends_at=now, note_at=0, noted_price=0))
+
+
+def is_moved(state: State, product: Product) -> bool:
+    """Whether the product's status will change by itself: it follows a calendar, or the price collar interrupted it."""
+    row = state.records["phase"].get(product.product_id)
+    return (row is not None and not row.by_hand) or state.records["interruption"].get(product.product_id) is not None
 
 
 def by_hand(state: State, product: Product) -> None:

@@ -184,7 +184,8 @@ class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
 class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
     """The switches of a scope in which something is switched off; see `commands.SetSwitches`. `cancelling`: its kill
     switch has not cancelled all orders yet. `set_by` is the account of the command that set them. `by_venue`: its
-    sender may switch the whole venue, so nobody with a narrower scope may switch anything on again.
+    sender may switch the whole venue, so nobody with a narrower scope may switch anything on again. It also holds when such
+    a sender sets the same switches again.
     """
 
     scope: Scope

@@ -143,8 +143,6 @@ def _unchanged(state: State, command: PutProduct) -> Reject | None:
     for field in ("base", "quote", "tick", "lot"):
         if getattr(known, field) != getattr(command, field):
             return Reject(Reason.CURRENCY_CHANGED, field, f"is {getattr(known, field)} and cannot change")
-    if known.opening and command.status != known.status and not command.keep_status:
-        return Reject(Reason.AUCTION_OPENING, "status", "the auction is opening")
     return None
 
 

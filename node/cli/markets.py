@@ -221,7 +221,11 @@ def _options(*, is_new: bool) -> Callable[[Function], Function]:
 )
 @click.option("--lot", default=None, help="Smallest step of the size. Default: the smallest that gives whole notionals.")
 @_options(is_new=True)
-@click.option("--replace", is_flag=True, help="Replace an existing product; options that are not given return to their defaults.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace an existing product; options that are not given return to their defaults, except the status.",
+)
 @cluster_option
 @json_option
 def put_product(target: Target, as_json: bool, product_id: str, replace: bool, **options: str | None) -> None:
@@ -231,12 +235,14 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
         scales = await session.scales()
         command = _product_command(product_id, scales, options)
         row = scales.products.get(product_id)
+        if row is not None and command.keep_status:
+            command = msgspec.structs.replace(command, status=row.status)
         if not replace:
             command = msgspec.structs.replace(command, expected_version=row.version if row is not None else 0)
-        if row is not None and not replace and put_again(row, command.command_id, status=row.status) != command:
+        if row is not None and not replace and _again(row, command) != command:
             raise Declined(
                 f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
-                "what is not named then gets its default again"
+                "what is not named, except the status, then gets its default again"
             )
         outcomes = await session.submit_all([command])
         if isinstance(outcomes[0], Rejected):
@@ -246,6 +252,12 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
         return outcomes[0]
 
     _show_put(run(target, work), product_id, as_json)
+
+
+def _again(row: ProductRow, command: PutProduct) -> PutProduct:
+    """The product as it is, put by the same command."""
+    changes = {} if command.keep_status else {"status": row.status}
+    return put_again(row, command.command_id, **changes)
 
 
 def _product_command(product_id: str, scales: MarketScales, options: Mapping[str, str | None]) -> PutProduct:
@@ -275,6 +287,7 @@ def _product_command(product_id: str, scales: MarketScales, options: Mapping[str
         units("maker_fee", PPM_DIGITS, 0),
         units("taker_fee", PPM_DIGITS, 0),
         ProductStatus[(options["status"] or "online").upper()],
+        keep_status=options["status"] is None,
     )
 
 

@@ -19,20 +19,15 @@ from statemachine.commands import (
     AnyCommand,
     Batch,
     CancelOrder,
-    CorrectTrade,
     DecideProposal,
-    FollowCalendar,
     Grant,
     NewOrder,
     PlaceOrder,
     PutApiKey,
-    PutCalendar,
-    PutGroup,
     PutProductLimits,
     PutUser,
     ReplaceOrder,
     SetAccess,
-    SetCalendar,
 )
 from statemachine.engine import Engine
 from statemachine.events import Amended, AnyEvent, OrderMatched, OrderState, Rejected, Replaced
@@ -42,7 +37,6 @@ from statemachine.types import (
     Decision,
     OrderType,
     Permission,
-    Phase,
     ProductStatus,
     Role,
     Scope,
@@ -51,6 +45,7 @@ from statemachine.types import (
     TimeInForce,
 )
 from tests.property.flows import fortune, fortunes
+from tests.property.operators import calendar_command, correction
 from tests.property.worlds import (
     ACCOUNTS,
     PRODUCTS,
@@ -67,35 +62,6 @@ RICH = ("rich", "richer")
 
 Flow = list[tuple[int, AnyCommand]]
 """Commands with their times."""
-
-
-def correction(random: Random, number: int, trades: list[OrderMatched]) -> AnyCommand:
-    """A bust or another price of a trade, often of one that was."""
-    if not trades:
-        return busy_command(random, number)
-    trade = random.choice(trades[-20:])
-    buys = trade.side is Side.BUY
-    maker, taker = (trade.maker_account_id, trade.maker_fee), (trade.taker_account_id, trade.taker_fee)
-    buyer, seller = (maker, taker) if buys else (taker, maker)
-    price = random.choice([0, 0, trade.price, trade.price + 4, max(4, trade.price - 4), AMOUNT_MAX])
-    of = (trade.product_id, trade.trade_id, buyer[0], seller[0], trade.price, trade.size, buyer[1], seller[1])
-    return CorrectTrade(OPERATOR, f"c{number}", *of, price)
-
-
-def session_command(random: Random, number: int) -> AnyCommand:
-    """A calendar whose phases last minutes, who follows it, or a status by hand."""
-    name, chance = f"c{number}", random.random()
-    if chance < 0.3:
-        seconds = sorted(random.sample(range(0, 7_200, 60), 6))
-        day = [(second, random.choice(list(Phase))) for second in seconds]
-        numbers = random.choice([(0, 0, 0, 0, 0, 0), (0, 30 * SECOND, 10_000, 60 * SECOND, 2, 45 * SECOND)])
-        return PutCalendar(OPERATOR, name, random.choice(["c", "d"]), "UTC", [(0, 0)], [day] * 7, [], *numbers)
-    scope, of = random.choice([(Scope.VENUE, ""), (Scope.GROUP, "g"), (Scope.PRODUCT, random.choice(PRODUCTS))])
-    if chance < 0.6:
-        return SetCalendar(OPERATOR, name, scope, of, random.choice(["c", "d", "c", "d", ""]))
-    if chance < 0.8:
-        return FollowCalendar(OPERATOR, name, random.choice(PRODUCTS))
-    return PutGroup(OPERATOR, name, random.choice(PRODUCTS), random.choice(["g", ""]))
 
 
 USERS = ("rita", "vera")
@@ -130,7 +96,7 @@ def everything(random: Random, count: int, money: int = 5_000, *, sessions: bool
         elif chance < 0.08:
             command = fee_command(random, f"c{number}")
         elif chance < 0.11 and sessions:
-            command = session_command(random, number)
+            command = calendar_command(random, number)
         elif chance < 0.15:
             proposal = random.randrange(1, len(flow) + 1)
             command = DecideProposal(OPERATOR, f"c{number}", proposal, random.choice(list(Decision)))

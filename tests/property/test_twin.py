@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import pytest
@@ -11,8 +12,21 @@ from hypothesis import strategies as st
 from statemachine import pending
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
-from statemachine.events import Amended, AnyEvent, AnyOutcome, Armed, Cancelled, OrderState, Paired, Placed, Rejected, Replaced
-from statemachine.types import ProductStatus, Side
+from statemachine.events import (
+    Amended,
+    AnyEvent,
+    AnyOutcome,
+    Armed,
+    Cancelled,
+    OrderState,
+    Paired,
+    Placed,
+    Proposed,
+    Rejected,
+    Replaced,
+)
+from statemachine.types import Permission, ProductStatus, Side
+from tests.property.operators import operators, venue_flow
 from tests.property.twin import Twin
 from tests.property.twin_trading import Fact, TwinOrder
 from tests.property.worlds import (
@@ -67,6 +81,8 @@ def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
         assert isinstance(answer, tuple)
         assert_order(outcome.limit, answer[1], twin, now=now)
         assert_order(outcome.stop, answer[2], twin, now=now)
+    elif isinstance(outcome, Proposed):
+        assert answer == ("proposed", outcome.proposal_id, outcome.expires_at)
     elif isinstance(outcome, Armed):
         assert answer == ("armed", outcome.fires_at)
     elif isinstance(outcome, Replaced):
@@ -108,8 +124,7 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
             held = twin.held(account, currency)
             assert rows[currency].hold == held
             assert rows[currency].available == totals[account, currency] - held
-    times = [order.expires for order in twin.known() if order.expires] + [until for _, _, until, _ in twin.interrupted.values()]
-    times += twin.timers.values()
+    times = [order.expires for order in twin.known() if order.expires] + [at for at, *_ in twin.clocks()]
     assert engine.next_expiry == min(times, default=0)
     for row in engine.currencies():
         assert row.fees == totals.get(("fees", row.currency), 0)
@@ -120,29 +135,66 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
         assert_order(state, order, twin, now=True)
 
 
-def compare(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand | int, bool]]) -> None:
+def assert_same_operators(engine: Engine, twin: Twin) -> None:
+    """Where products are in their calendars, what keys may do, and what waits for consent."""
+    for name in PRODUCTS:
+        product, row, session = engine.product(name), engine.phase(name), twin.sessions.get(name)
+        assert product is not None
+        assert (product.status, product.until) == (twin.products[name].status, twin.until.get(name, 0))
+        if row is None or session is None:
+            assert row is None
+            assert session is None
+            continue
+        assert (row.phase if row.entered else None, row.ends_at, row.by_hand) == (session.phase, session.ends, session.by_hand)
+    for key_id, key in twin.keys.items():
+        found = engine.usable_key(key_id)
+        assert found is not None
+        assert found.permissions == sum(Permission[word.upper()] for word in twin.key_allows(key)), key_id
+    waiting = {row.proposal_id: (row.proposer, row.expires_at) for row in engine.records("proposal")}
+    assert waiting == {number: (proposal.proposer, proposal.ends) for number, proposal in twin.proposals.items()}
+
+
+def compare(
+    fees: tuple[int, int],
+    money: int,
+    flow: Iterable[tuple[AnyCommand | int, bool]],
+    ground: Sequence[AnyCommand] = (),
+    told: list[object] | None = None,
+) -> Twin:
     """Give both the same commands and compare everything after each; where the flag says so, restart the engine before.
 
-    A second passes with each command. A number in place of a command: so many seconds pass, and no command comes.
+    A second passes with each command. A number in place of a command: so many seconds pass, and no command comes. `told`
+    gets the events and outcomes at once, for a flow that depends on them.
     """
     engine, twin = Engine(), Twin()
-    for foundation in foundations(fees, money):
+
+    def drawn(what: str, name: str, earliest: int, most: int) -> int:
+        """The engine draws; the twin says between which times."""
+        ends = next((int(row.ends_at) for row in engine.records(what) if row.product_id == name), 0)
+        if ends <= twin.now:  # it is over already, or the calendar is about to be read again
+            return earliest
+        assert earliest <= ends <= earliest + most
+        return ends
+
+    twin.draw = drawn
+    for foundation in [*foundations(fees, money), *ground]:
         twin.apply(foundation)
         engine.apply(Batch(1, [foundation]))
     for command, restarted in flow:
         if restarted:
             engine = restore(engine)
-        twin.tick(twin.now + SECOND * (command if isinstance(command, int) else 1))
-        if isinstance(command, int):
-            applied = engine.apply(Batch(twin.now, []))
-            assert applied.outcomes == []
-        else:
-            answer = twin.apply(command)
-            applied = engine.apply(Batch(twin.now, [command]))
-            assert_answer(applied.outcomes[0], answer, twin)
+        now = twin.now + SECOND * (command if isinstance(command, int) else 1)
+        applied = engine.apply(Batch(now, [] if isinstance(command, int) else [command]))
+        if told is not None:
+            told += [*applied.events, *applied.outcomes]
+        twin.tick(now)
+        if not isinstance(command, int):
+            assert_answer(applied.outcomes[0], twin.apply(command), twin)
         assert [fact(event) for event in applied.events] == twin.facts
         engine.check()
         assert_same_world(engine, twin)
+        assert_same_operators(engine, twin)
+    return twin
 
 
 @given(rates, st.integers(1, 600), st.lists(st.tuples(st.one_of(commands, st.integers(0, 6)), st.booleans()), max_size=60))
@@ -213,6 +265,17 @@ def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
             command = random.choice([1, 40_000, 86_400, 9 * 86_400, 31 * 86_400])
         flow.append((command, random.random() < 0.05))
     compare(random.choice([(0, 0), (-1_000, 3_000)]), random.choice([600, 50_000]), flow)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_engine_does_what_the_twin_does_for_those_who_run_the_venue(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calendars, users with roles, keys, consent, corrections of trades, and all that traders do meanwhile. The twin does
+    all work at once.
+    """
+    monkeypatch.setattr(pending, "ARRIVAL_WORK", 1_000)
+    random, told = Random(seed), list[object]()
+    fees, money = random.choice([(0, 0), (1_000, 3_000), (-1_000, 3_000)]), random.choice([600, 50_000])
+    compare(fees, money, venue_flow(random, 300, told), operators(), told)
 
 
 def restore(engine: Engine) -> Engine:

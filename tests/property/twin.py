@@ -42,12 +42,12 @@ from statemachine.types import (
     StopType,
     TimeInForce,
 )
-from tests.property.twin_options import TwinOptions
+from tests.property.twin_access import TwinAccess
 from tests.property.twin_trading import TRADING, TwinOrder
 
 
 @dataclass
-class Twin(TwinOptions):
+class Twin(TwinAccess):
     """The whole exchange again."""
 
     # -- what it answers
@@ -68,20 +68,23 @@ class Twin(TwinOptions):
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it
         came before.
         """
-        apart = type(command).__name__ if isinstance(command, Deposit | Withdraw | Transfer) else ""
-        key = (command.account_id, command.command_id, apart)
-        if command.account_id not in [*self.accounts, "operator"]:
+        of_operator = self.is_operator(command.account_id)
+        apart = type(command).__name__ if isinstance(command, Deposit | Withdraw | Transfer) and not of_operator else ""
+        key = ("operator" if of_operator else command.account_id, command.command_id, apart)
+        self.sequence += 1
+        if command.account_id not in self.accounts and not of_operator:
             return Reason.UNKNOWN_ACCOUNT
         if key in self.seen:
             first, answer = self.seen[key]
             return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
-        answer = self.decide(command)
+        answer = self.send(command)
         self.settle()
         self.leave_limit_states()
         self.seen[key] = (command, answer)
         return answer
 
     def decide(self, command: AnyCommand) -> object:
+        """What the command does, whoever sends it."""
         if isinstance(command, PutCurrency):
             self.currencies.setdefault(command.currency, command.scale)
             return "ok"
@@ -128,15 +131,16 @@ class Twin(TwinOptions):
         if fault is not None:
             return fault
         before = self.products.get(name)
-        self.products[name] = command
+        keeps = before is not None and command.keep_status
+        self.products[name] = replace(command, status=before.status) if keeps and before is not None else command
         self.sequences.setdefault(name, 0)
         self.trades.setdefault(name, 0)
-        if before is None or before.status is not command.status:
+        if not keeps and (before is None or before.status is not command.status or self.is_moved(name)):
             opened = self.open_auction(name) if command.status in TRADING else (0, 0)
-            self.sequences[name] += 1
             self.interrupted.pop(name, None)
             self.limit_states.pop(name, None)
-            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, *opened, StatusCause.OPERATOR, 0))
+            self.by_hand(name)
+            self.say_status(name, opened, StatusCause.OPERATOR, 0)
             self.trigger(name)
         return "ok"
 

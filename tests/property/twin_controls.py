@@ -3,6 +3,7 @@ orders and all trades ever made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
@@ -57,6 +58,10 @@ class TwinControls(TwinFees):
     """Account and second of each order that was accepted while a rate was limited."""
     volumes: list[tuple[tuple[Scope, str, str], int, int]] = field(default_factory=list)
     """Whose limit, on which day, how much was traded while it was set."""
+    until: dict[str, int] = field(default_factory=dict)
+    """The earliest time at which a product's status changes by itself, as it was told last."""
+    draw: Callable[[str, str, int, int], int] | None = None
+    """Says when a call ends by chance: of what, of which product, the earliest end, and how much later it may be."""
 
     # -- commands
     # ----------------------------------------------------------------------------------------------------------------
@@ -70,11 +75,11 @@ class TwinControls(TwinFees):
             case PutMember():
                 return self.put_member(command)
             case SetSwitches():
-                return self.set_switches(command)
+                return self.switch_fault(command) or self.set_switches(command)
             case PutProductLimits():
                 return self.put_limits(command)
             case PutRiskLimits():
-                return self.put_risk(command)
+                return self.risk_fault(command) or self.put_risk(command)
             case PutFeeTiers():
                 return self.put_tiers(command)
             case PutFeeOverride():
@@ -90,7 +95,7 @@ class TwinControls(TwinFees):
                 self.kill(Scope.FIRM, command.firm_id)
         return "ok"
 
-    def set_switches(self, command: SetSwitches) -> object:
+    def switch_fault(self, command: SetSwitches) -> Reason | None:
         scope, name = command.scope, command.name
         if not 0 <= command.switches <= 7:
             return Reason.INVALID_SWITCHES
@@ -100,6 +105,10 @@ class TwinControls(TwinFees):
         unknown = {Scope.FIRM: Reason.UNKNOWN_FIRM, Scope.ACCOUNT: Reason.UNKNOWN_ACCOUNT, Scope.PRODUCT: Reason.UNKNOWN_PRODUCT}
         if scope in known and name not in known[scope]:
             return unknown[scope]
+        return None
+
+    def set_switches(self, command: SetSwitches) -> object:
+        scope, name = command.scope, command.name
         if self.switches.get((scope, name), 0) == command.switches:
             return "ok"
         self.switches[scope, name] = command.switches
@@ -125,10 +134,20 @@ class TwinControls(TwinFees):
             self.static.pop(command.product_id, None)
         return "ok"
 
+    def risk_fault(self, command: PutRiskLimits) -> Reason | None:
+        if command.scope not in (Scope.ACCOUNT, Scope.FIRM):
+            return Reason.INVALID_SCOPE
+        if command.name not in (self.accounts if command.scope is Scope.ACCOUNT else self.firms):
+            return Reason.UNKNOWN_ACCOUNT if command.scope is Scope.ACCOUNT else Reason.UNKNOWN_FIRM
+        if command.currency and command.currency not in self.currencies:
+            return Reason.UNKNOWN_CURRENCY
+        counts, money = (command.orders_max, command.rate_max), (command.open_max, command.volume_max, command.position_max)
+        if min(*counts, *money) < 0 or any(counts if command.currency else money):
+            return Reason.INVALID_LIMITS
+        return None
+
     def put_risk(self, command: PutRiskLimits) -> object:
         key = (command.scope, command.name, command.currency)
-        if command.scope is Scope.FIRM and command.name not in self.firms:
-            return Reason.UNKNOWN_FIRM
         if any((command.orders_max, command.rate_max, command.open_max, command.volume_max, command.position_max)):
             self.risk[key] = command
         else:
@@ -176,6 +195,29 @@ class TwinControls(TwinFees):
             of_kind = [order for order in stops if order.command.stop is stop]
             found += sorted(of_kind, key=lambda o, sign=sign: (sign * o.command.stop_price, o.order_id))  # type: ignore[misc]
         return found + [order for order in self.queues.get(product, []) if order.open]
+
+    # -- statuses
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def say_status(self, name: str, opened: tuple[int, int], cause: StatusCause, until: int) -> None:
+        """Tell the status that the product has now."""
+        self.sequences[name] += 1
+        self.until[name] = until
+        self.facts.append(("StatusChanged", name, self.sequences[name], self.products[name].status, *opened, cause, until))
+
+    def say_auction(self, name: str, *, extended: bool = False) -> None:
+        """Tell what the auction would do now."""
+        self.sequences[name] += 1
+        told = (*self.auction(name), self.until.get(name, 0), extended)
+        self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
+
+    def by_chance(self, what: str, name: str, earliest: int, most: int) -> int:
+        """When a call ends that ends by chance."""
+        return self.draw(what, name, earliest, most) if most and self.draw is not None else earliest
+
+    def today(self) -> int:
+        """The venue's date."""
+        return self.now // (86_400 * SECOND)
 
     # -- limits
     # ------------------------------------------------------------------------------------------------------------------
@@ -242,7 +284,7 @@ class TwinControls(TwinFees):
                 held = sum(self.held(account, currency) for account in members) - (self.hold(amended) if amended else 0)
                 if pays and limit.open_max and held + (notional if c.side is Side.BUY else size) > limit.open_max:
                     return Reason.RISK_LIMIT
-                key, day = (scope, name, currency), self.now // (86_400 * SECOND)
+                key, day = (scope, name, currency), self.today()
                 traded = sum(value for whose, when, value in self.volumes if whose == key and when == day)
                 if limit.volume_max and currency == product.quote and traded + notional > limit.volume_max:
                     return Reason.RISK_LIMIT
@@ -260,7 +302,7 @@ class TwinControls(TwinFees):
         for order in (maker, taker):
             for key in ((Scope.ACCOUNT, order.owner, quote), (Scope.FIRM, self.firm.get(order.owner, ""), quote)):
                 if key in self.risk and self.risk[key].volume_max:
-                    self.volumes.append((key, self.now // (86_400 * SECOND), worth))
+                    self.volumes.append((key, self.today(), worth))
 
     def meets_own(self, c: PlaceOrder) -> bool:
         """Would it trade with an order of its own account in the auction?"""
@@ -315,8 +357,14 @@ class TwinControls(TwinFees):
             self.interrupted[name] = (product.status, True, self.now + limits.halt_ns, 0)
             self.restate(name, ProductStatus.CANCEL_ONLY, self.now + limits.halt_ns)
         else:
-            self.interrupted[name] = (product.status, False, self.now + limits.call_ns, 0)
-            self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
+            self.call(name, limits, product.status)
+
+    def call(self, name: str, limits: PutProductLimits, resume: ProductStatus) -> None:
+        """The call of the auction begins."""
+        until = self.now + limits.call_ns
+        ends = self.by_chance("interruption", name, until, limits.random_ns)
+        self.interrupted[name] = (resume, False, ends, 0)
+        self.restate(name, ProductStatus.AUCTION, until)
 
     # -- limit states
     # --------------------------------------------------------------------------------------------------------------
@@ -364,35 +412,31 @@ class TwinControls(TwinFees):
 
     def note(self, name: str, cause: StatusCause, until: int) -> None:
         """The status stays, and another cause is told."""
-        self.sequences[name] += 1
-        self.facts.append(("StatusChanged", name, self.sequences[name], self.products[name].status, 0, 0, cause, until))
+        self.say_status(name, (0, 0), cause, until)
 
     def restate(self, name: str, status: ProductStatus, until: int, opened: tuple[int, int] = (0, 0)) -> None:
         """The collar puts the product into another status."""
         self.products[name] = msgspec.structs.replace(self.products[name], status=status)
-        self.sequences[name] += 1
-        self.facts.append(("StatusChanged", name, self.sequences[name], status, *opened, StatusCause.COLLAR, until))
+        self.say_status(name, opened, StatusCause.COLLAR, until)
 
     def end_interruption(self, name: str) -> None:
-        """A halt or a call ends whose time is over; there is no chance in this world."""
+        """A halt or a call ends whose time is over."""
         if name in self.limit_states:
             self.interrupt(name)
             return
         resume, halted, _, extensions = self.interrupted[name]
         limits = self.limits.get(name)
         if limits is not None and halted and limits.call_ns:
-            self.interrupted[name] = (resume, False, self.now + limits.call_ns, 0)
-            self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
+            self.call(name, limits, resume)
             return
-        price, size, surplus = self.auction(name)
+        price, size, _ = self.auction(name)
         if limits is not None and not halted and extensions < limits.extensions_max and size:
             low, high = self.band(name, 2)
             if not low <= price <= high:
-                until = self.now + limits.call_ns
-                self.interrupted[name] = (resume, False, until, extensions + 1)
-                self.sequences[name] += 1
-                told = (price, size, surplus, until, True)
-                self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
+                self.until[name] = self.now + limits.call_ns
+                ends = self.by_chance("interruption", name, self.until[name], limits.random_ns)
+                self.interrupted[name] = (resume, False, ends, extensions + 1)
+                self.say_auction(name, extended=True)
                 return
         del self.interrupted[name]
         opened = self.open_auction(name) if resume in TRADING else (0, 0)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from statemachine.commands import CancelAllAfter, OrderOptions, PlaceOrder, PutProduct
-from statemachine.types import DoneReason, GoodFor, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
-from tests.property.twin_controls import SECOND, TwinControls
+from statemachine.types import DoneReason, GoodFor, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce, Timer
+from tests.property.twin_controls import SECOND
+from tests.property.twin_corrections import TwinCorrections
 from tests.property.twin_fees import DAY
 from tests.property.twin_trading import TRADING, TwinOrder
 
@@ -16,7 +17,7 @@ _LASTING = (TimeInForce.GTC, TimeInForce.GTT)
 
 
 @dataclass
-class TwinOptions(TwinControls):
+class TwinOptions(TwinCorrections):
     """What orders do by themselves."""
 
     timers: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class TwinOptions(TwinControls):
         if o.good_for is GoodFor.DAY:
             if at:
                 return Reason.INVALID_ORDER
-            at = self.now - self.now % DAY + DAY
+            at = self.session_end(c.product_id)
         if not at:
             return c.cancel_after
         if c.time_in_force is not TimeInForce.GTT or c.cancel_after:
@@ -209,17 +210,28 @@ class TwinOptions(TwinControls):
             self.timers[c.account_id, c.session] = self.now + c.timeout
         return "armed", self.now + c.timeout if c.timeout else 0
 
+    def session_end(self, product_id: str) -> int:
+        """When an order that is good for a day leaves; see `twin_calendar`."""
+        return self.now - self.now % DAY + DAY
+
+    # -- the clock
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def clocks(self) -> list[tuple[int, Timer, str, str]]:
+        """What happens by itself: when, what, and to whom. At one time the kinds come in the order of their numbers."""
+        ends = [(until, Timer.INTERRUPTION, name, "") for name, (_, _, until, _) in self.interrupted.items()]
+        return ends + [(at, Timer.CANCEL_AFTER, name, tag) for (name, tag), at in self.timers.items()]
+
     def go_off(self) -> None:
-        """What is due, the earliest first: interruptions before switches of dead men at the same time."""
-        due: list[tuple[int, int, str, str]] = [
-            (until, 2, name, "") for name, (_, _, until, _) in self.interrupted.items() if until <= self.now
-        ]
-        due += [(at, 3, name, tag) for (name, tag), at in self.timers.items() if at <= self.now]
-        for _, kind, name, tag in sorted(due):
-            if kind == 2:
-                self.end_interruption(name)
-                continue
-            del self.timers[name, tag]
-            for order in [each for each in self.known() if each.owner == name and tag in ("", self.session(each))]:
-                if self.products[order.product.product_id].status is not ProductStatus.OFFLINE:
-                    self.leave(order, DoneReason.TIMER)
+        """What is due happens, the earliest first."""
+        while due := [clock for clock in self.clocks() if clock[0] <= self.now]:
+            self.strike(*min(due)[1:])
+
+    def strike(self, kind: Timer, name: str, tag: str) -> None:
+        if kind is Timer.INTERRUPTION:
+            self.end_interruption(name)
+            return
+        del self.timers[name, tag]
+        for order in [each for each in self.known() if each.owner == name and tag in ("", self.session(each))]:
+            if self.products[order.product.product_id].status is not ProductStatus.OFFLINE:
+                self.leave(order, DoneReason.TIMER)
