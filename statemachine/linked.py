@@ -105,7 +105,7 @@ def settle(state: State) -> None:
     triggers a stop order whose partner traded before.
     """
     while state.noted:
-        noted, state.noted = state.noted, []
+        noted, state.noted, state.unlinked = state.noted, [], 0
         for order in noted:
             unlink(state, order)
         for order in noted:

@@ -60,6 +60,7 @@ cdef class State:
     cdef public str sender
     cdef public bint by_venue
     cdef public list noted
+    cdef public Py_ssize_t unlinked
     cdef public long long lowest
     cdef public long long highest
     cdef public Changes changes

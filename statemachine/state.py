@@ -68,7 +68,7 @@ class State:
     The current command, which is no part of the state either:
         outcome: its outcome. placing, cancelling: its fields. unchanged: whether it changed nothing.
         lowest, highest: the prices between which it traded.
-        noted: orders with options that traded or left (`linked`).
+        noted: orders with options that traded or left (`linked`). The partners of the first `unlinked` of them have left.
         requested: the order that it cancels or amends, if the order's account has report streams.
         sender: the sender of a command of the operator. by_venue: whether the sender has the permission for the whole
             venue.
@@ -120,6 +120,7 @@ class State:
         self.sender = ""
         self.by_venue = True
         self.noted: list[Order] = []
+        self.unlinked = 0
         self.lowest = 0
         self.highest = 0
         self.changes = Changes()

@@ -98,8 +98,9 @@ def take_triggered(state: State, product: Product) -> None:
     """Queue the next stop orders that the recorded trades trigger, at most twice `limits.STOPS_TAKEN`, and remove them
     from the waiting ones. O(log n + taken).
     """
-    for noted in state.noted:
-        unlink(state, noted)
+    while state.unlinked < len(state.noted):
+        state.unlinked += 1
+        unlink(state, state.noted[state.unlinked - 1])
     taken = product.stops.take(product.trigger_low, product.trigger_high, STOPS_TAKEN)
     for order_id in taken:
         order = state.orders[order_id]

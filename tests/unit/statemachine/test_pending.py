@@ -9,9 +9,20 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from statemachine import limits
-from statemachine.commands import AnyCommand, Batch, CancelAll, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutProduct
+from statemachine import limits, stops
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    OrderOptions,
+    PlaceOrder,
+    PutProduct,
+)
 from statemachine.engine import Engine
+from statemachine.entities import Order
 from statemachine.events import AnyEvent, Cancelled, OrderDone, OrderMatched, OrderOpened, Placed, Rejected, StatusChanged
 from statemachine.limits import (
     AMOUNT_MAX,
@@ -22,6 +33,7 @@ from statemachine.limits import (
     PENDING_WORK_PER_ENTRY,
     WORK_PER_ENTRY,
 )
+from statemachine.state import State
 from statemachine.types import (
     DoneReason,
     OrderStatus,
@@ -320,3 +332,29 @@ def test_what_was_queued_and_cancelled_leaves_no_unfinished_work() -> None:
     for command in buys[3:]:
         assert engine.apply(Batch(engine.time + 1, [command])) == other.apply(Batch(other.time + 1, [command]))
         assert engine.full_hash() == other.full_hash()
+
+
+def test_a_cascade_beside_orders_with_options_looks_at_each_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stop order of a cascade trades and triggers others; the partners of what traded before have left already."""
+    looks = []
+
+    def unlink(state: State, order: Order) -> None:
+        looks.append(order.order_id)
+        original(state, order)
+
+    original = stops.unlink
+    monkeypatch.setattr(stops, "unlink", unlink)
+    engine, exits, tag = market(), OrderOptions(take_profit=20_000, stop_loss=5), OrderOptions(session="s")
+    first = [change(limit("ann", f"first-{n}", Side.BUY, 1, 9_999), options=exits) for n in range(100)]
+    deeper = [change(limit("ann", f"deeper-{n}", Side.BUY, 1, 9_000), options=tag) for n in range(100)]
+    cascade = [
+        PlaceOrder("ann", f"s{n}", PRODUCT, Side.SELL, OrderType.MARKET, 0, 1, stop=StopType.LOSS, stop_price=price)
+        for n, price in enumerate([3, *[9_999] * 100])
+    ]
+    stopped = [change(order, account_id="bob") for order in cascade]
+    for orders in (first, deeper, stopped):
+        apply(engine, list[AnyCommand](orders))
+    looks.clear()
+    events = apply(engine, [limit("bob", "sell", Side.SELL, 100, 1, ioc=True)])
+    assert len([event for event in events if isinstance(event, OrderMatched)]) == 200
+    assert len(looks) <= 2 * len([*first, *deeper, *stopped])
