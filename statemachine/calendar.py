@@ -96,17 +96,21 @@ def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
     """The phase at a time in nanoseconds since the epoch. O(days searched * phases)."""
     second = time // SECOND_NS
     today = day_at(calendar, second)
-    past: Moments = []
+    near: Moments = []
     for day in (today - 1, today, today + 1):  # tomorrow has begun where clocks go back over midnight
-        past += [moment for moment in _moments(calendar, day) if moment[0] <= second]
+        near += _moments(calendar, day)
+    past = [moment for moment in near if moment[0] <= second]
     since, phase = past[-1]
     for begins, earlier in reversed(past[:-1]):
         if earlier != phase:
             break
         since = begins
-    for day in range(today, today + _LOOK_AHEAD_DAYS):
+    for begins, following in near:
+        if begins > second and following != phase:
+            return Now(phase, since, begins)
+    for day in range(today + 2, today + _LOOK_AHEAD_DAYS):
         for begins, following in _moments(calendar, day):
-            if begins > second and following != phase:
+            if following != phase:
                 return Now(phase, since, begins)
     return Now(phase, since, moment_of(calendar, today + _LOOK_AHEAD_DAYS, 0))
 
