@@ -2,8 +2,8 @@
 
     python -m tests.property.soak [--commands 5000000] [--seed 1]
 
-The commands are those of `flows`: what traders and operators send, anything that decodes, and fortunes near the largest
-numbers. They run in rounds of `ROUND` commands, each from an empty exchange and from a seed of its own, in one process
+The commands are those of `flows` and `operators`: what traders and operators send, anything that decodes, and fortunes near
+the largest numbers. They run in rounds of `ROUND` commands, each from an empty exchange and from a seed of its own, in one process
 for each core. Every `STEP` commands all invariants are checked, and the engine goes on from its tables.
 """
 
@@ -21,24 +21,27 @@ from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
 from tests.cores import both
 from tests.property.flows import anything, fortune, fortunes
-from tests.property.worlds import SECOND, busy_command, control_command, foundations, options_command
+from tests.property.operators import access_command, calendar_command, contest, operators, sent
+from tests.property.worlds import SECOND, auction_command, busy_command, control_command, foundations, options_command
 
 ROUND = 50_000
 STEP = 5_000
-MAKERS = (busy_command, busy_command, options_command, control_command, anything, fortune)
+TRADERS = (busy_command, busy_command, options_command, auction_command, anything, fortune)
+OPERATORS = (control_command, control_command, calendar_command, access_command, contest)
 
 
 def round_of(seed: int, count: int) -> dict[str, object]:
     """Apply a round of commands; digests of all that came of it."""
     random, engine, told = Random(seed), Engine(), sha256()
-    engine.apply(Batch(1, [*foundations((1_000, 3_000), 50_000), *fortunes()]))
+    engine.apply(Batch(1, [*foundations((1_000, 3_000), 50_000), *fortunes(), *operators()]))
     now, number, checked = 1, 0, 0
     while number < count:
         now += random.choice((0, 1, SECOND, 40 * SECOND)) if random.random() < 0.999 else 86_400 * SECOND
         commands: list[AnyCommand] = []
         for _ in range(random.choice((0, 1, 5, 30, 100))):
             number += 1
-            commands.append(random.choice(MAKERS)(random, number))
+            make = random.choice(TRADERS if random.random() < 0.8 else OPERATORS)
+            commands.append(sent(random, make(random, number)))
         applied = engine.apply_entry(encode_batch(Batch(now, commands)))
         for part in (*applied.encoded_outcomes, *applied.encoded_events):
             told.update(part)
