@@ -180,7 +180,7 @@ class Scenario:
                 self._start_reader(
                     FeedChecker(product_id, self.access.natives, node_id, tls=self.access.tls(), credentials=self.access.admin)
                 )
-            if all(config.http.gateways for config in self.access.layout.configs.values()):
+            if all(config.http.processes for config in self.access.layout.configs.values()):
                 self._start_follower(product_id, first)
 
     def _start_follower(self, product_id: str, first: str) -> None:

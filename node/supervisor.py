@@ -227,7 +227,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
     engine = ChildSpec("engine", (*python, "node.engine.process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
     gateways = [
         ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
-        for worker in range(config.http.gateways)
+        for worker in range(config.http.processes)
     ]
     if config.streams.enabled:
         gateways.append(ChildSpec("streams", (*python, "node.streams.process", *tail), may_give_up=True))

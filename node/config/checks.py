@@ -170,8 +170,8 @@ def _check_numbers(config: NodeConfig, fault: Fault) -> None:
     for key, (low, high, unit) in RANGES.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
-        # Not "value < low or value > high": a NaN would pass that.
-        if not low <= value <= high:
+        # Not "value < low or value > high": a NaN would pass that. None: the default depends on the machine.
+        if value is not None and not low <= value <= high:
             raise fault(key, f"expected {low:,} to {high:,} {unit}, not {value:,}")
 
 
@@ -381,7 +381,7 @@ def _plain_http(config: NodeConfig) -> Iterator[str]:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = host == "localhost"
-    if not config.http.tls and not local and config.http.gateways:
+    if not config.http.tls and not local and config.http.processes:
         yield (
             f"HTTP on {config.http.listen} has no TLS: others can read what clients send and receive, and change what is not protected by "
             "a signature. Set http.tls, or put a proxy with TLS in front of it"

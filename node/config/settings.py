@@ -6,12 +6,16 @@ them, and `docs/operations.md` explains every key.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 
 NODE_COUNTS = (1, 3, 5)
 """The sizes of a new cluster. Later membership changes pass through even numbers."""
+
+GATEWAYS_BY_DEFAULT_MAX = 4
+"""Gateways of a node whose configuration names no number. Four keep one engine busy; each takes about 100 MB."""
 
 COMMANDS_PER_SUBMIT_MAX = 1_000
 """Commands in one `Submit` of the native protocol."""
@@ -75,6 +79,7 @@ class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[http]`: REST and WebSocket, with TLS when `tls` is true. Other nodes give `public_url` to clients.
 
+    `gateways`: processes that serve HTTP; by default one for each processor beyond the engine's, see `processes`.
     `followers`: "forward" commands to the leader, or "redirect" the client to it. `key_rate`, `address_rate`: requests
     a second, 0 for no limit. `trusted_proxies`: networks of proxies that are believed about the origin of a request.
     `metrics_from`: networks that may read /metrics besides this machine; none means everybody may.
@@ -82,7 +87,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     listen: str
     public_url: str
-    gateways: int = 1
+    gateways: int | None = None
     tls: bool = False
     deadline: float = 8.0
     signature_age_max: float = 30.0
@@ -91,6 +96,18 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address_rate: float = 1000.0
     trusted_proxies: tuple[str, ...] = ()
     metrics_from: tuple[str, ...] = ()
+
+    @property
+    def processes(self) -> int:
+        """The number of gateways of a node that has this machine for itself, unless the configuration names another."""
+        return gateways_of_node(1) if self.gateways is None else self.gateways
+
+
+def gateways_of_node(nodes: int) -> int:
+    """Return the number of gateways that suits a node on a machine with `nodes` nodes: one for each of its processors
+    beyond the engine's, at least 1 and at most `GATEWAYS_BY_DEFAULT_MAX`.
+    """
+    return min(max(len(os.sched_getaffinity(0)) // nodes - 1, 1), GATEWAYS_BY_DEFAULT_MAX)
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -183,7 +183,7 @@ class LocalCluster:
 
     async def _takes_http(self, node_id: str) -> bool:
         config = self.layout.configs[node_id].http
-        if config.gateways == 0:
+        if config.processes == 0:
             return True
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -26,7 +26,7 @@ import msgspec
 from node.cluster_directory import KeyFile
 from node.config.checks import CLUSTER_ID, NODE_ID, is_host, split_address
 from node.config.file import load
-from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
+from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress, gateways_of_node
 from node.data_directory import identity
 from node.errors import SetupError
 from node.keys import encryption
@@ -219,8 +219,9 @@ def node_toml(
     fix: bool = False,
 ) -> str:
     """Return the text of a node's configuration. `listen`: the address on which it listens; empty: its public address.
-    `fix`: it serves FIX.
+    `fix`: it serves FIX. Nodes on one machine share its processors, so their number of gateways is written.
     """
+    neighbours = sum(set(hosts_of(each)) == set(hosts_of(own)) for each in addresses)
 
     def place(address: str) -> str:
         return f"{bracketed(listen)}:{address.rpartition(':')[2]}" if listen else address.partition("://")[2] or address
@@ -231,6 +232,7 @@ def node_toml(
         raft_listen=place(own.raft),
         native_listen=place(own.native),
         http_listen=place(own.http),
+        gateways=f"gateways = {gateways_of_node(neighbours)}" if neighbours > 1 else "# gateways = N",
         http_tls="tls = true" if own.http.startswith("https://") else "# tls = false",
         public_url=own.http,
         fix_listen=f'listen = "{_fix_address(place(own.http))}"' if fix else '# listen = ""',

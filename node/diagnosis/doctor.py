@@ -322,7 +322,7 @@ class Doctor:
             ("fix", config.fix.listen),
         ):
             address = split_address(listen)
-            if address is None or (name == "http" and not config.http.gateways):
+            if address is None or (name == "http" and not config.http.processes):
                 continue
             if runs:
                 yield self._reached(

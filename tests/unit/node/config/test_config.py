@@ -10,8 +10,8 @@ import pytest
 
 from node.config.checks import RANGES, split_address
 from node.config.file import load
-from node.config.settings import RENAMED, NodeConfig
-from node.deployment.setup import initialise
+from node.config.settings import RENAMED, NodeConfig, gateways_of_node
+from node.deployment.setup import Host, initialise
 from node.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def test_what_init_writes_loads(home: Path) -> None:
 def test_the_defaults_in_comments_are_the_defaults(home: Path) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     shown, count = re.subn(r"(?m)^# ([a-z_]+ = [a-z0-9.]+)$", r"\1", text)
-    assert count == 33
+    assert count == 32
     path = home / "shown.toml"
     path.write_text(shown, encoding="utf-8")
     assert load(path) == load(home / "node.toml")
@@ -303,3 +303,23 @@ def test_a_key_of_older_files_names_the_one_in_its_place(home: Path, old: str, n
     text = (home / "node.toml").read_text(encoding="utf-8").replace(f"[{section}]\n", f"[{section}]\n{name} = 5\n", 1)
     error = fault(home, text)
     assert (error.key, error.text) == (old, f"is called {new} now")
+
+
+@pytest.mark.parametrize(
+    ("processors", "nodes", "gateways"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (64, 1, 4), (2, 3, 1), (8, 3, 1), (12, 3, 3)]
+)
+def test_a_node_has_a_gateway_for_each_processor_beyond_its_engines(
+    monkeypatch: pytest.MonkeyPatch, processors: int, nodes: int, gateways: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
+    assert gateways_of_node(nodes) == gateways
+
+
+def test_init_writes_a_number_of_gateways_only_for_nodes_that_share_a_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    together = load(initialise(tmp_path / "together", 3)[0]).http
+    apart = load(initialise(tmp_path / "apart", [Host(f"n{number}", f"10.0.0.{number}") for number in (1, 2, 3)])[0]).http
+    assert (together.gateways, together.processes) == (3, 3)
+    assert (apart.gateways, apart.processes) == (None, 4)
