@@ -104,6 +104,15 @@ class Bucket:
             self.spend(cost)
         return seconds
 
+    def overdraw(self, now: float, cost: float) -> float:
+        """Spend `cost`, even beyond what is left, if one unit may be spent now, and return 0. Otherwise return the seconds
+        to wait.
+        """
+        seconds = self.wait(now)
+        if not seconds:
+            self._left -= cost
+        return seconds
+
     def full(self, now: float) -> bool:
         """Return whether the bucket equals a new one."""
         self._fill(now)
@@ -149,6 +158,10 @@ class Shares(Generic[Payer]):
     def take(self, payer: Payer, cost: float = 1.0) -> float:
         """Charge the payer and return 0, or return the seconds after which a retry makes sense."""
         return self._bucket(payer).take(self._clock(), cost) if self.rate else 0.0
+
+    def overdraw(self, payer: Payer, cost: float) -> float:
+        """See `Bucket.overdraw`."""
+        return self._bucket(payer).overdraw(self._clock(), cost) if self.rate else 0.0
 
     def spend(self, payer: Payer, cost: float) -> None:
         """Charge the payer for a request that turned out to cost more."""

@@ -56,14 +56,21 @@ class _Window:
         self.spans: deque[Span] = deque(spans)
         self._kept: tuple[tuple[int, int], Span] = ((-1, -1), Span())
 
-    def add(self, trade: OrderMatched) -> None:
-        number = trade.time // self._unit
+    def add(self, time_ns: int, price: int, size: int) -> None:
+        """Add a trade. It makes no span of its own, because every node does this for each trade."""
+        number = time_ns // self._unit
         spans = self.spans
         if not spans or spans[-1].number != number:
-            spans.append(Span(number))
+            spans.append(Span(number, price, price, price, size))
             while spans[0].number <= number - self._length:
                 spans.popleft()
-        spans[-1].add(Span(number, trade.price, trade.price, trade.price, trade.size))
+            return
+        last = spans[-1]
+        if price > last.high:
+            last.high = price
+        elif price < last.low:
+            last.low = price
+        last.volume += size
 
     def total(self, now: int) -> Span:
         """Return the trades of the latest `length` units, the last of which contains `now` (nanoseconds)."""
@@ -101,8 +108,9 @@ class Statistics:
 
     def add(self, trade: OrderMatched) -> None:
         """Add a trade."""
-        self._day.add(trade)
-        self._month.add(trade)
+        time_ns, price, size = trade.time, trade.price, trade.size
+        self._day.add(time_ns, price, size)
+        self._month.add(time_ns, price, size)
 
     def day(self, now: int) -> Span:
         """Return the trades of the 24 hours before `now` (nanoseconds), from a full minute on."""

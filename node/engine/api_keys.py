@@ -63,8 +63,10 @@ class EngineKeys:
             RequestFailed: CONFLICT without a cluster key, or for an encrypted key that this node cannot decrypt;
                 BAD_REQUEST for a secret or passphrase that no key can have.
         """
-        self._check_approvals(commands)
-        if not any(type(command) is PutApiKey for command in commands):
+        kinds = set(map(type, commands))
+        if DecideProposal in kinds:
+            self._check_approvals(commands)
+        if PutApiKey not in kinds:
             return commands, 0
         try:
             encrypted = [self._encrypted(command) if isinstance(command, PutApiKey) else command for command in commands]

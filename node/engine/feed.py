@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from node.engine.market import TAIL_KEPT, TAILS_KEPT, LatestTrades, Market, SavedProduct, array, is_trade
+from node.engine.market import TAIL_KEPT, TAILS_KEPT, LatestTrades, Market, SavedProduct, array, trades_of
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
@@ -259,10 +259,9 @@ class Feed:
         for product_id, group in _by_product(product_ids, events):
             channel = self._channel(product_id)
             channel.ring.extend(group)
-            for event in group:
-                if is_trade(event):
-                    channel.trades.append(event)
-                    channel.statistics.add(_trades.decode(event))
+            for trade in trades_of(group):
+                channel.trades.append(trade)
+                channel.statistics.add(_trades.decode(trade))
             if channel.live:
                 self._send_live(channel, product_id, group)
             if channel.behind:

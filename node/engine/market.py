@@ -87,11 +87,11 @@ def array(events: Sequence[bytes]) -> msgspec.Raw:
     return msgspec.Raw(b"\xdd" + len(events).to_bytes(4, "big") + b"".join(events))
 
 
-def is_trade(event: bytes) -> bool:
-    """Whether an encoded event is an `OrderMatched`: its tag is the first element of an array of less than 16 elements,
-    or of more.
+def trades_of(events: Iterable[bytes]) -> list[bytes]:
+    """Return the `OrderMatched` among encoded events: their tag is the first element of an array of less than 16
+    elements, or of more.
     """
-    return event[1 if event[0] < 0xDC else 3] == _TRADE
+    return [event for event in events if event[1 if event[0] < 0xDC else 3] == _TRADE]
 
 
 def encode(index: int, products: Sequence[SavedProduct]) -> bytes:

@@ -217,14 +217,14 @@ class EngineService:
             request = msgspec.structs.replace(request, commands=commands)
         share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
-            seconds = self.account_rates.wait(share)
-            if not seconds:
-                self.account_rates.spend(share, commands_cost(commands))
-            else:
+            seconds = self.account_rates.overdraw(share, commands_cost(commands))
+            if seconds:
                 text = f"account {share!r} has used up its share of {self.account_rates.rate:g} units a second"
                 send(self._failure(request.request_id, rate_limited(text, seconds)))
                 return
-        if not self._waits_for_leader(share, len(commands), lambda: self._submit(request, share, size, send)):
+        if self._raft.is_leader or not self._waits_for_leader(
+            share, len(commands), lambda: self._submit(request, share, size, send)
+        ):
             self._submit(request, share, size, send)
 
     def _propose(self, payload: bytes, done: Done) -> None:

@@ -246,11 +246,12 @@ class Session(asyncio.Protocol):
     def send(self, frame: bytes) -> bool:
         """See `feed.Subscriber`. During a replay it sends one frame a turn."""
         if self._open:
-            if self._out.waiting > WRITE_MAX:
+            waiting = self._out.waiting
+            if waiting > WRITE_MAX:
                 self._cut("stalled", "does not read its answers")
             else:
                 self._out.write(frame)
-                self._paused = self._out.waiting > WRITE_HIGH
+                self._paused = waiting + len(frame) > WRITE_HIGH
         return not self._paused and not self._replaying
 
     def feed_ended(self, subscription: Subscription, reason: str) -> None:
@@ -288,11 +289,12 @@ class Session(asyncio.Protocol):
         unread, clock = self._unread, time.monotonic
         until = clock() + TURN_MAX
         while unread and self.writable:
-            seconds = self._wait()
-            if seconds:
-                self._out_of_budget(seconds)
-                return
-            self._paced_since = 0.0
+            if self.key_id:
+                seconds = self._wait()
+                if seconds:
+                    self._out_of_budget(seconds)
+                    return
+                self._paced_since = 0.0
             self._message(unread.popleft())
             if clock() > until:
                 break
@@ -343,20 +345,24 @@ class Session(asyncio.Protocol):
     def _message(self, body: bytes) -> None:
         if not self._open:
             return
-        self._charge(Cost.length(len(body)))
+        if self.key_id:
+            self._charge(Cost.length(len(body)))
         try:
             request = decode_request(body)
         except MalformedError as error:
             self._malformed_message(error)
             return
-        if self._principal is None:
+        principal = self._principal
+        if principal is None:
             self._greet(request)
-        elif isinstance(request, Submit):
-            self._principal = self._service.gate.refresh(self._principal)
-            self._service.submit(self._principal, request, len(body), self._submitted)
+            return
+        if not principal.node:
+            self._principal = principal = self._service.gate.refresh(principal)
+        if isinstance(request, Submit):
+            self._service.submit(principal, request, len(body), self._submitted)
         else:
             self._charge(Cost.REQUEST)
-            self._other(self._service.gate.refresh(self._principal), request)
+            self._other(principal, request)
 
     def _submitted(self, message: msgspec.Struct) -> None:
         """Charge for commands. Their account pays for them. The key pays for a refused request, because refusals would

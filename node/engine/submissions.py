@@ -30,14 +30,17 @@ def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
     pays for commands of several accounts or of the operator.
     """
     account_id = commands[0].account_id
-    if account_id == OPERATOR or is_sender(account_id) or any(command.account_id != account_id for command in commands):
+    if account_id == OPERATOR or is_sender(account_id):
+        return principal.name
+    if len(commands) > 1 and any(command.account_id != account_id for command in commands):
         return principal.name
     return account_id
 
 
 def commands_cost(commands: Sequence[AnyCommand]) -> float:
     """Return the cost of commands, in units of `node.budget`."""
-    return sum(Cost.CANCEL_ALL if type(command) is CancelAll else Cost.COMMAND for command in commands)
+    many = list(map(type, commands)).count(CancelAll)
+    return many * Cost.CANCEL_ALL + (len(commands) - many) * Cost.COMMAND
 
 
 def rate_limited(what: str, seconds: float) -> RequestFailed:

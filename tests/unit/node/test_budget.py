@@ -117,3 +117,13 @@ def test_each_holder_has_a_bounded_number_of_places() -> None:
     places.leave("a")
     assert places.enter("d")
     assert (places.taken, places.held("a"), places.held("x")) == (5, 1, 0)
+
+
+def test_a_payer_with_one_unit_left_may_spend_more_than_that() -> None:
+    now = 0.0
+    shares: Shares[str] = Shares(10.0, 5.0, clock=lambda: now)
+    assert shares.overdraw("a", 4.0) == 0.0
+    assert shares.overdraw("a", 7.0) == 0.0
+    assert shares.overdraw("a", 1.0) == pytest.approx(0.7)
+    assert shares.wait("a") == pytest.approx(0.7), "what is refused is not charged"
+    assert Shares[str](0.0).overdraw("a", 100.0) == 0.0
