@@ -32,9 +32,9 @@ class Callers:
             detail = f"at most {self._shares.rate:g} a second"
             raise ApiError(429, self._message, reason="rate_limit", detail=detail, headers=headers)
 
-    def wait(self, caller: str) -> float:
-        """Return the seconds until a request may be charged, or 0. Nothing is charged."""
-        return self._shares.wait(caller)
+    def charge(self, caller: str) -> bool:
+        """Charge a request, and return whether that is allowed. Nothing is charged if it is not."""
+        return not self._shares.take(caller)
 
     def spend(self, caller: str, cost: float) -> None:
         """Charge the cost of a request beyond the amount already charged."""

@@ -71,12 +71,15 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 ROLES = ("leader", "follower", "candidate")
 
 
-class _Latencies:
-    """Latencies of a route's answers: the number in each bucket, of which the last is unbounded, and the sum in seconds."""
+class _Answers:
+    """A route's answers: the number of each status, and the latencies: the number in each bucket, of which the last is
+    unbounded, and the sum in seconds.
+    """
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "statuses", "total")
 
     def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
         self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
@@ -88,8 +91,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._labels = {"node": node_id, "worker": str(worker)}
         own, names = self.registry, ["node", "worker"]
-        self._requests: dict[tuple[str, str, int], int] = {}
-        self._latencies: dict[tuple[str, str], _Latencies] = {}
+        self._answers: dict[tuple[str, str], _Answers] = {}
         own.register(self)
         self._refusals = Counter(
             "quorumbook_http_refused",
@@ -132,13 +134,12 @@ class Metrics(Collector):
         """Count one answered request and its latency in seconds. Every request calls this, so it only adds to plain counters,
         which `collect` converts.
         """
-        key = (method, route, status)
-        self._requests[key] = self._requests.get(key, 0) + 1
-        latencies = self._latencies.get(key[:2])
-        if latencies is None:
-            latencies = self._latencies[key[:2]] = _Latencies()
-        latencies.counts[bisect_left(BUCKETS, seconds)] += 1
-        latencies.total += seconds
+        answers = self._answers.get((method, route))
+        if answers is None:
+            answers = self._answers[method, route] = _Answers()
+        answers.statuses[status] = answers.statuses.get(status, 0) + 1
+        answers.counts[bisect_left(BUCKETS, seconds)] += 1
+        answers.total += seconds
 
     def collect(self) -> Iterable[Metric]:
         """Return the counts of `request` and of the node, for the registry."""
@@ -147,13 +148,14 @@ class Metrics(Collector):
         requests = CounterMetricFamily(
             "quorumbook_http_requests", "Requests, by route and status", labels=[*names, "method", "route", "status"]
         )
-        for (method, route, status), count in self._requests.items():
-            requests.add_metric([*own, method, route, str(status)], count)
+        for (method, route), answers in self._answers.items():
+            for status, count in answers.statuses.items():
+                requests.add_metric([*own, method, route, str(status)], count)
         latency = HistogramMetricFamily(
             "quorumbook_http_request_duration_seconds", "Time to answer a request", labels=[*names, "method", "route"]
         )
-        for (method, route), latencies in self._latencies.items():
-            latency.add_metric([*own, method, route], _buckets(BUCKETS, latencies.counts), latencies.total)
+        for (method, route), answers in self._answers.items():
+            latency.add_metric([*own, method, route], _buckets(BUCKETS, answers.counts), answers.total)
         own_engine = families(self._labels["node"], self._counters)
         return [requests, latency, *self._engine_durations(), *own_engine, *self._other_processes()]
 

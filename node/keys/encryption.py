@@ -13,6 +13,7 @@ key or field.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -79,10 +80,12 @@ class ApiKey:
 
     def proves(self, signature: str, message: bytes) -> bool:
         """Whether the signature is the base64 text of the message's HMAC-SHA256 under the key's secret."""
-        inner, outer = (state.copy() for state in self._hmac_states)
+        first, second = self._hmac_states
+        inner, outer = first.copy(), second.copy()
         inner.update(message)
         outer.update(inner.digest())
-        return hmac.compare_digest(base64.b64encode(outer.digest()), signature.encode("utf-8", "surrogatepass"))
+        proof = binascii.b2a_base64(outer.digest(), newline=False)
+        return hmac.compare_digest(proof, signature.encode("utf-8", "surrogatepass"))
 
     @cached_property
     def _hmac_states(self) -> tuple[hashlib._Hash, hashlib._Hash]:

@@ -322,6 +322,10 @@ class NativeConnection:
     def _applied(self, results: Results) -> None:
         """Give each submission its own outcomes."""
         joined, outcomes = self._submitted.pop(results.request_id), results.outcomes
+        if len(joined) == 1 and len(joined[0].commands) == len(outcomes):
+            if not joined[0].outcomes.done():
+                joined[0].outcomes.set_result(outcomes)
+            return
         if sum(len(submission.commands) for submission in joined) != len(outcomes):
             self._submitted[results.request_id] = joined
             self.lost("the node answered with another number of outcomes")

@@ -6,12 +6,22 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.errors import ConnectionLost, RequestFailed
+from node.gateway.catalogue import Product
+from node.gateway.direct import plain_json
 from node.gateway.errors import ApiError
 from node.gateway.limits import Limits
+from node.gateway.orders import OrderJson
 from node.native.protocol import FailCode
+from statemachine.events import OrderState, OrderTerms
+from statemachine.limits import AMOUNT_MAX
+from statemachine.tables import ProductRow
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 from tests.unit.node.gateway.harness import Exchange, headers, running
 
 PLAIN: list[dict[str, object]] = [
@@ -164,3 +174,50 @@ async def test_requests_in_progress_are_answered_before_the_server_stops(exchang
         await asyncio.sleep(0)
     await server.stop(2.0)
     assert (await asking)[0] == 200
+
+
+_AMOUNTS = st.integers(0, AMOUNT_MAX)
+_TIMES = st.integers(0, 2**62)
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
+_RARE = st.sampled_from([0, 0, 0, 0, 1])
+_ORDERS = st.builds(
+    OrderState,
+    order_id=st.integers(1, 2**63 - 1),
+    account_id=_TEXTS,
+    client_oid=_TEXTS,
+    product_id=_TEXTS,
+    side=st.sampled_from(Side),
+    order_type=st.sampled_from(OrderType),
+    price=_AMOUNTS,
+    size=_AMOUNTS,
+    funds=_RARE,
+    time_in_force=st.sampled_from(TimeInForce),
+    post_only=st.booleans(),
+    stp=st.sampled_from(SelfTradePrevention),
+    created_at=_TIMES,
+    maker_fee_ppm=st.just(0),
+    taker_fee_ppm=st.just(0),
+    remaining=_AMOUNTS,
+    hold=_AMOUNTS,
+    filled_size=_AMOUNTS,
+    executed_value=_AMOUNTS,
+    fill_fees=_AMOUNTS,
+    status=st.sampled_from(OrderStatus),
+    done_reason=st.sampled_from(DoneReason),
+    done_at=_TIMES,
+    stop=st.sampled_from([StopType.NONE, StopType.NONE, StopType.LOSS]),
+    stop_price=_AMOUNTS,
+    expires_at=_RARE,
+    queued=_RARE,
+    terms=st.sampled_from([None, None, OrderTerms()]),
+)
+
+
+@given(_ORDERS, st.integers(0, 18), st.integers(0, 18))
+def test_the_text_of_a_plain_order_is_that_of_its_struct(order: OrderState, base_scale: int, quote_scale: int) -> None:
+    product = Product(ProductRow("BTC-USD", "BTC", "USD", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE), base_scale, quote_scale)
+    body = plain_json(order, product)
+    rare = order.funds or order.stop or order.expires_at or order.queued or order.terms is not None or not order.size
+    assert (body is None) is bool(rare)
+    if body is not None:
+        assert body == msgspec.json.encode(OrderJson.of(order, product))
