@@ -280,7 +280,8 @@ class Authenticator:
         return self._bootstrap_off
 
     async def _asked_bootstrap_off(self, *, linearizable: bool = False) -> bool:
-        view: ControlsView = await self.backend.query(ControlsQuery("access"), linearizable)
+        query = ControlsQuery("access")
+        view: ControlsView = await (self.backend.query_leader(query) if linearizable else self.backend.query(query))
         return any(row.bootstrap_off for row in view.access)
 
     async def _look_up(self, key_id: str) -> ApiKey | None:

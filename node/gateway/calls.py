@@ -257,7 +257,7 @@ class Call:
         if begun is None:
             if len(commands) > 1:
                 self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
-            behind = self.identity.sender == OPERATOR and of_operator and self.status is not None and not self.status.ready
+            behind = self.identity.sender == OPERATOR and of_operator and self.status is not None and self.status.role != "leader"
             if self.status is not None and (behind or not self.status.quorum):
                 self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
@@ -296,7 +296,7 @@ class Call:
 
     async def _confirmed(self, identity: Identity) -> Identity:
         """Look up the identity at the leader. An isolated node that can still forward commands does not learn of a
-        revocation, and one that is behind may not know that the operator's key is switched off.
+        revocation, and a follower may not know yet that the operator's key is switched off.
         """
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:

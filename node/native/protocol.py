@@ -524,17 +524,18 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so
     two nodes with equal `applied_index` must agree on it. `voter` is False while a node that lost its disk has not
-    caught up, and for a learner and a read-only member. `ready`: applied up to a known leader's commit. `members`: all
-    members of the cluster by this node's log, including this node. `members_index`: the log entry that defines them (0:
-    the configuration). `change_under_way`: that entry is not committed yet. `cluster_keys_missing`: numbers of cluster
-    keys under which API keys are encrypted and which this node lacks. `counters` are totals since the node's start:
-    "native_refused_<kind>" and "raft_refused_<kind>" for refused connections on its two ports, and the numbers of
-    processed commands and entries. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine
-    process. `warnings`: faults that an operator should correct, such as contradictory addresses. `certificate_expires`:
-    the time when the node's current certificate expires, in seconds since the epoch. `durations`: histograms of the
-    engine process since its start, by name: see `node.system.durations`. `abi` is that of the software. `level`, `level_abi`
-    and `level_rules`: version, ABI and rules number of the level of the node's state. `levels`: the versions whose
-    levels it can run. Version 0.2.0 sends none of these.
+    caught up, and for a learner and a read-only member. `ready`: applied up to a known leader's commit, or at most a
+    second behind it after it was caught up. `members`: all members of the cluster by this node's log, including this
+    node. `members_index`: the log entry that defines them (0: the configuration). `change_under_way`: that entry is not
+    committed yet. `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this
+    node lacks. `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for
+    refused connections on its two ports, and the numbers of processed commands and entries. `mode`: see `modes.Mode`.
+    `engine_start` is random at each start of the engine process. `warnings`: faults that an operator should correct,
+    such as contradictory addresses. `certificate_expires`: the time when the node's current certificate expires, in
+    seconds since the epoch. `durations`: histograms of the engine process since its start, by name: see
+    `node.system.durations`. `abi` is that of the software. `level`, `level_abi` and `level_rules`: version, ABI and
+    rules number of the level of the node's state. `levels`: the versions whose levels it can run. Version 0.2.0 sends
+    none of these.
     """
 
     node_id: str

@@ -161,6 +161,26 @@ async def test_a_revoked_key_sends_no_commands_over_a_node_that_is_cut_off(
         assert (found, answer["message"]) == (401, "invalid signature")
 
 
+async def test_a_follower_sends_the_operators_commands_on(tmp_path: Path) -> None:
+    """It answered 307 while it was an entry behind, although `http.followers` was "forward"."""
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        await w.gateway.monitor.poll()
+        admin, target = w.gateway.config.admin, "/admin/accounts/new"
+        signed = headers(Credentials(admin.key_id, admin.secret, admin.passphrase), "PUT", target, b"{}")
+
+        async def put() -> int:
+            async with w.client.request("PUT", target, data=b"{}", headers=signed, allow_redirects=False) as response:
+                return response.status
+
+        answer = asyncio.create_task(put())
+        await until(lambda: answer.done() or two.machine.engine.account_exists("new"))
+        replicate(two, one)
+        assert await answer == 200
+
+
 async def test_what_was_revoked_while_the_engine_was_away_is_known_when_it_is_back(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         one = w.nodes["n1"]
