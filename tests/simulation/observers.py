@@ -49,6 +49,7 @@ class Ledger:
     def __init__(self, violation: Callable[[str], Exception]) -> None:
         self.violation = violation
         self._said: dict[tuple[str, object], bytes] = {}
+        self._hashes: dict[object, set[bytes]] = {}
         self._stops: dict[int, None] = {}
         self.counts: Counter[str] = Counter()
 
@@ -56,6 +57,15 @@ class Ledger:
         """A node says `value`. Raises a violation if another one said otherwise."""
         if self._said.setdefault((what, key), value) != value:
             raise self.violation(f"{node} has another {what} at {key} than the others had")
+
+    def reach(self, place: object, state_hash: bytes) -> None:
+        """A node reached a state by an entry. A level that changes and returns gives a place more than one hash."""
+        self._hashes.setdefault(place, set()).add(state_hash)
+
+    def restore(self, node: str, place: object, state_hash: bytes) -> None:
+        """A node restored a state. Raises a violation if nobody who reached this place by an entry had this hash."""
+        if state_hash not in self._hashes.setdefault(place, {state_hash}):
+            raise self.violation(f"{node} restored another state hash at {place} than the others had")
 
     def count(self, event: AnyEvent) -> None:
         """An event of which no node has told before: note what is rare."""
@@ -116,7 +126,8 @@ class WatchedEngine(ReplicatedEngine, Machine):
         outcomes = ReplicatedEngine.apply(self, index, payload)
         self.hash = self.engine.state_hash
         self.fresh.append((index, payload, self.hash))
-        self._ledger.agree(self._node, "state hash", self.place, self.hash)
+        self._ledger.agree(self._node, "state hash", index, self.hash)
+        self._ledger.reach(self.place, self.hash)
         if index % MARKET_EVERY == 0:
             self._agree_market()
         return outcomes
@@ -127,13 +138,13 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def replace(self, engine: Engine, market: Market | None = None) -> None:
         ReplicatedEngine.replace(self, engine, market)
         self.hash = engine.state_hash
-        self._ledger.agree(self._node, "state hash", self.place, self.hash)
-        self._ledger.agree(self._node, "full hash", self.place, engine.full_hash())
+        self._ledger.restore(self._node, self.place, self.hash)
+        self._ledger.agree(self._node, "full hash", (self.place, self.hash), engine.full_hash())
         self._agree_market()
 
     @property
     def place(self) -> tuple[int, int, str]:
-        """What names a state: the entry that changes the level changes neither sequence nor time."""
+        """What a state is found by in a snapshot: the entry that changes the level changes neither sequence nor time."""
         return self.engine.sequence, self.engine.time, self.level.version
 
     def _agree_market(self) -> None:
