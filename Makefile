@@ -37,7 +37,7 @@ $(CORE): $(INSTALLED) $(CORE_SOURCES)
 	@touch $@
 
 # Where PYTHONDONTWRITEBYTECODE is set, or the directory cannot be written, each process of a node would translate its
-# modules at each start: half of the CPU time of the start.
+# modules at each start: about a quarter of the CPU time of the start.
 $(STAMP): $(CORE) $(SOURCES)
 	@$(BIN)/python -m compileall -q cluster loadtest node snapshots statemachine || true
 	@touch $@
