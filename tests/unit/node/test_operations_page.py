@@ -42,7 +42,7 @@ NOT_KEYS = {"directory", *SECTIONS}
 
 
 def keys() -> dict[str, str]:
-    """Every key of a node's file, dotted, and its default as TOML writes it ("" for none)."""
+    """Every key of a node's file, dotted, and its default as TOML writes it ("" for none that is the same everywhere)."""
     found = {}
     structs: dict[str, type[msgspec.Struct]] = {"": NodeConfig, **SECTIONS}
     for prefix, struct in structs.items():
@@ -50,7 +50,7 @@ def keys() -> dict[str, str]:
             if prefix or field.encode_name not in NOT_KEYS:
                 default = (
                     ""
-                    if field.required
+                    if field.required or field.default is None  # None: it depends on the machine
                     else str(field.default).replace("True", "true").replace("False", "false").replace("()", "[]")
                 )
                 found[f"{prefix}.{field.encode_name}" if prefix else field.encode_name] = default
