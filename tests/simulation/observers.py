@@ -201,7 +201,7 @@ class WatchedSnapshots(SnapshotPort):
     def capture(self, mark: SnapshotMark) -> None:
         machine = self._machine
         assert isinstance(machine, WatchedEngine)
-        self._ledger.agree(self._node, "full hash", machine.place, machine.engine.full_hash())
+        self._ledger.agree(self._node, "full hash", (machine.place, machine.engine.state_hash), machine.engine.full_hash())
         super().capture(mark)
 
     def restore(self, mark: SnapshotMark) -> None:
