@@ -1,10 +1,11 @@
 """How long a node with many resting orders pauses at the entry that changes the level, and what it costs to prepare that.
 
-    python -m tests.benchmarks.level_change [--orders N] [--rate N] [--without]
+    python -m tests.benchmarks.level_change [--orders N] [--rate N] [--without | --back]
 
 One process does what a node's engine process does to its state: it applies entries of version 0.2.0 at a given rate,
 prepares the state of this version beside them, and then applies the entry. There is no network and no log.
-`--without`: nothing is prepared, and the state is converted at the entry.
+`--without`: nothing is prepared, and the state is converted at the entry. `--back`: the way back to 0.2.0, for which
+commands wait from the check to the change of the level (ADR 0060).
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from cluster.ports import CaptureState, LogEntry, SnapshotMark
 from node.engine.feed import Feed
 from node.engine.level_preparation import Preparation
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.snapshot_port import SnapshotPort
+from node.engine.snapshot_port import SnapshotPort, collector_off
+from snapshots.levels import v0_2_0_back
 from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_level_entry
+from snapshots.levels.obstacles import Obstacles
 from snapshots.levels.states import empty, encoded
+from snapshots.levels.v0_2_0 import FormerEngine
 from snapshots.store import SnapshotStore
-from statemachine.commands import AnyCommand
+from statemachine.commands import AnyCommand, Batch
+from statemachine.engine import Engine
 from tests.benchmarks.snapshots import SWITCH_INTERVAL, Market, percentile
 
 BATCHES_PER_SECOND = 100
@@ -110,6 +115,39 @@ def _line(name: str, late: list[float]) -> str:
     return f"| {name} | {len(late)} | " + " | ".join(f"{value:.1f}" for value in ms) + " |"
 
 
+def measure_back(orders: int) -> None:
+    """Convert a state of this version to 0.2.0, as each node does while commands wait: as a whole, and by steps."""
+    market = Market(orders)
+    engine = Engine()
+    engine.apply(Batch(1, market.foundations()))
+    for number in range(orders // len(market.accounts)):
+        engine.apply(Batch(2 + number, [market.place(account) for account in market.accounts]))
+    gc.collect()
+    gc.freeze()
+    click.echo(f"{orders:,} orders of {len(market.accounts)} accounts at level {OWN.version}; {memory():.2f} GB")
+    steps: dict[str, tuple[float, float]] = {}
+    with collector_off():
+        began = time.perf_counter(), time.process_time()
+
+        def step(name: str) -> None:
+            nonlocal began
+            now = time.perf_counter(), time.process_time()
+            steps[name] = now[0] - began[0], now[1] - began[1]
+            began = now
+
+        tables = dict(engine.tables())
+        step("the rows are written")
+        found = Obstacles()
+        rows = v0_2_0_back.lowered(tables, bytes(16), found)
+        step("they are converted")
+        assert not found.texts()
+        FormerEngine.restore(rows, verified=True)
+        step("the core of 0.2.0 loads and checks them")
+    for name, (clock, cpu) in steps.items():
+        click.echo(f"{name}: {clock:.1f} s on the clock, {cpu:.1f} s of CPU")
+    click.echo(f"commands wait for {sum(clock for clock, _ in steps.values()):.1f} s; {memory():.2f} GB at the end")
+
+
 async def measure(node: Node, *, prepared: bool) -> None:
     """All phases, one after the other."""
     before = memory()
@@ -140,9 +178,13 @@ async def measure(node: Node, *, prepared: bool) -> None:
 @click.option("--orders", default=1_000_000, show_default=True, help="Resting orders.")
 @click.option("--rate", default=2_000, show_default=True, help="Commands a second.")
 @click.option("--without", is_flag=True, help="Prepare nothing: the state is converted at the entry.")
-def main(orders: int, rate: int, without: bool) -> None:
+@click.option("--back", is_flag=True, help="Measure the way back to 0.2.0.")
+def main(orders: int, rate: int, without: bool, back: bool) -> None:
     """Measure the pause at a change of the level."""
     sys.setswitchinterval(SWITCH_INTERVAL)
+    if back:
+        measure_back(orders)
+        return
     with tempfile.TemporaryDirectory(prefix="quorumbook-bench-") as name:
         node = Node(Path(name), orders, rate)
         gc.collect()
