@@ -1,7 +1,7 @@
 """All code that touches the internals of PySyncObj 0.3.17. `tests/unit/cluster/test_seams.py` has a test for each seam.
 
 PySyncObj decides what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and the
-role. This package decides what a leader does (`replication.py`), and when anything happens (`Core.tick`). ADR 0044
+role. This package decides what a leader does (`replication.py`), and when anything happens (`Raft._tick`). ADR 0050
 gives the reasons.
 
 These names of the library are replaced, for all nodes of a process:

@@ -341,9 +341,9 @@ class Call:
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
-        """Whether an equal request is a new one and not a replay. That is so if its timestamp has whole seconds, it
-        arrives within that second, and it either only cancels, or cannot be a repetition of the first one (ADR 0034)
-        because that one was answered on this connection before this one began.
+        """Whether an equal request is a new one and not a replay. That is so if its timestamp has whole seconds and is
+        less than `REPEAT_SECONDS` away, and if the request either only cancels, or cannot be a repetition of the first
+        one (ADR 0034) because that one was answered on this connection before this one began.
         """
         assert self.signed is not None, "only private routes send commands"
         timestamp = self.signed.timestamp
