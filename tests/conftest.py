@@ -18,12 +18,14 @@ hypothesis.settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest --rewrite` writes the expected traces of the interaction scripts anew. Read them before you commit."""
+    """Add `pytest --rewrite`, which writes the expected traces of the interaction scripts. Read the changes before you
+    commit them.
+    """
     parser.addoption("--rewrite", action="store_true", default=False, help="write the traces of tests/interaction/*.txt anew")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests with real nodes more time than the others have."""
+    """Give tests with real nodes more time than the others."""
     for item in items:
         if item.get_closest_marker("cluster") is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS))

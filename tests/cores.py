@@ -1,4 +1,4 @@
-"""The two cores side by side: the same flow in a process of each, and what came of it."""
+"""Runs the same code with both cores, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_compiled_core = pytest.mark.skipif(
 
 
 def run(core: str, *arguments: str, timeout: float = 100) -> str:
-    """What `python arguments` prints with one of the cores."""
+    """Return what `python arguments` prints with one of the cores."""
     environment = {**os.environ, CHOICE: core, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -32,6 +32,6 @@ def run(core: str, *arguments: str, timeout: float = 100) -> str:
 
 
 def both(*arguments: str, timeout: float = 100) -> tuple[Any, Any]:
-    """What each core prints, from JSON."""
+    """Return what each core prints, decoded from JSON."""
     plain, compiled = (json.loads(run(core, *arguments, timeout=timeout)) for core in CORES)
     return plain, compiled

@@ -1,5 +1,5 @@
-"""The reference part of `docs/native.md`, made of the structs that the protocol is: `python -m tests.native_reference`
-writes it anew.
+"""The reference part of `docs/native.md`, made from the structs of the protocol. `python -m tests.native_reference`
+writes it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MODULES = (protocol, commands, events, tables, types)
 
 
 def reference() -> str:
-    """The Markdown between the marks."""
+    """Return the Markdown between the marks."""
     schema = schema_of({}, {name: union for name, (_, union) in GROUPS.items()} | {view.__name__: view for view in VIEWS})
     found = {name: kind for module in MODULES for name, kind in vars(module).items() if isinstance(kind, type)}
     grouped = {name: [kind.__name__ for kind in typing.get_args(union)] for name, (_, union) in GROUPS.items()}
@@ -68,7 +68,7 @@ def _struct(name: str, struct: StructType, kind: type) -> str:
 
 
 def _type(text: str) -> str:
-    """A type, with the names of the unions in place of their members."""
+    """Return a type as text, with the names of unions in place of their members."""
     for name, union in UNIONS.items():
         text = text.replace(" | ".join(kind.__name__ for kind in typing.get_args(union)), name)
     return text
@@ -81,7 +81,7 @@ def _default(value: Any) -> str:
 
 
 def _text(kind: type) -> str:
-    """What a docstring says, in one paragraph."""
+    """Return a docstring as one paragraph."""
     return " ".join(inspect.cleandoc(kind.__doc__ or "").split())
 
 
@@ -119,7 +119,7 @@ def _examples() -> Iterable[str]:
 
 
 def _dump(message: msgspec.Struct, inside: str = "") -> Iterable[tuple[bytes, str]]:
-    """A message's elements: their bytes, and what they are."""
+    """Return a message's elements: their bytes and their meanings."""
     elements: Sequence[Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(message))
     names = ["tag", *message.__struct_fields__]
     yield _head(len(elements)), f"an array of {len(elements)}: `{type(message).__name__}`{inside}"
@@ -135,12 +135,12 @@ def _dump(message: msgspec.Struct, inside: str = "") -> Iterable[tuple[bytes, st
 
 
 def _head(length: int) -> bytes:
-    """How an array of that length begins; below 65,536."""
+    """Return the first bytes of an array of that length, which is below 65,536."""
     return bytes([0x90 | length]) if length < 16 else b"\xdc" + length.to_bytes(2, "big")
 
 
 def written(page: str) -> str:
-    """The page with the reference as it is."""
+    """Return the page with the present reference."""
     before, _, rest = page.partition(BEGIN)
     _, found, after = rest.partition(END)
     assert found, f"the page has no {BEGIN} and {END}"

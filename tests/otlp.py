@@ -1,4 +1,4 @@
-"""A receiver of traces: OTLP over HTTP with protobuf, as a collector of OpenTelemetry takes them."""
+"""A receiver of traces: OTLP over HTTP with protobuf, like a collector of OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class Received:
-    """A span as it arrived. `parent` is empty for the first of a trace."""
+    """A span that arrived. `parent` is empty for the first span of a trace."""
 
     service: str
     instance: str
@@ -29,7 +29,7 @@ class Received:
 
 @dataclass
 class Receiver:
-    """What has arrived. `failures` is how many of the next requests are answered with 503."""
+    """The spans that arrived. `failures`: how many of the next requests are answered with 503."""
 
     url: str = ""
     spans: list[Received] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Receiver:
     """What was wrong with requests."""
 
     def of(self, command_id: str) -> list[Received]:
-        """The spans of the trace of a command."""
+        """Return the spans of the trace of a command."""
         traces = {span.trace for span in self.spans if span.facts.get("command_id") == command_id}
         return [span for span in self.spans if span.trace in traces]
 
@@ -68,7 +68,7 @@ class Receiver:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A receiver on loopback."""
+    """Run a receiver on loopback."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Ports on loopback for a test's servers."""
+"""Ports on loopback for the servers of a test."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from loadtest.ground import PORT_SHARE, PORTS_APART, first_ports
 
 
 def take_share() -> None:
-    """Where pytest runs in several processes, choose ports from this process's share of them."""
+    """If pytest runs in several processes, choose ports from this process's share."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         os.environ[PORT_SHARE] = f"{worker.removeprefix('gw')}/{os.environ['PYTEST_XDIST_WORKER_COUNT']}"
 
 
 def free_port() -> int:
-    """A port on which nobody listens at this moment, nor on the `PORTS_APART` - 1 behind it."""
+    """Return a port on which nothing listens at this moment, nor on the `PORTS_APART` - 1 ports after it."""
     for port in first_ports():
         if all(_is_free(port + offset) for offset in range(PORTS_APART)):
             return port

@@ -1,11 +1,9 @@
-"""Do all supported Pythons come to the same state? `python -m tests.pythons` asks every one that is there.
+"""Checks that all supported Pythons compute the same state: `python -m tests.pythons` runs every one that is installed.
 
-A fixed corpus of commands is applied by each, the plain core, and the running hash and the hash of all tables are
-compared: the second tells what the first cannot, rows that differ though commands, outcomes and events are the same.
-Each Python gets an environment of its own, thrown away afterwards, with the packages that the state machine and the
-corpus need. Exit code 1 where hashes differ, 2 where fewer than two Pythons could be asked.
-
-`python -m tests.pythons --here` prints the hashes of this Python.
+Each applies a fixed corpus of commands with the plain core. The running hash and the hash over all tables are compared.
+The second detects what the first cannot: rows that differ although commands, outcomes and events are equal. Each Python
+gets a temporary environment with the packages that the state machine and the corpus need. Exit code 1 if hashes differ,
+2 if fewer than two Pythons could run it. `python -m tests.pythons --here` prints the hashes of this Python.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ NETWORKS = "::ffff:1.2.3.0/120,2001:DB8:0:0:1::/80,192.0.2.0/24,::/0,1::,198.51.
 
 
 def hashes() -> str:
-    """The running hash and the full hash after the corpus."""
+    """Return the running hash and the full hash after the corpus."""
     from statemachine.commands import Batch, PutApiKey
     from statemachine.engine import Engine
     from statemachine.limits import OPERATOR
@@ -45,24 +43,24 @@ def hashes() -> str:
 
 
 def locked() -> list[str]:
-    """The packages in their locked versions."""
+    """Return the packages in their locked versions."""
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     found = [re.search(rf"^{name}==[^ \\]+", text, re.MULTILINE) for name in PACKAGES]
     return [match.group() for match in found if match is not None]
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of this version, on the path or among pyenv's."""
+    """Return a Python of this version, on the path or among pyenv's."""
     for name in sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python{version}")):
         return str(name)
     return shutil.which(f"python{version}")
 
 
 def ask(python: str, directory: Path) -> str:
-    """What a Python comes to.
+    """Return the hashes that a Python computes.
 
     Raises:
-        subprocess.CalledProcessError: it could not be asked; its output says why.
+        subprocess.CalledProcessError: it could not run; its output gives the reason.
     """
     environment = {**os.environ, "QUORUMBOOK_CORE": "plain", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     own = str(directory / "bin" / "python")
@@ -76,7 +74,7 @@ def ask(python: str, directory: Path) -> str:
 
 
 def main() -> int:
-    """The program. Returns its exit code."""
+    """Run the program. Returns its exit code."""
     if sys.argv[1:] == ["--here"]:
         sys.stdout.write(f"{hashes()}\n")
         return 0

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def copy_tree(place: Path) -> None:
-    """Copy what git has of this tree to `place`, changes that are not committed included."""
+    """Copy the tracked files of this tree to `place`, with changes that are not committed."""
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Waiting for a condition: with a deadline, and never for a fixed time."""
+"""Waits for a condition, with a deadline and never for a fixed time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 SECONDS = 20.0
-"""The deadline where a test names none. Longer than anything takes on a busy machine."""
+"""The default deadline. It is longer than anything takes on a busy machine."""
 
 PAUSE_S = 0.005
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 async def until(condition: Callable[[], bool], what: str = "the condition", seconds: float = SECONDS) -> None:
-    """Wait until a condition holds. Raises AssertionError, which names `what` is waited for, after the deadline."""
+    """Wait until a condition holds. After the deadline raises AssertionError, which names the condition as `what`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"

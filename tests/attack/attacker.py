@@ -15,7 +15,7 @@ from tests.attack.target import Target
 
 
 async def run(name: str, directory: Path, *, prepare: bool) -> None:
-    """Attack, or prepare the attack."""
+    """Run the attack, or its preparation."""
     attack = load_attacks()[name]
     work = attack.prepare if prepare else attack.run
     assert work is not None

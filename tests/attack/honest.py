@@ -1,4 +1,4 @@
-"""The honest trader: orders over every node's HTTP at a steady pace, and what became of each."""
+"""The honest trader: orders over every node's HTTP at a steady pace, and the result of each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from loadtest.recorder import percentile
 from tests.attack.target import HONEST, signed
 
 PACE = 0.05
-"""Seconds between orders. They are sent whether or not the one before was answered, so that a pause is seen by all that
-fall into it.
+"""Seconds between orders. They are sent whether or not the previous one was answered, so that every order during a
+pause shows it.
 """
 
 TIMEOUT = 15.0
 
 
 class Window(msgspec.Struct):
-    """What an honest trader got in a time: seconds of each order that was taken, and what else came, by status or
-    error.
+    """The honest trader's results in a time: the seconds of each accepted order, and the number of other results, by
+    status or error.
     """
 
     latencies: list[float] = []
@@ -32,17 +32,17 @@ class Window(msgspec.Struct):
 
     @property
     def p50(self) -> float:
-        """Median latency, seconds."""
+        """The median latency in seconds."""
         return percentile(self.latencies, 50)
 
     @property
     def p99(self) -> float:
-        """Latency that 99 of 100 orders keep, seconds."""
+        """The latency in seconds that 99 % of the orders do not exceed."""
         return percentile(self.latencies, 99)
 
 
 class HonestTrader:
-    """Sends orders that rest far from the market and are cancelled at once (immediate or cancel), each through another
+    """Sends orders that rest far from the market and are cancelled at once (immediate or cancel), each through the next
     node.
     """
 
@@ -53,7 +53,7 @@ class HonestTrader:
         self._run = f"{time.time_ns():x}"
 
     async def trade(self, seconds: float) -> Window:
-        """Trade for so long."""
+        """Trade for this many seconds."""
         window, failures = Window(), Counter[str]()
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as orders:

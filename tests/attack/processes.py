@@ -1,4 +1,4 @@
-"""The processes of a cluster's nodes: whether they live, and how large they have become."""
+"""The processes of a cluster's nodes: whether they live, and how much memory they have used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WATCHED = ("node.engine.process", "node.gateway.process")
 
 
 def of_nodes(supervisors: Iterable[int]) -> dict[int, str]:
-    """Engines and gateways by pid, with what each is."""
+    """Return engines and gateways by pid, each with its kind."""
     found: dict[int, str] = {}
     for supervisor in supervisors:
         for pid in descendants(supervisor):
@@ -23,14 +23,14 @@ def of_nodes(supervisors: Iterable[int]) -> dict[int, str]:
 
 
 def begin_peak(pids: Iterable[int]) -> dict[int, int]:
-    """Resident bytes now; from now on `peaks` counts from here."""
+    """Return the resident bytes. From now on `peaks` measures from here."""
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
     return {pid: _memory(pid, "VmRSS") for pid in pids}
 
 
 def peaks(pids: Iterable[int]) -> dict[int, int]:
-    """The most resident bytes since `begin_peak`; 0 for a process that is gone."""
+    """Return the most resident bytes since `begin_peak`; 0 for a process that has ended."""
     return {pid: _memory(pid, "VmHWM") for pid in pids}
 
 

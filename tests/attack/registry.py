@@ -18,11 +18,11 @@ class Attack:
     """An attack and how it is judged.
 
     Attributes:
-        what: one line: what the attacker does.
-        run: does it until it is cancelled, or for as long as it takes.
+        what: one line that says what the attacker does.
+        run: attacks until it is cancelled, or for as long as it takes.
         prepare: makes what the attack needs, such as resting orders, before the control window.
-        prepare_seconds: how long that may take.
-        growth_max: bytes by which a process of a node may grow meanwhile, at its peak.
+        prepare_seconds: the time limit of that.
+        growth_max: bytes by which a process of a node may grow during the attack, at its peak.
     """
 
     name: str
@@ -55,7 +55,7 @@ def attack(
 
 
 def load_attacks() -> dict[str, Attack]:
-    """All attacks, by name, sorted."""
+    """Return all attacks by name, sorted."""
     for module in pkgutil.iter_modules(attacks.__path__):
         importlib.import_module(f"{attacks.__name__}.{module.name}")
     return dict(sorted(_attacks.items()))

@@ -1,7 +1,7 @@
-"""`python -m tests.attack.run`: every attack in turn against a live cluster; a table at the end. Exit code 1 where one
-did harm.
+"""`python -m tests.attack.run`: every attack in turn against a live cluster, and a table at the end. Exit code 1 if an attack did
+harm.
 
-All attacks run on one cluster, one at a time; after one that did harm the next begins on a fresh one.
+All attacks run on one cluster, one at a time. After an attack that did harm, the next one begins on a new cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.attack.verdict import MEGABYTE, Verdict, judge
 SECONDS = 15.0
 READY_SECONDS = 60.0
 RAMP_SECONDS = 1.0
-"""The attacker's start, which belongs to neither window."""
+"""Seconds for the attacker's start, which belongs to neither window."""
 
 END_SECONDS = 10.0
 
@@ -54,7 +54,7 @@ class Arena:
             await operator.close()
 
     def close(self) -> None:
-        """Stop every node, by force where need be."""
+        """Stop every node, and kill those that do not stop."""
         try:
             self.ground.stop()
         finally:
@@ -67,7 +67,7 @@ class Arena:
         return max(status.term for status in statuses.values() if status is not None)
 
     def watched(self) -> dict[int, str]:
-        """Engines and gateways by pid."""
+        """Return the engines and gateways by pid."""
         pids = [self.ground.cluster.pid(node_id) for node_id in self.ground.cluster.node_ids]
         return processes.of_nodes(pid for pid in pids if pid is not None)
 
@@ -108,7 +108,7 @@ class Arena:
 
 
 async def _end(attacker: asyncio.subprocess.Process) -> list[str]:
-    """End the attacker; what it said. One that has ended by itself with an error has attacked nobody."""
+    """End the attacker, and return its output. An attacker that ended early with an error did not attack."""
     ended_early = attacker.returncode
     if ended_early is None:
         attacker.send_signal(signal.SIGTERM)
@@ -124,7 +124,7 @@ async def _end(attacker: asyncio.subprocess.Process) -> list[str]:
 
 
 async def strike_all(chosen: list[Attack], seconds: float, home: Path, console: Console) -> list[Verdict]:
-    """Every attack in turn."""
+    """Make every attack in turn."""
     verdicts: list[Verdict] = []
     arena: Arena | None = None
     try:
@@ -149,7 +149,7 @@ async def strike_all(chosen: list[Attack], seconds: float, home: Path, console: 
 
 
 def table(verdicts: list[Verdict]) -> Table:
-    """All verdicts."""
+    """Return a table of all verdicts."""
     found = Table("attack", "control p50/p99 ms", "attacked p50/p99 ms", "elections", "growth MB", "verdict")
     for each in verdicts:
         found.add_row(
@@ -168,7 +168,7 @@ def table(verdicts: list[Verdict]) -> Table:
 @click.option("--seconds", default=SECONDS, show_default=True, help="Length of each window.")
 @click.option("--list", "listed", is_flag=True, help="Name the attacks.")
 def main(only: tuple[str, ...], seconds: float, listed: bool) -> None:
-    """Attack a live cluster, and see what becomes of an honest trader."""
+    """Attack a live cluster, and judge the effect on an honest trader."""
     known = load_attacks()
     if unknown := sorted(set(only) - set(known)):
         raise click.BadParameter(f"{', '.join(unknown)}; known are {', '.join(known)}", param_hint="--only")
@@ -186,7 +186,7 @@ def main(only: tuple[str, ...], seconds: float, listed: bool) -> None:
 
 
 def _as_in_a_shell() -> None:
-    """Nodes begin with the soft limit of descriptors that a shell usually gives, whatever this one has."""
+    """Set the soft limit of descriptors that a shell usually has, so that nodes begin with it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_DESCRIPTORS, hard))
 

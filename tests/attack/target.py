@@ -1,4 +1,4 @@
-"""What an attacker has: the addresses of the nodes, a few keys of its own, and the protocols as anybody may speak them."""
+"""The attacker's means: the addresses of the nodes, a few keys, and the protocols that any client may use."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from node.native.protocol import StatusQuery, frame
 
 SEED = 11
 HONEST = traders(2, SEED, "honest")
-"""The honest trader, and one who only rests orders."""
+"""The honest trader, and a trader who only rests orders."""
 ATTACKERS = traders(12, SEED, "mallory")
-"""Accounts of the attacker, each with a key that may view, trade and transfer."""
+"""The attacker's accounts, each with a key that may view, trade and transfer."""
 
 ATTACKER_HOST = os.environ.get("QUORUMBOOK_ATTACKER_HOST", "127.0.0.66")
-"""Where an attacker's own connections come from; a run in another network names an address there.
-The honest trader and the nodes are at 127.0.0.1, as other people would be elsewhere."""
+"""The source address of the attacker's connections. A run in another network names an address there. The honest trader
+and the nodes are at 127.0.0.1, as other people would be elsewhere.
+"""
 
 
 class Target:
-    """One cluster, as an attacker reaches it."""
+    """A cluster as an attacker reaches it."""
 
     def __init__(self, directory: Path) -> None:
         self.access = Access(directory)
@@ -46,21 +47,21 @@ class Target:
         self._run = f"{time.time_ns():x}"
 
     def say(self, text: str) -> None:
-        """Report what the attack got; shown beside the verdict."""
+        """Report a result of the attack. It is shown beside the verdict."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def command_id(self) -> str:
-        """A new one."""
+        """Return a new command id."""
         return f"{self._run}.{next(self._ids)}"
 
     def credentials(self, number: int = 0) -> Credentials:
-        """The key of one of the attacker's accounts."""
+        """Return the key of one of the attacker's accounts."""
         person = self.people[number]
         return Credentials(person.key_id, person.secret, person.passphrase)
 
     async def leader(self) -> str:
-        """The node that leads now."""
+        """Return the present leader."""
         while True:
             for node_id in self.natives:
                 with contextlib.suppress(Exception):
@@ -72,21 +73,21 @@ class Target:
             await asyncio.sleep(0.2)
 
     async def connect(self, node_id: str, number: int = 0) -> NativeConnection:
-        """A session of one of the attacker's keys, by the project's own client."""
+        """Open a session with one of the attacker's keys, with the project's own client."""
         return await self.access.connect(node_id, self.credentials(number))
 
     async def tcp(self, node_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A plain TCP connection to a node's native port, from the attacker's address."""
+        """Open a plain TCP connection to a node's native port, from the attacker's address."""
         host, port = self.native_address(node_id)
         return await asyncio.open_connection(host, port, local_addr=(ATTACKER_HOST, 0))
 
     async def tls(self, node_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A TLS connection to a node's native port that has not greeted."""
+        """Open a TLS connection to a node's native port, without a greeting."""
         host, port = self.native_address(node_id)
         return await asyncio.open_connection(host, port, ssl=self.access.tls(), local_addr=(ATTACKER_HOST, 0))
 
     async def session(self, node_id: str, number: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A greeted session of one of the attacker's keys, for bytes of any kind. Raises ConnectionError where it is
+        """Open a greeted session with one of the attacker's keys, for any bytes. Raises ConnectionError if it is
         refused.
         """
         reader, writer = await self.tls(node_id)
@@ -96,29 +97,31 @@ class Target:
         return reader, writer
 
     def native_address(self, node_id: str) -> tuple[str, int]:
-        """Host and port of a node's native protocol."""
+        """Return host and port of a node's native protocol."""
         host, _, port = self.natives[node_id].rpartition(":")
         return host, int(port)
 
     def http_address(self, node_id: str) -> tuple[str, int]:
-        """Host and port of a node's HTTP."""
+        """Return host and port of a node's HTTP."""
         parts = urlsplit(self.https[node_id])
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
 
     def http(self) -> aiohttp.ClientSession:
-        """HTTP and WebSocket from the attacker's address, as many connections as wanted. Close it."""
+        """Return a client for HTTP and WebSocket from the attacker's address, without a limit on connections. The
+        caller closes it.
+        """
         connector = aiohttp.TCPConnector(limit=0, local_addr=(ATTACKER_HOST, 0))
         return aiohttp.ClientSession(connector=connector)
 
     def client_tls(self) -> ssl.SSLContext:
-        """A context that trusts the cluster's nodes."""
+        """Return a TLS context that trusts the cluster's nodes."""
         return self.access.tls()
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next frame; empty at the end."""
+    """Return the body of the next frame; empty at the end."""
     splitter = FrameSplitter(64 * 1024 * 1024)
     try:
         head = await reader.readexactly(4)
@@ -130,7 +133,7 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 def signed(person: Trader, method: str, target: str, body: Any = None) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a signed request."""
+    """Return headers and body of a signed request."""
     data = b"" if body is None else json.dumps(body).encode()
     timestamp = f"{time.time():.6f}"
     headers = {
@@ -144,5 +147,5 @@ def signed(person: Trader, method: str, target: str, body: Any = None) -> tuple[
 
 
 async def forever() -> None:
-    """Until the attack is over."""
+    """Wait until the attack is over."""
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""What is judged as harm."""
+"""The judgement of harm."""
 
 from __future__ import annotations
 

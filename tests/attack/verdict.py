@@ -1,4 +1,4 @@
-"""What an attack did to everybody else."""
+"""The effect of an attack on all others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from tests.attack.honest import Window
 
 P99_FACTOR = 2.0
-"""The honest trader's p99 under attack, in those of the control window."""
+"""The honest trader's p99 under attack, as a multiple of that in the control window."""
 
 P99_FLOOR = 0.25
 """Seconds of p99 that are all right in any case: a machine that other work shares has outliers of that size without any
@@ -18,7 +18,7 @@ MEGABYTE = 1024 * 1024
 
 
 class Verdict(msgspec.Struct):
-    """One attack's. `faults` is empty when it did no harm."""
+    """The verdict on one attack. `faults` is empty if it did no harm."""
 
     name: str
     control: Window
@@ -30,7 +30,7 @@ class Verdict(msgspec.Struct):
 
     @property
     def holds(self) -> bool:
-        """Whether everybody else was served as without the attack."""
+        """Whether all others were served as without the attack."""
         return not self.faults
 
 
@@ -45,7 +45,7 @@ def judge(
     growth_max: int,
     said: list[str],
 ) -> Verdict:
-    """Compare the windows. `gone` are processes that have ended, `growth` is in bytes by process."""
+    """Compare the windows. `gone` are processes that have ended. `growth` is in bytes by process."""
     faults = [f"{what} has ended" for what in gone]
     allowed = max(P99_FACTOR * control.p99, P99_FLOOR)
     if not control.latencies or control.failures:

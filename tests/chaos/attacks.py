@@ -1,4 +1,4 @@
-"""An attack of `tests.attack` while the honest clients of the chaos run trade, judged as every fault is."""
+"""An attack of `tests.attack` while the honest clients of the chaos run trade. It is judged like every fault."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END_SECONDS = 10.0
 
 
 class Attacked(Fault):
-    """One of the attacks that need no preparation, for some seconds. Nothing that was acknowledged may be lost by it."""
+    """One of the attacks that need no preparation, for some seconds. Nothing that was acknowledged may be lost."""
 
     name = "attacked"
     seconds = (3.0, 6.0)

@@ -1,4 +1,4 @@
-"""An expired certificate. The fault needs no root."""
+"""A fault by an expired certificate. It needs no root."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ENDED, LASTED = datetime.timedelta(days=2), datetime.timedelta(days=1)
 """The certificate was made so long ago, and was valid for so long."""
 
 NOTICED_SECONDS = 20.0
-"""A node looks at its files every 5 s; a busy machine makes it late."""
+"""A node checks its files every 5 s, and later on a busy machine."""
 
 OTHERS_ACKS = 200
 
 
 class ExpiredCertificate(Fault):
-    """A node's certificate is replaced by one that has ended, and the node is restarted: its start must be refused,
-    log and status must name the certificate, and `quorumbook pki renew` must bring the node back.
+    """A node's certificate is replaced by an expired one, and the node is restarted. The start must be refused, the log
+    and the status must name the certificate, and `quorumbook pki renew` must let the node start again.
     """
 
     name = "expired-certificate"
@@ -54,6 +54,6 @@ class ExpiredCertificate(Fault):
 
 
 async def _quorumbook(stage: Stage, *arguments: str) -> str:
-    """What `quorumbook` prints. Raises `CommandFailedError`."""
+    """Return what `quorumbook` prints. Raises `CommandFailedError`."""
     program = (sys.executable, "-c", "from node.cli import main; main()")
     return await asyncio.to_thread(call, *program, *arguments, "--cluster", str(stage.cluster.layout.directory))

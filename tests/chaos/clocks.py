@@ -1,8 +1,8 @@
-"""A node whose clock jumps by an hour, and back: `jumping.sitecustomize` changes the time of day in that node's
-processes.
+"""A node whose clock jumps by an hour, and back: `jumping.sitecustomize` changes the time of day in that node's processes.
+The monotonic clock does not jump, as on a machine whose time of day is set.
 
-What measures durations does not jump, as on a machine whose clock is set. What must hold: nothing stops or is lost by
-it, and the time of the exchange, which is in every outcome, never runs backwards, though the stamps of the batches do.
+Nothing may stop or be lost, and the exchange's time, which is in every outcome, must never go back, although the stamps
+of the batches do.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ TRADED = 150
 
 
 class ClockBehind(Fault):
-    """The leader's clock jumps an hour back; then it is stopped in order, another node leads with the right time, and
-    it comes back.
+    """The leader's clock jumps back by an hour. The leader is then stopped gracefully, another node leads with the
+    right time, and the first one comes back.
     """
 
     name = "clock-behind"
@@ -90,8 +90,8 @@ class ClockBehind(Fault):
 
 
 class ClockAhead(ClockBehind):
-    """The leader's clock jumps an hour ahead: the followers refuse its entries, and another node leads with the right
-    time.
+    """The leader's clock jumps ahead by an hour. The followers refuse its entries, and another node leads with the
+    right time.
     """
 
     name = "clock-ahead"

@@ -1,4 +1,4 @@
-"""The faults of the network. They need a network namespace for each node (`network.Network`)."""
+"""Faults of the network. They need a network namespace for each node (`network.Network`)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CutAll(NetworkFault):
 
 
 class CutPeers(NetworkFault):
-    """The leader and the other nodes do not hear each other, and clients reach all of them."""
+    """The leader and the other nodes do not reach each other. Clients reach all of them."""
 
     name = "net-cut-peers"
 
@@ -72,8 +72,8 @@ class CutPeers(NetworkFault):
 
 
 class CutClients(NetworkFault):
-    """No client reaches the leader, and the nodes reach each other: the leader stays. A client of the native protocol
-    waits, because the other nodes only name the leader; their gateways would forward its commands.
+    """No client reaches the leader, and the nodes reach each other, so the leader stays. A client of the native
+    protocol waits, because the other nodes only name the leader. Their gateways would forward its commands.
     """
 
     name = "net-cut-clients"
@@ -87,7 +87,7 @@ class CutClients(NetworkFault):
 
 
 class LeaderDeaf(NetworkFault):
-    """The leader is heard by the other nodes and does not hear them."""
+    """The other nodes hear the leader, and the leader does not hear them."""
 
     name = "net-leader-deaf"
 
@@ -99,7 +99,7 @@ class LeaderDeaf(NetworkFault):
 
 
 class LeaderMute(NetworkFault):
-    """The leader hears the other nodes and is not heard by them."""
+    """The leader hears the other nodes, and they do not hear the leader."""
 
     name = "net-leader-mute"
 
@@ -111,7 +111,7 @@ class LeaderMute(NetworkFault):
 
 
 class CutOneLink(NetworkFault):
-    """The leader and one follower do not hear each other; the other follower hears both."""
+    """The leader and one follower do not reach each other. The other follower reaches both."""
 
     name = "net-cut-link"
 
@@ -123,7 +123,7 @@ class CutOneLink(NetworkFault):
 
 
 class Flapping(NetworkFault):
-    """A node loses its network again and again."""
+    """A node loses its network repeatedly."""
 
     name = "net-flapping"
     seconds = (0.1, 0.3)
@@ -151,7 +151,7 @@ class Slow(NetworkFault):
 
 
 class Netem(Slow):
-    """A node's packets are late, some lost, some out of order."""
+    """A node's packets are delayed, and some are lost or out of order."""
 
     name = "net-delay-loss-reorder"
     HOW = ("netem", "delay", "20ms", "10ms", "loss", "2%", "reorder", "10%")

@@ -1,5 +1,5 @@
-"""Disks that fail on demand, mounted over a node's data directory: one that fills up, one that answers writes with EIO.
-Need root.
+"""Disks that fail on demand, mounted over a node's data directory: one becomes full, and one answers writes with EIO.
+They need root.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root
 
 SPACE_BYTES = 24 * 1024 * 1024
-"""Beyond what the data directory holds when it is moved there."""
+"""Space beyond the contents of the data directory when it is moved there."""
 
 
 class FullDisk:
@@ -25,7 +25,7 @@ class FullDisk:
         self._ballast = data / "ballast"
 
     def check(self) -> None:
-        """Raise `NotPossibleError` where it cannot be had."""
+        """Raise `NotPossibleError` if this machine cannot provide the disk."""
         need_root("mount", "umount", "cp")
         probe = self._data.with_name(self._data.name + ".probe")
         probe.mkdir()
@@ -48,7 +48,7 @@ class FullDisk:
         call("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(self._data))
 
     def fail(self) -> None:
-        """Leave no byte free."""
+        """Leave no free byte."""
         fill(self._ballast)
 
     def remove(self) -> None:
@@ -74,7 +74,7 @@ class BadDisk(FullDisk):
         self._store = data.with_name(data.name + ".store")
 
     def check(self) -> None:
-        """Raise `NotPossibleError` where it cannot be had."""
+        """Raise `NotPossibleError` if this machine cannot provide the disk."""
         need_root("mkfs.ext4", "losetup")
         super().check()
         try:

@@ -1,7 +1,7 @@
-"""The faults of processes and disks: each begins, ends, and repairs what it broke.
+"""Faults of processes and disks. Each fault begins, ends, and repairs what it broke.
 
-`begin` makes the fault and says on which node; `end` takes away what would last by itself (a stopped process, a full
-disk) and is called whatever happened; `repair` brings back the nodes that are down and checks how they come back.
+`begin` makes the fault and returns its node. `end` removes what would otherwise last (a stopped process, a full disk) and
+is called in any case. `repair` starts the nodes that are down and checks how they come back.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.chaos.stage import Stage, flip_bit
 
 
 class Fault(ABC):
-    """One fault.
+    """A fault.
 
     Attributes:
         name: as in `--only` and in the table.
-        quorum: a majority is there all the time, so the cluster must go on serving.
-        seconds: for how long it lasts, (from, to).
-        on_former: its cluster begins as the released version before this one.
+        quorum: whether there is a majority all the time, so that the cluster must continue to serve.
+        seconds: its shortest and longest duration.
+        on_former: whether its cluster begins as the released version before this one.
     """
 
     name: str
@@ -70,7 +70,7 @@ class KillFollower(Fault):
 
 
 class KillTwo(Fault):
-    """SIGKILL of two nodes at once: no majority until one is back."""
+    """SIGKILL of two nodes at once: there is no majority until one is back."""
 
     name = "kill-two"
     quorum = False
@@ -92,7 +92,7 @@ class KillAll(Fault):
 
 
 class FreezeLeader(Fault):
-    """SIGSTOP of the leader's engine: its connections stay open, nothing answers; then SIGCONT."""
+    """SIGSTOP of the leader's engine: its connections stay open, and nothing answers. Then SIGCONT."""
 
     name = "freeze-leader"
     seconds = (0.1, 10.0)
@@ -120,7 +120,7 @@ class FreezeFollower(FreezeLeader):
 
 
 class LostDisk(Fault):
-    """A node's data directory deleted: the start must be refused, then --rejoin brings it back."""
+    """A node's data directory is deleted. The start must be refused, and --rejoin must bring the node back."""
 
     name = "lost-disk"
 
@@ -152,7 +152,7 @@ class FlipSnapshot(Fault):
 
 
 class FlipLogMiddle(Fault):
-    """A bit of an entry with others behind it flips while the node is down: the start must name file and offset."""
+    """A bit of an entry with later ones flips while the node is down. The start must name the file and the offset."""
 
     name = "flip-log-middle"
 
@@ -174,7 +174,9 @@ class FlipLogMiddle(Fault):
 
 
 class FlipLogEnd(Fault):
-    """A bit of the log's last record flips while the node is down: it must come back without a vote, or not at all."""
+    """A bit of the log's last record flips while the node is down. The node must come back without a vote, or not at
+    all.
+    """
 
     name = "flip-log-end"
     DOUBT = "this node may have lost entries that it acknowledged"
@@ -205,8 +207,8 @@ class FlipLogEnd(Fault):
 
 
 class DiskFull(Fault):
-    """A node's data directory on a file system of its own that fills up: the node must stop, and start again when there
-    is space.
+    """A node's data directory is on a file system of its own that becomes full. The node must stop, and start again
+    when there is space.
     """
 
     name = "disk-full"
@@ -247,7 +249,7 @@ class DiskError(DiskFull):
 
 
 class RollingRestart(Fault):
-    """Every node stopped in order and started again, one after the other, the leader last."""
+    """Every node is stopped gracefully and started again, one after the other, the leader last."""
 
     name = "rolling-restart"
     seconds = (0.0, 0.1)
@@ -261,8 +263,8 @@ class RollingRestart(Fault):
 
 
 class ReplaceNode(Fault):
-    """A node killed for good and its directory deleted, the leader in half of the cases: a new one takes its place,
-    with membership changes.
+    """A node is killed for good and its directory deleted; it is the leader in half of the cases. A new node replaces
+    it, by membership changes.
     """
 
     name = "replace-node"
@@ -294,5 +296,5 @@ def _offsets(path: Path) -> list[int]:
 
 
 def _segment_of_entries(log: Path, count: int) -> Path:
-    """Return the newest segment with at least so many entries."""
+    """Return the newest segment with at least this many entries."""
     return max(path for path in log.glob("log-*.seg") if len(_offsets(path)) >= count)

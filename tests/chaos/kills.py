@@ -1,12 +1,12 @@
-"""Kills of the leader, very many, one after the other: each under load, each followed by the node's return, all of it
+"""Very many kills of the leader, one after the other. Each happens under load, and the node comes back after it. All of it is
 measured and judged.
 
-python -m tests.chaos.kills [--kills N] [--seed S] [--report docs/reliability.md]
+    python -m tests.chaos.kills [--kills N] [--seed S] [--report docs/reliability.md]
 
-A kill is SIGKILL of every process of the node that leads. It is over when the node is back, has caught up and votes.
-Every `JUDGED_EVERY` kills the clients pause, and everything that was ever acknowledged is looked for in the nodes'
-logs; every `KILLS_A_CLUSTER` a fresh cluster begins, so that what is looked through stays bounded. The nodes run
-without gateways: the clients speak the native protocol.
+A kill is SIGKILL of every process of the leader. It is over when the node is back, has caught up and votes. After every
+`JUDGED_EVERY` kills the clients pause, and everything that was ever acknowledged is looked for in the nodes' logs. After
+every `KILLS_A_CLUSTER` kills a new cluster begins, which bounds the logs. The nodes run without gateways: the clients use
+the native protocol.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ BETWEEN_ACKS = 30
 
 FAILOVER_SECONDS = 20.0
 SLOWEST = 10
-"""How many of the slowest the report takes apart."""
+"""The number of slowest kills whose phases the report shows."""
 
 Say = Callable[[str], None]
 
 
 class LeaderKill(msgspec.Struct, kw_only=True):
-    """One kill. `at` is monotonic seconds, the rest are durations in seconds.
-
-    `gap`: no client had any answer; `wait`: the longest that one client had none; `back`: from the kill until the node
+    """One kill. `at` is in monotonic seconds, the other values are durations in seconds. `gap`: the time in which no
+    client got an answer. `wait`: the longest time in which one client got none. `back`: from the kill until the node
     votes again.
     """
 

@@ -1,4 +1,4 @@
-"""Faults by limits of a node's descriptors, memory or processor time. They need no root."""
+"""Faults by limits on a node's descriptors, memory or processor time. They need no root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_SECONDS, STAND_SECONDS = 0.01, 0.09
 
 
 class FewDescriptors(Fault):
-    """A node's engine can open hardly any descriptors for a while. That puts nothing in doubt that the engine has written."""
+    """A node's engine can open hardly any descriptors for a while. Nothing that the engine has written may be in doubt."""
 
     name = "few-descriptors"
     seconds = (2.0, 4.0)
@@ -41,7 +41,7 @@ class FewDescriptors(Fault):
 
 
 class LittleMemory(Fault):
-    """A node's engine gets no more memory. It may continue or stop, but its state must stay right."""
+    """A node's engine gets no more memory. It may continue or stop, but its state must be right."""
 
     name = "little-memory"
     seconds = (2.0, 4.0)

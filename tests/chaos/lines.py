@@ -1,4 +1,4 @@
-"""Bad lines between the nodes: relays delay, stall, slow down and reset their Raft connections. The faults need no root."""
+"""Bad lines between the nodes: relays delay, stall, slow down and reset their Raft connections. They need no root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.chaos.relay import GOOD, Quality, RelayProcess
 from tests.chaos.stage import Stage
 
 INNER_PORT = 30
-"""Where a node listens behind its relay: so many ports above its usual one."""
+"""The port of a node behind its relay is higher by this number."""
 
 QUALITIES = (
     Quality(delay=0.02, jitter=0.02),
@@ -73,7 +73,9 @@ class _OverRelays(Fault):
 
 
 class BadLines(_OverRelays):
-    """Every line between nodes is late, stalls, has a low rate, and breaks, in random order. The clients' lines are good."""
+    """Every line between nodes is late, stalls, has a low rate, and breaks, in random order. The clients' lines are
+    good.
+    """
 
     name = "bad-lines"
 
@@ -89,7 +91,7 @@ class BadLines(_OverRelays):
 
 
 class CorruptPeers(BadLines):
-    """Bits flip on every line between nodes. TLS must detect each flip, and the nodes connect again."""
+    """Bits flip on every line between nodes. TLS must detect each flip, and the nodes must connect again."""
 
     name = "corrupt-peers"
 
@@ -108,7 +110,7 @@ class CorruptPeers(BadLines):
 
 
 class CorruptClients(CorruptPeers):
-    """Bits flip on the lines from clients and from other nodes' gateways to one node."""
+    """Bits flip on the lines from clients, and from other nodes' gateways, to one node."""
 
     name = "corrupt-clients"
     section = "native"

@@ -3,8 +3,8 @@
     namespace PREFIXh    the clients; bridge hub0, 10.77.0.254, and 10.77.0.253 for attackers
     namespace PREFIXn1   node n1; eth0, 10.77.0.1; its other end is port v1 of the bridge
 
-The addresses exist inside these namespaces only. Whoever makes the network runs the rest as a child in it
-(`run_inside`) and takes it away when the child has ended, however it ended.
+The addresses exist inside these namespaces only. The process that makes the network runs the rest as a child in it
+(`run_inside`), and removes it when the child has ended, in any case.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ CHILD_SECONDS = 60
 
 
 class Network:
-    """The network with the name `prefix`. It can cut nodes from each other, or a node from everybody. `heal` ends all cuts."""
+    """The network with the name `prefix`. It can cut nodes from each other, or a node from all others. `heal` ends all
+    cuts.
+    """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._rules: list[tuple[str, str]] = []
 
     def make(self) -> None:
-        """Make the network. Raises `CommandFailedError`; call `remove` then, too."""
+        """Make the network. Raises `CommandFailedError`; then also call `remove`."""
         hub = f"{self._prefix}h"
         call("ip", "netns", "add", hub)
         call("ip", "-n", hub, "link", "set", "lo", "up")
@@ -100,7 +102,7 @@ class Network:
         return f"{host}:7000", f"{host}:7010", f"http://{host}:7020"
 
     def unplug(self, node_id: str) -> None:
-        """Cut a node from everybody, clients included."""
+        """Cut a node from all others, clients included."""
         call("ip", "-n", f"{self._prefix}h", "link", "set", f"v{node_id[1:]}", "down")
 
     def plug(self, node_id: str) -> None:

@@ -1,11 +1,10 @@
 """The phases of a failover and their durations, from the surviving nodes' logs and the clients' records.
 
-    kill ── stand ──▶ a node stands ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an
-    answer
+    kill ── stand ──▶ a node campaigns ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an answer
 
-*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry
-with which a leader begins its term. *Answer* is the clients' way to it. All are of one machine's clocks; the nodes'
-lines have milliseconds.
+*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry with
+which a leader begins its term. *Answer* is the time until the clients reach it. All times are of one machine's clock. The
+lines of the nodes' logs have milliseconds.
 """
 
 from __future__ import annotations
@@ -53,9 +52,8 @@ def turns(text: str) -> list[Turn]:
 
 
 def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, float]:
-    """Seconds of each phase of a failover between two moments since the Unix epoch; empty where a line is missing.
-
-    With more than one election the last one's leader counts, and what went before is in the first phase.
+    """Return the seconds of each phase of a failover between two moments since the Unix epoch; empty if a line is
+    missing. With more than one election the last leader counts, and everything before is in the first phase.
     """
     moments = [killed]
     later = sorted((turn for turn in seen if turn.at <= answered + LATE_SECONDS), key=lambda turn: turn.at)
@@ -72,8 +70,8 @@ def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, fl
 
 
 def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
-    """For each window (monotonic seconds of the recording process) the longest that any one client waited, in it or
-    from it on, between two answers.
+    """Return for each window (monotonic seconds of the recording process) the longest time that any one client waited between two
+    answers, if the wait ends in the window or later.
 
     Raises:
         OSError, msgspec.DecodeError: the records cannot be read.

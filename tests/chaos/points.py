@@ -1,4 +1,4 @@
-"""Faults at named points of a node's code: the node dies or sleeps there. See `failing.sitecustomize`."""
+"""Faults at named points of a node's code, where the node dies or sleeps. See `failing.sitecustomize`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.chaos.system import environment
 FAILING = Path(__file__).with_name("failing")
 
 PANICS = 4
-"""Points at which the node dies in one strike."""
+"""Points at which the node dies in one fault."""
 
 REACHED_SECONDS = 6.0
-"""A point that is not reached by then is left: no snapshot was due, nobody asked for a vote."""
+"""Seconds after which a point that was not reached is left: no snapshot was due, or nobody asked for a vote."""
 
 
 class Panic(Fault):

@@ -1,5 +1,5 @@
-"""Faults of disks under real processes: loss of power, slow disks, syncs that fail once, and disks that report a sync that
-did not happen. They need root and FUSE.
+"""Faults of disks under real processes: power loss, slow disks, syncs that fail once, and syncs that report success
+without an effect. They need root and FUSE.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SLOW_P99_SECONDS = 0.25
 
 
 class _OnForgetfulDisks(Fault):
-    """Some nodes run on forgetful disks during the fault. They are restarted for that."""
+    """Some nodes run on forgetful disks during the fault, and are restarted for it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.disks: dict[str, ForgetfulDisk] = {}
 
     async def chosen(self, stage: Stage) -> Sequence[str]:
-        """The nodes."""
+        """Return the nodes."""
         return [await stage.any_node()]
 
     async def begin(self, stage: Stage) -> None:
@@ -49,10 +49,12 @@ class _OnForgetfulDisks(Fault):
         await self.strike(stage)
 
     async def strike(self, stage: Stage) -> None:
-        """The fault itself."""
+        """Make the fault."""
 
     async def lose_power(self, stage: Stage, random: Random | None) -> None:
-        """Kill these nodes at the same time. Their disks keep what was synced, and with `random` parts of the rest."""
+        """Kill these nodes at the same time. Their disks keep what was synced, and with `random` also parts of the
+        rest.
+        """
         await stage.kill(*self.nodes)
         for disk in self.disks.values():
             await asyncio.to_thread(disk.lose_power, random)
@@ -82,7 +84,7 @@ class PowerLoss(_OnForgetfulDisks):
 
 
 class PowerLossTorn(PowerLoss):
-    """The same, and a random part of what was not synced is there, the last write torn."""
+    """The same, but a random part of what was not synced is kept, and the last write is torn."""
 
     name = "power-loss-torn"
 
@@ -101,7 +103,7 @@ class PowerLossAll(PowerLoss):
 
 
 class PowerLossAllTorn(PowerLossTorn):
-    """The same, and random parts of what was not synced are there."""
+    """The same, but random parts of what was not synced are kept."""
 
     name = "power-loss-all-torn"
     quorum = False
@@ -111,9 +113,10 @@ class PowerLossAllTorn(PowerLossTorn):
 
 
 class UnsyncedThenPowerLoss(PowerLossAll):
-    """A follower is killed between the write and the sync of log entries, and started again: it reads them from the
-    page cache. Then the power of all nodes is lost. What it acknowledged after its start must have been synced by then
-    (reliability review, R1)."""
+    """A follower is killed between the write and the sync of log entries, and started again. It reads the entries from
+    the page cache. Then all nodes lose power. What the follower acknowledged after its start must have been synced by
+    then (reliability review, R1).
+    """
 
     name = "unsynced-then-power-loss"
 
@@ -153,7 +156,7 @@ class SlowDisk(_OnForgetfulDisks):
 
 
 class SlowLeaderDisk(SlowDisk):
-    """The same of the leader's disk: two of three syncs are a majority without its own."""
+    """The same for the leader's disk: two of three syncs are a majority without the leader's own."""
 
     name = "slow-leader-disk"
 
@@ -162,7 +165,7 @@ class SlowLeaderDisk(SlowDisk):
 
 
 class SyncFails(_OnForgetfulDisks):
-    """A sync of the log fails once with EIO. Nobody knows what is on the disk then: the node must stop, and may start
+    """A sync of the log fails once with EIO. What is on the disk is then unknown: the node must stop, and may start
     again.
     """
 
@@ -180,9 +183,10 @@ class SyncFails(_OnForgetfulDisks):
 
 
 class LyingDisk(_OnForgetfulDisks):
-    """A follower's disk says that it synced and did not, and its power is lost. Nothing is lost while the two others
-    live; the node comes back without what it had acknowledged, so it must not vote before it has it again, or must
-    refuse."""
+    """A follower's disk reports syncs that had no effect, and loses power. Nothing is lost while the two others live.
+    The node comes back without entries that it had acknowledged, so it must not vote before it has them again, or must
+    refuse to start.
+    """
 
     name = "lying-disk"
 
@@ -205,7 +209,7 @@ class LyingDisk(_OnForgetfulDisks):
 
 
 def _give_up(stage: Stage, node_id: str, disk: ForgetfulDisk) -> None:
-    """Unmount a disk that a failed fault has left mounted."""
+    """Unmount a disk that a failed fault left mounted."""
     if disk.mounted:
         stage.cluster.kill(node_id)
         disk.remove()

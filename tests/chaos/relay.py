@@ -1,11 +1,11 @@
 """A relay for TCP streams that behaves like a bad line: it delays, slows down, stalls and resets connections.
 
-TCP hides loss and reordering from those who use it: what they see of them is delay, stalls and resets. So this does
-what `tc netem` would do to two nodes, on every machine, without root.
+TCP hides loss and reordering from programs, which see only delays, stalls and resets. So the relay has the effect that
+`tc netem` would have between two nodes, on every machine and without root.
 
-    python -m tests.chaos.relay LISTEN TARGET SEED     then a line of JSON on standard input for each change of the line's `Quality`
+    python -m tests.chaos.relay LISTEN TARGET SEED    then a line of JSON on standard input for each change of the `Quality`
 
-A connection that either side ends is ended on the other side at once. The process ends with its standard input.
+If either side ends a connection, the other side is ended at once. The process ends with its standard input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.chaos.errors import CommandFailedError
 
 CHUNK = 16 * 1024
 WAITING_MAX = 64
-"""Chunks on their way in one direction; who sends more is not read from."""
+"""Chunks in flight in one direction. A sender with more is not read from."""
 
 READY = "listens"
 END_SECONDS = 5.0
@@ -35,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How bad the line is. Zero is good: as fast as the machine passes it on. Times in seconds.
+    """The quality of the line. Zeros mean a good line, as fast as the machine. Times are in seconds.
 
     Attributes:
-        delay, jitter: each chunk is late by the one, and up to the other on top; none passes another.
+        delay, jitter: each chunk is late by `delay` and at most `jitter` more. Chunks keep their order.
         rate: bytes a second in each direction of each connection.
-        stall_every, stall: about so often some connection's bytes stand still, for up to so long.
-        reset_every: about so often some connection is reset.
-        corrupt: one chunk in so many has a bit inverted.
+        stall_every, stall: on average after `stall_every`, a connection stalls for at most `stall`.
+        reset_every: on average after this time, a connection is reset.
+        corrupt: one chunk in this many has an inverted bit.
     """
 
     delay: float = 0.0
@@ -68,7 +68,7 @@ class Relay:
         self._lines: dict[_Line, None] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One caller, until either side ends the connection."""
+        """Serve one client until either side ends the connection."""
         try:
             inner_reader, inner_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
@@ -83,7 +83,7 @@ class Relay:
             line.reset()
 
     async def misbehave(self) -> None:
-        """Stall and reset connections for as long as it runs."""
+        """Stall and reset connections until cancelled."""
         while True:
             quality = self.quality
             pause = min((every for every in (quality.stall_every, quality.reset_every) if every), default=0.1)
@@ -99,12 +99,12 @@ class Relay:
         line.reset()
 
     def late(self, size: int) -> tuple[float, float]:
-        """Seconds that a chunk takes to be sent, and is on its way."""
+        """Return the seconds that a chunk takes to be sent and to arrive."""
         quality = self.quality
         return (size / quality.rate if quality.rate else 0.0), quality.delay + quality.jitter * self._random.random()
 
     def spoiled(self, data: bytes) -> bytes:
-        """A chunk as it arrives."""
+        """Return a chunk as it arrives."""
         if not self.quality.corrupt or self._random.randrange(self.quality.corrupt):
             return data
         at = self._random.randrange(len(data))
@@ -129,7 +129,7 @@ class _Line:
             writer.transport.abort()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on what comes, in order, each chunk when it is due, until one side ends."""
+        """Forward chunks in order, each when it is due, until one side ends."""
         loop = asyncio.get_running_loop()
         way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAITING_MAX)
 
@@ -225,7 +225,7 @@ async def run(listen: str, target: str, seed: int) -> None:
 
 
 def main(listen: str, target: str, seed: str) -> None:
-    """The process."""
+    """Run the process."""
     asyncio.run(run(listen, target, int(seed)))
 
 

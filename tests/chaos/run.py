@@ -1,10 +1,9 @@
-"""Many kinds of faults against a real, loaded cluster; a check of everything after each, and a table at the end.
+"""Many kinds of faults against a real, loaded cluster, with a check of everything after each, and a table at the end.
 
-python -m tests.chaos.run [--minutes N] [--seed S] [--only fault,...] [--report docs/reliability.md]
+    python -m tests.chaos.run [--minutes N] [--seed S] [--only fault,...] [--report docs/reliability.md]
 
-Rounds: each makes a fresh cluster and strikes it with every fault once, in random order. After each fault the nodes
-must catch up, and the clients' answers, the nodes' logs, hashes, money and feeds are judged. A fault that
-fails ends its round.
+In each round a new cluster gets every fault once, in random order. After each fault the nodes must catch up. Then the
+clients' answers and the nodes' logs, hashes, money and feeds are judged. A fault that fails ends its round.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from tests.chaos.network import Network, run_inside
 from tests.chaos.stage import Stage, staged
 
 GAP_SECONDS_MAX = 5.0
-"""With a majority up, nobody may wait longer for any answer at all."""
+"""With a majority up, no client may wait longer for any answer."""
 
 BETWEEN_ACKS = 200
 """Commands acknowledged before each fault."""

@@ -34,7 +34,7 @@ SETTINGS: Mapping[str, Setting] = {"snapshot.every_commands": 400}
 
 LOG_LINES = 30
 SERVING_ACKS = 60
-"""So many answers in a row say that the cluster serves again."""
+"""This many answers in a row mean that the cluster serves again."""
 
 FORMER = "former"
 """Directory under a node's new data directory with the old one's archived log segments. Nodes do not read it, audits
@@ -65,12 +65,12 @@ class Gate(Pacer):
 
 
 class Stage:
-    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback.
+    """One cluster under load. `random` makes every choice of the faults. `network` is None for nodes on loopback.
 
     Attributes:
         said: what the command line printed for an operator.
-        former: where the modules of the released version are; None where the nodes began as this one.
-        at_end: what is to be taken away when the cluster has ended.
+        former: the directory of the released version's modules; None if the nodes began as this version.
+        at_end: what is removed when the cluster has ended.
     """
 
     def __init__(self, scenario: Scenario, random: Random, network: Network | None = None) -> None:
@@ -150,7 +150,7 @@ class Stage:
         await self.scenario.watcher.wait(wanted, what, READY_SECONDS)
 
     async def down(self, node_id: str, seconds: float) -> None:
-        """Wait until a node has ended by itself. Raises `DeadlineError`."""
+        """Wait until a node has ended without a signal of the test. Raises `DeadlineError`."""
         if not await reached(lambda: self.cluster.pid(node_id) is None, seconds):
             raise DeadlineError(f"{node_id} still runs after {seconds:g} s")
 
@@ -291,8 +291,9 @@ async def staged(
     settings: Mapping[str, Setting] = SETTINGS,
     former: Path | None = None,
 ) -> AsyncGenerator[Stage, None]:
-    """A fresh cluster in `directory` with clients that trade and readers that follow; every node is ended behind it,
-    whatever happened. With `former`, where the modules of the released version are, the nodes begin as that version.
+    """Yield a new cluster in `directory` with clients that trade and readers that follow. Every node is ended
+    afterwards, in any case. With `former`, the directory of the released version's modules, the nodes begin as that
+    version.
     """
     if former is None:
         ground = prepare(directory, settings=settings)

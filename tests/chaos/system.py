@@ -1,4 +1,4 @@
-"""The programs of the system that the faults use."""
+"""The system's programs that the faults use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A change of the version, node by node, before the level changes. Needs no root, but the repository's history."""
+"""A change of the version, node by node, before the level changes. It needs no root, but the repository's history."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BETWEEN_ACKS = 100
 
 
 class RollingUpgrade(Fault):
-    """Every node of the released version is stopped in order and started as the present one, the leader last; the level
-    stays.
+    """Every node of the released version is stopped gracefully and started as the present one, the leader last. The
+    level stays.
     """
 
     name = "rolling-upgrade"
@@ -31,7 +31,7 @@ class RollingUpgrade(Fault):
 
 
 class RollingDowngrade(RollingUpgrade):
-    """The way back: every node of the present version, at the former one's level, becomes one of the released version."""
+    """The way back: every node of the present version, at the former level, becomes one of the released version."""
 
     name = "rolling-downgrade"
     before, after = PRESENT, FORMER
@@ -41,7 +41,7 @@ async def _roll(stage: Stage, version: str) -> list[str]:
     """Restart every node with a version. Returns the nodes in the order in which they changed.
 
     Raises:
-        UnsafeError: one is not of it afterwards, or has changed its level.
+        UnsafeError: a node is not of that version afterwards, or has changed its level.
     """
     if stage.former is None:
         raise NotPossibleError("the nodes did not begin as the released version")

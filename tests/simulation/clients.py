@@ -1,5 +1,5 @@
-"""Simulated clients of a simulated exchange: they look for a leader, lose patience, send again, give up, and keep what
-they were told.
+"""Simulated clients of a simulated exchange: they look for a leader, send again after a timeout, give up in the end,
+and record the answers that they got.
 """
 
 from __future__ import annotations
@@ -67,36 +67,36 @@ PRODUCTS = ("BTC-USD", "ETH-USD")
 CURRENCIES = ("USD", "BTC", "ETH")
 ACCOUNTS = ("ann", "bob", "cat", "dan")
 MONEY = 10_000
-"""What each account gets of each currency: little enough that funds decide sometimes."""
+"""The deposit of each account in each currency: so little that lack of funds sometimes decides."""
 
 STATUSES = (*[ProductStatus.AUCTION] * 3, *[ProductStatus.ONLINE] * 5, ProductStatus.CANCEL_ONLY, ProductStatus.LIMIT_ONLY)
-"""What operators put products in: mostly into auctions and out of them."""
+"""The statuses that operators give to products: mostly those that begin and end an auction."""
 
 NOTHING_DONE = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OVERLOADED, FailCode.STOPPING})
 
 Reply = Callable[[Results | Answer | Failed, int], None]
-"""Gets an answer, and the sequence of the state that the node had when it gave it."""
+"""Gets an answer, and the sequence of the node's state at that moment."""
 
 
 class Surroundings(Protocol):
-    """What a client needs of its world."""
+    """The parts of the world that a client needs."""
 
     rng: random.Random
     now: float
     ids: list[str]
 
     def members(self) -> list[str]:
-        """The nodes that belong to the cluster."""
+        """The members of the cluster."""
 
     def request(self, node: str, message: Submit | Query, reply: Reply) -> None:
-        """Send a message on its way; the answer may never come."""
+        """Send a message. The answer may never arrive."""
 
     def told(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
-        """A client was told an outcome of the command with that number."""
+        """Record that a client got an outcome of the command with that number."""
 
 
 def setup() -> list[AnyCommand]:
-    """The market, and money for everybody."""
+    """Return the commands that create the market and deposit money in every account."""
     commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"currency-{name}", name, 0) for name in CURRENCIES]
     commands += [put_product(name, f"product-{name}", ProductStatus.ONLINE) for name in PRODUCTS]
     commands += [OpenAccount(OPERATOR, f"open-{name}", name) for name in ACCOUNTS]
@@ -110,13 +110,13 @@ def setup() -> list[AnyCommand]:
 
 
 def put_product(name: str, command_id: str, status: ProductStatus) -> PutProduct:
-    """Add a product, or put it in a status."""
+    """Return the command that adds a product or changes its status."""
     return PutProduct(OPERATOR, command_id, name, name[:3], "USD", 1, 1, 1, 10**6, 10_000, 20_000, status)
 
 
 @dataclass
 class Attempt:
-    """A request as it was sent once. `refused`: the client was told that nothing was done."""
+    """One attempt to send a request. `refused`: the answer was that nothing was done."""
 
     asked: float
     node: str
@@ -127,7 +127,7 @@ class Attempt:
 
 @dataclass
 class Call:
-    """What a client wants: commands, or the answer to a query. `patience` is how often it asks."""
+    """A client's request: commands or a query. `patience` is the number of attempts."""
 
     number: int
     commands: list[AnyCommand]
@@ -140,10 +140,10 @@ class Call:
 
 
 class Client:
-    """One client. It acts for two accounts, shared with others, and has a few calls under way at a time.
+    """A client. It acts for two accounts, which other clients share, and has a few calls in flight at a time.
 
     Attributes:
-        history: what it asked and was told, for `loadtest.linearizability`.
+        history: its requests and answers, for `loadtest.linearizability`.
     """
 
     def __init__(self, world: Surroundings, name: str, accounts: tuple[str, ...]) -> None:
@@ -161,7 +161,7 @@ class Client:
 
     @property
     def history(self) -> list[Operation]:
-        """All of it, as of now."""
+        """The whole history until now."""
         writes: list[Operation] = []
         for command, place, attempt in self._writes:
             outcome = attempt.outcomes[place] if attempt.outcomes is not None else None
@@ -171,18 +171,18 @@ class Client:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no call is in flight."""
         return not self._calls
 
     def begin(self, commands: list[AnyCommand], number: int, *, patience: int) -> Call:
-        """Send commands until they are answered, or patience ends."""
+        """Send commands until they are answered, or until no attempt is left."""
         call = Call(number, commands, patience=patience)
         self._sent.extend(commands)
         self._start(call)
         return call
 
     def step(self, next_number: Callable[[], int], *, load: bool) -> None:
-        """Ask again where an answer is late; perhaps ask something new."""
+        """Repeat requests whose answers are late, and sometimes begin a new call."""
         rng = self._world.rng
         for call in self._calls:
             if self._world.now >= call.deadline:
@@ -253,8 +253,8 @@ class Client:
         )
 
     def _failed(self, call: Call, attempt: Attempt, answer: Failed) -> None:
-        """Go where the leader is said to be, soon. Reads go elsewhere now and then: a node that led may not know what
-        happened since.
+        """Continue soon at the node that is named as the leader. Sometimes send a read to another node: a node that led
+        before may not know what happened since.
         """
         assert answer.code in NOTHING_DONE or answer.code is FailCode.OUTCOME_UNKNOWN, answer
         attempt.refused = answer.code in NOTHING_DONE
@@ -307,7 +307,7 @@ class Client:
         return self._order(account, name)
 
     def _special(self, account: str, name: str) -> AnyCommand:
-        """A command that changes or links orders, gives them options, or sets controls and fees."""
+        """Return a command that changes or links orders, gives them options, or sets controls or fees."""
         rng = self._world.rng
         product, side, known = rng.choice(PRODUCTS), rng.choice(list(Side)), self._some_order()
         price, kind = 100 + rng.randint(-4, 4), rng.random()
@@ -336,7 +336,7 @@ class Client:
         )
 
     def _limits(self, name: str, product: str) -> PutProductLimits:
-        """A collar with short times, with or without a limit state; or none."""
+        """Return a collar with short times, with or without a limit state, or none."""
         rng = self._world.rng
         action, ppm = rng.choice(list(CollarAction)), rng.choice((0, 20_000))
         limit = rng.choice((0, 10**8)) if action is not CollarAction.REJECT else 0

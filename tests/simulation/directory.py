@@ -1,10 +1,10 @@
-"""Snapshot directories that a power loss tears: real files in memory, and what of them is on the disk.
+"""Snapshot directories that a power loss tears: real files in memory, and which of their bytes are on the disk.
 
-`snapshots` makes things durable by `os.fsync` and gives names by `os.rename`; both go through here (`installed`), and
-each may be the last thing that a process does. RocksDB itself is stood in for by plain files of changes
-(`PlainWriter`), because opening a database for each snapshot would take most of a run, and because its files hold
-clocks and random names: a seed would not be the same run again. Everything above it is the real code: freezing, frames,
-sharing with the snapshot before, manifest, ABI, seal, store, transfer.
+`snapshots` makes files durable by `os.fsync` and names them by `os.rename`. Both calls go through this module
+(`installed`), and each may be the last one of a process. `PlainWriter` replaces RocksDB by plain files of changes: a
+database for each snapshot would take most of the time of a run, and RocksDB writes clocks and random names into its
+files, so a seed would not give the same run again. Everything above RocksDB is the real code: freezing, frames, sharing
+files with the previous snapshot, manifest, ABI, seal, store, transfer.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from tests.simulation.disk import KilledError, PowerLossError, SimDisk, broken
 
 MANIFEST = "manifest"
 FILES_MAX = 4
-"""Files of changes in a snapshot, after which the next one is written whole."""
+"""The number of files of changes in a snapshot after which the next one is written in full."""
 
 
 class WriterKilledError(Exception):
-    """The snapshot's writer is gone; the node goes on."""
+    """The snapshot's writer was killed. The node continues."""
 
 
 class SnapshotDisk(SimDisk):
     """A node's disk: the log's files in memory, and a directory with snapshots.
 
     Attributes:
-        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed. damaged:
-            bits of
-        it were flipped, so a writer may refuse to go on from what is there.
+        path: the directory.
+        writing: whether the snapshot's writer runs. It is killed with `kill_chance`.
+        damaged: whether bits in the directory were flipped. A writer may then refuse to continue.
     """
 
     def __init__(self, rng: Any, path: Path) -> None:
@@ -60,7 +60,7 @@ class SnapshotDisk(SimDisk):
         path.mkdir(parents=True)
 
     def snapshot_operation(self) -> None:
-        """Each fsync and rename comes here first."""
+        """Called before each fsync and rename."""
         if self._death is not None:
             raise self._death
         if self.fate("disk-dies", bool(self.snapshot_death_chance) and self.rng.random() < self.snapshot_death_chance):
@@ -74,19 +74,19 @@ class SnapshotDisk(SimDisk):
 
     @property
     def dead(self) -> bool:
-        """Whether whoever is at work here is gone: what they would still do does not happen."""
+        """Whether the running process is dead. Its further operations have no effect."""
         return self._death is not None
 
     def die(self) -> None:
-        """The process is about to be gone."""
+        """Note that the process dies now."""
         self._death = self._death or KilledError()
 
     def writer_gone(self) -> None:
-        """After the writer was killed: the directory is as it left it."""
+        """Continue after the writer was killed. The directory stays as the writer left it."""
         self._death = None
 
     def synced(self, descriptor: int) -> None:
-        """A file or directory is on the disk as it is now."""
+        """Record that the present contents of a file or directory are on the disk."""
         inode = os.fstat(descriptor).st_ino
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):
             with os.scandir(f"/proc/self/fd/{descriptor}") as entries:
@@ -95,7 +95,7 @@ class SnapshotDisk(SimDisk):
             self._data[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
 
     def rotted(self, path: Path, data: bytes) -> None:
-        """A file's bytes on the disk became others."""
+        """Change the bytes of a file on the disk."""
         path.write_bytes(data)
         self._data[path.stat().st_ino] = data
 
@@ -121,7 +121,9 @@ class SnapshotDisk(SimDisk):
                     (self.path / name / file).write_bytes(data)
 
     def _tree(self, inode: int, path: Path | None) -> dict[str, Any]:
-        """A directory after a power loss: its names as they were at the last fsync, or as they are; its files likewise."""
+        """Restore a directory after a power loss: its names and its files are those of the last fsync, or the present
+        ones.
+        """
         seen = {entry.name: entry for entry in path.iterdir()} if path is not None else {}
         inodes = {name: entry.stat().st_ino for name, entry in sorted(seen.items())}
         here = {inodes[name]: seen[name] for name in inodes}
@@ -153,7 +155,7 @@ class SnapshotDisk(SimDisk):
 
 
 class _Os:
-    """The module `os`, as `snapshots` sees it."""
+    """Replaces the module `os` in `snapshots`."""
 
     def __init__(self, find: Callable[[str], SnapshotDisk | None]) -> None:
         self._find = find
@@ -175,7 +177,7 @@ class _Os:
 
 
 class _Shutil:
-    """The module `shutil`, as `snapshots` sees it: the dead remove nothing."""
+    """Replaces the module `shutil` in `snapshots`. A dead process removes nothing."""
 
     def __init__(self, find: Callable[[str], SnapshotDisk | None]) -> None:
         self._find = find
@@ -190,8 +192,8 @@ class _Shutil:
 
 
 class SimWriteJob:
-    """See `snapshots.job.WriteJob`. What is to be written is taken bit by bit, while the engine goes on; then the
-    writer's code does it at once.
+    """See `snapshots.job.WriteJob`. The input is read in small parts while the engine continues. Then the writer's code
+    runs at once.
     """
 
     def __init__(self, disk: SnapshotDisk, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
@@ -244,7 +246,9 @@ CHECKSUM_BYTES = 4
 
 
 def checked(data: bytes) -> bytes:
-    """What a file of changes holds, after a look at its checksum, as RocksDB does with its blocks. Raises ValueError."""
+    """Return the contents of a file of changes after its checksum was verified, as RocksDB verifies its blocks. Raises
+    ValueError.
+    """
     if zlib.crc32(data[CHECKSUM_BYTES:]) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
         raise ValueError("a file does not match its checksum")
     return data[CHECKSUM_BYTES:]
@@ -255,8 +259,8 @@ Change = tuple[str, str, list[Any]]
 
 
 class PlainWriter:
-    """See `snapshots.rocks.RocksWriter`. A file with the changes of each snapshot, shared with the next ones, and one
-    with the manifest.
+    """See `snapshots.rocks.RocksWriter`. Each snapshot adds a file with its changes, which the next ones share, and has
+    a file with the manifest.
     """
 
     def __init__(self, directory: Path, tables: Iterable[str]) -> None:
@@ -294,11 +298,11 @@ class PlainWriter:
                     del table[key]
 
     def tables(self) -> dict[str, list[Row]]:
-        """All rows, sorted by key."""
+        """Return all rows, sorted by key."""
         return {name: sorted(table.items()) for name, table in self._tables.items()}
 
     def settle(self, _counts: Mapping[str, int]) -> None:
-        """Bring the changes into a file; begin anew when there are too many files."""
+        """Write the changes to a file. If there are too many files, write one file with all rows."""
         number = int(self._files[-1].stem) + 1 if self._files else 1
         if len(self._files) > FILES_MAX:
             self._changes = [("add", name, list(table.items())) for name, table in self._tables.items()]
@@ -339,7 +343,7 @@ def read_plain(directory: Path, manifest: Manifest, keep: Keep | None = None) ->
 
 @contextlib.contextmanager
 def installed(disks: Callable[[], Iterable[SnapshotDisk]], *, rocks: bool) -> Iterator[None]:
-    """The snapshots of `disks` tear; with `rocks` they are in RocksDB."""
+    """Let the snapshots of `disks` tear. With `rocks` they are stored in RocksDB."""
 
     def find(path: str) -> SnapshotDisk | None:
         return next((disk for disk in disks() if path.startswith(str(disk.path))), None)

@@ -1,4 +1,4 @@
-"""A disk in memory that forgets what was not synced, at the moment that hurts most."""
+"""A disk in memory that loses what was not synced, at the most harmful moment."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from cluster.log import scan
 from cluster.ports import DiskFile
 
 HARMS = ("forget", "flip")
-"""What may become of the end of a log, see `SimDisk.harm`."""
+"""The kinds of damage at the end of a log: see `SimDisk.harm`."""
 
 RECORD_HEAD_BYTES = 28
-"""A record's bytes before its payload."""
+"""Bytes of a record before its payload."""
 
 
 class PowerLossError(Exception):
-    """Raised out of a disk operation: the machine loses its power in the middle of it."""
+    """Raised by a disk operation: the machine loses power in the middle of it."""
 
 
 class KilledError(PowerLossError):
-    """Raised out of a disk operation: only the process dies in the middle of it, and the page cache stays."""
+    """Raised by a disk operation: only the process dies in the middle of it, and the page cache stays."""
 
 
 class Inode:
-    """A file's contents: what is `durable`, and what processes see (the page cache).
+    """The contents of a file: `durable`, and `seen` by processes (the page cache).
 
-    `failed`: a sync has failed. What was not durable then stays visible, and no later sync writes it, though it says
-    so.
+    `failed`: a sync has failed. The bytes that were not durable then stay visible. No later sync writes them, although it
+    reports success.
     """
 
     def __init__(self) -> None:
@@ -38,10 +38,10 @@ class Inode:
         self.failed = False
 
     def after_power_loss(self, rng: random.Random) -> None:
-        """What a power loss leaves: of what was appended and not synced any beginning.
+        """Set the contents to what a power loss leaves: of the bytes that were appended and not synced, any prefix.
 
-        A truncation that was not synced happened or not. What was appended after it may be there although the
-        truncation is not: the new bytes lie over the old ones, and behind them the old ones go on.
+        A truncation that was not synced may or may not be on the disk. Bytes that were appended after it may be on the disk
+        without it. Then they have replaced the old bytes at their place, and the remaining old bytes follow.
         """
         seen, kept = bytes(self.seen), self.durable
         if seen.startswith(kept):
@@ -96,12 +96,12 @@ def broken() -> OSError:
 
 
 class SimDisk:
-    """See `cluster.ports.Disk`. `honest = False` makes every sync a lie, to see whether the checkers notice.
+    """See `cluster.ports.Disk`. With `honest = False` no sync has an effect, which shows whether the checkers detect it.
 
-    Writes fail with ENOSPC, syncs with EIO, by `error_chance`. `fate` decides whether what was drawn happens.
+    Writes fail with ENOSPC and syncs with EIO, with `error_chance`. `fate` decides whether a drawn fault happens.
 
-    Creations and removals reach the disk in order: a power loss keeps some first part of those since the last
-    `sync_names`, as the raft_log of a file system does. `operations`: how many there were.
+    Creations and removals reach the disk in order: of those since the last `sync_names` a power loss keeps a prefix, as the
+    journal of a file system does. `operations`: the number of operations.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -116,12 +116,12 @@ class SimDisk:
         self.honest = True
 
     def dies(self) -> bool:
-        """Whether the power goes now. Asked by every operation."""
+        """Return whether the process dies now. Every operation asks this."""
         self.operations += 1
         return self.fate("disk-dies", bool(self.death_chance) and self.rng.random() < self.death_chance)
 
     def fails(self) -> bool:
-        """Whether this operation comes to nothing."""
+        """Return whether this operation fails."""
         return self.fate("disk-fails", bool(self.error_chance) and self.rng.random() < self.error_chance)
 
     def maybe_die(self) -> None:
@@ -129,12 +129,12 @@ class SimDisk:
             raise self.death()
 
     def death(self) -> PowerLossError:
-        """What ends the process in the middle of an operation: as often a kill as a power loss."""
+        """Return the error that ends the process in the middle of an operation: a kill or a power loss, equally often."""
         return KilledError() if self.rng.random() < 0.5 else PowerLossError()
 
     def crash(self, *, power_loss: bool) -> None:
-        """The process is gone. Without a power loss the next process sees all that this one wrote, and none of it is
-        more durable for that.
+        """End the process. Without a power loss the next process sees everything that this one wrote, and none of it
+        becomes durable by that.
         """
         if power_loss:
             self._replay(self.rng.randint(0, len(self._pending)))
@@ -144,10 +144,10 @@ class SimDisk:
             self._pending.clear()
 
     def harm(self, how: str, commit_index: int, snapshot_index: int) -> bool:
-        """Spoil the end of the log while the process is gone; whether there was something to spoil.
+        """Damage the end of the log while the process is down. Returns whether there was something to damage.
 
-        "forget": the entries from some committed one on are gone, as on a disk that lied about its syncs. "flip": a bit
-        of the last record is another one. A node can notice either, and must not vote on such a log.
+        "forget": a committed entry and all later ones are lost, as on a disk whose syncs had no effect. "flip": a bit of the
+        last record is inverted. A node can detect both, and must not vote on such a log.
         """
         names = [name for name in self.files if name.startswith("log-")]
         if not names:

@@ -1,19 +1,19 @@
-"""The whole exchange in one process under one seed: real engines, services, feeds and snapshots behind real consensus,
-and clients.
+"""The whole exchange in one process under one seed: real engines, services, feeds and snapshots on real consensus, and
+clients.
 
-What `world.World` has, and in place of its toy machine in each node the code of `statemachine`, `node` (replicated
-engine, service, views, feed, snapshot port) and `snapshots` (`directory.py` says what of it is stood in for). Requests
-and answers are encoded, delayed, lost; clients try again, elsewhere, too late, or not at all. Besides what `world`
-checks:
+This world is `world.World`, in which each node runs the code of `statemachine`, `node` (replicated engine, service,
+views, feed, snapshot port) and `snapshots` in place of the toy machine. `directory.py` says which part of `snapshots` is
+replaced. Requests and answers are encoded, delayed and lost. Clients repeat requests, at other nodes, too late, or not
+at all. In addition to the checks of `world`:
 
 - what clients saw is linearizable (`loadtest.linearizability`): commands, reads behind a barrier, and reads of a node's
   own state;
-- same sequence, same state hash on every node; a snapshot restores the state that it was taken of, on whatever node;
-- each product's events have no gap and no duplicate and are the same on every node, and for readers that go from node
-  to node;
-- a book that a reader rebuilds from events is the one that its node answers with;
-- the invariants of the engine hold on every node, money among them;
-- a snapshot with a flipped bit is refused, and its node comes back from the others.
+- nodes with the same sequence have the same state hash, and every node restores from a snapshot the state that was
+  captured;
+- each product's events have no gap and no duplicate and are the same on every node, also for readers that change nodes;
+- a book that a reader rebuilds from events equals the node's book;
+- the invariants of the engine hold on every node, conservation of money included;
+- a snapshot with a flipped bit is refused, and its node recovers from the others.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ CHECK_STEPS = 200
 """Steps between two checks of all invariants of all engines, which take a millisecond each."""
 
 CHUNK_BYTES = 4096
-"""Bytes of a piece of a snapshot on its way: there are to be several."""
+"""Bytes of a chunk of a snapshot that is sent, so small that a snapshot has several."""
 
 SNAPSHOT_ENTRIES = 35
 """Log entries between two snapshots."""
 
 DONE_ORDERS_KEPT = 30
-"""Done orders an account: few, so that old ones go, from snapshots as well."""
+"""Done orders kept for an account: so few that old ones are dropped, also in snapshots."""
 
 SKEW_NS = 2 * 10**9
-"""A node's clock is wrong by up to this much, another way after each start."""
+"""A node's clock is wrong by at most this much, differently after each start."""
 
 MEMORY = Path("/dev/shm")
-"""Where the snapshots are, if there is such a place."""
+"""The directory for the snapshots, if it exists."""
 
 GATEWAY = gateway("simulated clients")
 
@@ -79,9 +79,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True)
 class ExchangeFaults(Faults):
-    """Chances of what can only go wrong here. `snapshot_...` and `writer_...`: an fsync or rename of snapshots; `flip`:
-    a step; `loss`: a message between a client and a node, `late` likewise: then it takes up to 1.5 s; `pause_leader`: a
-    step, for long enough that another one may lead."""
+    """Chances of the faults that exist only here. `snapshot_...` and `writer_...`: for each fsync or rename of
+    snapshots. `flip` and `pause_leader`: for each step; the pause is so long that another node may lead. `loss` and
+    `late`: for each message between a client and a node; a late one takes up to 1.5 s.
+    """
 
     disk_error: float = 0.0003
     snapshot_power_loss: float = 0.01
@@ -94,7 +95,7 @@ class ExchangeFaults(Faults):
 
 
 class ExchangeInjector(Injector):
-    """Draws also what goes wrong with snapshots."""
+    """Also draws the faults of snapshots."""
 
     def __init__(self, world: ExchangeWorld) -> None:
         super().__init__(world)
@@ -120,12 +121,12 @@ class ExchangeInjector(Injector):
 
 
 class RefusedStartError(Exception):
-    """A node does not start on a snapshot that it cannot trust, as it should."""
+    """A node refuses to start on a snapshot that it cannot trust. This is the correct behaviour."""
 
 
 @dataclass
 class Running:
-    """What a running node has besides its Raft. `soon` is what its event loop does next."""
+    """The parts of a running node other than its Raft. `soon` are the calls that its event loop makes next."""
 
     service: EngineService
     snapshots: WatchedSnapshots
@@ -133,13 +134,14 @@ class Running:
 
 
 class ExchangeWorld(World):
-    """A cluster of exchanges, and its clients. Run it once.
+    """A cluster of exchanges, and its clients. One object serves for one run.
 
     Args:
-        rocks: snapshots are in RocksDB, which takes longer and is not reproducible to the byte.
+        rocks: store snapshots in RocksDB, which takes longer and is not reproducible byte for byte.
 
     Attributes:
-        flipped: the damaged snapshot of a node that has one. refused_starts: how often one was found.
+        flipped: the damaged snapshot of a node that has one.
+        refused_starts: how often a start detected one.
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class ExchangeWorld(World):
     # ------------------------------------------------------------------ nodes
 
     def disks(self) -> list[SnapshotDisk]:
-        """Of all nodes."""
+        """Return the disks of all nodes."""
         return [host.disk for host in self.hosts.values() if isinstance(host.disk, SnapshotDisk)]
 
     def _new_host(self, node: str) -> Host:
@@ -193,7 +195,7 @@ class ExchangeWorld(World):
         return self._snapshots
 
     def entries_of(self, _process: Process) -> Entries:
-        """How a node writes commands into the log."""
+        """Return how a node writes commands into the log."""
         return Entries()
 
     def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:
@@ -264,12 +266,12 @@ class ExchangeWorld(World):
         super()._guarded(node, judged)
 
     def leads(self, node: str) -> bool:
-        """Whether a node believes that it leads."""
+        """Return whether a node believes that it leads."""
         process = self.hosts[node].process
         return process is not None and process.raft.is_leader
 
     def transfer_leadership(self) -> None:
-        """An operator asks whoever leads to give that away, with commands under way."""
+        """An operator asks the leader to transfer leadership while commands are in flight."""
         for node, parts in list(self._parts.items()):
             if self.leads(node):
                 self._guarded(node, partial(self._ask_to_hand_over, node, parts.service))
@@ -293,7 +295,9 @@ class ExchangeWorld(World):
         return super().all_vote() and not self.flipped
 
     def flip(self, node: str, where: float) -> None:
-        """Flip a bit of a node's newest snapshot, `where` of the way through its files; only if all others are sound."""
+        """Flip a bit of a node's newest snapshot, at the fraction `where` of its files. This happens only if all other
+        nodes are sound.
+        """
         disk = self.hosts[node].disk
         assert isinstance(disk, SnapshotDisk)
         paths = snapshot_paths(disk.path)
@@ -320,7 +324,7 @@ class ExchangeWorld(World):
             self._post(lambda: self._arrive(node, data, reply))
 
     def _post(self, action: Callable[[], None]) -> None:
-        """Let it happen after the time that a message takes."""
+        """Call a function after the time that a message takes."""
         delay = self.rng.expovariate(1 / self.chances.latency)
         if self.rng.random() < self.chances.late:
             delay += self.rng.uniform(0.1, 1.5)
@@ -331,9 +335,7 @@ class ExchangeWorld(World):
         heapq.heappush(self._mail, (moment, self._posted, action))
 
     def _arrive(self, node: str, data: bytes, reply: Reply) -> None:
-        """A request is at its node. One that is down does not take it; one that is paused finds it as soon as it goes
-        on.
-        """
+        """Deliver a request to its node. A node that is down does not get it. A paused node gets it when it continues."""
         host, parts = self.hosts[node], self._parts.get(node)
         if parts is None:
             return
@@ -400,7 +402,7 @@ class ExchangeWorld(World):
             self._guarded(host.node_id, parts.soon.popleft())
 
     def _load(self, _leader: Raft) -> None:
-        """The clients do that."""
+        """The clients make the load."""
 
     # ------------------------------------------------------------------ the whole
 
@@ -445,15 +447,15 @@ class ExchangeWorld(World):
 
     @property
     def history(self) -> list[Operation]:
-        """What all clients saw."""
+        """Return the history of all clients."""
         return [operation for client in self.clients for operation in client.history]
 
     def log(self) -> list[Batch]:
-        """What was committed."""
+        """Return the committed log."""
         return [decode_batch(payload) for _, (payload, _) in sorted(self.committed.items())]
 
     def _check_end(self) -> None:
-        """All nodes equal, and what clients saw follows from what was committed."""
+        """Check that all nodes are equal, and that what clients saw follows from what was committed."""
         members = self.members()
         hashes = {node: self._engine(node).full_hash() for node in members}
         if len(set(hashes.values())) != 1:
@@ -479,7 +481,7 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 def _config(node_id: str, ids: Sequence[str]) -> NodeConfig:
-    """The part of a configuration that a service looks at."""
+    """Return the part of a configuration that a service uses."""
     return NodeConfig(
         "simulation",
         node_id,

@@ -1,9 +1,9 @@
 """The whole exchange on a cluster whose members change: nodes with real engines, snapshots, services and clients are
-added, removed, replaced.
+added, removed and replaced.
 
-What `exchange.py` and `membership.py` have each, in one run, with the checks of both: new nodes get their state as
-snapshots or entries under the load of clients, answers and feeds go on over removals, and a snapshot says who belonged
-to the cluster.
+This world combines those of `exchange.py` and `membership.py`, with the checks of both: new nodes get their state as
+snapshots or entries under the load of clients, answers and feeds continue while members are removed, and a snapshot
+contains the membership.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from tests.simulation.membership import Changes, MembershipWorld, Operator
 
 
 class ExchangeOperator(Operator, ExchangeInjector):
-    """Draws changes, and all faults of an exchange. Nobody is removed while the disk of another is bad, which nobody
-    knows yet: of three voters two would be left, and only one of them sound."""
+    """Draws changes of the membership, and all faults of an exchange. No member is removed while the disk of another
+    one is bad, which nobody knows yet: of three voters two would be left, and only one of them sound.
+    """
 
     def carry_out(self, incident: Incident) -> None:
         if incident.kind != "remove" or self.world.all_vote():
@@ -25,7 +26,7 @@ class ExchangeOperator(Operator, ExchangeInjector):
 
 
 class ExchangeMembershipWorld(MembershipWorld, ExchangeWorld):
-    """See the module's text."""
+    """See the module."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The exchange with one protection switched off at a time: what the simulation of the whole must notice."""
+"""The exchange with one protection switched off at a time. The simulation of the whole exchange must detect each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _publish = durable.publish
 
 
 def no_command_ids(patch: Patch) -> None:
-    """Nobody looks whether a command came before: each is carried out under a command id that none had before."""
+    """No reply cache is consulted: each command is executed under a new command id."""
     apply_entry = Engine.apply_entry
 
     def apply_as_new(self: Engine, payload: bytes) -> AppliedBatch:
@@ -47,7 +47,7 @@ def no_command_ids(patch: Patch) -> None:
 
 
 def no_barrier(patch: Patch) -> None:
-    """The leader answers linearizable reads from what it has, without a barrier."""
+    """The leader answers linearizable reads from its state, without a barrier."""
 
     def join(_self: Barriers, answered: Callable[[bool], None]) -> bool:
         answered(True)
@@ -57,7 +57,7 @@ def no_barrier(patch: Patch) -> None:
 
 
 def early_reply(patch: Patch) -> None:
-    """The leader answers what the commands will give, before they are committed."""
+    """The leader answers with the outcomes of commands before they are committed."""
     original = EngineService.submit
 
     def submit(self: EngineService, principal: Any, request: Submit, size: int, send: Send) -> None:
@@ -73,7 +73,7 @@ def early_reply(patch: Patch) -> None:
 
 
 def no_snapshot_check(patch: Patch) -> None:
-    """A snapshot is loaded as it is: digests of files, hashes of rows and checksums are not compared."""
+    """A snapshot is loaded unchecked: digests of files, hashes of rows and checksums are not compared."""
     patch.setattr("tests.simulation.directory.checked", _unchecked)
     patch.setattr("snapshots.store.check_files", read_seal)
     patch.setattr("snapshots.transfer.Sink._close_file", _close_unchecked)
@@ -97,29 +97,29 @@ def _close_unchecked(sink: Any) -> None:
 
 
 def unchecked_sharing(patch: Patch) -> None:
-    """Files that are shared with the snapshot before get a fresh seal, whatever has become of them; nor has RocksDB
-    checksums.
+    """Files that are shared with the previous snapshot get new checksums, even if they have changed. RocksDB's
+    checksums are not verified either.
     """
     patch.setattr("tests.simulation.directory.checked", _unchecked)
     patch.setattr("snapshots.writer.check_shared", lambda _seal, _shared: None)
 
 
 def torn_snapshots(patch: Patch) -> None:
-    """A snapshot is written where it can be seen, instead of getting its name when it is whole."""
+    """A snapshot is written under its final name, and not renamed when it is complete."""
     patch.setattr("snapshots.durable.DRAFT", "")
     patch.setattr("snapshots.durable.remove_drafts", lambda _parent: None)
     patch.setattr("snapshots.durable.publish", lambda _draft, final: durable.sync_path(final.parent))
 
 
 def unsynced_snapshots(patch: Patch) -> None:
-    """A snapshot gets its name without being on the disk."""
+    """A snapshot gets its name before it is on the disk."""
     patch.setattr("snapshots.durable.sync_path", lambda _path: None)
     patch.setattr("snapshots.seal.sync_path", lambda _path: None)
     patch.setattr("snapshots.seal.sync_tree", lambda _path: None)
 
 
 def snapshot_name_not_synced(patch: Patch) -> None:
-    """A snapshot counts as done when it has its name, and not when that is on the disk."""
+    """A snapshot counts as done when it has its name, before the name is on the disk."""
 
     def publish(draft: Path, final: Path) -> None:
         with pytest.MonkeyPatch.context() as inner:
@@ -130,17 +130,17 @@ def snapshot_name_not_synced(patch: Patch) -> None:
 
 
 def snapshot_files_not_synced(patch: Patch) -> None:
-    """A snapshot is sealed without syncing the files that the seal speaks of."""
+    """SEAL is written without a sync of the files that it lists."""
     patch.setattr("snapshots.seal.sync_tree", lambda _path: None)
 
 
 def seal_not_synced(patch: Patch) -> None:
-    """A snapshot gets its name without its seal being on the disk."""
+    """A snapshot gets its name before its SEAL is on the disk."""
     patch.setattr("snapshots.seal.sync_path", lambda _path: None)
 
 
 def early_compaction(patch: Patch) -> None:
-    """A snapshot counts as done when it is begun, so the log behind it goes before it is there."""
+    """A snapshot counts as done when it is begun, so the log that it covers is compacted before the snapshot exists."""
     original = SnapshotPort.poll
 
     def poll(self: SnapshotPort) -> CaptureState:
@@ -152,7 +152,7 @@ def early_compaction(patch: Patch) -> None:
 
 
 def _begin_anyway(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Without that, the next snapshot would find the one before unfinished."""
+    """Begin although a snapshot is unfinished, which the next snapshot would otherwise find."""
 
     def begin(self: SnapshotStore, *arguments: Any) -> Any:
         self._job = None
@@ -162,7 +162,7 @@ def _begin_anyway(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ignored_disk_errors(patch: Patch) -> None:
-    """A log that could not be synced is taken for synced."""
+    """A log whose sync failed counts as synced."""
     original = DurableLog.sync
 
     def sync(self: DurableLog) -> None:
@@ -173,12 +173,12 @@ def ignored_disk_errors(patch: Patch) -> None:
 
 
 def silent_feed(patch: Patch) -> None:
-    """A feed is not told that its state was replaced by a snapshot's."""
+    """A feed does not learn that a snapshot replaced its state."""
     patch.setattr(Feed, "restart", lambda _self, _sequences, _saved=None: None)
 
 
 def forgotten_market(patch: Patch) -> None:
-    """A node that goes on from a snapshot does not look at what that keeps of the market."""
+    """A node that restores a snapshot ignores the market data in it."""
     patch.setattr("node.engine.market.decode", lambda _data, _index: {})
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated cluster: how often, drawn from the seed, and how each fault is carried out."""
+"""The faults of a simulated cluster: how often they happen, drawn from the seed, and how each is carried out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ SKEWS = (-86_400, -60, -8, 0, 8, 60, 80 * 365 * 86_400)
 
 @dataclass(frozen=True)
 class Faults:
-    """How often what goes wrong, as chances a step.
-
-    `harm_log`: a crash after which the end of the log is older than what was committed, or a bit of its last record is
-    another. `clock`: the clock of one node, the same one in a run, shows another time, which it goes on doing when the
-    faults end. `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and
-    `disk_error` are chances a disk operation.
+    """The chances of faults for each step. `harm_log`: a crash after which the end of the log is older than what was
+    committed, or has a flipped bit. `clock`: the clock of one node, the same one in a run, changes; it stays wrong when
+    the faults end. `latency` is the mean time of a message in seconds, and `copies` a chance for each message.
+    `power_loss_in_write` and `disk_error` are chances for each disk operation.
     """
 
     crash: float = 0.004
@@ -46,14 +44,14 @@ class Faults:
 
 
 class Injector:
-    """Draws faults for a world, step by step, and carries out those that its script lets happen."""
+    """Draws faults for a world, step by step, and carries out those that its script allows."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.clock_node = world.ids[world.seed % len(world.ids)]
 
     def inject(self) -> None:
-        """One step's faults."""
+        """Draw the faults of one step."""
         world, faults = self.world, self.world.faults
         self.draw_crashes()
         self.draw_network()
@@ -71,11 +69,11 @@ class Injector:
             self.carry_out(incident)
 
     def chance(self, chance: float) -> bool:
-        """True that often. Nothing is drawn for what never happens."""
+        """Return True with this chance. Nothing is drawn for a chance of 0."""
         return chance > 0 and self.world.rng.random() < chance
 
     def draw_crashes(self) -> None:
-        """Processes that end and begin."""
+        """Draw the starts and ends of processes."""
         world, rng, faults = self.world, self.world.rng, self.world.faults
         running = world.running()
         if running and self.chance(faults.crash):
@@ -94,7 +92,7 @@ class Injector:
                 self.strike("start", node)
 
     def draw_network(self) -> None:
-        """Connections that break, stall and heal."""
+        """Draw the connections that break, stall and heal."""
         world, rng, faults = self.world, self.world.rng, self.world.faults
         if self.chance(faults.cut):
             one, other = rng.sample(world.ids, 2)
@@ -111,13 +109,15 @@ class Injector:
             self.strike("heal")
 
     def strike(self, kind: str, *args: str) -> None:
-        """A fault was drawn."""
+        """Record a drawn fault."""
         incident = self.world.script.drawn(kind, *args)
         if incident is not None:
             self.carry_out(incident)
 
     def carry_out(self, incident: Incident) -> None:
-        """Let a fault happen, if it can: what is down does not crash, what is up does not start."""
+        """Let a fault happen if it is possible: a node that is down does not crash, and a node that is up does not
+        start.
+        """
         world, args = self.world, incident.args
         if incident.kind not in ("start", "kill", "power-loss", "lose-disk", "harm-log", "hand-over"):
             world.note(" ".join((incident.kind, *args)))
@@ -154,7 +154,7 @@ class Injector:
             world.crash(node, power_loss=kind != "kill", lose_disk=kind == "lose-disk")
 
     def _isolate(self, node: str, how: str) -> None:
-        """Cut a node from all others; one way only, sometimes: then it hears nobody, or nobody hears it."""
+        """Cut a node from all others. Sometimes only one direction is cut: the node hears nobody, or nobody hears it."""
         world = self.world
         for other in world.ids:
             if other == node:

@@ -1,11 +1,10 @@
-"""The faults of a run as a list: noted as they happen, replayed from the list, and made shorter while a violation
-stays.
+"""The faults of a run as a list: recorded as they happen, replayed from the list, and reduced while a violation remains.
 
-A run without a list draws its faults from the seed. A run with one draws them all the same, so that everything else
-falls as before, but carries out only what is in the list: with the whole list it is the same run, byte for byte; with a
-part of it, another one, as reproducible as that.
+A run without a list draws its faults from the seed. A run with a list draws them as well, so that all other draws stay
+the same, but carries out only the faults in the list. With the whole list it is the same run, byte for byte. With a part
+of it, it is another run, and as reproducible.
 
-In text an incident is its step, its kind and what it needs, and a list has one a line or is separated by semicolons:
+The text of an incident is its step, its kind and its arguments. A list has one a line, or is separated by semicolons:
 
     412 kill n1; 430 start n1; 500 stall n1 n2 0.75
 """
@@ -18,7 +17,7 @@ import msgspec
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """One fault. `step` is that of the world; `args` are names of nodes, and numbers as text."""
+    """One fault. `step` is that of the world. `args` are names of nodes, and numbers as text."""
 
     step: int
     kind: str
@@ -45,10 +44,10 @@ def parse(text: str) -> list[Incident]:
 
 
 class Script:
-    """What goes wrong in one run. `happened` is what did.
+    """The faults of one run. `happened` are those that happened.
 
     Args:
-        given: the only incidents that may happen; None for whatever is drawn.
+        given: the only incidents that may happen; None for all that are drawn.
     """
 
     def __init__(self, given: Iterable[Incident] | None) -> None:
@@ -62,12 +61,14 @@ class Script:
                 self._due.setdefault(incident.step, []).append(incident)
 
     def begin_step(self) -> None:
-        """The next step of the world."""
+        """Begin the world's next step."""
         self._step += 1
         self._operations.clear()
 
     def drawn(self, kind: str, *args: str) -> Incident | None:
-        """A fault was drawn in this step: the incident to carry out, or None if the list does not have it."""
+        """Record that a fault was drawn in this step. Returns the incident to carry out, or None if the list does not
+        have it.
+        """
         incident = Incident(self._step, kind, args)
         if self._due is not None:
             due = self._due.get(self._step, [])
@@ -78,8 +79,8 @@ class Script:
         return incident
 
     def rest(self) -> list[Incident]:
-        """What the list has for this step and nobody drew, to be carried out as well. What disks do is told by
-        `operation`.
+        """Return the incidents of this step in the list that were not drawn. They are carried out too. `operation`
+        handles those of disks.
         """
         if self._due is None:
             return []
@@ -88,8 +89,8 @@ class Script:
         return rest
 
     def operation(self, node: str, kind: str, drawn: bool) -> bool:
-        """Whether a disk operation of a node goes wrong, in the way `kind` (which begins with "disk-"), as was drawn or
-        is in the list.
+        """Return whether a disk operation of a node fails in the way `kind` (which begins with "disk-"), as drawn or as
+        in the list.
         """
         number = self._operations[node] = self._operations.get(node, 0) + 1
         if self._due is None:
@@ -101,12 +102,13 @@ class Script:
 
 
 def shrink(incidents: Sequence[Incident], fails: Callable[[list[Incident]], bool], *, runs_max: int = 200) -> list[Incident]:
-    """A shorter list with which the run still fails (Zeller and Hildebrandt's ddmin): no single one of it can go, if
-    the runs suffice.
+    """Return a shorter list with which the run still fails (ddmin of Zeller and Hildebrandt).
+
+    None of its incidents can be left out, unless `runs_max` ends the search before.
 
     Args:
-        fails: runs the world with a list; true when the violation is there.
-        runs_max: how often it may.
+        fails: runs the world with a list; true if the violation is there.
+        runs_max: the number of runs.
     """
     kept = list(incidents)
     parts, runs = 2, 0

@@ -1,12 +1,10 @@
-"""A world of two versions: nodes begin with 0.2.0, are upgraded and go back at random, the level changes to the next one
-and back, and everything else goes wrong as ever.
+"""A world of two versions. Nodes begin with 0.2.0 and are upgraded and downgraded at random, the level changes to the next
+one and back, and all other faults happen too.
 
-A node of 0.2.0 is one whose software applies every entry with the frozen core, knows no other level, and takes no entry
-that changes it. What its own Raft layer does differently is not here: `tests/acceptance/test_rolling_upgrade.py` has
-the real one.
-
-Besides what `exchange` checks: the log, entry by entry applied at its own level, gives what clients saw and the state
-that the nodes have.
+A node of 0.2.0 has software that applies every entry with the frozen core, knows no other level, and accepts no entry
+that changes the level. The differences of its own Raft layer are not simulated: `tests/acceptance/test_rolling_upgrade.py`
+runs the real one. In addition to the checks of `exchange`: the log, with each entry applied at its own level, gives what
+clients saw and the state of the nodes.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ from tests.simulation.parts import Host, Machine, Process
 BOTH = frozenset({V0_2_0.abi, OWN.abi})
 FORMER = frozenset({V0_2_0.abi})
 CHANGE = 0.03
-"""Chance a step that a node gets the other software, or that the operator tries to change the level."""
+"""The chance for each step that a node gets the other software, or that the operator tries to change the level."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -63,7 +61,7 @@ class Applied(Batch, frozen=True):
 
 
 class Replay:
-    """What the judge asks for an engine: it applies each entry at its own level, and answers reads from the state."""
+    """The engine that the judge uses. It applies each entry at its own level, and answers reads from the state."""
 
     def __init__(self) -> None:
         self._engine = states.empty(V0_2_0)
@@ -78,10 +76,11 @@ class Replay:
 
 
 def judged(history: list[Operation], log: list[Batch]) -> HistoryVerdict:
-    """The judge's verdict, but for what a change of the level is known to do (docs/migrations.md). The contents of
-    commands that were remembered before it cannot be compared any more, so an id that comes again with other contents is
-    answered with the first outcome, as a duplicate. A return drops `fee_credit` from remembered answers, and gives a
-    reason that the former version lacks another name.
+    """Return the judge's verdict without the known effects of a change of the level (docs/migrations.md).
+
+    The contents of commands in the reply cache from before the change cannot be compared any more, so an id with other
+    contents is answered with the first outcome, as a duplicate. A return drops `fee_credit` from the cached outcomes, and
+    replaces a reason that the former version lacks.
     """
     verdict = judge(history, log)
     verdict.anomalies[:] = [each for each in verdict.anomalies if not _is_of_a_change(each)]
@@ -101,7 +100,7 @@ _DROPPED = re.compile(r"fee_credit=\d+|duplicate=\w+|reason=<[^>]*>")
 
 
 class FormerMachine(WatchedEngine):
-    """An engine of version 0.2.0: it knows no entry that changes the level."""
+    """An engine of version 0.2.0. It does not know the entry that changes the level."""
 
     def apply(self, index: int, payload: bytes) -> object:
         if is_level_entry(payload):
@@ -110,7 +109,9 @@ class FormerMachine(WatchedEngine):
 
 
 class LevelClient(Client):
-    """A client that seldom uses an id for commands of two kinds, which closes the way back (`v0_2_0_back`)."""
+    """A client that seldom uses an id for commands of two kinds, because that prevents the return to the former level
+    (`v0_2_0_back`).
+    """
 
     def _command(self) -> AnyCommand:
         command = super()._command()
@@ -136,7 +137,7 @@ class LevelClient(Client):
 
 
 class Stage(Enum):
-    """Of a change of the level at its leader."""
+    """The stages of a change of the level at its leader."""
 
     DRAINING = 1
     CHECKING = 2
@@ -165,10 +166,10 @@ class _Held:
     under_way = True
 
     def change(self, *_arguments: object) -> None:
-        """Nobody asks here."""
+        """Not used here."""
 
     def prepare(self, *_arguments: object) -> None:
-        """Nobody asks here."""
+        """Not used here."""
 
 
 class LevelWorld(ExchangeWorld):
@@ -189,8 +190,8 @@ class LevelWorld(ExchangeWorld):
     # ------------------------------------------------------------------ nodes
 
     def level_of_data(self, host: Host) -> Level:
-        """As `node.engine.levels.of_data`. A node with nothing takes the level of the log's first entry, which is
-        0.2.0's.
+        """As `node.engine.levels.of_data`. A node without data takes the level of the log's first entry, which is that
+        of 0.2.0.
         """
         assert isinstance(host.disk, SnapshotDisk)
         manifest = SnapshotStore(host.disk.path, accepts=BOTH).newest()
@@ -226,7 +227,7 @@ class LevelWorld(ExchangeWorld):
         return Entries(lambda: process.raft.abi_at_end)
 
     def _connect(self, one: str, other: str) -> None:
-        """As the hello of the Raft port: whoever cannot read the other's level does not speak with it."""
+        """As the greeting of the Raft port: a node does not connect to a peer whose level it cannot read."""
         for here, there in ((one, other), (other, one)):
             process = self.hosts[here].process
             if process is not None and self._level(process) not in self.software[there]:
@@ -260,11 +261,11 @@ class LevelWorld(ExchangeWorld):
         self._install(node, BOTH)
 
     def _changed_anywhere(self) -> bool:
-        """Whether an entry that changes the level may be in a log: from then on there is no way back."""
+        """Return whether an entry that changes the level may be in a log. From then on there is no way back."""
         return self.counts["changes begun"] > 0
 
     def _install(self, node: str, software: frozenset[str]) -> None:
-        """Stop a node, and start it with other software on its data."""
+        """Stop a node, and start other software on its data."""
         if not self.all_vote() or len(self.running()) < len(self.ids):
             return
         self.crash(node, power_loss=self.rng.random() < 0.3)
@@ -274,12 +275,12 @@ class LevelWorld(ExchangeWorld):
         self.start(node)
 
     def may_change(self) -> bool:
-        """Whether every member has said that it can follow."""
+        """Return whether every member has said that it can follow."""
         return len(self.running()) == len(self.ids) and all(software is BOTH for software in self.software.values())
 
     def _prepare(self, node: str) -> None:
-        """As `node.engine.level_preparation`, but that the state is made at once. Some nodes are not prepared when the
-        entry comes: they were restarted since, or never were asked.
+        """As `node.engine.level_preparation`, except that the state is made at once. Some nodes are not prepared when
+        the entry comes, because they restarted or were never asked.
         """
         process = self.hosts[node].process
         if process is None:
@@ -298,7 +299,7 @@ class LevelWorld(ExchangeWorld):
         return process is not None and isinstance(process.machine, WatchedEngine) and process.machine.is_prepared
 
     def _advance(self) -> None:
-        """Each state that is prepared takes over a part of what changed."""
+        """Let each prepared state take over a part of what changed."""
         for host in self.hosts.values():
             shadow = host.process.machine.shadow if host.process is not None else None  # type: ignore[attr-defined]
             if shadow is not None and not shadow.ready:

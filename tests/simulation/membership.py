@@ -1,12 +1,11 @@
-"""A cluster whose members change: nodes are added, removed and replaced at any moment, with all the other faults at the
-same time.
+"""A cluster whose members change: nodes are added, removed and replaced at any moment, while all other faults happen.
 
-Removed nodes go on running and trying until they are told; then their operator starts them again, for ever. Nodes that
-wait to be added run as well. Beside the checks of `world.py`:
+A removed node runs and campaigns until it learns of its removal. Then its operator starts it again, for ever. Nodes that
+wait to be added run as well. In addition to the checks of `world.py`:
 
-- a committed membership is the same on every node that knows it, and says what one change makes of the one before;
-- nobody stops as removed who was not, and a change that was acknowledged is in every later membership;
-- in the end every member is level, every learner votes, and whoever was removed disturbs nobody.
+- a committed membership is the same on every node that knows it, and differs from the previous one by one change;
+- a node stops as removed only if it was removed, and an acknowledged change is in every later membership;
+- in the end every member has caught up, every learner votes, and no removed node disturbs the others.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LATER_ID = re.compile(r"[az][0-9]+")
 
 @dataclass(frozen=True)
 class Changes:
-    """How often the operator does what, as chances a step; `read_only` is a chance an addition."""
+    """How often the operator makes each change: chances for each step. `read_only` is a chance for each addition."""
 
     add: float = 0.004
     remove: float = 0.003
@@ -41,7 +40,7 @@ class Changes:
 
 
 class Operator(Injector):
-    """Draws changes beside the faults. A node that a list of incidents names and nobody made is made then."""
+    """Draws changes beside the faults. It also makes a node that a list of incidents names and that does not exist."""
 
     world: MembershipWorld
 
@@ -54,7 +53,7 @@ class Operator(Injector):
         super().inject()
 
     def asked(self) -> str | None:
-        """Whom the operator asks: one that leads, seldom anybody."""
+        """Return the node that the operator asks: a leader, or seldom any node."""
         world = self.world
         leading = [node for node in world.running() if world.raft_of(node).is_leader]
         if leading and world.rng.random() < 0.95:
@@ -62,7 +61,7 @@ class Operator(Injector):
         return world.rng.choice(world.running()) if world.running() else None
 
     def draw_addition(self) -> None:
-        """A node that waits, or one that is made for it, whose id sorts before or behind all others."""
+        """Return a node that waits, or a new one, whose id sorts before or after all others."""
         world, rng, asked = self.world, self.world.rng, self.asked()
         waiting = world.waiting()
         full = len(world.ids) >= world.changes.nodes_max
@@ -76,7 +75,7 @@ class Operator(Injector):
             self.strike("start", node)
 
     def draw_removal(self) -> None:
-        """Any member, as the node that is asked sees it."""
+        """Return any member, as the node that is asked sees the membership."""
         asked = self.asked()
         if asked is not None:
             members = self.world.raft_of(asked).status().members
@@ -95,12 +94,13 @@ class Operator(Injector):
 
 
 class MembershipWorld(World):
-    """See the module's text.
+    """See the module.
 
     Attributes:
-        committed_members: by the index of their entries, the memberships that some node knew to be committed.
-        promised: changes that were acknowledged, by index. unwanted: nodes whose removal was asked for. dismissed:
-            those that stopped for it.
+        committed_members: the memberships that some node knew to be committed, by the index of their entries.
+        promised: acknowledged changes, by index.
+        unwanted: nodes whose removal was requested.
+        dismissed: those of them that stopped because of it.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class MembershipWorld(World):
     # ------------------------------------------------------------------ nodes
 
     def settings_of(self, host: Host) -> RaftSettings:
-        """First nodes are configured with each other, later ones with who was there when they were made."""
+        """The first nodes are configured with each other, and a later node with the members at its creation."""
         settings = super().settings_of(host)
         peers = self.configured.get(host.node_id)
         known = peers or tuple(node for node in self.first_ids if node != host.node_id)
@@ -146,7 +146,7 @@ class MembershipWorld(World):
         )
 
     def members(self) -> list[str]:
-        """By the newest membership that any node knows to be committed."""
+        """Return the newest membership that any node knows to be committed."""
         newest = self.committed_members[max(self.committed_members)]
         return [node for node in self.ids if node in newest]
 
@@ -155,13 +155,13 @@ class MembershipWorld(World):
         return super()._new_host(node)
 
     def make_node(self, node: str) -> None:
-        """A machine that waits to be added, configured with the members there are."""
+        """Make a machine that waits to be added, configured with the present members."""
         self.configured[node] = tuple(self.members())
         self.ids.append(node)
         self.hosts[node] = self._new_host(node)
 
     def waiting(self) -> list[str]:
-        """Nodes that were never members."""
+        """Return the nodes that were never members."""
         return [node for node in self.configured if not any(node in known for known in self.committed_members.values())]
 
     def start(self, node: str) -> None:
@@ -171,14 +171,14 @@ class MembershipWorld(World):
             process.wire.peers = dict.fromkeys(self.settings_of(self.hosts[node]).peers, "")
 
     def raft_of(self, node: str) -> Raft:
-        """The Raft of a node that runs."""
+        """Return the Raft of a running node."""
         process = self.hosts[node].process
         assert process is not None
         return process.raft
 
     def all_vote(self) -> bool:
-        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises: of those before a
-        change, and of those after.
+        """Return whether a disk may be lost: a majority of the voters must keep theirs, of those before a change and of
+        those after it. The operator guarantees this.
         """
         newest = self.committed_members[max(self.committed_members)]
         return super().all_vote() and list(newest.values()).count(Role.VOTER) >= 3 and not self.changing
@@ -221,7 +221,7 @@ class MembershipWorld(World):
                 self._connect(one, other)
 
     def _part(self, one: str, other: str) -> None:
-        """End the connection of two nodes one of which knows that the other was removed."""
+        """End the connection of two nodes, one of which knows that the other was removed."""
         for here, there in ((one, other), (other, one)):
             process, removed = self.hosts[here].process, self.hosts[there].process
             if process is not None and removed is not None and there in process.wire.removed_peers:
@@ -233,7 +233,7 @@ class MembershipWorld(World):
     # ------------------------------------------------------------------ the operator
 
     def ask(self, node: str, change: Change) -> None:
-        """Ask a node for a change. What comes of it is noted, and must come once."""
+        """Ask a node for a change. The result is recorded, and must come once."""
         process = self.hosts[node].process
         if process is None:
             return
@@ -269,7 +269,7 @@ class MembershipWorld(World):
             raise self.violation(f"{node} has at {settled.index} the members {seen}, others {known}")
 
     def _check_changes(self) -> None:
-        """Every acknowledged change is there, also in what came after it."""
+        """Check that every acknowledged change is in the log, and in every later membership."""
         for index, change in self.promised.items():
             later = [known for at, known in sorted(self.committed_members.items()) if at >= index]
             if not later:
@@ -290,7 +290,7 @@ class MembershipWorld(World):
         return status.ready and status.applied_index >= index
 
     def _check_following(self) -> None:
-        """Nodes that were removed come back all the time, and change neither term nor leader."""
+        """Check that removed nodes, which start again all the time, change neither term nor leader."""
         (leader,) = self._leading()
         status = leader.status()
         for _ in range(200):
@@ -312,7 +312,7 @@ class MembershipWorld(World):
                 raise self.violation(f"{node} has the members of entry {status.members_index}, the others those of {newest}")
 
     def _check_undisturbed(self) -> None:
-        """Only where a leader can do without one of the others."""
+        """Only if a leader has a majority without one of the others."""
         newest = self.committed_members[max(self.committed_members)]
         if list(newest.values()).count(Role.VOTER) >= 3:
             super()._check_undisturbed()

@@ -1,4 +1,4 @@
-"""Membership changes with one rule switched off at a time: what the simulation must notice."""
+"""Membership changes with one rule switched off at a time. The simulation must detect each."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ Patch = pytest.MonkeyPatch
 
 
 def two_changes_at_once(patch: Patch) -> None:
-    """A change does not wait until the one before is committed."""
+    """A change does not wait until the previous one is committed."""
     patch.setattr(Members, "_check_settled", lambda _self: None)
 
 
 def change_before_own_term(patch: Patch) -> None:
-    """A new leader changes the membership at once (the fault of the thesis that was corrected in 2015).
-
-    Such a leader has no answers yet, so the rule that only voters count which have answered would stop it as well: each
-    node with a connection counts.
+    """A new leader changes the membership at once (the fault of the thesis that was corrected in 2015). Such a leader
+    has no answers yet, so the rule that only voters with an answer count would also stop it. Therefore each connected
+    node counts here.
     """
     patch.setattr(Members, "_check_own_term", lambda _self: None)
     patch.setattr(Peers, "acknowledging", property(lambda self: self.connected))
 
 
 def effect_when_committed(patch: Patch) -> None:
-    """A membership counts only from its commit on."""
+    """A membership takes effect when it is committed, and not when it is appended."""
     settle = Members._settle
 
     def refresh(self: Members) -> None:
@@ -50,7 +49,7 @@ def effect_when_committed(patch: Patch) -> None:
 
 
 def majority_of_the_old_set(patch: Patch) -> None:
-    """Entries are committed by the voters that a node was configured with."""
+    """The voters that a node was configured with commit entries."""
 
     def set_peers(self: Members) -> None:
         first = [voter for voter in self._first.voters if voter != self._settings.node_id]
@@ -62,7 +61,7 @@ def majority_of_the_old_set(patch: Patch) -> None:
 
 
 def learners_count(patch: Patch) -> None:
-    """What learners and read-only members acknowledge counts when entries are committed."""
+    """Acknowledgements of learners and read-only members count for commits."""
 
     def committed_index(self: Peers, own_index: int) -> int:
         held = sorted((own_index, *(peer.match_index for peer in self)), reverse=True)
@@ -72,12 +71,12 @@ def learners_count(patch: Patch) -> None:
 
 
 def not_undone(patch: Patch) -> None:
-    """A membership stays when its entry is cut from the log."""
+    """A membership stays in effect when its entry is cut from the log."""
     patch.setattr(MembershipHistory, "cut_from", lambda _self, _index: False)
 
 
 def not_in_snapshots(patch: Patch) -> None:
-    """A snapshot does not carry the membership."""
+    """A snapshot does not contain the membership."""
 
     def mark(last: LogEntry, previous: LogEntry, _members: object) -> SnapshotMark:
         return SnapshotMark(last, previous)

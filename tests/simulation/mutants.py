@@ -1,4 +1,4 @@
-"""The cluster layer with one protection switched off at a time: what the simulation must notice."""
+"""The cluster layer with one protection switched off at a time. The simulation must detect each."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Patch = pytest.MonkeyPatch
 
 
 def _believe_the_log(self: RaftLog) -> None:
-    """Take all that is in the log for durable."""
+    """Take everything in the log for durable."""
     self._durable_index = self.last_index if len(self) else 0
 
 
 def no_trimming(patch: Patch) -> None:
-    """Entries go to PySyncObj as they come, overlapping or not."""
+    """Entries go to PySyncObj as they arrive, overlapping or not."""
 
     def append_entries(self: Guard, peer: str, message: m.AppendEntries) -> None:
         if self._from_leader(peer, message.term):
@@ -42,7 +42,7 @@ def no_trimming(patch: Patch) -> None:
 
 
 def no_reset_to_commit(patch: Patch) -> None:
-    """A mismatch is answered as PySyncObj does: one entry earlier, or the own end."""
+    """A mismatch is answered as PySyncObj answers it: with the previous entry, or the end of its log."""
 
     def mismatch(self: Guard, peer: str, message: m.AppendEntries) -> None:
         self.core.follow(peer, message.term, min(message.commit_index, self._raft_log.commit_index))
@@ -53,7 +53,7 @@ def no_reset_to_commit(patch: Patch) -> None:
 
 
 def no_commit_clamp(patch: Patch) -> None:
-    """The leader's commit index is taken over also for entries that its message did not verify."""
+    """The leader's commit index also counts for entries that its message did not verify."""
 
     def held(self: Guard, peer: str, message: m.AppendEntries, verified: int) -> None:
         self.core.follow(peer, message.term, message.commit_index)
@@ -68,7 +68,7 @@ def no_commit_clamp(patch: Patch) -> None:
 
 
 def no_reply_term(patch: Patch) -> None:
-    """Answers count whatever term they are of."""
+    """Answers of any term count."""
 
     def append_reply(self: Guard, peer: str, message: m.AppendReply) -> bool:
         progress = self.peers.get(peer)
@@ -78,13 +78,13 @@ def no_reply_term(patch: Patch) -> None:
 
 
 def no_sync(patch: Patch) -> None:
-    """Nothing is synced before a message leaves, and a disk that contradicts itself is believed."""
+    """Nothing is synced before a message leaves, and a disk that contradicts itself is trusted."""
     patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
     patch.setattr(RaftLog, "sync", _believe_the_log)
 
 
 def no_vote_sync(patch: Patch) -> None:
-    """The log is synced before a message leaves; term and vote only once a second."""
+    """The log is synced before a message leaves, but term and vote only once a second."""
 
     def timer(self: RaftLog) -> None:
         if self._state != self._stored:
@@ -99,7 +99,7 @@ def no_vote_sync(patch: Patch) -> None:
 
 
 def lying_disk(patch: Patch) -> None:
-    """The disk says that it synced, and did not."""
+    """Syncs have no effect and report success."""
     original = SimDisk.__init__
 
     def init(self: SimDisk, rng: Any) -> None:
@@ -110,7 +110,7 @@ def lying_disk(patch: Patch) -> None:
 
 
 def no_alignment(patch: Patch) -> None:
-    """A log that does not begin with the snapshot's two entries is cleared, as PySyncObj does."""
+    """A log that does not begin with the snapshot's two entries is cleared, as in PySyncObj."""
     original = RaftLog._align
 
     def align(self: RaftLog, entries: list[LogEntry], mark: SnapshotMark | None) -> None:
@@ -124,7 +124,7 @@ def no_alignment(patch: Patch) -> None:
 
 
 def old_snapshots(patch: Patch) -> None:
-    """A snapshot is installed also when the log is already past it."""
+    """A snapshot is installed even if the log is already beyond it."""
 
     def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
         if self._from_leader(peer, message.term):
@@ -153,7 +153,7 @@ def no_recovery(patch: Patch) -> None:
 
 
 def no_pre_vote(patch: Patch) -> None:
-    """Whoever reaches anybody stands for election."""
+    """A node that reaches any other one campaigns."""
     patch.setattr(Guard, "can_campaign", lambda self: bool(self.peers.connected) and not self._raft_log.recovering)
 
 
@@ -189,7 +189,7 @@ def no_sync_of_own_entries(patch: Patch) -> None:
 
 
 def no_directory_sync(patch: Patch) -> None:
-    """What the log creates and removes in its directory is not synced."""
+    """Files that the log creates and removes in its directory are not synced."""
     original = DurableLog.__init__
 
     class Forgetful:
@@ -221,7 +221,7 @@ def log_removed_before_snapshot(patch: Patch) -> None:
 
 
 def snapshot_clears_log(patch: Patch) -> None:
-    """A snapshot replaces the whole log, also when the log has its last entry and more behind it."""
+    """A snapshot replaces the whole log, even if the log has its last entry and later ones."""
 
     def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
         if not self._from_leader(peer, message.term):
@@ -238,7 +238,7 @@ def snapshot_clears_log(patch: Patch) -> None:
 
 
 def torn_records_believed(patch: Patch) -> None:
-    """What is there of a record is taken for the record."""
+    """The existing part of a record is taken for the record."""
 
     def read_record(data: bytes, offset: int) -> LogEntry | None:
         start = offset + log._RECORD.size
@@ -251,7 +251,7 @@ def torn_records_believed(patch: Patch) -> None:
 
 
 def hard_state_in_place(patch: Patch) -> None:
-    """Term and vote are written over what was there."""
+    """Term and vote overwrite the previous ones in place."""
 
     def store(disk: SimDisk, state: hardstate.HardState) -> None:
         body = msgspec.msgpack.encode(state)
@@ -265,7 +265,7 @@ def hard_state_in_place(patch: Patch) -> None:
 
 
 def votes_count_twice(patch: Patch) -> None:
-    """A vote that comes again counts again."""
+    """A repeated vote counts again."""
 
     def vote(self: Guard, peer: str, message: m.Vote) -> None:
         if message.term == self._raft_log.term:
@@ -275,7 +275,7 @@ def votes_count_twice(patch: Patch) -> None:
 
 
 def votes_for_logs_behind(patch: Patch) -> None:
-    """A vote is given whatever the candidate's log has (section 5.4.1)."""
+    """A vote is given without a look at the candidate's log (section 5.4.1)."""
 
     def request_vote(self: Guard, peer: str, message: m.RequestVote) -> None:
         last, last_term = self._raft_log.last_index, self._raft_log.last_term
@@ -287,12 +287,12 @@ def votes_for_logs_behind(patch: Patch) -> None:
 
 
 def no_stepping_down(patch: Patch) -> None:
-    """A newer term in an answer is passed over (section 5.1)."""
+    """A newer term in an answer is ignored (section 5.1)."""
     patch.setattr(Guard, "_newer_term", lambda _self, _peer, _term: None)
 
 
 def barriers_answered_at_once(patch: Patch) -> None:
-    """A leader answers a read from what it has, without asking a majority."""
+    """A leader answers a read from its state, without asking a majority."""
 
     def barrier(self: Raft, done: Done) -> None:
         if self.is_leader:
@@ -302,22 +302,22 @@ def barriers_answered_at_once(patch: Patch) -> None:
 
 
 def unsettled_start(patch: Patch) -> None:
-    """What a killed process wrote and did not sync is taken for durable by the next one."""
+    """A process takes for durable what a killed process wrote and did not sync."""
     patch.setattr(RaftLog, "_settle", lambda _self: None)
 
 
 def cache_believed(patch: Patch) -> None:
-    """After a failed sync the next process reads the page cache, not the disk."""
+    """After a failed sync the next process reads the page cache and not the disk."""
     patch.setattr(SimDisk, "settle", lambda self, name: SimFile(self, self.files[name]).sync())
 
 
 def forgotten_end_believed(patch: Patch) -> None:
-    """A log that ends before the stored commit index costs no vote."""
+    """A log that ends before the stored commit index does not cost the vote."""
     patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
 
 
 def doubtful_end_believed(patch: Patch) -> None:
-    """A last record that does not check costs no vote."""
+    """A last record with a wrong checksum does not cost the vote."""
     original = DurableLog.load
 
     def load(self: DurableLog) -> list[LogEntry]:
@@ -329,7 +329,9 @@ def doubtful_end_believed(patch: Patch) -> None:
 
 
 def doubt_stored_late(patch: Patch) -> None:
-    """The recovering is stored after the doubtful record was cut off: whoever dies in between finds no reason for it."""
+    """The recovering state is stored after the doubtful record is cut off. A process that dies in between leaves no
+    reason for it.
+    """
     original_store, original_cut = RaftLog._store, DurableLog.cut_torn_end
     cut: set[int] = set()
 
@@ -348,7 +350,7 @@ def doubt_stored_late(patch: Patch) -> None:
 
 
 def hard_state_before_log(patch: Patch) -> None:
-    """Term, vote and commit index are stored before the entries that they speak of are synced."""
+    """Term, vote and commit index are stored before the entries that they refer to are synced."""
 
     def sync(self: RaftLog) -> None:
         if self._state_dirty:
@@ -360,7 +362,7 @@ def hard_state_before_log(patch: Patch) -> None:
 
 
 def full_segment_not_synced(patch: Patch) -> None:
-    """A segment that is full is closed without a sync when the next one begins."""
+    """A full segment is closed without a sync when the next one begins."""
 
     def close_last(self: DurableLog) -> None:
         if self._file is not None:
@@ -390,7 +392,7 @@ def torn_end_not_synced(patch: Patch) -> None:
 
 
 def removed_from_the_front(patch: Patch) -> None:
-    """Where the end of the log goes, its older segments go first."""
+    """When the end of the log is removed, its older segments are removed first."""
     original = DurableLog.cut_from
 
     def cut_from(self: DurableLog, index: int) -> None:
@@ -403,7 +405,7 @@ def removed_from_the_front(patch: Patch) -> None:
 
 
 def compacted_from_the_back(patch: Patch) -> None:
-    """Of the segments behind a snapshot the newest go first."""
+    """Of the segments that a snapshot covers, the newest are removed first."""
 
     def compact_to(self: DurableLog, index: int) -> None:
         gone = [segment for segment, after in zip(self._segments, self._segments[1:], strict=False) if after.first_index <= index]
@@ -418,17 +420,17 @@ def compacted_from_the_back(patch: Patch) -> None:
 
 
 def entries_from_the_future(patch: Patch) -> None:
-    """A follower takes entries whatever their stamps are."""
+    """A follower appends entries with any stamp."""
     patch.setattr(Clocks, "allowed", lambda _self, _leader, entries, _committed: len(entries))
 
 
 def refused_leader_stays(patch: Patch) -> None:
-    """A leader whose entries a majority refuses goes on leading."""
+    """A leader whose entries a majority refuses continues to lead."""
     patch.setattr(Clocks, "loses_lead", lambda _self, _members: False)
 
 
 def committed_entries_refused(patch: Patch) -> None:
-    """A follower whose clock is far behind refuses also what is committed."""
+    """A follower whose clock is far behind also refuses committed entries."""
     original = Clocks.allowed
     patch.setattr(Clocks, "allowed", lambda self, leader, entries, _committed: original(self, leader, entries, 0))
 

@@ -1,5 +1,5 @@
-"""A network in memory: connections that break and lose what was under way, delays, stalls, silent one-way losses, late
-copies.
+"""A network in memory: connections that break and lose messages in flight, delays, stalls, silent losses in one
+direction, late copies.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ Pair = frozenset[str]
 class Network:
     """Carries messages between nodes by the clock of the world.
 
-    In order while a connection lasts, as TCP does. Late copies are what TCP does not do: a message may come once more,
-    soon or much later, also over another connection. The protocol has to bear that too.
+    Messages keep their order while a connection lasts, as with TCP. Late copies go beyond TCP: a message may arrive once
+    more, soon or much later, also over another connection. The protocol must tolerate this.
 
     Attributes:
-        links: connections that are up. cut: pairs that cannot connect. deaf: directions in which everything is lost
-            silently.
-        latency: mean seconds a message takes. copies: chance that a message comes once more.
-        sent, delivered: messages so far.
+        links: connections that are up.
+        cut: pairs that cannot connect.
+        deaf: directions in which everything is lost silently.
+        latency: the mean time of a message in seconds.
+        copies: the chance that a message arrives once more.
+        sent, delivered: the numbers of messages so far.
     """
 
     def __init__(self, rng: random.Random, *, latency: float, copies: float) -> None:
@@ -56,7 +58,7 @@ class Network:
         return True
 
     def connect(self, one: str, other: str) -> bool:
-        """Whether the pair is newly connected."""
+        """Connect a pair. Returns whether it was not connected before."""
         pair = frozenset((one, other))
         if pair in self.links or pair in self.cut:
             return False
@@ -67,7 +69,7 @@ class Network:
         return True
 
     def disconnect(self, one: str, other: str) -> bool:
-        """Whether the pair was connected. What was under way is lost."""
+        """Disconnect a pair. Returns whether it was connected. Messages in flight are lost."""
         pair = frozenset((one, other))
         if pair not in self.links:
             return False
@@ -76,7 +78,7 @@ class Network:
         return True
 
     def stall(self, sender: str, receiver: str, seconds: float) -> None:
-        """Nothing arrives for a while, then everything at once."""
+        """Let nothing arrive for a while, and then everything at once."""
         until = self.now + seconds
         self._stalled[(sender, receiver)] = until
         queue = self._queue(sender, receiver)
@@ -85,8 +87,8 @@ class Network:
         queue.extend(held)
 
     def arrivals(self, receiver: str) -> Iterator[tuple[str, bytes, bool]]:
-        """The messages that have arrived at a node, with their senders, and whether the same sender's next one has
-        arrived as well.
+        """Return the messages that have arrived at a node, with their senders, and whether the next one of the same
+        sender has arrived too.
         """
         for sender, queue in self._queues.get(receiver, {}).items():
             while queue and queue[0][0] <= self.now:
@@ -105,7 +107,7 @@ class Network:
                     deliver(sender, data)
 
     def calm(self) -> None:
-        """No more copies, no more stalls."""
+        """End all copies and stalls."""
         self._copies = 0.0
         self._late.clear()
         self._stalled.clear()

@@ -1,5 +1,5 @@
-"""Who watches the nodes of a simulated exchange: equal states at equal sequences, feeds without gap, snapshots of what
-was there.
+"""The observers of a simulated exchange: they check equal states at equal sequences, feeds without gaps, and snapshots
+of the right state.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from statemachine.types import DoneReason
 from tests.simulation.parts import Machine, polls_of_a_check
 
 EVENTS_KEPT = 300
-"""Events a product in a node's ring: few, so that readers find what they want gone sometimes."""
+"""Events of a product in a node's ring: so few that readers sometimes find theirs dropped."""
 
 MARKET_EVERY = 8
-"""Log entries between comparisons of what the nodes tell of the market."""
+"""Log entries between comparisons of the nodes' market data."""
 
 READER = gateway("simulated readers")
 
@@ -44,7 +44,7 @@ _decode_event: Callable[[bytes], AnyEvent] = msgspec.msgpack.Decoder(AnyEvent).d
 
 
 class Ledger:
-    """What all nodes must agree on, by what it is and where: the first one that says it sets it."""
+    """The facts on which all nodes must agree, by kind and place. The first node that reports a fact defines it."""
 
     def __init__(self, violation: Callable[[str], Exception]) -> None:
         self.violation = violation
@@ -54,21 +54,25 @@ class Ledger:
         self.counts: Counter[str] = Counter()
 
     def agree(self, node: str, what: str, key: object, value: bytes) -> None:
-        """A node says `value`. Raises a violation if another one said otherwise."""
+        """Compare a node's value. Raises a violation if another node reported a different one."""
         if self._said.setdefault((what, key), value) != value:
             raise self.violation(f"{node} has another {what} at {key} than the others had")
 
     def reach(self, place: object, state_hash: bytes) -> None:
-        """A node reached a state by an entry. A level that changes and returns gives a place more than one hash."""
+        """Record that a node reached a state by an entry. A level that changes and returns gives a place more than one
+        hash.
+        """
         self._hashes.setdefault(place, set()).add(state_hash)
 
     def restore(self, node: str, place: object, state_hash: bytes) -> None:
-        """A node restored a state. Raises a violation if nobody who reached this place by an entry had this hash."""
+        """Record that a node restored a state. Raises a violation if no node that reached this place by an entry had
+        this hash.
+        """
         if state_hash not in self._hashes.setdefault(place, {state_hash}):
             raise self.violation(f"{node} restored another state hash at {place} than the others had")
 
     def count(self, event: AnyEvent) -> None:
-        """An event of which no node has told before: note what is rare."""
+        """Count rare events that no node has reported before."""
         if isinstance(event, OrderActivated):
             self._stops[event.order_id] = None
         elif isinstance(event, OrderReceived):
@@ -77,7 +81,7 @@ class Ledger:
             self.counts["orders expired"] += event.reason is DoneReason.EXPIRED
 
     def said(self, what: str, key: object) -> bytes | None:
-        """What was said."""
+        """Return what was reported."""
         return self._said.get((what, key))
 
 
@@ -119,7 +123,7 @@ class WatchedEngine(ReplicatedEngine, Machine):
 
     @property
     def feed(self) -> Feed:
-        """Where its events go."""
+        """The receiver of its events."""
         return self._feed
 
     def apply(self, index: int, payload: bytes) -> object:
@@ -144,20 +148,20 @@ class WatchedEngine(ReplicatedEngine, Machine):
 
     @property
     def place(self) -> tuple[int, int, str]:
-        """What a state is found by in a snapshot: the entry that changes the level changes neither sequence nor time."""
+        """Return what identifies a state in a snapshot. An entry that changes the level changes neither sequence nor
+        time.
+        """
         return self.engine.sequence, self.engine.time, self.level.version
 
     def _agree_market(self) -> None:
-        """The trades and figures that the nodes tell are the same on all of them, whatever was restarted or brought up
-        from a snapshot.
-        """
+        """Check that all nodes report the same trades and statistics, also after restarts and installed snapshots."""
         for product in self.market():
             told = _encode([list(product.trades), product.figures])
             self._ledger.agree(self._node, "market", (product.product_id, product.sequence), told)
 
 
 class Later(Future[T]):
-    """What runs when it has been asked for often enough, whole and at once; never if its process dies before."""
+    """A call that runs completely when it has been polled often enough, and never if its process dies before."""
 
     def __init__(self, work: Callable[[], T], polls: int) -> None:
         super().__init__()
@@ -175,7 +179,7 @@ class Later(Future[T]):
 
 
 class SimExecutor(Executor):
-    """Where a simulated node checks incoming snapshots: in no thread, but in steps of virtual time."""
+    """Checks incoming snapshots of a simulated node in steps of virtual time, without a thread."""
 
     def __init__(self) -> None:
         self._submitted = 0
@@ -186,7 +190,7 @@ class SimExecutor(Executor):
 
 
 class WatchedSnapshots(SnapshotPort):
-    """A node's snapshots; the state that each is taken of is noted, and what a dead process held open can be closed."""
+    """A node's snapshots. The captured state of each is recorded, and the files of a dead process can be closed."""
 
     def __init__(
         self, store: SnapshotStore, machine: WatchedEngine, ledger: Ledger, node: str, now_ns: Callable[[], int]
@@ -210,7 +214,7 @@ class WatchedSnapshots(SnapshotPort):
 
     @property
     def received(self) -> int:
-        """Transfers that began."""
+        """The number of transfers that began."""
         return len(self._sinks)
 
     def open_source(self) -> SnapshotSource:
@@ -222,7 +226,7 @@ class WatchedSnapshots(SnapshotPort):
         return self._sinks[-1]
 
     def close(self) -> None:
-        """The process is gone, and its files with it."""
+        """Close the files of a process that has ended."""
         for source in self._opened:
             source.close()
         for sink in self._sinks:
@@ -230,7 +234,7 @@ class WatchedSnapshots(SnapshotPort):
 
 
 class Reader:
-    """A reader of one product's feed that goes from node to node and must see every event once, as all others do. It
+    """A reader of one product's feed that changes nodes and must see every event once, the same as all others. It
     rebuilds the book.
     """
 
@@ -249,7 +253,7 @@ class Reader:
 
     @property
     def service(self) -> EngineService | None:
-        """Where it reads."""
+        """The service that it reads from."""
         return self._at[0] if self._at is not None else None
 
     def send(self, frame: bytes) -> bool:
@@ -264,7 +268,7 @@ class Reader:
         return True
 
     def compare(self) -> None:
-        """Raise a violation if the node that is read from has another book, at the same sequence."""
+        """Raise a violation if the node that is read from has another book at the same sequence."""
         if self._at is None:
             return
         view = self._view(self._at[0])
@@ -274,7 +278,7 @@ class Reader:
                 raise self._ledger.violation(f"the book of {self._product} rebuilt from events is not that at {self._next - 1}")
 
     def _view(self, service: EngineService) -> BookView:
-        """The book that a node answers with."""
+        """Return the book that a node answers with."""
         answers: list[msgspec.Struct] = []
         service.query(READER, Query(1, BookQuery(self._product, 3), False), answers.append)
         (answer,) = answers
@@ -282,7 +286,7 @@ class Reader:
         return msgspec.msgpack.decode(answer.body, type=BookView)
 
     def _begin_anew(self, service: EngineService) -> None:
-        """Go on from a node's present, the book included."""
+        """Continue from a node's present state, the book included."""
         view = self._view(service)
         self._next, self._book = view.product_sequence + 1, OrderBook()
         for side, rows in rows_of(view).items():
@@ -293,7 +297,7 @@ class Reader:
         self._at = None
 
     def move(self, service: EngineService) -> None:
-        """Leave the node it reads from, and go on at another; from its present if what is missing is not kept there."""
+        """Leave the node, and continue at another one; from its present state if the missing events are not kept there."""
         self.leave()
         try:
             subscription = service.subscribe(self, Subscribe(1, self._product, self._next))
@@ -306,7 +310,7 @@ class Reader:
         service.feed.resume(subscription)
 
     def leave(self) -> None:
-        """Read from nobody."""
+        """Read from no node."""
         if self._at is not None:
             service, subscription = self._at
             service.feed.unsubscribe(subscription)

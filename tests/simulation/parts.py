@@ -1,4 +1,4 @@
-"""What the simulated nodes are made of besides the code under test: a state machine, snapshots, a wire."""
+"""The parts of the simulated nodes other than the code under test: a state machine, snapshots, a wire."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from cluster.status import RaftStatus
 from tests.simulation.disk import SimDisk
 
 CHUNK = 256
-"""Bytes that a snapshot's source gives at a time: transfers of many pieces from small states."""
+"""Bytes that the source of a snapshot returns at a time, so few that small states need many chunks."""
 
 CHECK_POLLS = 60
-"""No check of an incoming snapshot takes longer than so many ticks."""
+"""The largest number of ticks that the check of an incoming snapshot takes."""
 
 
 def stamped(time_ns: int, text: bytes) -> bytes:
-    """A command of the toy machine: when it was proposed by its leader's clock, and what it says."""
+    """Return a command of the toy machine: the time of its proposal by its leader's clock, and its contents."""
     return time_ns.to_bytes(8, "big") + text
 
 
 def stamp_of(command: bytes) -> int:
-    """The time in a command's first bytes, 0 when it has none."""
+    """Return the time in a command's first bytes, 0 if it has none."""
     return int.from_bytes(command[:8], "big") if len(command) >= 8 else 0
 
 
 class Machine:
-    """The replicated state: the commands by index, a running hash of them, and the time that they have reached.
-
-    `fresh` has what was applied since the checker last looked: index, payload, hash.
+    """The replicated state: the commands by index, a running hash of them, and the time that they have reached. `fresh`
+    has what was applied since the checker last looked: index, payload, hash.
     """
 
     def __init__(self) -> None:
@@ -91,10 +90,8 @@ class SimSource:
 
 
 def polls_of_a_check(data: bytes) -> int:
-    """How often an incoming snapshot is asked for before it is checked: mostly at once, now and then for half a second
-    of virtual time.
-
-    It hangs on the snapshot and is not drawn, so that what else happens under a seed stays.
+    """Return how often an incoming snapshot is polled before it is checked: mostly once, sometimes for half a second of
+    virtual time. The number depends on the snapshot and is not drawn, so that all draws of a seed stay the same.
     """
     chance = zlib.crc32(data)
     return chance // 4 % CHECK_POLLS if chance % 4 == 0 else 0
@@ -132,7 +129,7 @@ class SimSink:
 
 
 class SimSnapshots:
-    """See `cluster.ports.Snapshots`. `store` outlives the process; a snapshot is in it whole, or not, also when the
+    """See `cluster.ports.Snapshots`. `store` outlives the process. A snapshot in it is complete or absent, also if the
     process dies.
     """
 
@@ -192,7 +189,7 @@ class Sends(Protocol):
     """The network, as a wire sees it."""
 
     def send(self, sender: str, receiver: str, data: bytes) -> bool:
-        """Take a message on its way."""
+        """Send a message."""
 
 
 @dataclass
@@ -228,7 +225,7 @@ class SimWire:
 
 @dataclass
 class Process:
-    """A running node. Like `cluster.driver` it ticks when it was woken, and when something is due by the clock."""
+    """A running node. Like `cluster.driver`, it ticks after it was woken, and when something is due by the clock."""
 
     raft: Raft
     machine: Machine
@@ -243,7 +240,7 @@ class Process:
         self.woken = True
 
     def due(self) -> bool:
-        """Whether to tick in this step."""
+        """Return whether to tick in this step."""
         if not self.woken and self.raft.due_in() > 0:
             return False
         self.woken = False
@@ -251,11 +248,11 @@ class Process:
         return True
 
     def changed(self) -> None:
-        """It got a message."""
+        """Note that it got a message."""
         self._status = None
 
     def status(self) -> RaftStatus:
-        """As it was after the last tick or message."""
+        """Return the status after the last tick or message."""
         if self._status is None:
             self._status = self.raft.status()
         return self._status
@@ -263,12 +260,10 @@ class Process:
 
 @dataclass
 class Host:
-    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted
-    it. `harmed`: the end of its log was spoilt since it ran. `distrusts`: it was recovering when it last started.
-    `skew_ns`: by how much its clock is ahead.
-
-    `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on
-    its disk since then.
+    """The parts of a node that outlive its process. `rejoin`: its disk is new, and the operator says so until the node
+    has recorded it. `harmed`: the end of its log was damaged since it ran. `distrusts`: it was recovering when it last
+    started. `skew_ns`: how far its clock is ahead. `commit_seen`: the commit index below which it must not go.
+    `commit_stored`: the commit index on its disk at the last start.
     """
 
     node_id: str
@@ -284,17 +279,17 @@ class Host:
     commit_stored: int = 0
 
     def died(self, *, power_loss: bool) -> None:
-        """The process is gone."""
+        """Note that the process has ended."""
         self.process = None
         self.disk.crash(power_loss=power_loss)
         self.commit_seen = 0 if self.harmed else max(self.commit_stored, self.stored_commit_index())
 
     def snapshot_index(self) -> int:
-        """The newest snapshot's index, 0 when there is none."""
+        """The newest snapshot's index, 0 if there is none."""
         return self.snapshots[-1].mark.index if self.snapshots else 0
 
     def stored_commit_index(self) -> int:
-        """The one on the disk, 0 when there is none to be read: the next start says why."""
+        """The commit index on the disk, 0 if none can be read. The next start gives the reason."""
         try:
             stored = hardstate.load(self.disk)
         except LogDamagedError:
@@ -303,5 +298,5 @@ class Host:
 
 
 def new_host(node_id: str, rng: random.Random) -> Host:
-    """A node that never ran."""
+    """Return a node that never ran."""
     return Host(node_id, SimDisk(rng))

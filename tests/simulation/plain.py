@@ -1,7 +1,7 @@
-"""PySyncObj as it comes, in the same world: the first thing that the checkers must find fault with.
+"""PySyncObj alone in the same world: the checkers must find its faults first. It has no guard and no pre-vote.
 
-No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole log, term and
-vote, no power is lost, no message comes twice. What is left are kills, cuts, pauses and stalls.
+It is treated better than by a real disk: a process that dies keeps its whole log, term and vote, no node loses power, and
+no message arrives twice. The remaining faults are kills, cuts, pauses and stalls.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ KILLS_AND_CUTS = Faults(
 
 
 BATCH_BYTES = 120
-"""As PySyncObj's batches are to real commands: a backlog is more than one message."""
+"""The relation to a command is that of PySyncObj's batch size to a real command: a backlog is more than one message."""
 
 
 class KeptJournal(MemoryJournal):  # type: ignore[misc]  # PySyncObj has no types
-    """Outlives the process, with the commit index as PySyncObj's journal in a file has it."""
+    """A journal that outlives the process and keeps the commit index, as PySyncObj's journal file does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class KeptJournal(MemoryJournal):  # type: ignore[misc]  # PySyncObj has no type
 
 
 class PlainTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
-    """Carries PySyncObj's messages as they are."""
+    """Carries PySyncObj's messages unchanged."""
 
     ready = True
 
@@ -68,7 +68,7 @@ class PlainTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
 
 
 class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
-    """What the world asks of a `cluster.raft.Raft`, answered by PySyncObj alone."""
+    """The interface of `cluster.raft.Raft` that the world uses, implemented by PySyncObj alone."""
 
     def __init__(self, settings: RaftSettings, machine: Machine, raft_log: KeptJournal, wire: SimWire) -> None:
         self.node_id = settings.node_id
@@ -96,7 +96,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self.doTick(0)
 
     def due_in(self) -> float:
-        """It ticks at each step."""
+        """Return 0: it ticks at each step."""
         return 0.0
 
     @property
@@ -125,7 +125,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         done(ProposeResult(error=ProposeError.NOT_LEADER))
 
     def status(self) -> RaftStatus:
-        """See `Raft.status`. Of the peers nothing is told: what a leader counts is not looked at."""
+        """See `Raft.status`. It has nothing about peers, because the leader's counts are not checked here."""
         leader = self._getLeader()
         raft_log = self._SyncObj__raftLog
         return RaftStatus(
@@ -145,7 +145,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
 
 def install(clock: Clock, randomness: Randomness) -> None:
-    """Clock and chance of the world; pickle as it was."""
+    """Install the world's clock and randomness, and restore the original pickle."""
     syncobj.pickle = pickle
     syncobj.monotonicTime = clock
     syncobj.random = randomness
@@ -153,7 +153,9 @@ def install(clock: Clock, randomness: Randomness) -> None:
 
 
 class PlainWorld(World):
-    """A cluster of plain PySyncObj nodes. `run` ends with the faults: what is looked for is lost by then."""
+    """A cluster of plain PySyncObj nodes. `run` ends with the faults, because the faults that are looked for have
+    happened by then.
+    """
 
     def __init__(self, seed: int, nodes: int = 3) -> None:
         super().__init__(seed, nodes, faults=KILLS_AND_CUTS)
@@ -175,7 +177,7 @@ class PlainWorld(World):
             self.step(faults=True, load=True)
 
     def _check_commit_index(self, host: Host, commit_index: int) -> None:
-        """PySyncObj's goes back with its log; what clients lose by that is looked for."""
+        """PySyncObj's commit index goes back with its log. The check is for what clients lose by that."""
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:
         if status.term > max(self.leaders, default=0):

@@ -30,18 +30,18 @@ CHUNK = 8
 """Seeds that a process takes at a time."""
 
 STEPS = 2000
-"""Of 5 ms, in which there are faults."""
+"""The number of steps, of 5 ms each, in which there are faults."""
 
 SHRINK_RUNS = 60
-"""How often a seed that failed is run again to find fewer faults that do it."""
+"""How often a failed seed is run again to find fewer faults with which it fails."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed;
-    `levels`: nodes begin with version 0.2.0, and the level changes; `faults`: the only ones that happen, as in
-    `incidents`; `steps`: how long there are faults; `everything`: clients send all kinds of
-    orders, and operators set controls and fees.
+    """The parameters of runs. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and
+    removed; `levels`: nodes begin with version 0.2.0, and the level changes; `faults`: the only ones that happen, as in
+    `incidents`; `steps`: the length of the time with faults; `everything`: clients send all kinds of orders, and
+    operators set controls and fees.
     """
 
     nodes: int = 3
@@ -55,7 +55,7 @@ class Setting:
     everything: bool = False
 
     def command(self, seed: int, runs: int = 1) -> str:
-        """What to type for it."""
+        """Return the command that runs a seed with these parameters."""
         named = (
             ("EXCHANGE", self.exchange),
             ("MEMBERS", self.members),
@@ -70,7 +70,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one seed. `violation` is empty when every promise was kept; `events` as in `World.events`."""
+    """The result of one seed. `violation` is empty if every guarantee was kept; `events` as in `World.events`."""
 
     seed: int
     acknowledged: int
@@ -81,8 +81,8 @@ class Outcome:
 
 
 def world_of(seed: int, setting: Setting) -> World:
-    """The world of a seed. A disk is lost together with what it acknowledged, so nothing may speak for it later: no
-    late copies then.
+    """Return the world of a seed. A lost disk loses what it acknowledged, so no earlier message may count for it later.
+    Therefore such worlds have no late copies.
     """
     incidents = parse(setting.faults) if setting.faults is not None else None
     if setting.levels:
@@ -104,14 +104,14 @@ def world_of(seed: int, setting: Setting) -> World:
 
 
 def run_seed(seed: int, nodes: int, *, lose_disks: bool = False) -> World:
-    """One seed from beginning to end. Raises ViolationError."""
+    """Run one seed from beginning to end. Raises ViolationError."""
     world = world_of(seed, Setting(nodes, lose_disks))
     world.run()
     return world
 
 
 def outcome_of(seed: int, setting: Setting) -> Outcome:
-    """One seed, for a process of its own as well."""
+    """Run one seed, also in a separate process."""
     logging.disable(logging.CRITICAL)
     world = world_of(seed, setting)
     violation = ""
@@ -125,7 +125,7 @@ def outcome_of(seed: int, setting: Setting) -> Outcome:
 
 
 def outcomes(seeds: range, setting: Setting, jobs: int) -> Iterator[Outcome]:
-    """All seeds in order, in `jobs` processes; in this one if `jobs` is 1."""
+    """Yield the results of all seeds in order, from `jobs` processes, or from this one if `jobs` is 1."""
     run = partial(outcome_of, setting=setting)
     if jobs == 1:
         yield from map(run, seeds)
@@ -135,7 +135,7 @@ def outcomes(seeds: range, setting: Setting, jobs: int) -> Iterator[Outcome]:
 
 
 def shrunk(failed: Outcome, setting: Setting) -> list[Incident]:
-    """Fewer faults under which the seed still fails."""
+    """Return fewer faults with which the seed still fails."""
     quiet = replace(setting, trace=False)
 
     def fails(part: list[Incident]) -> bool:
@@ -145,7 +145,7 @@ def shrunk(failed: Outcome, setting: Setting) -> list[Incident]:
 
 
 def report_violation(failed: Outcome, setting: Setting) -> None:
-    """What was broken, and how to see it again."""
+    """Print what was violated, and how to reproduce it."""
     print(f"violation: {failed.violation}\nreplay: {setting.command(failed.seed)} TRACE=1", flush=True)
     few = shrunk(failed, setting)
     shorter = replace(setting, faults="; ".join(map(str, few)))
@@ -153,7 +153,7 @@ def report_violation(failed: Outcome, setting: Setting) -> None:
 
 
 def summary(found: Sequence[Outcome], seconds: float) -> str:
-    """The totals in a line."""
+    """Return the totals in one line."""
     failed = sum(bool(one.violation) for one in found)
     kept = [one for one in found if not one.violation]
     fewest = min((one.events for one in kept), default=0)

@@ -1,6 +1,6 @@
-"""Whole clusters under seeds: nothing that was promised is ever broken, and the same seed is the same history.
-
-The many are in `test_seeds.py`; these run for longer, or under faults of their own."""
+"""Whole clusters under seeds: no guarantee is ever violated, and the same seed is the same history. Many seeds are in
+`test_seeds.py`; these runs are longer, or have faults of their own.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Nodes that are killed a hundred times say so a hundred times."""
+    """Suppress the log of nodes that are killed a hundred times."""
     caplog.set_level("CRITICAL")
 
 
@@ -61,7 +61,7 @@ def _history(seed: int) -> str:
 
 
 def run_seed_traced(seed: int) -> list[str]:
-    """Everything that happened under a seed, in short."""
+    """Return everything that happened under a seed, in short."""
     world = World(seed, 3, trace=True)
     world.run(steps=600)
     assert world.trace is not None
@@ -113,9 +113,7 @@ def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_wrong_clocks_and_lost_disks(seed: int) -> None:
-    """They are two failures, so nothing is asked of three nodes but that they keep what they acknowledged; see
-    `docs/raft.md`, section 4.
-    """
+    """These are two failures, so three nodes only have to keep what they acknowledged: see `docs/raft.md`, section 4."""
     world = World(seed, faults=Faults(clock=0.004, lose_disk=0.002, copies=0.0))
     for node in world.ids:
         world.start(node)

@@ -1,4 +1,4 @@
-"""A node whose state goes wrong is found and leaves service; the others go on, and nothing acknowledged is lost."""
+"""A node whose state diverges is found and leaves service. The others continue, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NETWORK_ONLY = Faults(crash=0.0, power_loss_in_write=0.0, restart=0.0)
 
 
 class GoesWrong(Machine):
-    """Its state takes another turn once, at the first command from an index on."""
+    """A machine whose state changes wrongly once, at the first command from an index on."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class GoesWrong(Machine):
 
 
 class DivergingWorld(World):
-    """A cluster in which the state of some nodes goes wrong, at an index each. Who leaves service is in `stopped`, and
-    stays away.
+    """A cluster in which the state of some nodes goes wrong, each at an index. The nodes that left service are in
+    `stopped`, and stay away.
     """
 
     def __init__(self, seed: int, wrong: Mapping[str, int], nodes: int = 3, **more: object) -> None:
@@ -73,7 +73,7 @@ class DivergingWorld(World):
         raise self.violation(f"not in {steps} steps; stopped: {self.stopped}")
 
     def check_others(self) -> None:
-        """They commit, agree, and hold every acknowledged command where the client was told."""
+        """Check that they commit, agree, and have every acknowledged command at the acknowledged index."""
         acknowledged = len(self.acknowledged)
         self.run_until(lambda: len(self.acknowledged) > acknowledged + 20, steps=600)
         others = [host.process.machine for host in self.hosts.values() if host.process is not None]
@@ -88,7 +88,7 @@ class DivergingWorld(World):
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What is logged is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level(60)
 
 

@@ -1,6 +1,4 @@
-"""The whole exchange under seeds: what clients saw is what one exchange would have shown them, whatever happened to its
-nodes.
-"""
+"""The whole exchange under seeds: clients see what a single exchange would show them, whatever happens to its nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ DAMAGE = ExchangeFaults(flip=0.01, lose_disk=0.001, copies=0.0)
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What nodes log is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level(60)
 
 
@@ -41,7 +39,7 @@ def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *,
 
 
 def test_three_nodes_and_everything_that_can_happen_does() -> None:
-    """Rare things are in these few seeds already, or the simulation would show less than it says."""
+    """These few seeds include the rare events. Otherwise the simulation would show less than it claims."""
     counts: Counter[str] = Counter()
     for seed in range(5):
         counts += finished(seed).counts
@@ -59,7 +57,9 @@ def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
 
 
 class DamagedLeader(ExchangeWorld):
-    """After the faults a follower comes back with an empty disk, when the leader's newest snapshot has just lost a bit."""
+    """After the faults a follower comes back with an empty disk, just after the leader's newest snapshot got a flipped
+    bit.
+    """
 
     def __init__(self, seed: int, where: float) -> None:
         super().__init__(seed, 3, snapshot_entries=1_000_000)

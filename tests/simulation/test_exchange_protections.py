@@ -1,5 +1,5 @@
-"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole notices
-within a few seeds.
+"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole exchange
+detects it within a few seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tests.simulation.world import ViolationError
 
 @dataclass(frozen=True)
 class Hunt:
-    """Under which faults a missing protection shows soon: how many seeds at most, and what the violation says."""
+    """The faults under which a missing protection shows soon, the largest number of seeds, and the text of the
+    violation.
+    """
 
     says: str
     faults: ExchangeFaults = field(default_factory=ExchangeFaults)
@@ -45,7 +47,7 @@ HUNTS = {
 
 
 def violation(seed: int, hunt: Hunt) -> str:
-    """What is noticed under a seed; "" for nothing."""
+    """Return the violation under a seed, or ""."""
     try:
         ExchangeWorld(seed, faults=hunt.faults).run(hunt.steps)
     except ViolationError as error:

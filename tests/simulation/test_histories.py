@@ -1,5 +1,5 @@
-"""Histories in which a protection decides, one by one: borne with it, noticed without it. Drawn faults lead to these
-too seldom to hunt for them.
+"""Histories in which a protection decides, one by one: tolerated with it, and detected without it. Drawn faults lead to
+these histories too seldom.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tests.simulation.world import ViolationError, World
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What nodes log is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level("CRITICAL")
 
 
 def _started(world: World) -> tuple[str, ...]:
-    """The leader of nodes that are caught up, then the others; nothing is under way."""
+    """Return the leader of nodes that have caught up, then the others. No message is in flight."""
     for node in world.ids:
         world.start(node)
     leader, since = "", 0.0
@@ -56,7 +56,7 @@ def _next_leader(world: World, old: str) -> str:
 
 
 def _hand_over(world: World, leader: str) -> None:
-    """Ask until somebody is level enough to take over."""
+    """Ask for a transfer of leadership until a node has caught up enough to take over."""
     for _ in range(200):
         if _raft(world, leader).transfer_leadership():
             return
@@ -73,8 +73,8 @@ def _calm(world: World) -> None:
 
 
 def an_answer_comes_two_leaderships_late(seed: int) -> None:
-    """A follower's acknowledgements are held up on their way. Meanwhile the leader hands over and gets leadership back,
-    unheard by the follower.
+    """A follower's acknowledgements are delayed. Meanwhile the leader transfers the leadership and gets it back, and
+    the follower hears nothing of it.
     """
     world = World(seed, faults=Faults(copies=0.0))
     leader, late, partner = _started(world)
@@ -94,8 +94,8 @@ def an_answer_comes_two_leaderships_late(seed: int) -> None:
 
 
 def a_candidate_that_nobody_heard(seed: int) -> None:
-    """A follower is asked to take over, and stands in the next term; its requests are lost, and the leader goes on in
-    the old one.
+    """A follower is asked to take over, and campaigns in the next term. Its requests are lost, and the leader continues
+    in the old term.
     """
     world = World(seed, faults=Faults(copies=0.0))
     leader, other, asked = _started(world)
@@ -108,8 +108,8 @@ def a_candidate_that_nobody_heard(seed: int) -> None:
 
 
 def a_vote_comes_twice(seed: int) -> None:
-    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice; the other gets
-    two, and leads.
+    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice. The other gets
+    two votes, and leads.
     """
     world = World(seed, 5, faults=Faults(copies=0.0))
     leader, one, voter, other, third = _started(world)
@@ -126,8 +126,9 @@ def a_vote_comes_twice(seed: int) -> None:
 
 
 def two_changes_that_half_of_the_nodes_hear(seed: int) -> None:
-    """A leader and its partner are alone, and it removes two of five nodes. With one change at a time these two are no
-    majority; with both they are one, and the three others are one of the five as well."""
+    """A leader and its partner are cut off, and the leader removes two of five nodes. With one change at a time these
+    two nodes are no majority. With both changes they are one, and the three others are a majority of the five as well.
+    """
     world = MembershipWorld(seed, 5, faults=Faults(copies=0.0))
     for node in world.ids:
         world.start(node)
@@ -159,11 +160,10 @@ def _other_leader(world: MembershipWorld, old: str) -> str:
 
 
 def two_leaders_change_the_members(seed: int) -> None:
-    """The history of Ongaro's correction of 2015, with four nodes.
-
-    The old leader removes a node, and nobody hears it. The next one, before anything of its term is committed, removes
-    the old leader: of the three that remain, it and its partner are a majority, and commit that and more. The fourth,
-    which has not heard of it, elects the old leader: by that one's log, these two are a majority as well.
+    """The history of Ongaro's correction of 2015, with four nodes. The old leader removes a node, and nobody hears it.
+    The next leader removes the old leader before anything of its own term is committed. Of the three that remain, it
+    and its partner are a majority, and commit this and more. The fourth node has not heard of it and elects the old
+    leader: by the old leader's log, these two are a majority as well.
     """
     world, old, gone, new = _unheard_change(seed, 4)
     kept = [node for node in world.ids if node not in (old, gone)]
@@ -181,14 +181,14 @@ def two_leaders_change_the_members(seed: int) -> None:
 
 
 def nobody_hears_of_a_change(seed: int) -> None:
-    """The entry of a change is cut from the log of the leader that appended it: the members are again what they were."""
+    """The entry of a change is cut from the log of the leader that appended it. The membership is then the former one."""
     world, *_ = _unheard_change(seed, 3)
     _calm(world)
 
 
 def _unheard_change(seed: int, nodes: int) -> tuple[MembershipWorld, str, str, str]:
-    """A leader that nobody hears has appended a change, and another one leads: the world, the old leader, whom it
-    removed, and the new one.
+    """A leader that nobody hears has appended a change, and another node leads. Returns the world, the old leader, the
+    node that it removed, and the new leader.
     """
     world = MembershipWorld(seed, nodes, faults=Faults(copies=0.0))
     for node in world.ids:
@@ -203,7 +203,7 @@ def _unheard_change(seed: int, nodes: int) -> tuple[MembershipWorld, str, str, s
 
 
 def _cut(world: MembershipWorld, one: str, other: str) -> None:
-    """No connection, and nothing of what was under way arrives."""
+    """Cut all connections. No message in flight arrives."""
     world.network.cut.add(frozenset((one, other)))
     world.disconnect(one, other)
     for way in ((one, other), (other, one)):
@@ -218,7 +218,7 @@ HISTORIES = {
     "votes_count_twice": a_vote_comes_twice,
     "two_changes_at_once": two_changes_that_half_of_the_nodes_hear,
 }
-"""By the mutant that each shows."""
+"""The histories, by the mutant that each shows."""
 
 ALL_MUTANTS = {**MUTANTS, **MEMBERSHIP_MUTANTS}
 

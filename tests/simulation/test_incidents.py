@@ -1,5 +1,5 @@
-"""Faults as a list: the whole list is the same run, a part of it another one, and the shortest that still fails is
-found.
+"""Faults as a list: the whole list is the same run, a part of it is another run, and the shortest list that still fails
+is found.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEADLINE = 400
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What nodes log is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level("CRITICAL")
 
 

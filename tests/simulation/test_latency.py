@@ -1,4 +1,4 @@
-"""No command waits for a heartbeat: whoever must do something for it is woken by the message that makes it possible."""
+"""No command waits for a heartbeat: the message that makes the next step possible also wakes the node that makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUNDS = 3
 
 
 class Timed(World):
-    """A cluster without faults, which notes how long each command took."""
+    """A cluster without faults that records how long each command took."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed, faults=Faults(latency=MESSAGE_SECONDS, copies=0.0), snapshot_entries=1_000_000)

@@ -1,4 +1,4 @@
-"""Two versions in one world: whatever is upgraded, goes back, dies or joins on the way, no node's state differs and
+"""Two versions in one world: whatever nodes are upgraded, downgraded, lost or added, no node's state differs and
 nothing is lost.
 """
 
@@ -35,7 +35,7 @@ SEEDS = range(6)
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What nodes log is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level(60)
 
 
@@ -63,7 +63,7 @@ def test_nodes_that_lose_their_disks_join_at_the_level_of_the_log() -> None:
 
 
 def with_everything(world: LevelWorld) -> LevelWorld:
-    """The world, in which clients use what 0.2.0 lacks."""
+    """Return the world, with clients that use what 0.2.0 lacks."""
     for client in world.clients:
         client.everything = True
     return world
@@ -105,7 +105,7 @@ class MajorityOnly(LevelWorld):
 
 
 class Skipping(FormerMachine):
-    """A node of the former version that passes over what it does not know."""
+    """A node of the former version that skips entries which it does not know."""
 
     def apply(self, index: int, payload: bytes) -> object:
         return [] if decode_set_level(payload) is not None else super().apply(index, payload)
@@ -122,7 +122,7 @@ class SkippedEntry(MajorityOnly):
 
 
 class LevelOfTheProcess(LevelWorld):
-    """The level is kept outside the state: a node that starts takes that of its software."""
+    """The level is kept outside the state: a node that starts takes the level of its software."""
 
     def level_of_data(self, host: Host) -> Level:
         return OWN if self.software.get(host.node_id) is BOTH else V0_2_0
@@ -137,8 +137,8 @@ class GateByProcess(LevelWorld):
 
 
 class CutToFit(LevelWorld):
-    """A command that the level in force cannot say is cut to what it can: the defaults of the other fields are relied
-    on.
+    """A command that the level in force cannot express is reduced to what it can. The defaults of the other fields
+    apply.
     """
 
     def __init__(self, seed: int) -> None:
@@ -158,8 +158,8 @@ def _cut(narrowing: Narrowing, command: AnyCommand) -> object:
 
 
 class WrongSoftware(LevelWorld):
-    """After the level changed, a node loses its disk and is started with the software of 0.2.0 by mistake; later it gets
-    the right one.
+    """After the level changed, a node loses its disk and is started with the software of 0.2.0 by mistake. Later it
+    gets the right software.
     """
 
     def _operate(self) -> None:
@@ -172,7 +172,7 @@ class WrongSoftware(LevelWorld):
             self._choose_wrong()
 
     def _choose_wrong(self) -> None:
-        """A follower gets the wrong software, when its leader has a snapshot of the next level to send."""
+        """Give a follower the wrong software, when its leader has a snapshot of the next level to send."""
         for leader in filter(self.leads, self.ids):
             process, disk = self.hosts[leader].process, self.hosts[leader].disk
             assert process is not None
@@ -192,7 +192,7 @@ class WrongSoftware(LevelWorld):
         self.start(node)
 
     def node_stopped(self, node: str, error: ClusterError) -> None:
-        """Software of 0.2.0 stops at the entry, if it gets there: its data is not damaged."""
+        """Software of 0.2.0 stops at the entry, if it gets there. Its data is not damaged."""
         if self.software[node] is FORMER and "apply failed" in str(error) and "malformed" in str(error):
             self.crash(node, power_loss=False)
         else:
@@ -215,7 +215,7 @@ def test_a_node_of_the_former_version_gets_nothing_of_the_next_level() -> None:
 
 
 class _Careless(WatchedSnapshots):
-    """It takes a snapshot of any level, reads of its rows what its own structs have, and skips the others."""
+    """It accepts a snapshot of any level, reads of its rows what its own structs have, and skips the other rows."""
 
     def open_sink(self) -> SnapshotSink:
         sink = super().open_sink()
@@ -235,7 +235,7 @@ class _CarelessIncoming(IncomingSnapshot):
 
 
 class SnapshotOfTheNextLevel(WrongSoftware):
-    """A node speaks with peers of any level, and takes their snapshots."""
+    """A node talks to peers of any level, and installs their snapshots."""
 
     def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
         if self.software[host.node_id] is BOTH:
@@ -255,7 +255,7 @@ class SnapshotOfTheNextLevel(WrongSoftware):
     [MajorityOnly, SkippedEntry, LevelOfTheProcess, GateByProcess, Unchecked, CutToFit, SnapshotOfTheNextLevel],
 )
 def test_each_protection_is_needed(mutant: type[LevelWorld]) -> None:
-    """Without it some seed ends with a violation."""
+    """Without the protection some seed ends with a violation."""
     for seed in range(12):
         try:
             mutant(seed).run(STEPS)

@@ -1,4 +1,6 @@
-"""Members come and go under all other faults; and the simulation notices when a rule of membership changes is missing."""
+"""Members are added and removed under all other faults, and the simulation detects a missing rule of membership
+changes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from tests.simulation.world import ViolationError
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Nodes that are killed a hundred times say so a hundred times."""
+    """Suppress the log of nodes that are killed a hundred times."""
     caplog.set_level("CRITICAL")
 
 
@@ -61,7 +63,7 @@ def test_the_same_seed_is_the_same_history() -> None:
 
 @dataclass(frozen=True)
 class Hunt:
-    """Under which faults and changes a missing rule shows soon."""
+    """The faults and changes under which a missing rule shows soon."""
 
     seeds: range = range(25)
     steps: int = 800

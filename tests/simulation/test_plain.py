@@ -1,4 +1,4 @@
-"""PySyncObj without the guard: the checkers must find what it loses, or they would find nothing."""
+"""PySyncObj without the guard: the checkers must find what it loses. Otherwise they would find nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOSES = 7
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What nodes log is not looked at here."""
+    """Suppress the log, which is not checked here."""
     caplog.set_level("CRITICAL")
 
 

@@ -1,8 +1,8 @@
-"""The test of the test: with any one protection switched off, the simulation notices within a few seeds.
+"""The test of the test: with any one protection switched off, the simulation detects it within a few seeds.
 
-Some need faults of their own kind, and begin with a seed that was found by search; those for which no search helps have
-a history of their own in `test_histories.py`. Messages made by hand show each in `tests/unit/cluster/test_guard.py` as
-well.
+Some protections need faults of their own kind, and begin with a seed that a search found. Those for which no search helps
+have a history of their own in `test_histories.py`. Tests with hand-made messages in `tests/unit/cluster/test_guard.py`
+show each of them as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.simulation.world import Faults, ViolationError, World
 
 @dataclass(frozen=True)
 class Hunt:
-    """Under which faults a missing protection shows soon: how many seeds at most, from which."""
+    """The faults under which a missing protection shows soon, the largest number of seeds, and the first seed."""
 
     faults: Faults = field(default_factory=Faults)
     seeds: range = range(25)
@@ -27,7 +27,7 @@ class Hunt:
     steps: int = 1500
 
     def run(self, seed: int) -> None:
-        """One seed. Raises ViolationError."""
+        """Run one seed. Raises ViolationError."""
         World(seed, self.nodes, faults=self.faults, snapshot_entries=self.snapshot_entries).run(steps=self.steps)
 
 
@@ -37,7 +37,7 @@ ELSEWHERE = {
     "removed_from_the_front": "tests/unit/cluster/test_log.py",
     "hard_state_before_log": "tests/unit/cluster/test_raft_log.py",
 }
-"""Mutants that decide too seldom in a whole cluster: what shows each within a second."""
+"""Mutants that seldom matter in a whole cluster, with the test that detects each within a second."""
 
 HARMED = Faults(power_loss_in_write=0.008, restart=0.1, harm_log=0.005, copies=0.0)
 WRONG_CLOCKS = Faults(clock=0.004)

@@ -1,5 +1,5 @@
-"""A few hundred seeds, each for a short time of faults: every kind of world keeps every promise. `make simulate` runs
-more, and longer.
+"""A few hundred seeds, each with a short time of faults: every kind of world keeps every guarantee. `make simulate`
+runs more seeds, and longer.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """A whole cluster in one process under one seed: virtual clock, network and disks in memory, processes that die at any
 step.
 
-The code under test is the real `cluster` package; what is simulated stands behind its ports (`disk.py`, `parts.py`,
-`network.py`). The checkers see only what nodes and clients show:
+The code under test is the real `cluster` package. The simulated parts implement its ports (`disk.py`, `parts.py`,
+`network.py`). The checkers use only what nodes and clients show:
 
-- no two leaders in one term, and a new leader's log reaches as far as anything that was applied anywhere;
+- no term has two leaders, and a new leader's log reaches as far as anything that was applied anywhere;
 - what a leader counts as acknowledged by a node is in that node's log;
-- a commit index never goes back, over a restart not behind what was on the disk;
-- same index, same command, same hash of everything before, on every node;
-- every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered
+- a commit index never goes back, and after a restart it is not less than that on the disk;
+- nodes have the same command at the same index, and the same hash of everything before it;
+- in the end every acknowledged command is in the log exactly once, at the acknowledged index; every proposal is answered
   at most once;
-- a barrier that succeeds has everything before it that was acknowledged before it was asked for;
-- when the faults end, a command commits and every node is level within a bounded time; the cluster goes on under load
-  and every node follows; a single broken link does not depose a leader.
+- a barrier that succeeds includes everything that was acknowledged before it was requested;
+- when the faults end, a command commits and every node catches up within a bounded time; the cluster then continues under
+  load and every node follows; a single broken link does not depose a leader.
 """
 
 from __future__ import annotations
@@ -37,44 +37,45 @@ from tests.simulation.network import Network
 from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire, new_host, stamp_of, stamped
 
 STEP = 0.005
-"""Seconds of virtual time a step."""
+"""Seconds of virtual time in a step."""
 
 COMMIT_BOUND = 2.0
 LEVEL_BOUND = 5.0
-"""Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is
-level and votes. Messages that a stall holds back may take 1.5 of them."""
+"""Virtual seconds after the last fault within which a new command commits, and within which every node has caught up
+and votes. Messages that a stall holds back may take 1.5 of them.
+"""
 
 EPOCH_NS = 1_700_000_000 * 10**9
 FUTURE_NS = round((AHEAD_MAX + 1.0) * 1e9)
-"""No entry is applied whose stamp is further ahead of the true time: one clock may be wrong, the others are right."""
+"""No entry is applied with a stamp further ahead of the true time. One clock may be wrong, the others are right."""
 
 TICKS_PER_STEP = 16
-"""Ticks of a node in a step at most, if each leaves something to do at once."""
+"""The most ticks of a node in a step, if each leaves something to do at once."""
 
 CALM_STEPS = 200
-"""How long the cluster goes on under load once it has recovered, before it is looked at again."""
+"""Steps for which the cluster runs under load after it has recovered, before the final checks."""
 
 SEGMENT_BYTES = (300, 1_000, 1 << 20)
-"""Lengths of log segments, drawn at each start: some so short that a segment ends every few entries."""
+"""Lengths of log segments, drawn at each start. Some are so short that a segment ends every few entries."""
 
 DIGEST_INTERVAL = 16
 """Log indexes between two comparisons of states: fewer than in production, because the runs are short."""
 
 
 class ViolationError(AssertionError):
-    """A promise was broken; the text says which, at what virtual time."""
+    """A guarantee was violated. The text says which one, at what virtual time."""
 
 
 class World:
-    """The cluster and its surroundings. `run` goes through a time of faults and a calm one, and checks all the way.
+    """The cluster and its surroundings. `run` goes through a time with faults and a calm time, and checks in both.
 
     Attributes:
-        acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied
-            them.
-        leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the
-            last fault until
-        everybody was level. script: what went wrong; `incidents` are the only faults that may, if given
-        (`incidents.py`).
+        acknowledged: index by payload, as clients were answered.
+        committed: payload and hash by index, as nodes applied them.
+        leaders: the leader of each term.
+        trace: everything that was done, if requested.
+        recovered_in: virtual seconds from the last fault until every node had caught up.
+        script: the faults that happened; `incidents` are the only faults that may happen, if given (`incidents.py`).
     """
 
     def __init__(
@@ -112,12 +113,14 @@ class World:
 
     @property
     def events(self) -> int:
-        """Messages delivered, commands proposed, disk operations, and faults, starts and elections (all that is noted)."""
+        """The number of delivered messages, proposed commands and disk operations, and of recorded faults, starts and
+        elections.
+        """
         operations = self._lost_disks_operations + sum(host.disk.operations for host in self.hosts.values())
         return self.network.delivered + self.proposed + operations + self.notes
 
     def note(self, text: str) -> None:
-        """Something happened to the cluster."""
+        """Record an event of the cluster."""
         self.notes += 1
         if self.trace is not None:
             self.trace.append(f"{self.now:.3f} {text}")
@@ -140,7 +143,7 @@ class World:
                     self._connect(one, other)
 
     def disconnect(self, one: str, other: str) -> None:
-        """Break a connection; both ends notice."""
+        """Break a connection. Both ends detect it."""
         if self.network.disconnect(one, other):
             for here, there in ((one, other), (other, one)):
                 process = self.hosts[here].process
@@ -153,15 +156,15 @@ class World:
         return host
 
     def new_machine(self, _node: str) -> Machine:
-        """The state machine of a node that starts."""
+        """Return the state machine of a node that starts."""
         return Machine()
 
     def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
-        """The snapshots of a node that starts."""
+        """Return the snapshots of a node that starts."""
         return SimSnapshots(host.snapshots, machine, host.disk)
 
     def settings_of(self, host: Host) -> RaftSettings:
-        """What a node that starts is configured to."""
+        """Return the settings of a node that starts."""
         return RaftSettings(
             host.node_id,
             tuple(peer for peer in self.ids if peer != host.node_id),
@@ -178,19 +181,21 @@ class World:
         return EPOCH_NS + round(self.now * 1e9)
 
     def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:
-        """The clock of a node that starts, and how its entries are stamped."""
+        """Return the clock of a node that starts, and how its entries are stamped."""
         return Timekeeper(lambda: self.time_ns() + host.skew_ns, self.stamp_of, lambda: machine.reached)
 
     def schemas_of(self, _machine: Machine) -> Schemas | None:
-        """In which schemas the commands of a node's log are; None where there is one only."""
+        """Return the schemas of the commands in a node's log; None if there is only one."""
         return None
 
     def stamp_of(self, command: bytes) -> int:
-        """When a command was proposed, by its leader's clock; only the first bytes of it are there."""
+        """Return the time at which a command was proposed, by its leader's clock. Only the command's first bytes are
+        given.
+        """
         return stamp_of(command)
 
     def members(self) -> list[str]:
-        """The nodes that belong to the cluster."""
+        """Return the members of the cluster."""
         return self.ids
 
     def _open(self, host: Host) -> Process:
@@ -212,7 +217,7 @@ class World:
         return Process(raft, machine, wire)
 
     def start(self, node: str) -> None:
-        """Start a node on its disk; it may die while it does."""
+        """Start a node on its disk. It may die while it starts."""
         host = self.hosts[node]
         try:
             process = self._open(host)
@@ -239,8 +244,8 @@ class World:
                 self._connect(node, peer)
 
     def _check_probation(self, host: Host) -> None:
-        """A node distrusts its disk when the disk was lost or harmed, until it is recovered, and never after a crash
-        alone.
+        """Check that a node distrusts its disk if the disk was lost or damaged, until it has recovered, and never after
+        a crash alone.
         """
         stored = hardstate.load(host.disk)
         recovering = stored is not None and stored.recovering
@@ -251,8 +256,8 @@ class World:
         host.distrusts, host.harmed = recovering, False
 
     def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False, harm: str = "") -> None:
-        """Kill a node: its process only, or with the power, or with the disk. `harm`: what becomes of the end of its
-        log (`SimDisk.harm`).
+        """Kill a node: its process only, or with a power loss, or with the loss of the disk. `harm`: the damage at the
+        end of the log (`SimDisk.harm`).
         """
         host = self.hosts[node]
         host.died(power_loss=power_loss)
@@ -270,8 +275,8 @@ class World:
                 self.disconnect(node, peer)
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
-        """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a
-        violation.
+        """Run a step of a node. A power loss inside is a crash, a disk error ends the node, and any other exception is
+        a violation.
         """
         try:
             action()
@@ -285,11 +290,11 @@ class World:
             raise self.violation(f"{node} failed: {error!r}") from error
 
     def node_stopped(self, node: str, error: ClusterError) -> None:
-        """A node ended itself."""
+        """Note that a node stopped itself."""
         raise self.violation(f"{node} stopped: {error}") from error
 
     def _end_on_error(self, node: str, error: OSError) -> None:
-        """A node whose disk has failed says nothing more, and stops; it may start again."""
+        """Check that a node whose disk has failed sends nothing more and stops. It may start again."""
         process = self.hosts[node].process
         assert process is not None
         try:
@@ -303,11 +308,11 @@ class World:
     # ------------------------------------------------------------------ faults, see `faults.py`
 
     def all_vote(self) -> bool:
-        """Whether no node is recovering, or about to be."""
+        """Return whether no node is recovering, or about to be."""
         return not any(self._voteless(host) for host in self.hosts.values())
 
     def running(self) -> list[str]:
-        """The nodes that have a process."""
+        """Return the nodes that have a process."""
         return [node for node in self.ids if self.hosts[node].process]
 
     @staticmethod
@@ -316,7 +321,7 @@ class World:
         return host.rejoin or host.harmed or (stored is not None and stored.recovering)
 
     def heal(self) -> None:
-        """Every cut ends; what was deaf loses its connection, as a timeout would do."""
+        """End every cut. A connection with a silent direction breaks, as after a timeout."""
         for one, other in sorted(self.network.deaf):
             self.disconnect(one, other)
         self.network.deaf.clear()
@@ -328,12 +333,12 @@ class World:
         return [host.process.raft for host in self.hosts.values() if host.process and host.process.raft.is_leader]
 
     def transfer_leadership(self) -> None:
-        """Whoever leads asks another node to."""
+        """Ask the leader to transfer leadership to another node."""
         for raft in self._leading():
             self.note(f"hand over: {raft.transfer_leadership()}")
 
     def propose(self, raft: Raft) -> None:
-        """A command of its own kind; what the client is told goes to `acknowledged`."""
+        """Propose a command of its own kind. The client's answer goes to `acknowledged`."""
         self.proposed += 1
         number = self.proposed
         payload = stamped(self.time_ns() + self.hosts[raft.node_id].skew_ns, b"c%d" % number)
@@ -349,7 +354,7 @@ class World:
         raft.propose(payload, done)
 
     def barrier(self, raft: Raft) -> None:
-        """A linearizable read: what was acknowledged before is applied when it succeeds."""
+        """Do a linearizable read. When it succeeds, everything that was acknowledged before it is applied."""
         needed = max(self.acknowledged.values(), default=0)
 
         def done(result: ProposeResult) -> None:
@@ -362,7 +367,7 @@ class World:
     # ------------------------------------------------------------------ one step, and the checks behind it
 
     def step(self, *, faults: bool, load: bool) -> None:
-        """Advance the clock, let faults happen, then let every node do its part, then check."""
+        """Advance the clock, let faults happen, let every node do its part, and check."""
         self.now += STEP
         self.script.begin_step()
         self.network.now = self.now
@@ -425,7 +430,9 @@ class World:
                 self._check_leader(node, process.status())
 
     def _check_commit_index(self, host: Host, commit_index: int) -> None:
-        """It never goes back: not in a process, and over a restart not behind what was on the disk."""
+        """Check that the commit index never goes back: neither in a process, nor after a restart below that on the
+        disk.
+        """
         if commit_index < host.commit_seen:
             raise self.violation(f"{host.node_id} goes back from commit index {host.commit_seen} to {commit_index}")
         host.commit_seen = commit_index
@@ -443,8 +450,8 @@ class World:
         self.note(f"{node} leads term {status.term}")
 
     def _check_matches(self, node: str, status: RaftStatus) -> None:
-        """What a leader counts as acknowledged in its term is there. A node that lost its disk is told apart by its
-        first answer.
+        """Check that what a leader counts as acknowledged in its term is in the peer's log. The first answer of a node
+        that lost its disk distinguishes it.
         """
         for state in status.members:
             peer = state.member.node_id
@@ -463,7 +470,9 @@ class World:
     # ------------------------------------------------------------------ the whole
 
     def run(self, steps: int = 2000) -> None:
-        """Faults for `steps`; then calm under load, in which everything must recover. Raises ViolationError."""
+        """Run `steps` with faults, then a calm time under load, in which everything must recover. Raises
+        ViolationError.
+        """
         for node in self.ids:
             self.start(node)
         for _ in range(steps):
@@ -487,8 +496,8 @@ class World:
                 self.start(host.node_id)
 
     def _recover(self) -> None:
-        """Within the bounds a new command commits, and every node votes and has what was committed when the faults
-        ended.
+        """Check that within the bounds a new command commits, and every node votes and has what was committed when the
+        faults ended.
         """
         began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.members())
         while behind or self.newest_acknowledged <= proposed:
@@ -498,7 +507,7 @@ class World:
         self.recovered_in = self.now - began
 
     def _follow(self, behind: set[str], index: int, began: float) -> None:
-        """A step; who has applied everything up to `index`, and votes, is no longer behind."""
+        """Make a step. Nodes that have applied everything up to `index` and vote are removed from `behind`."""
         self.step(faults=False, load=True)
         behind.intersection_update([node for node in self.members() if not self._is_caught_up(node, index)])
         if behind and self.now > began + LEVEL_BOUND:
@@ -514,7 +523,7 @@ class World:
         return status.voter and status.ready and status.applied_index >= index
 
     def _check_following(self) -> None:
-        """The cluster commits, and every node follows while it does."""
+        """Check that the cluster commits, and that every node follows."""
         began, acknowledged = self.now, len(self.acknowledged)
         for _ in range(100):
             self.step(faults=False, load=True)
@@ -529,7 +538,7 @@ class World:
             self._follow(behind, committed, began)
 
     def _check_undisturbed(self) -> None:
-        """A follower that only loses the leader, and comes back, deposes nobody."""
+        """Check that a follower that only loses its link to the leader, and comes back, deposes nobody."""
         if len(self.members()) < 3:
             return
         (leader,) = self._leading()
@@ -549,14 +558,16 @@ class World:
         return {host.node_id: host.process.machine for host in hosts if host.process}
 
     def _drain(self, steps: int = 800) -> None:
-        """No more load until all are where the last one is."""
+        """Stop the load until all nodes have applied the same entries."""
         for _ in range(steps):
             self.step(faults=False, load=False)
             if len({machine.hash for machine in self._machines().values()}) == 1:
                 return
 
     def _check_end(self) -> None:
-        """All nodes equal, and every acknowledged command there exactly once, where the client was told."""
+        """Check that all nodes are equal, and that every acknowledged command is in the log exactly once, at the
+        acknowledged index.
+        """
         machines = self._machines()
         longest = max(machines.values(), key=lambda machine: len(machine.commands))
         for node, machine in machines.items():
