@@ -1,10 +1,10 @@
-"""What an order costs the engines of three nodes: CPU time an order, without sockets, TLS and fsync.
+"""The cost of an order in the engines of three nodes: CPU time an order, without sockets, TLS and fsync.
 
     python -m tests.benchmarks.engine [--profile] [--orders N] [--together N]
 
 Three engines run in one process. Their Raft messages go from one to the other in the next turn of the loop, and their
 logs are real files that are not synced. `--together` submissions of as many accounts reach the leader in one piece, as a
-gateway writes them; the next ones follow when all are answered. Figures are of the fastest round of several.
+gateway writes them. The next ones follow when all are answered. The figures are those of the fastest of several rounds.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Link:
         return True
 
     def arrived(self, sender: str, message: bytes) -> None:
-        """Deliver in the next turn, with what arrives until then."""
+        """Deliver a message in the next turn, together with later ones of this turn."""
         waiting = self._waiting.setdefault(sender, [])
         waiting.append(message)
         if len(waiting) == 1:
@@ -129,7 +129,7 @@ class Node:
 
 
 class Gateway:
-    """A gateway's end of the connection to the leader: a transport for the session, which counts answers."""
+    """A gateway's end of the connection to the leader: the transport of the session. It counts answers."""
 
     def __init__(self, server: NativeServer) -> None:
         self.answers = 0
@@ -150,13 +150,13 @@ class Gateway:
             self.answers += not isinstance(message, Welcome)
 
     def get_extra_info(self, _name: str) -> None:
-        """Nothing is known of it."""
+        """Return nothing."""
 
     def set_write_buffer_limits(self, high: int) -> None:
-        """Nothing waits."""
+        """Do nothing, because nothing waits."""
 
     def get_write_buffer_size(self) -> int:
-        """Nothing waits."""
+        """Return 0, because nothing waits."""
         return 0
 
     def is_reading(self) -> bool:
@@ -164,7 +164,7 @@ class Gateway:
         return True
 
     def pause_reading(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     resume_reading = pause_reading
 
@@ -174,7 +174,7 @@ class Gateway:
 
 
 async def measure(directory: Path, count: int, together: int, rounds: int, profile: bool) -> None:
-    """Print CPU microseconds an order."""
+    """Print the CPU microseconds of an order."""
     links: dict[str, Link] = {}
     for node_id in IDS:
         links[node_id] = Link(node_id, links)
@@ -226,7 +226,7 @@ async def measure(directory: Path, count: int, together: int, rounds: int, profi
 @click.option("--rounds", default=6)
 @click.option("--profile", is_flag=True, help="Show where the time goes; the figures are then too large.")
 def main(count: int, together: int, rounds: int, profile: bool) -> None:
-    """CPU time an order costs three engines."""
+    """Measure the CPU time that an order costs three engines."""
     with tempfile.TemporaryDirectory() as name:
         uvloop.run(measure(Path(name), count, together, rounds, profile))
 

@@ -1,10 +1,10 @@
-"""What an order over HTTP costs one gateway: CPU time of its process a request, without sockets, engine and client.
+"""The cost of an order over HTTP in one gateway: CPU time of its process a request, without sockets, engine and client.
 
     python -m tests.benchmarks.gateway [--profile] [--orders N] [--connections N] [--only-native]
 
-Requests lie signed before the clock starts. They are given to the server's connections as a transport would, one for
-each connection and turn. Frames to the engine are answered by an engine in this process whose time is subtracted.
-Figures are of the fastest round of several.
+The requests are signed before the clock starts. The server's connections get them as from a transport, one for each
+connection and turn. An engine in this process answers the frames to the engine; its time is subtracted. The figures are
+those of the fastest of several rounds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PEOPLE = 64
 
 
 class EngineTransport:
-    """The engine's end of the gateway's native connection. `seconds`: what it has used."""
+    """The engine's end of the gateway's native connection. `seconds`: the time that the engine has used."""
 
     def __init__(self, fake: FakeBackend) -> None:
         self.fake = fake
@@ -48,7 +48,7 @@ class EngineTransport:
         self._frames: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Take frames; they are answered in the next turn of the loop."""
+        """Take frames. They are answered in the next turn of the loop."""
         begun = time.process_time()
         self._frames += self._splitter.feed(data)
         asyncio.get_running_loop().call_soon(self._answer)
@@ -89,19 +89,19 @@ class EngineTransport:
 
 
 class ClientTransport:
-    """A client's connection: counts answers."""
+    """A client's connection. It counts answers."""
 
     def __init__(self) -> None:
         self.answers = 0
         self.bad = 0
 
     def write(self, data: bytes) -> None:
-        """An answer."""
+        """Count an answer."""
         self.answers += 1
         self.bad += not data.startswith(b"HTTP/1.1 200")
 
     def get_extra_info(self, name: str) -> object:
-        """As a connection of loopback."""
+        """Return the addresses of a connection on loopback."""
         return ("127.0.0.1", 50_000) if name == "peername" else None
 
     def set_write_buffer_limits(self, high: int) -> None:
@@ -112,12 +112,12 @@ class ClientTransport:
         return False
 
     def get_write_buffer_size(self) -> int:
-        """Nothing waits."""
+        """Return 0, because nothing waits."""
         return 0
 
 
 async def measure(orders: int, connections: int, rounds: int, profile: bool) -> None:
-    """Print CPU microseconds a request."""
+    """Print the CPU microseconds of a request."""
     fake = FakeBackend()
     people = traders(PEOPLE, SEED)
     for command in setup_commands(people):
@@ -172,7 +172,7 @@ async def measure(orders: int, connections: int, rounds: int, profile: bool) -> 
 @click.option("--rounds", default=5)
 @click.option("--profile", is_flag=True, help="Print where the time goes.")
 def main(orders: int, connections: int, rounds: int, profile: bool) -> None:
-    """CPU microseconds that an order costs a gateway."""
+    """Measure the CPU microseconds that an order costs a gateway."""
     uvloop.run(measure(orders, connections, rounds, profile))
 
 

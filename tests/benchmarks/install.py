@@ -1,12 +1,12 @@
-"""What it costs the others when a node comes back under full load and gets the whole state as a snapshot.
+"""The effect on clients when a node comes back under full load and gets the whole state as a snapshot.
 
     python -m tests.benchmarks.install [--orders N] [--seconds N] [--requests N]
 
-Three nodes of this machine, fsync on, a state of two rows an order. Clients send requests as fast as answers come, and
-beside them one sends one command at a time. A follower is killed and its disk deleted; it comes back with `--rejoin`,
-is sent a snapshot, checks it, takes it over and catches up. Times are from sending a request to its answer: durable on
-a majority and applied. All figures are of one run, so their ratios mean more than their sizes; nodes and clients share
-the machine's cores.
+Three nodes run on this machine with fsync on, with a state of two rows an order. Clients send requests as fast as answers
+arrive, and one more client sends one command at a time. A follower is killed and its disk deleted. It comes back with
+`--rejoin`, receives a snapshot, verifies it, installs it and catches up. Times are from sending a request to its answer:
+durable on a majority and applied. All figures are of one run, so their ratios mean more than their sizes. Nodes and
+clients share the machine's cores.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Times:
         self._since = 0.0
 
     def enter(self, phase: str) -> None:
-        """From now on answers are of this phase; of none if it is empty."""
+        """Begin a phase; further answers belong to it, or to none if it is empty."""
         now = time.monotonic()
         if self.phase:
             self.lasted[self.phase] += now - self._since
         self.phase, self._since = phase, now
 
     def took(self, kind: dict[str, list[float]], seconds: float) -> None:
-        """An answer came."""
+        """Record an answer."""
         if self.phase:
             kind[self.phase].append(seconds)
 
@@ -82,7 +82,7 @@ class Bench:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def fill(self) -> None:
-        """Put the state in."""
+        """Create the state."""
         client = self.access.client(deadline=60.0)
         names = itertools.islice(itertools.cycle(self.market.accounts), self._orders)
         commands = itertools.chain(self.market.foundations(), map(self.market.place, names))
@@ -91,12 +91,12 @@ class Bench:
         await client.close()
 
     def begin_load(self, requests: int) -> None:
-        """Start the clients: `requests` under way at any time, and one of a single command."""
+        """Start the clients: `requests` in flight at any time, and one of a single command."""
         self._tasks = [asyncio.create_task(self._load()) for _ in range(requests)]
         self._tasks.append(asyncio.create_task(self._singles()))
 
     async def end_load(self) -> None:
-        """Stop the clients, and raise what went wrong in one."""
+        """Stop the clients. Raises the error of a client that failed."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
         await self.watcher.close()
@@ -125,7 +125,7 @@ class Bench:
             yield [Deposit(self.market.accounts[0], f"single-{number}", "USD", 1)]
 
     async def compacted(self) -> None:
-        """Wait, under load, until the log no longer begins with the first entry: a node without one then needs a
+        """Wait under load until the log no longer begins with the first entry. A node without a log then needs a
         snapshot.
         """
         leader = await self.watcher.wait_leader(READY_SECONDS)
@@ -137,7 +137,7 @@ class Bench:
         await connection.close()
 
     async def lose_a_node(self) -> str:
-        """Kill a follower and delete its disk; its id."""
+        """Kill a follower and delete its disk. Returns its id."""
         leader = await self.watcher.wait_leader(READY_SECONDS)
         lost = next(name for name in self.access.natives if name != leader)
         await asyncio.to_thread(self.ground.cluster.kill, lost)
@@ -145,7 +145,9 @@ class Bench:
         return lost
 
     async def bring_back(self, node: str) -> int:
-        """Start the node and follow it through the phases until it is level; the bytes of the snapshot that it got."""
+        """Start the node and follow it through the phases until it has caught up. Returns the bytes of the snapshot
+        that it got.
+        """
         await asyncio.to_thread(lambda: self.ground.cluster.start([node], rejoin=True))
         size = 0
         end = time.monotonic() + INSTALL_SECONDS
@@ -178,7 +180,7 @@ def _phase(phase: str, back: NodeStatus | None, sent: int, whole: int) -> str:
 
 
 async def measure(directory: Path, orders: int, seconds: float, requests: int) -> tuple[Times, int]:
-    """All phases in a cluster made in `directory`; the bytes of the snapshot as well."""
+    """Measure all phases in a new cluster in `directory`. Returns the bytes of the snapshot as well."""
     ground = prepare(directory / "cluster", settings={"raft.archive_log": False, "raft.fsync": True, "http.gateways": 0})
     try:
         await ground.start()
@@ -210,7 +212,7 @@ def _row(name: str, lasted: float, loads: list[float], singles: list[float]) -> 
 
 
 def report(times: Times) -> Iterator[str]:
-    """The figures as a table, and the ratio that counts."""
+    """Return the figures as a table, and the ratio that matters."""
     yield "| phase | s | commands/s | load p50 ms | p99 | max | one at a time p50 ms | p99 | max |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for name in PHASES:

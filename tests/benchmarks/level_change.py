@@ -1,11 +1,11 @@
-"""How long a node with many resting orders pauses at the entry that changes the level, and what it costs to prepare that.
+"""The pause of a node with many resting orders at the entry that changes the level, and the cost of preparing it.
 
     python -m tests.benchmarks.level_change [--orders N] [--rate N] [--without | --back]
 
 One process does what a node's engine process does to its state: it applies entries of version 0.2.0 at a given rate,
-prepares the state of this version beside them, and then applies the entry. There is no network and no log.
-`--without`: nothing is prepared, and the state is converted at the entry. `--back`: the way back to 0.2.0, for which
-commands wait from the check to the change of the level (ADR 0060).
+prepares the state of this version beside them, and then applies the entry. There is no network and no log. `--without`:
+nothing is prepared, and the state is converted at the entry. `--back`: the way back to 0.2.0, for which commands wait
+from the check to the change of the level (ADR 0060).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CALM_SECONDS = 5.0
 
 
 class Node:
-    """A node at level 0.2.0, with as much of Raft as a preparation needs."""
+    """A node at level 0.2.0, with the parts of Raft that a preparation needs."""
 
     def __init__(self, directory: Path, orders: int, rate: int) -> None:
         self.market = Market(orders)
@@ -64,14 +64,14 @@ class Node:
         self.machine.apply(self.index, encoded(self.machine.level.abi, self.index, commands))
 
     def change(self) -> tuple[float, float]:
-        """Apply the entry that changes the level: seconds on the clock, and of this thread's CPU."""
+        """Apply the entry that changes the level. Returns seconds on the clock, and of this thread's CPU."""
         begin, cpu = time.perf_counter(), time.thread_time()
         self.index += 1
         assert self.machine.apply(self.index, encode_level_entry(SetLevel(V0_2_0, OWN))) is True
         return time.perf_counter() - begin, time.thread_time() - cpu
 
     async def trade(self) -> None:
-        """Apply entries for ever. `late`: by how much each was done after its time."""
+        """Apply entries until cancelled. `late`: how late each was done."""
         due = time.perf_counter()
         while True:
             self.apply([next(self._flow) for _ in range(self._size)])
@@ -81,7 +81,7 @@ class Node:
             await asyncio.sleep(max(0.0, due - now))
 
     def take_late(self) -> list[float]:
-        """By how much the entries since the last call were late."""
+        """Return how late the entries since the last call were."""
         late, self.late = self.late, []
         return late
 
@@ -105,7 +105,7 @@ class Node:
 
 
 def memory() -> float:
-    """The memory of this process now, in GB."""
+    """Return the memory of this process in GB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e9
 
@@ -149,7 +149,7 @@ def measure_back(orders: int) -> None:
 
 
 async def measure(node: Node, *, prepared: bool) -> None:
-    """All phases, one after the other."""
+    """Measure all phases, one after the other."""
     before = memory()
     trading = asyncio.create_task(node.trade())
     await asyncio.sleep(CALM_SECONDS)

@@ -1,12 +1,12 @@
-"""What the levels cost while nothing changes: the part of an engine's CPU time that goes to looking for entries about the
+"""The cost of levels while nothing changes: the part of an engine's CPU time that is spent on looking for entries about the
 level.
 
     python -m tests.benchmarks.level_cost [--turns N] [--entries N]
 
 For each log entry a leader asks twice at which level the log ends, the log asks which level the entry sets, Raft asks
 whether it may be applied, and the state machine looks at its first byte, for a conversion and for a prepared state. The
-script times these steps by themselves, and the whole entry: encoded, appended in memory, applied and published. Both
-are CPU time, in turns, and the smallest turn counts: whatever else the machine does can only make a turn longer.
+script times these steps alone, and the whole entry: encoded, appended in memory, applied and published. Both are CPU
+time, in turns, and the smallest turn counts, because other work on the machine can only make a turn longer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ORDERS = 2_000
 
 
 class Node:
-    """The state machine of a node at this software's level, and what it takes to make and apply an entry."""
+    """The state machine of a node at this software's level, and the parts that make and apply an entry."""
 
     def __init__(self) -> None:
         self.market = Market(ORDERS)
@@ -46,7 +46,7 @@ class Node:
             self.apply([self.market.place(account) for account in self.market.accounts])
 
     def apply(self, commands: list[AnyCommand]) -> None:
-        """The whole way of an entry, with what the levels add."""
+        """Make and apply an entry, with what the levels add."""
         self.index += 1
         self.entries.check(commands)
         payload = self.entries.encode(self.index, commands)
@@ -55,7 +55,7 @@ class Node:
             self.machine.apply(self.index, payload)
 
     def look(self, commands: list[AnyCommand], payload: bytes) -> None:
-        """Only what the levels add."""
+        """Do only what the levels add."""
         machine = self.machine
         self.entries.check(commands)
         assert machine.level.abi
@@ -66,7 +66,7 @@ class Node:
 
 
 def smallest(turns: int, work: Callable[[], object]) -> float:
-    """Seconds of CPU of the smallest turn."""
+    """Return the CPU seconds of the smallest turn."""
     found = []
     for _ in range(turns):
         begun = time.thread_time()
@@ -76,7 +76,7 @@ def smallest(turns: int, work: Callable[[], object]) -> float:
 
 
 def measure(node: Node, size: int, entries: int, turns: int) -> tuple[float, float]:
-    """Microseconds of CPU for each entry of `size` commands: in all, and for what the levels add."""
+    """Return the CPU microseconds of an entry of `size` commands: in all, and for what the levels add."""
     commands = [next(node.flow) for _ in range(size)]
     payload = encode_batch(Batch(1, commands))
 
@@ -95,7 +95,7 @@ def measure(node: Node, size: int, entries: int, turns: int) -> tuple[float, flo
 @click.option("--turns", default=9, show_default=True)
 @click.option("--entries", default=500, show_default=True, help="Log entries in a turn.")
 def main(turns: int, entries: int) -> None:
-    """The command."""
+    """Measure the cost of levels."""
     node = Node()
     click.echo(f"core: {CORE}; the smallest of {turns} turns of {entries} entries")
     click.echo("| commands in an entry | us of CPU an entry | us for the levels | share |")

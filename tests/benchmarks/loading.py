@@ -1,9 +1,9 @@
-"""How long a node takes to check and load a snapshot with many resting orders.
+"""The time that a node takes to verify and load a snapshot with many resting orders.
 
     python -m tests.benchmarks.loading [--orders N] [--times N]
 
-Each time in a process of its own, as a node that starts: from an empty one to an engine that could apply the next
-command. The stages are those of a node's start, measured on the clock and of CPU, all threads included.
+Each measurement runs in a process of its own, like a node that starts: from an empty process to an engine that could
+apply the next command. The stages are those of a node's start, measured on the clock and in CPU time of all threads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load(directory: Path) -> Engine:
 
 
 def make(directory: Path, orders: int) -> None:
-    """A snapshot with resting orders, as many remembered commands, and a few done orders."""
+    """Make a snapshot with resting orders, as many reply cache entries, and a few done orders."""
     bench = Bench(directory, orders)
     bench.trade(1.0, 0, snapshots=False)
     bench.begin()

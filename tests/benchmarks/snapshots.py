@@ -1,10 +1,10 @@
-"""What snapshots cost an engine with many resting orders under load, and how long it takes to load one.
+"""The cost of snapshots for an engine with many resting orders under load, and the time to load one.
 
     python -m tests.benchmarks.snapshots [--orders N] [--rate N] [--seconds N]
 
-One process does what a node's engine process does to its state: it applies batches at a given rate, begins snapshots
-and polls them, and the writer runs beside it. There is no network and no log. All figures are of one run, so their
-ratios mean more than their sizes.
+One process does what a node's engine process does to its state: it applies batches at a given rate, begins snapshots and
+polls them, and the writer runs beside it. There is no network and no log. All figures are of one run, so their ratios mean
+more than their sizes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SWITCH_INTERVAL = 0.0005
 
 
 class Market:
-    """Commands of accounts that each keep their number of orders: one is cancelled, one is placed, now and then one
-    trades.
+    """The commands of accounts that each keep their number of orders: one order is cancelled, one is placed, and
+    sometimes one trades.
     """
 
     def __init__(self, orders: int) -> None:
@@ -50,7 +50,7 @@ class Market:
         self._count = 0
 
     def foundations(self) -> list[AnyCommand]:
-        """Currencies, products, accounts and money."""
+        """Return the commands for currencies, products, accounts and money."""
         return [
             PutCurrency(OPERATOR, "usd", "USD", 6),
             PutCurrency(OPERATOR, "btc", "BTC", 8),
@@ -63,7 +63,7 @@ class Market:
         ]
 
     def place(self, account: str) -> PlaceOrder:
-        """An order that rests, each side's in `LEVELS` price levels."""
+        """Return an order that rests; each side's orders are on `LEVELS` price levels."""
         self._placed[account] += 1
         self._count += 1
         buys = self._count // len(self.accounts) % 2 == 0
@@ -80,7 +80,7 @@ class Market:
         )
 
     def take(self, account: str) -> PlaceOrder:
-        """An order that trades with the best on the other side."""
+        """Return an order that trades with the best one of the other side."""
         self._count += 1
         side = Side.BUY if self._count % 2 else Side.SELL
         funds = 0 if side is Side.SELL else 10**12
@@ -88,7 +88,7 @@ class Market:
         return PlaceOrder(account, f"take-{self._count}", product, side, OrderType.MARKET, 0, TICK * 20, funds)
 
     def trading(self) -> Iterator[AnyCommand]:
-        """A flow without an end that keeps the number of resting orders about the same."""
+        """Yield a flow without end that keeps the number of resting orders about the same."""
         while True:
             for position, account in enumerate(self.accounts):
                 self._cancelled[account] += 1
@@ -99,7 +99,7 @@ class Market:
 
 
 class Run:
-    """Times of one phase, in seconds; `pauses` on the clock and of CPU."""
+    """The times of one phase, in seconds. `pauses` are on the clock and in CPU time."""
 
     def __init__(self) -> None:
         self.batches: list[float] = []
@@ -126,21 +126,21 @@ class Bench:
         self.machine.engine.apply(Batch(1, commands))
 
     def begin(self) -> tuple[float, float]:
-        """Begin a snapshot: how long the engine stood still, on the clock and of CPU."""
+        """Begin a snapshot. Returns how long the engine paused, on the clock and in CPU time."""
         self._index += 10
         begin, cpu = time.perf_counter(), time.thread_time()
         self.port.capture(SnapshotMark(LogEntry(b"\0", self._index, 1), LogEntry(b"\0", self._index - 1, 1)))
         return time.perf_counter() - begin, time.thread_time() - cpu
 
     def finish(self) -> float:
-        """Wait for the snapshot under way: how long that took."""
+        """Wait for the snapshot in progress. Returns how long that took."""
         begin = time.perf_counter()
         while self.port.poll() is CaptureState.RUNNING:
             time.sleep(0.01)
         return time.perf_counter() - begin
 
     def trade(self, seconds: float, rate: int, *, snapshots: bool) -> Run:
-        """Apply commands for a while, `rate` a second (0: as fast as it goes), with one snapshot after the other or
+        """Apply commands for a while, `rate` a second (0: as fast as possible), with one snapshot after the other or
         none.
         """
         run = Run()
@@ -166,12 +166,12 @@ class Bench:
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """The smallest value that so many per cent do not exceed; 0 without any."""
+    """Return the smallest value that this many per cent do not exceed; 0 without any."""
     return sorted(values)[max(0, -(-len(values) * int(percent * 10) // 1000) - 1)] if values else 0.0
 
 
 def restore_seconds(directory: Path, expected: bytes) -> tuple[float, float]:
-    """How long a node takes to check and load the newest snapshot: on the clock, and of CPU."""
+    """Return how long a node takes to verify and load the newest snapshot: on the clock, and in CPU time."""
     machine = ReplicatedEngine(Feed(1_000))
     begin, cpu = time.perf_counter(), time.process_time()
     port = SnapshotPort(SnapshotStore(directory), machine, software="benchmark")

@@ -1,10 +1,10 @@
-"""The longest log entry of commands that look at much or set off much, beside a million open orders: milliseconds of CPU.
+"""The longest log entry of commands that read or cause much, beside a million open orders: milliseconds of CPU.
 
     python -m tests.benchmarks.worst_cases [--orders 1000000]
 
-One product has all the orders, of accounts with 9,000 each, on 2,500 prices a side. Beside it are 1,000 products that follow
-one calendar, 1,000 users with 16 roles each, and full tables of the operator's other rows. Each case is applied in one
-entry; the entries that go on with its work come behind it. docs/limits.md has the figures of the cases that cancel or trade
+One product has all the orders, of accounts with 9,000 each, on 2,500 prices a side. Beside it are 1,000 products that
+follow one calendar, 1,000 users with 16 roles each, and full tables of the operator's other rows. Each case is applied in
+one entry, and further entries continue its work. docs/limits.md has the figures of the cases that cancel or trade
 everything.
 """
 
@@ -83,7 +83,7 @@ class Venue:
         gc.disable()
 
     def apply(self, commands: list[AnyCommand], later: int = 1) -> list[float]:
-        """Milliseconds of CPU of the entry and of those that go on with its work."""
+        """Return the CPU milliseconds of the entry and of those that continue its work."""
         batches, spent = [commands], []
         while batches or self.engine.has_pending_work:
             batch = Batch(max(self.engine.time, START) + later, batches.pop() if batches else [])
@@ -119,7 +119,7 @@ class Venue:
         return PlaceOrder(account, self.id(), PRODUCT, side, OrderType.LIMIT, price, 1)
 
     def taking(self, side: Side, size: int, tif: TimeInForce = TimeInForce.IOC) -> PlaceOrder:
-        """An order that trades with so many others."""
+        """Return an order that trades with this many others."""
         price = 1 if side is Side.SELL else MIDDLE * 2
         return PlaceOrder(self.accounts[-1], self.id(), PRODUCT, side, OrderType.LIMIT, price, size, 0, tif)
 
@@ -213,7 +213,7 @@ class Venue:
         yield "PutApiKey with consent on", [replace(key, command_id=self.id(), key_id="k8", user_id="u8", permissions=0)]
 
     def largest(self, sender: str) -> PutCalendar:
-        """A calendar of 370 dates, which is about the longest that may be proposed."""
+        """Return a calendar of 370 dates, about the longest that may be proposed."""
         day = [(3_600 * hour, Phase.CONTINUOUS if hour % 2 else Phase.CLOSED) for hour in range(8)]
         offsets = [(-(10**6), 0), *((second * 10**7, 3_600 * (second % 2)) for second in range(1, 200))]
         return PutCalendar(sender, self.id(), "large", "Z", offsets, [day] * 7, [(day_, day) for day_ in range(100, 470)])

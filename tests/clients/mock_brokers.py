@@ -1,5 +1,5 @@
 """librdkafka's mock cluster with errors, outages and delays that a test chooses. Python's binding does not offer them,
-so they are called in the library itself.
+so this module calls the library itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOT_LEADER, TIMED_OUT, NO_COORDINATOR, TOO_FEW_REPLICAS, NOT_ALLOWED, WRONG_EPOC
 
 
 def library() -> ctypes.CDLL:
-    """The librdkafka that the binding has loaded."""
+    """Return the librdkafka that the binding has loaded."""
     folder = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs")
     path = next(iter(sorted(folder.glob("librdkafka*.so*"))), None)
     found = ctypes.CDLL(str(path) if path is not None else "librdkafka.so.1")
@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL:
 
 
 class MockBrokers:
-    """Three brokers. Use it as a context manager."""
+    """Three brokers, as a context manager."""
 
     BROKERS = (1, 2, 3)
 
@@ -73,7 +73,7 @@ class MockBrokers:
 
     @contextmanager
     def down(self, *brokers: int) -> Iterator[None]:
-        """These brokers are away."""
+        """Take these brokers down."""
         for broker in brokers:
             self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
         try:
@@ -83,6 +83,6 @@ class MockBrokers:
                 self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
 
     def slow(self, ms: int) -> None:
-        """Every broker answers so much later."""
+        """Delay the answers of every broker by this much."""
         for broker in self.BROKERS:
             self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, ms)

@@ -18,7 +18,7 @@ READY = "installed"
 
 @dataclass(frozen=True)
 class Package:
-    """A client library, pinned. With `needs` those are installed in place of what it pins itself."""
+    """A client library of a fixed version. With `needs`, those are installed in place of its own dependencies."""
 
     name: str
     version: str
@@ -57,12 +57,12 @@ def environment(package: Package) -> Path:
 
 
 def python(package: Package) -> str:
-    """The environment's interpreter."""
+    """Return the environment's interpreter."""
     return str(environment(package) / "venv" / "bin" / "python")
 
 
 def modules(package: Package) -> str:
-    """The environment's `node_modules`."""
+    """Return the environment's `node_modules`."""
     return str(environment(package) / "node_modules")
 
 

@@ -1,7 +1,8 @@
-"""QuickFIX's client reads every type of message that we send: `python -m tests.clients.quickfix_tour SPEC.json`.
+"""QuickFIX's client reads every type of message that the server sends: `python -m tests.clients.quickfix_tour SPEC.json`.
 
-It sends a scripted set of requests over three sessions, without TLS, and prints what it got: type -> how many. QuickFIX
-checks each message against our dictionaries and answers one that does not fit with a Reject; these are printed too.
+It sends a scripted set of requests over three sessions, without TLS, and prints the number of messages that it got of
+each type. QuickFIX checks each message against our dictionaries and answers one that does not fit with a Reject. These
+are printed too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SECONDS = 30.0
 
 
 class TourSpec(msgspec.Struct, frozen=True):
-    """Where to connect, as whom, and where the files go."""
+    """The address, the keys, and the directory of the files."""
 
     port: int
     directory: str
@@ -32,7 +33,7 @@ class TourSpec(msgspec.Struct, frozen=True):
 
 
 class Tour(Application):
-    """Counts what comes."""
+    """Counts the messages."""
 
     def __init__(self, person: Person) -> None:
         super().__init__({person.key_id: person})
@@ -85,7 +86,7 @@ def subscribe(key_id: str, symbol: str) -> None:
 
 
 def tour(spec: TourSpec, application: Tour) -> None:
-    """Ask for one of everything."""
+    """Request one of everything."""
     key, symbol = spec.person.key_id, spec.symbol
     until = time.monotonic() + SECONDS
     while len(application.on) < 3 and time.monotonic() < until:

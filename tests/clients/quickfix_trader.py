@@ -1,9 +1,9 @@
 """QuickFIX's client, in a process of its own: `python -m tests.clients.quickfix_trader SPEC.json`.
 
-Two sessions of it trade with each other: one offers, the other takes. It knows all nodes, and goes to the next one by
-itself when it loses its own. It trades until a line comes on its standard input. Then it waits until every order is
-done, and prints all execution reports as one JSON object: session -> [[MsgSeqNum, PossDup, ClOrdID, ExecType,
-OrdStatus, ExecID, LastQty, CumQty, LeavesQty], ...], in the order in which QuickFIX gave them.
+Two of its sessions trade with each other: one offers, the other takes. It knows all nodes, and connects to the next one
+when it loses its node. It trades until a line arrives on its standard input. Then it waits until every order is done, and
+prints all execution reports as one JSON object: session -> [[MsgSeqNum, PossDup, ClOrdID, ExecType, OrdStatus, ExecID,
+LastQty, CumQty, LeavesQty], ...], in the order in which QuickFIX delivered them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What the process is given. `nodes` are hosts and ports of FIX, `directory` is for the sessions' files, `symbol` a
-    product.
+    """The process's arguments. `nodes` are hosts and ports of FIX, `directory` is for the sessions' files, `symbol` is
+    a product.
     """
 
     nodes: list[tuple[str, int]]
@@ -102,7 +102,7 @@ class Application(quickfix.Application):  # type: ignore[misc]  # QuickFIX has n
             self.reports[session_id.getSenderCompID().getValue()].append(row)
 
     def done(self) -> dict[str, int]:
-        """How many orders of each session are done."""
+        """Return the number of done orders of each session."""
         with self.lock:
             return {key: sum(1 for row in rows if row[4] in ("2", "4", "8", "C")) for key, rows in self.reports.items()}
 
@@ -112,7 +112,7 @@ def _field(message: Any, tag: int) -> str:
 
 
 def settings(spec: Spec) -> quickfix.SessionSettings:
-    """QuickFIX's configuration."""
+    """Return QuickFIX's configuration."""
     lines = [
         *("[DEFAULT]", "ConnectionType=initiator", "ReconnectInterval=1", "HeartBtInt=5", "LogonTimeout=10", "LogoutTimeout=5"),
         *("StartTime=00:00:00", "EndTime=00:00:00", "BeginString=FIXT.1.1", "DefaultApplVerID=FIX.5.0SP2"),
@@ -132,7 +132,7 @@ def settings(spec: Spec) -> quickfix.SessionSettings:
 
 
 def order(spec: Spec, name: str, side: str) -> Any:
-    """A NewOrderSingle."""
+    """Return a NewOrderSingle."""
     message = quickfix.Message()
     message.getHeader().setField(35, "D")
     fields = ((11, name), (55, spec.symbol), (54, side), (40, "2"), (44, spec.price), (38, spec.size), (59, "1"))
@@ -142,7 +142,7 @@ def order(spec: Spec, name: str, side: str) -> Any:
 
 
 def trade(spec: Spec, application: Application, stop: threading.Event) -> int:
-    """Send pairs of orders until `stop`; how many pairs."""
+    """Send pairs of orders until `stop`. Returns the number of pairs."""
     maker, taker = (quickfix.SessionID("FIXT.1.1", person.key_id, "QUORUMBOOK") for person in (spec.maker, spec.taker))
     while not stop.is_set() and not all(application.logons.values()):
         time.sleep(PACE)

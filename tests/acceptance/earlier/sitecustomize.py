@@ -1,8 +1,8 @@
-"""Gives a Python process a past, or another ABI. Python loads this by itself in a process that has this directory in
-PYTHONPATH.
+"""Gives a Python process the releases of an earlier time, or another ABI. Python loads this module in a process that has this
+directory in PYTHONPATH.
 
 `EARLIER_RELEASES` names a directory with the descriptions of `tests.unit.snapshots.versions`, from which this software
-then knows the way here. `OTHER_ABI` is what the software believes its ABI to be.
+then has a chain of migrations. `OTHER_ABI` replaces the software's own ABI.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What schemathesis needs beyond the document: how requests are signed, and values that exist, so that calls also
-succeed.
+"""The parts that schemathesis needs beyond the document: signatures of requests, and existing values, so that calls
+also succeed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ given: dict[str, Any] = json.loads(os.environ["QUORUMBOOK_GIVEN"])
 
 
 class Signature(requests.auth.AuthBase):
-    """Signs a request as it leaves."""
+    """Signs a request before it is sent."""
 
     def __call__(self, request: Any) -> Any:
         """Add the four headers."""
@@ -37,7 +37,9 @@ class Signature(requests.auth.AuthBase):
 
 
 def _known(path: str, name: str, value: object) -> object:
-    """A value that exists in place of every second generated one; which, depends on the generated one alone."""
+    """Return an existing value in place of every second generated one. Which ones are replaced depends on the generated
+    values alone.
+    """
     values = given["known"].get(f"{path} {name}") or given["known"].get(name)
     pick = hashlib.sha256(repr(value).encode()).digest()
     return values[pick[1] % len(values)] if values and pick[0] % 2 else value
@@ -50,17 +52,17 @@ def _with_known(context: Any, values: Any) -> Any:
 
 
 def map_path_parameters(context: Any, path_parameters: Any) -> Any:
-    """Ids in paths."""
+    """Replace ids in paths."""
     return _with_known(context, path_parameters)
 
 
 def map_query(context: Any, query: Any) -> Any:
-    """Ids in queries."""
+    """Replace ids in queries."""
     return _with_known(context, query)
 
 
 def map_body(context: Any, body: Any) -> Any:
-    """Fields of bodies, those of a batch's orders too."""
+    """Replace fields of bodies, also those of a batch's orders."""
     if isinstance(body, dict) and isinstance(body.get("orders"), list):
         return body | {"orders": [_with_known(context, order) for order in body["orders"]]}
     return _with_known(context, body)

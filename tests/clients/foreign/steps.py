@@ -1,4 +1,4 @@
-"""What the Python scripts share: their settings, calls with their results, and trading through the death of a
+"""The parts that the Python scripts share: their settings, calls with their results, and trading through the death of a
 leader.
 """
 
@@ -20,7 +20,7 @@ def say(**fields: object) -> None:
 
 
 def step(call: str, run: Callable[[], object]) -> Any:
-    """Make a call and say how it went; its value, or None where it failed."""
+    """Make a call and report its result. Returns its value, or None if it failed."""
     try:
         value = run()
     except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
@@ -42,7 +42,7 @@ def check(condition: object, text: object = "") -> None:
 
 
 class Failures:
-    """When requests failed while a leader died, and how long the slowest order took with all its attempts."""
+    """The failed requests while a leader died, and the time of the slowest order with all its attempts."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -50,24 +50,25 @@ class Failures:
         self.longest = 0.0
 
     def took(self, begun: float) -> None:
-        """An order that was begun at that moment is answered now."""
+        """Record that an order that was begun at that moment is answered."""
         self.longest = max(self.longest, time.monotonic() - begun)
 
     def add(self, error: Exception) -> None:
-        """A request failed now."""
+        """Record that a request failed."""
         self.times.append(time.monotonic())
         self.texts.append(f"{type(error).__name__}: {error}"[:200])
 
     def say(self, placed: dict[str, str]) -> None:
-        """Tell the test: how many, over how long, the last text, and the orders by their client ids."""
+        """Report to the test: the number of failures, their duration, the last text, and the orders by their client
+        ids.
+        """
         span = self.times[-1] - self.times[0] if self.times else 0.0
         say(failures=len(self.times), span=span, longest=self.longest, texts=sorted(set(self.texts)), placed=placed)
 
 
 def trade_through_a_kill(place: Callable[[str], str], turn: Callable[[], None]) -> None:
-    """Place orders one after the other, each again with the same client id until it is answered.
-
-    `place` sends an order with a client id and gives its id; `turn` points the client at the next URL after a failure.
+    """Place orders one after the other, and repeat each with the same client id until it is answered. `place` sends an
+    order with a client id and returns its id. `turn` chooses the client's next URL after a failure.
     """
     failures, placed = Failures(), {}
     say(ready=True)
