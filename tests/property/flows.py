@@ -1,10 +1,10 @@
-"""Random flows for the two cores to be compared on: prints what came of one, as JSON.
+"""Random flows on which the two cores are compared. Prints the results of one flow as JSON.
 
     python -m tests.property.flows SEED BATCHES
 
-Half of the commands are what traders send. A quarter is anything that a log entry may say, with numbers at the ends of
-what 64 bits hold. A quarter is of traders with fortunes: prices, sizes and holds near the largest there are. Between
-batches there are snapshots, restores and reads.
+Half of the commands are those of traders. A quarter are any commands that a log entry may contain, with numbers at the
+ends of 64 bits. A quarter are of rich traders: prices, sizes and holds near the largest possible. Between batches there
+are snapshots, restores and reads.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _value(random: Random, kind: Any) -> Any:
 
 
 def anything(random: Random, number: int) -> AnyCommand:
-    """A command of any kind whose fields are anything that its types allow."""
+    """Return a command of any kind, with any values that its types allow."""
     kind: Any = random.choice(AnyCommand.__args__)
     hints = msgspec.structs.fields(kind)
     values = {field.name: _value(random, field.type) for field in hints}
@@ -114,7 +114,7 @@ def anything(random: Random, number: int) -> AnyCommand:
 
 
 def fortune(random: Random, number: int) -> AnyCommand:
-    """An order, a cancel or a transfer of one of two traders who own most of what there may be."""
+    """Return an order, a cancel or a transfer of one of two traders who own most of the money that may exist."""
     account, other = random.sample(("rich", "richer"), 2)
     name = f"rich-{number}"
     choice = random.random()
@@ -148,7 +148,7 @@ def _stp(random: Random) -> SelfTradePrevention:
 
 
 def fortunes() -> list[AnyCommand]:
-    """The operator's commands that these traders need."""
+    """Return the operator's commands that these traders need."""
     product = PutProduct(OPERATOR, "f3", "RICH-USD", "RICH", "USD", 1, 1, 1, AMOUNT_MAX, 100_000, 100_000)
     ground: list[AnyCommand] = [PutCurrency(OPERATOR, "f1", "RICH", 0), PutCurrency(OPERATOR, "f2", "USD", 2), product]
     for name, share in (("rich", AMOUNT_MAX // 2), ("richer", AMOUNT_MAX // 2 + 1)):
@@ -160,7 +160,7 @@ def fortunes() -> list[AnyCommand]:
 
 
 def run(seed: int, batches: int) -> dict[str, object]:
-    """Apply a flow; digests of all that came of it."""
+    """Apply a flow. Returns digests of all results."""
     random, engine, told = Random(seed), Engine(), sha256()
     engine.apply(Batch(1, [*foundations((1_000, 3_000), 5_000), *fortunes()]))
     time, number = 1, 0

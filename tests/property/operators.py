@@ -1,5 +1,5 @@
-"""Flows of those who run the venue: calendars and statuses by hand, users and keys, consent, corrections of trades. Beside
-them traders go on, so that there is something to run.
+"""Flows of the venue's operators: calendars and statuses by hand, users and keys, consent, corrections of trades.
+Traders continue beside them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Flow = Iterator[tuple[AnyCommand | int, bool]]
 
 
 def operators() -> list[AnyCommand]:
-    """A risk officer of a firm, and two users who run the venue."""
+    """Return the commands for a risk officer of a firm, and two users who operate the venue."""
     venue = [Grant(role, Scope.VENUE) for role in (Role.MARKET_OPERATOR, Role.ADMINISTRATOR)]
     made: list[AnyCommand] = [PutFirm(OPERATOR, "f:bolt", "bolt"), PutMember(OPERATOR, "f:ann", "ann", "acme")]
     made += [PutUser(OPERATOR, f"f:{name}", name, venue) for name in ("vera", "tom")]
@@ -66,7 +66,7 @@ def _key(permissions: int, owner: str = OPERATOR) -> tuple[str, str, str, int]:
 
 
 def correction(random: Random, number: int, trades: list[OrderMatched]) -> AnyCommand:
-    """A bust or another price of a trade, often of one that was."""
+    """Return a bust or a price correction of a trade, often of an existing one."""
     if not trades:
         return busy_command(random, number)
     trade = random.choice(trades[-20:])
@@ -79,7 +79,7 @@ def correction(random: Random, number: int, trades: list[OrderMatched]) -> AnyCo
 
 
 def calendar_command(random: Random, number: int) -> AnyCommand:
-    """A calendar whose phases last minutes or hours, who follows it, or a status by hand."""
+    """Return a calendar whose phases last minutes or hours, a change of what follows it, or a status by hand."""
     name, chance = f"c{number}", random.random()
     if chance < 0.3:
         return _calendar(random, name)
@@ -98,7 +98,7 @@ def calendar_command(random: Random, number: int) -> AnyCommand:
 
 
 def _calendar(random: Random, name: str) -> PutCalendar:
-    """Clocks that change by up to some hours, days of any phases, and now and then something that no calendar can say."""
+    """Return a calendar with clock changes of up to some hours and days with any phases. Some are invalid."""
     step = random.choice([60, 600, 3_600])
     days = [_day(random, step) for _ in range(3)]
     week = [random.choice(days) for _ in range(7)]
@@ -132,7 +132,7 @@ def _day(random: Random, step: int) -> list[tuple[int, Phase]]:
 
 
 def access_command(random: Random, number: int) -> AnyCommand:
-    """A change of a user, a key, the settings of access, or of a firm's accounts."""
+    """Return a change of a user, a key, the settings of access, or a firm's accounts."""
     name, chance = f"c{number}", random.random()
     if chance < 0.25:
         grants = []
@@ -164,7 +164,7 @@ def access_command(random: Random, number: int) -> AnyCommand:
 
 
 def contest(random: Random, number: int) -> AnyCommand:
-    """A firm's risk officer and the venue set the same switches and limits."""
+    """Return commands with which a firm's risk officer and the venue set the same switches and limits."""
     sender, name = random.choice(["operator/rita", "operator/rita", "operator/vera"]), f"c{number}"
     scope, of = random.choice([(Scope.FIRM, "acme"), (Scope.ACCOUNT, "ann")])
     if random.random() < 0.5:
@@ -173,7 +173,7 @@ def contest(random: Random, number: int) -> AnyCommand:
 
 
 def sent(random: Random, command: AnyCommand) -> AnyCommand:
-    """The command, sent by somebody: now and then by one who may not send such a command at all."""
+    """Return the command with a sender, who sometimes may not send such a command."""
     if random.random() < 0.01:
         return replace(command, account_id=random.choice(["ann", "operator/vera"]))
     if command.account_id != OPERATOR or random.random() < 0.4:
@@ -182,7 +182,7 @@ def sent(random: Random, command: AnyCommand) -> AnyCommand:
 
 
 def venue_flow(random: Random, count: int, told: list[object]) -> Flow:
-    """A flow with everything. `told` gets the events and outcomes while it runs."""
+    """Yield a flow with everything. `told` gets the events and outcomes while it runs."""
     for number in range(count):
         chance = random.random()
         command: AnyCommand | int

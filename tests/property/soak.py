@@ -1,10 +1,11 @@
-"""Many random commands through both cores: equal outcomes, events, hashes and tables, and sound states all along.
+"""Many random commands through both cores: equal outcomes, events, hashes and tables, and valid states all the time.
 
     python -m tests.property.soak [--commands 5000000] [--seed 1]
 
-The commands are those of `flows` and `operators`: what traders and operators send, anything that decodes, and fortunes near
-the largest numbers. They run in rounds of `ROUND` commands, each from an empty exchange and from a seed of its own, in one process
-for each core. Every `STEP` commands all invariants are checked, and the engine goes on from its tables.
+The commands are those of `flows` and `operators`: what traders and operators send, anything that decodes, and amounts
+near the largest numbers. They run in rounds of `ROUND` commands, each from an empty exchange and with a seed of its own,
+in one process for each core. After every `STEP` commands all invariants are checked, and the engine is restored from its
+tables.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ OPERATORS = (control_command, control_command, calendar_command, access_command,
 
 
 def round_of(seed: int, count: int) -> dict[str, object]:
-    """Apply a round of commands; digests of all that came of it."""
+    """Apply a round of commands. Returns digests of all results."""
     random, engine, told = Random(seed), Engine(), sha256()
     engine.apply(Batch(1, [*foundations((1_000, 3_000), 50_000), *fortunes(), *operators()]))
     now, number, checked = 1, 0, 0
@@ -56,7 +57,7 @@ def round_of(seed: int, count: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run rounds until so many commands were applied, and stop at the first difference."""
+    """Run rounds until this many commands were applied, and stop at the first difference."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--commands", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=1)

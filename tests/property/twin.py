@@ -1,10 +1,8 @@
-"""The slow, obvious twin of the engine: plain lists and dicts, scans, loops that count up one lot at a time, exact
-fractions.
+"""The slow, obvious twin of the engine: plain lists and dicts, scans, loops that count one lot at a time, exact fractions.
 
-Written from the rules and not from the engine, of which it shares nothing but the messages. It keeps no indexes, no
-levels and no cached holds: resting orders are one list in the order of arrival, the best maker is found by looking at
-all of them, what an account has on hold is summed up from its orders, and what it has is summed up from a list of
-postings.
+It is written from the rules and not from the engine, with which it shares only the messages. It has no indexes, no price
+levels and no cached holds. Resting orders are one list in the order of arrival. The best maker is found by a look at all of
+them. An account's hold is the sum over its orders, and its money is the sum over a list of postings.
 """
 
 from __future__ import annotations
@@ -48,13 +46,13 @@ from tests.property.twin_trading import TRADING, TwinOrder
 
 @dataclass
 class Twin(TwinAccess):
-    """The whole exchange again."""
+    """The whole exchange once more."""
 
     # -- what it answers
     # ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: int) -> None:
-        """The time is now `now`: what comes until the next tick comes at this time."""
+        """Set the time to `now`. Everything until the next tick happens at this time."""
         self.facts = []
         self.now = now
         going = [order for order in self.known() if 0 < order.expires <= now]
@@ -65,8 +63,8 @@ class Twin(TwinAccess):
         self.leave_limit_states()
 
     def apply(self, command: AnyCommand) -> object:
-        """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it
-        came before.
+        """Return a `Reason`, or "ok", or the placed order, or the list of cancelled orders; in a pair with "again" if
+        the command came before.
         """
         of_operator = self.is_operator(command.account_id)
         apart = type(command).__name__ if isinstance(command, Deposit | Withdraw | Transfer) and not of_operator else ""
@@ -84,7 +82,7 @@ class Twin(TwinAccess):
         return answer
 
     def decide(self, command: AnyCommand) -> object:
-        """What the command does, whoever sends it."""
+        """Return the effect of the command, whoever sends it."""
         if isinstance(command, PutCurrency):
             self.currencies.setdefault(command.currency, command.scale)
             return "ok"
@@ -168,7 +166,7 @@ class Twin(TwinAccess):
         return [found]
 
     def named(self, command: CancelOrder | AmendOrder | ReplaceOrder) -> Reason | TwinOrder:
-        """The open order that a command names, if it may leave."""
+        """Return the open order that a command names, if it may be cancelled."""
         mine = [order for order in self.orders if order.owner == command.account_id]
         if command.order_id:
             found = [order for order in mine if order.order_id == command.order_id]
@@ -251,7 +249,7 @@ class Twin(TwinAccess):
         return reject or order
 
     def name_fault(self, c: AmendOrder, p: PlaceOrder) -> Reason | None:
-        """The new name of an order is well formed, and no order of the account has it."""
+        """Check that an order's new name is well formed, and that no order of the account has it."""
         if c.new_client_oid in ("", p.client_oid):
             return None
         if re.fullmatch("[A-Za-z0-9_.:-]{1,96}", c.new_client_oid) is None:
@@ -260,7 +258,7 @@ class Twin(TwinAccess):
         return Reason.COMMAND_ID_REUSED if c.new_client_oid in mine else None
 
     def requeue(self, order: TwinOrder, new: PlaceOrder, left: int, product: PutProduct) -> object:
-        """It arrives again as `new`."""
+        """Let the order arrive again as `new`."""
         reject = self.number_fault(new, product) or self.stop_fault(new, product)
         reject = reject or self.controls_reject(new, order) or self.status_fault(new, product)
         if reject is None and new.stop is StopType.NONE:
@@ -426,7 +424,7 @@ class Twin(TwinAccess):
         return refusal if refusal is not None else self.let_in(prepared)
 
     def let_in(self, c: PlaceOrder) -> TwinOrder:
-        """An order that may enter does, or waits."""
+        """Let an order that may enter do so, or queue it."""
         product = self.products[c.product_id]
         order = self.new_order(c)
         if c.stop is StopType.NONE:

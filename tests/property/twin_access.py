@@ -72,7 +72,7 @@ CONSENT_SECONDS = (60, 604_800)
 
 
 def words(permissions: int) -> set[str]:
-    """The permissions of a key in words, those of `admin` included."""
+    """Return the permissions of a key as words, those of `admin` included."""
     found = {permission.name.lower() for permission in Permission if permissions & permission}
     return found | set(OF_OPERATOR) if "admin" in found else found
 
@@ -88,7 +88,7 @@ class Proposal:
 
 @dataclass
 class TwinAccess(TwinCalendar):
-    """Who may do what."""
+    """Users, roles and consent."""
 
     sequence: int = 0
     users: dict[str, list[Grant]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class TwinAccess(TwinCalendar):
         return account == "operator" or account.startswith("operator/")
 
     def send(self, c: AnyCommand) -> object:
-        """The command, if its sender may send it; or a proposal."""
+        """Return the effect of the command if its sender may send it; or make a proposal."""
         self.for_venue = True
         permission, sender = NEEDED.get(type(c)), c.account_id
         if not self.is_operator(sender):
@@ -128,7 +128,7 @@ class TwinAccess(TwinCalendar):
         raise NotImplementedError
 
     def scope_of(self, c: AnyCommand) -> tuple[Scope, str]:
-        """The part of the venue that a command concerns."""
+        """Return the part of the venue that a command concerns."""
         if isinstance(c, SetSwitches | PutRiskLimits) or (isinstance(c, SetCalendar) and c.scope is Scope.PRODUCT):
             return c.scope, c.name
         if isinstance(c, OF_PRODUCT) and not (isinstance(c, PutProduct) and c.product_id not in self.products):
@@ -140,7 +140,7 @@ class TwinAccess(TwinCalendar):
         return Scope.VENUE, ""
 
     def is_plain(self, key: PutApiKey, owner: str) -> bool:
-        """Is it an account's own key, that can do what accounts do?"""
+        """Return whether it is an account's own key, which can do what accounts do."""
         plain = key.permissions & ~sum(Permission[word.upper()] for word in PLAIN) == 0
         return plain and key.owner_id == owner != "operator" and not key.user_id
 
@@ -154,7 +154,7 @@ class TwinAccess(TwinCalendar):
         return permission in self.allowed(self.users.get(who, []), scope, name)
 
     def allowed(self, grants: list[Grant], scope: Scope, name: str) -> set[str]:
-        """What roles allow for a scope."""
+        """Return what roles allow for a scope."""
         found: set[str] = set()
         for grant in grants:
             same = grant.scope is Scope.VENUE or (grant.scope, grant.name) == (scope, name)
@@ -163,7 +163,9 @@ class TwinAccess(TwinCalendar):
         return found
 
     def key_allows(self, key: PutApiKey) -> set[str]:
-        """What a key may do now: what it and its user's roles both allow, the operator's permissions for any scope."""
+        """Return what a key may do now: what the key and its user's roles both allow. The operator's permissions count
+        for any scope.
+        """
         own = words(key.permissions)
         if not key.user_id:
             return {permission.name.lower() for permission in Permission if key.permissions & permission}
@@ -196,14 +198,14 @@ class TwinAccess(TwinCalendar):
         return super().control(command)
 
     def compared(self, before: PutRiskLimits | None, c: PutRiskLimits) -> tuple[bool, bool]:
-        """Is a limit higher than before, or gone? Is there any?"""
+        """Return whether a limit is higher than before or removed, and whether there is any."""
         fields = ("orders_max", "rate_max", "open_max", "volume_max", "position_max")
         new = [getattr(c, name) for name in fields]
         old = [getattr(before, name) if before is not None else 0 for name in fields]
         return any(was and not 0 < now <= was for was, now in zip(old, new, strict=True)), any(new)
 
     def of_scope(self, key: tuple[object, ...], loosens: bool, stays: bool, command: object) -> object:
-        """What the venue has set, somebody with a narrower scope makes tighter only."""
+        """A user with a narrower scope can only tighten what the venue has set."""
         if loosens and key in self.of_venue and not self.for_venue:
             return Reason.LOOSENED
         if not stays:
@@ -249,7 +251,7 @@ class TwinAccess(TwinCalendar):
         return "ok"
 
     def locked_out(self, users: dict[str, list[Grant]], keys: dict[str, PutApiKey], access: SetAccess) -> bool:
-        """Could nobody administer access any more, or no two users consent?"""
+        """Return whether nobody could administer access any more, or no two users could consent."""
         least = dict.fromkeys(words(access.consent), 2)
         if access.bootstrap_off:
             least.setdefault("access", 1)

@@ -1,5 +1,5 @@
-"""Trading calendars in the engine's slow twin (`twin`): every phase of some days in one list, and a clock on the wall that
-is found by trying.
+"""Trading calendars in the engine's slow twin (`twin`): every phase of some days in one list, and local times that are
+found by trying.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Moment = tuple[int, Phase]
 
 
 def offset(c: PutCalendar, second: int) -> int:
-    """How far the clock on the wall is ahead of UTC."""
+    """Return how far local time is ahead of UTC."""
     begun = [east for since, east in c.offsets if since <= second]
     return begun[-1] if begun else c.offsets[0][1]
 
 
 def moment(c: PutCalendar, day: int, at: int) -> int:
-    """When the wall first shows this time of this date, or a later one: a change of the clocks, or a time between two."""
+    """Return when local time first shows this time of this date, or a later time if it does not exist."""
     shown = day * DAY_S + at
     tried = [since for since, _ in c.offsets] + [shown - east for _, east in c.offsets]
     return min(second for second in tried if second + offset(c, second) >= shown)
 
 
 def agenda(c: PutCalendar, second: int) -> list[Moment]:
-    """What begins when, from yesterday on. A day begins closed."""
+    """Return what begins when, from the day before on. A day begins closed."""
     today = (second + offset(c, second)) // DAY_S
     dates, found = dict(c.days), []
     for day in range(today - 1, today + LOOK_AHEAD_DAYS):
@@ -57,7 +57,7 @@ def agenda(c: PutCalendar, second: int) -> list[Moment]:
 
 
 def phase_at(c: PutCalendar, second: int) -> tuple[Phase, int]:
-    """The phase, and when another one begins, as far as one can see."""
+    """Return the phase, and when another one begins, as far as that is known."""
     begun = [phase for since, phase in agenda(c, second) if since <= second]
     later = [since for since, phase in agenda(c, second) if since > second and phase is not begun[-1]]
     today = (second + offset(c, second)) // DAY_S
@@ -65,7 +65,7 @@ def phase_at(c: PutCalendar, second: int) -> tuple[Phase, int]:
 
 
 def calendar_fault(c: PutCalendar) -> bool:
-    """Is there something that no calendar can say?"""
+    """Return whether the calendar is invalid."""
     days = [*c.week, *(phases for _, phases in c.days)]
     rising: list[list[int]] = [[since for since, _ in c.offsets], [day for day, _ in c.days]]
     rising += [[at for at, _ in phases] for phases in days]
@@ -87,7 +87,7 @@ def calendar_fault(c: PutCalendar) -> bool:
 
 @dataclass
 class Session:
-    """Where a product is in its calendar."""
+    """A product's position in its calendar."""
 
     ends: int
     """When the phase ends, or the calendar is read (again)."""
@@ -103,7 +103,7 @@ class Session:
 
 @dataclass
 class TwinCalendar(TwinOptions):
-    """What time does to products."""
+    """The effects of time on products."""
 
     calendars: dict[str, PutCalendar] = field(default_factory=dict)
     follows: dict[tuple[Scope, str], str] = field(default_factory=dict)
@@ -164,13 +164,13 @@ class TwinCalendar(TwinOptions):
         return "ok"
 
     def calendar_of(self, name: str) -> PutCalendar | None:
-        """Its own, its group's, or the venue's."""
+        """Return its own calendar, its group's, or the venue's."""
         keys = [(Scope.PRODUCT, name), (Scope.GROUP, self.groups.get(name, "")), (Scope.VENUE, "")]
         found = [self.follows[key] for key in keys if self.follows.get(key)]
         return self.calendars[found[0]] if found else None
 
     def read_again(self, name: str) -> None:
-        """The next entry reads the calendar. What was noted for another end is forgotten."""
+        """Let the next entry read the calendar. A price that was recorded for another end is dropped."""
         if self.calendar_of(name) is None:
             self.sessions.pop(name, None)
             return
@@ -178,7 +178,7 @@ class TwinCalendar(TwinOptions):
         session.ends, session.note_at, session.noted = max(self.now, 1), 0, 0
 
     def is_moved(self, name: str) -> bool:
-        """Will the status change by itself?"""
+        """Return whether the status will change without a command."""
         return name in self.interrupted or (name in self.sessions and not self.sessions[name].by_hand)
 
     def by_hand(self, name: str) -> None:
@@ -194,7 +194,7 @@ class TwinCalendar(TwinOptions):
         return (second + offset(self.calendars[venue], second)) // DAY_S if venue else super().today()
 
     def session_end(self, product_id: str) -> int:
-        """The next close within a day, after a closing auction however late it ends; or midnight."""
+        """Return the next close within a day, after a closing auction however late it ends; or midnight."""
         c, second = self.calendar_of(product_id), self.now // SECOND
         if c is None:
             return super().session_end(product_id)
@@ -230,7 +230,7 @@ class TwinCalendar(TwinOptions):
             self.enter_phase(name, session, c)
 
     def extend(self, name: str, session: Session, c: PutCalendar) -> bool:
-        """The call goes on if the price moved since it was noted."""
+        """Extend the call if the price has moved since it was recorded."""
         price, size, _ = self.auction(name)
         moved = abs(price - session.noted) * 1_000_000 > c.late_ppm * session.noted
         if session.by_hand or not session.noted or not size or not moved or session.extensions >= c.extensions_max:
@@ -243,7 +243,7 @@ class TwinCalendar(TwinOptions):
         return True
 
     def enter_phase(self, name: str, session: Session, c: PutCalendar) -> None:
-        """The phase of this moment begins, or goes on; the auction of a call that is over opens."""
+        """Begin the phase of this moment, or continue it. The auction of a call that is over opens."""
         phase, end = phase_at(c, self.now // SECOND)
         before = session.phase
         if not session.by_hand and phase is not before:

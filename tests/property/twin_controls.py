@@ -1,5 +1,6 @@
-"""The operator's controls in the engine's slow twin (`twin`): switches, limits of products, risk limits. Sums over all
-orders and all trades ever made."""
+"""The operator's controls in the engine's slow twin (`twin`): switches, limits of products, risk limits. It sums over
+all orders and all trades that were ever made.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ SECOND = 10**9
 
 @dataclass
 class TwinControls(TwinFees):
-    """What the operator forbids."""
+    """The operator's controls."""
 
     firms: list[str] = field(default_factory=list)
     firm: dict[str, str] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class TwinControls(TwinFees):
     # ----------------------------------------------------------------------------------------------------------------
 
     def control(self, command: object) -> object:
-        """A `Reason`, or "ok"; None for another command."""
+        """Return a `Reason`, or "ok"; None for another command."""
         match command:
             case PutFirm():
                 self.firms.append(command.firm_id)
@@ -169,7 +170,7 @@ class TwinControls(TwinFees):
         return Reason.TRADING_OFF if any(switches & off for switches in found) else None
 
     def kill(self, scope: Scope, name: str) -> None:
-        """All orders leave: an account's the oldest first, a product's by the places where they are."""
+        """Cancel all orders: an account's from the oldest on, a product's by their places."""
         if scope in (Scope.ACCOUNT, Scope.FIRM):
             members = [name] if scope is Scope.ACCOUNT else sorted(a for a, firm in self.firm.items() if firm == name)
             going = [order for account in members for order in self.known() if order.owner == account]
@@ -181,8 +182,8 @@ class TwinControls(TwinFees):
             self.leave(order, DoneReason.KILLED)
 
     def by_place(self, product: str) -> list[TwinOrder]:
-        """Book and auction by price, buys first; then stop orders: losses from the highest price, entries from the
-        lowest.
+        """Return book and auction by price, buys first; then stop orders: losses from the highest price, entries from
+        the lowest.
         """
         found: list[TwinOrder] = []
         for place in (self.resting, self.collected):
@@ -200,30 +201,30 @@ class TwinControls(TwinFees):
     # ----------------------------------------------------------------------------------------------------------------
 
     def say_status(self, name: str, opened: tuple[int, int], cause: StatusCause, until: int) -> None:
-        """Tell the status that the product has now."""
+        """Emit the product's status."""
         self.sequences[name] += 1
         self.until[name] = until
         self.facts.append(("StatusChanged", name, self.sequences[name], self.products[name].status, *opened, cause, until))
 
     def say_auction(self, name: str, *, extended: bool = False) -> None:
-        """Tell what the auction would do now."""
+        """Emit what the auction would do now."""
         self.sequences[name] += 1
         told = (*self.auction(name), self.until.get(name, 0), extended)
         self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
 
     def by_chance(self, what: str, name: str, earliest: int, most: int) -> int:
-        """When a call ends that ends by chance."""
+        """Return the random end of a call."""
         return self.draw(what, name, earliest, most) if most and self.draw is not None else earliest
 
     def today(self) -> int:
-        """The venue's date."""
+        """Return the venue's date."""
         return self.now // (86_400 * SECOND)
 
     # -- limits
     # ------------------------------------------------------------------------------------------------------------------
 
     def controls_reject(self, c: PlaceOrder, amended: TwinOrder | None = None) -> Reason | None:
-        """Do the controls let an order enter? `amended` is the open one that becomes it."""
+        """Return whether the controls reject an order. `amended` is the open order that becomes it."""
         off = self.switched_off(c.account_id, c.product_id, c.side)
         if off is not None:
             return off
@@ -250,7 +251,7 @@ class TwinControls(TwinFees):
         return c.funds or c.size * price // 10 ** self.currencies[base]
 
     def band(self, product: str, times: int = 1) -> tuple[Fraction, Fraction]:
-        """The prices between which it may trade, exactly."""
+        """Return the prices between which it may trade, exactly."""
         limits = self.limits[product]
         low, high = Fraction(0), Fraction(2**63 - 1)
         for price, ppm in ((self.last.get(product, 0), limits.dynamic_ppm), (self.static.get(product, 0), limits.static_ppm)):
@@ -305,7 +306,7 @@ class TwinControls(TwinFees):
                     self.volumes.append((key, self.today(), worth))
 
     def meets_own(self, c: PlaceOrder) -> bool:
-        """Would it trade with an order of its own account in the auction?"""
+        """Return whether it would trade with an order of its own account in the auction."""
         others = [order for order in self.taking_part(c.product_id) if order.owner == c.account_id]
         if c.side is Side.BUY:
             return any(not order.buys and order.command.price <= c.price for order in others)
@@ -315,7 +316,7 @@ class TwinControls(TwinFees):
     # -----------------------------------------------------------------------------------------------------------------
 
     def go_on(self, order: TwinOrder) -> None:
-        """As without controls, up to the collar."""
+        """Continue as without controls, up to the collar."""
         name = order.product.product_id
         if name not in self.limits or self.opening or self.products[name].status is ProductStatus.AUCTION:
             super().go_on(order)
@@ -328,7 +329,7 @@ class TwinControls(TwinFees):
             self.collar = self.entering = None
 
     def collared(self, order: TwinOrder) -> None:
-        """The order's next trade would be outside the collar."""
+        """Handle an order whose next trade would be outside the collar."""
         c = order.command
         limits = self.limits[c.product_id]
         best = self.makers(order)[0].command.price
@@ -350,7 +351,7 @@ class TwinControls(TwinFees):
             self.interrupt(c.product_id)
 
     def interrupt(self, name: str) -> None:
-        """The halt or the call begins."""
+        """Begin the halt or the call."""
         self.limit_states.pop(name, None)
         product, limits = self.products[name], self.limits[name]
         if limits.action is CollarAction.HALT:
@@ -360,7 +361,7 @@ class TwinControls(TwinFees):
             self.call(name, limits, product.status)
 
     def call(self, name: str, limits: PutProductLimits, resume: ProductStatus) -> None:
-        """The call of the auction begins."""
+        """Begin the call of the auction."""
         until = self.now + limits.call_ns
         ends = self.by_chance("interruption", name, until, limits.random_ns)
         self.interrupted[name] = (resume, False, ends, 0)
@@ -370,12 +371,12 @@ class TwinControls(TwinFees):
     # --------------------------------------------------------------------------------------------------------------
 
     def at_collar(self, name: str, side: Side, collar: tuple[Fraction, Fraction]) -> int:
-        """The multiple of the tick that is next to the collar, inside."""
+        """Return the multiple of the tick that is nearest to the collar, inside."""
         tick = self.products[name].tick
         return floor(collar[1] / tick) * tick if side is Side.BUY else ceil(collar[0] / tick) * tick
 
     def rest(self, order: TwinOrder) -> None:
-        """An order that enters and whose price is outside the collar rests at the collar."""
+        """Let an order whose price is outside the collar rest at the collar."""
         c, name = order.command, order.product.product_id
         limits = self.limits.get(name)
         if order is not self.entering or self.collar is None or limits is None or not limits.limit_ns:
@@ -401,7 +402,7 @@ class TwinControls(TwinFees):
             self.note(name, StatusCause.LIMIT_STATE, until)
 
     def leave_limit_states(self) -> None:
-        """Limit states end in which nothing rests at the collar any more, or whose limits are gone."""
+        """End limit states in which no order rests at the collar any more, or whose limits were removed."""
         for name, (side, low, high) in sorted(self.limit_states.items()):
             limits, price = self.limits.get(name), self.at_collar(name, side, (low, high))
             mine = [o.command.price for o in self.resting if o.product.product_id == name and o.command.side is side]
@@ -411,16 +412,16 @@ class TwinControls(TwinFees):
                 self.note(name, StatusCause.COLLAR, 0)
 
     def note(self, name: str, cause: StatusCause, until: int) -> None:
-        """The status stays, and another cause is told."""
+        """Emit another cause of the present status."""
         self.say_status(name, (0, 0), cause, until)
 
     def restate(self, name: str, status: ProductStatus, until: int, opened: tuple[int, int] = (0, 0)) -> None:
-        """The collar puts the product into another status."""
+        """Let the collar change the product's status."""
         self.products[name] = msgspec.structs.replace(self.products[name], status=status)
         self.say_status(name, opened, StatusCause.COLLAR, until)
 
     def end_interruption(self, name: str) -> None:
-        """A halt or a call ends whose time is over."""
+        """End a halt or a call whose time is over."""
         if name in self.limit_states:
             self.interrupt(name)
             return

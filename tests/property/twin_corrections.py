@@ -50,7 +50,7 @@ class TwinCorrections(TwinControls):
         return "ok"
 
     def correction_fault(self, c: CorrectTrade, product: PutProduct) -> Reason | None:
-        """What says that there was no such trade."""
+        """Return what shows that there was no such trade."""
         if not 1 <= c.trade_id <= self.trades[c.product_id]:
             return Reason.UNKNOWN_TRADE
         if (c.product_id, c.trade_id) in self.corrected:

@@ -1,4 +1,4 @@
-"""Fee tiers, overrides and rebates in the engine's slow twin (`twin`): every trade is remembered with its day."""
+"""Fee tiers, overrides and rebates in the engine's slow twin (`twin`): every trade is kept with its day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sound(maker: int, taker: int) -> bool:
 
 @dataclass
 class TwinFees(TwinTrading):
-    """What the accounts pay."""
+    """The fees of accounts."""
 
     tiers: dict[tuple[str, str], list[tuple[int, int, int]]] = field(default_factory=dict)
     overrides: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class TwinFees(TwinTrading):
         return Reason.INVALID_FEE if wrong else None
 
     def someone_pays_too_little(self) -> bool:
-        """Could a maker of a product get more than a taker of it pays?"""
+        """Return whether a maker of a product could get more than its taker pays."""
         for name, product in self.products.items():
             rates = [rates for (_, of), rates in self.overrides.items() if of in ("", name)]
             tiers = self.tiers.get((product.quote, name)) or self.tiers.get((product.quote, ""))
@@ -88,7 +88,7 @@ class TwinFees(TwinTrading):
         return sum(worth for who, of, day, worth in self.traded if (who, of) == (account, currency) and today - day < 30)
 
     def rates(self, order: TwinOrder) -> tuple[int, int]:
-        """Those of its entry; of an order that did not enter yet, those of now."""
+        """Return the rates at its entry; for an order that has not entered yet, the present ones."""
         return order.rates or self.rates_now(order.owner, order.product)
 
     def rates_now(self, account: str, product: PutProduct) -> tuple[int, int]:

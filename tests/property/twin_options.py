@@ -18,7 +18,7 @@ _LASTING = (TimeInForce.GTC, TimeInForce.GTT)
 
 @dataclass
 class TwinOptions(TwinCorrections):
-    """What orders do by themselves."""
+    """The effects of options."""
 
     timers: dict[tuple[str, str], int] = field(default_factory=dict)
     """When the orders of an account with a tag ("": all) leave."""
@@ -29,7 +29,7 @@ class TwinOptions(TwinCorrections):
     # -----------------------------------------------------------------------------------------------------------------
 
     def prepared(self, c: PlaceOrder) -> PlaceOrder | Reason:
-        """The order with the lifetime and the stop price that its options give it, if they fit."""
+        """Return the order with the lifetime and the stop price of its options, if they are valid."""
         o, product = c.options, self.products.get(c.product_id)
         if product is None:
             return Reason.UNKNOWN_PRODUCT
@@ -94,7 +94,9 @@ class TwinOptions(TwinCorrections):
     # -------------------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Partners leave, then exits of orders that are done enter, in the order in which their causes were noted."""
+        """Cancel partners, then let the exit orders of done orders enter, in the order in which their causes were
+        recorded.
+        """
         self.has_exits = False
         while self.noted:
             noted, self.noted = self.noted, []
@@ -148,7 +150,7 @@ class TwinOptions(TwinCorrections):
         raise NotImplementedError
 
     def enter_exit(self, order: TwinOrder) -> None:
-        """Like an order that was queued: what the product does not accept leaves."""
+        """Let it enter like a queued order: what the product does not accept is cancelled."""
         c = order.command
         size = self.public(order, c.size)
         told = (c.client_oid, c.side, c.order_type, c.price, size, c.funds)
@@ -168,7 +170,7 @@ class TwinOptions(TwinCorrections):
     # ------------------------------------------------------------------------------------------------------------
 
     def triggered(self, product_id: str) -> list[TwinOrder]:
-        """The trades first trigger stop orders, then trailing ones follow them."""
+        """Trades first trigger stop orders. Then trailing stops move."""
         prices = list(self.prices)
         found = super().triggered(product_id)
         for order in self.known() if prices else []:
@@ -191,7 +193,7 @@ class TwinOptions(TwinCorrections):
     # -----------------------------------------------------------------------------------------------------------------
 
     def go_on(self, order: TwinOrder) -> None:
-        """What an auction leaves of an order that was good for it leaves."""
+        """Cancel the remainder of an order that was good for the auction."""
         if self.opening and order.command.options is not None and order.command.options.good_for is GoodFor.AUCTION:
             self.leave(order, DoneReason.AUCTION_OVER)
         else:
@@ -211,19 +213,21 @@ class TwinOptions(TwinCorrections):
         return "armed", self.now + c.timeout if c.timeout else 0
 
     def session_end(self, product_id: str) -> int:
-        """When an order that is good for a day leaves; see `twin_calendar`."""
+        """Return when an order that is good for a day expires: see `twin_calendar`."""
         return self.now - self.now % DAY + DAY
 
     # -- the clock
     # ----------------------------------------------------------------------------------------------------------------
 
     def clocks(self) -> list[tuple[int, Timer, str, str]]:
-        """What happens by itself: when, what, and to whom. At one time the kinds come in the order of their numbers."""
+        """Return what is due without a command: when, what, and for whom. At one time the kinds come in the order of
+        their numbers.
+        """
         ends = [(until, Timer.INTERRUPTION, name, "") for name, (_, _, until, _) in self.interrupted.items()]
         return ends + [(at, Timer.CANCEL_AFTER, name, tag) for (name, tag), at in self.timers.items()]
 
     def go_off(self) -> None:
-        """What is due happens, the earliest first."""
+        """Do what is due, the earliest first."""
         while due := [clock for clock in self.clocks() if clock[0] <= self.now]:
             self.strike(*min(due)[1:])
 

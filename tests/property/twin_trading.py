@@ -1,5 +1,5 @@
-"""The trading of the engine's slow twin (`twin`): who holds what, who trades with whom, at which price, and what is
-told of it.
+"""The trading of the engine's slow twin (`twin`): what accounts hold, which orders trade at which price, and the
+events.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ Fact = tuple[object, ...]
 
 @dataclass
 class TwinOrder:
-    """An order; `left` is size still to trade, `money` what a market order may still spend, raise, or (`coins`) sell."""
+    """An order. `left` is the size that can still trade. `money` is what a market order may still spend, raise, or
+    (`coins`) sell.
+    """
 
     order_id: int
     command: PlaceOrder
@@ -78,7 +80,7 @@ class TwinOrder:
 
     @property
     def shown(self) -> int:
-        """What the book shows of it."""
+        """Return the size that the book shows."""
         return self.slice or self.left
 
     @property
@@ -88,7 +90,7 @@ class TwinOrder:
 
 @dataclass
 class TwinTrading:
-    """What the exchange knows, and what its orders do to each other."""
+    """The exchange's state, and the effects of orders on each other."""
 
     currencies: dict[str, int] = field(default_factory=dict)
     products: dict[str, PutProduct] = field(default_factory=dict)
@@ -151,11 +153,11 @@ class TwinTrading:
         return exact.numerator
 
     def fee(self, order: TwinOrder, notional: int, ppm: int) -> int:
-        """What the order pays when it pays for this notional too: all in all the exact fee, rounded up."""
+        """Return the fee for this further notional: the exact sum of fees is rounded up once."""
         return ceil(order.exact + Fraction(notional) * Fraction(ppm, 1_000_000)) - order.fees
 
     def hold(self, order: TwinOrder) -> int:
-        """What an open order holds."""
+        """Return the hold of an open order."""
         alone = self.hold_alone(order)
         if order.partner is not None and order.command.stop is not StopType.NONE:
             return max(0, alone - self.hold_alone(order.partner))
@@ -170,11 +172,11 @@ class TwinTrading:
         return worth + self.fee(order, worth, max(self.rates(order)))
 
     def rates(self, order: TwinOrder) -> tuple[int, int]:
-        """What it pays as a maker and as a taker; see `twin_fees`."""
+        """Return the maker's and the taker's rate: see `twin_fees`."""
         raise NotImplementedError
 
     def known(self) -> list[TwinOrder]:
-        """All that are accepted and not done, oldest first."""
+        """Return all accepted orders that are not done, oldest first."""
         return sorted([*self.resting, *self.waiting, *self.collected], key=lambda order: order.order_id)
 
     def leave(self, order: TwinOrder, reason: DoneReason) -> None:
@@ -193,7 +195,7 @@ class TwinTrading:
         self.noted.append(order)
 
     def settle(self) -> None:
-        """Partners of orders that traded or left leave."""
+        """Cancel the partners of orders that traded or left."""
         while self.noted:
             self.unlink(self.noted.pop(0))
 
@@ -210,8 +212,8 @@ class TwinTrading:
         self.facts.append((name, product, self.sequences[product], *rest))
 
     def makers(self, taker: TwinOrder) -> list[TwinOrder]:
-        """All resting orders that the taker may trade with, best first. Python's sort is stable: first come, first
-        served.
+        """Return all resting orders that the taker may trade with, best first. Python's sort is stable, so earlier
+        orders come first.
         """
         found = [o for o in self.resting if o.product.product_id == taker.product.product_id and o.buys != taker.buys]
         if taker.command.order_type is OrderType.LIMIT:
@@ -220,7 +222,7 @@ class TwinTrading:
         return sorted(found, key=lambda o: o.command.price if taker.buys else -o.command.price)
 
     def trigger(self, product_id: str) -> None:
-        """Stop orders enter one after the other until none is triggered, or the product trades no more."""
+        """Let stop orders enter one after the other until none is triggered, or the product no longer trades."""
         queue = self.queues.setdefault(product_id, [])
         queue.extend(self.triggered(product_id))
         while queue and self.products[product_id].status in TRADING:
@@ -235,7 +237,7 @@ class TwinTrading:
             queue.extend(self.triggered(product_id))
 
     def switched_off(self, account: str, product: str, side: Side) -> Reason | None:
-        """Do the operator's switches keep such an order out? See `twin_controls`."""
+        """Return whether the operator's switches reject such an order: see `twin_controls`."""
         return None
 
     def triggered(self, product_id: str) -> list[TwinOrder]:
@@ -254,7 +256,7 @@ class TwinTrading:
         return found
 
     def enter(self, order: TwinOrder) -> None:
-        """It is received, and collected or goes on."""
+        """Receive the order, and put it into the auction book or continue."""
         c = order.command
         self.tell(
             "OrderReceived",
@@ -274,7 +276,7 @@ class TwinTrading:
             self.go_on(order)
 
     def go_on(self, order: TwinOrder) -> None:
-        """It meets the book, and rests or leaves."""
+        """Let it trade with the book. The rest rests or is cancelled."""
         c = order.command
         killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
         if killed and self.stopped(self.makers(order)):
@@ -291,7 +293,7 @@ class TwinTrading:
             self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
 
     def stopped(self, makers: list[TwinOrder]) -> bool:
-        """Is the next trade outside the collar?"""
+        """Return whether the next trade is outside the collar."""
         if self.collar is None or not makers:
             return False
         low, high = self.collar
@@ -301,11 +303,11 @@ class TwinTrading:
         raise NotImplementedError("there are no collars without controls")
 
     def public(self, order: TwinOrder, size: int) -> int:
-        """What everybody may see of a size."""
+        """Return the part of a size that the public may see."""
         return min(order.display or size, size)
 
     def rest(self, order: TwinOrder) -> None:
-        """It goes to the end of the queue of its price."""
+        """Append it to the queue of its price."""
         c = order.command
         order.slice = self.public(order, order.left)
         self.resting.append(order)
@@ -313,7 +315,7 @@ class TwinTrading:
         order.opened = self.sequences[c.product_id]
 
     def fillable(self, taker: TwinOrder) -> bool:
-        """Slice after slice: what is behind a slice queues behind the others of its price."""
+        """Count slice after slice: the rest behind a slice queues after the other orders of its price."""
         wanted, queue = taker.left, [(maker, maker.shown, maker.left - maker.shown) for maker in self.makers(taker)]
         while queue and wanted > 0:
             maker, shown, behind = queue.pop(0)
@@ -331,7 +333,7 @@ class TwinTrading:
         return wanted <= 0
 
     def trade_all(self, taker: TwinOrder) -> DoneReason | None:
-        """Trade until nothing goes any more. None: the book gave out before the order was through."""
+        """Trade as long as possible. None: the book was empty before the order was filled."""
         while True:
             makers = self.makers(taker)
             if not makers:
@@ -369,7 +371,7 @@ class TwinTrading:
         return DoneReason.FILLED if taker.money < still else DoneReason.CANCELLED
 
     def can_take(self, taker: TwinOrder, maker: TwinOrder) -> int:
-        """Count up lot by lot; more than a lot beyond what the maker has makes no difference."""
+        """Count lot by lot. More than one lot beyond the maker's size makes no difference."""
         c, product = taker.command, taker.product
         if c.order_type is OrderType.LIMIT or (c.side is Side.SELL and c.size):
             return taker.left
@@ -465,18 +467,18 @@ class TwinTrading:
     # ----------------------------------------------------------------------------------------------------------------
 
     def taking_part(self, name: str) -> list[TwinOrder]:
-        """All orders of an auction, the earliest first."""
+        """Return all orders of an auction, the earliest first."""
         return [order for order in [*self.resting, *self.collected] if order.product.product_id == name]
 
     def accepting(self, name: str, price: int) -> tuple[list[TwinOrder], list[TwinOrder]]:
-        """Who buys and who sells at a price, in the order in which they trade."""
+        """Return the buys and sells that accept a price, in the order in which they trade."""
         orders = self.taking_part(name)
         bids = [order for order in orders if order.buys and order.command.price >= price]
         asks = [order for order in orders if not order.buys and order.command.price <= price]
         return sorted(bids, key=lambda o: -o.command.price), sorted(asks, key=lambda o: o.command.price)
 
     def auction(self, name: str) -> tuple[int, int, int]:
-        """Price, size and surplus of an auction, by trying every price."""
+        """Return price, size and surplus of an auction, by trying every price."""
         highest = max((order.command.price for order in self.taking_part(name)), default=0)
         tried = {}
         for price in range(self.products[name].tick, highest + 1, self.products[name].tick):

@@ -1,5 +1,5 @@
-"""Small worlds for property tests: two products, three accounts, few prices and sizes, so that everything meets
-everything.
+"""Small worlds for property tests: two products, three accounts, few prices and sizes, so that every pair of things
+meets.
 """
 
 from __future__ import annotations
@@ -53,14 +53,16 @@ CURRENCIES = ["ETH", "USD", "XBT"]
 
 
 def product(product_id: str, maker_ppm: int, taker_ppm: int, status: ProductStatus, command_id: str) -> PutProduct:
-    """ETH-USD: ETH has scale 2, so a tick of 4 and a lot of 25 make 1 quote unit. XBT-ETH: scale 0, everything in ones."""
+    """Return a product. ETH-USD: ETH has scale 2, so a tick of 4 and a lot of 25 make 1 quote unit. XBT-ETH: scale 0,
+    all sizes are 1.
+    """
     base, quote = product_id.split("-")
     tick, lot = (4, 25) if base == "ETH" else (1, 1)
     return PutProduct(OPERATOR, command_id, product_id, base, quote, tick, lot, lot, 40 * lot, maker_ppm, taker_ppm, status)
 
 
 def foundations(rates: tuple[int, int], money: int) -> list[AnyCommand]:
-    """Currencies, products, accounts and money."""
+    """Return the commands for currencies, products, accounts and money."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "f:usd", "USD", 0),
         PutCurrency(OPERATOR, "f:eth", "ETH", 2),
@@ -84,7 +86,7 @@ client_oids = st.sampled_from(["", "", "o1", "o2", "o3", "o4"])
 
 @st.composite
 def stops(draw: st.DrawFn, tick: int) -> tuple[StopType, int]:
-    """Often none; mostly sound ones, a few ticks from where the market is."""
+    """Draw stop options: often none, mostly valid ones, a few ticks away from the market."""
     kind = draw(st.sampled_from([StopType.NONE] * 4 + [StopType.LOSS] * 3 + [StopType.ENTRY] * 3))
     price = draw(st.integers(8, 12)) * tick if kind else 0
     return kind, price + draw(st.sampled_from([0] * 40 + [1, -60, tick]))
@@ -92,7 +94,7 @@ def stops(draw: st.DrawFn, tick: int) -> tuple[StopType, int]:
 
 @st.composite
 def limit_orders(draw: st.DrawFn) -> PlaceOrder:
-    """Mostly well-formed limit orders around two prices."""
+    """Draw mostly well-formed limit orders around two prices."""
     product_id = draw(products)
     tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
     price = draw(st.integers(8, 12)) * tick + draw(st.sampled_from([0] * 30 + [1, -60]))
@@ -121,7 +123,7 @@ def limit_orders(draw: st.DrawFn) -> PlaceOrder:
 
 @st.composite
 def market_orders(draw: st.DrawFn) -> PlaceOrder:
-    """Market orders by size, by funds, and (buys, and now and then a wrong sell) by both."""
+    """Draw market orders by size, by funds, and (buys, and sometimes an invalid sell) by both."""
     product_id = draw(products)
     lot = 25 if product_id == "ETH-USD" else 1
     side = draw(st.sampled_from(Side))
@@ -164,7 +166,7 @@ transfers = st.one_of(
 
 @st.composite
 def product_changes(draw: st.DrawFn) -> PutProduct:
-    """Other fees or another status; orders that rest keep the fees of their entry."""
+    """Draw other fees or another status. Resting orders keep the fees of their entry."""
     status = draw(st.sampled_from([ProductStatus.ONLINE] * 4 + [ProductStatus.AUCTION] * 4 + list(ProductStatus)))
     return product(draw(products), *draw(rates), status, draw(command_ids))
 
@@ -184,7 +186,7 @@ amends = st.builds(
 
 @st.composite
 def replacements(draw: st.DrawFn) -> ReplaceOrder:
-    """An order in the place of another."""
+    """Draw an order that replaces another one."""
     order = draw(st.one_of(limit_orders(), market_orders()))
     new = NewOrder(**{name: getattr(order, name) for name in NewOrder.__struct_fields__})
     number = draw(st.one_of(st.just(0), st.integers(1, 40)))
@@ -192,7 +194,7 @@ def replacements(draw: st.DrawFn) -> ReplaceOrder:
 
 
 def control_command(random: Random, number: int) -> AnyCommand:
-    """One command of a market whose operator sets switches and limits all the time; or an order for them to stop."""
+    """Return a command of a market whose operator sets switches and limits all the time, or an order for them."""
     command_id, kind = f"c{number}", random.random()
     scope = random.choice([Scope.VENUE, Scope.FIRM, Scope.ACCOUNT, Scope.ACCOUNT, Scope.PRODUCT, Scope.PRODUCT])
     names = {Scope.VENUE: [""], Scope.FIRM: ["acme", "none"], Scope.ACCOUNT: ACCOUNTS, Scope.PRODUCT: PRODUCTS}
@@ -229,7 +231,7 @@ RATES = [(0, 0), (1_000, 3_000), (100_000, 50_000), (-1_000, 3_000), (-30_000, 3
 
 
 def fee_command(random: Random, command_id: str) -> AnyCommand:
-    """Fee tiers, an override, or rates of a product."""
+    """Return fee tiers, an override, or rates of a product."""
     kind, name = random.random(), random.choice(PRODUCTS)
     if kind < 0.3:
         return product(name, *random.choice(RATES), ProductStatus.ONLINE, command_id)
@@ -245,8 +247,8 @@ def fee_command(random: Random, command_id: str) -> AnyCommand:
 
 
 def busy_command(random: Random, number: int) -> AnyCommand:
-    """One command of a busy market, from a seeded generator: longer and denser flows than strategies draw by
-    themselves.
+    """Return a command of a busy market, from a seeded generator: flows that are longer and denser than those that
+    strategies draw.
     """
     account, command_id = random.choice(ACCOUNTS), f"c{number if random.random() < 0.95 else random.randrange(number + 1)}"
     kind = random.random()
@@ -275,7 +277,7 @@ def busy_command(random: Random, number: int) -> AnyCommand:
 
 
 def _pair(random: Random, account: str, command_id: str) -> PlacePair:
-    """A pair around the middle of the market."""
+    """Return a pair around the middle of the market."""
     product_id, side = random.choice(PRODUCTS), random.choice(list(Side))
     tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
     away = (random.randrange(0, 4), random.randrange(0, 4))
@@ -298,7 +300,7 @@ def _pair(random: Random, account: str, command_id: str) -> PlacePair:
 
 
 def options_command(random: Random, number: int) -> AnyCommand:
-    """One command of a market whose orders have options: lifetimes, exits, trailing stops, sessions."""
+    """Return a command of a market whose orders have options: lifetimes, exits, trailing stops, sessions."""
     account, command_id = random.choice(ACCOUNTS), f"c{number}"
     kind, tag = random.random(), random.choice(["", "", "s1", "s2"])
     if kind < 0.05:
@@ -340,7 +342,7 @@ def options_command(random: Random, number: int) -> AnyCommand:
 
 
 def _change(random: Random, account: str, command_id: str, number: int) -> AnyCommand:
-    """An amendment, now and then a replacement, of an order that may be there."""
+    """Return an amendment, or sometimes a replacement, of an order that may exist."""
     named = random.choice([(0, f"o{random.randrange(30)}"), (random.randrange(max(1, number - 30), number + 2), "")])
     if random.random() < 0.25:
         order = _busy_order(random, account, command_id)
@@ -356,8 +358,8 @@ def _change(random: Random, account: str, command_id: str, number: int) -> AnyCo
 
 
 def auction_command(random: Random, number: int) -> AnyCommand:
-    """One command of a market that goes from auction to auction: orders that cross, of few accounts, most of them
-    collected.
+    """Return a command of a market that goes from auction to auction: orders of few accounts that cross, most of them
+    in the auction book.
     """
     account, command_id = random.choice(ACCOUNTS), f"c{number}"
     kind = random.random()

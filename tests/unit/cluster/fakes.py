@@ -1,4 +1,4 @@
-"""One node without a cluster: its peers are the test, which writes their messages by hand and reads what the node says."""
+"""One node without a cluster. The test plays its peers: it writes their messages by hand and reads the node's messages."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Message = TypeVar("Message", bound=m.AnyMessage)
 
 
 def command(index: int, term: int, text: bytes = b"x") -> LogEntry:
-    """A log entry with a command."""
+    """Return a log entry with a command."""
     return LogEntry(bytes([m.COMMAND]) + text, index, term)
 
 
 def no_op(index: int, term: int) -> LogEntry:
-    """The entry a leader begins its term with."""
+    """Return the entry with which a leader begins its term."""
     return LogEntry(bytes([m.NO_OP]), index, term)
 
 
 def membership(index: int, term: int, members: Membership) -> LogEntry:
-    """The entry that names a membership."""
+    """Return the entry that names a membership."""
     return LogEntry(bytes([m.MEMBERS]) + encode_members(members), index, term)
 
 
@@ -39,7 +39,7 @@ FIRST = no_op(1, 0)
 
 @dataclass
 class Recorder:
-    """A wire that keeps what the node says."""
+    """A wire that keeps the node's messages."""
 
     sent: list[tuple[str, m.AnyMessage]] = field(default_factory=list)
     stopped: bool = False
@@ -62,10 +62,9 @@ class Recorder:
 
 
 class Snapshots(SimSnapshots):
-    """Snapshots that are durable when the test says so.
-
-    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail.
-    `looks`: how often the newest one was compared with what was written.
+    """Snapshots that become durable when the test says so. `refuse` makes an incoming one fail its check, which takes
+    `check_polls` ticks. `broken` makes the loading fail. `looks`: how often the newest one was compared with what was
+    written.
     """
 
     def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
@@ -111,7 +110,7 @@ class SlowSink(SimSink):
 
 
 class RefusingSink(SimSink):
-    """Finds every snapshot damaged."""
+    """Reports every snapshot as damaged."""
 
     def poll(self) -> SnapshotMark | None:
         raise SnapshotRefusedError("another schema")
@@ -163,42 +162,44 @@ class Node:
         self.changes: list[ChangeResult] = []
 
     def restart(self, *, power_loss: bool = True, rejoin: bool = False) -> Node:
-        """The same disk and snapshots in a new process."""
+        """Start a new process with the same disk and snapshots."""
         self.disk.crash(power_loss=power_loss)
         return Node(nodes=len(self.peers) + 1, disk=self.disk, store=self.store, rejoin=rejoin)
 
     def connect(self, *peers: str) -> None:
-        """Peers (all, when none is named) are reachable."""
+        """Connect peers (all if none is named)."""
         for peer in peers or self.peers:
             self.guard.on_connected(peer)
 
     def hear(self, peer: str, message: m.AnyMessage, *, more: bool = False) -> list[m.AnyMessage]:
-        """Give the node a message; what it says at once to that peer. `more`: another one has arrived behind it."""
+        """Give the node a message. Returns what it answers to that peer at once. `more`: another message has arrived
+        after it.
+        """
         before = len(self.wire.sent)
         self.raft.receive(peer, m.encode(message), more)
         return [said for to, said in self.wire.sent[before:] if to == peer]
 
     def append(self, peer: str, term: int, *entries: LogEntry, after: LogEntry = FIRST, commit: int = 1) -> list[m.AnyMessage]:
-        """AppendEntries from `peer`, behind the entry `after`."""
+        """Send AppendEntries from `peer`, with entries after the entry `after`."""
         return self.hear(peer, m.AppendEntries(term, commit, after.index, after.term, list(entries)))
 
     def pass_time(self, seconds: float, step: float = 0.02) -> None:
-        """Tick through a time."""
+        """Tick for some time."""
         end = self.now + seconds
         while self.now < end:
             self.now += step
             self.raft.tick()
 
     def said(self, kind: type[Message], to: str | None = None) -> list[Message]:
-        """Everything of a kind that the node said so far."""
+        """Return all messages of a type that the node has sent."""
         return [said for peer, said in self.wire.sent if isinstance(said, kind) and to in (None, peer)]
 
     def forget_said(self) -> None:
-        """Begin to listen anew."""
+        """Forget all messages so far."""
         self.wire.sent.clear()
 
     def elect(self) -> int:
-        """Make the node leader with the votes of all; its term."""
+        """Make the node leader with the votes of all. Returns its term."""
         self.connect()
         for _ in range(200):
             self.pass_time(0.02)
@@ -215,28 +216,28 @@ class Node:
         return term
 
     def acknowledge(self, *peers: str) -> None:
-        """These peers have everything, and the node notices."""
+        """Let these peers acknowledge everything, and let the node process it."""
         for peer in peers or self.peers:
             self.hear(peer, m.AppendReply(self.raft_log.term, self.raft_log.last_index + 1, False, True, True))
         self.pass_time(0.02)
 
     def propose(self, payload: bytes = b"order") -> None:
-        """Propose, and let it go out; the result comes to `results`."""
+        """Propose, and let the messages go out. The result goes to `results`."""
         self.raft.propose(payload, self.results.append)
         self.raft.tick()
 
     def change(self, change: Change) -> None:
-        """Ask for a change of the membership; the result comes to `changes`."""
+        """Request a change of the membership. The result goes to `changes`."""
         self.raft.change_members(change, self.changes.append)
         self.raft.tick()
 
     def members(self) -> dict[str, Role]:
-        """Roles by id, as the node shows them."""
+        """Return the roles by id, as the node shows them."""
         return {state.member.node_id: state.member.role for state in self.raft.status().members}
 
 
 def stored(index: int, term: int, *, commands: int = 0) -> Stored:
-    """A snapshot up to `index`, of a machine that applied `commands` commands just before it."""
+    """Return a snapshot up to `index`, of a machine that applied `commands` commands just before it."""
     machine = Machine()
     for number in range(index - commands + 1, index + 1):
         machine.apply(number, b"x")
@@ -245,7 +246,7 @@ def stored(index: int, term: int, *, commands: int = 0) -> Stored:
 
 
 def chunk_of(snapshot: Stored, term: int) -> m.SnapshotChunk:
-    """The whole of a snapshot as one piece."""
+    """Return the whole snapshot as one chunk."""
     source = SimSource(snapshot)
     data = source._data
     return m.SnapshotChunk(term, snapshot.mark.index, snapshot.mark.last.term, len(data), 0, data)

@@ -1,4 +1,4 @@
-"""Stand-ins for the tests of the node: a consensus of one, a clock, and a node assembled from them."""
+"""Replacements for the tests of the node: a consensus of one node, a clock, and a node assembled from them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,15 @@ ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", p
 
 
 def member(node_id: str, role: Role = Role.VOTER) -> Member:
-    """A member with the addresses of `config_of`."""
+    """Return a member with the addresses of `config_of`."""
     number = int(node_id.removeprefix("n"))
     places = (f"127.0.0.1:{7000 + number}", f"127.0.0.1:{7100 + number}", f"http://127.0.0.1:{7200 + number}")
     return Member(node_id, role, *places)
 
 
 class LocalRaft:
-    """A consensus of one node, in memory. Proposals are applied at the next `tick`, in order; `auto` ticks soon by
-    itself.
-
-    `lose_leadership` and `lead` play failovers; `hold` keeps proposals under way.
+    """A consensus of one node, in memory. Proposals are applied at the next `tick`, in order; `auto` ticks soon without
+    a call. `lose_leadership` and `lead` simulate failovers; `hold` keeps proposals in flight.
     """
 
     def __init__(self, machine: StateMachine, node_id: str = "n1", *, auto: bool = True, leader: bool = True) -> None:
@@ -95,7 +93,7 @@ class LocalRaft:
             done(ProposeResult(index=self.index, value=value() if callable(value) else value))
 
     def lose_leadership(self, leader_id: str = "", *, applied: bool = False) -> None:
-        """Another node leads, or nobody. What is under way gets OUTCOME_UNKNOWN, and is applied all the same if
+        """Let another node lead, or none. Proposals in flight get OUTCOME_UNKNOWN, and are applied nevertheless if
         `applied`.
         """
         under_way, self._under_way = self._under_way, []
@@ -108,7 +106,7 @@ class LocalRaft:
         self._tell()
 
     def lead(self) -> None:
-        """This node leads."""
+        """Make this node the leader."""
         self.leader_id = self.node_id
         self._tell()
 
@@ -161,7 +159,7 @@ class LocalRaft:
 
 
 def config_of(directory: Path, node_id: str = "n1", *, native: NativeConfig | None = None) -> NodeConfig:
-    """A configuration of a cluster n1, n2, n3 that nothing reads from a file."""
+    """Return a configuration of a cluster n1, n2, n3 without files."""
     nodes = [
         NodeAddress(f"n{number}", f"127.0.0.1:{7000 + number}", f"127.0.0.1:{7100 + number}", f"http://127.0.0.1:{7200 + number}")
         for number in (1, 2, 3)
@@ -211,7 +209,7 @@ class FakeNode:
 
 @contextlib.asynccontextmanager
 async def running(config: NodeConfig, *, auto: bool = True, leader: bool = True) -> AsyncIterator[FakeNode]:
-    """A node that listens inside the block."""
+    """Run a node that listens inside the block."""
     node = FakeNode(config, auto=auto, leader=leader)
     await node.start()
     try:
@@ -221,7 +219,7 @@ async def running(config: NodeConfig, *, auto: bool = True, leader: bool = True)
 
 
 def addresses(nodes: Mapping[str, FakeNode]) -> dict[str, str]:
-    """What a `ClusterClient` is given."""
+    """Return the addresses for a `ClusterClient`."""
     return {node_id: node.address for node_id, node in nodes.items()}
 
 
@@ -238,10 +236,10 @@ WORLD: list[AnyCommand] = [
 
 
 def buy(number: int, price: int = 100, size: int = 1, account: str = "alice") -> PlaceOrder:
-    """A limit order to buy whole coins."""
+    """Return a limit order to buy whole coins."""
     return PlaceOrder(account, f"c:{number}", "BTC-USD", Side.BUY, OrderType.LIMIT, price, size * 10**8, client_oid=str(number))
 
 
 def sell(number: int, price: int = 100, size: int = 1, account: str = "bob") -> PlaceOrder:
-    """A limit order to sell whole coins."""
+    """Return a limit order to sell whole coins."""
     return PlaceOrder(account, f"c:{number}", "BTC-USD", Side.SELL, OrderType.LIMIT, price, size * 10**8, client_oid=str(number))

@@ -1,4 +1,4 @@
-"""Data directories as another version left them, for tests of migrations."""
+"""Data directories as another version wrote them, for tests of migrations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATE = HardState(term=7, voted_for="n2", commit_index=20)
 
 
 def entries_of(batches: list[Batch], level: Level = OWN) -> list[LogEntry]:
-    """A log of a level: a no-op first, as a leader begins, and one in the middle; from index 1, terms 1 and 2."""
+    """Return a log of a level: a no-op first, as a leader begins, and one in the middle; from index 1, terms 1 and 2."""
     payloads = [bytes([COMMAND]) + states.encoded(level.abi, batch.time, batch.commands) for batch in batches]
     half = len(payloads) // 2
     return [
@@ -43,7 +43,7 @@ def entries_of(batches: list[Batch], level: Level = OWN) -> list[LogEntry]:
 
 
 def engine_at(entries: list[LogEntry], index: int, level: Level = OWN, *, migrated: bool = False) -> Engine:
-    """The state after the entry at `index`; `migrated`: as from entries of a version before 0.2.0."""
+    """Return the state after the entry at `index`; `migrated`: as from entries of a version before 0.2.0."""
     engine = states.empty(level)
     for entry in entries[:index]:
         if entry.payload[0] == COMMAND:
@@ -62,7 +62,7 @@ def write_data(
     level: Level = OWN,
     migrated: bool = False,
 ) -> None:
-    """A data directory of a level: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard
+    """Write a data directory of a level: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard
     state.
     """
     log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=level.abi, segment_bytes=4000)
@@ -81,13 +81,13 @@ def write_data(
 
 
 def write_former(data: Path, entries: list[LogEntry], cut: int, directory: Path, **how: Any) -> None:
-    """A data directory of version 1, as `write_data`; the entries are of 0.2.0."""
+    """Write a data directory of version 1, like `write_data`; the entries are of 0.2.0."""
     write_data(data, entries, cut, level=BROUGHT_TO, migrated=True, **how)
     as_version(data, ONE, directory)
 
 
 def as_version(data: Path, version: Schema, directory: Path) -> None:
-    """Write a data directory of 0.2.0 as an earlier version would have left it."""
+    """Rewrite a data directory of 0.2.0 as an earlier version would have written it."""
     directory.mkdir(exist_ok=True)
     known = chains(directory / "released", BACKWARD)
     Builder(look(data), directory / "old", known.find(FOUR.abi, version.abi), known.releases, "n1", lambda _line: None).build()
@@ -98,7 +98,7 @@ def as_version(data: Path, version: Schema, directory: Path) -> None:
 
 
 def contents(data: Path) -> dict[str, bytes]:
-    """Every file with data in it, by its path."""
+    """Return every file with data in it, by its path."""
     return {
         str(path.relative_to(data)): path.read_bytes()
         for part in (SNAPSHOTS, LOG)
@@ -108,7 +108,7 @@ def contents(data: Path) -> dict[str, bytes]:
 
 
 def loaded(config: NodeConfig) -> tuple[Engine, list[LogEntry], HardState | None]:
-    """What this version finds: the state at the end of the log, the log, and the hard state."""
+    """Return what this version loads: the state at the end of the log, the log, and the hard state."""
     disk = RealDisk(config.data_path / LOG, fsync=False)
     abi = look(config.data_path).abi
     assert abi is not None

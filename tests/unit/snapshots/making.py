@@ -21,7 +21,7 @@ FILE_LIMIT = 60.0
 
 
 def fields(index: int, **changes: object) -> SnapshotFields:
-    """What the engine would know of a snapshot at `index`."""
+    """Return what the engine would know of a snapshot at `index`."""
     base = SnapshotFields(index, 3, b"mark of %d" % index, index * 10, "0.0.1", 1_700_000_000_000_000_000)
     return msgspec.structs.replace(base, **changes)
 
@@ -35,18 +35,20 @@ def tables(rows: int = 50, salt: str = "") -> Tables:
 
 
 def as_bytes(index: int, content: Tables, abi: str = ABI) -> bytes:
-    """What goes down the writer's pipe."""
+    """Return the bytes in the writer's pipe."""
     return b"".join(frames(Begin(fields(index), abi, list(content)), content))
 
 
 def as_change_bytes(index: int, base: int, content: Tables, chunks: list[RowChunk], abi: str = ABI) -> bytes:
-    """What goes down the writer's pipe for changes that make `content` of the snapshot at `base`."""
+    """Return the bytes in the writer's pipe for changes that make `content` from the snapshot at `base`."""
     counts = {name: len(rows) for name, rows in content.items()}
     return b"".join(change_frames(Begin(fields(index), abi, list(content), base), counts, chunks))
 
 
 def differences(old: Tables, new: Tables) -> list[RowChunk]:
-    """The changes that lead from one to the other: a range in the middle of what goes is purged, the rest deleted."""
+    """Return the changes from one content to the other: a range in the middle of the removed rows is purged, the others
+    are deleted.
+    """
     chunks = []
     for name in new:
         before, after = dict(old[name]), dict(new[name])
@@ -77,12 +79,14 @@ def wait(job: WriteJob) -> JobState:
 
 
 def names(directory: Path) -> list[str]:
-    """What lies in a directory of snapshots, but for the lock."""
+    """Return the names in a directory of snapshots, except the lock."""
     return sorted(path.name for path in directory.iterdir() if path.name != "writer.lock")
 
 
 def check_whole_or_absent(directory: Path, expected: dict[int, Tables]) -> int:
-    """Open a store after a kill: its newest snapshot is one of `expected`, with all its rows. Its index, 0 without one."""
+    """Open a store after a kill, and check that its newest snapshot is one of `expected`, with all its rows. Returns
+    its index, or 0 without one.
+    """
     store = SnapshotStore(directory)
     newest = store.newest()
     assert all(len(name) == 20 for name in names(directory)), names(directory)

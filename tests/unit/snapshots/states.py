@@ -1,5 +1,5 @@
-"""A small exchange with everything that a migration must carry: open orders in two products, holds, done orders,
-remembered ids.
+"""A small exchange with everything that a migration must convert: open orders in two products, holds, done orders,
+cached outcomes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ACCOUNTS = ("ann", "bob", "eve")
 
 
 def foundations() -> list[Batch]:
-    """Currencies, products without fees, accounts with money and keys, one of them revoked."""
+    """Return the commands for currencies, products without fees, and accounts with money and keys, one of them revoked."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, f"f:{name}", name, scale) for name, scale in (("USD", 2), ("BTC", 2), ("ETH", 2))
     ]
@@ -43,7 +43,7 @@ def foundations() -> list[Batch]:
 
 
 def trading(seed: int, count: int, first: int = 0) -> list[Batch]:
-    """Orders around a few prices, and cancels of some; every command has an id of its own."""
+    """Return orders around a few prices, and cancels of some. Every command has an id of its own."""
     random = Random(seed)
     batches = []
     for number in range(first, first + count):
@@ -60,14 +60,14 @@ def trading(seed: int, count: int, first: int = 0) -> list[Batch]:
 
 
 def encoded(batch: Batch, *, migrated: bool = False) -> bytes:
-    """A log entry of version 0.2.0; `migrated`: one of a version before it, brought there."""
+    """Return a log entry of version 0.2.0; `migrated`: one of an earlier version, converted."""
     entry = states.encoded(BROUGHT_TO.abi, batch.time, batch.commands)
     time, commands, _ = msgspec.msgpack.decode(entry)
     return msgspec.msgpack.encode([time, commands, True]) if migrated else entry
 
 
 def applied_before(*flows: list[Batch], migrated: bool = False) -> Engine:
-    """A state of version 0.2.0 that has applied them; `migrated`: as entries of a version before."""
+    """Return a state of version 0.2.0 that has applied them; `migrated`: as entries of an earlier version."""
     engine = states.empty(BROUGHT_TO)
     for flow in flows:
         for batch in flow:
@@ -76,7 +76,7 @@ def applied_before(*flows: list[Batch], migrated: bool = False) -> Engine:
 
 
 def applied(*flows: list[Batch]) -> Engine:
-    """An engine that has applied them."""
+    """Return an engine that has applied them."""
     engine = Engine()
     for flow in flows:
         for batch in flow:

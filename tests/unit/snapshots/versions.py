@@ -1,10 +1,10 @@
-"""Three versions before 0.2.0, made up: their schemas, the way forward, and the way in which a state of 0.2.0 is written
-in theirs.
+"""Three invented versions before 0.2.0: their schemas, the way forward, and a state of 0.2.0 as each of them stores it.
 
-1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code. 2 -> 3  `pair` of a
-product, "BTC/USD", is split into `base` and `quote`, in the table and in the command. 3 -> 4  the table `member` is
-called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is version 0.2.0, to which a start brings older data
-(`level.BROUGHT_TO`).
+1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code.
+2 -> 3  `pair` of a product, "BTC/USD", is split into `base` and `quote`, in the table and in the command.
+3 -> 4  the table `member` is called `account`; the reason LAPSED of done orders is removed; revoked keys are dropped.
+
+4 is version 0.2.0, to which a start brings older data (`level.BROUGHT_TO`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from snapshots.migration.plan import Drop, Migration
 
 
 def with_struct(schema: Schema, name: str, change: Callable[[list[FieldType]], list[FieldType]]) -> Schema:
-    """The schema with other fields in a struct."""
+    """Return the schema with other fields in a struct."""
     struct = schema.structs[name]
     changed = StructType(struct.form, struct.tag, struct.closed, change(struct.fields))
     return msgspec.structs.replace(schema, structs={**schema.structs, name: changed})
@@ -41,7 +41,7 @@ def _joined(fields: list[FieldType]) -> list[FieldType]:
 
 
 def with_tables(schema: Schema, change: Callable[[TableType], TableType]) -> Schema:
-    """The schema with other tables."""
+    """Return the schema with other tables."""
     return msgspec.structs.replace(schema, tables=[change(table) for table in schema.tables])
 
 
@@ -95,7 +95,7 @@ BACKWARD = {
 
 
 def write_descriptions(directory: Path, *schemas: Schema) -> Path:
-    """Descriptions as those of the versions 0.0.1, 0.0.2, ..."""
+    """Write descriptions as those of the versions 0.0.1, 0.0.2, ..."""
     directory.mkdir(exist_ok=True)
     for number, schema in enumerate(schemas, 1):
         (directory / f"0.0.{number}-{schema.abi}.json").write_bytes(schema.encode())
@@ -103,11 +103,11 @@ def write_descriptions(directory: Path, *schemas: Schema) -> Path:
 
 
 def chains(directory: Path, migrations: dict[str, Migration] | None = None, **changes: Any) -> Chains:
-    """The way forward, or with other migrations."""
+    """Return the way forward, or one with other migrations."""
     known = Releases(write_descriptions(directory, ONE, TWO, THREE), FOUR)
     return Chains(known, FORWARD if migrations is None else migrations, **changes)
 
 
 def with_changes(migration: Migration, **changes: Any) -> dict[str, Migration]:
-    """The way forward with one migration changed."""
+    """Return the way forward with one migration changed."""
     return {**FORWARD, migration.source: replace(migration, **changes)}

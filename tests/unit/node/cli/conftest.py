@@ -22,7 +22,7 @@ Watched = Callable[..., str]
 
 
 class FakeTerminal(io.StringIO):
-    """A terminal that keeps everything it was sent."""
+    """A terminal that keeps its output."""
 
     def isatty(self) -> bool:
         return True
@@ -38,7 +38,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 @pytest.fixture
 def run(tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line; its exit code must be `code`."""
+    """Run a command line. Its exit code must be `code`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QUORUMBOOK_CLUSTER", raising=False)
 
@@ -53,7 +53,7 @@ def run(tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def watched(run: Run, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    """Run a command line whose stderr is a terminal; what that was sent. Its exit code must be `code`."""
+    """Run a command line whose stderr is a terminal. Returns the terminal's output. The exit code must be `code`."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("CI", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -73,7 +73,7 @@ def watched(run: Run, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 @pytest.fixture
 def run_json(run: Run) -> Callable[..., Any]:
-    """Run a command line with `--json`; what it printed, decoded."""
+    """Run a command line with `--json`. Returns the decoded output."""
 
     def invoke(*arguments: str, code: int = 0) -> Any:
         return json.loads(run(*arguments, "--json", code=code).stdout)

@@ -19,11 +19,11 @@ from statemachine.events import AnyEvent, AnyOutcome
 
 
 class FakeClient(ClusterClient):
-    """A real engine behind the interface of `ClusterClient`. Every batch is one second later than the one before.
+    """A real engine behind the interface of `ClusterClient`. Every batch is one second later than the previous one.
 
     Attributes:
         failures: raised by the next calls to `submit`, one each.
-        controls: what was asked of which node.
+        controls: the requests, with their nodes.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class FakeClient(ClusterClient):
         return msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])
 
     async def control(self, action: ControlAction, node_id: str = "", *, about: str = "") -> bool:
-        """Note what was asked, and do it at once."""
+        """Record the request, and do it at once."""
         self.controls.append((action, node_id or about))
         if action is ControlAction.SNAPSHOT:
             self.status = msgspec.structs.replace(self.status, snapshot_index=self.status.applied_index)
@@ -84,11 +84,11 @@ class FakeClient(ClusterClient):
         return True
 
     async def query_node(self, node_id: str, query: AnyQuery) -> Any:
-        """All nodes are the same here."""
+        """Query this engine, because all nodes are the same here."""
         return await self._query(query)
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
-        """The product's events so far and, as long as somebody listens, those that come."""
+        """Yield the product's events so far and then those that arrive."""
         sent = 0
         while True:
             fresh = [event for event in self.events_made[sent:] if event.product_id == product_id]

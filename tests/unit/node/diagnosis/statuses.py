@@ -1,4 +1,4 @@
-"""What nodes say of themselves, for tests of what is made of it."""
+"""Statuses of nodes, for tests of the diagnosis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.system.durations import DurationCounts, Durations
 
 
 def counted(*seconds: float) -> DurationCounts:
-    """A histogram with these observations."""
+    """Return a histogram with these observations."""
     durations = Durations()
     for each in seconds:
         durations.observe(each)
@@ -20,12 +20,12 @@ def counted(*seconds: float) -> DurationCounts:
 
 
 def member(node_id: str, **changed: Any) -> MemberStatus:
-    """A voter that is connected."""
+    """Return a voter that is connected."""
     return msgspec.structs.replace(MemberStatus(node_id, True, 40, native="127.0.0.1:1"), **changed)
 
 
 def status(node_id: str, role: str = "follower", **changed: Any) -> NodeStatus:
-    """A node of three that is well; n1 leads."""
+    """Return the status of a healthy node of three; n1 leads."""
     made = NodeStatus(
         node_id,
         "trial",
@@ -56,5 +56,5 @@ def status(node_id: str, role: str = "follower", **changed: Any) -> NodeStatus:
 
 
 def three(**changed: NodeStatus | None) -> Statuses:
-    """Three nodes that are well, but for those that are given."""
+    """Return three healthy nodes, except for the given ones."""
     return {"n1": status("n1", "leader"), "n2": status("n2"), "n3": status("n3"), **changed}

@@ -76,7 +76,7 @@ def exchange(backend: FixBackend | None = None) -> FixBackend:
 
 
 def trade_with(backend: FixBackend, side: Side, price: int, size: int, name: str = "") -> None:
-    """An order of bob's that did not come over FIX."""
+    """Place an order of bob that does not come over FIX."""
     backend.apply(
         PlaceOrder("bob", f"bob-{name or time.time_ns()}", PRODUCT, side, OrderType.LIMIT, price, size, client_oid=name)
     )
@@ -84,7 +84,7 @@ def trade_with(backend: FixBackend, side: Side, price: int, size: int, name: str
 
 @dataclass
 class Client:
-    """A client's end: numbers its messages, and keeps what it gets."""
+    """A client's end. It numbers its messages, and keeps what it gets."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -95,7 +95,7 @@ class Client:
     _parser: simplefix.FixParser = field(default_factory=lambda: simplefix.FixParser(allow_empty_values=True))
 
     def encode(self, kind: str, *fields: tuple[int, object], number: int | None = None, **header: str) -> bytes:
-        """A message; `number` as given, else the next."""
+        """Encode a message with this number, or the next one."""
         message = simplefix.FixMessage()
         message.append_pair(8, header.get("begin", "FIXT.1.1"))
         message.append_pair(35, kind)
@@ -116,7 +116,7 @@ class Client:
     def logon(
         self, *more: tuple[int, object], reset: bool = True, heartbeat: int = 30, secret: str = SECRET, **over: Any
     ) -> None:
-        """A signed Logon."""
+        """Send a signed Logon."""
         if reset:
             self.number = 1
         now = over.pop("time", timestamp(time.time_ns()))
@@ -130,7 +130,7 @@ class Client:
         self.send("A", *fields, *more, time=now, **over)
 
     async def next(self, kind: str = "", deadline: float = DEADLINE) -> Fields:
-        """The next message, of a type if one is named (others are passed over). Raises EOFError at the end."""
+        """Return the next message, or the next one of a type. Raises EOFError at the end."""
         async with asyncio.timeout(deadline):
             while True:
                 message = self._parser.get_message()
@@ -146,7 +146,7 @@ class Client:
                     return fields
 
     async def end(self) -> list[Fields]:
-        """All that comes until the connection ends."""
+        """Return all messages until the connection ends."""
         found: list[Fields] = []
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
@@ -154,7 +154,7 @@ class Client:
         return found
 
     def order(self, name: str, side: str = "1", price: str = "100", size: str = "0.05", *more: tuple[int, object]) -> None:
-        """A limit order."""
+        """Return a limit order."""
         self.send("D", (11, name), (55, PRODUCT), (54, side), (40, 2), (44, price), (38, size), *more)
 
 
@@ -176,7 +176,7 @@ class Served:
     async def logged_on(
         self, key: str = "alice-key", target: str = "QUORUMBOOK", *more: tuple[int, object], **how: Any
     ) -> Client:
-        """A client that is logged on."""
+        """Return a client that is logged on."""
         client = await self.connect(key, target)
         client.logon(*more, **how)
         answer = await client.next()
@@ -190,7 +190,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(backend: FixBackend | None = None) -> AsyncIterator[Served]:
-    """A node's FIX server over the backend; several may share one, as the nodes of a cluster share a state."""
+    """Run a node's FIX server on the backend. Several may share one, as the nodes of a cluster share a state."""
     backend = backend or exchange()
     server = build(config(), backend)
     port = await server.start("127.0.0.1", 0, None)

@@ -35,11 +35,9 @@ LEADER = LeaderHint("n2", "127.0.0.1:7202", "http://127.0.0.1:7302")
 
 
 class FakeBackend:
-    """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False
-    redirects.
-
-    `taken`: how many requests came the short way.
-    `lost_answers`: of so many submits the first answer is lost, and they are sent again.
+    """The engine of a node, without the node. The next submits raise the entries of `fail`, one after the other;
+    `leads` False redirects. `taken`: how many requests took the fast path. `lost_answers`: the first answers of this
+    many submits are lost, and the submits are sent again.
     """
 
     def __init__(self) -> None:
@@ -94,8 +92,8 @@ class FakeBackend:
         return self.apply(*commands)
 
     def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
-        """Apply a batch and publish its events, as one frame a product. What cannot be encoded cannot be sent to an
-        engine.
+        """Apply a batch and publish its events, as one frame for each product. A command that cannot be encoded cannot
+        be sent to an engine.
         """
         self._clock += 1_000_000
         payload = msgspec.msgpack.encode(Batch(self._clock, list(commands)))
@@ -115,7 +113,7 @@ class FakeBackend:
         return applied.outcomes
 
     def advance(self, *, seconds: int) -> None:
-        """Let the time go on, without a command."""
+        """Advance the time without a command."""
         self._clock += seconds * 10**9
         self.apply()
 
@@ -165,7 +163,7 @@ class FakeBackend:
         self.on_keys = on_change
 
     def lose(self, product_id: str) -> None:
-        """The engine goes away: every subscription ends."""
+        """End every subscription, as if the engine had ended."""
         for _, on_lost in self.subscribers.pop(product_id, []):
             on_lost("the engine went away")
 
@@ -213,7 +211,7 @@ def config() -> NodeConfig:
 def headers(
     credentials: Credentials, method: str, target: str, body: bytes = b"", timestamp: str | None = None
 ) -> dict[str, str]:
-    """CB-ACCESS headers."""
+    """Return the CB-ACCESS headers."""
     stamp = timestamp if timestamp is not None else f"{time.time():.6f}"
     return {
         "CB-ACCESS-KEY": credentials.key_id,
@@ -239,13 +237,13 @@ class Client:
         self.ws_connect = session.ws_connect
 
     def make_url(self, path: str) -> str:
-        """The whole URL of a path."""
+        """Return the whole URL of a path."""
         return f"http://{self.host}:{self.port}{path}"
 
 
 @contextlib.asynccontextmanager
 async def served(gateway: Gateway) -> AsyncIterator[Client]:
-    """A client of the gateway, which serves inside the block."""
+    """Yield a client of the gateway, which serves inside the block."""
     app = Application(gateway)
     await app.start(HOST, 0)
     try:
@@ -268,7 +266,7 @@ class Exchange:
     keys: dict[str, Credentials] = field(default_factory=dict)
 
     async def call(self, who: str, method: str, target: str, body: object = None, **options: Any) -> tuple[int, Any]:
-        """A signed request: status and JSON."""
+        """Send a signed request. Returns status and JSON."""
         response = await self.send(who, method, target, body, **options)
         return response.status, json.loads(await response.read())
 
@@ -278,11 +276,11 @@ class Exchange:
         return await self.client.request(method, target, data=data or None, headers=signed, allow_redirects=False)
 
     async def get(self, target: str) -> tuple[int, Any]:
-        """A public request."""
+        """Send a public request."""
         return await self.call("", "GET", target)
 
     async def order(self, who: str, side: str, price: str, size: str, **fields: object) -> Any:
-        """Place a limit order on BTC-USD that must be accepted; the order object."""
+        """Place a limit order on BTC-USD that must be accepted. Returns the order."""
         body = {"product_id": "BTC-USD", "side": side, "price": price, "size": size} | fields
         status, answer = await self.call(who, "POST", "/orders", body)
         assert status == 200, answer
@@ -292,14 +290,14 @@ class Exchange:
         return await self.client.ws_connect("/")
 
     def socket_signature(self, who: str) -> dict[str, object]:
-        """The fields of a signed subscribe message."""
+        """Return the fields of a signed subscribe message."""
         credentials, stamp = self.keys[who], str(int(time.time()))
         signature = sign(credentials.secret, stamp, "GET", "/users/self/verify")
         return {"key": credentials.key_id, "passphrase": credentials.passphrase, "timestamp": stamp, "signature": signature}
 
 
 async def set_up(exchange: Exchange) -> None:
-    """Currencies, products, accounts, keys and money, by the operator's calls."""
+    """Create currencies, products, accounts, keys and money, by the operator's calls."""
     exchange.keys["admin"] = ADMIN
     for currency, scale in (("USD", 2), ("BTC", 8), ("ETH", 8)):
         assert (await exchange.call("admin", "PUT", f"/admin/currencies/{currency}", {"scale": scale}))[0] == 200
@@ -328,7 +326,7 @@ async def set_up(exchange: Exchange) -> None:
 
 @contextlib.asynccontextmanager
 async def running(backend: FakeBackend | None = None, node: NodeConfig | None = None) -> AsyncIterator[Exchange]:
-    """An exchange that is set up, with its server on loopback."""
+    """Run an exchange that is set up, with its server on loopback."""
     backend = backend or FakeBackend()
     gateway = build(node or config(), backend)
     async with served(gateway) as client:
@@ -338,7 +336,7 @@ async def running(backend: FakeBackend | None = None, node: NodeConfig | None = 
 
 
 async def receive(socket: ClientWebSocketResponse, kind: str = "", deadline: float = DEADLINE) -> Any:
-    """The next message, of type `kind` if one is named (others are passed over)."""
+    """Return the next message, or the next one of type `kind`."""
     async with asyncio.timeout(deadline):
         while True:
             message = json.loads(await socket.receive_str())

@@ -1,4 +1,4 @@
-"""A node's log on disk without the node, and an engine that says what should come of it."""
+"""A node's log on disk without the node, and an engine that gives the expected results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class NodeLog:
         self.log.load()
 
     def add(self, commands: Sequence[AnyCommand], *, seconds: float = 1.0) -> None:
-        """Append a batch, `seconds` after the one before."""
+        """Append a batch, `seconds` after the previous one."""
         self.time += round(seconds * 10**9)
         batch = Batch(self.time, list(commands))
         self.engine.apply(batch)
@@ -75,7 +75,7 @@ class NodeLog:
         return open_keeper(self.config)
 
     def follow(self, *, until: Callable[[], bool] | None = None) -> None:
-        """Open the history, store all there is, and close; or write the state and go on until a condition holds."""
+        """Open the history, store everything, and close it; or write the state and continue until a condition holds."""
         keeper = self.keeper()
         self.drain(keeper)
         if until is not None:
@@ -88,12 +88,12 @@ class NodeLog:
         keeper.close()
 
     def drain(self, keeper: Keeper) -> None:
-        """Store all there is."""
+        """Store everything."""
         while self.advance(keeper):
             continue
 
     def advance(self, keeper: Keeper) -> bool:
-        """Store a chunk, as a node does that has nobody to ask for what is missing; whether there was any."""
+        """Store a chunk, like a node that can ask no other for missing entries. Returns whether there was any."""
         try:
             return keeper.advance(self.applied)
         except MissingEntriesError as missing:
@@ -101,7 +101,7 @@ class NodeLog:
             return True
 
     def stored(self) -> dict[str, list[Row]]:
-        """Everything in the database, by table and in order of the keys."""
+        """Return the contents of the database, by table and in the order of the keys."""
         database = connect(self.config, read_only=True)
         try:
             return {table.name: rows_of(database, table) for table in tables.metadata.sorted_tables}
@@ -110,13 +110,13 @@ class NodeLog:
 
 
 def rows_of(database: Database, table: Table) -> list[Row]:
-    """A table's rows in order of its key."""
+    """Return a table's rows in the order of its key."""
     with database.connect() as connection:
         return [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
 
 
 def engine_status(applied: int, members: Sequence[MemberStatus] = ()) -> NodeStatus:
-    """What an engine says that has applied so much."""
+    """Return the status of an engine that has applied this much."""
     values: dict[type, object] = {str: "", int: 0, bool: True, float: 0.0}
     fields: dict[str, Any] = {
         name: values[{"str": str, "int": int, "bool": bool, "float": float}[kind]]

@@ -1,4 +1,4 @@
-"""Random markets in which everything happens that version 0.2.0 can do, in the schema of both versions."""
+"""Random markets that use everything of version 0.2.0, in the schema of both versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATUSES = (
 
 
 class Market:
-    """A flow of batches. Prices and sizes are few, so that orders meet; fees and sizes leave fractions."""
+    """A flow of batches. There are few prices and sizes, so that orders trade. Fees and sizes leave fractions."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -41,17 +41,17 @@ class Market:
         self._time = 1_000_000
 
     def _id(self) -> str:
-        """A command id, now and then one that came before."""
+        """Return a command id, sometimes one that was used before."""
         self._number += 1
         again = self._number > 50 and self._random.random() < 0.03
         return f"c{self._random.randrange(self._number) if again else self._number}"
 
     def _trader(self) -> str:
-        """An account; one of those that have money, as a rule."""
+        """Return an account, usually one with money."""
         return self._random.choice(self._accounts[:3] if self._random.random() < 0.9 else self._accounts)
 
     def foundations(self) -> Batch:
-        """Currencies, products, accounts with money."""
+        """Return the commands for currencies, products, and accounts with money."""
         commands: list[AnyCommand] = [PutCurrency(OPERATOR, self._id(), name, 2) for name in ("USD", "BTC", "ETH")]
         commands += [self._product(name, ProductStatus.ONLINE) for name in self._products]
         commands += [OpenAccount(OPERATOR, self._id(), name) for name in self._accounts]
@@ -115,7 +115,7 @@ class Market:
         return self._product(random.choice(self._products), random.choice(STATUSES))
 
     def batches(self, count: int) -> Iterator[Batch]:
-        """Entries of one to eight commands; now and then time alone passes."""
+        """Yield entries of one to eight commands. Some only advance the time."""
         random = self._random
         for _ in range(count):
             self._time += random.randrange(1, STEP)
