@@ -53,13 +53,14 @@ Say = Callable[[str], None]
 
 
 class LeaderKill(msgspec.Struct, kw_only=True):
-    """One kill. `at` is in monotonic seconds, the other values are durations in seconds. `gap`: the time in which no
-    client got an answer. `wait`: the longest time in which one client got none. `back`: from the kill until the node
-    votes again.
+    """One kill. `at`, and `pause`, when the clients pause next for a check, are in monotonic seconds. The other values
+    are durations in seconds. `gap`: the time in which no client got an answer. `wait`: the longest time in which one
+    client got none. `back`: from the kill until the node votes again.
     """
 
     node_id: str
     at: float
+    pause: float = float("inf")
     gap: float = 0.0
     wait: float = 0.0
     back: float = 0.0
@@ -123,9 +124,8 @@ class Kills:
             self.result.acknowledged += stage.scenario.recorder.distinct
             stage.scenario.recorder.flush()
         kills = self.result.kills[done:]
-        for kill, wait in zip(
-            kills, waits(stage.scenario.acks_path, [(kill.at, kill.at + kill.back) for kill in kills]), strict=True
-        ):
+        windows = [(kill.at, kill.at + kill.back, kill.pause) for kill in kills]
+        for kill, wait in zip(kills, waits(stage.scenario.acks_path, windows), strict=True):
             kill.wait = wait
         if not self.result.failure:
             shutil.rmtree(directory)
@@ -135,6 +135,7 @@ class Kills:
         for number in range(1, count + 1):
             self.result.kills.append(await kill_leader(stage))
             if number % self._plan.judged_every == 0 or number == count:
+                self.result.kills[-1].pause = time.monotonic()
                 verdict = await stage.check()
                 failed = [f"{check.claim}: {check.detail}" for check in verdict.checks if not check.holds]
                 if failed:

@@ -69,9 +69,12 @@ def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, fl
     return {name: max(0.0, end - begin) for name, (begin, end) in zip(PHASES, pairwise(moments), strict=True)}
 
 
-def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
-    """Return for each window (monotonic seconds of the recording process) the longest time that any one client waited between two
-    answers, if the wait ends in the window or later.
+def waits(records: Path, windows: Iterable[tuple[float, float, float]]) -> list[float]:
+    """Return for each window the longest time that any one client waited between two answers, if the wait ends in the
+    window or later.
+
+    A window has its begin, its end, and the time at which all clients pause next, in monotonic seconds of the recording
+    process. The pause does not count.
 
     Raises:
         OSError, msgspec.DecodeError: the records cannot be read.
@@ -84,8 +87,8 @@ def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
             answers.setdefault(answer.account_id, []).append(answer.acked)
     gaps = [(begin, end) for times in answers.values() for begin, end in pairwise(times) if end - begin > 0.01]
     return [
-        max((end - max(begin, since) for begin, end in gaps if begin <= until and end >= since), default=0.0)
-        for since, until in windows
+        max((min(end, pause) - max(begin, since) for begin, end in gaps if begin <= until and end >= since), default=0.0)
+        for since, until, pause in windows
     ]
 
 

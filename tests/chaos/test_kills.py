@@ -68,4 +68,5 @@ def test_the_wait_is_that_of_the_client_that_waited_longest(tmp_path: Path) -> N
     ]
     never = Acknowledgement("c", "c9", "unanswered", 0, 0, False, 0.3, 0.0)
     records.write_bytes(b"\n".join([*lines, msgspec.json.encode(never)]))
-    assert [round(wait, 6) for wait in waits(records, [(1.0, 1.7), (1.95, 2.5), (0.1, 0.15)])] == [0.85, 0.05, 0.1]
+    windows = [(1.0, 1.7, 9.0), (1.95, 2.5, 9.0), (0.1, 0.15, 9.0), (1.0, 1.7, 1.75)]
+    assert [round(wait, 6) for wait in waits(records, windows)] == [0.85, 0.05, 0.1, 0.7], "the last one ends at a pause"
