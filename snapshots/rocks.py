@@ -187,7 +187,11 @@ def check_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -> None:
-    """Read every table, and compare row counts, hashes and the stored manifest with `manifest`.
+    """Read every table, and compare row counts, the full hash and the stored manifest with `manifest`.
+
+    The full hash covers every row of every table. The hashes of the tables are compared only if it differs, to name the
+    table. So a manifest with a wrong hash of a table beside the right full hash is accepted: its rows are those that were
+    written. Hashing each row twice would cost 0.4 us a row.
 
     Args:
         keep: takes the rows, in chunks; without it they are only checked.

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from snapshots.errors import SnapshotDamagedError
-from snapshots.manifest import RowHasher, make_manifest
+from snapshots.manifest import RowHasher, TableSummary, make_manifest
 from snapshots.rocks import RocksWriter
 from snapshots.seal import SEAL, check_files, decode_seal, encode_seal, seal_directory
 from snapshots.store import SnapshotStore
@@ -136,6 +136,37 @@ def test_a_checksummed_database_with_other_rows_is_refused(tmp_path: Path, extra
     assert store.newest() == manifest
     with pytest.raises(SnapshotDamagedError, match=text):
         store.load(manifest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"full_hash": bytes(32)}, "the hash over all tables differs"),
+        ({"tables": [TableSummary("numbers", 20, bytes(32)), TableSummary("texts", 1, bytes(32))]}, ""),
+    ],
+    ids=["full hash", "hashes of tables"],
+)
+def test_the_full_hash_decides_whether_rows_are_right(tmp_path: Path, changes: dict[str, object], text: str) -> None:
+    """The hashes of tables only name a table whose rows are wrong."""
+    content = {"numbers": tables(20)["numbers"], "texts": [(b"\x01", b"x")]}
+    hasher = RowHasher()
+    for name, rows in content.items():
+        hasher.begin(name, len(rows))
+        hasher.rows(rows)
+    manifest = msgspec.structs.replace(make_manifest(fields(5), "abi", *hasher.finish()), **changes)
+    path = tmp_path / f"{5:020d}"
+    path.mkdir()
+    writer = RocksWriter(path, list(content))
+    for name, rows in content.items():
+        writer.add(name, rows)
+    writer.close(manifest)
+    seal_directory(path, manifest)
+    store = SnapshotStore(tmp_path, abi="abi")
+    if text:
+        with pytest.raises(SnapshotDamagedError, match=text):
+            store.load(manifest)
+    else:
+        assert store.load(manifest) == content
 
 
 def test_a_checksummed_database_with_other_tables_is_refused(directory: Path) -> None:
