@@ -3,6 +3,7 @@ cimport cython
 
 from statemachine.entities cimport Order, Product
 from statemachine.exact cimport wide
+from statemachine.state cimport State
 
 cdef int _ACTIVE
 cdef int _DONE
@@ -15,3 +16,5 @@ cdef int _PPM
 
 @cython.locals(filled=wide, remaining=wide, reserve=wide)
 cdef bint _rests(Order order, Product product, wide time) except -1
+@cython.locals(order=Order, product=Product, held=dict, time=wide)
+cdef int _check_open(State state) except -1

@@ -1,7 +1,7 @@
 # What the compiled core knows more about loading.py: the types of what is done with every order of a snapshot.
 cimport cython
 
-from statemachine.entities cimport Account, Order, order_of_row
+from statemachine.entities cimport Account, Order, Product, order_of_row
 from statemachine.order_index cimport OrdersByOid
 from statemachine.state cimport State
 
@@ -10,3 +10,7 @@ cdef int _BUY
 
 @cython.locals(account=Account, by_oid=OrdersByOid)
 cdef int _index_open(State state, Order order) except -1
+@cython.locals(order=Order)
+cdef list _ids(list orders)
+@cython.locals(order=Order, product=Product)
+cpdef int _load_order(State state, list keys, list orders) except -1

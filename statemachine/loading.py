@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -32,9 +32,9 @@ from statemachine.entities import Account, Balance, Currency, Order, order_of_ro
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, REJECTS_CACHED, SCALE_MAX, TRANSFERS_CACHED
-from statemachine.order_rows import OrderReader
+from statemachine.order_rows import OrderReader, OutcomeReader
 from statemachine.persistence import Row, encode, numbered_key
-from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
+from statemachine.reply_cache import ReplyCache, packed_outcome
 from statemachine.state import State
 from statemachine.streams import Stream
 from statemachine.tables import (
@@ -53,21 +53,12 @@ from statemachine.teardown import clear
 from statemachine.turns import parts, turn
 from statemachine.types import OrderStatus, Side
 
-_order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
-_command_id = attrgetter("command_id")
+_order_id, _opened_sequence = attrgetter("order_id"), attrgetter("opened_sequence")
+_owner, _command_id, _packed = itemgetter(0), itemgetter(1), itemgetter(2)
 _queued = attrgetter("queued")
 _REPLY_CACHE_KINDS = {str(kind): kind for kind in REPLY_CACHE_KINDS}
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
-
-
-class _PackedOutcomeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`tables.OutcomeRow` with the outcome still encoded, as the reply cache keeps it."""
-
-    account_id: str
-    command_id: str
-    fingerprint: bytes
-    outcome: msgspec.Raw
 
 
 _outcome = msgspec.msgpack.Decoder(AnyOutcome).decode
@@ -142,7 +133,9 @@ def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
     """The decoder of a table's rows: orders as objects of the state, outcomes packed, others as their rows."""
     if table.name == "order":
         return OrderReader(state.accounts, state.products).read
-    return msgspec.msgpack.Decoder(_PackedOutcomeRow if table.name == "outcome" else table.row).decode
+    if table.name == "outcome":
+        return OutcomeReader().read
+    return msgspec.msgpack.Decoder(table.row).decode
 
 
 def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any]:
@@ -157,18 +150,18 @@ def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any
     return found
 
 
-def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
+def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[tuple[str, str, bytes]]) -> None:
     """Check that each outcome can be decoded, and that its key has its sequence."""
     numbered: list[bytes] = []
     for part in parts(found):
-        for row in part:
+        for owner, command_id, packed in part:
             try:
-                sequence = _outcome(row.outcome).sequence
+                sequence = _outcome(packed_outcome(packed)).sequence
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise StateError(f"table outcome, row {len(numbered)}: {error}") from error
-            if not 1 <= sequence <= last_sequence or len(row.fingerprint) != FINGERPRINT_SIZE:
-                raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is invalid")
-            numbered.append(numbered_key(row.account_id, sequence))
+            if not 1 <= sequence <= last_sequence:
+                raise StateError(f"table outcome: the sequence {sequence} of command {command_id} is invalid")
+            numbered.append(numbered_key(owner, sequence))
     _check_keys("outcome", keys, numbered)
 
 
@@ -224,7 +217,7 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
 
 
 def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
-    ids = [order.order_id for part in parts(orders) for order in part]
+    ids = _ids(orders)
     _check_keys("order", keys, [encode((order_id,)) for part in parts(ids) for order_id in part])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
@@ -265,6 +258,14 @@ def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
             state.next_expiry = min(state.next_expiry or first, first)
         if pending.is_unfinished(state, product):
             state.set_busy(product)
+
+
+def _ids(orders: list[Order]) -> list[int]:
+    ids: list[int] = []
+    for part in parts(orders):
+        for order in part:
+            ids.append(order.order_id)  # noqa: PERF401 - Cython does not type the variable of a comprehension
+    return ids
 
 
 def _index_open(state: State, order: Order) -> None:
@@ -325,14 +326,14 @@ def _reply_cache(state: State, owner: str) -> ReplyCache:
     return replies
 
 
-def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
-    for account_id, group in groupby(found, _account_id):
+def _load_outcome(state: State, _keys: list[bytes], found: list[tuple[str, str, bytes]]) -> None:
+    for account_id, group in groupby(found, _owner):
         turn()
         replies = _reply_cache(state, account_id)
         of_account = list(group)
         if len(of_account) > replies.bound:
             raise StateError(f"table outcome: more than {replies.bound} rows of account {account_id}")
-        replies.fill(list(map(_command_id, of_account)), [pack(row.fingerprint, row.outcome) for row in of_account])
+        replies.fill(list(map(_command_id, of_account)), list(map(_packed, of_account)))
         if len(replies) != len(of_account):
             raise StateError(f"table outcome: a command of account {account_id} comes twice")
     state.outcome_count = len(found)

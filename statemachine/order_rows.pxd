@@ -12,5 +12,12 @@ cdef class OrderReader:
     cdef EntryReader _at
 
     cdef Order _read(self, bytes payload)
-    cdef str _text(self, bint is_name)
     cpdef Order read(self, bytes payload)
+
+
+@cython.final
+cdef class OutcomeReader:
+    cdef EntryReader _at
+
+    cdef tuple _read(self, bytes payload)
+    cpdef tuple read(self, bytes payload)

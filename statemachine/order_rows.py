@@ -1,7 +1,8 @@
-"""Orders from the rows of a snapshot.
+"""Reads orders and outcomes from the rows of a snapshot.
 
-A snapshot of a large market is mostly orders. The compiled core has a twin of this module (`order_rows.pyx`) that reads
-the fields of a row in place, without an `OrderState` between the row and the order.
+A snapshot of a large market is mostly orders and outcomes. The compiled core has a twin of this module
+(`order_rows.pyx`) that reads the fields of a row in place, without a struct between the row and the order or the packed
+outcome.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Mapping
 import msgspec
 
 from statemachine.entities import Account, Order, Product, order_of_row
+from statemachine.errors import StateError
 from statemachine.events import OrderState
+from statemachine.reply_cache import FINGERPRINT_SIZE, pack
+from statemachine.tables import PackedOutcomeRow
 
 _decode = msgspec.msgpack.Decoder(OrderState).decode
+_decode_outcome = msgspec.msgpack.Decoder(PackedOutcomeRow).decode
 
 
 class OrderReader:
@@ -37,3 +42,21 @@ class OrderReader:
         """
         row = _decode(payload)
         return order_of_row(row, self._accounts[row.account_id], self._products[row.product_id])
+
+
+class OutcomeReader:
+    """Makes packed entries of the reply caches from the rows of the table `outcome`."""
+
+    def read(self, payload: bytes) -> tuple[str, str, bytes]:
+        """The owner of the reply cache, the command id, and the packed entry (`reply_cache.pack`).
+
+        Raises:
+            StateError: the fingerprint has not `FINGERPRINT_SIZE` bytes.
+            msgspec.DecodeError, UnicodeDecodeError: the row is malformed.
+        """
+        row = _decode_outcome(payload)
+        if len(row.fingerprint) != FINGERPRINT_SIZE:
+            raise StateError(
+                f"table outcome: the fingerprint of command {row.command_id} has {len(row.fingerprint)} bytes, not {FINGERPRINT_SIZE}"
+            )
+        return row.account_id, row.command_id, pack(row.fingerprint, row.outcome)

@@ -1,11 +1,11 @@
 # cython: language_level=3
-"""The compiled twin of order_rows.py: the same class. `tests/unit/statemachine/test_twins.py` compares the two.
+"""The compiled twin of order_rows.py: the same classes. `tests/unit/statemachine/test_twins.py` compares the two.
 
 A row that the engine wrote is read where it lies: every header, number, choice and text is looked at, with the bounds of the field that takes it. A row in
 which anything is unusual (options, a number out of range, another form) is decoded by msgspec, as in the plain core.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from statemachine.entities cimport Account, Order, Product, order_of_row
 from statemachine.entry cimport EntryReader
@@ -13,10 +13,17 @@ from statemachine.exact cimport wide
 
 import msgspec
 
+from statemachine.errors import StateError
 from statemachine.events import OrderState
+from statemachine.reply_cache import FINGERPRINT_SIZE, pack
+from statemachine.tables import PackedOutcomeRow
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 _decode = msgspec.msgpack.Decoder(OrderState).decode
+_decode_outcome = msgspec.msgpack.Decoder(PackedOutcomeRow).decode
+cdef Py_ssize_t _OUTCOME_COUNT = len(PackedOutcomeRow.__struct_fields__)
+
+cdef int _FINGERPRINT = FINGERPRINT_SIZE
 
 _FIELDS = (
     "order_id", "account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds", "time_in_force", "post_only", "stp", "created_at",
@@ -82,6 +89,24 @@ cdef inline bint _flag(EntryReader at, signed char *into) noexcept:
     return True
 
 
+cdef str _text(EntryReader at, bint is_name):
+    """The text that begins here; None if none does."""
+    cdef const unsigned char *first = at.at
+    if at._text_length() < 0:
+        return None
+    at.at = first
+    try:
+        return at._name() if is_name else at._text()
+    except UnicodeDecodeError:
+        return None
+
+
+cdef inline void _begin(EntryReader at, bytes payload):
+    at.payload = payload
+    at.at = <const unsigned char *>PyBytes_AS_STRING(payload)
+    at.end = at.at + PyBytes_GET_SIZE(payload)
+
+
 cdef class OrderReader:
     """See order_rows.py."""
 
@@ -103,14 +128,12 @@ cdef class OrderReader:
         cdef long long order_id
         cdef str account_id, client_oid, product_id
         cdef Order order
-        at.payload = payload
-        at.at = <const unsigned char *>PyBytes_AS_STRING(payload)
-        at.end = at.at + PyBytes_GET_SIZE(payload)
+        _begin(at, payload)
         if at._array() != _COUNT or not _signed(at, &order_id):
             return None
-        account_id = self._text(True)
-        client_oid = self._text(False)
-        product_id = self._text(True)
+        account_id = _text(at, True)
+        client_oid = _text(at, False)
+        product_id = _text(at, True)
         if account_id not in self._accounts or client_oid is None or product_id not in self._products:
             return None
         order = Order(order_id, <Account>self._accounts[account_id], <Product>self._products[product_id])
@@ -130,14 +153,40 @@ cdef class OrderReader:
             return order
         return None
 
-    cdef str _text(self, bint is_name):
-        """The text that begins here; None if none does."""
+
+cdef class OutcomeReader:
+    """See order_rows.py."""
+
+    def __init__(self):
+        self._at = EntryReader.__new__(EntryReader)
+
+    cpdef tuple read(self, bytes payload):
+        cdef tuple found = self._read(payload)
+        if found is not None:
+            return found
+        row = _decode_outcome(payload)
+        if len(row.fingerprint) != _FINGERPRINT:
+            raise StateError(f"table outcome: the fingerprint of command {row.command_id} has {len(row.fingerprint)} bytes, not {_FINGERPRINT}")
+        return row.account_id, row.command_id, pack(row.fingerprint, row.outcome)
+
+    cdef tuple _read(self, bytes payload):
+        """What `read` returns; None: msgspec has to decode the row. Fingerprint and outcome lie side by side in the row, as in
+        the packed entry.
+        """
         cdef EntryReader at = self._at
-        cdef const unsigned char *first = at.at
-        if at._text_length() < 0:
+        cdef str owner, command_id
+        cdef const unsigned char *packed
+        _begin(at, payload)
+        if at._array() != _OUTCOME_COUNT:
             return None
-        at.at = first
-        try:
-            return at._name() if is_name else at._text()
-        except UnicodeDecodeError:
+        owner = _text(at, True)
+        if owner is None:
             return None
+        command_id = _text(at, False)
+        if command_id is None or at.end - at.at < 2 + _FINGERPRINT or at.at[0] != 0xc4 or at.at[1] != _FINGERPRINT:
+            return None
+        packed = at.at + 2
+        at.at = packed + _FINGERPRINT
+        if not at._skip_value(0) or at.at != at.end:
+            return None
+        return owner, command_id, PyBytes_FromStringAndSize(<const char *>packed, at.end - packed)

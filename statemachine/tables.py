@@ -137,6 +137,15 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     outcome: AnyOutcome
 
 
+class PackedOutcomeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`OutcomeRow` with the outcome still encoded, as the reply cache keeps it."""
+
+    account_id: str
+    command_id: str
+    fingerprint: bytes
+    outcome: msgspec.Raw
+
+
 class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
     """An unfinished `CancelAll`: it cancels the account's open orders up to this id that the command selects (see its
     fields).

@@ -18,6 +18,7 @@ import statemachine
 from statemachine import entry, events, order_index, order_rows, reply_cache, writer
 from statemachine.commands import Batch, Deposit, PlaceOrder, encode_batch
 from statemachine.entities import Account, Cancelling, Currency, Placing
+from statemachine.errors import StateError
 from statemachine.limits import AMOUNT_MAX
 from statemachine.state import State
 from statemachine.tables import ProductRow
@@ -194,6 +195,52 @@ def test_a_row_that_the_engine_wrote_is_read_where_it_lies(monkeypatch: pytest.M
     payload = msgspec.msgpack.encode(order.row())
     monkeypatch.setattr(order_rows, "_decode", None)
     assert read_row(order_rows, state, payload) == payload
+
+
+def read_outcome_row(module: ModuleType, payload: bytes) -> object:
+    """What a reader makes of a row of the table `outcome`, or the error that it raises."""
+    try:
+        return module.OutcomeReader().read(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, StateError) as error:
+        return type(error), str(error)
+
+
+@given(
+    st.text(max_size=40),
+    st.text(max_size=300),
+    st.one_of(st.binary(min_size=8, max_size=8), st.binary(max_size=20)),
+    st.one_of(
+        st.binary(max_size=300), st.lists(st.one_of(numbers, st.text(max_size=9), st.dictionaries(st.text(max_size=3), numbers)))
+    ),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, True, 1.5, "bob", "", b"", [], 2**63])), max_size=2),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2),
+    st.integers(-3, 3),
+)
+def test_both_readers_of_outcomes_read_the_same(
+    owner: str,
+    command_id: str,
+    fingerprint: bytes,
+    result: object,
+    odd: list[tuple[int, object]],
+    harm: list[tuple[int, int]],
+    more: int,
+) -> None:
+    """Rows with fields of any length and type, with bytes changed, cut or added."""
+    fields: list[object] = [owner, command_id, fingerprint, result]
+    for place, value in odd:
+        fields[place] = value
+    payload = bytearray(msgspec.msgpack.encode(fields))
+    for place, byte in harm:
+        payload[place % len(payload)] = byte
+    payload = payload[:more] if more < 0 else payload + bytes(more)
+    assert read_outcome_row(PLAIN_ORDER_ROWS, bytes(payload)) == read_outcome_row(order_rows, bytes(payload))
+
+
+@pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")
+def test_an_outcome_row_that_the_engine_wrote_is_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = msgspec.msgpack.encode(("ann/7", "größer", bytes(range(8)), msgspec.Raw(outcome(5, 70))))
+    monkeypatch.setattr(order_rows, "_decode_outcome", None)
+    assert read_outcome_row(order_rows, payload) == ("ann/7", "größer", bytes(range(8)) + outcome(5, 70))
 
 
 def outcome(sequence: int, extra: int) -> bytes:
