@@ -35,6 +35,26 @@ After = Callable[[float, Callable[[], None]], object]
 """Runs a function after so many seconds (`loop.call_later`)."""
 
 
+def ahead_of_tick(
+    call_soon: Callable[[Callable[[], None]], object], wake: Callable[[], None]
+) -> Callable[[Callable[[], None]], None]:
+    """Return a function that runs another one in the next turn of the loop, and Raft's tick directly after it.
+
+    A proposal wakes Raft, too. If that were the first call of `wake`, the tick would run one turn later, after the messages
+    that arrived in between.
+
+    Args:
+        call_soon: `loop.call_soon`.
+        wake: calls `Raft.wake`.
+    """
+
+    def later(function: Callable[[], None]) -> None:
+        call_soon(function)
+        wake()
+
+    return later
+
+
 class Leader(Protocol):
     """The part of `cluster.raft.Raft` that an operation of the leader uses."""
 

@@ -124,6 +124,7 @@ class NativeServer:
         frame = pack(KeysChanged(key_ids))
         for follower in list(self.key_followers):
             follower.send(frame)
+            follower.flush()
         if self._sessions:
             changed = frozenset(key_ids)
             asyncio.get_running_loop().call_soon(lambda: self._look_at_keys(changed))

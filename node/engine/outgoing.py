@@ -1,7 +1,8 @@
 """The outgoing bytes of a session: joined, in order, and handed to the transport in chunks.
 
-Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `CHUNK`
-bytes at a time and only as fast as the peer takes it, so that encrypting it does not delay other sessions.
+Messages of one turn of the loop are written together: at the end of the turn, or earlier by `flush`. A long one, such as
+a book at level 3, is handed over `CHUNK` bytes at a time and only as fast as the peer takes it, so that encrypting it
+does not delay other sessions.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ class Outgoing:
         self._bytes += len(data)
         self.written += len(data)
         self._schedule()
+
+    def flush(self) -> None:
+        """Hand over the queued bytes now, unless the transport accepts no more or they are longer than `CHUNK`."""
+        if self._chunks and not self.blocked and self._bytes <= CHUNK:
+            self._transport.write(self._take())
+            self._flushed()
 
     def unblock(self) -> None:
         """Called when the transport accepts more bytes again."""

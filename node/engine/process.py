@@ -45,6 +45,7 @@ from node.engine.entries import Entries
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping, staggered
 from node.engine.introductions import Addresses, Body, Introductions, Migrated, own_places
+from node.engine.leadership import ahead_of_tick
 from node.engine.level_change import LevelChange
 from node.engine.level_preparation import Preparation
 from node.engine.level_requests import LevelRequests, asking
@@ -151,14 +152,16 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
     addresses = Addresses(config, lambda: _members_of(raft))
     introductions = _introductions(config, known, raft, start, addresses)
     raft.introduce(introductions)
+    loop = asyncio.get_running_loop()
     service = EngineService(
         config,
         NodeIdentity(version, ABI, start),
         machine,
         feed,
         raft,
-        later=asyncio.get_running_loop().call_soon,
-        after=asyncio.get_running_loop().call_later,
+        later=loop.call_soon,
+        after=loop.call_later,
+        ahead_of_tick=ahead_of_tick(loop.call_soon, lambda: raft.wake()),
         more_counters=lambda: {
             **_wire_counters(refused),
             **snapshots.counters(),

@@ -90,6 +90,13 @@ class NodeIdentity(msgspec.Struct, frozen=True):
     start: str = ""
 
 
+class Answered(Protocol):
+    """A client that got outcomes."""
+
+    def flush(self) -> None:
+        """Write them now."""
+
+
 class LevelRequests(Protocol):
     """The part of `level_requests.LevelRequests` that is used here."""
 
@@ -108,8 +115,14 @@ class EngineService:
     Operation:      control, change_members, begin_stop, idle, counters
     Authorisation:  gate, keys
 
+    Attributes:
+        answered: clients with outcomes of the entry that is being answered. Each adds itself when it gets outcomes, and
+            is flushed when all outcomes of the entry are given. Without this the outcomes would wait for the next turn
+            of the loop, and for the messages that arrive before it.
+
     Args:
         later: `loop.call_soon`.
+        ahead_of_tick: `leadership.ahead_of_tick`, for work that proposes; without it `later`.
         after: `loop.call_later`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
@@ -135,6 +148,7 @@ class EngineService:
         *,
         later: Callable[[Callable[[], None]], object],
         after: After,
+        ahead_of_tick: Callable[[Callable[[], None]], object] | None = None,
         time_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         more_counters: Callable[[], Mapping[str, int]] = dict,
@@ -152,6 +166,7 @@ class EngineService:
         self.feed = feed
         self.refused: Counter[str] = Counter()
         self.stopping = False
+        self.answered: dict[Answered, None] = {}
         self._machine = machine
         self._raft = raft
         self._views = Views(feed)
@@ -184,7 +199,7 @@ class EngineService:
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             self._propose,
             self._encode_batch,
-            later=later,
+            later=ahead_of_tick or later,
             units_max=config.native.batch_commands_max,
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
@@ -239,6 +254,9 @@ class EngineService:
             if result.error is None:
                 self._machine.durations.commit.observe(max(0.0, self._machine.apply_began - begun))
             done(result)
+            answered, self.answered = self.answered, {}
+            for client in answered:
+                client.flush()
 
         self._raft.propose(payload, timed)
 

@@ -49,6 +49,7 @@ from node.native.protocol import (
     PrepareLevel,
     Query,
     RemoveMember,
+    Results,
     Submit,
     Subscribe,
     Subscribed,
@@ -370,7 +371,13 @@ class Session(asyncio.Protocol):
         """
         if isinstance(message, Failed):
             self._charge(Cost.REQUEST)
+        elif isinstance(message, Results) and message.outcomes:
+            self._service.answered[self] = None
         self._reply(message)
+
+    def flush(self) -> None:
+        """Write the queued answers now. See `EngineService.answered`."""
+        self._out.flush()
 
     def _malformed_message(self, error: MalformedError) -> None:
         self._count("malformed")

@@ -1,10 +1,12 @@
 """The transport's side of a native connection, from the client's end: it cuts what the node sends into messages, and
 passes them on with a bounded amount of work in each turn of the loop.
 
-Messages are passed on in their order as long as the turn lasts. The events of a stop cascade may take a gateway tens of
-milliseconds. What is left at the end of a turn waits for the next one, and outcomes of commands go ahead of it: no
-trader's answer waits for the events of others. Changes of API keys go ahead with them, because they arrive before every
-answer that reflects them. All other messages keep their order.
+Outcomes of commands go ahead of all messages that arrived with them or wait: a node sends the events of an order before
+its outcome, and the answer to a trader does not wait until a gateway has processed events. Changes of API keys go ahead
+with outcomes, because they arrive before every answer that reflects them. All other messages keep their order.
+
+The events of a stop cascade may take a gateway tens of milliseconds. What is left at the end of a turn waits for the next
+one.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def _tag(kind: type[msgspec.Struct]) -> int:
 
 _EVENTS = _tag(Events)
 _URGENT = frozenset({_tag(Results), _tag(KeysChanged)})
-"""Tags of messages that go ahead of those that wait for the next turn."""
+"""Tags of messages that go ahead of the others."""
 
 
 def _is_urgent(message: bytes | Events) -> TypeGuard[bytes]:
@@ -145,6 +147,8 @@ class Arrivals(asyncio.Protocol):
         self._pass_on()
 
     def _pass_on(self) -> None:
+        if len(self._waiting) > 1 and self._owner.reading:
+            self._urgent_first()
         until = self._clock() + TURN_SECONDS
         try:
             while self._waiting and self._owner.reading:
@@ -154,12 +158,10 @@ class Arrivals(asyncio.Protocol):
                     break
         except UNDECODABLE as error:
             self._not_the_protocol(error)
-        if self._scheduled:
-            self._urgent_first()
         self._balance()
 
     def _urgent_first(self) -> None:
-        """Pass on what does not wait for the next turn."""
+        """Pass on outcomes and changes of keys."""
         urgent = [body for body in self._waiting if _is_urgent(body)]
         if not urgent:
             return

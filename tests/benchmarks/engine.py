@@ -33,6 +33,7 @@ from cluster.storage import RealDisk
 from loadtest.compare.requests import orders
 from loadtest.market import setup_commands, traders
 from node.engine.feed import Feed
+from node.engine.leadership import ahead_of_tick
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, NodeIdentity
@@ -117,7 +118,14 @@ class Node:
         )
         loop = asyncio.get_running_loop()
         self.service = EngineService(
-            config, NodeIdentity("bench", ""), machine, feed, self.raft, later=loop.call_soon, after=loop.call_later
+            config,
+            NodeIdentity("bench", ""),
+            machine,
+            feed,
+            self.raft,
+            later=loop.call_soon,
+            after=loop.call_later,
+            ahead_of_tick=ahead_of_tick(loop.call_soon, lambda: self.raft.wake()),
         )
         self.server = NativeServer(self.service, lambda _channel: None)
         self.driver = RaftDriver(self.raft)

@@ -86,16 +86,16 @@ async def turns(owner: Owner) -> int:
     return count
 
 
-async def test_within_a_turn_messages_keep_their_order() -> None:
+async def test_outcomes_go_ahead_and_other_messages_keep_their_order() -> None:
     owner = Owner(0.0)
     owner.arrivals.data_received(events(3) + RESULTS + ANSWER + events(2))
-    assert owner.got == ["3 events", "Results", "Answer", "2 events"]
+    assert owner.got == ["Results", "3 events", "Answer", "2 events"]
 
 
 async def test_many_events_take_many_turns_and_outcomes_go_ahead() -> None:
     owner = Owner(TURN_SECONDS / EVENTS_TOGETHER * 1.01)
     owner.arrivals.data_received(events(10 * EVENTS_TOGETHER) + ANSWER + KEYS + RESULTS)
-    assert owner.got == [f"{EVENTS_TOGETHER} events", "KeysChanged", "Results"]
+    assert owner.got == ["KeysChanged", "Results", f"{EVENTS_TOGETHER} events"]
     owner.arrivals.data_received(events(1) + RESULTS)
     assert owner.got[-1] == "Results", "so it is for what arrives meanwhile"
     assert await turns(owner) >= 9
