@@ -19,10 +19,16 @@ from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 
 INTERVAL = 0.1
-"""Seconds between two runs, on a leader and before the node is ready: orders expire as exactly as this."""
+"""Seconds between two runs before the node is ready, and on a leader that applies entries: orders expire as exactly as
+this.
+"""
 
-INTERVAL_FOLLOWING = 0.5
-"""The same on a follower, which only looks whether a snapshot is due."""
+INTERVAL_IDLE = 1.0
+"""The same on a follower, which only looks whether a snapshot is due, and on a leader with nothing to expire in this time
+that has applied no entry for `QUIET_RUNS` runs.
+"""
+
+QUIET_RUNS = 5
 
 
 class Housekeeping:
@@ -50,10 +56,14 @@ class Housekeeping:
         self._taken = snapshots.taken
         self._schedule = SnapshotSchedule(config)
         self._timer: asyncio.TimerHandle | None = None
+        self._sequence = 0
+        self._quiet = 0
+        """Runs since `_sequence`, the number of applied commands, last changed."""
 
     def start(self) -> None:
         """Start, with a first run at once."""
         self._raft.on_role_change.append(self._role_changed)
+        self._service.on_answered = self._answered
         self._run()
 
     def stop(self) -> None:
@@ -64,12 +74,26 @@ class Housekeeping:
 
     def _run(self) -> None:
         self._look()
-        hurries = self._raft.is_leader or self._service.modes.current is not Mode.READY
-        self._schedule_next(INTERVAL if hurries else INTERVAL_FOLLOWING)
+        sequence = self._machine.engine.sequence
+        self._quiet = self._quiet + 1 if sequence == self._sequence else 0
+        self._sequence = sequence
+        self._schedule_next(INTERVAL_IDLE if self._idle() else INTERVAL)
+
+    def _idle(self) -> bool:
+        if self._service.modes.current is not Mode.READY:
+            return False
+        return not self._raft.is_leader or (self._quiet >= QUIET_RUNS and not self._service.expires_within(INTERVAL_IDLE))
 
     def _role_changed(self, _role: str, _leader_id: str) -> None:
+        self._quiet = 0
         if self._timer is not None:
             self._schedule_next(0.0)
+
+    def _answered(self) -> None:
+        """An entry of this leader was applied. It may have begun work, or orders that expire soon."""
+        if self._quiet >= QUIET_RUNS and self._timer is not None:
+            self._quiet = 0
+            self._schedule_next(INTERVAL)
 
     def _schedule_next(self, seconds: float) -> None:
         if self._timer is not None:

@@ -119,6 +119,7 @@ class EngineService:
         answered: clients with outcomes of the entry that is being answered. Each adds itself when it gets outcomes, and
             is flushed when all outcomes of the entry are given. Without this the outcomes would wait for the next turn
             of the loop, and for the messages that arrive before it.
+        on_answered: called when an entry of this leader is applied and answered.
 
     Args:
         later: `loop.call_soon`.
@@ -167,6 +168,7 @@ class EngineService:
         self.refused: Counter[str] = Counter()
         self.stopping = False
         self.answered: dict[Answered, None] = {}
+        self.on_answered: Callable[[], None] = lambda: None
         self._machine = machine
         self._raft = raft
         self._views = Views(feed)
@@ -257,6 +259,7 @@ class EngineService:
             answered, self.answered = self.answered, {}
             for client in answered:
                 client.flush()
+            self.on_answered()
 
         self._raft.propose(payload, timed)
 
@@ -302,6 +305,11 @@ class EngineService:
     def _encode_batch(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]
         return self._entries.encode(self._time_ns(), commands)
+
+    def expires_within(self, seconds: float) -> bool:
+        """Whether orders or timers expire within so many seconds, or work is unfinished now. O(products)."""
+        engine = self._machine.engine
+        return engine.has_pending_work or 0 < engine.next_expiry <= self._time_ns() + int(seconds * 1e9)
 
     def expire(self) -> None:
         """Expire orders and continue unfinished work, if this node leads and no command is pending (a command would do

@@ -54,14 +54,16 @@ class Listener(Protocol):
 class Balances:
     """Polls balances for the connections that listen."""
 
-    def __init__(self, backend: Backend, catalogue: Catalogue, sessions: Iterable[Listener]) -> None:
+    def __init__(self, backend: Backend, catalogue: Catalogue, sessions: Iterable[Listener], occupied: asyncio.Event) -> None:
         self._backend = backend
         self._catalogue = catalogue
         self._sessions = sessions
+        self._occupied = occupied
 
     async def run(self) -> None:
         """Poll until cancelled."""
         while True:
+            await self._occupied.wait()
             begun = asyncio.get_running_loop().time()
             count = await self.look()
             spent = asyncio.get_running_loop().time() - begun

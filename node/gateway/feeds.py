@@ -461,15 +461,33 @@ class SocketSession(Signed, Listener, Protocol):
 
 
 class Feeds:
-    """All feeds of the process, which are created on first use, and the sessions that get timed messages."""
+    """All feeds of the process, which are created on first use, and the sessions that get timed messages.
+
+    Attributes:
+        sessions: the sessions, as an ordered set.
+        occupied: set while there are sessions. Work that is done at intervals for sessions waits for it, so a process
+            without sessions does not wake up for them.
+    """
 
     def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
         self.sessions: dict[SocketSession, None] = {}
+        self.occupied = asyncio.Event()
         self._backend = backend
         self._catalogue = catalogue
         self._metrics = metrics
         self._feeds: dict[str, asyncio.Task[ProductFeed]] = {}
         self._status_changed = asyncio.Event()
+
+    def join(self, session: SocketSession) -> None:
+        """Add a session."""
+        self.sessions[session] = None
+        self.occupied.set()
+
+    def leave(self, session: SocketSession) -> None:
+        """Remove a session, if it is there."""
+        self.sessions.pop(session, None)
+        if not self.sessions:
+            self.occupied.clear()
 
     async def feed(self, product: Product) -> ProductFeed:
         """Return the product's feed after it has begun. Raises UnavailableError, RequestFailed."""
@@ -500,6 +518,7 @@ class Feeds:
     async def run_timers(self) -> None:
         """Send heartbeats and indicative prices every second until cancelled."""
         while True:
+            await self.occupied.wait()
             await asyncio.sleep(1.0)
             if self.sessions:
                 await asyncio.gather(*(feed.refresh_indicative() for feed in self._running()))
@@ -513,6 +532,7 @@ class Feeds:
         loop = asyncio.get_running_loop()
         last, told_at = b"", 0.0
         while True:
+            await self.occupied.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATUS_LOOK):
                     await self._status_changed.wait()

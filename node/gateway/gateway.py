@@ -171,7 +171,7 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
         feeds,
         Limits(config.http.key_rate, config.http.address_rate),
         SocketLimits(config.http.address_rate),
-        Balances(backend, catalogue, feeds.sessions),
+        Balances(backend, catalogue, feeds.sessions, feeds.occupied),
         Replays(2 * config.http.signature_age_max),
         Revocation(auth, feeds.sessions),
         addresses.networks(config.http.trusted_proxies),

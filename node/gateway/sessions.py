@@ -109,7 +109,7 @@ class Subscriber:
         self._room = asyncio.Event()
         self._ticks = 0
         self.ended = False
-        feeds.sessions[self] = None
+        feeds.join(self)
 
     # The queue
 
@@ -169,7 +169,7 @@ class Subscriber:
         if self.ended:
             return
         self.ended = True
-        self._feeds.sessions.pop(self, None)
+        self._feeds.leave(self)
         for product_id in list(self.following):
             self._leave(product_id)
         self.balance_sent.clear()

@@ -54,6 +54,7 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._occupied = asyncio.Event()
         self._places = Places[str](limits.CONNECTIONS_MAX, limits.CONNECTIONS_EACH)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -108,6 +109,7 @@ class HttpServer:
         """Count a new connection. Returns False if there are too many."""
         self._connections.add(connection)
         self._empty.clear()
+        self._occupied.set()
         exempt = self.exempt(connection.peer)
         if len(self._connections) > limits.CONNECTIONS_MAX + limits.REFUSED_MAX:
             connection.cut("connections")
@@ -132,6 +134,7 @@ class HttpServer:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
+            self._occupied.clear()
         if connection.holder:
             self._places.leave(connection.holder)
             connection.holder = ""
@@ -152,7 +155,9 @@ class HttpServer:
         return peer == "::1" or peer.removeprefix("::ffff:").startswith("127.")
 
     async def _run_clock(self) -> None:
+        """Check the deadlines of connections. Without connections it waits for the next one."""
         while True:
+            await self._occupied.wait()
             await asyncio.sleep(limits.TICK)
             now = self.loop.time()
             for connection in list(self._connections):
