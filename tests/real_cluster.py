@@ -6,18 +6,21 @@ Every node is stopped at the end, and killed by pid if it does not stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from click.testing import CliRunner, Result
 
 from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
 from loadtest.scenario import Scenario
 from loadtest.watch import Statuses, reached
+from node.cli import main
 from node.config.file import Setting
 from node.native.protocol import ControlAction, StatusQuery
 
@@ -39,6 +42,13 @@ class Exchange:
         """The leader's base URL."""
         await self.cluster.wait_ready(READY_SECONDS)
         return self.access.https[await self.cluster.leader()]
+
+
+def run_cli(directory: Path, *arguments: str, code: int | None = 0) -> Result:
+    """Run a command line against a cluster. Raises AssertionError for another exit code than `code`, if that is not None."""
+    result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
+    assert code is None or result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
+    return result
 
 
 class MakeGround(Protocol):
@@ -65,7 +75,14 @@ def end(ground: Ground) -> None:
 @pytest.fixture(scope="session")
 def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
     """Yield a cluster with a market, for tests that change nothing lasting."""
-    ground = prepare(tmp_path_factory.mktemp("shared") / "cluster")
+    with exchange_in(tmp_path_factory.mktemp("shared") / "cluster") as exchange:
+        yield exchange
+
+
+@contextlib.contextmanager
+def exchange_in(directory: Path) -> Iterator[Exchange]:
+    """Yield a new cluster with a market."""
+    ground = prepare(directory)
     try:
         start(ground)
         exchange = Exchange(ground)

@@ -1,4 +1,4 @@
-"""Waits for a condition, with a deadline and never for a fixed time."""
+"""Time in tests: waiting for a condition with a deadline and never for a fixed time, and a clock that a test moves."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def wait_until(condition: Callable[[], bool], what: str = "the condition", secon
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         time.sleep(PAUSE_S)
+
+
+class Clock:
+    """A clock that the test moves, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now

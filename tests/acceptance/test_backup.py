@@ -7,22 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from loadtest.ground import prepare
-from node.cli import main
 from node.data_directory import identity
 from node.system.processes import PID_FILE, PidFile
-from tests.real_cluster import MakeGround, end
+from tests.real_cluster import MakeGround, end, run_cli
 
 pytestmark = pytest.mark.cluster
 
 
 def run(directory: Path, *arguments: str, code: int = 0) -> str:
-    """Run a command line against a cluster; what it printed."""
-    result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
-    assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
-    return result.output
+    """Run a command line against a cluster. Returns what it printed."""
+    return run_cli(directory, *arguments, code=code).output
 
 
 def state(directory: Path) -> set[tuple[int, str]]:

@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from node.cli import main
 from node.deployment.local_cluster import LocalCluster
 from node.system.processes import ENGINE_PID_FILE, alive, descendants, locked_pid
-from tests.real_cluster import MakeGround
+from tests.real_cluster import MakeGround, run_cli
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -25,10 +23,8 @@ TRADER = "alice"
 
 
 def run(directory: Path, *arguments: str, code: int = 0) -> str:
-    """Run a command line against the cluster; what it printed."""
-    result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
-    assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
-    return result.stdout
+    """Run a command line against a cluster. Returns what it printed on stdout."""
+    return run_cli(directory, *arguments, code=code).stdout
 
 
 def pid_of(cluster: LocalCluster, node_id: str) -> int:

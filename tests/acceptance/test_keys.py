@@ -15,15 +15,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from click.testing import CliRunner
 
-from loadtest.ground import prepare
 from loadtest.rest import RestRequest, signed_headers
-from node.cli.program import main
 from node.errors import RequestFailed
 from node.keys.credentials import Credentials, sign
 from node.native.protocol import BalancesQuery
-from tests.real_cluster import Exchange, end, put_market, start
+from tests.real_cluster import Exchange, exchange_in, run_cli
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -35,14 +32,8 @@ ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "10", "size": "0.01"}
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
     """A cluster that these tests may do anything to."""
-    ground = prepare(tmp_path_factory.mktemp("keys") / "cluster")
-    try:
-        start(ground)
-        exchange = Exchange(ground)
-        asyncio.run(put_market(exchange))
+    with exchange_in(tmp_path_factory.mktemp("keys") / "cluster") as exchange:
         yield exchange
-    finally:
-        end(ground)
 
 
 def signed(key: Credentials, method: str, target: str, body: object = None) -> tuple[RestRequest, dict[str, str]]:
@@ -94,13 +85,6 @@ def until_accepted(url: str, key: Credentials) -> None:
     while (answer := call(url, key, "GET", "/accounts"))[0] != 200:
         assert time.monotonic() < deadline, answer
         time.sleep(0.01)
-
-
-def quorumbook(*words: str) -> str:
-    """Run the command line; what it printed."""
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 class TestRevocation:
@@ -217,21 +201,21 @@ class TestReplays:
 
 class TestSealing:
     def test_secrets_are_nowhere_to_be_read_and_keys_follow_a_rotation(self, own: Exchange, tmp_path: Path) -> None:
-        directory, account = str(own.directory), own.people[1].account_id
+        account = own.people[1].account_id
         url = own.access.https["n1"]
         self._use(own, url, account)
-        quorumbook("cluster", "rotate-key", directory)
-        assert "encrypted under cluster key 2" in quorumbook("key", "reseal", "--cluster", directory)
+        run_cli(own.directory, "cluster", "rotate-key")
+        assert "encrypted under cluster key 2" in run_cli(own.directory, "key", "reseal").output
         for each in own.access.https.values():
             until_accepted(each, CANARY)
-        quorumbook("cluster", "down", directory)
-        quorumbook("cluster", "up", directory, "--wait", f"{SECONDS:g}")
+        run_cli(own.directory, "cluster", "down")
+        run_cli(own.directory, "cluster", "up", "--wait", f"{SECONDS:g}")
         for each in own.access.https.values():
             until_accepted(each, CANARY)
         places = [own.directory, tmp_path]
-        quorumbook("export", str(tmp_path / "state"), "--from", directory, "--node", "n1")
-        quorumbook("backup", str(tmp_path / "backup"), "--cluster", directory, "--node", "n2")
-        quorumbook("txlog", "export", str(own.directory / "n1"), str(tmp_path / "log.jsonl"))
+        run_cli(own.directory, "export", str(tmp_path / "state"), "--node", "n1")
+        run_cli(own.directory, "backup", str(tmp_path / "backup"), "--node", "n2")
+        run_cli(own.directory, "txlog", "export", str(own.directory / "n1"), str(tmp_path / "log.jsonl"))
         assert "canary" in (tmp_path / "state" / "ApiKey.tsv").read_text()
         assert '"key_id":"canary"' in (tmp_path / "log.jsonl").read_text()
         assert _findings(places) == []

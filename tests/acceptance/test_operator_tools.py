@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from node.cli import main
-from tests.real_cluster import MakeGround
+from tests.real_cluster import MakeGround, run_cli
 
 pytestmark = pytest.mark.cluster
 
@@ -19,10 +18,7 @@ pytestmark = pytest.mark.cluster
 def test_the_tools_report_the_true_state_of_a_cluster(make_ground: MakeGround, tmp_path: Path) -> None:
     ground = make_ground()
 
-    def run(*words: str, code: int | None = 0) -> Result:
-        result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(ground.directory)}).invoke(main, list(words))
-        assert code is None or result.exit_code == code, f"{words}: exit code {result.exit_code}\n{result.output}"
-        return result
+    run = functools.partial(run_cli, ground.directory)
 
     def run_json(*words: str, code: int | None = 0) -> Any:
         return json.loads(run(*words, "--json", code=code).stdout)

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from loadtest.ground import Ground, prepare
-from node.cli import main
 from node.config.file import Setting, change_settings
 from node.engine.modes import Mode
 from node.system.processes import PID_FILE, descendants, locked_pid, send
-from tests.real_cluster import end
+from tests.real_cluster import end, run_cli
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -45,10 +43,8 @@ def prepared(tmp_path: Path) -> Iterator[Prepare]:
 
 
 def run(directory: Path, *arguments: str, code: int = 0) -> str:
-    """Run a command line against the cluster; what it printed."""
-    result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
-    assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
-    return result.output
+    """Run a command line against a cluster. Returns what it printed."""
+    return run_cli(directory, *arguments, code=code).output
 
 
 def modes(ground: Ground, node_id: str) -> list[str]:

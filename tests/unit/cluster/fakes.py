@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cluster import messages as m
 from cluster.membership import Change, ChangeResult, Membership, Role, encode_members
@@ -35,6 +35,19 @@ def membership(index: int, term: int, members: Membership) -> LogEntry:
 
 FIRST = no_op(1, 0)
 """What every log begins with."""
+
+
+class Bomb:
+    """Notes that it was unpickled."""
+
+    fired = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_fire, ())
+
+
+def _fire() -> None:
+    Bomb.fired = True
 
 
 @dataclass

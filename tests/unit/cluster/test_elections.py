@@ -10,16 +10,9 @@ from cluster import messages as m
 from cluster.elections import PreVoting
 from cluster.settings import RaftSettings
 from tests.unit.cluster.fakes import Node, command
+from tests.waiting import Clock
 
 SETTINGS = RaftSettings("n1", ("n2", "n3"))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def new() -> tuple[PreVoting, Clock]:

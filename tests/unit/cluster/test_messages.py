@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from cluster import messages as m
 from cluster.errors import WireRefusedError
 from cluster.ports import LogEntry
-from tests.unit.cluster.fakes import command, no_op
+from tests.unit.cluster.fakes import Bomb, command, no_op
 
 EXAMPLES = [
     m.AppendEntries(3, 4, 1, 0, [no_op(2, 1), command(3, 3)]),
@@ -67,19 +66,6 @@ def test_changed_bytes_are_refused_or_another_message(message: m.AnyMessage, dat
 def test_a_message_cut_short_is_refused(message: m.AnyMessage) -> None:
     encoded = m.encode(message)
     assert all(refused(encoded[:size]) for size in range(len(encoded)))
-
-
-class Bomb:
-    """Says so when it is unpickled."""
-
-    fired = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_fire, ())
-
-
-def _fire() -> None:
-    Bomb.fired = True
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

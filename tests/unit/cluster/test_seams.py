@@ -6,7 +6,6 @@ import importlib
 import inspect
 import pickle
 import random
-from typing import Any
 
 import pysyncobj
 import pytest
@@ -18,7 +17,7 @@ from cluster.errors import RaftFatalError
 from cluster.messages import MEMBERS
 from cluster.ports import LogEntry
 from cluster.raft_log import RaftLog
-from tests.unit.cluster.fakes import FIRST, Node, command
+from tests.unit.cluster.fakes import FIRST, Bomb, Node, command
 
 
 def test_the_installed_version_is_the_one_the_guard_was_written_for() -> None:
@@ -79,19 +78,6 @@ def test_pickle_nothing_in_an_entry_is_unpickled() -> None:
     node.raft.tick()
     assert node.machine.commands == [(2, bomb)]
     assert not Bomb.fired
-
-
-class Bomb:
-    """Says so when it is unpickled."""
-
-    fired = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_fire, ())
-
-
-def _fire() -> None:
-    Bomb.fired = True
 
 
 def test_pickle_a_proposal_is_in_the_log_as_it_is() -> None:

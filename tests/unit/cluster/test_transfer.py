@@ -16,14 +16,7 @@ from cluster.transfer import Receiver, Senders
 from tests.simulation.disk import SimDisk
 from tests.simulation.parts import Machine, SimSource, Stored
 from tests.unit.cluster.fakes import Snapshots, chunk_of, command, stored
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.waiting import Clock
 
 
 class ToPeers:

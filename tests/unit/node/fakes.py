@@ -18,7 +18,9 @@ from node.engine.feed import Feed
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, NodeIdentity
+from node.keys.credentials import Credentials
 from node.keys.encryption import write_keys
+from node.native.connection import NativeConnection
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side
@@ -216,6 +218,16 @@ async def running(config: NodeConfig, *, auto: bool = True, leader: bool = True)
         yield node
     finally:
         await node.stop()
+
+
+@contextlib.asynccontextmanager
+async def connected(node: FakeNode, credentials: Credentials | None = None) -> AsyncIterator[NativeConnection]:
+    """Yield a connection to a node's own socket."""
+    connection = await NativeConnection.open(node.address, credentials=credentials, client="test")
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def addresses(nodes: Mapping[str, FakeNode]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ from tests.unit.snapshots.states import encoded
 from tests.unit.snapshots.versions import BACKWARD, FOUR, ONE, chains
 
 STATE = HardState(term=7, voted_for="n2", commit_index=20)
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+def dying(original: Callable[..., Any], after: int) -> Callable[..., Any]:
+    """A function that ends the process in place of its call number `after`."""
+    calls = [0]
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == after:
+            raise KilledError
+        return original(*arguments, **named)
+
+    return call
 
 
 def entries_of(batches: list[Batch], level: Level = OWN) -> list[LogEntry]:

@@ -7,16 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.budget import WIDE_FACTOR, AddressShares, Bucket, Places, Shares, caller_of, networks
-
-
-class Clock:
-    """Seconds that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.waiting import Clock
 
 
 def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from node.migration.start import finish_interrupted
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, SetLevel, abi_behind, encode_level_entry
 from statemachine.commands import Batch
-from tests.unit.node.migrating import STATE, contents, entries_of, loaded, write_data
+from tests.unit.node.migrating import STATE, KilledError, contents, dying, entries_of, loaded, write_data
 from tests.unit.snapshots.states import foundations, trading
 
 ENTRIES = entries_of([*foundations(), *trading(5, 40)], V0_2_0)
@@ -38,22 +38,6 @@ SINCE = 4
 """Entries with commands after the change."""
 
 TERM = 9
-
-
-class _KilledError(BaseException):
-    """The process ends here."""
-
-
-def _dying(original: Callable[..., Any], after: int) -> Callable[..., Any]:
-    calls = [0]
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == after:
-            raise _KilledError
-        return original(*arguments, **named)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +107,11 @@ def test_killed_at_each_step_it_is_whole(
         config = load(directory / "n1" / "node.toml")
         before, archived = contents(config.data_path), segment_abis(config.data_path / cutover.ARCHIVE)
         with monkeypatch.context() as patch:
-            patch.setattr(os, function, _dying(original, after))
+            patch.setattr(os, function, dying(original, after))
             try:
                 cutover.go_back(config.data_path, way_back(config.data_path).record)
                 ends.add("done")
-            except _KilledError:
+            except KilledError:
                 ends.add("killed")
         if cutover.may_go_back(config.data_path):
             assert contents(config.data_path) == before, "nothing is changed before it is certain"
@@ -155,8 +139,8 @@ def test_what_is_undone_can_be_exported(config: NodeConfig) -> None:
 def test_an_engine_completes_it_before_it_reads_anything(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the snapshots and the log, both are of levels that this software can run."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", _dying(os.rename, 4))
-        with pytest.raises(_KilledError):
+        patch.setattr(os, "rename", dying(os.rename, 4))
+        with pytest.raises(KilledError):
             cutover.go_back(config.data_path, way_back(config.data_path).record)
     assert (config.data_path / cutover.BACK).is_dir()
 

@@ -7,11 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
@@ -42,7 +40,7 @@ from snapshots.migration.codec import Values
 from snapshots.migration.scripts import run
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, CancelAll
-from tests.unit.node.migrating import STATE, contents, engine_at, entries_of, loaded, write_data, write_former
+from tests.unit.node.migrating import STATE, KilledError, contents, dying, engine_at, entries_of, loaded, write_data, write_former
 from tests.unit.snapshots.states import encoded, foundations, trading
 from tests.unit.snapshots.versions import FOUR, ONE, THREE, THREE_TO_FOUR, chains, with_changes
 
@@ -143,22 +141,6 @@ def test_data_of_this_version_is_left_alone(config: NodeConfig, known: Chains) -
     assert contents(config.data_path) == before
 
 
-class _KilledError(BaseException):
-    """The process ends here."""
-
-
-def _dying(original: Callable[..., Any], after: int) -> Callable[..., Any]:
-    calls = [0]
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == after:
-            raise _KilledError
-        return original(*arguments, **named)
-
-    return call
-
-
 @pytest.mark.parametrize(("function", "step"), [("rename", 1), ("fsync", 3)])
 def test_killed_anywhere_the_next_start_has_it_whole(
     function: str, step: int, config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
@@ -167,12 +149,12 @@ def test_killed_anywhere_the_next_start_has_it_whole(
     ends = set()
     for after in range(1, 60, step):
         with monkeypatch.context() as patch:
-            patch.setattr(os, function, _dying(original, after))
+            patch.setattr(os, function, dying(original, after))
             try:
                 at_start(config, known)
                 ends.add("done")
                 break
-            except _KilledError:
+            except KilledError:
                 ends.add("killed")
         if not (config.data_path / cutover.READY).exists() and (config.data_path / cutover.FORMER).exists():
             assert look(config.data_path).abi == BROUGHT_TO.abi
@@ -370,12 +352,12 @@ def test_killed_on_the_way_back_the_next_start_finishes_it(
     original = getattr(os, function)
     for after in range(1, 30):
         with monkeypatch.context() as patch:
-            patch.setattr(os, function, _dying(original, after))
+            patch.setattr(os, function, dying(original, after))
             try:
                 if not cutover.finish(config.data_path) and look(config.data_path).abi == BROUGHT_TO.abi:
                     cutover.go_back(config.data_path, way_back(config.data_path).record)
                 break
-            except _KilledError:
+            except KilledError:
                 continue
     assert {name for name in contents(config.data_path) if name != "log/hardstate"} == {
         name for name in old if name != "log/hardstate"

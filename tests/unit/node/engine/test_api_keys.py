@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -19,13 +17,13 @@ from node.keys import addresses
 from node.keys.credentials import Credentials
 from node.keys.encryption import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.keys.issue import revocation
-from node.native.connection import NativeConnection, hello
+from node.native.connection import hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch
 from statemachine.events import Done, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, running
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, connected, running
 from tests.waiting import until
 
 SECRET = base64.b64encode(b"the secret of a trader").decode()
@@ -33,21 +31,6 @@ SECRET = base64.b64encode(b"the secret of a trader").decode()
 
 def put(number: int, key_id: str = "key-1", passphrase: str = "sesame", limits: str = "") -> PutApiKey:
     return PutApiKey(OPERATOR, f"put-{number}", key_id, "alice", SECRET, passphrase, 3, limits)
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
-    async with running(config_of(tmp_path)) as node:
-        yield node
-
-
-@contextlib.asynccontextmanager
-async def connected(node: FakeNode, credentials: Credentials | None = None) -> AsyncIterator[NativeConnection]:
-    connection = await NativeConnection.open(node.address, credentials=credentials, client="test")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def row(node: FakeNode, key_id: str = "key-1") -> ApiKeyRow:

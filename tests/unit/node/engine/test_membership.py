@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,15 +15,9 @@ from node.config.settings import NodeAddress
 from node.engine.membership import removal_fault
 from node.native.client import ClusterClient, RequestFailed
 from node.native.protocol import FailCode, LeaderHint, MemberStatus, StatusQuery
-from tests.unit.node.fakes import FakeNode, addresses, config_of, member, running
+from tests.unit.node.fakes import FakeNode, addresses, member
 
 N4 = NodeAddress("n4", "127.0.0.1:7004", "127.0.0.1:7104", "http://127.0.0.1:7204")
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
-    async with running(config_of(tmp_path)) as made:
-        yield made
 
 
 @pytest.fixture

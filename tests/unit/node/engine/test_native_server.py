@@ -54,7 +54,7 @@ from statemachine.commands import NoteStream, PutApiKey, PutCurrency, Transfer, 
 from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, running, sell
+from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, connected, running, sell
 from tests.waiting import until
 
 SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
@@ -104,21 +104,6 @@ async def raw(node: FakeNode, *, greet: bool = True) -> AsyncIterator[RawClient]
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
-    async with running(config_of(tmp_path)) as node:
-        yield node
-
-
-@contextlib.asynccontextmanager
-async def connected(node: FakeNode, credentials: Credentials | None = None) -> AsyncIterator[NativeConnection]:
-    connection = await NativeConnection.open(node.address, credentials=credentials, client="test")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def trader(node: FakeNode, permissions: int, *, account: str = "alice", key_id: str = "key-1") -> Credentials:

@@ -85,12 +85,6 @@ class TestLogon:
             client.order("one")
             assert "must be a Logon" in await refused(client)
 
-    async def test_a_second_logon_of_a_key_ends_the_first_session(self) -> None:
-        async with serving() as served:
-            first = await served.logged_on()
-            await served.logged_on()
-            assert await first.end() == []
-
     async def test_a_revoked_key_ends_its_session(self) -> None:
         async with serving() as served:
             client = await served.logged_on()

@@ -10,18 +10,9 @@ from node.budget import PAYERS_KEPT, Shares
 from node.gateway.errors import ApiError
 from node.gateway.limits import Callers, Limits
 from tests.unit.node.gateway.harness import Exchange
+from tests.waiting import Clock
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "1", "size": "1"}
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_callers_are_apart_and_a_refusal_says_how_long_to_wait() -> None:

@@ -7,15 +7,8 @@ import timeit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.system.durations import BOUNDS_S, DurationCounts, Durations, EngineDurations
-
-
-def counted(*seconds: float) -> DurationCounts:
-    """What a histogram has after these observations."""
-    durations = Durations()
-    for each in seconds:
-        durations.observe(each)
-    return durations.freeze()
+from node.system.durations import BOUNDS_S, Durations, EngineDurations
+from tests.unit.node.diagnosis.statuses import counted
 
 
 def test_an_observation_is_in_the_first_bucket_that_holds_it() -> None:
