@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 
 from cluster import hardstate
 from cluster.driver import RaftDriver
@@ -526,7 +527,7 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
                 at_start(config)
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
             return failures.cannot_start(config, error)
-        return _loop_runner()(_until_signal(config, known, modes))
+        return uvloop.run(_until_signal(config, known, modes))
     finally:
         lock.release()
 
@@ -562,15 +563,6 @@ def _settle() -> None:
     if gc.isenabled():
         gc.collect(1)
     gc.freeze()
-
-
-def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
-    """Return uvloop's runner if uvloop is installed, else asyncio's."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.run
-    return asyncio.run
 
 
 if __name__ == "__main__":

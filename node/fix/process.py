@@ -14,8 +14,7 @@ from pathlib import Path
 import click
 
 from node.config.settings import NodeConfig
-from node.config.start import begin, stop_event
-from node.errors import QuorumbookError
+from node.config.start import config_option, serve
 from node.fix.server import FixServer
 from node.gateway.auth import Authenticator, Revocation
 from node.gateway.backend import Backend
@@ -25,7 +24,6 @@ from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
 from node.keys.encryption import ClusterKeys
 from node.system.counts import counts_file, keep_writing
-from node.system.processes import watch_parent
 from node.system.sockets import host_and_port
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import server_context
@@ -60,22 +58,11 @@ async def run(config: NodeConfig, stop: asyncio.Event) -> None:
         await server.backend.close()
 
 
-async def _until_signal(config: NodeConfig) -> None:
-    await run(config, stop_event())
-
-
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+@config_option
 def main(path: Path) -> None:
     """Serve FIX for one node."""
-    watch_parent()
-    try:
-        config = begin(path, "fix")
-        asyncio.run(_until_signal(config))
-    except QuorumbookError as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"cannot listen: {error}") from None
+    serve(path, "fix", run)
 
 
 if __name__ == "__main__":

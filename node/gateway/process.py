@@ -6,23 +6,20 @@ The supervisor starts `http.gateways` of them. They share the port by SO_REUSEPO
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import click
+import uvloop
 
 from node.config.settings import NodeConfig
-from node.config.start import begin, stop_event
-from node.errors import QuorumbookError
+from node.config.start import config_option, serve
 from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
-from node.system.processes import watch_parent
 from node.system.sockets import host_and_port
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import client_context, server_context
@@ -74,32 +71,12 @@ def _calm_collector() -> None:
     gc.set_threshold(GC_YOUNG_MAX, 20, 20)
 
 
-async def _until_signal(config: NodeConfig, worker: int) -> None:
-    await run(config, worker, stop_event())
-
-
-def _runner() -> Callable[[Coroutine[None, None, None]], None]:
-    """Return uvloop's runner if it is installed, else asyncio's."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.run
-    return asyncio.run
-
-
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+@config_option
 @click.option("--worker", type=int, default=0, help="Which of the node's gateways this is.")
 def main(path: Path, worker: int) -> None:
     """Serve REST and WebSocket for one node."""
-    watch_parent()
-    try:
-        config = begin(path, f"gateway-{worker}")
-        _runner()(_until_signal(config, worker))
-    except QuorumbookError as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"cannot listen: {error}") from None
+    serve(path, f"gateway-{worker}", lambda config, stop: run(config, worker, stop), uvloop.run)
 
 
 if __name__ == "__main__":

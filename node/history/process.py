@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import ClusterError, MissingEntriesError
 from node.config.settings import NodeConfig
-from node.config.start import GaveUp, begin, pause, stop_event
+from node.config.start import GaveUp, begin, config_option, pause, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect, prepare
 from node.history.fetching import Fetcher, FetchResult
@@ -157,7 +157,7 @@ async def _archive_daily(config: NodeConfig) -> None:
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+@config_option
 def main(path: Path) -> None:
     """Run the history of one node."""
     watch_parent()

@@ -15,7 +15,7 @@ import click
 
 from cluster.errors import ClusterError, MissingEntriesError
 from node.config.settings import NodeConfig
-from node.config.start import GaveUp, begin, pause, stop_event
+from node.config.start import GaveUp, begin, config_option, pause, stop_event
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed, StreamError
 from node.history.fetching import Fetcher, FetchResult
 from node.native.connection import NativeConnection
@@ -235,7 +235,7 @@ async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+@config_option
 def main(path: Path) -> None:
     """Stream one node's log to a broker."""
     watch_parent()
