@@ -10,6 +10,8 @@ import os
 import ssl
 import sys
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +20,12 @@ import aiohttp
 
 from loadtest.access import Access
 from loadtest.market import Trader, traders
+from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials, sign
 from node.native.connection import NativeConnection, hello
 from node.native.framing import FrameSplitter
 from node.native.protocol import StatusQuery, frame
+from statemachine.commands import CancelOrder
 
 SEED = 11
 HONEST = traders(2, SEED, "honest")
@@ -50,6 +54,41 @@ class Target:
         """Report a result of the attack. It is shown beside the verdict."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def report(self, what: str, counts: Mapping[Any, int]) -> Iterator[None]:
+        """Say at the end of the attack what it counted."""
+        try:
+            yield
+        finally:
+            self.say(f"{what}: {dict(counts)}")
+
+    async def everywhere(self, each: int, again: Callable[[str], Awaitable[None]], pause: float = 0.05) -> None:
+        """`each` tasks for every node that do something again and again, and pass over what the network answers."""
+
+        async def run(node_id: str) -> None:
+            while True:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError, aiohttp.ClientError):
+                    await again(node_id)
+                await asyncio.sleep(pause)
+
+        await asyncio.gather(*(run(node_id) for node_id in self.natives for _ in range(each)))
+
+    async def flood(self, leader: str, number: int, at_once: int, counts: Counter[str]) -> None:
+        """One session that submits cancels of nothing as fast as they are answered, and connects again when it is cut off."""
+        account_id = self.people[number].account_id
+        while True:
+            try:
+                connection = await self.connect(leader, number)
+                while True:
+                    try:
+                        await connection.submit([CancelOrder(account_id, self.command_id(), 1) for _ in range(at_once)])
+                        counts["applied"] += at_once
+                    except RequestFailed as error:
+                        counts[error.code.name] += 1
+            except (ConnectionLost, RequestFailed, OSError) as error:
+                counts[type(error).__name__] += 1
+                await asyncio.sleep(0.1)
 
     def command_id(self) -> str:
         """Return a new command id."""

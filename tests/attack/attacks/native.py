@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 from collections import Counter
 
-from node.errors import ConnectionLost, RequestFailed
 from node.native.protocol import FRAME_MAX
-from statemachine.commands import CancelOrder
 from tests.attack.registry import attack
-from tests.attack.target import Target, forever, read_frame
+from tests.attack.target import Target, read_frame
 
 
 @attack(
@@ -24,47 +20,24 @@ async def malformed_frames(target: Target) -> None:
     sent: Counter[str] = Counter()
 
     async def storm(node_id: str) -> None:
+        reader, writer = await target.session(node_id)
         while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await target.session(node_id)
-                while True:
-                    writer.write(len(body).to_bytes(4, "big") + body)
-                    await writer.drain()
-                    if not await read_frame(reader):
-                        break
-                    sent[node_id] += 1
-            await asyncio.sleep(0.05)
+            writer.write(len(body).to_bytes(4, "big") + body)
+            await writer.drain()
+            if not await read_frame(reader):
+                break
+            sent[node_id] += 1
 
-    try:
-        await asyncio.gather(*(storm(node_id) for node_id in target.natives for _ in range(4)))
-    finally:
-        target.say(f"malformed frames answered: {dict(sent)}")
+    with target.report("malformed frames answered", sent):
+        await target.everywhere(4, storm)
 
 
 @attack("command-flood", "30 sessions of one key that submit 1,000 cancels of nothing at a time, as fast as they are answered")
 async def command_flood(target: Target) -> None:
     leader = await target.leader()
     done: Counter[str] = Counter()
-    account_id = target.people[0].account_id
-
-    async def flood() -> None:
-        while True:
-            try:
-                connection = await target.connect(leader)
-                while True:
-                    try:
-                        await connection.submit([CancelOrder(account_id, target.command_id(), 1) for _ in range(1_000)])
-                        done["applied"] += 1_000
-                    except RequestFailed as error:
-                        done[error.code.name] += 1
-            except (ConnectionLost, RequestFailed, OSError) as error:
-                done[type(error).__name__] += 1
-                await asyncio.sleep(0.1)
-
-    try:
-        await asyncio.gather(*(flood() for _ in range(30)))
-    finally:
-        target.say(f"commands: {dict(done)}")
+    with target.report("commands", done):
+        await asyncio.gather(*(target.flood(leader, 0, 1_000, done) for _ in range(30)))
 
 
 @attack("idle-sessions", "a thousand sessions of one key on every node that do nothing, and come again when they are cut off")
@@ -73,20 +46,15 @@ async def idle_sessions(target: Target) -> None:
     peak: Counter[str] = Counter()
 
     async def sit(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await target.session(node_id)
-                open_now[node_id] += 1
-                peak[node_id] = max(peak[node_id], open_now[node_id])
-                await reader.read()
-                open_now[node_id] -= 1
-                writer.close()
-            await asyncio.sleep(1.0)
+        reader, writer = await target.session(node_id)
+        open_now[node_id] += 1
+        peak[node_id] = max(peak[node_id], open_now[node_id])
+        await reader.read()
+        open_now[node_id] -= 1
+        writer.close()
 
-    try:
-        await asyncio.gather(*(sit(node_id) for node_id, _ in itertools.product(target.natives, range(1_000))))
-    finally:
-        target.say(f"sessions open at once: {dict(peak)}")
+    with target.report("sessions open at once", peak):
+        await target.everywhere(1_000, sit, pause=1.0)
 
 
 @attack(
@@ -95,19 +63,11 @@ async def idle_sessions(target: Target) -> None:
 )
 async def silent_connections(target: Target) -> None:
     async def sit(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await target.tcp(node_id)
-                await reader.read()
-                writer.close()
-            await asyncio.sleep(0.2)
+        reader, writer = await target.tcp(node_id)
+        await reader.read()
+        writer.close()
 
-    tasks = [asyncio.ensure_future(sit(node_id)) for node_id, _ in itertools.product(target.natives, range(1_500))]
-    try:
-        await forever()
-    finally:
-        for task in tasks:
-            task.cancel()
+    await target.everywhere(1_500, sit, pause=0.2)
 
 
 @attack("handshakes", "TLS handshakes one after the other from 20 lines to every node, without a key")
@@ -115,16 +75,13 @@ async def handshakes(target: Target) -> None:
     done: Counter[str] = Counter()
 
     async def knock(node_id: str) -> None:
-        while True:
-            try:
-                _, writer = await target.tls(node_id)
-                writer.transport.abort()
-                done["done"] += 1
-            except OSError as error:
-                done[type(error).__name__] += 1
-                await asyncio.sleep(0.01)
+        try:
+            _, writer = await target.tls(node_id)
+            writer.transport.abort()
+            done["done"] += 1
+        except OSError as error:
+            done[type(error).__name__] += 1
+            await asyncio.sleep(0.01)
 
-    try:
-        await asyncio.gather(*(knock(node_id) for node_id, _ in itertools.product(target.natives, range(20))))
-    finally:
-        target.say(f"handshakes: {dict(done)}")
+    with target.report("handshakes", done):
+        await target.everywhere(20, knock, pause=0.0)

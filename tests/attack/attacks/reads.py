@@ -85,10 +85,8 @@ async def large_book(target: Target) -> None:
             await asyncio.sleep(0.02)
 
     asking = [ask(target, node_id, BookQuery(PRODUCT, 3), counts) for node_id in target.natives for _ in range(SESSIONS)]
-    try:
+    with target.report("books", counts):
         await asyncio.gather(touch(), *asking)
-    finally:
-        target.say(f"books: {dict(counts)}")
 
 
 @attack(
@@ -97,10 +95,8 @@ async def large_book(target: Target) -> None:
 async def order_lists(target: Target) -> None:
     counts: Counter[str] = Counter()
     query = OrdersQuery(target.people[0].account_id, limit=1, holds="EUR")
-    try:
+    with target.report("lists", counts):
         await asyncio.gather(*(ask(target, node_id, query, counts) for node_id in target.natives for _ in range(SESSIONS)))
-    finally:
-        target.say(f"lists: {dict(counts)}")
 
 
 @attack("linearizable-lists", "long lists behind barriers, 60 under way on each of 8 sessions at the leader", prepare=many_orders)
@@ -108,10 +104,8 @@ async def linearizable_lists(target: Target) -> None:
     counts: Counter[str] = Counter()
     leader = await target.leader()
     query = OrdersQuery(target.people[0].account_id, limit=1_000)
-    try:
+    with target.report("lists", counts):
         await asyncio.gather(*(ask(target, leader, query, counts, linearizable=True, at_once=60) for _ in range(SESSIONS)))
-    finally:
-        target.say(f"lists: {dict(counts)}")
 
 
 @attack("linearizable-without-a-key", "reads with consistency=linearizable over HTTP, without a key, from 16 lines to every node")
@@ -129,10 +123,8 @@ async def linearizable_without_a_key(target: Target) -> None:
                 await asyncio.sleep(0.05)
 
     async with target.http() as session:
-        try:
+        with target.report("reads", counts):
             await asyncio.gather(*(read(url) for url in target.https.values() for _ in range(16)))
-        finally:
-            target.say(f"reads: {dict(counts)}")
 
 
 @attack(
@@ -142,18 +134,15 @@ async def linearizable_without_a_key(target: Target) -> None:
 )
 async def unread_answers(target: Target) -> None:
     async def greedy(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                _, writer = await target.session(node_id)
-                writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
-                writer.write(frame(Subscribe(1, PRODUCT, 1)))
-                for number in itertools.count(2):
-                    query: AnyQuery = TradesQuery(PRODUCT, 1_000) if number % 50 else BookQuery(PRODUCT, 3)
-                    writer.write(frame(Query(number, query)))
-                    await writer.drain()
-            await asyncio.sleep(0.5)
+        _, writer = await target.session(node_id)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
+        writer.write(frame(Subscribe(1, PRODUCT, 1)))
+        for number in itertools.count(2):
+            query: AnyQuery = TradesQuery(PRODUCT, 1_000) if number % 50 else BookQuery(PRODUCT, 3)
+            writer.write(frame(Query(number, query)))
+            await writer.drain()
 
-    await asyncio.gather(*(greedy(node_id) for node_id in target.natives for _ in range(30)))
+    await target.everywhere(30, greedy, pause=0.5)
 
 
 @attack(
@@ -166,20 +155,17 @@ async def resumed_feeds(target: Target) -> None:
 
     async def resume(node_id: str) -> None:
         nonlocal received
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await target.session(node_id)
-                for number in itertools.count(1):
-                    writer.write(frame(Subscribe(number, PRODUCT, 1)))
-                    until = time.monotonic() + 1.0
-                    while time.monotonic() < until:
-                        data = await reader.read(1 << 18)
-                        if not data:
-                            raise ConnectionError("closed")
-                        received += len(data)
-            await asyncio.sleep(0.2)
+        reader, writer = await target.session(node_id)
+        for number in itertools.count(1):
+            writer.write(frame(Subscribe(number, PRODUCT, 1)))
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                data = await reader.read(1 << 18)
+                if not data:
+                    raise ConnectionError("closed")
+                received += len(data)
 
     try:
-        await asyncio.gather(*(resume(node_id) for node_id in target.natives for _ in range(30)))
+        await target.everywhere(30, resume, pause=0.2)
     finally:
         target.say(f"{received // 1_000_000} MB of events")

@@ -6,9 +6,6 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable
-
-import aiohttp
 
 from tests.attack.registry import attack
 from tests.attack.target import ATTACKER_HOST, Target, signed
@@ -19,18 +16,6 @@ HEAD = b"POST /orders HTTP/1.1\r\nHost: x\r\n"
 async def _connect(target: Target, node_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = target.http_address(node_id)
     return await asyncio.open_connection(host, port, local_addr=(ATTACKER_HOST, 0))
-
-
-async def _everywhere(target: Target, each: int, again: Callable[[str], Awaitable[None]], pause: float = 0.05) -> None:
-    """`each` tasks a node that do something again and again, whatever becomes of it."""
-
-    async def run(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, aiohttp.ClientError):
-                await again(node_id)
-            await asyncio.sleep(pause)
-
-    await asyncio.gather(*(run(node_id) for node_id in target.https for _ in range(each)))
 
 
 @attack("http-slow-requests", "600 connections to every node that send a byte of a request's head or body each second")
@@ -48,7 +33,7 @@ async def slow_requests(target: Target) -> None:
         finally:
             writer.close()
 
-    await _everywhere(target, 600, drip)
+    await target.everywhere(600, drip)
 
 
 @attack("http-header-floods", "heads without end: one long header, thousands of headers, a long target, to every node")
@@ -68,10 +53,8 @@ async def header_floods(target: Target) -> None:
         finally:
             writer.close()
 
-    try:
-        await _everywhere(target, 10, flood, pause=0.0)
-    finally:
-        target.say(f"heads begun: {dict(sent)}")
+    with target.report("heads begun", sent):
+        await target.everywhere(10, flood, pause=0.0)
 
 
 @attack("http-hoarding", "1,500 connections to every node that ask once and stay")
@@ -89,10 +72,8 @@ async def hoarding(target: Target) -> None:
         finally:
             writer.close()
 
-    try:
-        await _everywhere(target, 1_500, hold, pause=0.5)
-    finally:
-        target.say(f"connections that were answered: {dict(held)}")
+    with target.report("connections that were answered", held):
+        await target.everywhere(1_500, hold, pause=0.5)
 
 
 @attack("http-garbage", "what is not HTTP, each time on a new connection, to every node as fast as it comes")
@@ -107,10 +88,8 @@ async def garbage(target: Target) -> None:
         finally:
             writer.close()
 
-    try:
-        await _everywhere(target, 30, throw, pause=0.0)
-    finally:
-        target.say(f"answers: {dict(answered)}")
+    with target.report("answers", answered):
+        await target.everywhere(30, throw, pause=0.0)
 
 
 @attack("http-unread-answers", "connections to every node that ask for lists and books, many at once, and never read")
@@ -127,7 +106,7 @@ async def unread_answers(target: Target) -> None:
             await asyncio.sleep(20)
         writer.close()
 
-    await _everywhere(target, 100, never_read)
+    await target.everywhere(100, never_read)
 
 
 @attack("http-key-at-full-rate", "one trader's key that places and cancels orders at every node as fast as it is answered")
@@ -143,7 +122,5 @@ async def key_at_full_rate(target: Target) -> None:
                 answers[response.status] += 1
                 await response.read()
 
-        try:
-            await _everywhere(target, 20, place, pause=0.0)
-        finally:
-            target.say(f"answers: {dict(answers)}")
+        with target.report("answers", answers):
+            await target.everywhere(20, place, pause=0.0)

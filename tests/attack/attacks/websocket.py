@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections import Counter
@@ -57,18 +58,13 @@ async def long_lists(target: Target) -> None:
     answers: Counter[str] = Counter()
 
     async def storm(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError, aiohttp.ClientError, asyncio.IncompleteReadError):
-                async with target.http() as session, session.ws_connect(f"{target.https[node_id]}/ws", timeout=QUICK) as channel:
-                    while True:
-                        await channel.send_str(json.dumps(body, separators=(",", ":")))
-                        answers[(await channel.receive()).type.name] += 1
-            await asyncio.sleep(0.02)
+        async with target.http() as session, session.ws_connect(f"{target.https[node_id]}/ws", timeout=QUICK) as channel:
+            while True:
+                await channel.send_str(json.dumps(body, separators=(",", ":")))
+                answers[(await channel.receive()).type.name] += 1
 
-    try:
-        await asyncio.gather(*(storm(node_id) for node_id in target.https for _ in range(4)))
-    finally:
-        target.say(f"answers: {dict(answers)}")
+    with target.report("answers", answers):
+        await target.everywhere(4, storm, pause=0.02)
 
 
 @attack(
@@ -78,22 +74,18 @@ async def pings(target: Target) -> None:
     sent: Counter[str] = Counter()
 
     async def storm(node_id: str, kind: str, frame: bytes) -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                reader, writer = await raw(target, node_id)
-                drain = asyncio.create_task(reader.read())
-                drain.add_done_callback(lambda task: task.cancelled() or task.exception())
-                while not drain.done():
-                    writer.write(frame * 500)
-                    await writer.drain()
-                    sent[kind] += 500
-            await asyncio.sleep(0.02)
+        reader, writer = await raw(target, node_id)
+        drain = asyncio.create_task(reader.read())
+        drain.add_done_callback(lambda task: task.cancelled() or task.exception())
+        while not drain.done():
+            writer.write(frame * 500)
+            await writer.drain()
+            sent[kind] += 500
 
     kinds = {"ping": b"\x89\x80\0\0\0\0", "pong": b"\x8a\x80\0\0\0\0", "binary": b"\x82\x80\0\0\0\0"}
-    try:
-        await asyncio.gather(*(storm(node_id, kind, frame) for node_id in target.https for kind, frame in kinds.items()))
-    finally:
-        target.say(f"frames sent: {dict(sent)}")
+    storms = [functools.partial(storm, kind=kind, frame=frame) for kind, frame in kinds.items()]
+    with target.report("frames sent", sent):
+        await asyncio.gather(*(target.everywhere(1, each, pause=0.02) for each in storms))
 
 
 @attack("ws-hoard", "as many idle WebSocket connections as a node takes")
@@ -101,14 +93,11 @@ async def hoard(target: Target) -> None:
     held: list[asyncio.StreamWriter] = []
 
     async def take(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                _, writer = await raw(target, node_id)
-                held.append(writer)
-            await asyncio.sleep(0.005)
+        _, writer = await raw(target, node_id)
+        held.append(writer)
 
     try:
-        await asyncio.gather(*(take(node_id) for node_id in target.https))
+        await target.everywhere(1, take, pause=0.005)
     finally:
         target.say(f"connections opened: {len(held)}")
 
@@ -120,20 +109,15 @@ async def slow_resumers(target: Target) -> None:
     asked: Counter[str] = Counter()
 
     async def stall(node_id: str) -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                _, writer = await raw(target, node_id, window=4_096)
-                message = {"type": "subscribe", "product_ids": [PRODUCT], "channels": ["full"], "from_sequence": 1}
-                writer.write(text_frame(message))
-                asked[node_id] += 1
-                await asyncio.sleep(5)
-                writer.close()
-            await asyncio.sleep(0.1)
+        _, writer = await raw(target, node_id, window=4_096)
+        message = {"type": "subscribe", "product_ids": [PRODUCT], "channels": ["full"], "from_sequence": 1}
+        writer.write(text_frame(message))
+        asked[node_id] += 1
+        await asyncio.sleep(5)
+        writer.close()
 
-    try:
-        await asyncio.gather(*(stall(node_id) for node_id in target.https for _ in range(20)))
-    finally:
-        target.say(f"resumes asked for: {dict(asked)}")
+    with target.report("resumes asked for", asked):
+        await target.everywhere(20, stall, pause=0.1)
 
 
 @attack("ws-snapshots", "the whole depth of a product again and again, by subscribing and unsubscribing")
@@ -142,24 +126,19 @@ async def snapshots(target: Target) -> None:
 
     async def storm(node_id: str) -> None:
         message = {"product_ids": [PRODUCT], "channels": ["level2", "level2_batch"]}
-        while True:
-            with contextlib.suppress(OSError, aiohttp.ClientError, ConnectionError):
-                async with (
-                    target.http() as session,
-                    session.ws_connect(f"{target.https[node_id]}/ws", max_msg_size=0, timeout=QUICK) as channel,
-                ):
-                    for _ in range(90):
-                        await channel.send_json({"type": "subscribe"} | message)
-                        await channel.send_json({"type": "unsubscribe"} | message)
-                    async with asyncio.timeout(2):
-                        while (answer := await channel.receive()).type is aiohttp.WSMsgType.TEXT:
-                            got[json.loads(answer.data)["type"]] += 1
-            await asyncio.sleep(0.02)
+        async with (
+            target.http() as session,
+            session.ws_connect(f"{target.https[node_id]}/ws", max_msg_size=0, timeout=QUICK) as channel,
+        ):
+            for _ in range(90):
+                await channel.send_json({"type": "subscribe"} | message)
+                await channel.send_json({"type": "unsubscribe"} | message)
+            async with asyncio.timeout(2):
+                while (answer := await channel.receive()).type is aiohttp.WSMsgType.TEXT:
+                    got[json.loads(answer.data)["type"]] += 1
 
-    try:
-        await asyncio.gather(*(storm(node_id) for node_id in target.https for _ in range(4)))
-    finally:
-        target.say(f"messages got: {dict(got)}")
+    with target.report("messages got", got):
+        await target.everywhere(4, storm, pause=0.02)
 
 
 async def _large_book(target: Target) -> None:
@@ -224,12 +203,10 @@ async def level3_flood(target: Target) -> None:
                 await asyncio.sleep(5)
                 writer.close()
 
-    try:
+    with target.report("answers", answers):
         await asyncio.gather(
             *(each(node_id) for node_id in target.https for each in (ask, ask, never_read, never_read, never_read))
         )
-    finally:
-        target.say(f"answers: {dict(answers)}")
 
 
 @attack("stop-cascade", "thousands of stop orders that one trade triggers, again and again, with readers attached on every node")
@@ -276,7 +253,5 @@ async def stop_cascade(target: Target) -> None:
                     await client.submit([CancelAll(name, target.command_id(), PRODUCT)])
             seen["cascades"] += 1
 
-    try:
+    with target.report("readers and cascades", seen):
         await asyncio.gather(cascade(), *(read(node_id) for node_id in target.https), forever())
-    finally:
-        target.say(f"readers and cascades: {dict(seen)}")
