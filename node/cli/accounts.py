@@ -90,14 +90,25 @@ def open_account(target: Target, as_json: bool, account_id: str) -> None:
         click.echo(f"{account_id} {'opened' if changed else 'was open already'}")
 
 
+def _transfer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments and options of a transfer behind its accounts."""
+    for option in (
+        json_option,
+        cluster_option,
+        click.option(
+            "--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing."
+        ),
+        click.argument("amount"),
+        click.argument("currency"),
+    ):
+        command = option(command)
+    return command
+
+
 @account.command("transfer")
 @click.argument("sender", metavar="FROM")
 @click.argument("receiver", metavar="TO")
-@click.argument("currency")
-@click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
-@cluster_option
-@json_option
+@_transfer_options
 def transfer_between(
     target: Target, as_json: bool, sender: str, receiver: str, currency: str, amount: str, transfer_id: str
 ) -> None:
@@ -111,11 +122,7 @@ def transfer_between(
 
 @click.command()
 @click.argument("account_id", metavar="ACCOUNT")
-@click.argument("currency")
-@click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
-@cluster_option
-@json_option
+@_transfer_options
 def deposit(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Credit AMOUNT of CURRENCY to ACCOUNT."""
     _transfer(target, as_json, Deposit, account_id, currency, amount, transfer_id)
@@ -123,11 +130,7 @@ def deposit(target: Target, as_json: bool, account_id: str, currency: str, amoun
 
 @click.command()
 @click.argument("account_id", metavar="ACCOUNT")
-@click.argument("currency")
-@click.argument("amount")
-@click.option("--transfer-id", default="", help="Your own id of the transfer. A repetition with the same id books nothing.")
-@cluster_option
-@json_option
+@_transfer_options
 def withdraw(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Debit AMOUNT of CURRENCY from ACCOUNT's available balance."""
     _transfer(target, as_json, Withdraw, account_id, currency, amount, transfer_id)

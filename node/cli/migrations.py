@@ -34,6 +34,15 @@ from snapshots.tsv import title
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
+data_option = click.option(
+    "--cluster",
+    "directory",
+    type=DIRECTORY,
+    envvar=CLUSTER_VARIABLE,
+    show_envvar=True,
+    help="The directory of a cluster or a node, or a data directory.",
+)
+
 LINES_SHOWN = 12
 """Lines of a table's changes that a rehearsal shows."""
 
@@ -100,14 +109,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @click.group(cls=Commands, invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Rehearse on a copy: do what a start would do, and change nothing.")
 @click.option("--finalize", is_flag=True, help="Delete the former data. No rollback is possible afterwards.")
-@click.option(
-    "--cluster",
-    "directory",
-    type=DIRECTORY,
-    envvar=CLUSTER_VARIABLE,
-    show_envvar=True,
-    help="The directory of a cluster or a node, or a data directory.",
-)
+@data_option
 @click.option("--from", "earlier", type=DIRECTORY, hidden=True)
 @click.option("--to", "target", help="The target ABI. Default: the ABI of the level to which a start brings the data.")
 @click.option(
@@ -317,14 +319,7 @@ class Report(Protocol):
 
 
 @click.command()
-@click.option(
-    "--cluster",
-    "directory",
-    type=DIRECTORY,
-    envvar=CLUSTER_VARIABLE,
-    show_envvar=True,
-    help="The directory of a cluster or a node, or a data directory.",
-)
+@data_option
 @click.argument("earlier", type=DIRECTORY, required=False, metavar="")
 @click.option(
     "--export", "out", type=click.Path(path_type=Path), help="Directory for the undone commands: a transaction log for each node."

@@ -149,5 +149,5 @@ def test_an_engine_completes_it_before_it_reads_anything(config: NodeConfig, mon
         check_is_back(config)
         return 77
 
-    monkeypatch.setattr(process, "_loop_runner", lambda: run)
+    monkeypatch.setattr(process.uvloop, "run", run)
     assert process._run_locked(config, rejoin=False) == 77
