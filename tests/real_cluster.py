@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +17,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loadtest.access import Access
+from loadtest.flow import ClientFlow
 from loadtest.ground import Ground, prepare
-from loadtest.market import Trader, set_up, traders
+from loadtest.market import ProductSpec, Trader, set_up, traders
 from loadtest.scenario import Scenario
 from loadtest.watch import Statuses, reached
 from node.cli import main
 from node.config.file import Setting
 from node.native.protocol import ControlAction, StatusQuery
+from statemachine.events import AnyOutcome
 
 READY_SECONDS = 40.0
 SEED = 7
@@ -99,6 +102,21 @@ async def put_market(exchange: Exchange) -> None:
         await set_up(operator, exchange.people)
     finally:
         await operator.close()
+
+
+async def trader_flow(
+    access: Access, person: Trader, run: str, *, product: ProductSpec, requests: int, at_once: int
+) -> list[AnyOutcome]:
+    """Send a trader's random orders on a product, `at_once` commands in a request. Returns their outcomes."""
+    client = access.trader_client(person, deadline=30.0)
+    commands = ClientFlow(SEED, person.account_id, run, [product])
+    outcomes: list[AnyOutcome] = []
+    try:
+        for _ in range(requests):
+            outcomes += await client.submit(list(itertools.islice(commands, at_once)))
+    finally:
+        await client.close()
+    return outcomes
 
 
 async def compacted_past(access: Access, node_id: str, index: int) -> None:

@@ -5,7 +5,6 @@ same of it.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.books import BookFollower
-from loadtest.flow import ClientFlow
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher, reached
 from node.native.client import ClusterClient
@@ -22,7 +20,7 @@ from node.native.products import put_again
 from node.native.protocol import AuctionQuery, ProductsQuery
 from statemachine.events import Placed
 from statemachine.types import OrderStatus, ProductStatus
-from tests.real_cluster import READY_SECONDS, SEED, MakeGround
+from tests.real_cluster import READY_SECONDS, SEED, MakeGround, trader_flow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -33,16 +31,8 @@ CHUNKS, CHUNK = 10, 20
 
 async def flow(access: Access, person: Trader, run: str) -> int:
     """A trader's flow of orders on the product: how many of them wait for an auction."""
-    client = access.trader_client(person, deadline=30.0)
-    commands = ClientFlow(SEED, person.account_id, run, [PRODUCT])
-    waiting = 0
-    try:
-        for _ in range(CHUNKS):
-            outcomes = await client.submit(list(itertools.islice(commands, CHUNK)))
-            waiting += sum(isinstance(each, Placed) and each.order.status is OrderStatus.ACTIVE for each in outcomes)
-    finally:
-        await client.close()
-    return waiting
+    outcomes = await trader_flow(access, person, run, product=PRODUCT, requests=CHUNKS, at_once=CHUNK)
+    return sum(isinstance(each, Placed) and each.order.status is OrderStatus.ACTIVE for each in outcomes)
 
 
 async def put_status(operator: ClusterClient, status: ProductStatus) -> None:

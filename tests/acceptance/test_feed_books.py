@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import functools
 import signal
 
 import pytest
 
 from loadtest.access import Access
 from loadtest.books import BookFollower
-from loadtest.flow import ClientFlow
-from loadtest.market import PRODUCTS, Trader, set_up, traders
+from loadtest.market import PRODUCTS, set_up, traders
 from loadtest.watch import Watcher
-from tests.real_cluster import READY_SECONDS, SEED, MakeGround
+from tests.real_cluster import READY_SECONDS, SEED, MakeGround, trader_flow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -21,16 +20,7 @@ PRODUCT = PRODUCTS[0]
 CHUNKS, CHUNK = 25, 20
 """Requests of each trader before and after the kill, and commands in each."""
 
-
-async def flow(access: Access, person: Trader, run: str) -> None:
-    """A trader's flow of orders on the product."""
-    client = access.trader_client(person, deadline=30.0)
-    commands = ClientFlow(SEED, person.account_id, run, [PRODUCT])
-    try:
-        for _ in range(CHUNKS):
-            await client.submit(list(itertools.islice(commands, CHUNK)))
-    finally:
-        await client.close()
+flow = functools.partial(trader_flow, product=PRODUCT, requests=CHUNKS, at_once=CHUNK)
 
 
 def test_books_rebuilt_from_the_feeds_equal_the_engines(make_ground: MakeGround) -> None:

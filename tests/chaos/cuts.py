@@ -62,13 +62,17 @@ class CutPeers(NetworkFault):
     """The leader and the other nodes do not reach each other. Clients reach all of them."""
 
     name = "net-cut-peers"
+    deaf = mute = True
+    """Whether the leader does not hear the others, and whether they do not hear it."""
 
     async def begin(self, stage: Stage) -> None:
         network, others = stage.network, await stage.followers()
         self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
         for other in others:
-            network.deafen(self.nodes[0], other)
-            network.deafen(other, self.nodes[0])
+            if self.deaf:
+                network.deafen(self.nodes[0], other)
+            if self.mute:
+                network.deafen(other, self.nodes[0])
 
 
 class CutClients(NetworkFault):
@@ -86,28 +90,18 @@ class CutClients(NetworkFault):
         network.deafen(self.nodes[0], CLIENTS)
 
 
-class LeaderDeaf(NetworkFault):
-    """The other nodes hear the leader, and the leader does not hear them."""
+class LeaderDeaf(CutPeers):
+    """The leader is heard by the other nodes and does not hear them."""
 
     name = "net-leader-deaf"
-
-    async def begin(self, stage: Stage) -> None:
-        network, others = stage.network, await stage.followers()
-        self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
-        for other in others:
-            network.deafen(self.nodes[0], other)
+    mute = False
 
 
-class LeaderMute(NetworkFault):
-    """The leader hears the other nodes, and they do not hear the leader."""
+class LeaderMute(CutPeers):
+    """The leader hears the other nodes and is not heard by them."""
 
     name = "net-leader-mute"
-
-    async def begin(self, stage: Stage) -> None:
-        network, others = stage.network, await stage.followers()
-        self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
-        for other in others:
-            network.deafen(other, self.nodes[0])
+    deaf = False
 
 
 class CutOneLink(NetworkFault):

@@ -23,10 +23,9 @@ from statemachine.engine import Engine
 from statemachine.events import Rejected
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission, Reason, Role, Scope
+from tests.property.operators import FIRMS, USERS
 from tests.property.worlds import ACCOUNTS, PRODUCTS, foundations
 
-FIRMS = ["acme", "bolt"]
-USERS = ["rita", "vera", "tom"]
 KEYS = ["k-1", "k-2"]
 SENDERS = [
     *(f"operator/{user}" for user in USERS),

@@ -16,18 +16,11 @@ from statemachine.commands import Batch, FollowCalendar, PutCalendar, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.types import Phase, ProductStatus, Scope
+from tests.property.twin_calendar import STATUS
 from tests.unit.statemachine.market import PRODUCT, market
 
 SECOND = 10**9
 EPOCH = date(1970, 1, 1)
-STATUS = {
-    Phase.CLOSED: ProductStatus.CANCEL_ONLY,
-    Phase.PRE_OPEN: ProductStatus.AUCTION,
-    Phase.AUCTION: ProductStatus.AUCTION,
-    Phase.CONTINUOUS: ProductStatus.ONLINE,
-    Phase.CLOSING_AUCTION: ProductStatus.AUCTION,
-    Phase.HALTED: ProductStatus.CANCEL_ONLY,
-}
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Australia/Sydney")
 Day = list[tuple[int, Phase]]
 

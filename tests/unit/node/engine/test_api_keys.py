@@ -17,7 +17,7 @@ from node.keys import addresses
 from node.keys.credentials import Credentials
 from node.keys.encryption import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.keys.issue import revocation
-from node.native.connection import hello
+from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch
 from statemachine.events import Done, Rejected
@@ -37,6 +37,15 @@ def row(node: FakeNode, key_id: str = "key-1") -> ApiKeyRow:
     found = node.machine.engine.api_key(key_id)
     assert found is not None
     return found
+
+
+async def put_and_rotate(node: FakeNode, gateway: NativeConnection) -> None:
+    """Put a key where the node commits nothing by itself, and give it the next cluster key."""
+    first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
+    await until(lambda: node.raft.under_way == 1)
+    node.raft.tick()
+    await first
+    rotate(node)
 
 
 def rotate(node: FakeNode) -> None:
@@ -142,11 +151,7 @@ class TestReencryption:
         there.
         """
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
-            first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
-            await until(lambda: node.raft.under_way == 1)
-            node.raft.tick()
-            await first
-            rotate(node)
+            await put_and_rotate(node, gateway)
             change = asyncio.ensure_future(gateway.submit([msgspec.structs.replace(put(2), secret="bmV3")]))
             await until(lambda: node.raft.under_way == 1)
             reseal = asyncio.ensure_future(gateway.control(ControlAction.RESEAL))
@@ -162,11 +167,7 @@ class TestReencryption:
 
     async def test_it_lets_nothing_through_while_leadership_is_handed_over(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
-            first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
-            await until(lambda: node.raft.under_way == 1)
-            node.raft.tick()
-            await first
-            rotate(node)
+            await put_and_rotate(node, gateway)
             reseal = asyncio.ensure_future(gateway.control(ControlAction.RESEAL))
             await until(lambda: node.raft.under_way == 1)
             transfer = asyncio.ensure_future(gateway.control(ControlAction.TRANSFER_LEADERSHIP))

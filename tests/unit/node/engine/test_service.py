@@ -495,13 +495,17 @@ class TestControl:
         desk.control(3, ControlAction.TRANSFER_LEADERSHIP)
         assert desk.answers[2] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
 
-    def test_under_load_nothing_new_goes_into_the_log_until_another_node_leads(self, desk: Desk) -> None:
+    def _transfer_under_load(self, desk: Desk) -> None:
+        """Request 2 transfers the leadership, 3 is a command and 4 a read behind it."""
         desk.submit(1, *WORLD)
         desk.run()
         desk.answers.clear()
         desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
         desk.submit(3, buy(1))
         desk.query(StatusQuery(), linearizable=True, request_id=4)
+
+    def test_under_load_nothing_new_goes_into_the_log_until_another_node_leads(self, desk: Desk) -> None:
+        self._transfer_under_load(desk)
         desk.run()
         assert desk.answers == [], "they wait"
         assert len(desk.raft.entries) == 1
@@ -514,12 +518,7 @@ class TestControl:
         assert len(desk.raft.entries) == 1
 
     def test_a_handover_that_fails_ends_and_everything_goes_on(self, desk: Desk) -> None:
-        desk.submit(1, *WORLD)
-        desk.run()
-        desk.answers.clear()
-        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
-        desk.submit(3, buy(1))
-        desk.query(StatusQuery(), linearizable=True, request_id=4)
+        self._transfer_under_load(desk)
         while desk.timers:
             desk.wait()
         desk.run()

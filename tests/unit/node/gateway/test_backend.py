@@ -88,44 +88,37 @@ async def world(directory: Path, deadline: float = 5.0, *, redirect: bool = Fals
         yield World(nodes, backend, gateway, client)
 
 
+async def placed_over_a_failover(w: World, body: Any, *, applied: bool) -> tuple[int, Any]:
+    """n1 sends an order into its log and fails; n2 leads next. `applied`: it has the entry. Returns status and order."""
+    one, two = w.nodes["n1"], w.nodes["n2"]
+    one.raft.hold = True
+    answer = asyncio.create_task(w.place(body))
+    await until(lambda: one.raft.under_way > 0)
+    payloads = [payload for payload, _ in one.raft._under_way]
+    one.raft.lose_leadership("n2")
+    if applied:
+        two.raft.entries += payloads
+        two.raft.index += 1
+        two.machine.apply(two.raft.index, payloads[0])
+    two.raft.lead()
+    found = await answer
+    assert len(two.machine.engine.orders("alice")) == 1
+    return found
+
+
 @pytest.mark.parametrize("applied", [True, False])
 async def test_a_failover_during_a_command_is_a_pause_and_the_command_applies_once(tmp_path: Path, applied: bool) -> None:
     async with world(tmp_path) as w:
-        one, two = w.nodes["n1"], w.nodes["n2"]
-        one.raft.hold = True
-        answer = asyncio.create_task(w.place(ORDER))
-        await until(lambda: one.raft.under_way > 0)
-        payloads = [payload for payload, _ in one.raft._under_way]
-        one.raft.lose_leadership("n2")
-        if applied:
-            two.raft.entries += payloads
-            two.raft.index += 1
-            two.machine.apply(two.raft.index, payloads[0])
-        two.raft.lead()
-        status, order = await answer
-        assert status == 200
-        assert order["client_oid"] == "once"
-        assert len(two.machine.engine.orders("alice")) == 1
+        status, order = await placed_over_a_failover(w, ORDER, applied=applied)
+        assert (status, order["client_oid"]) == (200, "once")
 
 
 @pytest.mark.parametrize("applied", [True, False])
 async def test_an_order_that_only_its_signature_names_is_applied_once_too(tmp_path: Path, applied: bool) -> None:
     unnamed = {name: value for name, value in ORDER.items() if name != "client_oid"}
     async with world(tmp_path) as w:
-        one, two = w.nodes["n1"], w.nodes["n2"]
-        one.raft.hold = True
-        answer = asyncio.create_task(w.place(unnamed))
-        await until(lambda: one.raft.under_way > 0)
-        payloads = [payload for payload, _ in one.raft._under_way]
-        one.raft.lose_leadership("n2")
-        if applied:
-            two.raft.entries += payloads
-            two.raft.index += 1
-            two.machine.apply(two.raft.index, payloads[0])
-        two.raft.lead()
-        status, order = await answer
+        status, order = await placed_over_a_failover(w, unnamed, applied=applied)
         assert (status, order["size"]) == (200, "2")
-        assert len(two.machine.engine.orders("alice")) == 1
 
 
 async def test_while_the_engine_is_away_the_leader_is_asked_for_keys_and_nothing_is_kept(tmp_path: Path) -> None:
