@@ -28,7 +28,7 @@ LONG_FILES = {
 
 LONG_FUNCTIONS = {
     "cluster/raft.py:Raft.__init__": "constructs all parts of a node once, in the order of their dependence",
-    "node/engine/process.py:build": "constructs all parts of the engine process once",
+    "node/engine/parts.py:build": "constructs all parts of the engine process once, in the order of their dependence",
 }
 """Functions that may be longer, each with its reason."""
 

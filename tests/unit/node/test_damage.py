@@ -24,7 +24,7 @@ from node.data_directory import identity
 from node.deployment.setup import initialise
 from node.engine import failures
 from node.engine.modes import Modes
-from node.engine.process import build
+from node.engine.parts import build
 from node.errors import QuorumbookError
 from node.migration.start import at_start
 from snapshots.errors import SnapshotError
