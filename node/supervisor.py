@@ -238,7 +238,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
     return engine, gateways
 
 
-def run_node(config_path: Path, *, rejoin: bool = False) -> int:
+def run_node(config_path: Path, *, rejoin: bool) -> int:
     """Run a node in this process until a stop is requested. Returns the process's exit code.
 
     Raises:

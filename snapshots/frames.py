@@ -2,7 +2,8 @@
 
 A snapshot is a `Begin`, then changes of tables in chunks and in any order (`Rows`, `Deleted`, `Purged`), attachments in
 chunks (`Attached`), then an `End`. If the pipe ends before `End`, the parent died or cancelled, and the writer discards
-the snapshot.
+the snapshot. A frame has no limit of its length, because both ends of the pipe are this program. `cluster.channel` and
+`node.native.framing` frame messages of other machines: they have limits, and share no code with this module.
 """
 
 from __future__ import annotations

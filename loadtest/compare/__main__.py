@@ -32,6 +32,9 @@ CONNECTIONS = 64
 HTTP_RATE_MAX = 20_000
 """Orders a second that are signed beforehand for a load by wrk; more than two cores answer."""
 
+IDLE_SECONDS = 10.0
+"""Seconds of the measurement without clients."""
+
 NEVER = 10**9
 """Commands between snapshots: so many that no snapshot is taken during a measurement."""
 
@@ -128,12 +131,12 @@ async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connection
     return load, (cpu_seconds(etcd.pids) - before) / load.answers * 1e6
 
 
-async def _idle(bench: LoadedCluster, seconds: float = 10.0) -> Row:
+async def _idle(bench: LoadedCluster) -> Row:
     """Measure the CPU of a node without clients, in per cent of a core: the mean of the three nodes."""
     say("idle")
     await asyncio.sleep(2.0)
     before, begin = bench.cpu(), time.perf_counter()
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(IDLE_SECONDS)
     share = (bench.cpu() - before) / (time.perf_counter() - begin) / 3 * 100
     return row("idle", [(share, 0.0)])
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import click
 import msgspec
@@ -325,7 +324,7 @@ class _Look:
         return found or (self._local.layout.cluster_id if self._local is not None else "")
 
 
-def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str] = MappingProxyType({})) -> Table:
+def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str]) -> Table:
     """Return a table with a row for each node. A row of a node that does not answer says so, and gives the mode in
     `modes` if its engine runs.
     """

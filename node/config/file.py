@@ -14,8 +14,7 @@ import tomllib
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -31,14 +30,14 @@ def load(path: Path, *, dates: bool = True) -> NodeConfig:
     Raises:
         ConfigError: something is not right; the text names the file, the key and what was expected.
     """
-    table = read_toml(path)
-    config = shaped(str(path), table, NodeConfig, not_in_file=frozenset({"directory"}), renamed=RENAMED)
+    config = config_of(str(path), read_toml(path))
     config = msgspec.structs.replace(config, directory=str(path.resolve().parent))
     checks.check(config, str(path), dates=dates)
     return config
 
 
-S = TypeVar("S", bound=msgspec.Struct)
+NOT_IN_FILE = frozenset({"directory"})
+"""Fields of `NodeConfig` that are no keys."""
 
 _TYPE_NAMES = {
     "str": "text in quotes",
@@ -70,27 +69,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "", f"not TOML: {error}") from error
 
 
-def shaped(
-    file: str,
-    table: dict[str, Any],
-    shape: type[S],
-    not_in_file: frozenset[str] = frozenset(),
-    renamed: Mapping[str, str] = MappingProxyType({}),
-) -> S:
-    """Convert a table to a struct.
-
-    Args:
-        file: the name for errors.
-        not_in_file: fields of `shape` that are no keys.
-        renamed: keys that had other names, by the old ones.
+def config_of(file: str, table: dict[str, Any]) -> NodeConfig:
+    """Convert a TOML table to a configuration. `file` is its name for errors. Values are not checked.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of another type.
     """
-    for key, text in _key_faults("", table, shape, not_in_file):
-        raise ConfigError(file, key, f"is called {renamed[key]} now" if key in renamed else text)
+    for key, text in _key_faults("", table, NodeConfig, NOT_IN_FILE):
+        raise ConfigError(file, key, f"is called {RENAMED[key]} now" if key in RENAMED else text)
     try:
-        return msgspec.convert(table, shape, strict=True)
+        return msgspec.convert(table, NodeConfig, strict=True)
     except msgspec.ValidationError as error:
         key, text = _readable(str(error))
         raise ConfigError(file, key, text) from error

@@ -157,7 +157,7 @@ class Doctor:
     def _unchecked(self) -> NodeConfig | None:
         """Return a configuration of the right shape whose contents are invalid, such as an expired certificate."""
         try:
-            config = shape.shaped(str(self._path), shape.read_toml(self._path), NodeConfig, not_in_file=frozenset({"directory"}))
+            config = shape.config_of(str(self._path), shape.read_toml(self._path))
         except ConfigError:
             return None
         self._node_id = config.node_id

@@ -18,7 +18,7 @@ from sortedcontainers import SortedDict
 from node.engine.feed import Feed, TooOldError
 from node.errors import RequestFailed
 from node.native.framing import array_head
-from node.native.protocol import BookOrder, FailCode
+from node.native.protocol import LENGTH_BYTES, BookOrder, FailCode
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
 from statemachine.types import ProductStatus, Side
@@ -56,7 +56,7 @@ class LongAnswer(msgspec.Struct, frozen=True):
         """The bytes of its frame, in chunks. The first one has the length and the fields before the body."""
         size = sum(map(len, self.chunks))
         head = b"\x93\x04" + _encode(self.request_id)
-        return [(len(head) + size).to_bytes(4, "big") + head, *self.chunks]
+        return [(len(head) + size).to_bytes(LENGTH_BYTES, "big") + head, *self.chunks]
 
 
 def is_large(engine: Engine, product_id: str) -> bool:

@@ -3,6 +3,10 @@
 A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most
 `protocol.FRAME_MAX` long; what a node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book
 at level 3), up to `RESPONSE_MAX`.
+
+The pipe of `snapshots.frames` and Raft's connections (`cluster.channel`) have the same four bytes in front. They share no
+code with this module: their limits, their errors and what an incomplete frame means differ, and the layers below do not
+know this protocol.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from types import UnionType
 import msgspec
 
 from node.errors import FramingError, QuorumbookError
-from node.native.protocol import COMMANDS_MAX, FRAME_MAX, AnyRequest, request_decoder
+from node.native.protocol import COMMANDS_MAX, FRAME_MAX, LENGTH_BYTES, AnyRequest, request_decoder
 
 RESPONSE_MAX = 64 * 1024 * 1024
 """Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
@@ -29,7 +33,6 @@ EXPLAINED_MAX = 64 * 1024
 which takes 0.4 ms for such a message.
 """
 
-_PREFIX = 4
 _encode = msgspec.msgpack.Encoder().encode
 _raw_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _PATH_STEP = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -44,7 +47,7 @@ def pack(message: msgspec.Struct) -> bytes:
     body = _encode(message)
     if len(body) > RESPONSE_MAX:
         raise FramingError(f"an answer of {len(body)} bytes passes the limit of {RESPONSE_MAX}")
-    return len(body).to_bytes(_PREFIX, "big") + body
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
 def array_head(count: int) -> bytes:
@@ -64,7 +67,7 @@ class FrameSplitter:
     def __init__(self, limit: int = FRAME_MAX) -> None:
         self.limit = limit
         self._rest = bytearray()
-        self._needed = _PREFIX
+        self._needed = LENGTH_BYTES
 
     @property
     def waiting(self) -> int:
@@ -94,15 +97,15 @@ class FrameSplitter:
         frames: list[bytes] = []
         start, end = 0, len(data)
         while True:
-            body = start + _PREFIX
+            body = start + LENGTH_BYTES
             if body > end:
-                self._needed = _PREFIX
+                self._needed = LENGTH_BYTES
                 return frames, start
             length = int.from_bytes(data[start:body], "big")
             if not 0 < length <= self.limit:
                 raise FramingError(f"a frame of {length} bytes was announced; 1 to {self.limit} are allowed")
             if body + length > end:
-                self._needed = _PREFIX + length
+                self._needed = LENGTH_BYTES + length
                 return frames, start
             frames.append(data[body : body + length])
             start = body + length
@@ -184,10 +187,10 @@ def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at + 1 : at + 1 + width], "big", signed=signed), at + 1 + width if width else at
 
 
-def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
+def explain(error: Exception, body: bytes) -> str:
     """Describe a decoding error with the path of the field: "commands[0].price: Expected `int`, got `str`".
 
-    `root` is the type that was expected. It uses the decoder's own text if the path cannot be followed or the fault is
+    It uses the decoder's own text if the path cannot be followed or the fault is
     deep inside a long message. It reads only the elements along the path, and only of arrays of at most `COMMANDS_MAX`
     elements, so malformed messages cause bounded work.
     """
@@ -196,7 +199,7 @@ def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
     if not found or (len(body) > EXPLAINED_MAX and path.count("[") > 1):
         return text
     steps = [int(step) for step in _PATH_STEP.findall(path) if step != "..."]
-    return f"{_name_path(steps, body, root)}: {problem}"
+    return f"{_name_path(steps, body, AnyRequest)}: {problem}"
 
 
 def _elements(data: bytes | memoryview | None) -> list[msgspec.Raw]:

@@ -55,6 +55,9 @@ COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
 decoded.
 """
 
+LENGTH_BYTES = 4
+"""Bytes in front of each frame: the length of its body, big-endian."""
+
 FRAME_MAX = 512 * 1024
 """Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 500 bytes each fit. The
 longest `PlaceOrder` that the rules admit has 443 bytes, an ordinary one about 60. The connection of a peer that
@@ -775,4 +778,4 @@ def frame(message: msgspec.Struct | msgspec.Raw) -> bytes:
     body = encode(message)
     if len(body) > FRAME_MAX:
         raise ValueError(f"a frame of {len(body)} bytes passes the limit of {FRAME_MAX}")
-    return len(body).to_bytes(4, "big") + body
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body

@@ -78,7 +78,7 @@ async def snapshot_now(config: NodeConfig) -> None:
         await connection.close()
 
 
-def export_tables(config: NodeConfig, target: Path, progress: Progress = no_progress) -> tuple[Manifest, dict[str, int]]:
+def export_tables(config: NodeConfig, target: Path, progress: Progress) -> tuple[Manifest, dict[str, int]]:
     """Write a node's newest snapshot as TSV files. Returns the snapshot's manifest and the number of rows by table.
 
     Args:
@@ -97,7 +97,7 @@ def export_tables(config: NodeConfig, target: Path, progress: Progress = no_prog
         return manifest, write_tables(target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total))
 
 
-def import_tables(source: Path, layout: ClusterDirectory, progress: Progress = no_progress) -> Engine:
+def import_tables(source: Path, layout: ClusterDirectory, progress: Progress) -> Engine:
     """Give all nodes of a new cluster the state in TSV files. Everything is checked before anything is written.
 
     Args:

@@ -161,6 +161,6 @@ def _where(schema: Schema, struct: str) -> str:
     return f"in {', '.join(places)}"
 
 
-def renamed_fields(migration: Migration, struct: str, table: str = "") -> Mapping[str, str]:
+def renamed_fields(migration: Migration, struct: str, table: str) -> Mapping[str, str]:
     """Return the new names of a struct's fields by the old ones: of the struct, and with `table` of that table's rows."""
     return _renamed(migration, struct, *((table,) if table else ()))
