@@ -17,11 +17,12 @@ from urllib.parse import quote
 import msgspec
 
 from node.errors import RequestFailed
-from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, summary, unproven
+from node.gateway.auth import Claim, Identity, unproven
 from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import LongText
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, in_origin_form, json_response
+from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, summary
 from node.gateway.requests import parameters
 from node.gateway.values import iso
 from node.keys import addresses

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
-from node.gateway.auth import Authenticator, Replays, Revocation
+from node.gateway.auth import Authenticator, Revocation
 from node.gateway.backend import Backend
 from node.gateway.balances import Balances
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
 from node.gateway.limits import Limits, SocketLimits
 from node.gateway.metrics import Metrics
+from node.gateway.replays import Replays
 from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.encryption import ClusterKeys

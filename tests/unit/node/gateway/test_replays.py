@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from node.gateway import auth
-from node.gateway.auth import Replays, signed_id
+from node.gateway import replays
 from node.gateway.errors import ApiError, UnavailableError
 from node.gateway.gateway import build
+from node.gateway.replays import Replays, signed_id
 from node.gateway.values import order_text
 from tests.unit.node.gateway.harness import Exchange, headers
 
@@ -158,7 +158,7 @@ async def test_cancels_in_whole_seconds_may_be_equal_for_a_moment(exchange: Exch
         assert await send() == (200, [placed["id"]])
     forget_here(exchange)
     assert await send() == (200, [])
-    exchange.gateway.auth.now = lambda: float(stamp) + auth.REPEAT_SECONDS
+    exchange.gateway.auth.now = lambda: float(stamp) + replays.REPEAT_SECONDS
     placed = await exchange.order("alice", "buy", "100", "1")
     for _ in range(2):
         status, answer = await send()
@@ -185,7 +185,7 @@ class TestMemory:
         memory.begin("s:1")
 
     def test_the_number_of_kept_signatures_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(auth, "KEPT_MAX", 3)
+        monkeypatch.setattr(replays, "KEPT_MAX", 3)
         memory = Replays(60.0, clock=lambda: 0.0)
         for number in range(5):
             memory.begin(f"s:{number}")
@@ -196,9 +196,9 @@ class TestMemory:
     def test_ids_are_in_a_namespace_of_their_own(self) -> None:
         found = signed_id("key", "signature")
         assert len(found) == 66
-        assert auth.is_signed(found)
-        assert auth.is_signed(f"{found}:99")
-        assert not auth.is_signed("s:short")
-        assert not auth.is_signed("c:" + "a" * 64)
+        assert replays.is_signed(found)
+        assert replays.is_signed(f"{found}:99")
+        assert not replays.is_signed("s:short")
+        assert not replays.is_signed("c:" + "a" * 64)
         assert signed_id("ke", "ysignature") != found
         assert signed_id("key", "signaturf") != found
