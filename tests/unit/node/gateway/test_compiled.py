@@ -28,7 +28,7 @@ def test_the_modules_that_run_are_those_that_are_shown() -> None:
 
 @needs_compiled_gateway
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", ["test_direct.py", "test_http_server.py"])
+@pytest.mark.parametrize("name", ["test_direct.py", "test_http_server.py", "test_http_bounds.py"])
 def test_the_others_pass_the_same_tests(name: str) -> None:
     """This process runs the tests of these modules on one of the two; here they run on the other one."""
     other = PLAIN if gateway.CODE == COMPILED else COMPILED
