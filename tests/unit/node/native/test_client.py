@@ -15,26 +15,20 @@ from cluster.membership import Membership
 from node.errors import OtherVersionError
 from node.native import client as client_module
 from node.native.client import ClusterClient, ConnectionLost, NativeConnection, RequestFailed
-from node.native.connection import JOINED_MAX
 from node.native.protocol import (
-    PROTOCOL_VERSION,
     BalancesQuery,
     BookQuery,
     ControlAction,
     FailCode,
-    Failed,
     NodeStatus,
     OrderQuery,
     ProductsQuery,
     StatusQuery,
-    Submit,
-    Welcome,
-    frame,
 )
-from statemachine.commands import AnyCommand, PutApiKey
+from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, Placed, Transferred
-from statemachine.limits import OPERATOR
 from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, member, running, sell
+from tests.unit.node.native.test_connection import WELCOME, saying
 from tests.waiting import until
 
 
@@ -170,31 +164,6 @@ class TestSubmitting:
             outcomes = await client.submit(WORLD)
             assert len(outcomes) == len(WORLD)
             await client.close()
-
-
-@contextlib.asynccontextmanager
-async def saying(path: Path, text: bytes) -> AsyncIterator[str]:
-    """A node that says one thing to everybody, and then nothing more."""
-    open_writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_writers.append(writer)
-        writer.write(text)
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(1 << 16):
-                pass
-        writer.close()
-
-    server = await asyncio.start_unix_server(serve, str(path))
-    async with server:
-        yield f"unix:{path}"
-    for writer in open_writers:
-        writer.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-WELCOME = frame(Welcome(PROTOCOL_VERSION, "n1", "test", "test", "abi"))
 
 
 class TestReading:
@@ -367,85 +336,6 @@ def _batch(commands: list[AnyCommand]) -> bytes:
     return encode_batch(Batch(0, commands))
 
 
-class TestConnection:
-    async def test_every_request_in_progress_gets_an_error_when_the_connection_ends(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            node.raft.hold = True
-            sending = [asyncio.create_task(connection.submit([buy(number)])) for number in range(3)]
-            await until(lambda: node.raft.under_way > 0)
-            await node.stop()
-            results = await asyncio.gather(*sending, return_exceptions=True)
-            assert all(isinstance(result, ConnectionLost) for result in results)
-            assert connection.closed.is_set()
-            with pytest.raises(ConnectionLost):
-                await connection.query(StatusQuery())
-            await connection.close()
-
-    @pytest.mark.parametrize("address", ["nonsense", "localhost:http", "unix:/does/not/exist/engine.sock", "127.0.0.1:1"])
-    async def test_a_connection_to_nobody_fails(self, address: str) -> None:
-        with pytest.raises(ConnectionLost):
-            await NativeConnection.open(address)
-
-    async def test_a_node_that_does_not_greet_in_time_is_given_up(self, tmp_path: Path) -> None:
-        async with saying(tmp_path / "s", b"") as address:
-            with pytest.raises(ConnectionLost, match="no connection"):
-                await NativeConnection.open(address, timeout=0.1)
-
-    async def test_a_request_that_was_given_up_does_not_disturb_the_others(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            node.raft.hold = True
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await connection.submit(WORLD)
-            node.raft.hold = False
-            node.raft.tick()
-            assert (await connection.query(StatusQuery())).sequence == len(WORLD)
-            assert not connection.closed.is_set()
-            await connection.close()
-
-    async def test_garbage_from_a_node_ends_the_connection(self, tmp_path: Path) -> None:
-        async with saying(tmp_path / "s", WELCOME + b"\x00\x00\x00\x02\xa5\x80") as address:
-            connection = await NativeConnection.open(address)
-            await asyncio.wait_for(connection.closed.wait(), 5)
-            assert "not the native protocol" in connection.close_reason
-            await connection.close()
-
-    async def test_another_version_of_the_protocol_is_refused(self, tmp_path: Path) -> None:
-        async with saying(tmp_path / "s", frame(Welcome(2, "n1", "test", "test", "abi"))) as address:
-            with pytest.raises(RequestFailed, match="the node speaks version 2 of the protocol, this client 1"):
-                await NativeConnection.open(address)
-
-    async def test_a_subscription_that_ends_without_a_listener_closes_the_connection(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            await connection.subscribe("BTC-USD", 0, lambda _events: None)
-            node.feed.restart({"BTC-USD": 7})
-            await asyncio.wait_for(connection.closed.wait(), 5)
-            assert connection.close_reason.startswith("TOO_OLD")
-            await connection.close()
-
-    async def test_unsubscribing_ends_the_events(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            seen: list[int] = []
-            await connection.subscribe("BTC-USD", 0, lambda message: seen.append(len(message.events)))
-            await connection.submit([buy(1)])
-            await connection.unsubscribe("BTC-USD")
-            await connection.submit([buy(2)])
-            assert seen == [2]
-            await connection.close()
-
-
-def test_a_message_longer_than_a_frame_cannot_be_sent() -> None:
-    with pytest.raises(ValueError, match="passes the limit"):
-        frame(Failed(1, FailCode.BAD_REQUEST, "x" * 5_000_000))
-    assert frame(Submit(1, [buy(1)]))
-
-
 class TestMembers:
     """What the client learns of nodes that join and leave."""
 
@@ -480,84 +370,6 @@ class TestMembers:
             assert client._order == ["n1", "n2", "n3"]
             client._learn(msgspec.structs.replace(status, members=members, ready=True))
             assert client._order == ["n1", "n3"]
-
-
-class TestJoining:
-    """Submissions of one turn of the loop share a frame."""
-
-    async def test_a_turn_is_one_frame_and_each_caller_gets_its_own(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            before = len(node.raft.entries)
-            sizes = [1, 3, 0, 2]
-            wanted = [[buy(10 * place + number, price=1) for number in range(size)] for place, size in enumerate(sizes)]
-            found = await asyncio.gather(*(connection.submit(commands) for commands in wanted))
-            assert len(node.raft.entries) == before + 1
-            oids = [[each.order.client_oid for each in outcomes if isinstance(each, Placed)] for outcomes in found]
-            assert oids == [[command.client_oid for command in commands] for commands in wanted]
-            await connection.close()
-
-    async def test_a_frame_is_bounded_and_order_is_kept(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            found = await asyncio.gather(*(connection.submit([buy(number, price=1)]) for number in range(JOINED_MAX + 3)))
-            ids = [each.order.order_id for outcomes in found for each in outcomes if isinstance(each, Placed)]
-            assert ids == sorted(ids)
-            assert len(ids) == JOINED_MAX + 3
-            assert connection._submitted == {}
-            await connection.close()
-
-    async def test_the_fault_of_one_does_not_reach_the_others(self, tmp_path: Path) -> None:
-        """A number that the protocol cannot carry fails its own submission."""
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            one, big, other = await asyncio.gather(
-                connection.submit([buy(1, price=1)]),
-                connection.submit([buy(2, price=2**70)]),
-                connection.submit([buy(3, price=1)]),
-                return_exceptions=True,
-            )
-            assert isinstance(big, OverflowError)
-            assert [type(each) for outcomes in (one, other) for each in outcomes] == [Placed, Placed]  # type: ignore[union-attr]
-            await connection.close()
-
-    async def test_a_refused_frame_is_sent_again_one_by_one(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            gateway = await NativeConnection.open(node.address)
-            await gateway.submit(WORLD)
-            refused = PutApiKey(OPERATOR, "bad", "k", "alice", "c2VjcmV0", "p" * 200, 7, sealed_by=99)
-            one, bad, other = await asyncio.gather(
-                gateway.submit([buy(1, price=1)]), gateway.submit([refused]), gateway.submit([buy(3, price=1)]),
-                return_exceptions=True,
-            )  # fmt: skip
-            assert isinstance(bad, RequestFailed), bad
-            assert [type(each) for outcomes in (one, other) for each in outcomes] == [Placed, Placed]  # type: ignore[union-attr]
-            await gateway.close()
-
-    async def test_one_that_is_given_up_before_it_left_is_not_sent(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path)) as node:
-            connection = await NativeConnection.open(node.address)
-            await connection.submit(WORLD)
-            given_up = connection.enqueue([buy(1, price=1)])
-            kept = connection.enqueue([buy(2, price=1)])
-            given_up.cancel()
-            await kept
-            assert node.machine.engine.sequence == len(WORLD) + 1
-            await connection.close()
-
-    async def test_a_lost_connection_fails_each(self, tmp_path: Path) -> None:
-        async with running(config_of(tmp_path), auto=False) as node:
-            connection = await NativeConnection.open(node.address)
-            waiting = [connection.enqueue([buy(number)]) for number in range(3)]
-            await asyncio.sleep(0)
-            queued = connection.enqueue([buy(9)])
-            connection.abort("gone")
-            found = await asyncio.gather(*waiting, queued, connection.enqueue([buy(10)]), return_exceptions=True)
-            assert [type(each) for each in found] == [ConnectionLost] * 5
-            assert len({id(each) for each in found}) == 5
 
 
 async def test_a_leader_that_has_no_levels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
