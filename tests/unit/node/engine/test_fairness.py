@@ -11,7 +11,7 @@ from node.engine.principal import Principal, gateway
 from node.native.protocol import FailCode, Failed, OrdersQuery, Query, Submit
 from statemachine.commands import CancelAll, decode_batch
 from statemachine.types import Permission
-from tests.unit.node.engine.test_service import Desk
+from tests.unit.node.engine.desk import Desk
 from tests.unit.node.fakes import WORLD, buy, sell
 
 ALICE = Principal("key of alice", operator=False, account_id="alice", permissions=int(Permission.TRADE))

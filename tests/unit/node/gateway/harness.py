@@ -342,3 +342,23 @@ async def receive(socket: ClientWebSocketResponse, kind: str = "", deadline: flo
             message = json.loads(await socket.receive_str())
             if not kind or message["type"] == kind:
                 return message
+
+
+FULL = {"type": "subscribe", "product_ids": ["BTC-USD"]}
+
+
+async def subscribe(exchange: Exchange, **message: object) -> ClientWebSocketResponse:
+    """A connection with a subscription that must be accepted."""
+    socket = await exchange.socket()
+    await socket.send_json({"type": "subscribe"} | message)
+    assert (await receive(socket))["type"] == "subscriptions"
+    return socket
+
+
+async def gather(socket: ClientWebSocketResponse, count: int) -> list[Any]:
+    return [await receive(socket) for _ in range(count)]
+
+
+async def trade(exchange: Exchange, price: str = "100", size: str = "1") -> None:
+    await exchange.order("bob", "sell", price, size)
+    await exchange.order("alice", "buy", price, size)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from node.gateway.candles import CANDLES
-from tests.unit.node.gateway.harness import Exchange, receive
-from tests.unit.node.gateway.test_sockets import FULL, subscribe, trade
+from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, trade
 
 
 def row(message: Any) -> list[Any]:

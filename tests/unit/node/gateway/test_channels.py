@@ -14,8 +14,7 @@ from node.gateway.sessions import Subscriber
 from node.native.products import put_again
 from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
 from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
-from tests.unit.node.gateway.harness import Exchange, receive
-from tests.unit.node.gateway.test_sockets import FULL, subscribe, trade
+from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, trade
 from tests.waiting import until
 
 LOT = 10**6

@@ -17,9 +17,8 @@ from node.keys.issue import revocation
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
 from statemachine.limits import ADDRESSES_MAX, OPERATOR
-from tests.unit.node.gateway.harness import SECRET, Exchange, FakeBackend, config, headers, receive, running
+from tests.unit.node.gateway.harness import SECRET, Exchange, FakeBackend, config, headers, receive, running, subscribe
 from tests.unit.node.gateway.test_auth import claim
-from tests.unit.node.gateway.test_sockets import subscribe
 from tests.waiting import until
 
 KEY = {"account_id": "alice", "permissions": ["view", "trade"]}

@@ -17,8 +17,7 @@ from node.gateway.limits import FEW, SOCKETS_MAX, SOCKETS_PER_ADDRESS, SOCKETS_R
 from node.gateway.requests import parse
 from node.gateway.sessions import Subscriber
 from node.gateway.sockets import ENTRIES_MAX, NAMES_MAX, FeedRequest, expand
-from tests.unit.node.gateway.harness import Exchange, receive
-from tests.unit.node.gateway.test_sockets import FULL, subscribe, trade
+from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, trade
 from tests.waiting import until
 
 

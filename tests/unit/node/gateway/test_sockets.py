@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from aiohttp import ClientWebSocketResponse, WSMsgType
+from aiohttp import WSMsgType
 
 from node.gateway import feeds, sessions, sockets
 from node.gateway import limits as bounds
@@ -16,27 +16,8 @@ from node.keys.credentials import sign
 from node.native.protocol import AnyQuery, BookPageQuery
 from statemachine.commands import PlaceOrder
 from statemachine.types import OrderType, Side
-from tests.unit.node.gateway.harness import Exchange, receive
+from tests.unit.node.gateway.harness import FULL, Exchange, gather, receive, subscribe, trade
 from tests.waiting import until
-
-FULL = {"type": "subscribe", "product_ids": ["BTC-USD"]}
-
-
-async def subscribe(exchange: Exchange, **message: object) -> ClientWebSocketResponse:
-    """A connection with a subscription that must be accepted."""
-    socket = await exchange.socket()
-    await socket.send_json({"type": "subscribe"} | message)
-    assert (await receive(socket))["type"] == "subscriptions"
-    return socket
-
-
-async def gather(socket: ClientWebSocketResponse, count: int) -> list[Any]:
-    return [await receive(socket) for _ in range(count)]
-
-
-async def trade(exchange: Exchange, price: str = "100", size: str = "1") -> None:
-    await exchange.order("bob", "sell", price, size)
-    await exchange.order("alice", "buy", price, size)
 
 
 @pytest.mark.parametrize(
