@@ -30,16 +30,7 @@ from statemachine.events import (
     TradingSwitched,
     Transferred,
 )
-from statemachine.types import (
-    ChangeReason,
-    CorrectionKind,
-    DoneReason,
-    OrderStatus,
-    OrderType,
-    Side,
-    StatusCause,
-    Switch,
-)
+from statemachine.types import ChangeReason, CorrectionKind, DoneReason, OrderStatus, OrderType, Side, StatusCause, Switch
 
 SECOND = 10**9
 

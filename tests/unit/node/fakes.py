@@ -26,6 +26,7 @@ from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side
 
 CLUSTER_KEYS = {1: bytes(range(64))}
+SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
 ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", passphrase="open")
 
 

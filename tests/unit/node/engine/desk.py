@@ -13,14 +13,7 @@ from node.engine.feed import Feed
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, NodeIdentity
-from node.native.protocol import (
-    Answer,
-    Control,
-    ControlAction,
-    Query,
-    Results,
-    Submit,
-)
+from node.native.protocol import Answer, Control, ControlAction, Query, Results, Submit
 from tests.unit.node.fakes import LocalRaft, config_of
 
 GATEWAY = gateway("test")

@@ -54,10 +54,8 @@ from statemachine.commands import NoteStream, PutApiKey, PutCurrency, Transfer, 
 from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, connected, running, sell
+from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, buy, config_of, connected, running, sell
 from tests.waiting import until
-
-SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
 
 
 class RawClient:

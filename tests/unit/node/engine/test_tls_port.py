@@ -26,10 +26,9 @@ from node.tls import pki
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of
+from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, buy, config_of
 from tests.waiting import until
 
-SECRET = "YSBzZWNyZXQgb2YgYWxpY2U="
 ALL = int(Permission.VIEW | Permission.TRADE | Permission.TRANSFER)
 BOSS = Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase)
 ALICE = Credentials("key-1", SECRET, "pass")

@@ -27,8 +27,7 @@ from statemachine.commands import (
 from statemachine.events import Rejected, Switched
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission, Reason, Role, Scope
-from tests.unit.node.engine.test_native_server import SECRET
-from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, config_of, connected, running
+from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, config_of, connected, running
 
 RITA, ADA, ALICE = (Credentials(key_id, SECRET, "pass") for key_id in ("k-rita", "k-ada", "k-alice"))
 ALL = sum(Permission)

@@ -12,8 +12,7 @@ from node.history.partitions import archive_days
 from node.history.queries import HistoryReader
 from tests.property.worlds import ACCOUNTS
 from tests.unit.node.history.answers import NOON, all_orders, all_pages, answers
-from tests.unit.node.history.logs import NodeLog
-from tests.unit.node.history.test_partitions import BEFORE
+from tests.unit.node.history.logs import BEFORE, NodeLog
 
 
 def test_what_moved_is_answered_all_the_same(three_days: NodeLog) -> None:

@@ -27,8 +27,7 @@ from node.migration import cutover
 from node.migration.contents import LOG
 from node.native.protocol import FailCode, LogChunk, LogQuery, MemberStatus
 from tests.property.worlds import busy_command
-from tests.unit.node.history.logs import DEADLINE, NodeLog, engine_status
-from tests.unit.node.history.test_keeper import busy, snapshot_of
+from tests.unit.node.history.logs import DEADLINE, NodeLog, busy, engine_status, snapshot_of
 from tests.waiting import until
 
 

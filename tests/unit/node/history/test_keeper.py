@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -16,39 +14,16 @@ import pytest
 from node.errors import HistoryError
 from node.history import keeper as keeping
 from node.history.candles import STORED
-from node.history.database import connect
 from node.history.projection import LedgerKind, Row, order_row
 from node.migration import cutover
-from node.migration.contents import SNAPSHOTS
-from snapshots.job import JobState
-from snapshots.manifest import SnapshotFields
 from snapshots.naming import snapshot_paths
-from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import DoneReason, OrderStatus
-from tests.property.worlds import auction_command, busy_command, foundations
-from tests.unit.node.history.logs import NodeLog
+from tests.property.worlds import auction_command, busy_command
+from tests.unit.node.history.logs import NodeLog, busy, check_coins, snapshot_of
 from tests.unit.node.history.test_candles import expected
-
-MONEY = 100_000
-
-
-def busy(node: NodeLog, seed: int, commands: int, command: Callable[[Random, int], AnyCommand] = busy_command) -> None:
-    """A busy market, in batches of a few commands."""
-    random = Random(seed)
-    node.add(foundations((1_000, 3_000), MONEY))
-    sent = 0
-    while sent < commands:
-        count = random.randrange(1, 6)
-        node.add([command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
-        sent += count
-        kind = random.random()
-        if kind < 0.05:
-            node.add_noop()
-        elif kind < 0.1:
-            node.add([], seconds=random.choice([0, 5]))
 
 
 def orders_of(engine: Engine) -> dict[int, Row]:
@@ -254,18 +229,6 @@ def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
     keeper.close()
 
 
-def snapshot_of(node: NodeLog) -> None:
-    """Let the node have a snapshot of its state after its last entry."""
-    store = SnapshotStore(node.config.data_path / SNAPSHOTS)
-    fields = SnapshotFields(node.applied, 1, b"", node.engine.sequence, "0", node.time)
-    job = store.begin(fields, {name: list(rows) for name, rows in node.engine.tables()})
-    deadline = time.monotonic() + 20
-    while job.poll() is JobState.RUNNING:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert job.poll() is JobState.DONE, job.reason
-
-
 def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
     """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it,
     and the gap is reported.
@@ -346,39 +309,3 @@ def test_amounts_are_stored_in_coins(tmp_path: Path) -> None:
     busy(node, 6, 300)
     node.follow()
     check_coins(node)
-
-
-def check_coins(node: NodeLog) -> None:
-    scales = {row.currency: row.scale for row in node.engine.currencies()}
-    products = {row.product_id: (scales[row.base], scales[row.quote]) for row in node.engine.products()}
-    stored = node.stored()
-    database = connect(node.config, read_only=True)
-    with database.connect() as connection:
-        found = {
-            name: connection.exec_driver_sql(f"select * from {name}_in_coins").mappings().all()
-            for name in ("trades", "orders", "candles", "ledger", "transfers")
-        }
-    database.dispose()
-    assert all(found.values())
-
-    def coins(amount: int, scale: int) -> Decimal:
-        return Decimal(amount).scaleb(-scale)
-
-    for name, rows in found.items():
-        assert len(rows) == len(stored[name])
-    trades = {(row["product_id"], row["trade_id"]): row for row in stored["trades"]}
-    for row in found["trades"]:
-        was, (base, quote) = trades[row["product_id"], row["trade_id"]], products[row["product_id"]]
-        assert Decimal(row["size"]) == coins(was["size"], base)
-        for column in ("price", "notional", "maker_fee", "taker_fee"):
-            assert Decimal(row[column]) == coins(was[column], quote)
-    ledger = {(row["sequence"], row["position"]): row for row in stored["ledger"]}
-    for row in found["ledger"]:
-        was = ledger[row["sequence"], row["position"]]
-        for column in ("amount", "balance"):
-            assert Decimal(row[column]) == coins(was[column], scales[row["currency"]])
-    assert any(Decimal(row["amount"]) < 0 for row in found["ledger"])
-    orders = {row["order_id"]: row for row in stored["orders"]}
-    for row in found["orders"]:
-        was = orders[row["order_id"]]
-        assert Decimal(row["executed_value"]) == coins(was["executed_value"], products[row["product_id"]][1])

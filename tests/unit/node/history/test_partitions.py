@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import pickle
-import subprocess
-import sys
 from random import Random
 from typing import Any
 
@@ -15,49 +12,10 @@ import pytest
 from node.errors import HistoryError
 from node.history import partitions
 from node.history.partitions import archive_days
-from node.history.projection import Row
 from statemachine.events import OrderState
 from statemachine.types import OrderStatus
 from tests.property.worlds import busy_command
-from tests.unit.node.history.logs import NodeLog
-from tests.unit.node.history.test_keeper import snapshot_of
-
-BEFORE = datetime.date(2026, 1, 3)
-
-DUCKDB = """
-import pickle, sys, duckdb
-found = duckdb.sql(sys.argv[1])
-rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
-sys.stdout.buffer.write(pickle.dumps(rows))
-"""
-"""In a process of its own: DuckDB complains of leaks at the end of a long one."""
-
-
-def read(node: NodeLog, table: str) -> list[Row]:
-    """What DuckDB reads of a table's files."""
-    tree = node.config.history_path / "parquet" / table / "*" / "*.parquet"
-    return asked(f"select * from read_parquet('{tree}', hive_partitioning = false)")
-
-
-def asked(question: str) -> list[Row]:
-    """DuckDB's answer."""
-    done = subprocess.run([sys.executable, "-c", DUCKDB, question], check=True, capture_output=True, timeout=60)
-    rows: list[Row] = pickle.loads(done.stdout)  # of a process of our own
-    return rows
-
-
-def whole(before: list[Row], key: list[str], node: NodeLog, table: str) -> None:
-    """Every row of before is either in the database or in a file."""
-    rows = read(node, table) + node.stored()[table]
-    assert sorted(rows, key=lambda row: [row[name] for name in key]) == before
-
-
-KEYS = {
-    "trades": ["product_id", "trade_id"],
-    "ledger": ["sequence", "position"],
-    "transfers": ["sequence", "account_id"],
-    "orders": ["order_id"],
-}
+from tests.unit.node.history.logs import BEFORE, KEYS, NodeLog, asked, read, snapshot_of, whole
 
 
 def test_rows_are_in_the_database_or_in_a_file(three_days: NodeLog) -> None:

@@ -4,81 +4,21 @@ answers.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from random import Random
 
-import msgspec
 import pytest
 
-from cluster.log import read_segments
-from cluster.ports import LogEntry
 from node.errors import HistoryError
 from node.history import tables
 from node.history.archived import up_to
 from node.history.cutting import cut
 from node.history.database import connect
 from node.history.partitions import archive_days
-from node.history.projection import Row
 from node.history.store import HistoryProgress
-from node.migration import cutover
-from node.migration.contents import LOG
-from snapshots.abi import ABI
-from statemachine.commands import AnyCommand, Batch, decode_batch
+from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
-from tests.property.worlds import busy_command, foundations
-from tests.unit.node.history.logs import NodeLog
-from tests.unit.node.history.test_partitions import BEFORE
-
-MONEY = 100_000
-
-
-def market(node: NodeLog, seed: int, entries: int, size: int, first: int = 0) -> None:
-    """Some batches of a busy market."""
-    random = Random(seed)
-    for number in range(entries):
-        commands: list[AnyCommand] = [busy_command(random, first + number * size + place) for place in range(size)]
-        node.add(commands, seconds=random.choice([0, 1, 50]))
-
-
-def begun(directory: Path, *, database: str = "", node_id: str = "n1") -> NodeLog:
-    node = NodeLog(directory, database=database)
-    node.config = msgspec.structs.replace(node.config, node_id=node_id)
-    node.add(foundations((1_000, 3_000), MONEY))
-    market(node, 1, 12, 3)
-    return node
-
-
-def entries_of(node: NodeLog) -> list[LogEntry]:
-    return list(read_segments(node.config.data_path / cutover.ARCHIVE, node.config.data_path / LOG, abis=[ABI]))
-
-
-def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
-    """The node's log ends at an entry again, as after a way back; what comes now has a later term. `noted`: with the
-    command's note.
-    """
-    kept = [entry for entry in entries_of(node) if entry.index <= last_index]
-    term = node.term
-    node.log.close()
-    for directory in (LOG, cutover.ARCHIVE):
-        shutil.rmtree(node.config.data_path / directory, ignore_errors=True)
-    node.open()
-    for entry in kept:
-        node.log.append(entry)
-    node.applied, node.term, node.engine = last_index, term + 1, Engine()
-    for entry in kept:
-        if entry.payload[1:]:
-            batch = decode_batch(entry.payload[1:])
-            node.engine.apply(batch)
-            node.time = batch.time
-    if noted:
-        (node.config.data_path / cutover.REWINDS).write_bytes(msgspec.json.encode([cutover.Rewind(last_index, term)]))
-
-
-def rows(node: NodeLog) -> dict[str, list[Row]]:
-    stored = node.stored()
-    del stored["progress"]
-    return stored
+from tests.unit.node.history.logs import BEFORE, NodeLog, begun, entries_of, gone_back, market, rows
 
 
 @pytest.mark.parametrize(("undone", "instead"), [(3, 3), (3, 1)], ids=["as many commands", "other numbers of commands"])

@@ -27,10 +27,7 @@ from node.history.pages import PageRequest, TransferKind
 from node.history.partitions import archive_days
 from node.history.queries import HistoryReader
 from tests.unit.node.history.answers import answers
-from tests.unit.node.history.logs import START, NodeLog
-from tests.unit.node.history.test_keeper import busy, check_coins
-from tests.unit.node.history.test_partitions import BEFORE, read
-from tests.unit.node.history.test_place import begun, gone_back, market, rows
+from tests.unit.node.history.logs import BEFORE, START, NodeLog, begun, busy, check_coins, gone_back, market, read, rows
 from tests.unit.node.history.versions import known_to_0001, make_0001
 
 SECONDS = START // 10**9

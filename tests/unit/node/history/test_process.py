@@ -17,8 +17,7 @@ from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
 from node.system.sockets import reachable
 from tests.unit.node.history.answers import answers
-from tests.unit.node.history.logs import NodeLog, engine_status
-from tests.unit.node.history.test_partitions import KEYS, read, whole
+from tests.unit.node.history.logs import KEYS, NodeLog, engine_status, read, whole
 from tests.waiting import until
 
 

@@ -13,8 +13,7 @@ from sqlalchemy import text, update
 from node.errors import HistoryError
 from node.history import tables
 from node.history.database import alembic_config, connect
-from tests.unit.node.history.logs import NodeLog
-from tests.unit.node.history.test_keeper import busy
+from tests.unit.node.history.logs import NodeLog, busy
 from tests.unit.node.history.versions import known_to_0001, make_0001
 
 

@@ -19,15 +19,7 @@ from node.cluster_directory import ClusterDirectory
 from node.deployment.setup import initialise
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import JOINED_MAX, NativeConnection
-from node.native.protocol import (
-    PROTOCOL_VERSION,
-    FailCode,
-    Failed,
-    StatusQuery,
-    Submit,
-    Welcome,
-    frame,
-)
+from node.native.protocol import PROTOCOL_VERSION, FailCode, Failed, StatusQuery, Submit, Welcome, frame
 from node.tls import pki
 from statemachine.commands import PutApiKey
 from statemachine.events import Placed
