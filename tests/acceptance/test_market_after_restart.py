@@ -14,6 +14,7 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.flow import ClientFlow
+from loadtest.ground import Ground
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher
 from node.native.protocol import ControlAction, StatusQuery
@@ -98,18 +99,19 @@ async def market_of(url: str, first: int) -> dict[str, Any]:
     return answers
 
 
+async def caught_up(ground: Ground, access: Access) -> int:
+    """Wait until all nodes have applied the same. Returns the index of the last entry."""
+    watcher = Watcher(access)
+    try:
+        await watcher.wait_equal(READY_SECONDS)
+    finally:
+        await watcher.close()
+    return max(status.applied_index for status in (await ground.cluster.status()).values() if status)
+
+
 def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
     ground = make_ground()
     access, people = Access(ground.directory), traders(3, SEED)
-
-    async def level() -> int:
-        """Wait until all nodes have applied the same; the index of the last entry."""
-        watcher = Watcher(access)
-        try:
-            await watcher.wait_equal(READY_SECONDS)
-        finally:
-            await watcher.close()
-        return max(status.applied_index for status in (await ground.cluster.status()).values() if status)
 
     async def equal(first: int, wanted: dict[str, Any] | None, nodes: Iterable[str], when: str) -> dict[str, Any]:
         """Wait until these nodes say the same (`wanted`, if given): a gateway follows its engine a moment later."""
@@ -129,11 +131,11 @@ def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
         await set_up(operator, people)
         await operator.close()
         await trade(access, people, "before")
-        index = await level()
+        index = await caught_up(ground, access)
         for node_id in access.https:
             await snapshot(access, node_id, index)
         await trade(access, people, "behind the snapshots")
-        await level()
+        await caught_up(ground, access)
         probe = await market_of(next(iter(access.https.values())), 1)
         first = max(1, probe["book?level=3"]["sequence"] - TAIL)
         reference = await equal(1, None, access.https, "at first")
@@ -145,16 +147,16 @@ def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
         await asyncio.to_thread(ground.cluster.kill, "n2", signal.SIGKILL)
         await asyncio.to_thread(ground.cluster.restart, "n2")
         await ground.cluster.wait_ready(READY_SECONDS)
-        await level()
+        await caught_up(ground, access)
         await equal(1, reference, ["n2"], "one node was restarted")
 
         await asyncio.to_thread(ground.cluster.stop)
         await ground.start()
-        await level()
+        await caught_up(ground, access)
         await equal(1, reference, access.https, "all nodes were restarted")
 
         await trade(access, people, "afterwards")
-        await level()
+        await caught_up(ground, access)
         after = await equal(first, None, access.https, "afterwards")
         assert after["ticker"]["trade_id"] > reference["ticker"]["trade_id"]
 
