@@ -32,21 +32,9 @@ import statemachine
 from loadtest import flash, peer_flow
 from loadtest.bench import CLIENTS, ENGINE_BATCH
 from loadtest.flow import ClientFlow
-from loadtest.market import setup_commands, traders
-from statemachine.commands import (
-    AnyCommand,
-    Batch,
-    Deposit,
-    OpenAccount,
-    PlaceOrder,
-    PutCurrency,
-    PutProduct,
-    decode_batch,
-    encode_batch,
-)
+from loadtest.market import setup_commands, traders, unit_market
+from statemachine.commands import AnyCommand, Batch, PlaceOrder, decode_batch, encode_batch
 from statemachine.engine import Engine
-from statemachine.entities import Account
-from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.types import OrderType, Side
 
 Pairs = list[tuple[float, float]]
@@ -163,12 +151,8 @@ def measure_memory(orders: int) -> float:
     characters, less the reply cache.
     """
     engine = Engine()
-    ground: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
-    ground.append(PutProduct(OPERATOR, "p1", "ONE", "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 0, 0))
-    for number in range(MEMORY_ACCOUNTS):
-        ground.append(OpenAccount(OPERATOR, f"o{number}", f"account-{number}"))
-        ground += [Deposit(f"account-{number}", f"d{currency}", currency, 10**15) for currency in ("BASE", "QUOTE")]
-    engine.apply(Batch(1, ground))
+    deposits = [(f"account-{number}", currency) for number in range(MEMORY_ACCOUNTS) for currency in ("BASE", "QUOTE")]
+    engine.apply(Batch(1, unit_market("ONE", deposits, 10**15)))
     before = _resident()
     for start in range(0, orders, 1_000):
         commands: list[AnyCommand] = []
@@ -180,13 +164,8 @@ def measure_memory(orders: int) -> float:
         engine.apply(Batch(2, commands))
     gc.collect()
     assert len(engine._state.orders) == orders, "every order rests"
-    remembered = sum(map(_reply_cache_bytes, engine._state.accounts.values()))
+    remembered = sum(account.replies.memory() for account in engine._state.accounts.values())
     return (_resident() - before - remembered) / orders
-
-
-def _reply_cache_bytes(account: Account) -> int:
-    """Return the bytes of an account's reply cache: ids, outcomes and the index."""
-    return account.replies.memory()
 
 
 def shown(found: dict[str, Pairs], parts: dict[str, float]) -> str:

@@ -26,20 +26,11 @@ import click
 from sortedcontainers import SortedDict
 
 import statemachine
-from statemachine.commands import (
-    AnyCommand,
-    Batch,
-    CancelOrder,
-    Deposit,
-    OpenAccount,
-    PlaceOrder,
-    PutCurrency,
-    PutProduct,
-    encode_batch,
-)
+from loadtest.market import unit_market
+from statemachine.commands import AnyCommand, Batch, CancelOrder, PlaceOrder, encode_batch
 from statemachine.engine import Engine
 from statemachine.events import Cancelled, OrderMatched, Placed
-from statemachine.limits import AMOUNT_MAX, OPERATOR
+from statemachine.limits import AMOUNT_MAX
 from statemachine.types import OrderStatus, OrderType, Side, TimeInForce
 
 PUBLISHED = "e9b2e3926854410b01a035aeb25dd05f1e597c233be8263de9eb49b6713d367e"
@@ -138,12 +129,8 @@ class PlainBook:
 
 def ground() -> list[AnyCommand]:
     """Return the operator's commands that the workload needs."""
-    found: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
-    found.append(PutProduct(OPERATOR, "p1", PRODUCT, "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 0, 0))
-    for number in range(TRADERS):
-        for name, currency in ((f"b{number}", "QUOTE"), (f"s{number}", "BASE")):
-            found += [OpenAccount(OPERATOR, f"open-{name}", name), Deposit(name, f"in-{name}", currency, AMOUNT_MAX // TRADERS)]
-    return found
+    deposits = [(f"{side}{number}", currency) for number in range(TRADERS) for side, currency in (("b", "QUOTE"), ("s", "BASE"))]
+    return unit_market(PRODUCT, deposits, AMOUNT_MAX // TRADERS)
 
 
 def commands(messages: Sequence[FlashMessage]) -> Iterator[tuple[FlashMessage, list[AnyCommand]]]:

@@ -15,7 +15,7 @@ import msgspec
 from loadtest.errors import SetupRefusedError
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.events import AnyOutcome, Rejected
-from statemachine.limits import OPERATOR
+from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.types import Permission
 
 SUBMIT_MAX = 500
@@ -95,6 +95,22 @@ def setup_commands(people: Sequence[Trader]) -> list[AnyCommand]:
     for person in people:
         commands.append(_put_key(person))
         commands += [Deposit(person.account_id, f"setup:deposit:{name}", name, amount) for name, amount in DEPOSITS.items()]
+    return commands
+
+
+def unit_market(
+    product_id: str, deposits: Sequence[tuple[str, str]], amount: int, *, maker_fee_ppm: int = 0, taker_fee_ppm: int = 0
+) -> list[AnyCommand]:
+    """Return the commands that create one product in whole units of BASE and QUOTE, and accounts with money.
+
+    Args:
+        deposits: an account and a currency for each deposit of `amount` units.
+    """
+    commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"put-{name}", name, 0) for name in ("BASE", "QUOTE")]
+    fees = (maker_fee_ppm, taker_fee_ppm)
+    commands.append(PutProduct(OPERATOR, f"put-{product_id}", product_id, "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, *fees))
+    commands += [OpenAccount(OPERATOR, f"open-{name}", name) for name in dict.fromkeys(name for name, _ in deposits)]
+    commands += [Deposit(name, f"in-{currency}", currency, amount) for name, currency in deposits]
     return commands
 
 

@@ -20,18 +20,8 @@ from typing import Any, NamedTuple
 
 from sortedcontainers import SortedDict
 
-from statemachine.commands import (
-    AnyCommand,
-    Batch,
-    CancelOrder,
-    Deposit,
-    OpenAccount,
-    PlaceOrder,
-    PutCurrency,
-    PutProduct,
-    encode_batch,
-)
-from statemachine.limits import AMOUNT_MAX, OPERATOR
+from loadtest.market import unit_market
+from statemachine.commands import AnyCommand, Batch, CancelOrder, PlaceOrder, encode_batch
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 ACCOUNTS = 1_000
@@ -149,13 +139,8 @@ def _target(chance: random.Random, candidates: list[int], market: _Market) -> in
 
 def ground() -> list[AnyCommand]:
     """Return the operator's commands that the flow needs."""
-    found: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
-    found.append(PutProduct(OPERATOR, "p1", PRODUCT, "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 1_000, 2_000))
-    for number in range(1, ACCOUNTS + 1):
-        name = f"a{number}"
-        found.append(OpenAccount(OPERATOR, f"open-{name}", name))
-        found += [Deposit(name, f"in-{currency}", currency, 10**15) for currency in ("BASE", "QUOTE")]
-    return found
+    deposits = [(f"a{number}", currency) for number in range(1, ACCOUNTS + 1) for currency in ("BASE", "QUOTE")]
+    return unit_market(PRODUCT, deposits, 10**15, maker_fee_ppm=1_000, taker_fee_ppm=2_000)
 
 
 def entries(flow: list[Op]) -> list[bytes]:
