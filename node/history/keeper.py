@@ -18,7 +18,6 @@ compare `progress.confirmed_by` with the engine's start.
 from __future__ import annotations
 
 import logging
-import time
 from math import inf
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
 from node.history.place import FETCHED, LogMatch, compare, needed_by_streams, placed, release, undone
 from node.history.projection import HistoryRows, HistoryStep, Projection, apply, order_row
-from node.history.state import StateStore, level_at_start, node_state, totals_of
+from node.history.state import StateStore, node_state, totals_of
 from node.history.store import HistoryProgress, HistoryStore, LogGap
 from node.migration import cutover
 from node.migration.contents import LOG, SNAPSHOTS
@@ -49,11 +48,6 @@ COMMANDS_PER_TRANSACTION = 2_000
 COMMAND_BYTES = 80
 """Approximate size of a command in the log, for estimating how many entries make a transaction."""
 REASON = "no node has kept them"
-STATE_EVERY = 100_000
-STATE_SECONDS = 600.0
-"""The state is written after this many commands, or after this many seconds with at least one command. At most that
-much is applied again after a start.
-"""
 
 
 class OtherLogError(HistoryError):
@@ -80,14 +74,9 @@ class Keeper:
         self._gap_end = -1
         self._boundaries = {record.last_index for record in cutover.former(config.data_path)}
         self._begin(*self._state_at(store.progress.log_index))
-        self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _state_at(self, index: int) -> tuple[Engine, int]:
-        """Return the latest state up to an entry: the history's own, else one of the node's, else the empty state."""
-        loaded = self._state.load()
-        if loaded is None or loaded[1] > index:
-            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(level_at_start(self._directories)), 0)
-        return loaded
+        return self._state.start(index, self._config.data_path / SNAPSHOTS, self._directories)
 
     @property
     def fetched(self) -> Path:
@@ -292,16 +281,12 @@ class Keeper:
         index = self._tail.next_index - 1 - len(self._queued)
         if index >= self.progress.log_index:
             self._state.begin(self._engine, index)
-            self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _tend_state(self) -> None:
         """Start writing the state when it is due. When one is on disk, delete the log segments that it covers."""
-        written = self._state.index
-        self._state.poll()
-        if self._state.index != written:
+        if self._state.poll():
             self._release_log()
-        applied = self._engine.sequence - self._state_sequence
-        if applied >= STATE_EVERY or (applied and time.monotonic() >= self._state_since + STATE_SECONDS):
+        if self._state.is_due(self._engine):
             self.write_state()
 
     def _release_log(self) -> None:

@@ -48,6 +48,10 @@ PATIENCE = 600.0
 not waited for.
 """
 
+STATE_EVERY = 100_000
+STATE_SECONDS = 600.0
+"""See `StateStore`."""
+
 
 def open_keeper(config: NodeConfig) -> Keeper:
     """Open the database, bring its schema up to date if necessary, and load the state that belongs to it.
@@ -61,7 +65,7 @@ def open_keeper(config: NodeConfig) -> Keeper:
     try:
         prepare(engine, config.node_id)
         store = HistoryStore(engine, config.cluster_id, config.node_id)
-        return Keeper(config, store, StateStore(config.history_path / "state"))
+        return Keeper(config, store, StateStore(config.history_path / "state", STATE_EVERY, STATE_SECONDS))
     except BaseException:
         engine.dispose()
         raise

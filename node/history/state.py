@@ -13,13 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from cluster.log import segment_abis
 from node.history.projection import Totals
+from node.records.committed_log import level_at_start
 from node.system import software
 from snapshots import durable
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
-from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED
 from snapshots.levels.states import level_of, restored
 from snapshots.manifest import Row, SnapshotFields
 from snapshots.naming import snapshot_paths
@@ -33,10 +34,19 @@ log = logging.getLogger(__name__)
 
 
 class StateStore:
-    """The snapshots of one history, written while it runs."""
+    """The snapshots of one history or stream, written while it runs.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        every, seconds: a state is due after this many commands, or after this many seconds with at least one command. At
+            most that much is applied again after a start.
+    """
+
+    def __init__(self, directory: Path, every: int, seconds: float) -> None:
         self._directory = directory
+        self._every = every
+        self._seconds = seconds
+        self._sequence, self._since = 0, time.monotonic()
+        """The state of which the commands and seconds are counted: its sequence, and when it was begun."""
         self._store = SnapshotStore(directory, keep=1, accepts=ACCEPTED)
         self._job: WriteJob | None = None
         self._job_engine: Engine | None = None
@@ -45,7 +55,22 @@ class StateStore:
         self.index = 0
         """The index of the newest snapshot."""
 
-    def load(self) -> tuple[Engine, int] | None:
+    def start(self, up_to: float, snapshots: Path, log: Iterable[Path]) -> tuple[Engine, int]:
+        """Return the latest state up to a log index: one of this store, else one of the node's `snapshots`, else the
+        empty state at which the log in these directories begins.
+        """
+        found = self._load()
+        if found is None or found[1] > up_to:
+            found = node_state(snapshots, up_to) or (states.empty(level_at_start(log)), 0)
+        self._sequence, self._since = found[0].sequence, time.monotonic()
+        return found
+
+    def is_due(self, engine: Engine) -> bool:
+        """Whether a state should be written."""
+        applied = engine.sequence - self._sequence
+        return applied >= self._every or (applied > 0 and time.monotonic() >= self._since + self._seconds)
+
+    def _load(self) -> tuple[Engine, int] | None:
         """Return the newest state and its log index; None if there is none that this version can read."""
         try:
             manifest = self._store.newest()
@@ -66,6 +91,7 @@ class StateStore:
         """Start writing the state after log entry `index`, unless it is written already or another one is being
         written.
         """
+        self._sequence, self._since = engine.sequence, time.monotonic()
         if self._job is not None or index <= self.index:
             return
         base = self._base[1] if self._base is not None and self._base[0] is engine else None
@@ -76,23 +102,24 @@ class StateStore:
         )
         self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0, abi=level_of(engine).abi), engine
 
-    def poll(self) -> None:
-        """Check whether the snapshot in progress is finished.
+    def poll(self) -> bool:
+        """Whether the snapshot in progress has just come to be on disk.
 
         Raises:
             SnapshotError: the state contradicts itself.
         """
         if self._job is None or self._job.poll() is JobState.RUNNING:
-            return
+            return False
         job, self._job = self._job, None
         if job.contradiction:
             raise SnapshotError(job.reason)
         if job.manifest is None:
             log.error("the history's state was not written: %s", job.reason)
-            return
+            return False
         assert self._job_engine is not None
         self._base = self._job_engine, job.manifest.index
         self.index = job.manifest.index
+        return True
 
     def forget(self, beyond: int) -> None:
         """Delete states of log entries after `beyond`: they belong to a log that was undone."""
@@ -107,15 +134,6 @@ class StateStore:
         if self._job is not None:
             self._job.cancel()
             self._job = None
-
-
-def level_at_start(directories: Iterable[Path]) -> Level:
-    """Return the level of the first entry of a log in these directories."""
-    abis: dict[str, str] = {}
-    for directory in directories:
-        abis |= segment_abis(directory) if directory.is_dir() else {}
-    found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
-    return found[0] or OWN if found else OWN
 
 
 def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:

@@ -166,7 +166,7 @@ class CommittedLog:
 
     def level_at_start(self) -> Level:
         """Return the level of the first entry."""
-        return _level_at_start(directory for log in self.logs for directory in log.directories)
+        return level_at_start(directory for log in self.logs for directory in log.directories)
 
     def payloads(self) -> Iterator[tuple[int, bytes]]:
         """Yield index and payload of each committed entry that has commands or changes the level.
@@ -239,7 +239,7 @@ def empty_engine(directory: Path) -> Engine:
 
     def read() -> Engine:
         try:
-            return states.empty(_level_at_start(each for config in _configs(directory) for each in log_directories(config)))
+            return states.empty(level_at_start(each for config in _configs(directory) for each in log_directories(config)))
         except (LogDamagedError, OSError) as error:
             raise AuditError(str(error)) from error
 
@@ -265,10 +265,13 @@ def _configs(directory: Path) -> list[NodeConfig]:
     return [load(path, dates=False) for path in sorted(directory.glob("*/node.toml"))]
 
 
-def _level_at_start(directories: Iterable[Path]) -> Level:
-    """Return the level of the first entry of the logs in these directories."""
-    abis = {name: abi for directory in directories for name, abi in segment_abis(directory).items()}
-    return by_abi(abis[min(abis)]) or OWN if abis else OWN
+def level_at_start(directories: Iterable[Path]) -> Level:
+    """Return the level of the first entry of the logs in these directories, as far as this version can read them."""
+    abis: dict[str, str] = {}
+    for directory in directories:
+        abis |= segment_abis(directory) if directory.is_dir() else {}
+    found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
+    return found[0] or OWN if found else OWN
 
 
 def _voters(memberships: Mapping[int, Membership], index: int, configured: Sequence[str]) -> Sequence[str]:

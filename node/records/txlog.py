@@ -23,13 +23,13 @@ import msgspec
 from msgspec import inspect
 
 from cluster.errors import LogDamagedError
-from cluster.log import DurableLog, command_of, read_segments, segment_abis
+from cluster.log import DurableLog, command_of, read_segments
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry, Schemas
 from cluster.storage import RealDisk
 from node.config.settings import NodeConfig
 from node.errors import TxlogError
-from node.records.committed_log import log_directories
+from node.records.committed_log import level_at_start, log_directories
 from snapshots.abi import ABI
 from snapshots.levels.level import (
     ACCEPTED,
@@ -37,7 +37,6 @@ from snapshots.levels.level import (
     Level,
     SetLevel,
     abi_behind,
-    by_abi,
     decode_set_level,
     encode_level_entry,
     is_level_entry,
@@ -102,7 +101,7 @@ def of_node(config: NodeConfig) -> Txlog:
     if first is None:
         raise TxlogError(f"{config.data_path}: there is no log")
 
-    begins = _level_at_start(config)
+    begins = level_at_start(log_directories(config))
 
     def commands() -> Iterator[TxEntry]:
         level = begins
@@ -120,13 +119,6 @@ def of_node(config: NodeConfig) -> Txlog:
             yield TxEntry(entry.index, entry.term, Batch(0, []), payload, change)
 
     return Txlog(first.index, commands(), level=begins)
-
-
-def _level_at_start(config: NodeConfig) -> Level:
-    abis = {
-        name: abi for directory in log_directories(config) for name, abi in segment_abis(directory).items() if abi in ACCEPTED
-    }
-    return by_abi(abis[min(abis)]) or OWN if abis else OWN
 
 
 def _entries(config: NodeConfig) -> Iterator[LogEntry]:

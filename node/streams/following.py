@@ -9,7 +9,6 @@ the place that `Broker.begin` returns.
 from __future__ import annotations
 
 import logging
-import time
 from math import inf
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from node.config.settings import NodeConfig
 from node.errors import StreamError
 from node.history.place import FETCHED, release
 from node.history.projection import HistoryStep, apply
-from node.history.state import StateStore, level_at_start, node_state
+from node.history.state import StateStore, node_state
 from node.migration import cutover
 from node.streams.broker import Broker, Record, StreamProgress
 from node.streams.records import RecordWriter
@@ -37,7 +36,7 @@ RECORDS_PER_BATCH = 2_000
 
 STATE_EVERY = 200_000
 STATE_SECONDS = 900.0
-"""Commands, and seconds with at least one command, after which the state is written."""
+"""See `StateStore`."""
 
 STATE = "state"
 SEEN = "rollbacks"
@@ -58,7 +57,7 @@ class NodeStream:
         self._broker = broker
         self._writer = writer
         self._forget_undone()
-        self._state = StateStore(config.streams_path / STATE)
+        self._state = StateStore(config.streams_path / STATE, STATE_EVERY, STATE_SECONDS)
         data = config.data_path
         self._directories = [data / "log", data / cutover.ARCHIVE, self.fetched]
         self._place = StreamProgress(config.cluster_id, 0, 0)
@@ -66,7 +65,6 @@ class NodeStream:
         self._engine, self._index = Engine(), 0
         self._tail: LogTail | None = None
         self._queued: list[LogEntry] = []
-        self._state_sequence, self._state_since = 0, time.monotonic()
         self._pending: tuple[list[Record], StreamProgress] | None = None
         self._cut_to: int | None = None
         """The last log entry that a rollback kept, or None. The cut must be published before further records."""
@@ -154,19 +152,12 @@ class NodeStream:
         return True
 
     def _restore(self, up_to: float) -> None:
-        """Load the newest state on disk up to an index: the stream's state, else a snapshot of the node, else the empty state."""
+        """Load the latest state up to an index: see `StateStore.start`."""
         if self._tail is not None:
             self._tail.close()
-        found = self._state.load()
-        if found is None or found[1] > up_to:
-            found = node_state(self._config.data_path / "snapshots", up_to) or (
-                states.empty(level_at_start(self._directories)),
-                0,
-            )
-        self._engine, self._index = found
+        self._engine, self._index = self._state.start(up_to, self._config.data_path / "snapshots", self._directories)
         self._tail = LogTail(self._directories, ACCEPTED, self._index + 1)
         self._queued = []
-        self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def advance(self, applied: int) -> bool:
         """Publish up to one batch of the entries that the node has applied. Returns False if there is none.
@@ -233,9 +224,7 @@ class NodeStream:
 
     def _poll_state(self) -> None:
         """Record that a state is on disk, and release the log that it covers."""
-        written = self._state.index
-        self._state.poll()
-        if self._state.index == written:
+        if not self._state.poll():
             return
         release(self._directories, self._state.index, self.fetched, 0)
         config = self._config
@@ -244,15 +233,13 @@ class NodeStream:
 
     def _tend_state(self) -> None:
         """Write the state if it is due."""
-        applied = self._engine.sequence - self._state_sequence
-        if applied >= STATE_EVERY or (applied and time.monotonic() >= self._state_since + STATE_SECONDS):
+        if self._state.is_due(self._engine):
             self.write_state()
 
     def write_state(self) -> None:
         """Begin to write the state. It never includes entries after the broker's place."""
         if self._index and self._index == self._place.index and not self._queued:
             self._state.begin(self._engine, self._index)
-            self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def close(self) -> None:
         """Close everything. Unpublished entries remain in the log."""
