@@ -31,6 +31,7 @@ from loadtest.view import NodeLine, TopOfBook, View
 from loadtest.watch import Statuses, leader_of
 from node.errors import QuorumbookError
 from node.native.protocol import NodeStatus
+from node.system import tasks as background
 from statemachine.decimals import to_text
 from statemachine.types import ProductStatus
 
@@ -168,8 +169,7 @@ class Demo:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await background.cancel([task])
 
     async def _watch(self) -> None:
         while True:

@@ -33,6 +33,7 @@ from node.native.products import put_again
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery, TradesQuery
 from node.records.audit import AuditCheck, audit_running
 from node.records.committed_log import committed_batches, empty_engine
+from node.system import tasks as background
 from statemachine.commands import AnyCommand
 from statemachine.types import ProductStatus
 
@@ -108,10 +109,7 @@ class Scenario:
         self.desk.stopping.set()
         for reader in self.readers:
             reader.stop()
-        tasks = (*self._trading, *self._asking, *self._reading)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await background.cancel([*self._trading, *self._asking, *self._reading])
         self.recorder.close()
         for client in (*self._clients, self._operator):
             await client.close()

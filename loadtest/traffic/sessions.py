@@ -22,6 +22,7 @@ from node.gateway.values import order_number
 from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.native.protocol import FailCode, OrdersQuery, StatusQuery
+from node.system import tasks as background
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Placed
 
@@ -113,8 +114,7 @@ class Cluster:
     async def close(self) -> None:
         """Stop looking, and close the connections."""
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+            await background.cancel([self._looking])
         await self.operator.close()
 
 

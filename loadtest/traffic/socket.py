@@ -14,6 +14,7 @@ import msgspec
 from loadtest.market import Trader
 from node.errors import ConnectionLost
 from node.keys.credentials import sign
+from node.system import tasks as background
 from node.tls import pki
 
 PAUSE_S = 0.05
@@ -139,8 +140,7 @@ class OrderSocket:
 async def _closed(socket: aiohttp.ClientWebSocketResponse, reader: asyncio.Task[None] | None) -> None:
     """Cut a connection without waiting for the other side."""
     if reader is not None:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        await background.cancel([reader])
     try:
         async with asyncio.timeout(0.5):
             await socket.close()

@@ -25,6 +25,7 @@ from loadtest.traffic.ledger import Ledger
 from loadtest.traffic.sessions import Cluster, HttpSession, NativeSession, Reply, SocketSession, UserSession, refused, summary_of
 from node.client.rest import RestError
 from node.errors import ConnectionLost, RequestFailed
+from node.system import tasks as background
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
 
 Protocols = type[HttpSession] | type[SocketSession] | type[NativeSession]
@@ -178,9 +179,7 @@ async def follow(desk: UserDesk, number: int, stopping: asyncio.Event) -> None:
         if reading.done():
             reading.result()
     finally:
-        reading.cancel()
-        ended.cancel()
-        await asyncio.gather(reading, ended, return_exceptions=True)
+        await background.cancel([reading, ended])
         await client.close()
 
 

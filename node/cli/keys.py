@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from node.errors import DirectoryError
 from node.keys import addresses
 from node.keys.issue import PERMISSIONS, generate, names, revocation
 from node.native.protocol import ApiKeysQuery, ControlAction
+from node.system import files
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
@@ -71,7 +71,7 @@ def put(
     access = session.reach(target)
     made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id, access.addresses, access.authority)
     if out is not None:
-        _write_secret(out, msgspec.json.encode(made))
+        files.write_new(out, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n", 0o600)
 
     async def work(session: CliSession) -> None:
         if not replace and any(row.key_id == key_id for row in await _all(session)):
@@ -184,12 +184,3 @@ def _addresses(texts: Sequence[str]) -> str:
         return ",".join(str(network) for network in addresses.networks(texts))
     except ValueError as error:
         raise click.UsageError(f"--address: {error}.") from None
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read. It never replaces an existing one, which may be the only copy of a key
-    in use.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(data, indent=2) + b"\n")

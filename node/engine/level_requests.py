@@ -28,6 +28,7 @@ from node.native.protocol import (
     PrepareLevel,
     StatusQuery,
 )
+from node.system import tasks as background
 from node.tls.pki import client_context
 
 Send = Callable[[msgspec.Struct], None]
@@ -77,9 +78,7 @@ class LevelRequests:
             except RequestFailed as error:
                 send(Failed(request_id, error.code, error.message, error.leader))
 
-        task = asyncio.get_running_loop().create_task(answered())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        background.keep(self._tasks, answered())
 
 
 def asking(

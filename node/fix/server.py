@@ -33,6 +33,7 @@ from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
 from node.native.protocol import FailCode, StreamQuery
+from node.system import tasks as background
 from statemachine.commands import NoteStream
 from statemachine.events import Noted, Rejected
 from statemachine.tables import StreamRow
@@ -266,9 +267,7 @@ class FixServer:
                 connection.close("the node is stopping")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.cancel(self._tasks)
 
     async def admit(self, message: FixMessage, address: str) -> Terms:
         """See `LogonCheck.admit`."""

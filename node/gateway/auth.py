@@ -29,6 +29,7 @@ from node.keys import addresses
 from node.keys.credentials import same_text
 from node.keys.encryption import ApiKey, ClusterKeys, operator_key
 from node.native.protocol import ApiKeyQuery, ControlsQuery, ControlsView, FailCode, RightsQuery
+from node.system import tasks as background
 from statemachine.access import widened
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
@@ -332,9 +333,7 @@ class Revocation:
 
     async def close(self) -> None:
         """Stop checking."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.cancel(self._tasks)
 
     def _changed(self, key_ids: list[str]) -> None:
         for session in list(self._sessions):
@@ -343,9 +342,7 @@ class Revocation:
                 self._look_again(session, identity)
 
     def _look_again(self, session: Signed, identity: Identity) -> None:
-        task = asyncio.get_running_loop().create_task(self._settle(session, identity))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        background.keep(self._tasks, self._settle(session, identity))
 
     async def _settle(self, session: Signed, identity: Identity) -> None:
         while session.identity is identity and not session.ended:

@@ -21,6 +21,7 @@ from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.encryption import ClusterKeys
 from node.native.protocol import NodeStatus, StatusQuery
+from node.system import tasks as background
 
 if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
@@ -147,9 +148,7 @@ class Gateway:
         """Stop the background tasks, sessions first."""
         await self.revocation.close()
         await self.feeds.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await background.cancel(self._tasks)
         await self.backend.close()
         if self.history is not None:
             self.history.close()

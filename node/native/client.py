@@ -18,6 +18,7 @@ from node.keys.credentials import Credentials, sign
 from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.native.feed_reader import FeedReader
 from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, LevelReport, NodeStatus, StatusQuery
+from node.system import tasks as background
 from node.system.backoff import Backoff
 from snapshots.levels.level import by_abi
 from statemachine.commands import AnyCommand
@@ -218,9 +219,7 @@ class ClusterClient:
         connections = list(self._connections.values())
         self._connections.clear()
         await asyncio.gather(*(connection.close() for connection in connections))
-        for watcher in self._watchers:
-            watcher.cancel()  # a feed that is still open would otherwise never end it
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await background.cancel(self._watchers)  # a feed that is still open would otherwise never end them
 
     async def _open(self, node_id: str) -> NativeConnection:
         if node_id not in self._addresses:
@@ -228,9 +227,7 @@ class ClusterClient:
         opened = await NativeConnection.open(
             self._addresses[node_id], tls=self._tls, credentials=self._credentials, client=self._client
         )
-        watcher = asyncio.create_task(_watch(opened, self._learn))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
+        background.keep(self._watchers, _watch(opened, self._learn))
         return opened
 
     async def _on_leader(

@@ -20,6 +20,7 @@ from node.errors import ReplayError, RequestFailed
 from node.native.client import ClusterClient
 from node.native.protocol import CurrenciesQuery, ProductsQuery
 from node.records.recording import Comparison, Executions, RecordedTrade, compare, read_ops, read_trades, to_commands
+from node.system import tasks as background
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR
@@ -171,8 +172,7 @@ async def replay(client: ClusterClient, plan: ReplayPlan, progress: Progress | N
         seconds = time.monotonic() - started
         await _read_to_end(client, names.product_id, feed, reader)
     finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        await background.cancel([reader])
     comparison = None
     if plan.trades is not None:
         recorded = read_trades(plan.trades, quote_scale, base_scale)

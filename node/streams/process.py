@@ -23,6 +23,7 @@ from node.native.protocol import NodeStatus, StatusQuery
 from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import NodeStream
 from node.streams.records import RecordWriter
+from node.system import tasks as background
 from node.system.backoff import Backoff
 from node.system.counts import Family, counts_file, keep_writing
 from node.system.processes import watch_parent
@@ -227,9 +228,7 @@ async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_
         raise GaveUp(f"the stream cannot continue: {error}") from error
     finally:
         stop.set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await background.cancel(tasks)
         if following is not None:
             following.close()
 

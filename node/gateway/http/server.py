@@ -12,6 +12,7 @@ from node.budget import AddressShares, Places, caller_of
 from node.gateway.http import limits
 from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response
+from node.system import tasks as background
 
 
 class HttpServer:
@@ -84,12 +85,7 @@ class HttpServer:
         until = self.loop.time() + timeout
         while (self._tasks or self.under_way) and self.loop.time() < until:  # noqa: ASYNC110 - two kinds of requests, once in a life
             await asyncio.sleep(limits.STOP_LOOK)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._clock is not None:
-            self._clock.cancel()
-            await asyncio.gather(self._clock, return_exceptions=True)
+        await background.cancel([*self._tasks, *([self._clock] if self._clock is not None else [])])
         for connection in list(self._connections):
             if not connection.waiting:
                 connection.end()
