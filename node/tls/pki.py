@@ -135,11 +135,17 @@ def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext
     Raises:
         OSError: as `server_context`.
     """
+    context = _client_side()
+    _load(context, config, with_cert=with_cert)
+    return context
+
+
+def _client_side() -> ssl.SSLContext:
+    """Make a context that speaks TLS 1.3, asks for a certificate and does not compare host names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    _load(context, config, with_cert=with_cert)
     return context
 
 
@@ -176,10 +182,7 @@ def trusting_context(authority: str) -> ssl.SSLContext:
     Raises:
         ValueError: `authority` is no certificate in PEM.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
+    context = _client_side()
     try:
         context.load_verify_locations(cadata=authority)
     except ssl.SSLError as error:
