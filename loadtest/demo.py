@@ -116,7 +116,7 @@ class Demo:
             await self._open_market()
             return
         buyer, seller = scenario.people[0].account_id, scenario.people[1].account_id
-        scenario.start_client(scenario.operator_client(), recorded_flow(path, buyer, seller), chunk=50)
+        scenario.start_client(scenario.access.client(), recorded_flow(path, buyer, seller), chunk=50)
 
     async def _open_market(self) -> None:
         """Collect orders in an opening auction, and then open each product at one price."""

@@ -161,10 +161,6 @@ class Scenario:
         self.access.reload()
         self.cluster.reload()
 
-    def operator_client(self) -> ClusterClient:
-        """Return a client for the operator."""
-        return self.access.client()
-
     def start_readers(self, first: str) -> None:
         """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another
         node.

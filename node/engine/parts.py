@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -119,7 +119,7 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
         after=loop.call_later,
         ahead_of_tick=ahead_of_tick(loop.call_soon, lambda: raft.wake()),
         more_counters=lambda: {
-            **_wire_counters(refused),
+            **{f"raft_refused_{kind}": number for kind, number in sorted(refused.items())},
             **snapshots.counters(),
             **_disk_figures(config.data_path),
             "old_copies_noticed": introductions.old_copies,
@@ -260,7 +260,3 @@ def _introductions(
         voters=voters,
         place=addresses.heard,
     )
-
-
-def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
-    return {f"raft_refused_{kind}": number for kind, number in sorted(refused.items())}

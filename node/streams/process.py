@@ -125,7 +125,7 @@ class Streamer:
                 except FencedError as error:
                     self._publishes = False
                     log.info("another node streams now (%s); standing by", error)
-                    await self._stand_by(stop)
+                    await pause(stop, WATCH_S)
                 except BrokerError as error:
                     self._publishes, self._failures = False, self._failures + 1
                     pause_s = self._backoff.next_s()
@@ -162,9 +162,6 @@ class Streamer:
                 end = loop.time() + self._config.streams.takeover  # the stream is up to date, so the wait starts again
             await pause(stop, WATCH_S)
         return False
-
-    async def _stand_by(self, stop: asyncio.Event) -> None:
-        await pause(stop, WATCH_S)
 
     async def _publish(self, stop: asyncio.Event) -> None:
         """Follow the engine until `stop` is set, or the broker fails."""

@@ -42,7 +42,7 @@ class Attacked(Fault):
         known = {person.account_id for person in stage.scenario.people}
         if ATTACKERS[0].account_id in known:
             return
-        operator = stage.scenario.operator_client()
+        operator = stage.scenario.access.client()
         try:
             await set_up(operator, ATTACKERS)
         finally:
