@@ -169,15 +169,7 @@ class OrderEntry:
         name = _name(message, tags.CL_ORD_ID)
         order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
         command = CancelOrder(self._account_id, f"f:F:{name}", order_id, client_oid, message.optional(tags.SYMBOL) or "")
-
-        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
-            if isinstance(outcome, Rejected):
-                text, _ = _words(outcome)
-                return [(_cancel_reject(message, TO_CANCEL, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
-            self._sender.settled(number)
-            return []
-
-        self._sender.submissions.put(Item(command, done))
+        self._submit_change(command, message, number, TO_CANCEL)
 
     async def _replace(self, message: FixMessage, number: int) -> None:
         """Amend an order. It keeps its OrderID and takes the ClOrdID of this request."""
@@ -199,11 +191,15 @@ class OrderEntry:
         except _Refusal as refusal:
             self._sender.send(_cancel_reject(message, TO_REPLACE, "99", refusal.text), number)
             return
+        self._submit_change(command, message, number, TO_REPLACE)
+
+    def _submit_change(self, command: CancelOrder | AmendOrder, message: FixMessage, number: int, response_to: str) -> None:
+        """Submit a change of an order. The client gets a reject, or the reports of its report stream."""
 
         def done(outcome: AnyOutcome, _resent: bool) -> Answers:
             if isinstance(outcome, Rejected):
                 text, _ = _words(outcome)
-                return [(_cancel_reject(message, TO_REPLACE, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
+                return [(_cancel_reject(message, response_to, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
             self._sender.settled(number)
             return []
 
