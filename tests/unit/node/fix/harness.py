@@ -7,7 +7,7 @@ import base64
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,26 +34,14 @@ Fields = dict[int, str]
 class FixBackend(FakeBackend):
     """Serves report streams as an engine does: until the connection ends."""
 
+    idle_s = 0.001
+
     @contextlib.asynccontextmanager
     async def replay(self, product_id: str, from_sequence: int) -> AsyncIterator[AsyncIterator[list[AnyEvent]]]:
         if "/" in product_id and self.engine.stream(product_id) is None:
             raise RequestFailed(FailCode.NOT_FOUND, "no such stream")
-        self._check_kept(from_sequence)
-
-        async def batches() -> AsyncGenerator[list[AnyEvent], None]:
-            at = from_sequence
-            while True:
-                part = [event for event in self.events.get(product_id, []) if event.product_sequence >= at][:3]
-                if part:
-                    at = part[-1].product_sequence + 1
-                    yield part
-                await asyncio.sleep(0.001)
-
-        stream = batches()
-        try:
+        async with super().replay(product_id, from_sequence) as stream:
             yield stream
-        finally:
-            await stream.aclose()
 
 
 def exchange(backend: FixBackend | None = None) -> FixBackend:

@@ -40,6 +40,9 @@ class FakeBackend:
     many submits are lost, and the submits are sent again.
     """
 
+    idle_s = 0.0
+    """Seconds between two looks of a replay for events."""
+
     def __init__(self) -> None:
         self.engine = Engine()
         self.feed = Feed(events_kept=100_000)
@@ -174,11 +177,11 @@ class FakeBackend:
         async def batches() -> AsyncGenerator[list[AnyEvent], None]:
             at = from_sequence
             while True:
-                part = [event for event in self.events[product_id] if event.product_sequence >= at][:3]
+                part = [event for event in self.events.get(product_id, []) if event.product_sequence >= at][:3]
                 if part:
                     at = part[-1].product_sequence + 1
                     yield part
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.idle_s)
 
         stream = batches()
         try:
