@@ -8,9 +8,9 @@ behind. The header `x-quorumbook-sequence` is the sequence up to which the answe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from node.gateway.catalogue import Product
     from node.gateway.history_source import HistorySource
     from node.history.archived import Row
+    from node.history.queries import HistoryReader
+
+_Result = TypeVar("_Result")
 
 CANDLES_MAX = 300
 SPARK_HOURS = 24
@@ -286,6 +289,11 @@ async def history(call: Call) -> HistorySource:
     return source
 
 
+async def _asked(call: Call, question: Callable[[HistoryReader], _Result]) -> _Result:
+    """Return the history's answer to a query. Raises as `history`."""
+    return await (await history(call)).ask(question)
+
+
 async def fills(call: Call) -> Answer[list[FillJson]]:
     """GET /fills: the account's trades, optionally of one product or one order."""
     given = call.parameters()
@@ -296,8 +304,7 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
     order_id = order_number(given["order_id"], "order_id") if "order_id" in given else 0
     if "order_id" in given and not order_id:
         return Answer([])
-    source = await history(call)
-    rows = await source.ask(lambda past: past.fills(account_id, product_id, order_id, page))
+    rows = await _asked(call, lambda past: past.fills(account_id, product_id, order_id, page))
     body = []
     for row in rows:
         product = await call.gateway.catalogue.product(row["product_id"])
@@ -311,8 +318,7 @@ async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
     account_id, page = call.account_id, _page(given)
     kind = choice(given["type"], LEDGER_TYPES, "type") if "type" in given else None
     currency = await _currency(call)
-    source = await history(call)
-    rows = await source.ask(lambda past: past.ledger(account_id, currency.currency, kind, page))
+    rows = await _asked(call, lambda past: past.ledger(account_id, currency.currency, kind, page))
     body = [LedgerEntryJson.of(row, currency.scale) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
 
@@ -355,8 +361,7 @@ async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJso
     given = call.parameters()
     account_id, page = call.account_id, _page(given)
     kind = choice(given["type"], TRANSFER_TYPES, "type") if "type" in given else None
-    source = await history(call)
-    rows = await source.ask(lambda past: past.transfers(account_id, currency, kind, page))
+    rows = await _asked(call, lambda past: past.transfers(account_id, currency, kind, page))
     body = [BookedTransferJson.of(row, (await call.gateway.catalogue.currency(row["currency"])).scale) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
 
@@ -364,8 +369,7 @@ async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJso
 async def transfer(call: Call) -> Answer[BookedTransferJson]:
     """GET /transfers/{id}, by the transfer_id that the caller gave."""
     account_id, transfer_id = call.account_id, call.path("id")
-    source = await history(call)
-    row = await source.ask(lambda past: past.transfer(account_id, transfer_id))
+    row = await _asked(call, lambda past: past.transfer(account_id, transfer_id))
     if row is None:
         raise ApiError(404, "NotFound", "id")
     return Answer(BookedTransferJson.of(row, (await call.gateway.catalogue.currency(row["currency"])).scale))
@@ -385,8 +389,7 @@ async def candles(call: Call) -> Answer[list[list[int | str]]]:
         raise BadRequestError(f"granularity must be one of {', '.join(map(str, GRANULARITIES))}", "granularity")
     start, end = _span(given, granularity)
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
-    source = await history(call)
-    found = await source.ask(lambda past: past.candles(product.row.product_id, granularity, start, end))
+    found = await _asked(call, lambda past: past.candles(product.row.product_id, granularity, start, end))
     return Answer(_candle_rows(product, found))
 
 
@@ -395,8 +398,7 @@ async def spark_lines(call: Call) -> Answer[dict[str, list[list[int | str]]]]:
     products = await call.gateway.catalogue.all_products()
     ids = [product.row.product_id for product in products]
     first = bucket(int(time.time()), HOUR) - (SPARK_HOURS - 1) * HOUR
-    source = await history(call)
-    found = await source.ask(lambda past: past.hours(ids, first))
+    found = await _asked(call, lambda past: past.hours(ids, first))
     return Answer({product.row.product_id: _candle_rows(product, found.get(product.row.product_id, [])) for product in products})
 
 
@@ -417,12 +419,9 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     `before` newer ones.
     """
     given = call.parameters()
-    limit = page_limit(given)
-    after = whole_number(given.get("after"), "after", 0, 0, 2**62)
-    before = whole_number(given.get("before"), "before", 0, 0, 2**62)
+    limit, after, before = page_limit(given), _sequence(given, "after"), _sequence(given, "before")
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
-    source = await history(call)
-    rows = await source.ask(lambda past: past.status_changes(product.row.product_id, limit, after, before))
+    rows = await _asked(call, lambda past: past.status_changes(product.row.product_id, limit, after, before))
     body = [StatusChangeJson.of(row, product) for row in rows]
     return Answer(body, cursors(body, lambda item: str(item.sequence)))
 
@@ -446,11 +445,8 @@ async def operations(call: Call) -> Answer[list[OperationJson]]:
     """
     await call.require_view_of_venue()
     given = call.parameters()
-    limit = page_limit(given)
-    after = whole_number(given.get("after"), "after", 0, 0, 2**62)
-    before = whole_number(given.get("before"), "before", 0, 0, 2**62)
-    source = await history(call)
-    rows = await source.ask(lambda past: past.operations(given.get("sender", ""), limit, after, before))
+    limit, after, before = page_limit(given), _sequence(given, "after"), _sequence(given, "before")
+    rows = await _asked(call, lambda past: past.operations(given.get("sender", ""), limit, after, before))
     body = [
         OperationJson(
             sequence=row["sequence"],
@@ -480,6 +476,11 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
             "granularity",
         )
     return start, end
+
+
+def _sequence(given: Mapping[str, str], name: str) -> int:
+    """Return the sequence that a cursor names; 0 for none."""
+    return whole_number(given.get(name), name, 0, 0, 2**62)
 
 
 async def _currency(call: Call) -> CurrencyRow:
@@ -555,8 +556,7 @@ async def usd_volume(call: Call) -> str | None:
     first = _first_hour(time.time_ns())
     with suppress(ApiError):
         account_id = call.account_id
-        source = await history(call)
-        own = await source.ask(lambda past: past.traded(account_id, first))
+        own = await _asked(call, lambda past: past.traded(account_id, first))
         total = 0
         for name, (_, value) in own.items():
             product = await call.gateway.catalogue.product(name)
