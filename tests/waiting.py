@@ -1,4 +1,4 @@
-"""Time in tests: waiting for a condition with a deadline and never for a fixed time, and a clock that a test moves."""
+"""Waits for a condition, with a deadline and never for a fixed time; and a clock that a test moves."""
 
 from __future__ import annotations
 

@@ -57,14 +57,14 @@ class Target:
 
     @contextlib.contextmanager
     def report(self, what: str, counts: Mapping[Any, int]) -> Iterator[None]:
-        """Say at the end of the attack what it counted."""
+        """Report at the end of the attack what it counted."""
         try:
             yield
         finally:
             self.say(f"{what}: {dict(counts)}")
 
     async def everywhere(self, each: int, again: Callable[[str], Awaitable[None]], pause: float = 0.05) -> None:
-        """`each` tasks for every node that do something again and again, and pass over what the network answers."""
+        """Run `each` tasks for every node that call `again` in a loop. Errors of the network are ignored."""
 
         async def run(node_id: str) -> None:
             while True:
@@ -75,7 +75,7 @@ class Target:
         await asyncio.gather(*(run(node_id) for node_id in self.natives for _ in range(each)))
 
     async def flood(self, leader: str, number: int, at_once: int, counts: Counter[str]) -> None:
-        """One session that submits cancels of nothing as fast as they are answered, and connects again when it is cut off."""
+        """Submit cancels of no order on one session, as fast as they are answered. It connects again when it is cut off."""
         account_id = self.people[number].account_id
         while True:
             try:

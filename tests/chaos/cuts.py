@@ -91,14 +91,14 @@ class CutClients(NetworkFault):
 
 
 class LeaderDeaf(CutPeers):
-    """The leader is heard by the other nodes and does not hear them."""
+    """The other nodes hear the leader, and the leader does not hear them."""
 
     name = "net-leader-deaf"
     mute = False
 
 
 class LeaderMute(CutPeers):
-    """The leader hears the other nodes and is not heard by them."""
+    """The leader hears the other nodes, and they do not hear the leader."""
 
     name = "net-leader-mute"
     deaf = False
