@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from cluster import hardstate
 from cluster.log import DurableLog, read_segments, segment_abis
@@ -149,5 +150,5 @@ def test_an_engine_completes_it_before_it_reads_anything(config: NodeConfig, mon
         check_is_back(config)
         return 77
 
-    monkeypatch.setattr(process.uvloop, "run", run)
+    monkeypatch.setattr(uvloop, "run", run)
     assert process._run_locked(config, rejoin=False) == 77
