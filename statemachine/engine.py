@@ -20,7 +20,7 @@ from statemachine.commands import REJECTS, TRANSFER_KINDS, AnyCommand, Batch, en
 from statemachine.entities import Account
 from statemachine.entry import EntryReader, is_command_id, is_name
 from statemachine.events import OrderState
-from statemachine.freezing import Frozen, freeze
+from statemachine.freezing import Frozen, changes_since_freeze, freeze
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import (
     AMOUNT_MAX,
@@ -66,7 +66,8 @@ class Engine:
     """The exchange.
 
     Change:    `apply`
-    Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
+    Whole:     `check`, `tables`, `freeze`, `changes_since_freeze`, `restore`, `release`, `full_hash`,
+               `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `has_pending_work`, `has_outcome`, `currencies`, `currency`, `products`, `product`,
                `product_sequence`, `sequences`, `stream`, `account_exists`, `balances`, `api_key`, `api_keys`, `order`,
                `order_by_client_oid`, `orders`, `encoded_orders`, `levels`, `book_orders`, `book_page`, `auction`
@@ -143,6 +144,12 @@ class Engine:
             whole: everything counts as changed. This is needed when the snapshot of the last view failed. O(accounts).
         """
         return freeze(self._state, whole=whole)
+
+    def changes_since_freeze(self) -> Frozen:
+        """What `freeze` would return now. Nothing is frozen: the state may not change before the result is iterated, and
+        the next freeze returns the same changes too. O(accounts that changed).
+        """
+        return changes_since_freeze(self._state)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:

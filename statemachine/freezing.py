@@ -13,7 +13,7 @@ when a thread iterates over `Frozen`. A row that is about to change before it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from statemachine import persistence
@@ -58,6 +58,11 @@ def freeze(state: State, *, whole: bool) -> Frozen:
     return frozen
 
 
+def changes_since_freeze(state: State) -> Frozen:
+    """See `engine.Engine.changes_since_freeze`."""
+    return Frozen(state, dict(state.changes.accounts()), whole=False, taken=False)
+
+
 def _everything(state: State) -> dict[str, AccountChanges]:
     """Changes in which every account counts as changed. O(accounts)."""
     replies = state.operator_replies
@@ -72,11 +77,18 @@ def _everything(state: State) -> dict[str, AccountChanges]:
 class Frozen:
     """The changes at a freeze. They can be iterated once, also in another thread.
 
+    Args:
+        taken: whether kept tables count their changes anew from here on, as at a freeze.
+
     Attributes:
         counts: the number of rows of each table with the changes.
+        seen: called with each chunk that is iterated.
+        complete: whether all chunks were iterated.
     """
 
-    def __init__(self, state: State, accounts: dict[str, AccountChanges], *, whole: bool) -> None:
+    def __init__(self, state: State, accounts: dict[str, AccountChanges], *, whole: bool, taken: bool = True) -> None:
+        self.seen: Callable[[RowChunk], object] | None = None
+        self.complete = False
         self.counts = persistence.counts(state)
         self._state = state
         self._pending = accounts
@@ -87,7 +99,9 @@ class Frozen:
             RowChunk("product", [persistence.row("product", product.row()) for product in state.products.values()], [], []),
             RowChunk("stream", [persistence.row("stream", stream.row()) for stream in state.streams.values()], [], []),
         ]
-        self._records = {name: records.take_changes(whole=whole) for name, records in state.records.items()}
+        self._records = {
+            name: records.take_changes(whole=whole) if taken else records.changes() for name, records in state.records.items()
+        }
         self._kept_accounts: dict[str, AccountView] = {}
         self._kept_orders: dict[str, dict[int, Row]] = {}
         self._last_order_id = state.last_order_id
@@ -108,6 +122,13 @@ class Frozen:
             self._kept_orders.setdefault(account_id, {})[order.order_id] = persistence.order(order)
 
     def __iter__(self) -> Iterator[RowChunk]:
+        for chunk in self._chunks():
+            if self.seen is not None:
+                self.seen(chunk)
+            yield chunk
+        self.complete = True
+
+    def _chunks(self) -> Iterator[RowChunk]:
         yield from self._small
         for name, (changed, deleted) in self._records.items():
             yield RowChunk(

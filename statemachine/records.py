@@ -25,7 +25,7 @@ class Records(Generic[R]):
 
     Change:   `put`, `remove`
     Look:     `get`, `len`, iteration over the rows, `in_order`
-    A snapshot takes: `take_changes`
+    A snapshot takes: `take_changes`; `changes` only looks
 
     Attributes:
         rows: by key. Change them by `put` and `remove` only.
@@ -87,13 +87,17 @@ class Records(Generic[R]):
         self.rows = {self.key_of(row): row for row in rows}
 
     def take_changes(self, *, whole: bool) -> tuple[list[R], list[Key]]:
-        """The rows that were added or changed since the last call, and the keys of the removed rows. O(changes).
+        """`changes`, which are counted anew from here on. O(changes).
 
         Args:
             whole: every row counts as changed. O(rows).
         """
-        changed, self._changed = self._changed, {}
-        if whole:
-            return list(self.rows.values()), []
+        rows, removed = (list(self.rows.values()), []) if whole else self.changes()
+        self._changed = {}
+        return rows, removed
+
+    def changes(self) -> tuple[list[R], list[Key]]:
+        """The rows that were added or changed since the last freeze, and the keys of the removed rows. O(changes)."""
+        changed = self._changed
         rows = [self.rows[key] for key in changed if key in self.rows]
         return rows, [key for key, known in changed.items() if known and key not in self.rows]

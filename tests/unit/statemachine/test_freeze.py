@@ -178,3 +178,20 @@ def test_another_thread_may_take_it_while_the_engine_goes_on(seed: int, whole: b
         trade(engine, random, range(start, start + 60))
         thread.join()
         assert found == [expected]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_changes_since_a_freeze_can_be_read_without_another_freeze(seed: int) -> None:
+    engine, random, tables = Engine(), Random(seed), nothing()
+    engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
+    time = 2
+    for _ in range(6):
+        trade(engine, random, range(time, time + 4))
+        time += 4
+        looked_at = {name: dict(rows) for name, rows in tables.items()}
+        whole = {name: list(rows) for name, rows in engine.tables()}
+        for _ in range(2):
+            view = engine.changes_since_freeze()
+            assert take({name: dict(rows) for name, rows in looked_at.items()}, view) == whole
+            assert view.complete
+        assert take(tables, engine.freeze()) == whole
