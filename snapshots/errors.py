@@ -12,6 +12,8 @@ SnapshotError
 ├── SnapshotBusyError      another process writes into this directory
 ├── TsvError               TSV files that are not tables
 ├── levels.shadow.ShadowError  the next level's state cannot be kept ready
+├── levels.returning.ReturnError  the state of the level before cannot be kept ready
+├── levels.v0_2_0_patch.PatchError  a change cannot be taken over into a state of 0.2.0
 ├── money.MoneyError       the sums of a snapshot's balances are wrong
 └── writer.InputEnded      the process that sends the rows has ended
 """

@@ -6,9 +6,9 @@ applied when the check began. A majority is not enough: a member without the new
 cluster would lose a node.
 
 The way back to an earlier level is open while nothing is in use that the earlier level lacks. While new commands are
-held back, an entry `CheckLevel` lets every node check its state, and keep it converted. The entry that changes the level
-is proposed only if the check found nothing and every member has applied it. No entry with commands can lie between the
-two, so the check is final.
+held back, an entry `CheckLevel` lets every node check its state, and keep it converted. Each node has converted most of
+its state before that. The entry that changes the level is proposed only if the check found nothing and every member has
+applied it. No entry with commands can lie between the two, so the check is final.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from cluster.batcher import Refusal
 from cluster.membership import Role
@@ -67,12 +68,17 @@ Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
 """Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
 
 Prepare = Callable[[MemberStatus, str], Awaitable[None]]
-"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. For an earlier level the
-member writes a snapshot and tries to convert it. Raises as `Ask`.
+"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. For an earlier level it is
+ready when few changed rows are left to be converted. Raises as `Ask`.
 """
 
-Obstacles = Callable[[str], Awaitable[list[str]]]
-"""What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed."""
+
+class Obstacles(Protocol):
+    """What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed. `keep`: keep
+    the converted state ready.
+    """
+
+    async def __call__(self, abi: str, *, keep: bool) -> list[str]: ...
 
 
 class LevelChange:
@@ -154,12 +160,12 @@ class LevelChange:
         problems = [f"{member.node_id}: {member.problem}" for member in members if member.problem]
         problems += self._of_the_cluster(members_index)
         if not problems and is_earlier(to, now):
-            problems = _in_use(await self._obstacles(to.abi), now, to)
+            problems = _in_use(await self._obstacles(to.abi, keep=not check), now, to)
         if check or problems:
             if not check:
                 raise RequestFailed(FailCode.CONFLICT, "the level stays " + now.version + ": " + "; ".join(problems))
             return LevelReport(now.version, to.version, members, problems, 0)
-        await self._make_ready(to, 1 if is_earlier(to, now) else READY_ROUNDS)
+        await self._make_ready(to, earlier=is_earlier(to, now))
         index = await self._propose(SetLevel(now, to), members_index)
         return LevelReport(now.version, to.version, members, [], index)
 
@@ -217,10 +223,10 @@ class LevelChange:
             software = status.software.partition(" ")[0]
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
-    async def _make_ready(self, to: Level, rounds: int) -> None:
+    async def _make_ready(self, to: Level, *, earlier: bool) -> None:
         """Ask every member to prepare its state at the new level, until all members report at the same time that they are
-        ready. A member that restarts in the meantime must prepare again. With one round they need not be ready at the
-        same time.
+        ready. A member that restarts in the meantime must prepare again. For an earlier level each is asked twice: the
+        second time it takes over what changed while others prepared theirs.
 
         Raises:
             RequestFailed: CONFLICT if a member cannot prepare. Nothing was changed.
@@ -234,12 +240,12 @@ class LevelChange:
                 return f"{member.node_id}: cannot convert its state: {str(error) or 'not in time'}"
             return ""
 
-        for _ in range(rounds):
+        for number in range(READY_ROUNDS):
             began = asyncio.get_running_loop().time()
             problems = [text for text in await asyncio.gather(*map(one, self._members())) if text]
             if problems:
                 raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
-            if rounds == 1 or asyncio.get_running_loop().time() - began < READY_SECONDS:
+            if number == 1 if earlier else asyncio.get_running_loop().time() - began < READY_SECONDS:
                 return
         raise RequestFailed(FailCode.CONFLICT, "nothing was changed: the members were not ready at the same time: try again")
 

@@ -8,9 +8,9 @@ again before it proposes the entry. A node without it converts its state at the 
 
 Memory: a second state, of the same number of rows, until the entry or for `KEEP_SECONDS`.
 
-For an earlier level a node writes a snapshot, and tries in a thread to convert it. The result is not kept, because the
-state continues to change. The state is converted again at the entry that checks the level, while commands are held
-back.
+For an earlier level a node writes a snapshot, and converts it in a thread. Further snapshots, which are incremental,
+bring the result up to date (`snapshots.levels.returning`). What changed after the last of them is converted at the entry
+that checks the level, while commands are held back.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.errors import RequestFailed
 from node.native.protocol import FailCode
 from snapshots.errors import SnapshotError
-from snapshots.levels.level import OWN, Level, is_earlier
-from snapshots.levels.lowering import LossError, lowered_rows
-from snapshots.levels.states import follow, level_with
+from snapshots.levels.level import Level, is_earlier
+from snapshots.levels.lowering import LossError
+from snapshots.levels.states import follow, level_with, prepare_return
 from snapshots.store import SnapshotStore
 from statemachine.errors import StateError
 from statemachine.teardown import clear
 
 if TYPE_CHECKING:
+    from snapshots.levels.returning import PreparedReturn
     from snapshots.levels.shadow import Shadow
+    from snapshots.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,12 @@ SLICE_SECONDS = 0.003
 STEPS = 16
 """Steps between two readings of the clock. A step takes some microseconds."""
 
+FOLLOW_ROUNDS = 4
+"""Snapshots in succession that bring a state of the level before up to date."""
+
+FOLLOWED_ROWS = 5_000
+"""Changed rows after which no further snapshot is needed. To convert them takes a fraction of a second."""
+
 POLL = 0.02
 
 
@@ -65,9 +73,11 @@ class Preparation:
         self._port = port
         self._running: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
+        self._one_return = asyncio.Lock()
 
     async def prepare(self, abi: str) -> None:
-        """Prepare the state. Returns when it follows entry by entry, or at once if it already does.
+        """Prepare the state. Returns when it follows entry by entry, or at once if it already does. For an earlier level
+        it returns when few changed rows are left to be converted.
 
         Raises:
             RequestFailed: BAD_REQUEST: this node does not know the level. CONFLICT: the state cannot be prepared.
@@ -79,7 +89,7 @@ class Preparation:
         if to.abi == self._machine.level.abi:
             return
         if is_earlier(to, self._machine.level):
-            obstacles = await self.obstacles(abi)
+            obstacles = await self.obstacles(abi, keep=True)
             if obstacles:
                 raise RequestFailed(FailCode.CONFLICT, "; ".join(obstacles))
             return
@@ -89,34 +99,77 @@ class Preparation:
             await asyncio.shield(self._running)
         self._keep()
 
-    async def obstacles(self, abi: str) -> list[str]:
+    async def obstacles(self, abi: str, *, keep: bool) -> list[str]:
         """Return what prevents the return of this node's state to an earlier level: what the level lacks and the state
         uses. Writes a snapshot, and converts it in a thread.
+
+        Args:
+            keep: keep the converted state ready for the return.
 
         Raises:
             RequestFailed: CONFLICT: the state cannot be read or converted.
         """
         try:
-            to = level_with(abi)
-            await self._snapshot()
-            await asyncio.to_thread(self._try_to_lower, to)
+            async with self._one_return:
+                await self._prepare_return(level_with(abi))
         except LossError as error:
+            keep = False
             return error.obstacles
         except (SnapshotError, StateError, OSError) as error:
+            keep = False
             raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+        finally:
+            if keep:
+                self._keep()
+            else:
+                self._machine.prepare_return(None)
         return []
 
-    def _try_to_lower(self, to: Level) -> None:
+    async def _prepare_return(self, to: Level) -> None:
+        """Make the state of an earlier level, if there is none, and bring it up to date.
+
+        Raises:
+            LossError: something would be lost.
+            SnapshotError, StateError, OSError: it cannot be made.
+        """
+        returning = self._machine.returning
+        if returning is None or not returning.ready:
+            began = time.monotonic()
+            await self._snapshot()
+            manifest = await self._base()
+            returning = prepare_return(self._machine.engine, to)
+            self._machine.prepare_return(returning)
+            await asyncio.to_thread(self._build_return, returning, manifest)
+            log.info("the state of level %s is prepared; it took %.1f s", to, time.monotonic() - began)
+        for _ in range(FOLLOW_ROUNDS):
+            await self._snapshot()
+            if await asyncio.to_thread(returning.follow) < FOLLOWED_ROWS:
+                return
+
+    def _build_return(self, returning: PreparedReturn, manifest: Manifest) -> None:
         """Runs in a thread."""
-        manifest = self._store.newest()
-        if manifest is None or manifest.abi != OWN.abi:
-            raise SnapshotError("the newest snapshot is not of the level in force: try again")
         with collector_off():
             tables = self._store.load(manifest)
             try:
-                lowered_rows(tables, bytes(16), to).release()
+                returning.build(tables)
             finally:
                 clear(*tables.values())
+
+    async def _base(self) -> Manifest:
+        """The newest snapshot, from which the changes of the state count.
+
+        Raises:
+            SnapshotError: there is none, because the latest one could not be written.
+        """
+        failed = self._port.failed
+        async with asyncio.timeout(SNAPSHOT_SECONDS):
+            while True:
+                manifest = self._store.newest()
+                if manifest is not None and manifest.index == self._port.base:
+                    return manifest
+                if self._port.failed > failed:
+                    raise SnapshotError(f"its snapshot cannot be written: {self._port.failure}: mend that, and try again")
+                await asyncio.sleep(POLL)
 
     async def _prepare(self, title: str) -> None:
         began = time.monotonic()
@@ -184,6 +237,9 @@ class Preparation:
         self._end = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
+        if self._machine.returning is not None:
+            log.warning("the level did not return within %.0f s; the prepared state is dropped", KEEP_SECONDS)
+            self._machine.prepare_return(None)
         if self._machine.is_prepared:
             log.warning("the level did not change within %.0f s; the prepared state is dropped", KEEP_SECONDS)
             self._machine.prepare(None)

@@ -28,7 +28,9 @@ from snapshots.levels.states import apply, converted, empty, level_of, takes_eff
 from statemachine.engine import Engine
 
 if TYPE_CHECKING:
+    from snapshots.levels.returning import PreparedReturn
     from snapshots.levels.shadow import Shadow
+    from statemachine.freezing import Frozen
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +47,17 @@ def stamp_of(entry: bytes) -> int:
 
 
 class _Conversion:
-    """A conversion of the state to the level that an entry names, in a thread."""
+    """A conversion of the state to the level that an entry names, in a thread.
 
-    def __init__(self, engine: Engine, entry: LevelEntry) -> None:
+    Args:
+        prepared: the state at the level before, if it is prepared.
+    """
+
+    def __init__(self, engine: Engine, entry: LevelEntry, prepared: PreparedReturn | None) -> None:
         self.engine = engine
         self.to = entry.to
         self._entry = entry
+        self._prepared = prepared
         self._made: Engine | None = None
         self._error: Exception | None = None
         self.over = False
@@ -59,11 +66,27 @@ class _Conversion:
         """Convert the state. Runs in the thread."""
         began = time.monotonic()
         try:
-            self._made = converted(self.engine, self._entry.old, self.to)
+            self._made = self._from_prepared() or converted(self.engine, self._entry.old, self.to)
             log.info("the state is ready for level %s; it took %.1f s", self.to, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001  # it is raised when the entry is applied, and the node stops
             self._error = error
         self.over = True
+
+    def _from_prepared(self) -> Engine | None:
+        """The prepared state, after it took over what changed last; None if it cannot be used."""
+        prepared = self._prepared
+        if prepared is None or prepared.engine is not self.engine or prepared.to != self.to:
+            return None
+        if not prepared.ready:
+            log.warning("the state that was prepared cannot be used: %s", prepared.failure or "it is not made yet")
+            return None
+        try:
+            return prepared.take()
+        except LossError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the whole state is converted instead
+            log.error("the state that was prepared cannot be used, the present one is converted: %s", error)
+            return None
 
     def result(self) -> Engine:
         """Return the converted state. Raises the exception of a failed conversion."""
@@ -105,6 +128,8 @@ class ReplicatedEngine:
         """The conversion of the present state to the level that an entry names, until the next entry with commands."""
         self.shadow: Shadow | None = None
         """The state of the next level, while it is prepared or follows."""
+        self.returning: PreparedReturn | None = None
+        """The state of the level before, while it is kept ready for a return."""
 
     @property
     def is_prepared(self) -> bool:
@@ -117,6 +142,19 @@ class ReplicatedEngine:
         made = old.stop() if old is not None else None
         if made is not None:
             self.let_go(made)
+
+    def prepare_return(self, returning: PreparedReturn | None) -> None:
+        """Keep a state of the level before ready for a return; None ends this."""
+        old, self.returning = self.returning, returning
+        made = old.stop() if old is not None else None
+        if made is not None:
+            self.let_go(made)
+
+    def freeze(self, *, whole: bool) -> Frozen:
+        """Freeze the state for a snapshot. See `Engine.freeze`."""
+        if self.returning is not None and self.returning.engine is self.engine:
+            return self.returning.freeze(whole=whole)
+        return self.engine.freeze(whole=whole)
 
     @property
     def level(self) -> Level:
@@ -163,7 +201,7 @@ class ReplicatedEngine:
             return True  # to be raised by `apply`
         conversion = self._conversion_for(entry.to)
         if conversion is None:
-            self._conversion = conversion = _Conversion(self.engine, entry)
+            self._conversion = conversion = _Conversion(self.engine, entry, self.returning)
             self.beside(conversion.run)
         return conversion.over
 
@@ -219,6 +257,7 @@ class ReplicatedEngine:
             return False
         log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
         self.prepare(None)
+        self.prepare_return(None)
         self.level_changed(entry, index)
         self.let_go(before)
         return True
@@ -231,8 +270,9 @@ class ReplicatedEngine:
             return [f"the level is {self.level.version}, and {entry.to.version} is not the one before"]
         conversion = self._conversion_for(entry.to)
         if conversion is None:
-            self._conversion = conversion = _Conversion(self.engine, entry)
+            self._conversion = conversion = _Conversion(self.engine, entry, self.returning)
             conversion.run()
+        self.prepare_return(None)
         try:
             conversion.result()
         except LossError as error:
@@ -260,6 +300,7 @@ class ReplicatedEngine:
             market: the market data in the snapshot, or None.
         """
         self.prepare(None)
+        self.prepare_return(None)
         self._conversion = None
         self.engine = engine
         self._feed.restart(engine.sequences(), market)

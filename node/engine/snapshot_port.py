@@ -88,6 +88,13 @@ class SnapshotPort:
         self.since = time.monotonic()
         """Time of that restore or capture, or of the start, in monotonic seconds."""
 
+    @property
+    def base(self) -> int | None:
+        """The index of the snapshot on disk from which the state's changes count; None while one is written, or if there
+        is none.
+        """
+        return self._base if self._based is self._machine.engine else None
+
     def newest(self) -> SnapshotMark | None:
         """See the port."""
         manifest = self._store.newest()
@@ -121,7 +128,7 @@ class SnapshotPort:
         engine = self._machine.engine
         # A snapshot of another level has other rows, so the first snapshot of a level is written in full.
         base = None if self.damaged or engine is not self._based else self._base
-        frozen = engine.freeze(whole=base is None)
+        frozen = self._machine.freeze(whole=base is None)
         self._base = None
         fields = SnapshotFields(
             index=mark.index,

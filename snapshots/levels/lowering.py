@@ -8,6 +8,7 @@ that it requires of a state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import OWN, V0_2_0, Level
@@ -16,6 +17,10 @@ from snapshots.levels.raising import first_hash
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.teardown import clear
+
+if TYPE_CHECKING:
+    from snapshots.levels.v0_2_0 import FormerEngine
+    from snapshots.levels.v0_2_0_back import Lowering
 
 OBSTACLES_SHOWN = 20
 """How many obstacles an error lists: a table and field is one, whatever the number of its rows."""
@@ -38,22 +43,32 @@ def lowered(engine: Engine, to: Level) -> Engine:
     return lowered_rows(dict(engine.tables()), engine.state_hash, to)
 
 
-def lowered_rows(tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Level) -> Engine:
+def lowered_rows(
+    tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Level, lowering: Lowering | None = None
+) -> FormerEngine:
     """The state at the level before, from the tables of a state of this software's level, and its running hash. Raises
     as `lowered`.
+
+    Args:
+        lowering: converts the rows. It can convert those that change later.
     """
     from snapshots.levels import v0_2_0, v0_2_0_back  # imported here, because reading the core from the archive takes time
 
     assert to == V0_2_0, f"a state of {OWN} returns to {V0_2_0}"
-    found = Obstacles()
-    made = v0_2_0_back.lowered(tables, first_hash(state_hash, to), found)
+    lowering = lowering if lowering is not None else v0_2_0_back.Lowering(Obstacles())
+    made = v0_2_0_back.lowered(tables, first_hash(state_hash, to), lowering)
     try:
-        obstacles = found.texts()
-        if obstacles:
-            more = len(obstacles) - OBSTACLES_SHOWN
-            raise LossError(to, obstacles[:OBSTACLES_SHOWN] + ([f"and {more} more"] if more > 0 else []))
+        if lowering.obstacles:
+            raise refusal(to, lowering.obstacles)
         return v0_2_0.FormerEngine.restore(made, verified=True)
     except StateError as error:
         raise LossError(to, [f"the state breaks an invariant of version {to.version}: {error}"]) from error
     finally:
         clear(*made.values())
+
+
+def refusal(to: Level, found: Obstacles) -> LossError:
+    """The error that names these obstacles."""
+    obstacles = found.texts()
+    more = len(obstacles) - OBSTACLES_SHOWN
+    return LossError(to, obstacles[:OBSTACLES_SHOWN] + ([f"and {more} more"] if more > 0 else []))

@@ -26,6 +26,9 @@ class Obstacles:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], list[Any]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def add(self, table: str, what: str, row: object) -> None:
         """Record that a row of a table uses `what`."""
         found = self._found.setdefault((table, what), [0, row])

@@ -23,6 +23,7 @@ from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
 
 if TYPE_CHECKING:
+    from snapshots.levels.returning import PreparedReturn
     from snapshots.levels.shadow import Shadow
     from snapshots.levels.v0_2_0 import FormerEngine
 
@@ -150,6 +151,13 @@ def follow(engine: Engine) -> Shadow:
     if level_of(engine) is OWN:
         raise LevelError(f"{OWN} is the last level that this software knows")
     return Shadow(cast("FormerEngine", engine))
+
+
+def prepare_return(engine: Engine, to: Level) -> PreparedReturn:
+    """Begin to keep the state of the level before ready for a return. See `returning`."""
+    from snapshots.levels.returning import PreparedReturn
+
+    return PreparedReturn(engine, to)
 
 
 def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:

@@ -28,7 +28,8 @@ from statemachine.order_lists import Wanted
 from statemachine.tables import AccessRow, ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import Permission, Scope, Side
 
-from snapshots.levels.released.core_0_2_0 import commands as core_commands  # type: ignore[import-not-found]  # isort: skip  # in the archive
+from snapshots.levels.released.core_0_2_0 import changes as core_changes  # type: ignore[import-not-found]  # isort: skip  # in the archive
+from snapshots.levels.released.core_0_2_0 import commands as core_commands  # isort: skip
 from snapshots.levels.released.core_0_2_0 import engine as core_engine  # isort: skip
 from snapshots.levels.released.core_0_2_0 import errors as core_errors  # isort: skip
 from snapshots.levels.released.core_0_2_0 import handlers as core_handlers  # isort: skip
@@ -189,6 +190,12 @@ class FormerEngine(Engine):
     def freeze(self, *, whole: bool = False) -> Frozen:
         """See `Engine`."""
         frozen: Frozen = self._core.freeze(whole=whole)
+        return frozen
+
+    def changes_since_freeze(self) -> Frozen:
+        """See `Engine`."""
+        state = self._core._state
+        frozen: Frozen = core_changes.Frozen(state, dict(state.changes._accounts), dict(state.changes._api_keys))
         return frozen
 
     @classmethod

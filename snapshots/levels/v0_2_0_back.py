@@ -19,6 +19,7 @@ is an obstacle, but for these fields, which are dropped or converted:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -38,13 +39,13 @@ from snapshots.levels.released.core_0_2_0 import types as core_types  # isort: s
 
 _encode = msgspec.msgpack.Encoder().encode
 _order = msgspec.msgpack.Decoder(OrderState).decode
-_outcome_row = msgspec.msgpack.Decoder(OutcomeRow).decode
+outcome_row = msgspec.msgpack.Decoder(OutcomeRow).decode
 _OUTCOMES = frozenset(kind.__name__ for kind in core_events.AnyOutcome.__args__)
 _REASONS = frozenset(core_types.Reason)
 _LIMIT, _BUY, _ACTIVE = OrderType.LIMIT, Side.BUY, OrderStatus.ACTIVE
 
 
-def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obstacles) -> dict[str, list[Row]]:
+def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, lowering: Lowering) -> dict[str, list[Row]]:
     """All tables of a state of 0.3.0, as 0.2.0 has them. They are of no use if obstacles were noted. O(everything).
 
     Args:
@@ -52,36 +53,60 @@ def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, obstacles: Obs
     """
     tables = {name: found if isinstance(found, list) else list(found) for name, found in rows.items()}
     made: dict[str, list[Row]] = {}
-    orders = _Orders(tables, obstacles)
+    lowering.learn(tables["currency"], tables["product"])
     for name, found in tables.items():
-        if name not in core_tables.TABLES:
-            for key, _ in found:
-                obstacles.add(name, "0.2.0 has no such table", named(key))
-            continue
-        narrow = Narrow("0.2.0", name, core_tables.TABLES[name], obstacles)
         if name == "outcome":
-            made[name] = list(_outcomes(found, narrow, obstacles))
+            made[name] = list(_outcomes(found, lowering))
+        elif name in core_tables.TABLES:
+            made[name] = [lowering.row(name, key, payload, first_hash) for key, payload in found]
         else:
-            made[name] = [narrow(key, orders.converted(name, key, payload, first_hash)) for key, payload in found]
-    made["balance"] = [(key, orders.balance(payload)) for key, payload in made["balance"]]
+            lowering.refuse(name, found)
+    made["balance"] = [(key, lowering.balance(payload)) for key, payload in made["balance"]]
+    lowering.check_collected()
     return made
 
 
-class _Orders:
-    """Converts the rows of every table except `outcome`, and sums what open orders no longer hold."""
+class Lowering:
+    """Converts single rows. Used for all rows of a state, and for those that changed since.
 
-    def __init__(self, tables: Mapping[str, list[Row]], obstacles: Obstacles) -> None:
-        currencies = (msgspec.msgpack.decode(payload, type=CurrencyRow) for _, payload in tables["currency"])
-        scales = {row.currency: row.scale for row in currencies}
-        products = [msgspec.msgpack.decode(payload, type=ProductRow) for _, payload in tables["product"]]
-        self._units = {row.product_id: 10 ** scales[row.base] for row in products}
-        self._quotes = {row.product_id: row.quote for row in products}
-        self._obstacles = obstacles
+    Attributes:
+        collected: of the orders that an auction has collected: product, side, price, and the place in time that 0.3.0
+            gives them, by order id.
+        moved: the entries of the reply caches that 0.2.0 lacks: sequence and command id, oldest first, by the name of the
+            cache in rows.
+    """
+
+    def __init__(self, obstacles: Obstacles) -> None:
+        self.obstacles = obstacles
+        self.collected: dict[int, tuple[str, Side, int, int]] = {}
+        self.moved: dict[str, deque[tuple[int, str]]] = {}
+        self._narrow = {name: Narrow("0.2.0", name, former, obstacles) for name, former in core_tables.TABLES.items()}
+        self._scales: dict[str, int] = {}
+        self._units: dict[str, int] = {}
+        self._quotes: dict[str, str] = {}
         self._released: dict[tuple[str, str], int] = {}
-        self._latest: dict[tuple[str, Side, int], int] = {}
-        """Of the orders that an auction collected, by product, side and price: the latest place in time so far."""
+        """What open orders no longer hold, by account and currency."""
 
-    def converted(self, table: str, key: bytes, payload: bytes, first_hash: bytes) -> bytes:
+    def learn(self, currencies: Iterable[Row], products: Iterable[Row]) -> None:
+        """Take these currencies and products from their rows. Rows of orders refer to them."""
+        for _, payload in currencies:
+            currency = msgspec.msgpack.decode(payload, type=CurrencyRow)
+            self._scales[currency.currency] = currency.scale
+        for _, payload in products:
+            product = msgspec.msgpack.decode(payload, type=ProductRow)
+            self._units[product.product_id] = 10 ** self._scales[product.base]
+            self._quotes[product.product_id] = product.quote
+
+    def refuse(self, table: str, rows: Iterable[Row]) -> None:
+        """Note the rows of a table that 0.2.0 lacks."""
+        for key, _ in rows:
+            self.obstacles.add(table, "0.2.0 has no such table", named(key))
+
+    def row(self, table: str, key: bytes, payload: bytes, first_hash: bytes = b"") -> Row:
+        """A row of any table but `outcome`. `first_hash` is for the counters."""
+        return self._narrow[table](key, self._without_dropped(table, key, payload, first_hash))
+
+    def _without_dropped(self, table: str, key: bytes, payload: bytes, first_hash: bytes) -> bytes:
         """A row without the fields that may be dropped."""
         if table == "done_order":
             order = _order(payload)
@@ -98,12 +123,9 @@ class _Orders:
 
     def _open(self, key: bytes, order: OrderState) -> OrderState:
         if order.maker_fee_ppm < 0 or order.taker_fee_ppm < 0:
-            self._obstacles.add("order", "a rebate, which 0.2.0 does not have", named(key))
+            self.obstacles.add("order", "a rebate, which 0.2.0 does not have", named(key))
         if order.status is _ACTIVE and not order.stop and not order.queued:
-            place = order.product_id, order.side, order.price
-            if order.opened_sequence < self._latest.get(place, 0):
-                self._obstacles.add("order", "its time in the auction is not that of its id, which 0.2.0 goes by", named(key))
-            self._latest[place] = max(order.opened_sequence, self._latest.get(place, 0))
+            self.collected[order.order_id] = order.product_id, order.side, order.price, order.opened_sequence
             order.opened_sequence = 0
         if order.side is _BUY and order.order_type is _LIMIT:
             cost = order.price * order.remaining // self._units[order.product_id]
@@ -115,34 +137,60 @@ class _Orders:
         return order
 
     def balance(self, payload: bytes) -> bytes:
-        """A balance, after every open order was converted."""
+        """A balance, after every open order was converted once."""
         row = msgspec.msgpack.decode(payload, type=BalanceRow)
         released = self._released.get((row.account_id, row.currency), 0)
         if not released:
             return payload
         return _encode(msgspec.structs.replace(row, available=row.available + released, hold=row.hold - released))
 
+    def check_collected(self) -> None:
+        """Note orders of an auction that 0.2.0 would put in another order in time. It goes by their ids."""
+        latest: dict[tuple[str, Side, int], int] = {}
+        for order_id in sorted(self.collected):
+            product_id, side, price, opened_sequence = self.collected[order_id]
+            before = latest.get((product_id, side, price), 0)
+            if opened_sequence < before:
+                self.obstacles.add("order", "its time in the auction is not that of its id, which 0.2.0 goes by", str(order_id))
+            latest[product_id, side, price] = max(opened_sequence, before)
 
-def _outcomes(found: list[Row], narrow: Narrow, obstacles: Obstacles) -> Iterator[Row]:
+    def outcome(self, account_id: str, row: OutcomeRow) -> Row | None:
+        """An entry in the one reply cache of an account. None if 0.2.0 does not have such an outcome."""
+        outcome = _former_outcome(row.outcome)
+        if type(outcome).__name__ not in _OUTCOMES:
+            self.obstacles.add("outcome", f"an answer {type(outcome).__name__}, which 0.2.0 does not have", account_id)
+            return None
+        row = msgspec.structs.replace(row, account_id=account_id, fingerprint=ANY_CONTENTS, outcome=outcome)
+        return self._narrow["outcome"](numbered_key(account_id, outcome.sequence), _encode(row))
+
+    def refuse_id(self, account_id: str, command_id: str) -> None:
+        """Note a command id that an account used for commands of two kinds."""
+        self.obstacles.add("outcome", "two commands of an account have one command id", f"{account_id}, id {command_id}")
+
+    def remember_moved(self, row: OutcomeRow) -> None:
+        """Note an entry of a reply cache that 0.2.0 lacks; entries of others are ignored. Oldest first."""
+        if "/" in row.account_id:
+            self.moved.setdefault(row.account_id, deque()).append((row.outcome.sequence, row.command_id))
+
+
+def _outcomes(found: list[Row], lowering: Lowering) -> Iterator[Row]:
     """The table `outcome`: the reply caches of each account as one."""
     caches: dict[str, dict[int, OutcomeRow]] = {}
     for _, payload in found:
-        row: OutcomeRow = _outcome_row(payload)
+        row: OutcomeRow = outcome_row(payload)
         account_id = row.account_id.partition("/")[0]
         caches.setdefault(account_id, {})[row.outcome.sequence] = row
+        lowering.remember_moved(row)
     for account_id in sorted(caches, key=_encode):
         cache = caches.pop(account_id)
         known: dict[str, int] = {}
         for sequence in sorted(cache)[-core_limits.OUTCOMES_PER_ACCOUNT :]:
             row = cache[sequence]
             if known.setdefault(row.command_id, sequence) != sequence:
-                obstacles.add("outcome", "two commands of an account have one command id", f"{account_id}, id {row.command_id}")
-            outcome = _former_outcome(row.outcome)
-            if type(outcome).__name__ not in _OUTCOMES:
-                obstacles.add("outcome", f"an answer {type(outcome).__name__}, which 0.2.0 does not have", account_id)
-                continue
-            row = msgspec.structs.replace(row, account_id=account_id, fingerprint=ANY_CONTENTS, outcome=outcome)
-            yield narrow(numbered_key(account_id, sequence), _encode(row))
+                lowering.refuse_id(account_id, row.command_id)
+            made = lowering.outcome(account_id, row)
+            if made is not None:
+                yield made
 
 
 def _former_outcome(outcome: AnyOutcome) -> AnyOutcome:

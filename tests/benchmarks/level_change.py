@@ -1,11 +1,11 @@
-"""The pause of a node with many resting orders at the entry that changes the level, and the cost of preparing it.
+"""The pause of a node with many resting orders at a change of the level, and the cost of preparing it.
 
-    python -m tests.benchmarks.level_change [--orders N] [--rate N] [--without | --back]
+    python -m tests.benchmarks.level_change [--orders N] [--rate N] [--without] [--back]
 
-One process does what a node's engine process does to its state: it applies entries of version 0.2.0 at a given rate,
-prepares the state of this version beside them, and then applies the entry. There is no network and no log. `--without`:
-nothing is prepared, and the state is converted at the entry. `--back`: the way back to 0.2.0, for which commands wait
-from the check to the change of the level (ADR 0060).
+One process does what a node's engine process does to its state: it applies entries of the one level at a given rate,
+prepares the state of the other level beside them, and then applies the entry. There is no network and no log.
+`--without`: nothing is prepared, and the state is converted at the entry. `--back`: the way back to 0.2.0, whose pause
+is that of the entry that checks the states and the one that changes the level (ADR 0060).
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from cluster.ports import CaptureState, LogEntry, SnapshotMark
 from node.engine.feed import Feed
 from node.engine.level_preparation import Preparation
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.snapshot_port import SnapshotPort, collector_off
-from snapshots.levels import v0_2_0_back
-from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, SetLevel, encode_level_entry
-from snapshots.levels.obstacles import Obstacles
+from node.engine.snapshot_port import SnapshotPort
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, CheckLevel, Level, SetLevel, encode_level_entry, is_earlier
 from snapshots.levels.states import empty, encoded
-from snapshots.levels.v0_2_0 import FormerEngine
 from snapshots.store import SnapshotStore
-from statemachine.commands import AnyCommand, Batch
-from statemachine.engine import Engine
+from statemachine.commands import AnyCommand
 from tests.benchmarks.snapshots import SWITCH_INTERVAL, Market, percentile
 
 BATCHES_PER_SECOND = 100
+BROUGHT_UP_SECONDS = 0.5
+"""Seconds from then until the entry, in which slower members are brought up to date."""
 CALM_SECONDS = 5.0
 """Seconds of trading before the preparation, and after it."""
 
 
 class Node:
-    """A node at level 0.2.0, with the parts of Raft that a preparation needs."""
+    """A node at one level that changes to the other, with the parts of Raft that a preparation needs."""
 
-    def __init__(self, directory: Path, orders: int, rate: int) -> None:
+    def __init__(self, directory: Path, orders: int, rate: int, old: Level, to: Level) -> None:
+        self.old, self.to = old, to
         self.market = Market(orders)
         self._flow = self.market.trading()
         self._size = max(rate // BATCHES_PER_SECOND, 1)
-        self.machine = ReplicatedEngine(Feed(1_000), empty(V0_2_0))
+        self.machine = ReplicatedEngine(Feed(1_000), empty(old))
         store = SnapshotStore(directory, accepts=[level.abi for level in SUPPORTED])
         self.port = SnapshotPort(store, self.machine, software="benchmark")
         self.index, self._snapshot_index = 1, 0
@@ -66,8 +65,10 @@ class Node:
     def change(self) -> tuple[float, float]:
         """Apply the entry that changes the level. Returns seconds on the clock, and of this thread's CPU."""
         begin, cpu = time.perf_counter(), time.thread_time()
-        self.index += 1
-        assert self.machine.apply(self.index, encode_level_entry(SetLevel(V0_2_0, OWN))) is True
+        self.index += 2
+        if is_earlier(self.to, self.old):
+            assert self.machine.apply(self.index - 1, encode_level_entry(CheckLevel(self.old, self.to))) == []
+        assert self.machine.apply(self.index, encode_level_entry(SetLevel(self.old, self.to))) is True
         return time.perf_counter() - begin, time.thread_time() - cpu
 
     async def trade(self) -> None:
@@ -92,6 +93,8 @@ class Node:
     def request_snapshot(self) -> None:
         """See `cluster.raft.Raft`."""
         index = self.index
+        if index == self._snapshot_index:
+            return
         self.port.capture(SnapshotMark(LogEntry(b"\0", index, 1), LogEntry(b"\0", index - 1, 1)))
         self._poll(index)
 
@@ -115,59 +118,30 @@ def _line(name: str, late: list[float]) -> str:
     return f"| {name} | {len(late)} | " + " | ".join(f"{value:.1f}" for value in ms) + " |"
 
 
-def measure_back(orders: int) -> None:
-    """Convert a state of this version to 0.2.0, as each node does while commands wait: as a whole, and by steps."""
-    market = Market(orders)
-    engine = Engine()
-    engine.apply(Batch(1, market.foundations()))
-    for number in range(orders // len(market.accounts)):
-        engine.apply(Batch(2 + number, [market.place(account) for account in market.accounts]))
-    gc.collect()
-    gc.freeze()
-    click.echo(f"{orders:,} orders of {len(market.accounts)} accounts at level {OWN.version}; {memory():.2f} GB")
-    steps: dict[str, tuple[float, float]] = {}
-    with collector_off():
-        began = time.perf_counter(), time.process_time()
-
-        def step(name: str) -> None:
-            nonlocal began
-            now = time.perf_counter(), time.process_time()
-            steps[name] = now[0] - began[0], now[1] - began[1]
-            began = now
-
-        tables = dict(engine.tables())
-        step("the rows are written")
-        found = Obstacles()
-        rows = v0_2_0_back.lowered(tables, bytes(16), found)
-        step("they are converted")
-        assert not found.texts()
-        FormerEngine.restore(rows, verified=True)
-        step("the core of 0.2.0 loads and checks them")
-    for name, (clock, cpu) in steps.items():
-        click.echo(f"{name}: {clock:.1f} s on the clock, {cpu:.1f} s of CPU")
-    click.echo(f"commands wait for {sum(clock for clock, _ in steps.values()):.1f} s; {memory():.2f} GB at the end")
-
-
 async def measure(node: Node, *, prepared: bool) -> None:
     """Measure all phases, one after the other."""
     before = memory()
     trading = asyncio.create_task(node.trade())
     await asyncio.sleep(CALM_SECONDS)
-    phases = {"at level 0.2.0": node.take_late()}
+    phases = {f"at level {node.old.version}": node.take_late()}
     if prepared:
         began, cpu = time.perf_counter(), time.process_time()
-        await node.preparation.prepare(OWN.abi)
+        await node.preparation.prepare(node.to.abi)
         taken, used = time.perf_counter() - began, time.process_time() - cpu
-        phases["while the next state is made"] = node.take_late()
+        phases["while the other state is made"] = node.take_late()
         click.echo(f"prepared in {taken:.1f} s ({used:.1f} s of CPU, the trading included)")
         await asyncio.sleep(CALM_SECONDS)
-        phases["while it is kept up"] = node.take_late()
+        phases["while it is kept"] = node.take_late()
+        if is_earlier(node.to, node.old):
+            await node.preparation.prepare(node.to.abi)  # as the leader asks again, when all have prepared theirs
+            await asyncio.sleep(BROUGHT_UP_SECONDS)
+            phases["while it is brought up to date"] = node.take_late()
     click.echo(f"memory: {before:.2f} GB with one state, {memory():.2f} GB at the entry")
     clock, cpu = node.change()
     node.take_late()
     click.echo(f"the entry that changes the level: {clock * 1e3:.1f} ms on the clock, {cpu * 1e3:.1f} ms of CPU")
     await asyncio.sleep(CALM_SECONDS)
-    phases["at the new level, while the old state is freed"] = node.take_late()
+    phases["afterwards, while the old state is freed"] = node.take_late()
     trading.cancel()
     click.echo("\n| phase | entries | late p50 ms | p99 | max |\n|---|---:|---:|---:|---:|")
     for name, late in phases.items():
@@ -182,15 +156,13 @@ async def measure(node: Node, *, prepared: bool) -> None:
 def main(orders: int, rate: int, without: bool, back: bool) -> None:
     """Measure the pause at a change of the level."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if back:
-        measure_back(orders)
-        return
+    old, to = (OWN, V0_2_0) if back else (V0_2_0, OWN)
     with tempfile.TemporaryDirectory(prefix="quorumbook-bench-") as name:
-        node = Node(Path(name), orders, rate)
+        node = Node(Path(name), orders, rate, old, to)
         gc.collect()
         gc.freeze()
         click.echo(
-            f"{orders:,} orders of {len(node.market.accounts)} accounts at level {V0_2_0.version}, {rate:,} commands a second"
+            f"{orders:,} orders of {len(node.market.accounts)} accounts at level {old.version}, {rate:,} commands a second"
         )
         asyncio.run(measure(node, prepared=not without))
         node.port.cancel()

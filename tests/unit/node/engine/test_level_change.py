@@ -38,6 +38,7 @@ class Cluster:
         self.proposed: list[bytes] = []
         self.in_use: list[str] = []
         self.in_use_later: list[str] = []
+        self.kept = False
         self.failed: list[Refusal] = []
         self.after_check: Callable[[], object] = lambda: None
         self.change = LevelChange(
@@ -73,7 +74,8 @@ class Cluster:
             raise RequestFailed(FailCode.CONFLICT, self.unprepared[member.node_id])
         self.prepared.append(member.node_id)
 
-    async def _obstacles(self, abi: str) -> list[str]:
+    async def _obstacles(self, abi: str, *, keep: bool) -> list[str]:
+        self.kept = keep
         assert abi == V0_2_0.abi
         return self.in_use
 
@@ -268,7 +270,8 @@ async def test_the_way_back_is_checked_by_all_before_the_entry(cluster: Cluster)
     report = await cluster.change.change("0.2.0", check=False)
     assert (report.old, report.to, report.problems) == ("0.3.0", "0.2.0", [])
     assert [decode_level_entry(payload) for payload in cluster.proposed] == [CheckLevel(OWN, V0_2_0), SetLevel(OWN, V0_2_0)]
-    assert sorted(cluster.prepared) == ["n1", "n2", "n3"], "each wrote a snapshot, and tried"
+    assert sorted(cluster.prepared) == ["n1", "n1", "n2", "n2", "n3", "n3"], "each prepared its state, and brought it up to date"
+    assert cluster.kept
     assert cluster.failed == [Refusal.NOT_LEADER], "what waited is sent again, and checked at the new level"
     assert not cluster.held
 
@@ -361,6 +364,57 @@ async def test_a_second_change_at_the_same_time_is_refused(cluster: Cluster) -> 
     with pytest.raises(RequestFailed, match="under way already"):
         await cluster.change.change("0.3.0", check=False)
     assert (await first).index == 11
+
+
+@pytest.mark.parametrize("to", ["0.3.0", "0.2.0"])
+@pytest.mark.parametrize("step", ["asked", "prepared", "checked", "set"])
+async def test_a_command_that_was_killed_is_given_again_at_each_step(cluster: Cluster, to: str, step: str) -> None:
+    """The leader goes on without its client, so the second command is refused, and a later one finds the level there."""
+    if to == "0.2.0":
+        cluster.at_the_later_level()
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    ask, prepare, propose = cluster.change._ask, cluster.change._prepare, cluster.propose
+
+    async def at(name: str) -> None:
+        if name == step:
+            reached.set()
+            await go_on.wait()
+
+    async def asked(member: MemberStatus) -> Any:
+        await at("asked")
+        return await ask(member)
+
+    async def prepared(member: MemberStatus, abi: str) -> None:
+        await at("prepared")
+        await prepare(member, abi)
+
+    def proposed(payload: bytes, done: Done) -> None:
+        name = "checked" if isinstance(decode_level_entry(payload), CheckLevel) else "set"
+        if name != step:
+            propose(payload, done)
+            return
+
+        async def later() -> None:
+            await at(name)
+            propose(payload, done)
+
+        tasks.append(asyncio.create_task(later()))
+
+    tasks: list[asyncio.Task[None]] = []
+    cluster.change._ask, cluster.change._prepare = asked, prepared
+    cluster.propose = proposed  # type: ignore[method-assign]
+    first = asyncio.create_task(cluster.change.change(to, check=False))
+    async with asyncio.timeout(10):
+        if (to, step) != ("0.3.0", "checked"):  # an upgrade has no check
+            await reached.wait()
+            with pytest.raises(RequestFailed, match="a change of the level is under way already"):
+                await cluster.change.change(to, check=False)
+            go_on.set()
+        assert (await first).index == 11
+    cluster.level = OWN if to == "0.3.0" else V0_2_0
+    report = await cluster.change.change(to, check=False)
+    assert (report.old, report.to, report.index) == (to, to, 0), "it is there"
+    assert not cluster.held
 
 
 async def test_what_changed_while_members_made_ready_is_looked_at_again(cluster: Cluster) -> None:

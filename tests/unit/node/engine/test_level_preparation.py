@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.ports import CaptureState, LogEntry, SnapshotMark
-from node.engine import level_preparation
+from node.engine import level_preparation, replicated_engine
 from node.engine.feed import Feed
 from node.engine.level_preparation import Preparation
 from node.engine.replicated_engine import ReplicatedEngine
@@ -19,6 +19,7 @@ from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
 from snapshots.job import JobState, WriteJob
 from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, CheckLevel, Level, SetLevel, encode_level_entry
+from snapshots.levels.lowering import lowered
 from snapshots.levels.raising import raised
 from snapshots.levels.states import empty, encoded, level_of
 from snapshots.store import SnapshotStore
@@ -51,6 +52,9 @@ class Node:
     def shadow(self) -> object:
         return self.machine.shadow
 
+    def returning(self) -> object:
+        return self.machine.returning
+
     def trade(self, count: int) -> None:
         for batch in self.market.batches(count):
             self.index += 1
@@ -60,6 +64,8 @@ class Node:
         return SimpleNamespace(applied_index=self.index, snapshot_index=self.snapshot_index)
 
     def request_snapshot(self) -> None:
+        if self.snapshot_index == self.index:
+            return  # as Raft does
         last = LogEntry(b"\x00last", self.index, 1)
         self.port.capture(SnapshotMark(last, LogEntry(b"\x00before", self.index - 1, 1)))
         self._poll(self.index)
@@ -228,6 +234,7 @@ class TestTheWayBack:
         node.machine.apply(node.index, CHANGE)
         assert node.machine.level is OWN
         node.machine.beside = node.beside.append
+        node.market.repeats = False
         node.trade(10)
         return node
 
@@ -273,12 +280,89 @@ class TestTheWayBack:
         assert machine.level is OWN
         with pytest.raises(RequestFailed, match="table firm"):
             await raised_node.preparation.prepare(V0_2_0.abi)
-        assert await raised_node.preparation.obstacles(V0_2_0.abi) == answer
+        assert await raised_node.preparation.obstacles(V0_2_0.abi, keep=False) == answer
 
     async def test_every_member_tries_it_on_a_snapshot(self, raised_node: Node) -> None:
-        await raised_node.preparation.prepare(V0_2_0.abi)
+        assert await raised_node.preparation.obstacles(V0_2_0.abi, keep=False) == []
         assert raised_node.snapshot_index == raised_node.index, "a snapshot before the change"
         assert raised_node.machine.level is OWN
+        assert raised_node.returning() is None
+
+    def check_and_return(self, node: Node) -> None:
+        """The two entries of a return: the state is what a conversion of the whole state gives."""
+        machine, work = node.machine, node.beside
+        whole = lowered(machine.engine, V0_2_0)
+        assert not machine.may_apply(self.CHECK)
+        work.pop()()
+        assert machine.may_apply(self.CHECK)
+        assert machine.apply(node.index + 1, self.CHECK) == []
+        assert node.returning() is None
+        assert machine.apply(node.index + 2, self.BACK) is True
+        assert (machine.engine.state_hash, machine.engine.full_hash()) == (whole.state_hash, whole.full_hash())
+        machine.engine.check()
+        node.trade(10)
+
+    async def test_the_check_takes_what_was_prepared_while_it_traded(
+        self, raised_node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await trading_until(raised_node, asyncio.create_task(raised_node.preparation.prepare(V0_2_0.abi)))
+        prepared = raised_node.returning()
+        raised_node.trade(5)
+        await trading_until(raised_node, asyncio.create_task(raised_node.preparation.prepare(V0_2_0.abi)))
+        assert raised_node.returning() is prepared, "it was brought up to date"
+        raised_node.trade(5)
+        monkeypatch.setattr(replicated_engine, "converted", None)  # nothing converts the whole state
+        self.check_and_return(raised_node)
+
+    async def test_a_snapshot_that_is_being_written_at_the_check_is_taken_over(
+        self, raised_node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        raised_node.trade(5)
+        raised_node.request_snapshot()
+        raised_node.trade(5)
+        monkeypatch.setattr(replicated_engine, "converted", None)
+        self.check_and_return(raised_node)
+
+    async def test_what_cannot_be_used_is_replaced_by_a_conversion_of_the_whole_state(
+        self, raised_node: Node, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        assert raised_node.machine.returning is not None
+        raised_node.machine.returning.failure = "more changed than can be taken over"
+        self.check_and_return(raised_node)
+        assert "cannot be used" in caplog.text
+
+    async def test_what_came_into_use_since_is_the_answer_of_the_check(self, raised_node: Node) -> None:
+        machine = raised_node.machine
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        machine.apply(99, encoded(OWN.abi, self.FIRM.time, self.FIRM.commands))
+        assert not machine.may_apply(self.CHECK)
+        raised_node.beside.pop()()
+        answer = machine.apply(100, self.CHECK)
+        assert isinstance(answer, list)
+        assert answer[0].startswith("table firm: 0.2.0 has no such table")
+        assert machine.level is OWN
+        assert raised_node.returning() is None
+        raised_node.index = 100
+        with pytest.raises(RequestFailed, match="table firm"):
+            await raised_node.preparation.prepare(V0_2_0.abi)
+
+    async def test_a_snapshot_of_the_leader_or_a_wait_ends_it(self, raised_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine = raised_node.machine
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        released: list[object] = []
+        machine.let_go = released.append
+        machine.replace(machine.engine)
+        assert raised_node.returning() is None
+        assert len(released) == 1
+        raised_node.trade(1)
+        monkeypatch.setattr(level_preparation, "KEEP_SECONDS", 0.01)
+        await raised_node.preparation.prepare(V0_2_0.abi)
+        async with asyncio.timeout(10):
+            while machine.returning is not None:  # noqa: ASYNC110  # a timer ends it
+                await asyncio.sleep(0.005)
+        assert len(released) == 2
 
     async def test_a_check_at_another_level_has_no_effect(self, node: Node) -> None:
         assert node.machine.may_apply(self.CHECK)

@@ -39,11 +39,13 @@ class Market:
         self._accounts = ["ann", "bob", "eve"]
         self._products = ["BTC-USD", "ETH-USD"]
         self._time = 1_000_000
+        self.repeats = True
+        """Whether a command id may come again."""
 
     def _id(self) -> str:
         """Return a command id, sometimes one that was used before."""
         self._number += 1
-        again = self._number > 50 and self._random.random() < 0.03
+        again = self._number > 50 and self._random.random() < 0.03 and self.repeats
         return f"c{self._random.randrange(self._number) if again else self._number}"
 
     def _trader(self) -> str:

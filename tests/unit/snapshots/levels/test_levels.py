@@ -27,6 +27,7 @@ from statemachine.events import Done, Placed, Rejected, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.order_lists import Wanted
 from statemachine.types import OrderType, Side
+from tests.unit.snapshots.levels.markets import Market
 
 GOLDEN = Path(__file__).parents[3] / "golden" / f"0.2.0-{V0_2_0.abi}"
 
@@ -227,3 +228,13 @@ def test_a_level_is_found_by_version_and_by_abi() -> None:
 def test_outcomes_of_the_former_core_are_read_by_the_present_structs(former: Engine) -> None:
     applied = former.apply(Batch(10**15, [PlaceOrder("ann", "c:z", "BTC-USD", Side.BUY, OrderType.LIMIT, 1_000, 5)]))
     assert isinstance(applied.outcomes[0], Placed)
+
+
+def test_changes_of_a_former_state_can_be_read_without_a_freeze() -> None:
+    engine, flow = states.empty(V0_2_0), Market(3)
+    engine.apply(flow.foundations())
+    for batch in flow.batches(30):
+        engine.apply(batch)
+    looked_at = [engine.changes_since_freeze() for _ in range(2)]
+    first, second = ([(chunk.table, chunk.rows) for chunk in frozen] for frozen in looked_at)
+    assert first == second == [(chunk.table, chunk.rows) for chunk in engine.freeze()]
