@@ -111,7 +111,10 @@ def install_former(target: Path, *, root: Path = ROOT) -> Path:
 
 
 def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise LoadTestError(f"{' '.join(command)}: not done within {error.timeout:g} s") from error
     if done.returncode:
         raise LoadTestError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
@@ -251,13 +254,18 @@ class Roll:
     # ------------------------------------------------------------------ the verdict
 
     async def statuses(self) -> dict[str, NodeStatus]:
-        """Return the nodes' statuses after all have applied the same entries."""
-        async with asyncio.timeout(READY_SECONDS):
-            while True:
-                found = {name: status for name, status in (await self.present.status()).items() if status is not None}
-                if len(found) == len(self.present.node_ids) and len({each.applied_index for each in found.values()}) == 1:
-                    return found
-                await asyncio.sleep(0.05)
+        """Return the nodes' statuses after all have applied the same entries.
+
+        Raises:
+            LoadTestError: they have not in time.
+        """
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            found = {name: status for name, status in (await self.present.status()).items() if status is not None}
+            if len(found) == len(self.present.node_ids) and len({each.applied_index for each in found.values()}) == 1:
+                return found
+            await asyncio.sleep(0.05)
+        raise LoadTestError(f"the nodes have not applied the same entries within {READY_SECONDS:g} s")
 
     async def judge(self, statuses: dict[str, NodeStatus]) -> list[str]:
         """Return the claims that do not hold."""

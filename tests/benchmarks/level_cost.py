@@ -7,6 +7,9 @@ For each log entry a leader asks twice at which level the log ends, the log asks
 whether it may be applied, and the state machine looks at its first byte, for a conversion and for a prepared state. The
 script times these steps alone, and the whole entry: encoded, appended in memory, applied and published. Both are CPU
 time, in turns, and the smallest turn counts, because other work on the machine can only make a turn longer.
+
+The second table is about a node of this software at level 0.2.0, which applies each entry with the frozen core of 0.2.0:
+the CPU time of the frozen core alone, and that of the node.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ import click
 from node.engine.entries import Entries
 from node.engine.feed import Feed
 from node.engine.replicated_engine import ReplicatedEngine
-from snapshots.levels.level import ENTRY_MARK, abi_behind
-from snapshots.levels.states import empty
+from snapshots.levels.level import ENTRY_MARK, V0_2_0, abi_behind
+from snapshots.levels.states import empty, encoded
 from statemachine import CORE
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from tests.benchmarks.snapshots import Market
+
+from snapshots.levels.released.core_0_2_0 import commands as core_commands  # type: ignore[import-not-found]  # isort: skip  # in the archive
+from snapshots.levels.released.core_0_2_0 import engine as core_engine  # isort: skip
 
 ORDERS = 2_000
 """Resting orders."""
@@ -63,6 +69,39 @@ class Node:
         machine.may_apply(payload)
         assert payload[:1] != ENTRY_MARK
         assert machine.shadow is None
+
+
+class FormerNode:
+    """The state machine of a node at level 0.2.0, and the frozen core by itself, which apply the same entries."""
+
+    def __init__(self) -> None:
+        self.machine = ReplicatedEngine(Feed(1_000), empty(V0_2_0))
+        self.core = core_engine.Engine()
+        self.market = Market(ORDERS)
+        self.flow = self.market.trading()
+        self.both(encoded(V0_2_0.abi, 1, self.market.foundations()))
+        for _ in range(ORDERS // len(self.market.accounts)):
+            self.both(encoded(V0_2_0.abi, 1, [self.market.place(account) for account in self.market.accounts]))
+
+    def both(self, payload: bytes) -> None:
+        """Apply an entry to both."""
+        self.machine.apply(1, payload)
+        self.core.apply(core_commands.decode_batch(payload))
+
+    def measure(self, size: int, entries: int, turns: int) -> tuple[float, float]:
+        """Return microseconds of CPU for each entry of `size` commands: of the frozen core, and of the node."""
+        core, node = [], []
+        for _ in range(turns):
+            payloads = [encoded(V0_2_0.abi, 1, list(islice(self.flow, size))) for _ in range(entries)]
+            begun = time.thread_time()
+            for payload in payloads:
+                self.core.apply(core_commands.decode_batch(payload))
+            between = time.thread_time()
+            for payload in payloads:
+                self.machine.apply(1, payload)
+            core.append(between - begun)
+            node.append(time.thread_time() - between)
+        return min(core) / entries * 1e6, min(node) / entries * 1e6
 
 
 def smallest(turns: int, work: Callable[[], object]) -> float:
@@ -103,6 +142,12 @@ def main(turns: int, entries: int) -> None:
     for size in (1, 20, 100):
         whole, added = measure(node, size, entries, turns)
         click.echo(f"| {size} | {whole:.1f} | {added:.2f} | {added / whole:.1%} |")
+    former = FormerNode()
+    click.echo("\n| commands in an entry | us of CPU of the core of 0.2.0 | us of a node at its level | ratio |")
+    click.echo("|---|---|---|---|")
+    for size in (1, 20, 100):
+        core, whole = former.measure(size, entries, turns)
+        click.echo(f"| {size} | {core:.1f} | {whole:.1f} | {whole / core:.2f} |")
 
 
 if __name__ == "__main__":
