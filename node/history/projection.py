@@ -7,7 +7,7 @@ entries, or up to six with fees: each side receives one currency, pays the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -16,7 +16,18 @@ import msgspec
 from node.history.candles import HOUR, STORED, Candle, aggregate, bucket, of_trade
 from snapshots.levels.states import commands_of, level_of
 from statemachine.access import is_sender
-from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutApiKey, PutCurrency, PutProduct, Transfer, Withdraw
+from statemachine.commands import (
+    AnyCommand,
+    CorrectTrade,
+    DecideProposal,
+    Deposit,
+    PutApiKey,
+    PutCurrency,
+    PutProduct,
+    Transfer,
+    Withdraw,
+    command_decoder,
+)
 from statemachine.engine import Engine
 from statemachine.events import (
     Amended,
@@ -41,7 +52,8 @@ from statemachine.events import (
     Transferred,
 )
 from statemachine.limits import OPERATOR, SECOND_NS
-from statemachine.types import ChangeReason, OrderStatus, Side
+from statemachine.tables import ProposalRow
+from statemachine.types import ChangeReason, Decision, OrderStatus, Side
 
 _json = msgspec.json.Encoder()
 
@@ -62,7 +74,8 @@ class LedgerKind(IntEnum):
 
 class HistoryStep(NamedTuple):
     """A command that was applied, with its place, its time and its results. A step without a command has the results of
-    time that a batch advanced, after the command with that sequence.
+    time that a batch advanced, after the command with that sequence. `approved` is the proposed command that the command
+    approved: the results are those of `approved`.
     """
 
     sequence: int
@@ -70,6 +83,12 @@ class HistoryStep(NamedTuple):
     command: AnyCommand | None
     outcome: AnyOutcome | None
     events: list[AnyEvent]
+    approved: AnyCommand | None = None
+
+    @property
+    def applied(self) -> AnyCommand | None:
+        """The command that had the results."""
+        return self.command if self.approved is None else self.approved
 
 
 class ProductTerms(NamedTuple):
@@ -123,6 +142,7 @@ def apply(engine: Engine, payload: bytes) -> list[HistoryStep]:
     command. Commands that were seen before make no step.
     """
     batch = commands_of(level_of(engine).abi, payload)
+    proposals = _proposals(engine, batch.commands)
     applied = engine.apply_entry(payload)
     ends = applied.command_ends
     if not ends:
@@ -134,8 +154,23 @@ def apply(engine: Engine, payload: bytes) -> list[HistoryStep]:
     for place, (command, outcome) in enumerate(zip(batch.commands, applied.outcomes, strict=True)):
         if not outcome.duplicate:
             events = applied.events[ends[place] : ends[place + 1]]
-            steps.append(HistoryStep(before + place + 1, engine.time, command, outcome, events))
+            approved = None
+            if isinstance(outcome, Proposed):
+                proposals[outcome.proposal_id] = command
+            elif (
+                isinstance(command, DecideProposal) and command.decision == Decision.APPROVE and not isinstance(outcome, Rejected)
+            ):
+                approved = proposals[command.proposal_id]
+            steps.append(HistoryStep(before + place + 1, engine.time, command, outcome, events, approved))
     return steps
+
+
+def _proposals(engine: Engine, commands: Sequence[AnyCommand]) -> dict[int, AnyCommand]:
+    """Return the commands that wait for consent, by proposal. Nothing is read if none of these commands decides."""
+    if not any(isinstance(command, DecideProposal) for command in commands):
+        return {}
+    rows: list[ProposalRow] = engine.records("proposal")
+    return {row.proposal_id: command_decoder.decode(row.command) for row in rows}
 
 
 NOT_STORED = ("hold", "queued", "fee_credit")
@@ -241,6 +276,7 @@ class Projection:
         command = step.command
         if command is not None and (command.account_id == OPERATOR or is_sender(command.account_id)):
             rows.operations.append(_operation(step, command))
+        command = step.applied
         if not isinstance(step.outcome, Done) or not step.outcome.changed:
             return
         if isinstance(command, PutCurrency):
@@ -291,7 +327,7 @@ class Projection:
     def _entries(self, rows: HistoryRows, step: HistoryStep) -> list[Row]:
         """Return the step's ledger entries without balances. Its trades and transfers are added to `rows`."""
         entries: list[Row] = []
-        command = step.command
+        command = step.applied
         if isinstance(step.outcome, Transferred) and isinstance(command, Deposit | Withdraw | Transfer):
             for moved in _movements(command):
                 rows.transfers.append({**_place(step), **moved})

@@ -1,13 +1,28 @@
-"""Busts and corrected prices in the market database: the ledger goes on leading to what the engine says."""
+"""Busts, corrected prices and approved proposals in the market database: the ledger goes on leading to what the engine says."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from node.history.projection import HistoryStep, LedgerKind, Projection
-from statemachine.commands import AnyCommand, Batch, CorrectTrade
-from statemachine.limits import OPERATOR
-from statemachine.types import Side
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CorrectTrade,
+    DecideProposal,
+    Grant,
+    PlaceOrder,
+    PutApiKey,
+    PutCurrency,
+    PutUser,
+    SetAccess,
+)
+from statemachine.limits import OPERATOR, SECOND_NS
+from statemachine.types import Decision, OrderType, Permission, Role, Scope, Side
+from tests.property.worlds import foundations
+from tests.unit.node.history.logs import NodeLog
 from tests.unit.statemachine.market import PRODUCT, limit, market
 
 
@@ -36,3 +51,60 @@ def test_the_ledger_has_the_money_that_a_correction_moved(new_price: int) -> Non
     assert {kind for kind, *_ in kinds} == ({LedgerKind.MATCH, LedgerKind.FEE} if not new_price else {LedgerKind.MATCH})
     assert {name for _, name, _ in kinds} == {"ann", "bob"}
     assert {trade for *_, trade in kinds} == {1}
+
+
+def test_what_a_second_user_approves_is_stored_as_if_it_needed_no_consent(tmp_path: Path) -> None:
+    """The approval is the command with the outcome, and the proposed command is what was done."""
+    node = NodeLog(tmp_path / "cluster")
+    node.add(foundations((0, 0), 50_000))
+    for name in ("ada", "eva"):
+        node.add(
+            [
+                PutUser(
+                    OPERATOR,
+                    f"put-{name}",
+                    name,
+                    [Grant(role, Scope.VENUE) for role in (Role.ADMINISTRATOR, Role.MARKET_OPERATOR)],
+                )
+            ]
+        )
+        node.add([PutApiKey(OPERATOR, f"key-{name}", name, OPERATOR, "c2VjcmV0", "hidden", Permission.ADMIN, user_id=name)])
+    consent = Permission.MARKET + Permission.CORRECT
+    node.add([SetAccess(OPERATOR, "access", True, consent, 600 * SECOND_NS)])
+    product = node.engine.products()[0]
+    sizes = {"order_type": OrderType.LIMIT, "price": 10 * product.tick, "size": 40 * product.lot}
+    node.add([PlaceOrder("ann", "sell", product.product_id, Side.SELL, **sizes)])
+    node.add([PlaceOrder("bob", "buy", product.product_id, Side.BUY, **sizes)])
+    node.follow()
+    (trade,) = node.stored()["trades"]
+    bust = (trade["taker_account_id"], trade["maker_account_id"], trade["price"], trade["size"])
+    fees = (trade["taker_fee"], trade["maker_fee"])
+    ada, eva = "operator/ada", "operator/eva"
+    node.add([CorrectTrade(ada, "bust", product.product_id, trade["trade_id"], *bust, *fees)])
+    bust_id = node.engine.sequence
+    # Proposed and approved in one log entry, with a trade of the same accounts behind it.
+    node.add(
+        [
+            PutCurrency(ada, "eur", "EUR", 2),
+            DecideProposal(eva, "approve-eur", bust_id + 1, Decision.APPROVE),
+            DecideProposal(eva, "approve-bust", bust_id, Decision.APPROVE),
+            DecideProposal(eva, "twice", bust_id, Decision.APPROVE),
+            PlaceOrder("ann", "sell-again", product.product_id, Side.SELL, **sizes),
+            PlaceOrder("bob", "buy-again", product.product_id, Side.BUY, **sizes),
+        ]
+    )
+    node.follow()
+    stored = node.stored()
+    assert "EUR" in {row["currency"] for row in stored["currencies"]}
+    assert {row["trade_id"] for row in stored["ledger"] if row["sequence"] == bust_id + 3} == {trade["trade_id"]}
+    for account_id in ("ann", "bob"):
+        for balance in node.engine.balances(account_id):
+            *_, last = [row for row in stored["ledger"] if (row["account_id"], row["currency"]) == (account_id, balance.currency)]
+            assert last["balance"] == balance.available + balance.hold
+    assert [(row["command"], row["outcome"]) for row in stored["operations"][-5:]] == [
+        ("CorrectTrade", "proposed"),
+        ("PutCurrency", "proposed"),
+        ("DecideProposal", "done"),
+        ("DecideProposal", "done"),
+        ("DecideProposal", "unknown_proposal"),
+    ]
