@@ -23,7 +23,7 @@ from node.history.projection import HistoryStep
 from node.streams.broker import Record
 from statemachine.commands import PutApiKey
 from statemachine.engine import Engine
-from statemachine.events import AnyEvent, OrderMatched, OrderReported, StreamNoted
+from statemachine.events import AnyEvent, OrderMatched, OrderReported, StreamNoted, TradeCorrected
 from statemachine.limits import OPERATOR
 
 EVENTS, COMMANDS, ACCOUNTS = "events", "commands", "accounts"
@@ -169,9 +169,11 @@ def _accounts(step: HistoryStep) -> set[str]:
     for event in step.events:
         if isinstance(event, OrderMatched):
             found |= {event.maker_account_id, event.taker_account_id}
+        elif isinstance(event, TradeCorrected):
+            found |= {event.buyer_account_id, event.seller_account_id}
         elif account_id := getattr(event, "account_id", ""):
             found.add(account_id)
-    command, outcome = step.command, step.outcome
+    command, outcome = step.applied, step.outcome
     if command is not None and outcome is not None and type(outcome).__name__ != "Rejected":
         found |= {command.account_id, getattr(command, "to_account_id", "")}
     return {account_id for account_id in found if account_id and account_id.partition("/")[0] != OPERATOR}

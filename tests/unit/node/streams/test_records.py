@@ -15,6 +15,7 @@ from statemachine.commands import (
     AnyCommand,
     Batch,
     CancelAll,
+    CorrectTrade,
     Deposit,
     NoteStream,
     OpenAccount,
@@ -132,3 +133,11 @@ def test_report_streams_are_not_published() -> None:
     with_stream = made("json", SETUP, [NoteStream("alice", "13", "key/o", "origin", "35=A", open=True)], TRADING)
     assert not [record for record in with_stream if record.key == "key/o"]
     assert of(with_stream, "events", "BTC-USD")
+
+
+def test_a_bust_that_moves_money_gives_the_balances_of_both_accounts() -> None:
+    bust = CorrectTrade(OPERATOR, "13", "BTC-USD", 1, "alice", "bob", 30_000, 10**8, 0, 0)
+    records = made("json", SETUP, TRADING, [bust])
+    for name in ("alice", "bob"):
+        (*_, last) = of(records, "accounts", name)
+        assert last.sequence == len(SETUP) + len(TRADING) + 1
