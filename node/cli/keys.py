@@ -9,15 +9,15 @@ import click
 import msgspec
 
 from node.cli import session
-from node.cli.output import Declined, print_json, show, table
+from node.cli.output import Declined, Rejection, print_json, show, table
 from node.cli.program import Commands
 from node.cli.session import CliSession, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import KeyFile
-from node.errors import DirectoryError
+from node.errors import DirectoryError, QuorumbookError, RequestFailed
 from node.keys import addresses
 from node.keys.issue import PERMISSIONS, generate, names, revocation
-from node.native.protocol import ApiKeysQuery, ControlAction
+from node.native.protocol import ApiKeysQuery, ControlAction, FailCode
 from node.system import files
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
@@ -82,9 +82,14 @@ def put(
 
     try:
         run(target, work)
-    except BaseException:
-        if out is not None:
-            out.unlink()
+    except BaseException as error:
+        if not _may_be_stored(error):
+            if out is not None:
+                out.unlink()
+        elif out is None:
+            print_json(made)
+        else:
+            click.echo(f"note: {out} stays: its secret is the only copy if {key_id} is stored after all", err=True)
         raise
     if out is None:
         print_json(made)
@@ -159,6 +164,13 @@ def reseal(target: Target, as_json: bool) -> None:
         print_json({"keys": len(rows), "cluster_keys": numbers})
         return
     click.echo(f"{len(rows)} API keys, encrypted under cluster key {', '.join(map(str, numbers)) or 'none'}")
+
+
+def _may_be_stored(error: BaseException) -> bool:
+    """Return whether a key may be stored although storing it failed: it waits for consent, or the outcome is unknown."""
+    if isinstance(error, RequestFailed):
+        return error.code is FailCode.OUTCOME_UNKNOWN
+    return not isinstance(error, Declined | Rejection | QuorumbookError)
 
 
 async def _all(session: CliSession) -> list[ApiKeyRow]:

@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 from node.errors import RequestFailed, UnfitSecretError
 from node.gateway.accounts import TransferJson, transfer
 from node.gateway.calls import Answer, Call
-from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
+from node.gateway.errors import ApiError, BadRequestError, NewKeyJson, ProposedError, UnknownHereError, rejection
 from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, page_limit, parse
 from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, optional_name, product_text
 from node.keys import addresses
@@ -146,15 +146,6 @@ class KeyJson(msgspec.Struct, kw_only=True):
             encrypted=row.sealed_by != 0,
             user_id=row.user_id or UNSET,
         )
-
-
-class NewKeyJson(msgspec.Struct, kw_only=True):
-    """A new API key. No other answer contains its secret and passphrase."""
-
-    id: str
-    secret: str
-    passphrase: str
-    sequence: int
 
 
 async def put_currency(call: Call) -> Answer[PutJson]:
@@ -323,7 +314,9 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
 
 
 async def create_key(call: Call) -> Answer[NewKeyJson]:
-    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase."""
+    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase, also if the key waits for
+    consent.
+    """
     request = parse(call.body, NewKeyRequest)
     key = generate()
     permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
@@ -331,8 +324,13 @@ async def create_key(call: Call) -> Answer[NewKeyJson]:
     command = PutApiKey(
         OPERATOR, call.command_id(), key.key_id, owner, key.secret, key.passphrase, permissions, limits, user_id=request.user_id
     )
-    done = (await put(call, command, key.key_id)).body
-    return Answer(NewKeyJson(id=key.key_id, secret=key.secret, passphrase=key.passphrase, sequence=done.sequence))
+    made = NewKeyJson(id=key.key_id, secret=key.secret, passphrase=key.passphrase)
+    try:
+        made.sequence = (await put(call, command, key.key_id)).body.sequence
+    except ProposedError as waits:
+        waits.key = made
+        raise
+    return Answer(made)
 
 
 async def put_key(call: Call) -> Answer[PutJson]:

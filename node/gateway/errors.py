@@ -72,12 +72,24 @@ class BadRequestError(ApiError):
         super().__init__(400, message, field, reason=reason, detail=detail)
 
 
+class NewKeyJson(msgspec.Struct, kw_only=True):
+    """A new API key. No other answer contains its secret and passphrase. A key that waits for consent has no `sequence`."""
+
+    id: str
+    secret: str
+    passphrase: str
+    sequence: int | UnsetType = UNSET
+
+
 class ProposedJson(msgspec.Struct, kw_only=True):
-    """The body of a 202: nothing is done yet, and these proposals wait for the consent of another user."""
+    """The body of a 202: nothing is done yet, and these proposals wait for the consent of another user. `key` is the key that
+    `POST /admin/keys` made: once the proposal is approved, it is stored.
+    """
 
     message: str
     proposal_ids: list[int]
     expires_at: str
+    key: NewKeyJson | UnsetType = UNSET
 
 
 class ProposedError(ApiError):
@@ -87,10 +99,12 @@ class ProposedError(ApiError):
         super().__init__(202, "Waits for the consent of another user")
         self._ids = proposal_ids
         self._expires_at = expires_at
+        self.key: NewKeyJson | UnsetType = UNSET
+        """The key that the proposal stores once it is approved."""
 
     def body(self) -> ProposedJson:  # type: ignore[override]  # of a 202
         """The JSON object of the answer."""
-        return ProposedJson(message=self.message, proposal_ids=self._ids, expires_at=self._expires_at)
+        return ProposedJson(message=self.message, proposal_ids=self._ids, expires_at=self._expires_at, key=self.key)
 
 
 class UnknownHereError(ApiError):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from node.deployment.setup import initialise
+from node.errors import ConnectionLost, QuorumbookError, RequestFailed
 from node.keys.encryption import read_keys
-from node.native.protocol import ControlAction
+from node.native.protocol import ControlAction, FailCode
+from statemachine.events import Proposed
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient
 
@@ -92,3 +94,35 @@ def test_a_key_file_says_where_the_cluster_is(market: Run, tmp_path: Path) -> No
     market("key", "put", "k", "--account", "alice", "--out", str(tmp_path / "k.json"))
     written = json.loads((tmp_path / "k.json").read_text())
     assert (written["nodes"], written["ca"]) == ({"n1": "127.0.0.1:7011"}, "PEM")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "kept"),
+    [
+        (RequestFailed(FailCode.OUTCOME_UNKNOWN, "no answer"), 75, True),
+        (RequestFailed(FailCode.NO_LEADER, "no leader"), 69, False),
+        (ConnectionLost("gone"), 69, False),
+    ],
+)
+def test_the_secret_of_a_key_that_may_be_stored_is_kept(
+    market: Run, client: FakeClient, tmp_path: Path, failure: QuorumbookError, code: int, kept: bool
+) -> None:
+    """The old secret may be void by now, so the new one must not be lost."""
+    client.failures.append(failure)
+    path = tmp_path / "k.json"
+    said = market("key", "put", "k", "--account", "alice", "--replace", "--out", str(path), code=code).stderr
+    assert path.exists() == kept
+    assert ("stays: its secret is the only copy" in said) == kept
+
+
+def test_the_secret_of_a_key_that_waits_for_consent_is_shown(
+    market: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def submit(_commands: object) -> list[Proposed]:
+        return [Proposed(7, 1, False, 7, 60 * 10**9)]
+
+    monkeypatch.setattr(client, "submit", submit)
+    path = tmp_path / "k.json"
+    market("key", "put", "k", "--account", "alice", "--out", str(path), code=1)
+    assert json.loads(path.read_text())["key_id"] == "k"
+    assert json.loads(market("key", "put", "k", "--account", "alice", code=1).stdout)["secret"]

@@ -145,6 +145,21 @@ async def test_a_command_waits_for_a_second_user(exchange: Exchange) -> None:
     assert (await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve"))[0] == 404
 
 
+async def test_the_secret_of_a_key_that_waits_for_consent_is_not_lost(exchange: Exchange) -> None:
+    for name in ("ada", "eva"):
+        await give(exchange, name, [{"role": "administrator"}])
+    settings = {"bootstrap": False, "consent": ["access"], "consent_seconds": 600}
+    assert (await exchange.call("ada", "PUT", "/admin/access", settings))[0] == 200
+    status, answer = await exchange.call("ada", "POST", "/admin/keys", {"account_id": "alice", "permissions": ["view"]})
+    assert status == 202
+    key = answer["key"]
+    exchange.keys["new"] = Credentials(key["id"], key["secret"], key["passphrase"])
+    assert (await exchange.call("new", "GET", "/accounts"))[0] == 401
+    (proposal_id,) = answer["proposal_ids"]
+    assert (await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve"))[0] == 200
+    assert (await exchange.call("new", "GET", "/accounts"))[0] == 200
+
+
 @pytest.mark.parametrize(
     ("method", "target", "body", "status", "field"),
     [
