@@ -40,6 +40,8 @@ NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY_ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_ORDERS = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""The topic of orders is a part of command ids, which have at most 96 characters."""
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 _HOST_MAX = 253
 
@@ -329,8 +331,8 @@ def _check_streams(config: NodeConfig, fault: Fault) -> None:
         raise fault("streams.url", f"expected kafka://host:port,host:port or nats://host:port, not {streams.url!r}")
     if _TOPIC.fullmatch(streams.prefix) is None:
         raise fault("streams.prefix", "expected 1 to 100 letters, digits, '-', '_' or '.'")
-    if streams.orders and _TOPIC.fullmatch(streams.orders) is None:
-        raise fault("streams.orders", "expected the name of a topic: 1 to 100 letters, digits, '-', '_' or '.'")
+    if streams.orders and _ORDERS.fullmatch(streams.orders) is None:
+        raise fault("streams.orders", "expected the name of a topic: 1 to 64 letters, digits, '-', '_' or '.'")
     if streams.format not in STREAM_FORMATS:
         raise fault("streams.format", f"expected one of {', '.join(STREAM_FORMATS)}, not {streams.format!r}")
     for position, option in enumerate(streams.options):

@@ -29,7 +29,9 @@ from node.tls import pki
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
 from statemachine.decimals import DecimalError
+from statemachine.entry import is_name
 from statemachine.events import Rejected
+from statemachine.limits import NAME_MAX, OPERATOR
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 log = logging.getLogger(__name__)
@@ -73,13 +75,14 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
         record = msgspec.json.decode(data, type=OrderRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRecordError(f"expected a JSON object with account_id, type, product_id ...: {error}") from error
+    _check_names(record)
     if record.type == "cancel":
         if not record.order_id and not record.client_oid:
             raise BadRecordError("order_id: expected it or client_oid")
         return CancelOrder(record.account_id, command_id, _order_id(record.order_id), record.client_oid)
     of = products.get(record.product_id)
     if of is None:
-        raise BadRecordError(f"product_id: expected one of {', '.join(products)}, not {record.product_id!r}")
+        raise BadRecordError(f"product_id: expected one of {', '.join(products)}, not {record.product_id[:40]!r}")
     try:
         return PlaceOrder(
             record.account_id,
@@ -99,8 +102,18 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
         raise BadRecordError(str(error)) from error
 
 
+def _check_names(record: OrderRecord) -> None:
+    """Raise BadRecordError unless the names are such that the exchange answers the command. A node refuses a request with a
+    command of a user of the operator, or a frame that is too long: the stream would send it again for ever.
+    """
+    if not is_name(record.account_id) or record.account_id == OPERATOR:
+        raise BadRecordError(f"account_id: expected the name of an account, not {record.account_id[:40]!r}")
+    if record.client_oid and not is_name(record.client_oid):
+        raise BadRecordError(f"client_oid: expected 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
+
+
 def _order_id(text: str) -> int:
-    if text and not (text.isascii() and text.isdigit() and len(text) <= 19):
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63):
         raise BadRecordError(f"order_id: expected a number, not {text[:40]!r}")
     return int(text or "0")
 

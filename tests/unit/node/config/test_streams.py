@@ -47,6 +47,7 @@ def test_a_stream_is_a_process_of_the_node_and_keeps_the_log(path: Path) -> None
         ('url = "kafka://a:1"\nprefix = ""', "streams.prefix"),
         ('url = "kafka://a:1"\nprefix = "a b"', "streams.prefix"),
         ('url = "kafka://a:1"\norders = "a/b"', "streams.orders"),
+        (f'url = "kafka://a:1"\norders = "{"o" * 65}"', "streams.orders"),
         ('url = "kafka://a:1"\nformat = "xml"', "streams.format"),
         ('url = "kafka://a:1"\npartitions = 0', "streams.partitions"),
         ('url = "kafka://a:1"\nreplication = 11', "streams.replication"),

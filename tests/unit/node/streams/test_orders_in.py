@@ -60,6 +60,13 @@ def test_a_cancel_in_json_is_read() -> None:
         ({"type": "cancel", "client_oid": ""}, "order_id: expected it or client_oid"),
         ({"type": "cancel", "order_id": "9" * 40}, "order_id: expected a number"),
         ({"type": "cancel", "order_id": "１"}, "order_id: expected a number"),
+        ({"type": "cancel", "order_id": str(2**63)}, "order_id: expected a number"),
+        ({"account_id": "operator/ada"}, "account_id: expected the name of an account"),
+        ({"account_id": "operator"}, "account_id: expected the name of an account"),
+        ({"account_id": ""}, "account_id: expected the name of an account"),
+        ({"account_id": "x" * 1_000_000}, "account_id: expected the name of an account"),
+        ({"type": "cancel", "client_oid": "x" * 1_000_000}, "client_oid: expected 1 to 64"),
+        ({"product_id": "x" * 1_000_000}, "product_id: expected one of BTC-USD"),
     ],
 )
 def test_what_is_no_order_is_explained(changed: dict[str, Any], text: str) -> None:
