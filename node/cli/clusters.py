@@ -19,7 +19,8 @@ from rich.text import Text
 
 from node import exit_codes
 from node.cli import levels, members
-from node.cli.output import duration, instant, print_json, progress, show, table
+from node.cli.arguments import Finite
+from node.cli.output import duration, instant, plain_console, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
@@ -72,9 +73,7 @@ def cluster() -> None:
 @node_option
 @click.option("--rejoin", is_flag=True, help="With one --node: its data directory was lost; see `node start --help`.")
 @json_option
-@click.option(
-    "--wait", "seconds", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds to wait until they serve."
-)
+@click.option("--wait", "seconds", type=Finite(min=0), default=30.0, show_default=True, help="Seconds to wait until they serve.")
 def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seconds: float) -> None:
     """Start the nodes of this machine that do not run, in the background, and wait until they serve.
 
@@ -169,7 +168,7 @@ def _show_invalid(local: LocalCluster) -> None:
 @click.option(
     "--wait",
     "seconds",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=10.0,
     show_default=True,
     help="Seconds to wait for the next leader.",
@@ -219,9 +218,7 @@ async def _next_leader(session: CliSession, before: NodeStatus, seconds: float) 
     type=click.Path(path_type=Path),
     help="Use the key in this node.toml, and ask about its node unless NODE is given.",
 )
-@click.option(
-    "--wait", "seconds", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Seconds to wait until it may."
-)
+@click.option("--wait", "seconds", type=Finite(min=0), default=0.0, show_default=True, help="Seconds to wait until it may.")
 @json_option
 def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: float, as_json: bool) -> None:
     """Tell whether NODE may stop now while the others continue to serve. Exit code 0 if it may, 1 if not, 69 if no node
@@ -385,7 +382,7 @@ def _leader_named(statuses: Statuses) -> str:
 
 
 def _watch(look: _Look) -> None:
-    with Live(refresh_per_second=4) as live:
+    with Live(console=plain_console(), refresh_per_second=4) as live:
         try:
             while True:
                 statuses = look.statuses()
@@ -431,7 +428,7 @@ MODULE = "loadtest.demo"
     help="Trade the recorded order flow in this file (csv, csv.gz).",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the traders' orders.")
-@click.option("--seconds", type=click.FloatRange(min=2), help="Seconds of trading.")
+@click.option("--seconds", type=Finite(min=2), help="Seconds of trading.")
 def demo(keep: bool, flow: Path | None, seed: int | None, seconds: float | None) -> None:
     """Start three nodes on this machine, trade, kill the leader, and check that nothing was lost, doubled or reordered.
 

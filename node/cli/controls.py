@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from node.cli.arguments import COUNT, WHOLE_SECONDS
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
@@ -140,11 +141,15 @@ def limits() -> None:
 @click.option("--static", "static", default="0", help="Share by which a trade may differ from the last auction's price.")
 @click.option("--static-price", default="0", help="Replaces the last auction's price until the next auction.")
 @click.option("--action", type=click.Choice([word(a) for a in CollarAction]), default="reject", show_default=True)
-@click.option("--limit", type=int, default=0, help="Seconds that orders rest at the collar before the halt or the auction.")
-@click.option("--halt", type=int, default=0, help="Seconds from a halt until the auction begins.")
-@click.option("--call", type=int, default=0, help="Seconds that the auction collects orders.")
-@click.option("--random", "chance", type=int, default=0, help="Largest random delay of the auction's end, in seconds.")
-@click.option("--extensions", type=int, default=0, help="Largest number of extensions while the auction's price is too far away.")
+@click.option(
+    "--limit", type=WHOLE_SECONDS, default=0, help="Seconds that orders rest at the collar before the halt or the auction."
+)
+@click.option("--halt", type=WHOLE_SECONDS, default=0, help="Seconds from a halt until the auction begins.")
+@click.option("--call", type=WHOLE_SECONDS, default=0, help="Seconds that the auction collects orders.")
+@click.option("--random", "chance", type=WHOLE_SECONDS, default=0, help="Largest random delay of the auction's end, in seconds.")
+@click.option(
+    "--extensions", type=COUNT, default=0, help="Largest number of extensions while the auction's price is too far away."
+)
 @click.option("--order-size", default="0", help="Largest size of an order.")
 @click.option("--order-notional", default="0", help="Largest notional of an order.")
 @click.option("--distance", default="0", help="Share by which a limit price may differ from the last trade.")
@@ -209,8 +214,8 @@ def risk() -> None:
 @click.argument("scope", type=click.Choice(["account", "firm"]))
 @click.argument("name")
 @click.option("--currency", default="", help="The currency of the money limits.")
-@click.option("--orders", type=int, default=0, help="Largest number of open orders.")
-@click.option("--rate", type=int, default=0, help="Largest number of orders accepted in a second.")
+@click.option("--orders", type=COUNT, default=0, help="Largest number of open orders.")
+@click.option("--rate", type=COUNT, default=0, help="Largest number of orders accepted in a second.")
 @click.option("--open", "opened", default="0", help="Largest hold of open orders in the currency.")
 @click.option("--volume", default="0", help="Largest amount traded in the currency in a day.")
 @click.option("--position", default="0", help="Largest amount of the currency owned and being bought.")
@@ -293,7 +298,7 @@ def set_calendar(target: Target, as_json: bool, calendar_id: str, path: Path) ->
     try:
         text = msgspec.toml.decode(path.read_bytes(), type=CalendarText)
         command = command_of(calendar_id, fresh_id(), text, datetime.now(UTC))
-    except (msgspec.MsgspecError, CalendarError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, CalendarError) as error:
         raise DirectoryError(f"{path}: {error}") from error
     send(target, as_json, lambda _: command, f"calendar {calendar_id}")
 
@@ -374,7 +379,7 @@ def trade() -> None:
 
 @trade.command("bust")
 @click.argument("product_id", metavar="PRODUCT")
-@click.argument("trade_id", metavar="TRADE", type=int)
+@click.argument("trade_id", metavar="TRADE", type=COUNT)
 @click.option("--price", default="0", help="Correct the price to this one instead of a bust.")
 @click.option("--note", default="", help="The reason, for people.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

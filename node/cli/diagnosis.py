@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Group
@@ -14,7 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from node.cli import session
-from node.cli.output import ProgressBar, print_json, progress, show, table
+from node.cli.arguments import Finite
+from node.cli.output import ProgressBar, plain_console, print_json, progress, show, table
 from node.cli.session import MarketScales
 from node.cli.target import Target, cluster_option, json_option, place_option
 from node.cluster_directory import Access, ClusterDirectory
@@ -31,6 +34,7 @@ from node.errors import ConfigError, ConnectionLost, DirectoryError, RequestFail
 from node.native.client import ClusterClient
 from node.native.protocol import BookQuery, CurrenciesQuery, ProductsQuery
 
+Function = Callable[..., Any]
 STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red", Severity.UNKNOWN: "magenta"}
 STEPS = 10
 """Steps of a doctor for one node."""
@@ -104,6 +108,22 @@ def _show(findings: list[Finding], everything: bool) -> None:
 NAMES = list(checks())
 
 
+def _unknown_on_error(function: Function) -> Function:
+    """End with UNKNOWN if the cluster cannot be observed, also if a file of `--key` or `--ca` cannot be read."""
+
+    @functools.wraps(function)
+    def wrapper(**options: Any) -> Any:
+        try:
+            return function(**options)
+        except (click.UsageError, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, a monitoring system must not take it for a warning
+            click.echo(f"UNKNOWN - {error}")
+            raise click.exceptions.Exit(Severity.UNKNOWN) from None
+
+    return wrapper
+
+
 def _explained() -> str:
     """Return the checks and their thresholds for `--help`."""
     lines = []
@@ -124,16 +144,17 @@ def _explained() -> str:
     or key is found).""",
 )
 @click.argument("names", metavar="[CHECK]...", type=click.Choice(NAMES), nargs=-1)
-@click.option("--warning", type=float, help="The threshold of the one CHECK that is named.")
-@click.option("--critical", type=float, help="The threshold of the one CHECK that is named.")
+@click.option("--warning", type=Finite(), help="The threshold of the one CHECK that is named.")
+@click.option("--critical", type=Finite(), help="The threshold of the one CHECK that is named.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0, 60),
+    type=Finite(0, 60),
     default=1.0,
     show_default=True,
     help="Seconds over which durations are measured.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for each finding.")
+@_unknown_on_error
 @cluster_option
 @json_option
 def check(
@@ -147,12 +168,8 @@ def check(
 ) -> None:
     chosen = list(dict.fromkeys(names)) or NAMES
     limits = _limits(chosen, warning, critical)
-    try:
-        access = session.reach(target)
-        seen = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
-    except Exception as error:  # noqa: BLE001 - whatever it is, a monitoring system must not take it for a warning
-        click.echo(f"UNKNOWN - {error}")
-        raise click.exceptions.Exit(Severity.UNKNOWN) from None
+    access = session.reach(target)
+    seen = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
     findings = examine(seen, chosen, limits)
     level = worst(findings)
     if as_json:
@@ -265,7 +282,7 @@ PRODUCT_COLUMNS = ("product", "status", "last", "bid", "ask", "trades", "trades/
 
 @click.command()
 @cluster_option
-@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between two refreshes.")
+@click.option("--interval", type=Finite(0.1, 60), default=1.0, show_default=True, help="Seconds between two refreshes.")
 @click.option("--product", "products", multiple=True, metavar="PRODUCT", help="Only this product; may repeat.")
 @click.option("--count", type=click.IntRange(1), help="Print this many refreshes below each other, and end.")
 @json_option
@@ -293,7 +310,7 @@ async def _watch(target: Target, interval: float, products: Sequence[str], count
                     show(_view(before, after, scales))
                 before = after
             return
-        with Live(auto_refresh=False, screen=True) as live:
+        with Live(console=plain_console(), auto_refresh=False, screen=True) as live:
             while True:
                 await asyncio.sleep(interval)
                 after, scales = await _look(access, client, products)
@@ -360,9 +377,7 @@ def _product_row(each: ProductRates, scales: MarketScales) -> list[str | Text]:
 
 @click.command()
 @cluster_option
-@click.option(
-    "--seconds", type=click.FloatRange(0.5, 600), default=5.0, show_default=True, help="How long each of the two phases takes."
-)
+@click.option("--seconds", type=Finite(0.5, 600), default=5.0, show_default=True, help="How long each of the two phases takes.")
 @json_option
 def bench(target: Target, seconds: float, as_json: bool) -> None:
     """Measure the cluster as it is: orders a second, and the 99th percentile of the latency of one order.

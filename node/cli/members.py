@@ -11,6 +11,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from node.cli.arguments import Finite
 from node.cli.output import print_json, show, table
 from node.cli.session import CliSession, run
 from node.cli.target import Target, cluster_option, deprecated, earlier_place, json_option, place_option
@@ -29,7 +30,7 @@ Command = Callable[..., object]
 seconds_option = click.option(
     "--wait",
     "seconds",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=WAIT_SECONDS,
     show_default=True,
     help="Seconds to wait until it is done.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from node.cli.arguments import Finite
 from node.cli.output import print_json
 from node.cli.program import Commands
 from node.cli.target import json_option
@@ -119,17 +121,13 @@ def init(
     for path, config in zip(paths, configs, strict=True):
         address = config.address(config.node_id)
         click.echo(f"{path}: {config.node_id}, native {address.native}, http {address.http}")
+    key = directory / "admin.json"
     if len({each.host for each in chosen}) > 1:
-        click.echo(
-            f"Move each node's directory to its machine, and start it there: quorumbook node start --config {directory.name}/NODE/node.toml"
-        )
-        click.echo(
-            f"The operator's key is in {directory / 'admin.json'}, and enough to reach the cluster: --cluster {directory / 'admin.json'}"
-        )
+        moved = shlex.quote(f"{directory.name}/NODE/node.toml")
+        click.echo(f"Move each node's directory to its machine, and start it there: quorumbook node start --config {moved}")
+        click.echo(f"The operator's key is in {key}, and enough to reach the cluster: --cluster {shlex.quote(str(key))}")
     else:
-        click.echo(
-            f"The operator's key is in {directory / 'admin.json'}. Start with: quorumbook cluster up --cluster {directory}"
-        )
+        click.echo(f"The operator's key is in {key}. Start with: quorumbook cluster up --cluster {shlex.quote(str(directory))}")
     if not secure and not all(is_loopback(each.host) for each in chosen):
         click.echo(
             "note: HTTP goes without TLS, so prices, orders and keys' ids can be read on the way; --https serves HTTPS", err=True
@@ -159,7 +157,7 @@ def start(path: Path, rejoin: bool) -> None:
 @click.option(
     "--wait",
     "seconds",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.0,
     show_default=True,
     help="Seconds to wait until the node may stop.",

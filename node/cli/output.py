@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import Any
 
 import click
 import msgspec
@@ -136,7 +137,7 @@ def progress(what: str, total: float | None = None) -> Iterator[ProgressBar]:
     """Show a progress bar on stderr for work that may take more than two seconds, and nothing without a terminal, in CI,
     or with `--json`. `total`: the number of steps, None if it is not known (yet).
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not _is_watched(console):
         yield ProgressBar()
         return
@@ -145,6 +146,13 @@ def progress(what: str, total: float | None = None) -> Iterator[ProgressBar]:
     to_terminal = sys.stdout.isatty()
     with RichProgress(*columns, console=console, transient=True, redirect_stdout=to_terminal) as bar:
         yield ProgressBar(bar, bar.add_task(what, total=total))
+
+
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints text as it is. Names, notes and paths come from users: `[/]` or `:cat:` in them is
+    neither markup nor the code of an emoji.
+    """
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:
@@ -159,7 +167,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title
 
 def show(content: Table | Text | Group | str) -> None:
     """Print for a person. If stdout is not a terminal, tables are as wide as they need to be."""
-    console = Console(highlight=False)
+    console = plain_console()
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = plain_console(width=200)
     console.print(content)

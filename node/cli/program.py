@@ -194,6 +194,8 @@ class Program(Commands):
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{place}{error.strerror or error}") from error
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"An argument or a name is not UTF-8: {error.object!r}.", ctx) from error
         except KeyboardInterrupt:
             ctx.exit(128 + signal.SIGINT)
 

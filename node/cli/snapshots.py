@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from node.cli.arguments import Finite
 from node.cli.output import instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.records import warn_of_keys
@@ -24,7 +25,7 @@ NUMBERS = ("index", "term", "sequence", "rows", "MB", "shared")
 POLL_SECONDS = 0.1
 
 seconds_option = click.option(
-    "--wait", "seconds", type=click.FloatRange(min=0), default=120.0, show_default=True, help="Seconds to wait for the snapshot."
+    "--wait", "seconds", type=Finite(min=0), default=120.0, show_default=True, help="Seconds to wait for the snapshot."
 )
 
 

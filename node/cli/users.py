@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from node.cli.arguments import COUNT, WHOLE_SECONDS
 from node.cli.controls import rows_of, send, show_rows
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
@@ -80,7 +81,7 @@ def access() -> None:
 @access.command("set")
 @click.option("--bootstrap/--no-bootstrap", required=True, help="Whether the operator's key of the configuration file works.")
 @click.option("--consent", default="", help="The permissions whose commands wait for a second user, with commas.")
-@click.option("--seconds", type=int, default=86_400, show_default=True, help="How long a command waits.")
+@click.option("--seconds", type=WHOLE_SECONDS, default=86_400, show_default=True, help="How long a command waits.")
 @cluster_option
 @json_option
 def set_access(target: Target, as_json: bool, bootstrap: bool, consent: str, seconds: int) -> None:
@@ -151,7 +152,7 @@ def _decide(target: Target, as_json: bool, proposal_id: int, decision: Decision)
 
 
 @proposal.command("approve")
-@click.argument("proposal_id", metavar="PROPOSAL", type=int)
+@click.argument("proposal_id", metavar="PROPOSAL", type=COUNT)
 @cluster_option
 @json_option
 def approve(target: Target, as_json: bool, proposal_id: int) -> None:
@@ -160,7 +161,7 @@ def approve(target: Target, as_json: bool, proposal_id: int) -> None:
 
 
 @proposal.command("reject")
-@click.argument("proposal_id", metavar="PROPOSAL", type=int)
+@click.argument("proposal_id", metavar="PROPOSAL", type=COUNT)
 @cluster_option
 @json_option
 def reject(target: Target, as_json: bool, proposal_id: int) -> None:
@@ -169,7 +170,7 @@ def reject(target: Target, as_json: bool, proposal_id: int) -> None:
 
 
 @proposal.command("withdraw")
-@click.argument("proposal_id", metavar="PROPOSAL", type=int)
+@click.argument("proposal_id", metavar="PROPOSAL", type=COUNT)
 @cluster_option
 @json_option
 def withdraw(target: Target, as_json: bool, proposal_id: int) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, timedelta
+from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -26,7 +27,7 @@ import msgspec
 from node.errors import QuorumbookError
 from statemachine.commands import PutCalendar
 from statemachine.decimals import DecimalError, to_units
-from statemachine.limits import OPERATOR, PPM_DIGITS, SECOND_NS
+from statemachine.limits import DURATION_MAX, EXTENSIONS_MAX, OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.types import Phase
 
 YEARS_MAX = 100
@@ -34,6 +35,10 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _EPOCH = date(1970, 1, 1)
 _PHASES = {phase.name.lower(): phase for phase in Phase}
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
+
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=DURATION_MAX // SECOND_NS)]
+"""A duration that the exchange accepts."""
 
 
 class CalendarError(QuorumbookError):
@@ -47,12 +52,12 @@ class CalendarText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     week: dict[str, list[str]]
     days: dict[str, list[str]] = {}
     years: int = 10
-    random: int = 0
-    late: int = 0
+    random: Seconds = 0
+    late: Seconds = 0
     late_move: str = "0"
-    extension: int = 0
-    extensions: int = 0
-    imbalance: int = 0
+    extension: Seconds = 0
+    extensions: Annotated[int, msgspec.Meta(ge=0, le=EXTENSIONS_MAX)] = 0
+    imbalance: Seconds = 0
 
 
 def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datetime) -> PutCalendar:
@@ -114,10 +119,12 @@ def offsets_of(time_zone: str, start: datetime, years: int) -> list[tuple[int, i
 
 
 def _weekdays(names: str) -> range:
-    first, _, last = names.partition("-")
-    if first not in DAYS or (last and last not in DAYS):
-        raise CalendarError(f"week: expected days such as mon or mon-fri, not {names!r}")
-    return range(DAYS.index(first), DAYS.index(last or first) + 1)
+    first, dash, last = names.partition("-")
+    places = {day: place for place, day in enumerate(DAYS)}
+    days = range(places.get(first, len(DAYS)), places.get(last if dash else first, -1) + 1)
+    if not days:
+        raise CalendarError(f"week: expected days such as mon or mon-fri, Monday first, not {names!r}")
+    return days
 
 
 def _day(text: str) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.node.cli.conftest import Run
 
 RunJson = Callable[..., Any]
@@ -82,8 +84,23 @@ def test_a_calendar_is_read_from_a_file(market: Run, run_json: RunJson, tmp_path
     assert "09:00 continuous" in market("calendar", "show", "berlin").stdout
     (row,) = run_json("calendar", "show")
     assert row["product"] == "BTC-USD"
-    path.write_text('time_zone = "Europe/Atlantis"\n[week]\n')
-    assert "time_zone: expected a name of the IANA database" in market("calendar", "set", "x", str(path), code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'time_zone = "Europe/Atlantis"\n[week]\n', "time_zone: expected a name of the IANA database"),
+        (b"\xff", "can't decode"),
+        (b'time_zone = "UTC"\n[week]\nfri-mon = ["09:00 continuous"]', "week: expected days such as mon or mon-fri"),
+        (b'time_zone = "UTC"\n[week]\n"mon-" = ["09:00 continuous"]', "week: expected days such as mon or mon-fri"),
+        (b'time_zone = "UTC"\nrandom = 9999999999999\n[week]', "`int` <= 86400"),
+        (b'time_zone = "UTC"\nextensions = -1\n[week]', "`int` >= 0"),
+    ],
+)
+def test_a_calendar_that_is_wrong_is_refused(market: Run, tmp_path: Path, text: bytes, message: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_bytes(text)
+    assert message in market("calendar", "set", "x", str(path), code=1).stderr
 
 
 def test_a_trade_is_busted(market: Run, run_json: RunJson) -> None:

@@ -80,6 +80,11 @@ def test_check_is_unknown_where_there_is_no_cluster(run: Run, monkeypatch: pytes
     assert run("check", "leader", code=3).stdout.startswith("UNKNOWN - ")
 
 
+@pytest.mark.parametrize("option", ["--key", "--ca"])
+def test_check_is_unknown_where_a_file_cannot_be_read(run: Run, option: str) -> None:
+    assert run("check", option, "missing", code=3).stdout.startswith("UNKNOWN - ")
+
+
 def test_a_bar_in_a_text_does_not_begin_the_performance_data() -> None:
     assert checks.line(Severity.WARNING, [Finding(Severity.WARNING, "n1", "x", "a | b")]) == "WARNING - x of n1: a / b"
 

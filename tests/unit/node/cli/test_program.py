@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from node.cli.program import COMMANDS, INSIDE, main
 from snapshots.abi import ABI
+from tests.unit.node.cli.conftest import Run
 
 ROOT = Path(__file__).parents[4]
 HEAVY = ("aiohttp", "asyncio", "cryptography", "prometheus_client", "pysyncobj", "rich", "rocksdict", "sortedcontainers")
@@ -110,3 +111,29 @@ def test_help_is_a_command() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete(shell: str) -> None:
     assert "_QUORUMBOOK_COMPLETE" in CliRunner().invoke(main, ["completion", shell]).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["account", "open", "\udcff"],
+        ["deposit", "alice", "USD", "1", "--transfer-id", "\udcff"],
+        ["proposal", "approve", "9" * 40],
+        ["trade", "bust", "BTC-USD", "-1"],
+        ["risk", "set", "account", "alice", "--orders", "9" * 40],
+        ["limits", "set", "BTC-USD", "--halt", "9" * 18],
+        ["access", "set", "--bootstrap", "--seconds", "-1"],
+        ["check", "lag", "--warning", "nan"],
+        ["snapshot", "take", "n1", "--wait", "inf"],
+        ["cluster", "can-stop", "n1", "--wait", "NaN"],
+    ],
+)
+def test_an_argument_that_no_command_can_hold_is_a_wrong_command_line(market: Run, arguments: list[str]) -> None:
+    market(*arguments, code=2)
+
+
+def test_text_of_a_user_is_printed_as_it_is(market: Run) -> None:
+    """rich would take it for markup, or for the code of an emoji."""
+    for note in ("[/] out", "[red] in", ":cat: up"):
+        market("user", "put", "u", "viewer", "--note", note)
+        assert note in market("user", "list").stdout

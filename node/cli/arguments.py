@@ -1,0 +1,26 @@
+"""Types of arguments, with bounds: what does not fit is a wrong command line, never an exception."""
+
+from __future__ import annotations
+
+import math
+
+import click
+
+from statemachine.limits import SECOND_NS
+
+INT64_MAX = 2**63 - 1
+COUNT = click.IntRange(0, INT64_MAX)
+"""A count or an id: a number that a command of the exchange can hold."""
+WHOLE_SECONDS = click.IntRange(0, INT64_MAX // SECOND_NS)
+"""A duration of the exchange, which stores nanoseconds."""
+
+
+class Finite(click.FloatRange):
+    """A number within bounds. Not NaN, which compares with no bound, and not infinity, for which no clock can wait."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises click.BadParameter."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, not {value!r}", param, ctx)
+        return float(number)
