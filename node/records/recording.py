@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -23,6 +24,7 @@ import msgspec
 from node.errors import QuorumbookError
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import AnyEvent, OrderMatched, OrderReceived
+from statemachine.limits import AMOUNT_MAX
 from statemachine.types import OrderType, Side, TimeInForce
 
 _OP_COLUMNS = ["op", "id", "side", "price", "size", "flag"]
@@ -206,7 +208,7 @@ def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
                 if len(row) != len(columns):
                     raise RecordingError(f"{path}, line {reader.line_num}: expected {len(columns)} columns, not {len(row)}")
                 yield reader.line_num, row
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
+        except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
             raise RecordingError(f"{path}: not a readable csv file: {error}") from error
 
 
@@ -226,8 +228,10 @@ def _units(text: str, scale: int) -> int:
     """Return a decimal in units of 10**-scale, exactly."""
     try:
         units = Decimal(text).scaleb(scale)
-    except InvalidOperation:
+    except (InvalidOperation, Overflow):
         raise RecordingError(f"expected a decimal, not {text[:40]!r}") from None
     if not units.is_finite() or units != units.to_integral_value():
         raise RecordingError(f"expected a decimal with at most {scale} digits after the point, not {text[:40]!r}")
+    if abs(units) > AMOUNT_MAX:
+        raise RecordingError(f"expected a decimal of at most {AMOUNT_MAX} smallest units, not {text[:40]!r}")
     return int(units)

@@ -188,7 +188,7 @@ def of_file(path: Path) -> Txlog:
             header = msgspec.json.decode(file.readline(), type=Header)
     except OSError as error:
         raise TxlogError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TxlogError(f"{path}, line 1: expected the heading of a transaction log: {error}") from error
     if header.format != FORMAT or header.abi != ABI:
         raise TxlogError(

@@ -75,12 +75,14 @@ def test_a_file_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
     path.write_bytes(OPS.encode())
     with pytest.raises(RecordingError, match="not a readable csv file"):
         list(read_ops(path))
-    path.write_bytes(gzip.compress(OPS.encode())[:-20])
-    with pytest.raises(RecordingError, match="not a readable csv file"):
-        list(read_ops(path))
+    packed = gzip.compress(OPS.encode())
+    for damaged in (packed[:-20], packed[:20] + bytes([255] * 20) + packed[40:]):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordingError, match="not a readable csv file"):
+            list(read_ops(path))
 
 
-@pytest.mark.parametrize("price", ["1.001", "abc", "NaN", "Infinity", ""])
+@pytest.mark.parametrize("price", ["1.001", "abc", "NaN", "Infinity", "", "1e30", "1e999999"])
 def test_a_number_that_does_not_fit_the_scale_is_refused(price: str) -> None:
     with pytest.raises(RecordingError, match="expected a decimal"):
         commands([RecordedOp("new", "1", "buy", price, "1", "")])

@@ -114,6 +114,13 @@ def test_a_fault_is_reported_with_its_line(tmp_path: Path, right: str, wrong: st
         list(of_file(path).entries)
 
 
+def test_a_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"format":"\xff"}\n')
+    with pytest.raises(TxlogError, match="line 1: expected the heading"):
+        of_file(path)
+
+
 def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
     marked = [
         msgspec.structs.replace(entry, payload=encoded_migrated(entry.batch.time, entry.batch.commands)) for entry in ENTRIES[:3]
