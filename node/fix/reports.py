@@ -67,9 +67,10 @@ def execution_report(report: OrderReported, product: Product) -> Fields:
 def _names(report: OrderReported) -> Fields:
     """Return ClOrdID and, if the report answers a FIX request, OrigClOrdID: the request's id and the order's earlier id."""
     own = report.client_oid or order_text(report.order_id)
-    if not report.request.startswith(FIX_REQUEST):
+    # Clients of other protocols choose the ids of their commands, so the id may have any form.
+    _, _, name = report.request.removeprefix(FIX_REQUEST).partition(":") if report.request.startswith(FIX_REQUEST) else ("",) * 3
+    if not name:
         return [(tags.CL_ORD_ID, own)]
-    _, _, name = report.request.split(":", 2)
     return [(tags.CL_ORD_ID, name), (tags.ORIG_CL_ORD_ID, report.orig_client_oid or order_text(report.order_id))]
 
 

@@ -13,7 +13,7 @@ from node.fix import server
 from node.fix.wire import timestamp
 from node.gateway.backend import Outcomes, Resent
 from node.native.protocol import FailCode
-from statemachine.commands import AmendOrder, AnyCommand, CorrectTrade, Grant, PutApiKey, PutFirm, PutMember, PutUser
+from statemachine.commands import AmendOrder, AnyCommand, CancelOrder, CorrectTrade, Grant, PutApiKey, PutFirm, PutMember, PutUser
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission, Role, Scope, Side
@@ -53,6 +53,20 @@ async def test_an_order_lives_from_new_to_filled() -> None:
         whole = await client.next()
         assert (whole[150], whole[39], whole[151], whole[14], whole[37]) == ("F", "2", "0", "0.05", new[37])
         assert len({new[17], part[17], whole[17]}) == 3
+
+
+@pytest.mark.parametrize("command_id", ["f:abc", "f:", "f:F:", "f"])
+async def test_a_cancel_of_another_protocol_may_have_any_id(command_id: str) -> None:
+    """Its report goes to each session of the account and to drop copies, and must end none of them."""
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one")
+        await client.next("8")
+        served.backend.apply(CancelOrder("alice", command_id, 0, "one"))
+        report = await client.next("8")
+        assert (report[150], report[11]) == ("4", "one")
+        client.send("1", (112, "alive"))
+        assert (await client.next("0"))[112] == "alive"
 
 
 async def test_an_order_is_cancelled_by_either_id() -> None:
