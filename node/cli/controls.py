@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.arguments import COUNT, WHOLE_SECONDS
+from node.cli.arguments import COUNT, INT64_MAX, WHOLE_SECONDS
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
@@ -130,6 +130,21 @@ def show_switches(target: Target, as_json: bool) -> None:
     show_rows(target, as_json, "switch", ("scope", "name", "off", "cancelling", "note", "since"), view)
 
 
+def _limit(text: str | None, scale: int, name: str) -> int:
+    """Return a limit in units, or 0, which means no limit in a command, if the option was not given.
+
+    Raises:
+        click.UsageError: a limit of 0, which would be taken for none.
+        DecimalError: it is not a decimal, or has too many digits.
+    """
+    if text is None:
+        return 0
+    units = to_units(text, scale, name)
+    if not units:
+        raise click.UsageError(f"--{name}: expected more than 0. For no limit, leave the option out.")
+    return units
+
+
 @click.group(cls=Commands)
 def limits() -> None:
     """Price collars and order limits of products."""
@@ -137,9 +152,9 @@ def limits() -> None:
 
 @limits.command("set")
 @click.argument("product_id", metavar="PRODUCT")
-@click.option("--dynamic", default="0", help="Share by which a trade may differ from the last trade, e.g. 0.05.")
-@click.option("--static", "static", default="0", help="Share by which a trade may differ from the last auction's price.")
-@click.option("--static-price", default="0", help="Replaces the last auction's price until the next auction.")
+@click.option("--dynamic", help="Share by which a trade may differ from the last trade, e.g. 0.05.")
+@click.option("--static", "static", help="Share by which a trade may differ from the last auction's price.")
+@click.option("--static-price", help="Replaces the last auction's price until the next auction.")
 @click.option("--action", type=click.Choice([word(a) for a in CollarAction]), default="reject", show_default=True)
 @click.option(
     "--limit", type=WHOLE_SECONDS, default=0, help="Seconds that orders rest at the collar before the halt or the auction."
@@ -150,16 +165,17 @@ def limits() -> None:
 @click.option(
     "--extensions", type=COUNT, default=0, help="Largest number of extensions while the auction's price is too far away."
 )
-@click.option("--order-size", default="0", help="Largest size of an order.")
-@click.option("--order-notional", default="0", help="Largest notional of an order.")
-@click.option("--distance", default="0", help="Share by which a limit price may differ from the last trade.")
+@click.option("--order-size", help="Largest size of an order.")
+@click.option("--order-notional", help="Largest notional of an order.")
+@click.option("--distance", help="Share by which a limit price may differ from the last trade.")
 @cluster_option
 @json_option
 def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> None:
     """Set all limits of PRODUCT. A limit without an option is removed."""
 
     def make(scales: MarketScales) -> AnyCommand:
-        ppm = {name: to_units(given[name], PPM_DIGITS, name) for name in ("dynamic", "static", "distance")}
+        ppm = {name: _limit(given[name], PPM_DIGITS, name) for name in ("dynamic", "static", "distance")}
+        base, quote = (scales.currency(name) for name in (scales.product(product_id).base, scales.product(product_id).quote))
         return PutProductLimits(
             OPERATOR,
             fresh_id(),
@@ -171,10 +187,10 @@ def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> 
             given["call"] * SECOND_NS,
             given["chance"] * SECOND_NS,
             given["extensions"],
-            scales.size_units(product_id, given["order_size"], "order-size"),
-            scales.price_units(product_id, given["order_notional"], "order-notional"),
+            _limit(given["order_size"], base, "order-size"),
+            _limit(given["order_notional"], quote, "order-notional"),
             ppm["distance"],
-            scales.price_units(product_id, given["static_price"], "static-price"),
+            _limit(given["static_price"], quote, "static-price"),
             given["limit"] * SECOND_NS,
         )
 
@@ -214,22 +230,24 @@ def risk() -> None:
 @click.argument("scope", type=click.Choice(["account", "firm"]))
 @click.argument("name")
 @click.option("--currency", default="", help="The currency of the money limits.")
-@click.option("--orders", type=COUNT, default=0, help="Largest number of open orders.")
-@click.option("--rate", type=COUNT, default=0, help="Largest number of orders accepted in a second.")
-@click.option("--open", "opened", default="0", help="Largest hold of open orders in the currency.")
-@click.option("--volume", default="0", help="Largest amount traded in the currency in a day.")
-@click.option("--position", default="0", help="Largest amount of the currency owned and being bought.")
+@click.option("--orders", type=click.IntRange(1, INT64_MAX), help="Largest number of open orders.")
+@click.option("--rate", type=click.IntRange(1, INT64_MAX), help="Largest number of orders accepted in a second.")
+@click.option("--open", "opened", help="Largest hold of open orders in the currency.")
+@click.option("--volume", help="Largest amount traded in the currency in a day.")
+@click.option("--position", help="Largest amount of the currency owned and being bought.")
 @cluster_option
 @json_option
-def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str, orders: int, rate: int, **given: str) -> None:
+def set_risk(
+    target: Target, as_json: bool, scope: str, name: str, currency: str, orders: int | None, rate: int | None, **given: str | None
+) -> None:
     """Set all risk limits of an account or firm, in one currency or for its orders. A limit without an option is
     removed.
     """
 
     def make(scales: MarketScales) -> AnyCommand:
         digits = scales.currency(currency) if currency else 0
-        money = [to_units(given[field], digits, field) for field in ("opened", "volume", "position")]
-        return PutRiskLimits(OPERATOR, fresh_id(), SCOPES[scope], name, currency, orders, rate, *money)
+        money = [_limit(given[field], digits, field.removesuffix("ed")) for field in ("opened", "volume", "position")]
+        return PutRiskLimits(OPERATOR, fresh_id(), SCOPES[scope], name, currency, orders or 0, rate or 0, *money)
 
     send(target, as_json, make, f"risk limits of {scope} {name}")
 
@@ -380,12 +398,12 @@ def trade() -> None:
 @trade.command("bust")
 @click.argument("product_id", metavar="PRODUCT")
 @click.argument("trade_id", metavar="TRADE", type=COUNT)
-@click.option("--price", default="0", help="Correct the price to this one instead of a bust.")
+@click.option("--price", help="Correct the price to this one instead of a bust.")
 @click.option("--note", default="", help="The reason, for people.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @cluster_option
 @json_option
-def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str, note: str, yes: bool) -> None:
+def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str | None, note: str, yes: bool) -> None:
     """Bust TRADE of PRODUCT: money, coins and fees go back. The node must still have the trade (`trades`)."""
 
     async def find(session: CliSession) -> tuple[OrderMatched, MarketScales]:
@@ -395,6 +413,9 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         raise DirectoryError(f"{product_id}: trade {trade_id} is not among the last {_PAGE:,} trades")
 
     found, scales = run(target, find)
+    new_price = scales.price_units(product_id, price) if price is not None else 0
+    if price is not None and not new_price:
+        raise click.UsageError("--price: expected more than 0. For a bust, leave the option out.")
     maker_buys = found.side is Side.BUY
     buyer, seller = (found.maker_account_id, found.taker_account_id)[:: 1 if maker_buys else -1]
     buyer_fee, seller_fee = (found.maker_fee, found.taker_fee)[:: 1 if maker_buys else -1]
@@ -410,7 +431,7 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         found.size,
         buyer_fee,
         seller_fee,
-        scales.price_units(product_id, price),
+        new_price,
         note,
         buyer_order,
         seller_order,

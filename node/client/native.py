@@ -179,11 +179,14 @@ class AsyncClient:
         Raises:
             OrderRejected: the exchange rejects the order.
             DecimalError: a text is not a decimal, or has too many digits; the message names the field.
-            ValueError: `side`, `time_in_force` or `stp` is not a word of the API.
+            ValueError: `side`, `time_in_force` or `stp` is not a word of the API, or `funds` is 0.
             RequestFailed: NO_LEADER (not applied) or OUTCOME_UNKNOWN (place it again with the same `client_oid`) after
                 the deadline.
         """
         of = await self.product(product_id)
+        most = 0 if funds is None else of.price_units(funds, "funds")
+        if funds is not None and not most:  # 0 would be no ceiling
+            raise ValueError("funds: expected more than 0")
         client_oid = client_oid or str(uuid.uuid4())
         command = PlaceOrder(
             self._acting(),
@@ -193,7 +196,7 @@ class AsyncClient:
             OrderType.MARKET if price is None else OrderType.LIMIT,
             0 if price is None else of.price_units(price),
             0 if size is None else of.size_units(size),
-            0 if funds is None else of.price_units(funds, "funds"),
+            most,
             _word(TimeInForce, time_in_force, "time_in_force"),
             post_only,
             _word(SelfTradePrevention, stp, "stp"),

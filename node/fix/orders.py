@@ -146,7 +146,7 @@ class OrderEntry:
             order_type,
             _units(message, tags.PRICE, product.quote_scale, "Price") if limited else 0,
             _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
-            _units(message, tags.CASH_ORDER_QTY, product.quote_scale, "CashOrderQty"),
+            _above_zero(message, tags.CASH_ORDER_QTY, product.quote_scale, "CashOrderQty"),
             time_in_force,
             post_only,
             stp,
@@ -183,9 +183,9 @@ class OrderEntry:
                 order_id,
                 client_oid,
                 product.row.product_id,
-                _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
-                _units(message, tags.PRICE, product.quote_scale, "Price"),
-                _units(message, tags.STOP_PX, product.quote_scale, "StopPx"),
+                _above_zero(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
+                _above_zero(message, tags.PRICE, product.quote_scale, "Price"),
+                _above_zero(message, tags.STOP_PX, product.quote_scale, "StopPx"),
                 name,
             )
         except _Refusal as refusal:
@@ -381,6 +381,16 @@ def _units(message: FixMessage, tag: int, scale: int, name: str) -> int:
     except BadRequestError as error:
         reason = "18" if tag == tags.PRICE else "13" if tag == tags.ORDER_QTY else "99"
         raise _Refusal(reason, error.message) from None
+
+
+def _above_zero(message: FixMessage, tag: int, scale: int, name: str) -> int:
+    """Return a decimal in smallest units, or 0 if the field is absent: in a command 0 means no ceiling, or unchanged.
+    Raises _Refusal, also for zero.
+    """
+    units = _units(message, tag, scale, name)
+    if not units and message.has(tag):
+        raise _Refusal("18" if tag == tags.PRICE else "13", f"{name} too small")
+    return units
 
 
 def _lifetime(message: FixMessage) -> int:

@@ -12,7 +12,7 @@ from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
 from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal, tried
-from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
+from node.gateway.requests import DecimalText, absent, amount_above_zero, choice, parse
 from node.gateway.values import SIDES, STPS, SideWord, StpWord, iso, optional_name, order_number, product_text
 from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
@@ -148,10 +148,10 @@ async def pair(call: Call) -> Answer[PairJson]:
         f"c:{names[0]}" if names[0] else call.command_id(),
         product.row.product_id,
         side,
-        _units(request.size, product.base_scale, "size"),
-        _units(request.price, product.quote_scale, "price"),
-        _units(request.stop_price, product.quote_scale, "stop_price"),
-        _units(request.stop_limit_price, product.quote_scale, "stop_limit_price"),
+        amount_above_zero(request.size, product.base_scale, "size"),
+        amount_above_zero(request.price, product.quote_scale, "price"),
+        amount_above_zero(request.stop_price, product.quote_scale, "stop_price"),
+        amount_above_zero(request.stop_limit_price, product.quote_scale, "stop_limit_price"),
         choice(request.stp or "dc", STPS, "stp"),
         *names,
     )
@@ -203,7 +203,7 @@ def units_above_zero(request: AmendRequest | AmendItem, product: Product) -> tup
     change.
     """
     size, price, stop_price = (
-        _units(raw, scale, field)
+        amount_above_zero(raw, scale, field)
         for field, raw, scale in (
             ("size", request.size, product.base_scale),
             ("price", request.price, product.quote_scale),
@@ -213,16 +213,6 @@ def units_above_zero(request: AmendRequest | AmendItem, product: Product) -> tup
     if not (size or price or stop_price):
         raise BadRequestError("size, price or stop_price is required: what is to change", "size")
     return size, price, stop_price
-
-
-def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
-    """Return an amount above zero, or 0 if it was not given."""
-    if not given(raw):
-        return 0
-    units = decimal_units(raw, scale, field)
-    if not units:
-        raise BadRequestError(f"{field} too small", field)
-    return units
 
 
 async def _product(call: Call, product_id: str | None, order_id: int, client_oid: str) -> Product:

@@ -18,7 +18,7 @@ from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, rejection
-from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, parse
+from node.gateway.requests import DecimalText, absent, amount_above_zero, choice, decimal_units, given, parse
 from node.gateway.values import check_name, order_number, product_text
 from node.native.protocol import ControlsQuery, ControlsView
 from statemachine.commands import (
@@ -36,7 +36,7 @@ from statemachine.commands import (
 )
 from statemachine.decimals import to_text
 from statemachine.events import Rejected, Switched
-from statemachine.limits import OPERATOR, PPM_DIGITS, SECOND_NS
+from statemachine.limits import EXTENSIONS_MAX, OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.types import CollarAction, Scope, Switch
 
 SCOPES = {"firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
@@ -45,6 +45,8 @@ FEE_SCOPES = {"currency": "currency", "product": "product"}
 ACTIONS = {action.name.lower(): action for action in CollarAction}
 SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
 PAGE = 1_000
+COUNT_MAX = 10**9
+"""Largest limit of open orders, and of orders a second."""
 CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal"))
 """The tables of `GET /admin/controls`. Users, settings and proposals have separate calls."""
 
@@ -90,8 +92,8 @@ class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     currency: str = ""
-    orders: int = 0
-    rate: int = 0
+    orders: int | None = None
+    rate: int | None = None
     open: DecimalText = msgspec.field(default_factory=absent)
     volume: DecimalText = msgspec.field(default_factory=absent)
     position: DecimalText = msgspec.field(default_factory=absent)
@@ -211,17 +213,17 @@ async def put_limits(call: Call) -> Answer[PutJson]:
         OPERATOR,
         call.command_id(),
         product.row.product_id,
-        decimal_units(request.dynamic, PPM_DIGITS, "dynamic", 0),
-        decimal_units(request.static, PPM_DIGITS, "static", 0),
+        amount_above_zero(request.dynamic, PPM_DIGITS, "dynamic"),
+        amount_above_zero(request.static, PPM_DIGITS, "static"),
         choice(request.action, ACTIONS, "action"),
         _duration(request.halt_seconds, "halt_seconds"),
         _duration(request.call_seconds, "call_seconds"),
         _duration(request.random_seconds, "random_seconds"),
-        request.extensions,
-        decimal_units(request.order_size, product.base_scale, "order_size", 0),
-        decimal_units(request.order_notional, product.quote_scale, "order_notional", 0),
-        decimal_units(request.distance, PPM_DIGITS, "distance", 0),
-        decimal_units(request.static_price, product.quote_scale, "static_price", 0),
+        _count(request.extensions or None, "extensions", EXTENSIONS_MAX),
+        amount_above_zero(request.order_size, product.base_scale, "order_size"),
+        amount_above_zero(request.order_notional, product.quote_scale, "order_notional"),
+        amount_above_zero(request.distance, PPM_DIGITS, "distance"),
+        amount_above_zero(request.static_price, product.quote_scale, "static_price"),
         _duration(request.limit_seconds, "limit_seconds"),
     )
     return await put(call, command, product.row.product_id)
@@ -233,13 +235,23 @@ def _duration(seconds: int, field: str) -> int:
     return seconds * SECOND_NS
 
 
+def _count(number: int | None, field: str, most: int) -> int:
+    """Return a count above zero, or 0 if the client did not give the field: in a command 0 means no limit."""
+    if number is None:
+        return 0
+    if not 1 <= number <= most:
+        raise BadRequestError(f"{field} must be a whole number from 1 to {most}", field)
+    return number
+
+
 async def put_risk(call: Call) -> Answer[PutJson]:
     """PUT /admin/risk/{scope}/{id}: set the risk limits of an account or a firm."""
     scope, name = choice(call.path("scope"), SCOPES, "scope"), check_name(call.path("id"), "id")
     request = parse(call.body, RiskRequest)
     scale = (await call.gateway.catalogue.currency(check_name(request.currency, "currency"))).scale if request.currency else 0
-    money = [decimal_units(getattr(request, field), scale, field, 0) for field in ("open", "volume", "position")]
-    command = PutRiskLimits(OPERATOR, call.command_id(), scope, name, request.currency, request.orders, request.rate, *money)
+    money = [amount_above_zero(getattr(request, field), scale, field) for field in ("open", "volume", "position")]
+    counts = [_count(request.orders, "orders", COUNT_MAX), _count(request.rate, "rate", COUNT_MAX)]
+    command = PutRiskLimits(OPERATOR, call.command_id(), scope, name, request.currency, *counts, *money)
     return await put(call, command, name)
 
 
@@ -344,7 +356,7 @@ async def correct(call: Call) -> Answer[PutJson]:
         decimal_units(request.size, product.base_scale, "size", 0),
         decimal_units(request.buyer_fee, quote, "buyer_fee", signed=True),
         decimal_units(request.seller_fee, quote, "seller_fee", signed=True),
-        decimal_units(request.new_price, quote, "new_price", 0),
+        amount_above_zero(request.new_price, quote, "new_price"),
         request.note,
         order_number(request.buyer_order_id, "buyer_order_id") if request.buyer_order_id else 0,
         order_number(request.seller_order_id, "seller_order_id") if request.seller_order_id else 0,

@@ -19,6 +19,7 @@ from node.gateway.requests import (
     PAGE_MAX,
     DecimalText,
     absent,
+    amount_above_zero,
     choice,
     cursors,
     decimal_units,
@@ -308,7 +309,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         order_type,
         _quote_units(price, product, "price"),
         _size(request, product),
-        _quote_units(request.funds, product, "funds"),
+        amount_above_zero(request.funds, product.quote_scale, "funds"),
         choice(time_in_force, REQUESTED_TIMES, "time_in_force"),
         bool(request.post_only) or time_in_force == "PO",
         choice(request.stp or "dc", STPS, "stp"),
@@ -324,13 +325,13 @@ def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
     """Return the optional terms of an order, or None for a plain order. Raises BadRequestError naming the field."""
     options = OrderOptions(
         optional_name(request.session, "session"),
-        decimal_units(request.display_size, product.base_scale, "display_size", 0),
-        _quote_units(request.trail, product, "trail"),
+        amount_above_zero(request.display_size, product.base_scale, "display_size"),
+        amount_above_zero(request.trail, product.quote_scale, "trail"),
         choice(request.good_for, GOOD_FOR, "good_for") if request.good_for is not None else GoodFor.ANY,
         moment(request.expire_time, "expire_time") if request.expire_time is not None else 0,
-        _quote_units(request.take_profit_price, product, "take_profit_price"),
-        _quote_units(request.stop_loss_price, product, "stop_loss_price"),
-        _quote_units(request.stop_loss_limit_price, product, "stop_loss_limit_price"),
+        amount_above_zero(request.take_profit_price, product.quote_scale, "take_profit_price"),
+        amount_above_zero(request.stop_loss_price, product.quote_scale, "stop_loss_price"),
+        amount_above_zero(request.stop_loss_limit_price, product.quote_scale, "stop_loss_limit_price"),
     )
     if not 0 <= options.expires_at < 2**63:
         raise BadRequestError("expire_time is too far away", "expire_time")
@@ -338,7 +339,7 @@ def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
 
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
-    """Return a price or funds, or 0 if the field was not given."""
+    """Return a price, or 0 if the field was not given."""
     return decimal_units(raw, product.quote_scale, field, 0)
 
 
@@ -621,6 +622,8 @@ def price_range(query: Mapping[str, str], product: Product | None) -> tuple[int,
         return 0, 0
     scale = product.quote_scale
     low, high = (to_units(plain(query[name]), scale, name) if name in query else 0 for name in ("price_min", "price_max"))
+    if "price_max" in query and not high:  # 0 would be an open end: the call would cancel everything
+        raise BadRequestError("price_max too small", "price_max", detail="expected more than 0, or no such parameter")
     if high and low > high:
         raise BadRequestError("price_max must not be below price_min", "price_max")
     return low, high

@@ -133,6 +133,19 @@ def decimal_units(raw: msgspec.Raw, scale: int, field: str, default: int | None 
     return (signed_units if signed else to_units)(raw_text(raw, field), scale, field)
 
 
+def amount_above_zero(raw: msgspec.Raw, scale: int, field: str) -> int:
+    """Return a decimal in units of 10**-scale, or 0 if the client did not give the field. In a command 0 means that there
+    is no such limit or option, so a client that means zero must not get the opposite.
+
+    Raises:
+        BadRequestError: see `decimal_units`; also for zero.
+    """
+    units = decimal_units(raw, scale, field, 0)
+    if not units and given(raw):
+        raise BadRequestError(f"{field} too small", field, detail="expected more than 0, or no such field")
+    return units
+
+
 def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = False) -> dict[str, str]:
     """Return the query parameters that the call knows, each at most once. Unknown ones are ignored, because clients add
     some. Raises BadRequestError.

@@ -92,7 +92,7 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
             _word(OrderType, record.type, "type"),
             of.price_units(record.price) if record.price else 0,
             of.size_units(record.size) if record.size else 0,
-            of.price_units(record.funds, "funds") if record.funds else 0,
+            _funds(record, of),
             _word(TimeInForce, record.time_in_force, "time_in_force"),
             record.post_only,
             _word(SelfTradePrevention, record.stp, "stp"),
@@ -100,6 +100,14 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
         )
     except DecimalError as error:
         raise BadRecordError(str(error)) from error
+
+
+def _funds(record: OrderRecord, of: Product) -> int:
+    """Return the funds, 0 if there are none. Raises BadRecordError for funds of 0, which would be no ceiling; DecimalError."""
+    units = of.price_units(record.funds, "funds") if record.funds else 0
+    if record.funds and not units:
+        raise BadRecordError("funds: expected more than 0")
+    return units
 
 
 def _check_names(record: OrderRecord) -> None:

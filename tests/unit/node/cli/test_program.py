@@ -123,12 +123,16 @@ def test_a_shell_can_complete(shell: str) -> None:
         ["risk", "set", "account", "alice", "--orders", "9" * 40],
         ["limits", "set", "BTC-USD", "--halt", "9" * 18],
         ["access", "set", "--bootstrap", "--seconds", "-1"],
+        ["risk", "set", "account", "alice", "--currency", "USD", "--open", "0"],
+        ["risk", "set", "account", "alice", "--orders", "0"],
+        ["limits", "set", "BTC-USD", "--order-size", "0.0"],
+        ["order", "place", "BTC-USD", "buy", "1", "--funds", "0", "--as", "alice"],
         ["check", "lag", "--warning", "nan"],
         ["snapshot", "take", "n1", "--wait", "inf"],
         ["cluster", "can-stop", "n1", "--wait", "NaN"],
     ],
 )
-def test_an_argument_that_no_command_can_hold_is_a_wrong_command_line(market: Run, arguments: list[str]) -> None:
+def test_an_argument_that_no_command_can_mean_is_a_wrong_command_line(market: Run, arguments: list[str]) -> None:
     market(*arguments, code=2)
 
 

@@ -156,3 +156,29 @@ async def test_an_order_outside_the_collar_rests_at_it_in_a_limit_state(exchange
     await exchange.call("bob", "DELETE", f"/orders/{order['id']}")
     ended = await receive(socket, "status_change")
     assert (ended["status"], ended["cause"]) == ("online", "collar")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "field"),
+    [
+        ("PUT", "/admin/risk/account/alice", {"currency": "USD", "open": "0"}, "open"),
+        ("PUT", "/admin/risk/account/alice", {"orders": 0}, "orders"),
+        ("PUT", "/admin/risk/account/alice", {"rate": 10**30}, "rate"),
+        ("PUT", "/admin/products/BTC-USD/limits", {"order_size": "0"}, "order_size"),
+        ("PUT", "/admin/products/BTC-USD/limits", {"dynamic": "0"}, "dynamic"),
+        ("PUT", "/admin/products/BTC-USD/limits", {"extensions": 10**30}, "extensions"),
+        ("PUT", "/admin/calendars/c", {"time_zone": "UTC", "week": {}, "random": 10**30}, "random"),
+        (
+            "POST",
+            "/admin/products/BTC-USD/trades/1/correction",
+            {"buyer": "a", "seller": "b", "price": "1", "size": "1", "buyer_fee": "0", "seller_fee": "0", "new_price": "0"},
+            "new_price",
+        ),
+    ],
+)
+async def test_a_limit_of_zero_or_beyond_all_bounds_is_refused(
+    exchange: Exchange, method: str, target: str, body: dict[str, object], field: str
+) -> None:
+    """A zero would be taken for no limit, and a new price of zero for a bust."""
+    status, answer = await exchange.call("admin", method, target, body)
+    assert (status, answer["field"]) == (400, field), answer

@@ -322,3 +322,26 @@ async def test_a_command_knows_its_parameters_too(exchange: Exchange, method: st
         status, answer = await exchange.call("alice", method, f"{target}?{name}=local", BUY)
         assert (status, answer["field"]) == (400, name)
     assert (await exchange.call("alice", "GET", "/orders"))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "field"),
+    [
+        ("POST", "/orders", {"type": "market", "size": "1", "funds": "0"}, "funds"),
+        ("POST", "/orders", {"price": "100", "size": "1", "display_size": "0"}, "display_size"),
+        ("POST", "/orders", {"price": "100", "size": "1", "take_profit_price": "0.00"}, "take_profit_price"),
+        ("POST", "/orders", {"price": "100", "size": "1", "stop_loss_price": 0}, "stop_loss_price"),
+        ("POST", "/orders", {"type": "stop", "size": "1", "trail": "0"}, "trail"),
+        ("DELETE", "/orders?product_id=BTC-USD&price_max=0", None, "price_max"),
+        ("DELETE", "/orders?product_id=BTC-USD&price_min=95&price_max=0", None, "price_max"),
+    ],
+)
+async def test_a_zero_never_means_without_a_limit(
+    exchange: Exchange, method: str, target: str, body: dict[str, object] | None, field: str
+) -> None:
+    """In a command 0 means that the option is absent: a market order with funds of 0 would have no ceiling."""
+    await exchange.order("alice", "buy", "90", "1")
+    request = None if body is None else {"product_id": "BTC-USD", "side": "buy", **body}
+    status, answer = await exchange.call("alice", method, target, request)
+    assert (status, answer["field"]) == (400, field), answer
+    assert len((await exchange.call("alice", "GET", "/orders"))[1]) == 1

@@ -52,6 +52,7 @@ def test_a_cancel_in_json_is_read() -> None:
         ({"type": "nonsense"}, "type: expected one of"),
         ({"price": "1.001"}, "price"),
         ({"size": "-1"}, "size"),
+        ({"type": "market", "price": "", "funds": "0.00"}, "funds: expected more than 0"),
         ({"size": 5}, "account_id, type, product_id"),
         ({"product_id": "X"}, "product_id: expected one of BTC-USD"),
         ({"unknown": 1}, "unknown field"),
