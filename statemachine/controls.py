@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from statemachine import access, calendar, consent, fees, limit_states
+from collections import Counter
+
+from statemachine import access, calendar, consent, fees, limit_states, timers
 from statemachine.errors import StateError
 from statemachine.limits import MEMBERS_PER_FIRM
 from statemachine.state import State
@@ -26,7 +28,7 @@ def arrange(state: State) -> None:
         if row.limit_side:
             limit_states.index(state, row)
     for row in state.records["timer"]:
-        state.timers[row.at, int(row.kind), row.subject, row.tag] = None
+        timers.index(state, row)
     for row in state.records["calendar"]:
         reject = calendar.check_hours(row)
         if reject is not None:
@@ -96,6 +98,8 @@ def check_arrangement(state: State) -> None:
     assert sorted(state.killing) == sorted((row.scope, row.name) for row in records["switch"] if row.cancelling), "who cancels"
     times = sorted((row.at, int(row.kind), row.subject, row.tag) for row in records["timer"])
     assert list(state.timers) == times, "the index of timers"
+    own = Counter(row.subject for row in records["timer"] if row.kind == Timer.CANCEL_AFTER)
+    assert state.cancel_afters == own, "the numbers of timers of accounts"
     for name, product in state.products.items():
         assert product.controls == records["product_limits"].get(name), f"product {name}: its limits"
     limited = {row.product_id: (row.low, row.high) for row in records["interruption"] if row.limit_side}

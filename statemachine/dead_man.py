@@ -50,12 +50,8 @@ def cancel_all_after(state: State, account: Account, command: CancelAllAfter) ->
     longest = min(CANCEL_ALL_AFTER_MAX, TIME_MAX - state.time)
     if not CANCEL_ALL_AFTER_MIN <= command.timeout <= longest:
         return Reject(Reason.INVALID_TIMEOUT, "timeout", f"expected 0, or {CANCEL_ALL_AFTER_MIN} to {longest} nanoseconds")
-    records = state.records["timer"]
-    known = (int(Timer.CANCEL_AFTER), name, tag) in records
-    if (
-        not known
-        and sum(1 for row in records if row.kind == Timer.CANCEL_AFTER and row.subject == name) >= CANCEL_AFTERS_PER_ACCOUNT
-    ):
+    known = (int(Timer.CANCEL_AFTER), name, tag) in state.records["timer"]
+    if not known and state.cancel_afters.get(name, 0) >= CANCEL_AFTERS_PER_ACCOUNT:
         return Reject(Reason.TOO_MANY_TIMERS, "session", f"at most {CANCEL_AFTERS_PER_ACCOUNT} timers an account")
     timers.put(state, Timer.CANCEL_AFTER, name, tag, state.time + command.timeout)
     answer.armed(state, state.time + command.timeout)

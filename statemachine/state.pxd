@@ -40,6 +40,7 @@ cdef class State:
     cdef public dict fee_currencies
     cdef readonly dict fee_floors
     cdef readonly object timers
+    cdef readonly dict cancel_afters
     cdef public bint unchanged
     cdef public object requested
     cdef public long long work

@@ -57,6 +57,7 @@ class State:
         fee_rules: whether there are fee tiers or overrides. fee_currencies: the currencies with tiers. fee_floors: the
             makers' and the takers' rates of all overrides by product, the lowest first (`fees`).
         user_keys: the ids of the users' keys that are not revoked.
+        cancel_afters: the number of timers of `CancelAllAfter` of each account that has one.
         changes: what changed since the last freeze, for snapshots.
 
     The current batch, which is no part of the state:
@@ -100,6 +101,7 @@ class State:
         self.fee_currencies: dict[str, None] = {}
         self.fee_floors: dict[str, tuple[SortedList, SortedList]] = {}
         self.timers: SortedDict = SortedDict()
+        self.cancel_afters: dict[str, int] = {}
         self.unchanged = False
         self.requested: Requested | None = None
         self.work = 0

@@ -24,8 +24,16 @@ HANDLERS: dict[int, Handler] = {}
 def put(state: State, kind: Timer, subject: str, tag: str, at: int) -> None:
     """Set a timer, or change its time. O(log n)."""
     remove(state, kind, subject, tag)
-    state.records["timer"].put(TimerRow(kind, subject, tag, at))
-    state.timers[at, int(kind), subject, tag] = None
+    row = TimerRow(kind, subject, tag, at)
+    state.records["timer"].put(row)
+    index(state, row)
+
+
+def index(state: State, row: TimerRow) -> None:
+    """Add a timer to the indexes. O(log n)."""
+    state.timers[row.at, int(row.kind), row.subject, row.tag] = None
+    if row.kind == Timer.CANCEL_AFTER:
+        state.cancel_afters[row.subject] = state.cancel_afters.get(row.subject, 0) + 1
 
 
 def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
@@ -33,6 +41,10 @@ def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
     row = state.records["timer"].remove(int(kind), subject, tag)
     if row is not None:
         del state.timers[row.at, int(kind), subject, tag]
+        if row.kind == Timer.CANCEL_AFTER:
+            left = state.cancel_afters.pop(subject) - 1
+            if left:
+                state.cancel_afters[subject] = left
 
 
 def next_due(state: State) -> int:

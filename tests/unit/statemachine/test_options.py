@@ -94,6 +94,15 @@ def test_an_account_has_so_many_timers_and_no_more() -> None:
     assert outcomes[-1].reason is Reason.TOO_MANY_TIMERS
     again = engine.apply(Batch(SECOND, [CancelAllAfter("ann", "again", 5 * SECOND, "s0")])).outcomes[0]
     assert isinstance(again, Armed), "one that is set may be moved"
+    freed = [CancelAllAfter("ann", "off", 0, "s1"), CancelAllAfter("ann", "new", 9 * SECOND, "new")]
+    assert all(isinstance(outcome, Armed) for outcome in engine.apply(Batch(SECOND, [*freed])).outcomes)
+    engine.check()
+    for same in (engine, Engine.restore(dict(engine.tables()))):
+        (full,) = same.apply(Batch(2 * SECOND, [CancelAllAfter("ann", "full", SECOND, "more")])).outcomes
+        assert isinstance(full, Rejected)
+        (later,) = same.apply(Batch(7 * SECOND, [CancelAllAfter("ann", "later", SECOND, "more")])).outcomes
+        assert isinstance(later, Armed), "the others have gone off"
+        same.check()
 
 
 def test_a_timer_cancels_more_than_one_entry_has_room_for() -> None:
