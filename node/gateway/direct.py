@@ -277,8 +277,9 @@ class DirectOrders:
         if (price is None) is (order_type is OrderType.LIMIT) or type(post_only) is not bool:
             return None
         size_units = units(size, product.base_scale)
-        client_oid = found.get("client_oid", "")
-        if not size_units or (client_oid and NAME.fullmatch(client_oid) is None):
+        client_oid = found.get("client_oid")
+        # Any other value, "" and 0 among them, is for the normal path to refuse: the engine could not read the command.
+        if not size_units or (client_oid is not None and NAME.fullmatch(client_oid) is None):
             return None
         call.next_place()
         return PlaceOrder(
@@ -293,7 +294,7 @@ class DirectOrders:
             TIMES_IN_FORCE[found["time_in_force"]] if "time_in_force" in found else TimeInForce.GTC,
             post_only,
             STPS[found["stp"]] if "stp" in found else SelfTradePrevention.DC,
-            client_oid,
+            client_oid if client_oid is not None else "",
         )
 
     def _order_id(self, call: Call, begun: float, respond: Respond) -> Outcomes | None:

@@ -38,6 +38,7 @@ PLAIN: list[dict[str, object]] = [
         "client_oid": "four",
     },
     {"product_id": "BTC-USD", "side": "buy", "price": "98", "size": "1", "post_only": True},
+    {"product_id": "BTC-USD", "side": "buy", "price": "97", "size": "1", "client_oid": None},
 ]
 """Orders that are accepted."""
 
@@ -58,6 +59,10 @@ ODD: list[object] = [
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "post_only": "yes"},
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": "a b"},
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": 7},
+    *(
+        {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": each}
+        for each in ("", 0, False, [], {})
+    ),
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "unknown": 1},
     {"product_id": ["BTC-USD"], "side": "buy", "price": "100", "size": "1"},
     {"product_id": "NO-PRODUCT", "side": "buy", "price": "100", "size": "1"},
