@@ -108,20 +108,23 @@ class AsyncRestClient:
     ) -> Any:
         """Send a request until a node answers it, and return the JSON of the answer.
 
-        A request that may have been applied is sent again unchanged. For POST that is safe with a `client_oid` or a
-        `transfer_id` in the body.
+        A request that may have been applied is sent again with the same signature, so the exchange carries it out once.
+        If it did so before, an order with a `client_oid` and a transfer with a `transfer_id` get their answer. Other
+        requests get an error with the reason `replayed`.
 
         Raises:
-            RestError: the exchange refused it.
+            RestError: the exchange refused it. `replayed`: it was carried out, and the answer to an earlier attempt was
+                lost.
             ConnectionLost: no node answered before the deadline.
         """
         given = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
         target = f"{path}?{urlencode(given)}" if given else path
         data = b"" if body is None else msgspec.json.encode(body)
         end, backoff = time.monotonic() + self._deadline, Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
+        headers = self._headers(method, target, data)
         while True:
             try:
-                status, answer = await self._try(method, target, data)
+                status, answer = await self._try(method, target, data, headers)
                 if status < 400:
                     return answer
                 error: QuorumbookError = RestError(status, answer)
@@ -134,8 +137,10 @@ class AsyncRestClient:
                 raise error
             self._urls.append(self._urls.pop(0))
             await asyncio.sleep(pause_s)
+            if method == "GET":  # it may be read at any time, and a signature is valid for half a minute only
+                headers = self._headers(method, target, data)
 
-    async def _try(self, method: str, target: str, data: bytes) -> tuple[int, Any]:
+    def _headers(self, method: str, target: str, data: bytes) -> dict[str, str]:
         headers = {"Content-Type": "application/json"} if data else {}
         if self._key is not None:
             timestamp = f"{time.time():.6f}"
@@ -145,6 +150,9 @@ class AsyncRestClient:
                 "CB-ACCESS-TIMESTAMP": timestamp,
                 "CB-ACCESS-PASSPHRASE": self._key.passphrase,
             }
+        return headers
+
+    async def _try(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
         call = self._opened().request(method, self._urls[0] + target, data=data or None, headers=headers, ssl=self._tls)
         async with asyncio.timeout(TRY_S), call as answer:
             text = await answer.read()

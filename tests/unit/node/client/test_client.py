@@ -6,13 +6,13 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from node.client import AsyncClient, Client, RestClient
+from node.client import AsyncClient, AsyncRestClient, Client, RestClient
 from node.client.blocking import Loop
 from node.client.shapes import scaled, units_of
 from node.cluster_directory import KeyFile
@@ -118,3 +118,21 @@ def test_a_client_without_an_account_places_no_orders(tmp_path: Path) -> None:
                 await client.cancel_all()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("method", "signatures"), [("POST", 1), ("DELETE", 1), ("GET", 2)])
+def test_a_command_is_sent_again_with_the_same_signature(monkeypatch: pytest.MonkeyPatch, method: str, signatures: int) -> None:
+    """The exchange knows it by that, so a request without an id is not carried out twice after a lost answer."""
+    tried: list[Mapping[str, str]] = []
+
+    async def attempt(
+        _client: AsyncRestClient, _method: str, _target: str, _data: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, object]:
+        tried.append(headers)
+        return (504, {"message": "unknown"}) if len(tried) == 1 else (200, {})
+
+    monkeypatch.setattr(AsyncRestClient, "_try", attempt)
+    with RestClient(["http://127.0.0.1:1"], KEY) as client:
+        assert client.request(method, "/orders/pair") == {}
+    assert len(tried) == 2
+    assert len({headers["CB-ACCESS-SIGN"] for headers in tried}) == signatures
