@@ -12,7 +12,7 @@ import msgspec
 
 from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
-from node.gateway.errors import ApiError, BadRequestError, rejection
+from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
 from node.gateway.requests import choice, parse
 from node.gateway.values import check_name, iso
 from node.keys.issue import PERMISSIONS, names
@@ -174,10 +174,12 @@ async def decide(call: Call) -> Answer[DecisionJson]:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise ApiError(404, "Proposal not found", "id")
     decision = choice(call.path("decision"), DECISIONS, "decision")
-    rows = (await _rows(call, "proposal", PROPOSALS_MAX)).proposal
-    for row in rows:
-        if row.proposal_id == int(text):
-            call.caller.require(row.permission)
+    known = [row for row in (await _rows(call, "proposal", PROPOSALS_MAX)).proposal if row.proposal_id == int(text)]
+    for row in known:
+        call.caller.require(row.permission)
+    if not known and (call.status is None or call.status.role != "leader"):
+        # The exchange knows what the user may do, but not what the key may do. Only a node that has the proposal can judge.
+        raise UnknownHereError(404, "Proposal not found", "id")
     outcome = await call.command(DecideProposal(OPERATOR, call.command_id(), int(text), decision))
     if isinstance(outcome, Rejected):
         raise rejection(outcome)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from node.gateway.gateway import STATUS_AGE_MAX
 from node.keys.credentials import Credentials
+from node.native.protocol import AnyQuery, ControlsView
 from tests.unit.node.gateway.harness import SECRET, Exchange, receive
+from tests.waiting import until
 
 ALL = ["view", "trade", "transfer", "deposit", "admin"]
 
@@ -143,6 +147,30 @@ async def test_a_command_waits_for_a_second_user(exchange: Exchange) -> None:
     proposal_id = answer["proposal_ids"][0]
     assert (await exchange.call("ada", "POST", f"/admin/proposals/{proposal_id}/withdraw"))[0] == 200
     assert (await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve"))[0] == 404
+
+
+async def test_a_node_that_lacks_a_proposal_does_not_judge_a_key(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key with fewer permissions than its user decides nothing, at a follower that is a moment behind either."""
+    for name in ("ada", "eva"):
+        await give(exchange, name, [{"role": "administrator"}])
+    body = {"account_id": "operator", "secret": SECRET, "passphrase": "p", "permissions": ["view"], "user_id": "eva"}
+    assert (await exchange.call("admin", "PUT", "/admin/keys/eva-view", body))[0] == 200
+    exchange.keys["eva-view"] = Credentials("eva-view", SECRET, "p")
+    settings = {"bootstrap": False, "consent": ["accounts"], "consent_seconds": 600}
+    assert (await exchange.call("ada", "PUT", "/admin/access", settings))[0] == 200
+    (proposal_id,) = (await exchange.call("ada", "PUT", "/admin/accounts/zoe"))[1]["proposal_ids"]
+    target, query = f"/admin/proposals/{proposal_id}/approve", exchange.backend.query
+    assert (await exchange.call("eva-view", "POST", target))[0] == 403
+
+    async def behind(wanted: AnyQuery, linearizable: bool = False) -> object:
+        found = await query(wanted, linearizable)
+        return replace(found, proposal=[]) if isinstance(found, ControlsView) else found
+
+    monkeypatch.setattr(exchange.backend, "query", behind)
+    exchange.backend.status["role"] = "follower"
+    await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
+    assert (await exchange.call("eva-view", "POST", target))[0] == 404
+    assert exchange.backend.engine.records("proposal")
 
 
 async def test_the_secret_of_a_key_that_waits_for_consent_is_not_lost(exchange: Exchange) -> None:
