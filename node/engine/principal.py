@@ -72,7 +72,7 @@ Held = Callable[[str, Scope, str], int]
 """The permissions of a sender of the operator's commands for a scope; see `Engine.held_by`."""
 
 Proposed = Callable[[int], Permission | None]
-"""The permission that a decision about a proposal needs; see `Engine.proposed_permission`."""
+"""The permission that a decision about a proposal needs, None if this node cannot know that yet."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -108,7 +108,8 @@ class Principal(msgspec.Struct, frozen=True):
         """The commands as this client sends them: the operator's commands of a key say which key or user sent them.
 
         Raises:
-            RequestFailed: FORBIDDEN, naming the first command that this client may not send.
+            RequestFailed: FORBIDDEN, naming the first command that this client may not send. NO_LEADER for a decision about
+                a proposal that this node has not applied.
         """
         if self.node:
             return commands
@@ -122,7 +123,7 @@ class Principal(msgspec.Struct, frozen=True):
             if command.account_id in (OPERATOR, sender):
                 needed = access.PERMISSIONS.get(type(command), Permission.MARKET)
                 if isinstance(command, DecideProposal):
-                    needed = proposed(command.proposal_id) or Permission.VIEW
+                    needed = _of_decision(place, command, proposed)
                 _require(place, command, access.widened(self.permissions), needed)  # the exchange checks the scope
             elif not self.operator:
                 self._check_own(place, command)
@@ -178,6 +179,17 @@ class Principal(msgspec.Struct, frozen=True):
         """Raises `RequestFailed` (FORBIDDEN) unless the client may operate the cluster. `what` names the request."""
         if not self.operator and not self.permissions & Permission.CLUSTER:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission CLUSTER")
+
+
+def _of_decision(place: int, command: DecideProposal, proposed: Proposed) -> Permission:
+    """Return the permission that a decision needs. The exchange knows what the user may do, but not what the key may do, so
+    a decision must not reach the log before its proposal is known here.
+    """
+    needed = proposed(command.proposal_id)
+    if needed is None:
+        text = f"commands[{place}].proposal_id: this node has not applied command {command.proposal_id} yet"
+        raise RequestFailed(FailCode.NO_LEADER, text)
+    return needed
 
 
 def _require(place: int, command: AnyCommand, held: int, needed: Permission) -> None:

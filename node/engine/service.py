@@ -61,6 +61,7 @@ from node.native.protocol import (
 from node.records.datasets import Seeding
 from snapshots.levels.level import SUPPORTED
 from statemachine.commands import AnyCommand
+from statemachine.types import Permission
 
 BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
 """Bytes of commands in one entry. The rest of the entry is reserved for fields that a client omitted and the log writes
@@ -230,7 +231,7 @@ class EngineService:
             send(Results(request.request_id, []))
             return
         try:
-            commands = principal.own(commands, self._machine.engine.proposed_permission)
+            commands = principal.own(commands, self._permission_of_decision)
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
@@ -247,6 +248,14 @@ class EngineService:
             share, len(commands), lambda: self._submit(request, share, size, send)
         ):
             self._submit(request, share, size, send)
+
+    def _permission_of_decision(self, proposal_id: int) -> Permission | None:
+        """Return the permission that a decision about a proposal needs: VIEW if it does not wait any more, which the
+        exchange then says, and None if it may be applied later.
+        """
+        engine = self._machine.engine
+        needed = engine.proposed_permission(proposal_id)
+        return Permission.VIEW if needed is None and proposal_id <= engine.sequence else needed
 
     def _propose(self, payload: bytes, done: Done) -> None:
         """`Raft.propose`, timed up to the moment when the entry begins to be applied."""

@@ -177,8 +177,9 @@ async def decide(call: Call) -> Answer[DecisionJson]:
     known = [row for row in (await _rows(call, "proposal", PROPOSALS_MAX)).proposal if row.proposal_id == int(text)]
     for row in known:
         call.caller.require(row.permission)
-    if not known and (call.status is None or call.status.role != "leader"):
-        # The exchange knows what the user may do, but not what the key may do. Only a node that has the proposal can judge.
+    if not known and int(text) > (call.status.sequence if call.status is not None else 0):
+        # The exchange knows what the user may do, but not what the key may do, so a decision must not reach the log before
+        # its proposal is known here. (An earlier command is no proposal, or does not wait any more: the exchange says so.)
         raise UnknownHereError(404, "Proposal not found", "id")
     outcome = await call.command(DecideProposal(OPERATOR, call.command_id(), int(text), decision))
     if isinstance(outcome, Rejected):

@@ -9,10 +9,11 @@ import pytest
 
 from node.errors import RequestFailed
 from node.keys.credentials import Credentials
-from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, RightsQuery
+from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, FailCode, RightsQuery
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
+    DecideProposal,
     Deposit,
     Grant,
     OpenAccount,
@@ -26,7 +27,7 @@ from statemachine.commands import (
 )
 from statemachine.events import Rejected, Switched
 from statemachine.limits import OPERATOR
-from statemachine.types import Permission, Reason, Role, Scope
+from statemachine.types import Decision, Permission, Reason, Role, Scope
 from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, config_of, connected, running
 
 RITA, ADA, ALICE = (Credentials(key_id, SECRET, "pass") for key_id in ("k-rita", "k-ada", "k-alice"))
@@ -109,3 +110,20 @@ async def test_a_traders_key_amends_and_books_no_deposit(node: FakeNode) -> None
         assert isinstance(outcome, Rejected), "there is no such order"
         with pytest.raises(RequestFailed, match="Deposit needs the permission DEPOSIT"):
             await alice.submit([Deposit("alice", "money", "USD", 1)])
+
+
+async def test_a_decision_waits_for_its_proposal(node: FakeNode) -> None:
+    """The node must know the proposal's permission, or a key that may only look could decide on what comes."""
+    eve = Credentials("k-eve", SECRET, "pass")
+    async with connected(node) as gateway:
+        put = PutApiKey(OPERATOR, "key-eve", "k-eve", OPERATOR, SECRET, "pass", Permission.VIEW, user_id="ada")
+        (done,) = await gateway.submit([put])
+        assert not isinstance(done, Rejected)
+    async with connected(node, eve) as client:
+        for decision in Decision:
+            with pytest.raises(RequestFailed, match="has not applied command 1000000 yet") as failed:
+                await client.submit([DecideProposal(OPERATOR, f"d{decision}", 10**6, decision)])
+            assert failed.value.code is FailCode.NO_LEADER
+        (refused,) = await client.submit([DecideProposal(OPERATOR, "past", 1, Decision.APPROVE)])
+    assert isinstance(refused, Rejected)
+    assert refused.reason is Reason.UNKNOWN_PROPOSAL

@@ -149,8 +149,13 @@ async def test_a_command_waits_for_a_second_user(exchange: Exchange) -> None:
     assert (await exchange.call("eva", "POST", f"/admin/proposals/{proposal_id}/approve"))[0] == 404
 
 
-async def test_a_node_that_lacks_a_proposal_does_not_judge_a_key(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key with fewer permissions than its user decides nothing, at a follower that is a moment behind either."""
+@pytest.mark.parametrize("role", ["leader", "follower"])
+async def test_a_node_that_lacks_a_proposal_does_not_judge_a_key(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """A key with fewer permissions than its user decides nothing, neither at a follower that is a moment behind, nor at a
+    leader that is about to apply the proposal.
+    """
     for name in ("ada", "eva"):
         await give(exchange, name, [{"role": "administrator"}])
     body = {"account_id": "operator", "secret": SECRET, "passphrase": "p", "permissions": ["view"], "user_id": "eva"}
@@ -167,7 +172,7 @@ async def test_a_node_that_lacks_a_proposal_does_not_judge_a_key(exchange: Excha
         return replace(found, proposal=[]) if isinstance(found, ControlsView) else found
 
     monkeypatch.setattr(exchange.backend, "query", behind)
-    exchange.backend.status["role"] = "follower"
+    exchange.backend.status |= {"role": role, "sequence": proposal_id - 1}
     await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
     assert (await exchange.call("eva-view", "POST", target))[0] == 404
     assert exchange.backend.engine.records("proposal")
