@@ -255,7 +255,6 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     """Return the product and the command of a request. Raises ApiError."""
     # This comes before any rejection: in a replay of the request each order must have the same place.
     place = call.next_place()
-    _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
     command_id = "" if request.client_oid else call.id_of_place(place)
@@ -288,6 +287,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
     """Return the command for a request, with numbers in smallest units. `command_id` is used if the request has no
     client_oid. Raises BadRequestError naming the field.
     """
+    _refuse_unsupported(request)
     order_type = choice(request.type, REQUESTED_TYPES, "type")
     price, stop_price = request.price, request.stop_price
     if order_type is OrderType.LIMIT:

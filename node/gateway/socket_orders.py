@@ -208,7 +208,8 @@ class SocketOrders:
                 order_id, client_oid = _named(item.order_id, item.client_oid)
                 product = await self._product(account_id, item.product_id, order_id, client_oid)
                 size, price, stop_price = units_above_zero(item, product)
-                return AmendOrder(account_id, command_id, order_id, client_oid, "", size, price, stop_price), product
+                name = product.row.product_id if item.product_id is not None else ""
+                return AmendOrder(account_id, command_id, order_id, client_oid, name, size, price, stop_price), product
             case CancelMessage():
                 order_id, client_oid = _named(message.order_id, message.client_oid)
                 return CancelOrder(account_id, command_id, order_id, client_oid), None

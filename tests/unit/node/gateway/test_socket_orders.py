@@ -50,6 +50,27 @@ async def test_an_order_is_placed_amended_and_cancelled(exchange: Exchange) -> N
     assert (await ask(socket, "cancel_all", "7"))["order_ids"] == [other["order"]["id"]]
 
 
+async def test_an_amendment_names_the_product_of_the_order(exchange: Exchange) -> None:
+    """Amounts are read with the digits of the named product, so for another one they would be wrong by powers of ten."""
+    socket = await trader(exchange)
+    other = {"product_id": "ETH-BTC", "side": "buy", "price": "0.01", "size": "1", "client_oid": "mine"}
+    assert (await ask(socket, "place", "1", order=other))["success"]
+    refused = await ask(socket, "amend", "2", order={"client_oid": "mine", "price": "10000", "product_id": "BTC-USD"})
+    assert (refused["success"], refused["error"]["field"]) == (False, "product_id")
+    amended = await ask(socket, "amend", "3", order={"client_oid": "mine", "price": "0.02", "product_id": "ETH/BTC"})
+    assert amended["order"]["price"] == "0.02"
+
+
+@pytest.mark.parametrize("field", ["stop_limit_price", "max_floor"])
+async def test_what_orders_do_not_have_is_refused_as_over_rest(exchange: Exchange, field: str) -> None:
+    socket = await trader(exchange)
+    refused = await ask(socket, "place", "1", order=ORDER | {field: "1"})
+    assert (refused["status"], refused["error"]["field"]) == (400, field)
+    await exchange.order("alice", "buy", "50", "1", client_oid="mine")
+    status, answer = await exchange.call("alice", "POST", "/orders/client:mine/replace", ORDER | {field: "1"})
+    assert (status, answer["field"]) == (400, field)
+
+
 async def test_a_mass_cancel_has_the_filters_of_rest(exchange: Exchange) -> None:
     socket = await trader(exchange)
     ids = [
