@@ -19,11 +19,13 @@ from node.gateway.channels import event_json, for_books
 from node.gateway.values import order_text
 from node.native.products import put_again
 from node.native.protocol import BookPageQuery
-from statemachine.commands import AnyCommand, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
-from statemachine.events import OrderDone
+from statemachine.events import OrderDone, OrderReported, StreamNoted
 from statemachine.tables import ProductRow
 from statemachine.types import DoneReason, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from tests.property.operators import operators, venue_flow
+from tests.property.worlds import foundations
 from tests.unit.node.gateway.harness import FakeBackend
 from tests.unit.node.gateway.price_book import PriceBook
 
@@ -57,11 +59,11 @@ def level3(engine: Engine, product: Product) -> dict[str, Any]:
     rows = {
         name: [
             [product.price(price), product.size(size), order_text(order_id)]
-            for price, size, order_id in engine.book_orders("BTC-USD", side)
+            for price, size, order_id in engine.book_orders(product.row.product_id, side)
         ]
         for name, side in (("bids", Side.BUY), ("asks", Side.SELL))
     }
-    return {"sequence": engine.product_sequence("BTC-USD")} | rows
+    return {"sequence": engine.product_sequence(product.row.product_id)} | rows
 
 
 def level2(engine: Engine, product: Product) -> dict[str, Any]:
@@ -193,3 +195,38 @@ async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: py
     assert len(made) < books.BLOCK_MAX
     assert first.size - second.size == len('["983","5","777"],')
     assert max(map(len, second.chunks())) < 2 * books.CHUNK
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_books_are_the_engines_whatever_the_venue_does(seed: int) -> None:
+    """With options of orders, auctions of calendars, collars, switches and corrections: ours, and that of foreign clients."""
+    random, engine, time = Random(seed), Engine(), 10**18
+    told: list[object] = []
+    engine.apply(Batch(time, [*foundations((1_000, 3_000), 100_000), *operators()]))
+    books_of: dict[str, tuple[Product, Book, PriceBook]] = {}
+    for row in engine.products():
+        base, quote = engine.currency(row.base), engine.currency(row.quote)
+        assert base is not None
+        assert quote is not None
+        product = Product(row, base.scale, quote.scale)
+        books_of[row.product_id] = product, Book(), PriceBook(level3(engine, product))
+    batch: list[AnyCommand] = []
+    for step, _ in venue_flow(random, 700, told):
+        if not isinstance(step, int):
+            batch.append(step)
+            if random.random() < 0.5:
+                continue
+        time += random.choice([0, 1, 10**8]) + (step * 10**9 if isinstance(step, int) else 0)
+        applied = engine.apply(Batch(time, batch))
+        batch = []
+        told += [*applied.outcomes, *applied.events]
+        for event in applied.events:
+            if event.product_id in books_of and not isinstance(event, OrderReported | StreamNoted):
+                product, book, foreign = books_of[event.product_id]
+                book.apply(event)
+                foreign.apply(for_books(event, event_json(event, product)))
+        for product_id, (product, book, foreign) in books_of.items():
+            assert foreign.sequence == engine.product_sequence(product_id)
+            assert foreign.rows() == PriceBook(level3(engine, product)).rows()
+            for side in Side:
+                assert list(book.orders(side)) == engine.book_orders(product_id, side)

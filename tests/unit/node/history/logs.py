@@ -38,6 +38,7 @@ from snapshots.abi import ABI
 from snapshots.job import JobState
 from snapshots.manifest import SnapshotFields
 from snapshots.store import SnapshotStore
+from statemachine.applied import AppliedBatch
 from statemachine.commands import AnyCommand, Batch, decode_batch, encode_batch
 from statemachine.engine import Engine
 from tests.property.worlds import busy_command, foundations
@@ -88,12 +89,13 @@ class NodeLog:
         self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=self._segment_bytes)
         self.log.load()
 
-    def add(self, commands: Sequence[AnyCommand], *, seconds: float = 1.0) -> None:
-        """Append a batch, `seconds` after the previous one."""
+    def add(self, commands: Sequence[AnyCommand], *, seconds: float = 1.0) -> AppliedBatch:
+        """Append a batch, `seconds` after the previous one, and return what came of it."""
         self.time += round(seconds * 10**9)
         batch = Batch(self.time, list(commands))
-        self.engine.apply(batch)
+        applied = self.engine.apply(batch)
         self._append(bytes([COMMAND]) + encode_batch(batch))
+        return applied
 
     def add_noop(self) -> None:
         """Append an entry without commands."""

@@ -19,10 +19,11 @@ from node.migration import cutover
 from snapshots.naming import snapshot_paths
 from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
-from statemachine.events import OrderState
+from statemachine.events import AnyEvent, OrderMatched, OrderState, StatusChanged, TradeCorrected
 from statemachine.types import DoneReason, OrderStatus
-from tests.property.worlds import auction_command, busy_command
-from tests.unit.node.history.logs import NodeLog, busy, check_coins, snapshot_of
+from tests.property.operators import operators, venue_flow
+from tests.property.worlds import auction_command, busy_command, foundations
+from tests.unit.node.history.logs import MONEY, NodeLog, busy, check_coins, snapshot_of
 from tests.unit.node.history.test_candles import expected
 
 
@@ -87,6 +88,56 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Ran
         opened = [row for row in stored["status_changes"] if row["open_size"]]
         assert sum(row["open_size"] for row in opened) == sum(row["size"] for row in stored["trades"] if row["auction"]) > 0
     assert not stored["gaps"]
+
+
+def venue(node: NodeLog, seed: int, count: int) -> list[AnyEvent]:
+    """Everything that traders and operators do: options, collars, switches, calendars, corrections, users, consent."""
+    random, told, events = Random(seed), list[object](), list[AnyEvent]()
+
+    def add(commands: list[AnyCommand], seconds: float) -> None:
+        applied = node.add(commands, seconds=seconds)
+        told.extend([*applied.outcomes, *applied.events])
+        events.extend(applied.events)
+
+    add(foundations((1_000, 3_000), MONEY), 1)
+    add(operators(), 1)
+    batch: list[AnyCommand] = []
+    for step, _ in venue_flow(random, count, told):
+        if isinstance(step, int):
+            add(batch, step)
+            batch = []
+        else:
+            batch.append(step)
+        if random.random() < 0.4:
+            add(batch, random.choice([0, 0.3, 1]))
+            batch = []
+    add(batch, 1)
+    return events
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rows_are_what_the_engine_has_whatever_the_venue_does(tmp_path: Path, seed: int) -> None:
+    node = NodeLog(tmp_path / "cluster")
+    events = venue(node, seed, 700)
+    node.follow()
+    stored, engine = node.stored(), node.engine
+    orders = {row["order_id"]: {**row, "sequence": None} for row in stored["orders"]}
+    for order_id, row in orders_of(engine).items():
+        assert orders[order_id] == row
+    for account_id in ("ann", "bob", "eve"):
+        for balance in engine.balances(account_id):
+            own = [row for row in stored["ledger"] if (row["account_id"], row["currency"]) == (account_id, balance.currency)]
+            assert sum(row["amount"] for row in own) == balance.available + balance.hold
+            assert not own or own[-1]["balance"] == balance.available + balance.hold
+    fees = sum(-entry["amount"] for entry in stored["ledger"] if entry["kind"] == LedgerKind.FEE)
+    assert fees == sum(currency.fees for currency in engine.currencies())
+    assert len(stored["trades"]) == sum(isinstance(event, OrderMatched) for event in events)
+    assert len(stored["status_changes"]) == sum(isinstance(event, StatusChanged) for event in events)
+    latest = {row["product_id"]: row for row in stored["product_changes"]}
+    for product in engine.products():
+        fields = ("min_size", "max_size", "maker_fee_ppm", "taker_fee_ppm")
+        assert [latest[product.product_id][name] for name in fields] == [getattr(product, name) for name in fields]
+    assert any(isinstance(event, TradeCorrected) for event in events)
 
 
 @pytest.mark.parametrize("seed", range(2))
