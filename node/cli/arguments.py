@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ WHOLE_SECONDS = click.IntRange(0, INT64_MAX // SECOND_NS)
 class Finite(click.FloatRange):
     """A number within bounds. Not NaN, which compares with no bound, and not infinity, for which no clock can wait."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number. Raises click.BadParameter."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):

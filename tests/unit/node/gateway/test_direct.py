@@ -48,6 +48,7 @@ REFUSED: list[dict[str, object]] = [
 ]
 """Orders that the exchange's rules refuse."""
 
+NO_TEXT: tuple[object, ...] = ("", 0, False, [], {})
 ODD: list[object] = [
     {"product_id": "BTC-USD", "side": "buy", "price": 100, "size": 1},
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "stop": "entry", "stop_price": "200"},
@@ -59,10 +60,7 @@ ODD: list[object] = [
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "post_only": "yes"},
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": "a b"},
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": 7},
-    *(
-        {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": each}
-        for each in ("", 0, False, [], {})
-    ),
+    *({"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "client_oid": each} for each in NO_TEXT),
     {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1", "unknown": 1},
     {"product_id": ["BTC-USD"], "side": "buy", "price": "100", "size": "1"},
     {"product_id": "NO-PRODUCT", "side": "buy", "price": "100", "size": "1"},

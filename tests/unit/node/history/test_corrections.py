@@ -72,9 +72,9 @@ def test_what_a_second_user_approves_is_stored_as_if_it_needed_no_consent(tmp_pa
     consent = Permission.MARKET + Permission.CORRECT
     node.add([SetAccess(OPERATOR, "access", True, consent, 600 * SECOND_NS)])
     product = node.engine.products()[0]
-    sizes = {"order_type": OrderType.LIMIT, "price": 10 * product.tick, "size": 40 * product.lot}
-    node.add([PlaceOrder("ann", "sell", product.product_id, Side.SELL, **sizes)])
-    node.add([PlaceOrder("bob", "buy", product.product_id, Side.BUY, **sizes)])
+    terms = OrderType.LIMIT, 10 * product.tick, 40 * product.lot
+    node.add([PlaceOrder("ann", "sell", product.product_id, Side.SELL, *terms)])
+    node.add([PlaceOrder("bob", "buy", product.product_id, Side.BUY, *terms)])
     node.follow()
     (trade,) = node.stored()["trades"]
     bust = (trade["taker_account_id"], trade["maker_account_id"], trade["price"], trade["size"])
@@ -89,8 +89,8 @@ def test_what_a_second_user_approves_is_stored_as_if_it_needed_no_consent(tmp_pa
             DecideProposal(eva, "approve-eur", bust_id + 1, Decision.APPROVE),
             DecideProposal(eva, "approve-bust", bust_id, Decision.APPROVE),
             DecideProposal(eva, "twice", bust_id, Decision.APPROVE),
-            PlaceOrder("ann", "sell-again", product.product_id, Side.SELL, **sizes),
-            PlaceOrder("bob", "buy-again", product.product_id, Side.BUY, **sizes),
+            PlaceOrder("ann", "sell-again", product.product_id, Side.SELL, *terms),
+            PlaceOrder("bob", "buy-again", product.product_id, Side.BUY, *terms),
         ]
     )
     node.follow()
