@@ -24,7 +24,7 @@ from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from tests.simulation.directory import SnapshotDisk
 from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
-from tests.simulation.levels import BOTH, FORMER, Change, FormerMachine, LevelWorld
+from tests.simulation.levels import BOTH, FORMER, Change, FormerMachine, LevelWorld, Stage
 from tests.simulation.observers import WatchedEngine, WatchedSnapshots
 from tests.simulation.parts import Host, Machine, Process
 from tests.simulation.world import ViolationError
@@ -77,6 +77,50 @@ def test_a_state_in_which_something_new_is_in_use_does_not_return() -> None:
         counts += world.counts
     assert counts["returns refused"] > 0, counts
     assert counts["level changed"] > 0, counts
+
+
+class LeaderKilled(LevelWorld):
+    """The leader of a change is killed at one step of it, up to three times in each direction. `minority`: when some node,
+    and not a majority, has applied the entry that changes the level, this node is killed instead.
+    """
+
+    def __init__(self, seed: int, stage: Stage, *, minority: bool = False) -> None:
+        super().__init__(seed)
+        self._stage = stage
+        self._minority = minority
+        self.kills: Counter[Level] = Counter()
+
+    def _go_on_with_change(self) -> None:
+        super()._go_on_with_change()
+        change = self._change
+        if change is None or change.stage is not self._stage or self.kills[change.to] >= 3 or not self.all_vote():
+            return
+        running = [node for node in self.running() if len(self.running()) == len(self.ids)]
+        changed = [node for node in running if self._machine(node).level == change.to]
+        if self._minority and 2 * len(changed) > len(self.ids):
+            return
+        for node in changed if self._minority else running:
+            if node == change.node or self._minority:
+                self.kills[change.to] += 1
+                self.crash(node, power_loss=self.rng.random() < 0.5)
+                self.start(node)
+
+
+@pytest.mark.parametrize(
+    ("stage", "minority"),
+    [(Stage.DRAINING, False), (Stage.CHECKING, False), (Stage.CHECKED, False), (Stage.PROPOSED, False), (Stage.PROPOSED, True)],
+)
+def test_the_leader_is_killed_at_each_step_of_a_change(stage: Stage, *, minority: bool) -> None:
+    kills: Counter[Level] = Counter()
+    counts: Counter[str] = Counter()
+    for seed in range(30, 36):
+        world = LeaderKilled(seed, stage, minority=minority)
+        world.run(STEPS)
+        kills += world.kills
+        counts += world.counts
+        if kills[V0_2_0] and counts["level changed"] and (kills[OWN] or stage in (Stage.CHECKING, Stage.CHECKED)):
+            return
+    pytest.fail(f"no leader was killed on the way up and back: {kills}, {counts}")
 
 
 class Unchecked(LevelWorld):
