@@ -17,6 +17,7 @@ from node.engine.market import Market
 from node.engine.snapshot_port import IncomingSnapshot
 from snapshots.levels import states
 from snapshots.levels.level import OWN, V0_2_0, Level, decode_set_level
+from snapshots.levels.lowering import LossError
 from snapshots.levels.narrowing import Narrowing
 from snapshots.manifest import Row
 from snapshots.store import SnapshotStore
@@ -121,6 +122,49 @@ def test_the_leader_is_killed_at_each_step_of_a_change(stage: Stage, *, minority
         if kills[V0_2_0] and counts["level changed"] and (kills[OWN] or stage in (Stage.CHECKING, Stage.CHECKED)):
             return
     pytest.fail(f"no leader was killed on the way up and back: {kills}, {counts}")
+
+
+class PreparedReturns(LevelWorld):
+    """Some nodes have prepared a return of the level when it comes, and others convert their whole state."""
+
+    def step(self, *, faults: bool, load: bool) -> None:
+        if self.counts["level changed"] and self.rng.random() < 0.2:
+            self._prepare_return(self.rng.choice(self.ids))
+        super().step(faults=faults, load=load)
+
+    def _prepare_return(self, node: str) -> None:
+        """Prepare it from the state of this moment. The next snapshot is written in full, and ends it."""
+        process = self.hosts[node].process
+        if process is None or self.software[node] is not BOTH:
+            return
+        machine, port = self._machine(node), self._parts[node].snapshots
+        if machine.level != OWN or machine.returning is not None or port._job is not None:
+            return
+        for _ in machine.engine.freeze():
+            pass
+        port._base = None
+        returning = states.prepare_return(machine.engine, V0_2_0)
+        machine.prepare_return(returning)
+        try:
+            returning.build({name: list(rows) for name, rows in machine.engine.tables()})
+        except LossError:
+            machine.prepare_return(None)
+
+    def check_states(self, change: Change) -> None:
+        for node in self.running():
+            returning = self._machine(node).returning
+            self.counts["prepared at the check"] += returning is not None and returning.ready
+        super().check_states(change)
+
+
+def test_nodes_that_prepared_a_return_have_the_state_of_those_that_did_not() -> None:
+    counts: Counter[str] = Counter()
+    for seed in (0, 12, 13):
+        world = PreparedReturns(seed)
+        world.run(STEPS)
+        counts += world.counts
+    assert counts["level returned"] > 0, counts
+    assert counts["prepared at the check"] > 0, counts
 
 
 class Unchecked(LevelWorld):
