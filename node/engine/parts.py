@@ -109,6 +109,7 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
     introductions = _introductions(config, known, raft, start, addresses)
     raft.introduce(introductions)
     loop = asyncio.get_running_loop()
+    disk_figures = DiskFigures(config.data_path)
     service = EngineService(
         config,
         NodeIdentity(version, ABI, start),
@@ -121,7 +122,7 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
         more_counters=lambda: {
             **{f"raft_refused_{kind}": number for kind, number in sorted(refused.items())},
             **snapshots.counters(),
-            **_disk_figures(config.data_path),
+            **disk_figures.now(),
             "old_copies_noticed": introductions.old_copies,
         },
         doubt=lambda: introductions.doubt,
@@ -157,17 +158,39 @@ def _level_requests(
     return LevelRequests(change, preparation)
 
 
-def _disk_figures(data: Path) -> dict[str, int]:
-    """Return, for the status, how full the disk of a data directory is, and when its newest snapshot was taken (0 if
-    there is none).
+DISK_LOOK_S = 2.0
+"""Seconds for which the figures of the disk are kept."""
+
+
+class DiskFigures:
+    """How full the disk of a data directory is, and when its newest snapshot was taken, for the status.
+
+    The status is asked for twice a second by each gateway, and under load more often. The figures take system calls in
+    Raft's thread, so they are not taken for each status.
     """
-    found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
-    with contextlib.suppress(OSError):
-        usage = os.statvfs(data)
-        found |= {"disk_free_bytes": usage.f_bavail * usage.f_frsize, "disk_size_bytes": usage.f_blocks * usage.f_frsize}
-        if paths := snapshot_paths(data / "snapshots"):
-            found["snapshot_timestamp_seconds"] = int((paths[-1] / SEAL).stat().st_mtime)
-    return found
+
+    def __init__(self, data: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._data = data
+        self._clock = clock
+        self._found: dict[str, int] = {}
+        self._taken_at = float("-inf")
+
+    def now(self) -> dict[str, int]:
+        """Return the figures, at most `DISK_LOOK_S` seconds old. What cannot be read is 0, and so is the time of a
+        snapshot if there is none.
+        """
+        if self._clock() - self._taken_at >= DISK_LOOK_S:
+            self._found, self._taken_at = self._taken(), self._clock()
+        return self._found
+
+    def _taken(self) -> dict[str, int]:
+        found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
+        with contextlib.suppress(OSError):
+            usage = os.statvfs(self._data)
+            found |= {"disk_free_bytes": usage.f_bavail * usage.f_frsize, "disk_size_bytes": usage.f_blocks * usage.f_frsize}
+            if paths := snapshot_paths(self._data / "snapshots"):
+                found["snapshot_timestamp_seconds"] = int((paths[-1] / SEAL).stat().st_mtime)
+        return found
 
 
 def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
