@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Column, ColumnElement, Connection, RowMapping, Table, Text, select
 
+from node.errors import HistoryError
 from node.history import tables
 from node.history.partitions import id_of, parquet
 from node.history.tables import Sum
@@ -79,8 +80,7 @@ def newest(connection: Connection, home: Path, table: Table, wanted: RowRequest)
     """Return rows of a table, the last one first, from the database and from files.
 
     Raises:
-        HistoryError: there are files to read, and pyarrow is not installed.
-        OSError: a file is gone.
+        HistoryError: there are files to read, and pyarrow is not installed, or a file is gone or damaged.
     """
     falling = [table.c[name].desc() for name in wanted.order]
     found = select(table).where(wanted.where(table.c))
@@ -94,7 +94,12 @@ def newest(connection: Connection, home: Path, table: Table, wanted: RowRequest)
     for note in _partitions(connection, table, wanted):
         if len(rows) == wanted.limit and rows[-1][id_of(table).name] > note["last_id"]:
             break
-        rows = latest([*rows, *_read(home / note["file"], table, wanted)], wanted.order, wanted.limit)
+        arrow, _ = parquet()
+        try:
+            found_there = _read(home / note["file"], table, wanted)
+        except (OSError, arrow.ArrowException) as error:
+            raise HistoryError(f"the file {note['file']} of the history cannot be read: {type(error).__name__}") from error
+        rows = latest([*rows, *found_there], wanted.order, wanted.limit)
     return rows
 
 

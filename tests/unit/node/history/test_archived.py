@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pyarrow.parquet
+import pytest
 from sqlalchemy import select, update
 
+from node.errors import HistoryError
 from node.history import tables
 from node.history.database import connect
 from node.history.pages import PageRequest, TransferKind
@@ -55,4 +57,18 @@ def test_files_of_version_0_1_0_are_read(three_days: NodeLog) -> None:
         assert {order.opened_sequence for order in orders if order.done_at < NOON} == {0}
         assert past.transfers(name, "USD", TransferKind(incoming=True, internal=False), PageRequest())
         assert all_pages(lambda page, of=name: past.fills(of, "", 0, page), "trade_id", 50)  # type: ignore[misc]  # bound now
+    past.close()
+
+
+def test_a_file_that_is_gone_or_damaged_is_named(three_days: NodeLog) -> None:
+    """A gateway answers 503 then, and the log says which file it is."""
+    archive_days(three_days.config, BEFORE.replace(day=10))
+    paths = list((three_days.config.history_path / "parquet" / "trades").glob("*/*.parquet"))
+    assert paths
+    past = HistoryReader(three_days.config)
+    for content in (b"", b"no parquet", b"PAR1" + bytes(100) + b"PAR1", None):
+        for path in paths:
+            path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(HistoryError, match=r"parquet/trades/day=.*cannot be read"):
+            past.trades("ETH-USD", 10, 0)
     past.close()
