@@ -143,7 +143,7 @@ def _rename(account: Account, order: Order, name: str) -> None:
         return
     if old:
         del account.by_client_oid[old]
-        earlier = next((done for done in reversed(account.done) if done.client_oid == old), None)
+        earlier = next((done for done in reversed(list(account.done)) if done.client_oid == old), None)
         if earlier is not None:
             account.by_client_oid[old] = earlier
     order.client_oid = name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
@@ -39,9 +40,9 @@ class AppliedBatch:
     def __init__(
         self,
         outcomes: bytes,
-        outcome_ends: list[int],
+        outcome_ends: Sequence[int],
         events: bytes,
-        event_ends: list[int],
+        event_ends: Sequence[int],
         event_products: list[str],
         command_ends: list[int],
         keys: list[str],
@@ -88,5 +89,5 @@ class AppliedBatch:
         return f"AppliedBatch(outcomes={self.outcomes!r}, events={self.events!r})"
 
 
-def _pieces(encoded: bytes, ends: list[int]) -> list[bytes]:
+def _pieces(encoded: bytes, ends: Sequence[int]) -> list[bytes]:
     return [encoded[start:end] for start, end in pairwise([0, *ends])]

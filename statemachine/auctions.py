@@ -41,7 +41,7 @@ from statemachine.emit import order_changed, order_received, status_changed
 from statemachine.entities import Account, Order, Product
 from statemachine.icebergs import fold, unfold
 from statemachine.limits import AMOUNT_MAX, LEVELS_PER_UNIT, LOOKS_PER_UNIT
-from statemachine.matching import Taker, close, close_on_side, decrement_size, match, trade
+from statemachine.matching import close, close_on_side, decrement_size, match, taker_of, trade
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, Reason, SelfTradePrevention, Side
@@ -307,7 +307,7 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
     maker_side.reduce(maker, size)
     taker_side.reduce(taker, size)
     before = shown[0]
-    trade(state, product, Taker(taker), maker, size, price, True)
+    trade(state, product, taker_of(state, taker), maker, size, price, True)
     for order, slice_shown in zip((maker, taker), shown, strict=True):
         if order.remaining and order.status == OrderStatus.OPEN:
             fold(order, slice_shown)

@@ -22,7 +22,7 @@ cdef class BookSide:
     cdef PriceLevel _level(self, long long price, long long key)
     @cython.locals(low=Py_ssize_t, high=Py_ssize_t, middle=Py_ssize_t, chunk=list, level=PriceLevel)
     cdef Py_ssize_t _chunk_of(self, long long key) except -1
-    @cython.locals(low=Py_ssize_t, high=Py_ssize_t, middle=Py_ssize_t, level=PriceLevel)
+    @cython.locals(low=Py_ssize_t, high=Py_ssize_t, middle=Py_ssize_t, step=Py_ssize_t, level=PriceLevel)
     cdef Py_ssize_t _place_in(self, list chunk, long long key) except -1
     @cython.locals(level=PriceLevel)
     cpdef int remove(self, Order order) except -1

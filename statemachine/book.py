@@ -120,8 +120,17 @@ class BookSide:
         return low
 
     def _place_in(self, chunk: list[PriceLevel], key: int) -> int:
-        """The index in a list of the first level whose key is as small or smaller."""
-        low, high = 0, len(chunk)
+        """The index in a list of the first level whose key is as small or smaller. Most prices are near the best, so the
+        search begins there, with steps that double.
+        """
+        low, high, step = 0, len(chunk), 1
+        while step <= high:
+            level = chunk[high - step]
+            if level.key > key:
+                low = high - step + 1
+                break
+            high -= step
+            step += step
         while low < high:
             middle = (low + high) // 2
             level = chunk[middle]

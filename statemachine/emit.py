@@ -59,7 +59,7 @@ def _shown(order: Order, size: int) -> int:
 
 
 def _end(state: State, product: Product) -> None:
-    state.event_ends.append(state.events.size())
+    state.events.mark()
     state.event_products.append(product.product_id)
 
 
@@ -394,5 +394,5 @@ def _begin_in_stream(state: State, stream: Stream, tag: int, fields: int) -> Non
 
 
 def _end_in_stream(state: State, stream: Stream) -> None:
-    state.event_ends.append(state.events.size())
+    state.events.mark()
     state.event_products.append(stream.stream_id)

@@ -14,13 +14,14 @@ cdef int _OTHER
 cdef int _PLACE
 cdef int _CANCEL
 cdef Py_ssize_t _FINGERPRINT
+cdef int _REJECTS
 
-@cython.locals(ends=list, command_ends=list, outcomes=bytes, events=bytes)
+@cython.locals(command_ends=list, outcomes=bytes, events=bytes)
 cdef object _apply(State state, EntryReader entry)
-@cython.locals(account=Account, memory=ReplyCache, fingerprint=bytes, seen=bytes)
+@cython.locals(account=Account, memory=ReplyCache, seen=bytes)
 cdef int _answer(State state, EntryReader entry) except -1
 @cython.locals(outcome=Writer)
-cdef int _answer_first(State state, Account account, ReplyCache memory, EntryReader entry, bytes fingerprint) except -1
+cdef int _answer_first(State state, Account account, ReplyCache memory, EntryReader entry) except -1
 @cython.locals(memory=ReplyCache, fingerprint=bytes, seen=bytes)
 cdef int _answer_transfer(State state, Account account, EntryReader entry) except -1
 @cython.locals(memory=ReplyCache)

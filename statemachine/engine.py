@@ -50,6 +50,7 @@ _OTHER = 0
 _PLACE = 7
 _CANCEL = 8
 _FINGERPRINT: int = FINGERPRINT_SIZE
+_REJECTS: int = REJECTS
 
 _REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _TOO_MANY_TRANSFERS = Reject(
@@ -458,8 +459,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         linked.settle(state)
     if state.limited:
         limit_states.leave(state, 0)
-    command_ends = [len(state.event_ends)]
-    ends: list[int] = []
+    command_ends = [len(state.event_products)]
     for _ in range(entry.count):
         entry.advance()
         state.sequence += 1
@@ -468,14 +468,15 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
             linked.settle(state)
         if state.limited:
             limit_states.leave(state, command_ends[-1])
-        ends.append(state.outcomes.size())
-        command_ends.append(len(state.event_ends))
+        state.outcomes.mark()
+        command_ends.append(len(state.event_products))
     if state.busy:
         pending.forget_done(state)
     outcomes, events = state.outcomes.since(0), state.events.since(0)
     state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
-    applied = AppliedBatch(outcomes, ends, events, state.event_ends, state.event_products, command_ends, state.keys_put)
-    state.event_ends, state.event_products, state.keys_put = [], [], []
+    ends = state.outcomes.ends(), state.events.ends()
+    applied = AppliedBatch(outcomes, ends[0], events, ends[1], state.event_products, command_ends, state.keys_put)
+    state.event_products, state.keys_put = [], []
     return applied
 
 
@@ -492,14 +493,13 @@ def _answer(state: State, entry: EntryReader) -> None:
         _answer_transfer(state, account, entry)
     else:
         memory = account.replies if account is not None else state.operator_replies
-        fingerprint = entry.fingerprint()
         seen = memory.find(entry.command_id)
-        if seen is None and account is not None:
-            seen = _refused_before(account, REJECTS, entry.command_id)
+        if seen is None and account is not None and account.other_replies:
+            seen = _refused_before(account, _REJECTS, entry.command_id)
         if seen is None:
-            _answer_first(state, account, memory, entry, fingerprint)
+            _answer_first(state, account, memory, entry)
         else:
-            _answer_again(state, seen, fingerprint)
+            _answer_again(state, seen, entry.fingerprint())
 
 
 def _is_operator(account_id: str) -> bool:
@@ -507,7 +507,7 @@ def _is_operator(account_id: str) -> bool:
     return account_id == OPERATOR or access.is_sender(account_id)
 
 
-def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:
+def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader) -> None:
     """Execute a command, and put the outcome into the reply cache. The outcome of a trader's command that changed
     nothing goes into a cache of its own.
     """
@@ -517,7 +517,7 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
         state.changes.touch_operator(memory)
     outcome = state.outcome
     outcome.clear()
-    outcome.raw(fingerprint)
+    entry.write_fingerprint(outcome)
     state.unchanged = False
     reject = _carry_out(state, account, entry)
     if reject is not None:
@@ -527,7 +527,7 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
     if account is None or not state.unchanged:
         state.outcome_count += memory.add_written(entry.command_id, outcome)
     else:
-        _remember_refusal(state, account, REJECTS, entry.command_id)
+        _remember_refusal(state, account, _REJECTS, entry.command_id)
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
@@ -538,7 +538,7 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
     memory = account.other_replies.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None
     if seen is None:
-        seen = _refused_before(account, REJECTS - kind, entry.command_id)
+        seen = _refused_before(account, _REJECTS - kind, entry.command_id)
     if seen is not None:
         _answer_again(state, seen, fingerprint)
     elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
@@ -551,7 +551,7 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
         if reject is not None:
             rejected(state, reject)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
-            _remember_refusal(state, account, REJECTS - kind, entry.command_id)
+            _remember_refusal(state, account, _REJECTS - kind, entry.command_id)
         else:
             if memory is None:
                 memory = account.other_replies[kind] = ReplyCache(TRANSFERS_CACHED)

@@ -9,6 +9,7 @@ cdef int _MARKET
 cdef int _BUY
 cdef int _SELL
 cdef Py_ssize_t _FIELDS
+cdef Balance _NO_BALANCE
 
 
 @cython.final
@@ -101,6 +102,19 @@ cdef class Product:
 
 @cython.final
 @cython.no_gc
+cdef class DoneOrders:
+    cdef readonly Py_ssize_t count
+    cdef Order _oldest
+    cdef Order _newest
+
+    @cython.locals(newest=Order)
+    cpdef int append(self, Order order) except -1
+    @cython.locals(order=Order)
+    cpdef Order popleft(self)
+
+
+@cython.final
+@cython.no_gc
 cdef class Account:
     cdef readonly str account_id
     cdef readonly unsigned long long opened_at
@@ -108,7 +122,10 @@ cdef class Account:
     cdef public Order oldest
     cdef public Order newest
     cdef public Py_ssize_t open_count
-    cdef readonly object done
+    cdef readonly DoneOrders done
+    cdef public Product paired
+    cdef public Balance base
+    cdef public Balance quote
     cdef public long long done_count
     cdef readonly object by_client_oid
     cdef readonly ReplyCache replies
@@ -129,6 +146,7 @@ cdef class Account:
 
 @cython.final
 cdef class Placing:
+    cdef public Product product
     cdef public str product_id
     cdef public str client_oid
     cdef public wide price

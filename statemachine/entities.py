@@ -11,7 +11,7 @@ Orders refer to each other. The garbage collector does not track them, so a mill
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,10 @@ class Balance:
         """Move from hold to available."""
         self.hold -= amount
         self.available += amount
+
+
+_NO_BALANCE = Balance()
+"""What an account has in place of a pair of balances before its first order."""
 
 
 class Currency:
@@ -324,6 +328,54 @@ def _orders_by_oid() -> OrdersByOid:
     return OrdersByOid()
 
 
+class DoneOrders:
+    """The done orders of an account that can still be read: a queue in the order of leaving, linked by `Order.newer`."""
+
+    __slots__ = ("_newest", "_oldest", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._oldest: Order | None = None
+        self._newest: Order | None = None
+
+    def append(self, order: Order) -> None:
+        """Put an order that is done at the end. O(1)."""
+        newest = self._newest
+        if newest is None:
+            self._oldest = order
+        else:
+            newest.newer = order
+        self._newest = order
+        self.count += 1
+
+    def popleft(self) -> Order:
+        """Remove the oldest order. There is one. O(1)."""
+        order = self._oldest
+        assert order is not None, "there is a done order"
+        self._oldest = order.newer
+        order.newer = None
+        if self._oldest is None:
+            self._newest = None
+        self.count -= 1
+        return order
+
+    def clear_some(self, most: int) -> bool:
+        """Remove at most `most` orders. Returns whether orders are left. `teardown.clear` calls it."""
+        while most and self._oldest is not None:
+            self.popleft()
+            most -= 1
+        return self._oldest is not None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Order]:
+        order = self._oldest
+        while order is not None:
+            yield order
+            order = order.newer
+
+
 class Account:
     """An account: money, open orders, recently done orders, reply caches.
 
@@ -332,17 +384,17 @@ class Account:
         the queue is in the order of ids, also after a restore. open_count: the number of open orders. done: the latest
         done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`. done_count: orders ever done;
         the last of `done` has the number `done_count`. by_client_oid: the latest known order of each `client_oid`. At
-        most one open order has it, so an open one is the
-            latest.
+        most one open order has it, so an open one is the latest.
         changes: its changes since the last freeze; see `changes`. replies: the reply cache of its orders.
         other_replies: the reply caches of its deposits, withdrawals and transfers, by the tag of the command, and of
         rejected commands; see `commands.REPLY_CACHE_KINDS`. streams: its active report streams, by name; None where it has
-        none.
+        none. paired: the product whose currencies `base` and `quote` are in; see `State.pair`.
     """
 
     __slots__ = (
         "account_id",
         "balances",
+        "base",
         "by_client_oid",
         "changes",
         "done",
@@ -352,6 +404,8 @@ class Account:
         "open_count",
         "opened_at",
         "other_replies",
+        "paired",
+        "quote",
         "replies",
         "streams",
         "touched",
@@ -364,7 +418,7 @@ class Account:
         self.oldest: Order | None = None
         self.newest: Order | None = None
         self.open_count = 0
-        self.done: deque[Order] = deque()
+        self.done = DoneOrders()
         self.done_count = 0
         self.by_client_oid: OrdersByOid = _orders_by_oid()
         self.replies = ReplyCache()
@@ -372,6 +426,8 @@ class Account:
         self.other_replies: dict[int, ReplyCache] = {}
         self.streams: list[Stream] | None = None
         self.touched = 0
+        self.paired: Product | None = None
+        self.base = self.quote = _NO_BALANCE
 
     def available(self, currency: str) -> int:
         """The available amount of a currency."""
@@ -429,7 +485,7 @@ class Account:
 
 class Placing:
     """The fields of a `commands.PlaceOrder`, by the same names, before validation. Numbers may be of any size.
-    Validation adds the fee rates that the order gets.
+    Validation adds the product, and the fee rates that the order gets.
     """
 
     __slots__ = (
@@ -440,6 +496,7 @@ class Placing:
         "order_type",
         "post_only",
         "price",
+        "product",
         "product_id",
         "side",
         "size",
@@ -451,6 +508,7 @@ class Placing:
     )
 
     def __init__(self) -> None:
+        self.product: Product | None = None
         self.product_id = ""
         self.side: int = 0
         self.order_type: int = 0
@@ -508,7 +566,8 @@ class Order:
 
     Attributes:
         level: its price level, on the order book or the auction book; None elsewhere. ahead, behind: its neighbours in
-        the level's queue. older, newer: its neighbours among its account's open orders. listed: whether it is in the
+        the level's queue. older, newer: its neighbours among its account's open orders; for a done order, newer is the
+        next one of its account's done orders. listed: whether it is in the
         queue of open orders. terms: its options, see `options`; None for a plain order. reserve: the hidden size of an
         iceberg on the book; `remaining` is the slice that it shows then (`icebergs`). touched: the epoch in which its
         change was recorded; see `changes`.

@@ -3,6 +3,7 @@ cimport cython
 
 from statemachine.entities cimport Cancelling, Placing
 from statemachine.exact cimport wide
+from statemachine.writer cimport Writer
 
 cpdef bint is_name(str text) except -1
 cpdef bint is_command_id(str text) except -1
@@ -44,6 +45,7 @@ cdef class EntryReader:
     cdef int _choice(self) noexcept
     cpdef int advance(self) except -1
     cpdef bytes fingerprint(self)
+    cpdef int write_fingerprint(self, Writer into) except -1
     cpdef int placing(self, Placing into) except -1
     cpdef int cancelling(self, Cancelling into) except -1
     cpdef object command(self)

@@ -15,6 +15,7 @@ import msgspec
 from statemachine.commands import AnyCommand, CancelOrder, Command, PlaceOrder, decode_batch, encode_batch
 from statemachine.entities import Cancelling, Placing
 from statemachine.limits import COMMAND_ID_MAX, NAME_MAX
+from statemachine.writer import Writer
 
 PLACE, CANCEL, OTHER = 7, 8, 0
 """The kind of an entry's next command: one of the two most frequent ones, or another."""
@@ -89,6 +90,10 @@ class EntryReader:
     def fingerprint(self) -> bytes:
         """The fingerprint of the current command."""
         return fingerprint(_encode(self._command))
+
+    def write_fingerprint(self, into: Writer) -> None:
+        """Append the fingerprint of the current command."""
+        into.raw(self.fingerprint())
 
     def placing(self, into: Placing) -> None:
         """The current command, a `PlaceOrder`."""

@@ -224,7 +224,8 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     reject = validate_place(state, account, command)
     if reject is not None:
         return reject
-    product = state.products[command.product_id]
+    product = command.product
+    assert product is not None, "validated"
     if product.status == _AUCTION and not command.stop:
         reject = auctions.check_own(state, account, product, command.side, command.price)
         if reject is not None:
@@ -311,7 +312,7 @@ def _enter(state: State, product: Product, order: Order) -> None:
 def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | None:
     """Cancel one order."""
     order = validate_cancel(state, account, command)
-    if isinstance(order, Reject):
+    if not isinstance(order, Order):
         return order
     if account.streams is not None:
         state.requested = Requested(order, command.command_id, order.client_oid)

@@ -296,6 +296,10 @@ def _check_account(account: Account) -> None:
     assert account.open_count <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
     assert len(account.done) <= DONE_ORDERS_PER_ACCOUNT, f"account {name}: too many done orders"
     assert account.done_count >= len(account.done), f"account {name}: fewer done orders counted than kept"
+    paired = account.paired
+    if paired is not None:
+        assert account.base is account.balances.get(paired.base), f"account {name}: its pair has another base balance"
+        assert account.quote is account.balances.get(paired.quote), f"account {name}: its pair has another quote balance"
 
 
 def _check_open(state: State) -> None:

@@ -31,6 +31,7 @@ cdef int _CREDIT_MAX
 
 @cython.final
 @cython.no_gc
+@cython.freelist(8)
 cdef class Taker:
     cdef readonly Order order
     cdef readonly Balance base
@@ -41,8 +42,10 @@ cdef class Taker:
     cdef public bint short_of_base
 
 
-@cython.locals(by_oid=OrdersByOid, base=Balance, quote=Balance, paying=Balance, order=Order, hold=wide)
+@cython.locals(by_oid=OrdersByOid, paying=Balance, order=Order, hold=wide)
 cpdef Order accept(State state, Account account, Product product, Placing command)
+@cython.locals(account=Account)
+cpdef Taker taker_of(State state, Order order)
 cpdef int enter(State state, Product product, Order order) except -1
 @cython.locals(maker_side=BookSide)
 cpdef int match(State state, Product product, Order order) except -1
@@ -64,7 +67,7 @@ cdef int _take(State state, Product product, BookSide maker_side, Taker taker, l
 cdef bint _is_filled(Taker taker, int end) except -1
 @cython.locals(order=Order, lot_cost=wide, size=wide, owned=wide, raising=wide)
 cdef wide _capacity(Product product, Taker taker, long long price) except? -1
-@cython.locals(order=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, balances=dict)
+@cython.locals(order=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, owner=Account)
 cpdef int trade(State state, Product product, Taker taker, Order maker, long long size, long long price, bint auction) except -1
 @cython.locals(paid=wide)
 cdef wide _charge(Order order, wide value, wide ppm) except? -1

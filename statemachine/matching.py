@@ -76,11 +76,10 @@ class Taker:
 
     __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")
 
-    def __init__(self, order: Order) -> None:
-        product, balances = order.product, order.account.balances
+    def __init__(self, order: Order, base: Balance, quote: Balance) -> None:
         self.order = order
-        self.base = balances[product.base]
-        self.quote = balances[product.quote]
+        self.base = base
+        self.quote = quote
         self.by_money = False
         self.by_funds = False
         self.to_raise = 0
@@ -92,11 +91,18 @@ class Taker:
                 self.to_raise = order.funds
 
 
+def taker_of(state: State, order: Order) -> Taker:
+    """An order that begins to match, with its account's balances."""
+    account = order.account
+    state.pair(account, order.product)
+    return Taker(order, account.base, account.quote)
+
+
 def accept(state: State, account: Account, product: Product, command: Placing) -> Order:
     """Give a validated order its id, and put its money on hold. The caller lets it `enter` or wait."""
     state.last_order_id += 1
-    base, quote = state.balance(account, product.base), state.balance(account, product.quote)
-    paying = quote if command.side == _BUY else base
+    state.pair(account, product)
+    paying = account.quote if command.side == _BUY else account.base
     hold = entry_hold(product, command, paying.available)
     order = new_order(state.last_order_id, account, product)
     order.client_oid = command.client_oid
@@ -139,7 +145,7 @@ def match(state: State, product: Product, order: Order) -> None:
     if order.order_type == _LIMIT and not maker_side.crosses(order.price):
         _stay_or_leave(state, product, order)
     else:
-        _match(state, product, maker_side, Taker(order))
+        _match(state, product, maker_side, taker_of(state, order))
 
 
 def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -> None:
@@ -296,8 +302,9 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     if maker_fee + taker_fee < 0:
         maker_fee = -taker_fee
         maker.fee_credit = _CREDIT_MAX
-    balances = maker.account.balances
-    _settle(product, maker, balances[product.base], balances[product.quote], size, value, maker_fee)
+    owner = maker.account
+    state.pair(owner, product)
+    _settle(product, maker, owner.base, owner.quote, size, value, maker_fee)
     _settle(product, order, taker.base, taker.quote, size, value, taker_fee)
     if taker.to_raise:
         taker.to_raise -= value

@@ -2,7 +2,7 @@
 cimport cython
 
 from statemachine.changes cimport Changes
-from statemachine.entities cimport Account, Balance, Cancelling, Order, Placing, Product
+from statemachine.entities cimport Account, Balance, Cancelling, DoneOrders, Order, Placing, Product
 from statemachine.order_index cimport OrdersById, OrdersByOid
 from statemachine.reply_cache cimport ReplyCache
 from statemachine.writer cimport Writer
@@ -10,6 +10,7 @@ from statemachine.writer cimport Writer
 cdef int _BUY
 cdef int _ACTIVE
 cdef int _DONE
+cdef Py_ssize_t _DONE_MAX
 
 
 @cython.final
@@ -51,7 +52,6 @@ cdef class State:
     cdef public Py_ssize_t balance_count
     cdef public Py_ssize_t outcome_count
     cdef readonly Writer events
-    cdef public list event_ends
     cdef public list event_products
     cdef readonly Writer outcome
     cdef readonly Placing placing
@@ -66,9 +66,10 @@ cdef class State:
     cdef public long long highest
     cdef public Changes changes
 
+    cpdef int pair(self, Account account, Product product) except -1
     @cython.locals(balance=Balance)
     cpdef Balance balance(self, Account account, str currency)
-    @cython.locals(product=Product)
+    @cython.locals(account=Account)
     cpdef Balance paying(self, Order order)
     cpdef int set_hold(self, Order order, long long hold) except -1
     cpdef int wait(self, Order order) except -1
@@ -76,7 +77,7 @@ cdef class State:
     cpdef Py_ssize_t place_in_queue(self) except -1
     cpdef int set_busy(self, Product product) except -1
     cpdef int touch(self, Order order) except -1
-    @cython.locals(account=Account)
+    @cython.locals(account=Account, done=DoneOrders)
     cpdef int finish(self, Order order, int reason) except -1
     @cython.locals(by_oid=OrdersByOid)
     cdef int _forget(self, Account account, Order order) except -1

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BUY: int = Side.BUY
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
+_DONE_MAX: int = DONE_ORDERS_PER_ACCOUNT
 
 
 class Requested(NamedTuple):
@@ -61,7 +62,7 @@ class State:
         changes: what changed since the last freeze, for snapshots.
 
     The current batch, which is no part of the state:
-        events: its events, encoded. event_ends: the end of each. event_products: the product of each.
+        events: its events, encoded, each with a mark at its end. event_products: the product of each.
         outcomes: its outcomes, encoded. keys_put: the API keys whose permissions it may have changed.
         work: its units of work so far. It begins no more than `work_max`, and an order meets at most `makers_max`
             resting orders (`limits`).
@@ -112,7 +113,6 @@ class State:
         self.balance_count = 0
         self.outcome_count = 0
         self.events = Writer()
-        self.event_ends: list[int] = []
         self.event_products: list[str] = []
         self.outcome = Writer()
         self.placing = Placing()
@@ -154,10 +154,22 @@ class State:
             self.balance_count += 1
         return balance
 
+    def pair(self, account: Account, product: Product) -> None:
+        """Let `base` and `quote` of an account be its balances in the currencies of a product. They are created on first
+        use.
+
+        An account mostly trades the product that it traded last, so most orders need no look-up. A balance is never
+        replaced by another object, so the pair stays right.
+        """
+        if account.paired is not product:
+            account.base, account.quote = self.balance(account, product.base), self.balance(account, product.quote)
+            account.paired = product
+
     def paying(self, order: Order) -> Balance:
         """The balance in which an order holds: quote for a buy, base for a sell."""
-        product = order.product
-        return order.account.balances[product.quote if order.side == _BUY else product.base]
+        account = order.account
+        self.pair(account, order.product)
+        return account.quote if order.side == _BUY else account.base
 
     def set_hold(self, order: Order, hold: int) -> None:
         """Reduce the hold of an order to `hold`; the difference becomes available."""
@@ -214,10 +226,11 @@ class State:
         order.done_reason = reason
         order.done_at = self.time
         account.done_count += 1
-        account.done.append(order)
+        done = account.done
+        done.append(order)
         self.done_count += 1
-        if len(account.done) > DONE_ORDERS_PER_ACCOUNT:
-            self._forget(account, account.done.popleft())
+        if done.count > _DONE_MAX:
+            self._forget(account, done.popleft())
 
     def clear(self) -> None:
         """Empty it in small steps (`teardown`). It may not be used afterwards. O(everything).
@@ -226,6 +239,8 @@ class State:
         """
         self.changes.clear()
         self.operator_replies.clear()
+        for writer in (self.events, self.outcomes, self.outcome):
+            writer.clear()
         while self.products:
             product = self.products.popitem()[1]
             for side in (product.bids, product.asks, product.buys, product.sells):

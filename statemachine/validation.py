@@ -268,6 +268,7 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     product = state.products.get(command.product_id)
     if product is None:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    command.product = product
     if state.guarded:
         stopped = guards.check(state, product, account, command)
         if stopped is not None:
@@ -443,7 +444,10 @@ def entry_hold(product: Product, command: Placing, available: int) -> int:
 
 def _funds(product: Product, account: Account, command: Placing) -> Reject | None:
     buys = command.side == _BUY
-    available = account.available(product.quote if buys else product.base)
+    if account.paired is product:
+        available = account.quote.available if buys else account.base.available
+    else:
+        available = account.available(product.quote if buys else product.base)
     needed = entry_hold(product, command, available)
     if needed > available:
         return Reject(Reason.INSUFFICIENT_FUNDS, "funds" if command.funds else "size", f"{needed} needed, {available} available")

@@ -11,18 +11,18 @@ cdef extern from *:
     """
     #include <string.h>
 
-    /* Writes a number as msgpack, in its shortest form, where there is room for 9 bytes. Returns how many it wrote; 0: it has more than 64 bits. */
-    static int quorumbook_number(unsigned char *at, __int128 value)
+    /* Writes a number as msgpack, in its shortest form, where there is room for 9 bytes. Returns how many it wrote; 0: it has more than 64 bits.
+       The sizes of numbers follow no pattern, so the form of a positive one is computed without a branch. */
+    static inline int quorumbook_number(unsigned char *at, __int128 value)
     {
         unsigned long long bits = (unsigned long long)value;
         int count, head;
         if (value >= 0) {
             if (value < 0x80) { at[0] = (unsigned char)bits; return 1; }
             if (value >> 64) return 0;
-            if (bits <= 0xff) { head = 0xcc; count = 1; }
-            else if (bits <= 0xffff) { head = 0xcd; count = 2; }
-            else if (bits <= 0xffffffffULL) { head = 0xce; count = 4; }
-            else { head = 0xcf; count = 8; }
+            head = (bits > 0xff) + (bits > 0xffff) + (bits > 0xffffffffULL);
+            count = 1 << head;
+            head += 0xcc;
         } else {
             long long number = (long long)value;
             if ((__int128)number != value) return 0;
@@ -61,26 +61,27 @@ cdef class Writer:
     cdef Py_ssize_t used
     cdef Py_ssize_t room
 
+    cdef Py_ssize_t *marks
+    cdef Py_ssize_t marked
+    cdef Py_ssize_t marks_room
+
     cdef int grow(self, Py_ssize_t more) except -1
+    cdef int grow_marks(self) except -1
+    cdef int long_number(self, wide value) except -1
     cdef int text_header(self, Py_ssize_t length) except -1
     cpdef int array(self, Py_ssize_t count) except -1
     cpdef int raw(self, bytes encoded) except -1
     cpdef int copy(self, Writer other, Py_ssize_t start) except -1
     cpdef bytes since(self, Py_ssize_t start)
+    cpdef object ends(self)
     cdef void _tail(self, unsigned char *at, unsigned long long bits, int count) noexcept
 
     cpdef inline int number(self, wide value) except -1:
-        cdef int count
-        if self.room - self.used < 9:
-            self.grow(9)
-        if 0 <= value and value < 0x80:
-            self.memory[self.used] = <unsigned char>value
-            self.used += 1
-            return 0
-        count = quorumbook_number(self.memory + self.used, value)
-        if count == 0:
-            raise OverflowError("a number of more than 64 bits")
-        self.used += count
+        # Most numbers are small. Only their branch is compiled into the callers.
+        if value < 0 or value >= 0x80 or self.used == self.room:
+            return self.long_number(value)
+        self.memory[self.used] = <unsigned char>value
+        self.used += 1
         return 0
 
     cpdef inline int text(self, str value) except -1:
@@ -114,6 +115,13 @@ cdef class Writer:
     cpdef inline Py_ssize_t size(self) noexcept:
         return self.used
 
+    cpdef inline int mark(self) except -1:
+        if self.marked == self.marks_room:
+            self.grow_marks()
+        self.marks[self.marked] = self.used
+        self.marked += 1
+        return 0
+
     cpdef inline int clear(self) except -1:
-        self.used = 0
+        self.used = self.marked = 0
         return 0

@@ -7,7 +7,7 @@ into a block of memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -24,6 +24,7 @@ class Writer:
     def __init__(self) -> None:
         self._written: list[bytes] = []
         self._size = 0
+        self._ends: list[int] = []
         self._values: list[int | str | bool | None] = []
         append: Callable[[int | str | bool | None], None] = self._values.append
         self.number: Callable[[int], None] = append
@@ -51,6 +52,14 @@ class Writer:
         """What another has written from place `start` on."""
         self.raw(other.since(start))
 
+    def mark(self) -> None:
+        """Record that a record ends here."""
+        self._ends.append(self.size())
+
+    def ends(self) -> Sequence[int]:
+        """The places of the marks."""
+        return list(self._ends)
+
     def size(self) -> int:
         """Bytes written so far."""
         self._flush()
@@ -65,6 +74,7 @@ class Writer:
         """Begin anew, with nothing written."""
         self._written.clear()
         self._values.clear()
+        self._ends.clear()
         self._size = 0
 
     def _append(self, encoded: bytes) -> None:

@@ -11,6 +11,7 @@ cdef class Writer:
 
     def __dealloc__(self):
         free(self.memory)
+        free(self.marks)
 
     cdef int grow(self, Py_ssize_t more) except -1:
         """Make room for `more` bytes."""
@@ -19,6 +20,30 @@ cdef class Writer:
         if memory == NULL:
             raise MemoryError
         self.memory, self.room = <unsigned char *>memory, room
+        return 0
+
+    cdef int grow_marks(self) except -1:
+        """Make room for more marks."""
+        cdef Py_ssize_t room = 2 * self.marks_room if self.marks_room else 64
+        cdef void *marks = realloc(self.marks, room * sizeof(Py_ssize_t))
+        if marks == NULL:
+            raise MemoryError
+        self.marks, self.marks_room = <Py_ssize_t *>marks, room
+        return 0
+
+    cdef int long_number(self, wide value) except -1:
+        """A number of any size."""
+        cdef int count
+        if self.room - self.used < 9:
+            self.grow(9)
+        if 0 <= value and value < 0x80:
+            self.memory[self.used] = <unsigned char>value
+            self.used += 1
+            return 0
+        count = quorumbook_number(self.memory + self.used, value)
+        if count == 0:
+            raise OverflowError("a number of more than 64 bits")
+        self.used += count
         return 0
 
     cdef int text_header(self, Py_ssize_t length) except -1:
@@ -71,3 +96,6 @@ cdef class Writer:
 
     cpdef bytes since(self, Py_ssize_t start):
         return PyBytes_FromStringAndSize(<char *>self.memory + start, self.used - start)
+
+    cpdef object ends(self):
+        return memoryview(PyBytes_FromStringAndSize(<char *>self.marks, self.marked * sizeof(Py_ssize_t))).cast("n")

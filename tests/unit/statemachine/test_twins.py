@@ -54,6 +54,7 @@ def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) ->
     for made in (PLAIN_WRITER.Writer(), writer.Writer()):
         made.raw(b"head")
         made.array(len(values))
+        sizes = []
         for value in values:
             if isinstance(value, bool):
                 made.flag(value)
@@ -61,10 +62,17 @@ def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) ->
                 made.number(value)
             else:
                 made.text(value)
+            made.mark()
+            sizes.append(made.size())
+        ends = made.ends()
+        assert list(ends) == sizes
         assert made.size() == len(made.since(0))
         written.append(made.since(4))
         made.clear()
         assert made.since(0) == b""
+        made.mark()
+        assert list(made.ends()) == [0]
+        assert list(ends) == sizes, "the ends that were taken do not change"
     assert written[0] == written[1] == msgspec.msgpack.encode(values)
 
 
@@ -266,6 +274,10 @@ def read(module: Any, payload: bytes) -> list[object]:
     for _ in range(found.count):
         found.advance()
         said += [found.kind, found.account_id, found.command_id, found.fingerprint()]
+        written = writer.Writer()
+        written.raw(b"head")
+        found.write_fingerprint(written)
+        assert written.since(0) == b"head" + found.fingerprint()
         if found.kind == module.PLACE:
             found.placing(placing)
             said += [getattr(placing, name) for name in names]
@@ -329,6 +341,7 @@ def test_an_entry_in_another_encoding_is_the_same_entry() -> None:
 def test_both_cores_make_the_same_fingerprints(encoded: bytes) -> None:
     encoded = b"\x90" + encoded
     assert PLAIN_ENTRY.fingerprint(encoded) == entry.fingerprint(encoded)
+    assert PLAIN_ENTRY.fingerprint(b"\xff" * len(encoded)) == entry.fingerprint(b"\xff" * len(encoded))
     assert entry.fingerprint(encoded) != entry.fingerprint(encoded[:-1])
 
 
