@@ -18,16 +18,16 @@ cdef int _REJECTS
 
 @cython.locals(command_ends=list, outcomes=bytes, events=bytes)
 cdef object _apply(State state, EntryReader entry)
-@cython.locals(account=Account, memory=ReplyCache, seen=bytes)
+@cython.locals(account=Account, replies=ReplyCache, seen=bytes)
 cdef int _answer(State state, EntryReader entry) except -1
 @cython.locals(outcome=Writer)
-cdef int _answer_first(State state, Account account, ReplyCache memory, EntryReader entry) except -1
-@cython.locals(memory=ReplyCache, fingerprint=bytes, seen=bytes)
+cdef int _answer_first(State state, Account account, ReplyCache replies, EntryReader entry) except -1
+@cython.locals(replies=ReplyCache, fingerprint=bytes, seen=bytes)
 cdef int _answer_transfer(State state, Account account, EntryReader entry) except -1
-@cython.locals(memory=ReplyCache)
-cdef bytes _refused_before(Account account, int kind, str command_id)
-@cython.locals(memory=ReplyCache)
-cdef int _remember_refusal(State state, Account account, int kind, str command_id) except -1
+@cython.locals(replies=ReplyCache)
+cdef bytes _rejected_before(Account account, int kind, str command_id)
+@cython.locals(replies=ReplyCache)
+cdef int _cache_reject(State state, Account account, int kind, str command_id) except -1
 cdef int _answer_again(State state, bytes seen, bytes fingerprint) except -1
 cdef object _carry_out(State state, Account account, EntryReader entry)
 cdef int _reject(State state, object reject) except -1

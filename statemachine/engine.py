@@ -209,7 +209,7 @@ class Engine:
         account = self._state.accounts.get(account_id)
         if account is None:
             return _is_operator(account_id) and self._state.operator_replies.find(command_id) is not None
-        return any(memory.find(command_id) is not None for memory in (account.replies, *account.other_replies.values()))
+        return any(replies.find(command_id) is not None for replies in (account.replies, *account.other_replies.values()))
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""
@@ -492,12 +492,12 @@ def _answer(state: State, entry: EntryReader) -> None:
     elif account is not None and entry.kind == _OTHER and entry.tag in TRANSFER_KINDS:
         _answer_transfer(state, account, entry)
     else:
-        memory = account.replies if account is not None else state.operator_replies
-        seen = memory.find(entry.command_id)
+        replies = account.replies if account is not None else state.operator_replies
+        seen = replies.find(entry.command_id)
         if seen is None and account is not None and account.other_replies:
-            seen = _refused_before(account, _REJECTS, entry.command_id)
+            seen = _rejected_before(account, _REJECTS, entry.command_id)
         if seen is None:
-            _answer_first(state, account, memory, entry)
+            _answer_first(state, account, replies, entry)
         else:
             _answer_again(state, seen, entry.fingerprint())
 
@@ -507,14 +507,14 @@ def _is_operator(account_id: str) -> bool:
     return account_id == OPERATOR or access.is_sender(account_id)
 
 
-def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader) -> None:
+def _answer_first(state: State, account: Account | None, replies: ReplyCache, entry: EntryReader) -> None:
     """Execute a command, and put the outcome into the reply cache. The outcome of a trader's command that changed
     nothing goes into a cache of its own.
     """
     if account is not None:
         state.changes.touch(account)
     else:
-        state.changes.touch_operator(memory)
+        state.changes.touch_operator(replies)
     outcome = state.outcome
     outcome.clear()
     entry.write_fingerprint(outcome)
@@ -525,9 +525,9 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
         rejected(state, reject)
     state.outcomes.copy(outcome, _FINGERPRINT)
     if account is None or not state.unchanged:
-        state.outcome_count += memory.add_written(entry.command_id, outcome)
+        state.outcome_count += replies.add_written(entry.command_id, outcome)
     else:
-        _remember_refusal(state, account, _REJECTS, entry.command_id)
+        _cache_reject(state, account, _REJECTS, entry.command_id)
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
@@ -535,13 +535,13 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
     recent entry.
     """
     fingerprint, kind = entry.fingerprint(), entry.tag
-    memory = account.other_replies.get(kind)
-    seen = memory.find(entry.command_id) if memory is not None else None
+    replies = account.other_replies.get(kind)
+    seen = replies.find(entry.command_id) if replies is not None else None
     if seen is None:
-        seen = _refused_before(account, _REJECTS - kind, entry.command_id)
+        seen = _rejected_before(account, _REJECTS - kind, entry.command_id)
     if seen is not None:
         _answer_again(state, seen, fingerprint)
-    elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
+    elif replies is not None and not replies.has_room(state.time - TRANSFER_LIFETIME):
         _reject(state, _TOO_MANY_TRANSFERS)
     else:
         state.changes.touch(account)
@@ -551,26 +551,26 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
         if reject is not None:
             rejected(state, reject)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
-            _remember_refusal(state, account, _REJECTS - kind, entry.command_id)
+            _cache_reject(state, account, _REJECTS - kind, entry.command_id)
         else:
-            if memory is None:
-                memory = account.other_replies[kind] = ReplyCache(TRANSFERS_CACHED)
+            if replies is None:
+                replies = account.other_replies[kind] = ReplyCache(TRANSFERS_CACHED)
             state.outcomes.copy(state.outcome, _FINGERPRINT)
-            state.outcome_count += memory.add_written(entry.command_id, state.outcome)
+            state.outcome_count += replies.add_written(entry.command_id, state.outcome)
 
 
-def _refused_before(account: Account, kind: int, command_id: str) -> bytes | None:
+def _rejected_before(account: Account, kind: int, command_id: str) -> bytes | None:
     """The cached entry of a command that was rejected or changed nothing, if there is one."""
-    memory = account.other_replies.get(kind)
-    return memory.find(command_id) if memory is not None else None
+    replies = account.other_replies.get(kind)
+    return replies.find(command_id) if replies is not None else None
 
 
-def _remember_refusal(state: State, account: Account, kind: int, command_id: str) -> None:
+def _cache_reject(state: State, account: Account, kind: int, command_id: str) -> None:
     """Cache the current outcome, which changed nothing, apart from the outcomes of changes. The account was touched."""
-    memory = account.other_replies.get(kind)
-    if memory is None:
-        memory = account.other_replies[kind] = ReplyCache(REJECTS_CACHED)
-    state.outcome_count += memory.add_written(command_id, state.outcome)
+    replies = account.other_replies.get(kind)
+    if replies is None:
+        replies = account.other_replies[kind] = ReplyCache(REJECTS_CACHED)
+    state.outcome_count += replies.add_written(command_id, state.outcome)
 
 
 def _answer_again(state: State, seen: bytes, fingerprint: bytes) -> None:
