@@ -396,7 +396,8 @@ def check_stop(product: Product, command: Placing) -> Reject | None:
 def _cancel_after(state: State, command: Placing) -> Reject | None:
     if command.time_in_force != _GTT:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
-    longest = min(_CANCEL_AFTER_MAX, _TIME_MAX - state.time)
+    longest = _TIME_MAX - state.time
+    longest = min(longest, _CANCEL_AFTER_MAX)  # apart, because the compiled minimum has the type of its operands
     if not _CANCEL_AFTER_MIN <= command.cancel_after <= longest:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
     return None

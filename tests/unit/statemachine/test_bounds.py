@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from statemachine.commands import (
     AnyCommand,
@@ -28,6 +29,7 @@ from statemachine.limits import (
     OPEN_ORDERS_PER_ACCOUNT,
     OPERATOR,
     OUTCOMES_PER_ACCOUNT,
+    TIME_MAX,
     WORK_PER_ENTRY,
 )
 from statemachine.types import OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
@@ -261,3 +263,20 @@ def test_the_executed_value_of_an_order_stops_at_what_a_row_can_hold() -> None:
     assert executed(EXECUTED_MAX - 5, 4) == EXECUTED_MAX - 1
     assert executed(EXECUTED_MAX - 5, 6) == EXECUTED_MAX
     assert executed(EXECUTED_MAX, AMOUNT_MAX) == EXECUTED_MAX
+
+
+@pytest.mark.parametrize("late", [-CANCEL_AFTER_MIN, 1 - CANCEL_AFTER_MIN, 0, CANCEL_AFTER_MIN, 2**63], ids=str)
+def test_no_order_expires_after_the_largest_time(late: int) -> None:
+    """Also where a clock is behind that time, which the compiled core must compute like the plain one."""
+    engine = market()
+    order = msgspec.structs.replace(
+        limit("ann", "gtt", Side.BUY, 1, 10), time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN
+    )
+    (outcome,) = engine.apply(Batch(TIME_MAX + late, [order])).outcomes
+    if late == -CANCEL_AFTER_MIN:
+        assert isinstance(outcome, Placed)
+        assert outcome.order.expires_at == TIME_MAX
+    else:
+        assert isinstance(outcome, Rejected)
+        assert outcome.reason == Reason.INVALID_CANCEL_AFTER
+    engine.check()
