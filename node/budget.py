@@ -252,7 +252,7 @@ class Places(Generic[Payer]):
     def leave(self, holder: Payer) -> None:
         """Give a place back."""
         held = self._held[holder]
-        assert held > 0, "who leaves has entered"
+        assert held > 0, "a place that is given back was taken"
         self.taken -= 1
         if held == 1:
             del self._held[holder]

@@ -5,6 +5,7 @@ DIR/ca.pem  DIR/admin.json  DIR/n1/node.toml  DIR/n1/data/  DIR/n2/...
 
 from __future__ import annotations
 
+import shlex
 import ssl
 from pathlib import Path
 
@@ -71,14 +72,14 @@ class ClusterDirectory:
 
     Args:
         directory: what `quorumbook init` made.
-        leave_out_invalid: leave out a node whose configuration is not right, and keep the error in `invalid`.
+        leave_out_invalid: leave out a node with an invalid configuration, and keep the error in `invalid`.
 
     Attributes:
         invalid: the errors of the nodes that were left out.
 
     Raises:
         DirectoryError: there is no node in it.
-        ConfigError: a node's configuration is not right; with `leave_out_invalid`, every node's.
+        ConfigError: a node's configuration is invalid; with `leave_out_invalid`, every node's.
         DataDirectoryError: it cannot be read whether a node was removed.
     """
 
@@ -87,7 +88,8 @@ class ClusterDirectory:
         paths = sorted(self.directory.glob("*/node.toml"))
         if not paths:
             raise DirectoryError(
-                f"{directory}: no node in it (expected {directory}/n1/node.toml); make one with: quorumbook init {directory}"
+                f"{directory}: no node in it (expected {directory}/n1/node.toml); make one with: "
+                f"quorumbook init {shlex.quote(str(directory))}"
             )
         self.config_paths: dict[str, Path] = {}
         self.configs: dict[str, NodeConfig] = {}

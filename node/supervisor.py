@@ -242,7 +242,7 @@ def run_node(config_path: Path, *, rejoin: bool) -> int:
     """Run a node in this process until a stop is requested. Returns the process's exit code.
 
     Raises:
-        ConfigError: the configuration is not right.
+        ConfigError: the configuration is invalid.
         DataDirectoryError: the data directory is missing or another node's.
         NodeRunningError: the node runs already.
         OSError: the data directory cannot be written.

@@ -1,14 +1,14 @@
 """Traces of orders for OpenTelemetry: from the gateway to the state, sampled, off by default.
 
-| span | process | from, to |
+| span | process | begins when, ends when |
 |---|---|---|
-| `order` | gateway | the gateway sends the command, the outcome is there |
+| `order` | gateway | the gateway sends the command, the outcome arrives |
 | `engine` | the leader's engine | the command arrives, its answer leaves |
 | `commit` | the leader's engine | the command arrives, its log entry begins to be applied: the queue and consensus |
 | `apply` | the leader's engine | the entry is applied, and the answer leaves |
 
-Nothing is added to what goes over the network: the trace's id is a digest of the command's id, which every process has.
-So all of them come to the same trace, and to the same decision whether it is sampled. A command that is sent again
+No message gets another field: a trace's id is a digest of the command's account and id, which every process has. So all
+processes use the same trace, and make the same decision whether it is sampled. A command that is sent again
 after a failover shows both leaders in one trace.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 CLOSE_S = 2.0
-"""Seconds for the last spans to leave when the process stops."""
+"""Seconds for sending the last spans when the process stops."""
 
 NEEDS = "tracing.endpoint is set, and OpenTelemetry is not installed: pip install 'quorumbook[tracing]'"
 
@@ -46,7 +46,7 @@ class Tracer:
 
     Args:
         process: "gateway" or "engine".
-        exporter: where spans go; in tests. By default to `tracing.endpoint`, in a thread.
+        exporter: the destination of the spans, for tests. By default a thread sends them to `tracing.endpoint`.
 
     Raises:
         SetupError: OpenTelemetry is not installed.
@@ -78,14 +78,14 @@ class Tracer:
         self._bound = int(config.tracing.ratio * 2**64)
 
     def sampled(self, command: AnyCommand) -> TraceIds | None:
-        """The ids of a command's trace; None where it is not sampled."""
+        """Return the ids of a command's trace; None if it is not sampled."""
         digest = hashlib.blake2b(f"{command.account_id}\0{command.command_id}".encode(), digest_size=24).digest()
         if int.from_bytes(digest[:8], "big") >= self._bound:
             return None
         return TraceIds(int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:], "big") or 1)
 
     def gateway(self, commands: Sequence[AnyCommand], begun_ns: int, ended_ns: int) -> None:
-        """The span `order` of each command that is sampled."""
+        """Record the span `order` of each command that is sampled."""
         for command in commands:
             ids = self.sampled(command)
             if ids is not None:
@@ -95,8 +95,8 @@ class Tracer:
                 span.end(ended_ns)
 
     def engine(self, commands: Sequence[AnyCommand], begun_ns: int, applied_ns: int, ended_ns: int, refusal: str) -> None:
-        """The spans `engine`, `commit` and `apply` of each command that is sampled. `refusal`: why it was not carried
-        out, "" where it was.
+        """Record the spans `engine`, `commit` and `apply` of each command that is sampled. `refusal`: why it was not
+        carried out, or "" if it was.
         """
         for command in commands:
             ids = self.sampled(command)
@@ -114,8 +114,8 @@ class Tracer:
             span.end(ended_ns)
 
     def close(self) -> None:
-        """Send what is left, for `CLOSE_S` at most. The library itself tries for many seconds where nobody listens, and
-        the process has to stop.
+        """Send the remaining spans, for `CLOSE_S` at most. The library would try for many seconds to reach a collector
+        that is down, and the process has to stop.
         """
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closing.start()
@@ -123,12 +123,12 @@ class Tracer:
 
 
 def tracer_of(config: NodeConfig, process: str) -> Tracer | None:
-    """The tracer of a process, None where traces are off. Raises SetupError."""
+    """Return the tracer of a process; None if traces are off. Raises SetupError."""
     return Tracer(config, process) if config.tracing.endpoint and config.tracing.ratio else None
 
 
 def _facts(command: AnyCommand) -> dict[str, str]:
-    """What a span says of its command: no amounts, and no account."""
+    """Return a span's attributes. They contain no amounts and no account."""
     facts = {"command": type(command).__name__, "command_id": command.command_id}
     product_id = getattr(command, "product_id", "")
     return {**facts, "product_id": product_id} if product_id else facts
@@ -143,7 +143,7 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 def _ids() -> Any:
-    """Gives the ids that are set for the next first span, and random ones else."""
+    """Return a generator of ids: those set in `next` for the next first span, otherwise random ones."""
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
     class Ids(RandomIdGenerator):

@@ -23,8 +23,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
     """The fields of the manifest that the engine process knows.
 
-    `index` and `term` are those of the last log entry in it; `mark` is the cluster layer's note of that point, kept as
-    it is. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A non-empty `full_hash`
+    `index` and `term` are those of the last log entry in it; `mark` is the Raft position of that entry, as bytes that
+    this package does not read. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A non-empty `full_hash`
     is compared with the rows.
     """
 

@@ -2,8 +2,8 @@
 This is the only file that uses rocksdict.
 
 RocksDB stores rows in files (SST) that never change once written; newer rows are in newer files. So the next snapshot
-shares the files of the previous one, as hard links, and adds one with the changes (`Draft`). Compaction rewrites a
-table without the deleted rows.
+shares the files of the previous one, as hard links (`writer.share_files`), and adds one for each table that changed.
+Compaction rewrites a table without the deleted rows.
 """
 
 from __future__ import annotations

@@ -59,11 +59,11 @@ def decode_seal(data: bytes) -> Seal:
         ValueError: it is damaged, of another format, or names files that no snapshot has.
     """
     if not data.startswith(MAGIC):
-        raise ValueError("it does not begin as a seal of this format does")
+        raise ValueError("it does not begin with the first line of a seal of this format")
     digest = data[len(MAGIC) : len(MAGIC) + DIGEST_BYTES]
     body = data[len(MAGIC) + DIGEST_BYTES :]
     if hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() != digest:
-        raise ValueError("it does not match its digest")
+        raise ValueError("its checksum differs")
     try:
         seal = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

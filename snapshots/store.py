@@ -104,7 +104,7 @@ class SnapshotStore:
         """
         path = snapshot_path(self._directory, manifest.index)
         if self._checked(path) != manifest:
-            raise SnapshotDamagedError(str(path), "is another snapshot than the one asked for")
+            raise SnapshotDamagedError(str(path), "is not the requested snapshot")
         return path
 
     def load(self, manifest: Manifest) -> dict[str, list[Row]]:

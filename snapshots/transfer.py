@@ -92,9 +92,9 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except SnapshotDamagedError as error:
-        raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error.place}: {error.what}") from error
+        raise SnapshotRefusedError(f"the incoming snapshot is refused: {error.place}: {error.what}") from error
     except OSError as error:
-        raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error}") from error
+        raise SnapshotRefusedError(f"the incoming snapshot is refused: {error}") from error
 
 
 class Sink:
@@ -151,7 +151,7 @@ class Sink:
         """
         try:
             if self._fault:
-                raise SnapshotRefusedError(f"the incoming snapshot is not taken: {self._fault}")
+                raise SnapshotRefusedError(f"the incoming snapshot is refused: {self._fault}")
             return self._verify(keep)
         except BaseException:
             self.abort()
@@ -159,11 +159,11 @@ class Sink:
 
     def _verify(self, keep: Keep | None) -> Manifest:
         if self._seal is None or self._file is not None or self._position < len(self._seal.files):
-            raise SnapshotRefusedError("the incoming snapshot is not taken: it is not whole")
+            raise SnapshotRefusedError("the incoming snapshot is refused: it is incomplete")
 
         def wanted(table: str, rows: list[Row]) -> None:
             if self._ended:
-                raise SnapshotRefusedError("the incoming snapshot is given up")
+                raise SnapshotRefusedError("the transfer of the incoming snapshot was ended")
             if keep is not None:
                 keep(table, rows)
 
@@ -214,7 +214,7 @@ class Sink:
         shutil.rmtree(self._draft, ignore_errors=True)
 
     def _take_head(self, data: bytes) -> memoryview:
-        """Collect the seal. Returns the bytes behind it."""
+        """Collect the seal. Returns the bytes after it."""
         self._head += data
         if len(self._head) < LENGTH_BYTES:
             return memoryview(b"")

@@ -131,7 +131,7 @@ def check_shared(seal: Seal, shared: Mapping[str, FileEntry]) -> None:
     """
     for entry in seal.files:
         if shared.get(entry.name, entry) != entry:
-            raise SnapshotDamagedError(entry.name, "is shared with the snapshot before, and is not what was written then")
+            raise SnapshotDamagedError(entry.name, "is shared with the previous snapshot, and is not what was written then")
 
 
 def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:

@@ -1,7 +1,7 @@
 """The command line, `quorumbook`: one file a group of commands.
 
-Whatever a person gets wrong is one line on stderr and exit code 1 (the exchange refused, or a file or node is not
-there) or 2 (the command line itself is wrong). With `--json`, stdout carries one JSON document and nothing else.
+Every error of a user is one line on stderr, with exit code 1 (the exchange rejected the command, or a file or node does
+not exist) or 2 (the command line is invalid). With `--json`, stdout has one JSON document and nothing else.
 """
 
 from __future__ import annotations

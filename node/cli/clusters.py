@@ -110,7 +110,7 @@ def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seco
 def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
     """Stop the nodes of this machine. A leader transfers its leadership first.
 
-    A node whose node.toml is not right is left out, and the exit code is 1 then.
+    A node with an invalid node.toml is left out, and the exit code is then 1.
     """
     local = LocalCluster(target.directory, leave_out_invalid=True)
     _show_invalid(local)
@@ -154,7 +154,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
 
 
 def _show_invalid(local: LocalCluster) -> None:
-    """Show on stderr which configurations are not right."""
+    """Show on stderr which configurations are invalid."""
     for error in local.layout.invalid:
         click.echo(f"error: {error}; this node is left out", err=True)
 
@@ -254,7 +254,7 @@ def _show_certificates(ends: Mapping[str, int]) -> None:
     now = time.time()
     for node_id, end in ends.items():
         if days_left(end, now) <= 0:
-            text = f"the certificate of {node_id} HAS ENDED on {instant(end * 1_000_000_000)}; renew it: quorumbook pki renew"
+            text = f"the certificate of {node_id} HAS EXPIRED on {instant(end * 1_000_000_000)}; renew it: quorumbook pki renew"
             show(Text(text, style="bold red"))
     lasting = [(end, node_id) for node_id, end in ends.items() if days_left(end, now) > 0]
     if lasting:
@@ -267,7 +267,7 @@ def _show_certificates(ends: Mapping[str, int]) -> None:
 
 class _Look:
     """Asks the nodes of a target through its directory or its addresses. It shows which configurations in the directory
-    are not right, and uses the others.
+    are invalid, and uses the others.
     """
 
     def __init__(self, target: Target) -> None:
@@ -410,7 +410,7 @@ def rotate_key(target: Target, as_json: bool) -> None:
         )
         return
     click.echo(
-        f"cluster key {done.number} {'is new' if done.made else 'was there already'}, and in {', '.join(map(str, done.paths))}"
+        f"cluster key {done.number} {'is new' if done.made else 'existed already'}; it is in {', '.join(map(str, done.paths))}"
     )
     if elsewhere:
         click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you continue.")

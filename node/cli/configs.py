@@ -31,8 +31,8 @@ def config() -> None:
 @path_option
 @json_option
 def check(target: Target, path: Path | None, as_json: bool) -> None:
-    """Check the configurations of the nodes on this machine and whose their data directories are, as a start does, and
-    that they fit each other. Exit code 1 if one is wrong.
+    """Check the configurations of the nodes on this machine and the identities of their data directories, as a start
+    does, and that the configurations agree with each other. Exit code 1 if one is wrong.
     """
     faults: dict[str, str] = {}
     found: dict[str, NodeConfig] = {}

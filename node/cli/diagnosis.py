@@ -245,7 +245,7 @@ def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> 
     now = datetime.datetime.now(datetime.UTC)
     path = output or Path(f"quorumbook-bundle-{now:%Y%m%dT%H%M%SZ}.tar.gz")
     if path.exists():
-        raise click.ClickException(f"{path} is there already; name another file with --output")
+        raise click.ClickException(f"{path} exists already; name another file with --output")
     with progress("collecting", None) as shown:
         made = Bundle(access.addresses, access.tls(), access.credentials, layout, report=shown.step, log_bytes=log_mib * MIB)
         asyncio.run(made.collect())

@@ -75,7 +75,9 @@ def put(
 
     async def work(session: CliSession) -> None:
         if not replace and any(row.key_id == key_id for row in await _all(session)):
-            raise Declined(f"key {key_id} is there already. Another id leaves it as it is; --replace makes its old secret void")
+            raise Declined(
+                f"key {key_id} exists already. Choose another id, or give --replace, which makes its old secret invalid"
+            )
         await session.submit(
             PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits, user_id=user_id)
         )

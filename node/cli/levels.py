@@ -19,7 +19,7 @@ CHANGE_SECONDS = 900.0
 """Seconds for every node to convert its state and to apply the entry."""
 
 EVERYWHERE_SECONDS = 60.0
-"""Seconds for every node to have applied the entry, and for a return to have written a snapshot behind it. A million
+"""Seconds for every node to have applied the entry, and for a return to have written a snapshot after it. A million
 orders take about 30 s."""
 
 POLL = 0.05
@@ -129,4 +129,4 @@ def _show(report: LevelReport, behind: list[str], *, as_json: bool, check: bool,
         for problem in report.problems:
             click.echo(problem)
     else:
-        click.echo(f"nothing speaks against it: quorumbook cluster {command} --to {report.to}")
+        click.echo(f"nothing prevents it: quorumbook cluster {command} --to {report.to}")

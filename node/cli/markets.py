@@ -241,8 +241,8 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
             command = msgspec.structs.replace(command, expected_version=row.version if row is not None else 0)
         if row is not None and not replace and _again(row, command) != command:
             raise Declined(
-                f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
-                "what is not named, except the status, then gets its default again"
+                f"{product_id} exists already with other values. Change single values with `product set`, or give --replace: then every value "
+                "without an option, except the status, returns to its default"
             )
         outcomes = await session.submit_all([command])
         if isinstance(outcomes[0], Rejected):
@@ -328,7 +328,7 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
     for name in changed:
         click.echo(f"{product_id} {name}: {views[1][name]} (before: {views[0][name]})")
     if not changed:
-        click.echo(f"{product_id} was like that already")
+        click.echo(f"{product_id} has these values already")
 
 
 async def _change(
@@ -481,4 +481,4 @@ def _show_put(outcome: Done, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": name, "changed": outcome.changed})
     else:
-        click.echo(f"{name} {'put' if outcome.changed else 'was there already, the same'}")
+        click.echo(f"{name} {'put' if outcome.changed else 'exists already with these values'}")

@@ -83,8 +83,8 @@ def show_(which: str, as_json: bool) -> None:
 def diff(old: str, new: str, as_json: bool) -> None:
     """Show what changed from one ABI to another, and which changes need a migration.
 
-    Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or it does not say why
-    something would vanish.
+    Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or the migration does not
+    say why a value would disappear.
     """
     releases = Releases()
     source, target = releases.schema(old), releases.schema(new)
@@ -100,7 +100,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     if all(rules) and not as_json and source.abi != target.abi:
         same = rules[0] == rules[1]
         click.echo(
-            f"rules: {rules[0]} in both" if same else f"rules: {rules[0]} to {rules[1]}: the same commands come to something else"
+            f"rules: {rules[0]} in both" if same else f"rules: {rules[0]} to {rules[1]}: the same commands have other results"
         )
     if releases.abis.index(source.abi) < releases.abis.index(target.abi):
         Chains(releases).find(source.abi, target.abi)
@@ -185,7 +185,7 @@ def new(source: str, target: str, out: Path | None) -> None:
     old, goal = releases.schema(source), releases.schema(target)
     path = (out or Path(written.__path__[0])) / module_name(old.abi)
     if path.exists():
-        raise SetupError(f"{path} is there already; nothing was written")
+        raise SetupError(f"{path} exists already; nothing was written")
     path.write_text(skeleton(old, goal), encoding="utf-8")
     click.echo(f"{path}: fill in what raises NotImplementedError, then rehearse it: quorumbook migrate --check --cluster DIR")
 
@@ -203,7 +203,7 @@ def new_level(version: str, out: Path | None) -> None:
     texts = {directory / name: text for name, text in level_skeleton.modules(version, releases.schema(abi), SCHEMA).items()}
     for path in texts:
         if path.exists():
-            raise SetupError(f"{path} is there already; nothing was written")
+            raise SetupError(f"{path} exists already; nothing was written")
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
         click.echo(str(path))
@@ -257,13 +257,13 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
         f"log: {built.report.entries:,} entries with {built.report.commands:,} commands converted, up to index {built.last_index:,}"
     )
     click.echo(
-        f"behind the snapshot at index {built.snapshot_index:,}: {built.behind:,} commands, {built.rejected:,} of them rejected"
+        f"after the snapshot at index {built.snapshot_index:,}: {built.behind:,} commands, {built.rejected:,} of them rejected"
     )
     click.echo(f"state hash at the end of the log: {built.state_hash.hex()[:16]}")
     for note in _unchecked(rehearsal):
         click.echo(note)
     click.echo(
-        f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)} beside the {_size(built.bytes_before)} that stay until finalized"
+        f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)}, and the former {_size(built.bytes_before)} until they are finalized"
     )
     for found in rehearsal.differences() if with_diff else ():
         click.echo("\n" + "\n".join(_difference_lines(found)))
@@ -275,13 +275,13 @@ def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
     assert built is not None
     if not built.snapshot_index:
         yield (
-            "not checked: there is no snapshot yet, so no stored rows were converted; the state was made of the converted log. Stop the node, "
-            "or `quorumbook snapshot take`, and rehearse again: then the tables and their checks are there"
+            "not checked: there is no snapshot yet, so no stored rows were converted; the state was made from the converted log. To check "
+            "the tables too, stop the node or run `quorumbook snapshot take`, and rehearse again"
         )
     if locked_note(data / ENGINE_PID_FILE):
         yield (
-            "not checked: the node runs, and what it has written since this copy was read. A stop in order leaves no commands behind its "
-            "snapshot"
+            "not checked: what the running node has written since this copy was read. A node that is stopped gracefully has no commands after "
+            "its snapshot"
         )
 
 
@@ -289,7 +289,7 @@ def _difference_lines(found: TableDifference) -> Iterator[str]:
     """Return a table's differences as a limited number of lines."""
     becomes = f", becomes {title(found.becomes) or 'nothing'}" if found.table and found.becomes != found.table else ""
     yield f"# table = {title(found.table or found.becomes)}{becomes}{'' if found.table else ', added'}"
-    yield f"# rows: {found.same:,} the same, {found.changed:,} changed, {found.gone:,} gone, {found.came:,} came"
+    yield f"# rows: {found.same:,} the same, {found.changed:,} changed, {found.gone:,} removed, {found.came:,} added"
     for verb, columns in (("added", found.columns_added), ("removed", found.columns_removed)):
         for column in columns:
             yield f"# column {column.name} {verb}: {_values(column)}"
@@ -403,7 +403,7 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report, shown
             done = go_back(config, way.record)
         except SQLAlchemyError as error:
             raise HistoryError(
-                f"{config.node_id}: its market database cannot be used: {str(error).splitlines()[0]}. No data has gone back: start the "
+                f"{config.node_id}: its market database cannot be used: {str(error).splitlines()[0]}. No data was rolled back: start the "
                 "database, or leave it with --without-history"
             ) from error
         if done:
@@ -439,6 +439,6 @@ def _export(place: NodeData, way: WayBack, out: Path, secrets: bool) -> tuple[Pa
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():
-        raise DirectoryError(f"{path} is there already, and nothing was undone; name another directory")
+        raise DirectoryError(f"{path} exists already, and nothing was undone; name another directory")
     files.write_lines(path, to_lines(way.txlog(), secrets=secrets))
     return path, sum(len(entry.batch.commands) for entry in way.since())

@@ -130,13 +130,14 @@ def init(
         click.echo(f"The operator's key is in {key}. Start with: quorumbook cluster up --cluster {shlex.quote(str(directory))}")
     if not secure and not all(is_loopback(each.host) for each in chosen):
         click.echo(
-            "note: HTTP goes without TLS, so prices, orders and keys' ids can be read on the way; --https serves HTTPS", err=True
+            "note: HTTP is not encrypted, so prices, orders and key ids can be read on the network; --https serves HTTPS",
+            err=True,
         )
 
 
 @click.group(cls=Commands)
 def node() -> None:
-    """One node: check its configuration, start it in the foreground, stop it in order."""
+    """One node: check its configuration, start it in the foreground, stop it gracefully."""
 
 
 @node.command()
@@ -163,7 +164,7 @@ def start(path: Path, rejoin: bool) -> None:
     help="Seconds to wait until the node may stop.",
 )
 def stop(path: Path, force: bool, seconds: float) -> None:
-    """Stop a running node in order: it rejects commands, transfers leadership, writes a snapshot, and ends.
+    """Stop a running node gracefully: it rejects commands, transfers leadership, writes a snapshot, and ends.
 
     A node that the exchange needs is not stopped (see `cluster can-stop`), unless --force is given or no leader serves
     anyway. Exit code 1 then, and also if the node did not end in time; in that case it is still stopping.
@@ -177,7 +178,7 @@ def stop(path: Path, force: bool, seconds: float) -> None:
     if not force:
         found, _ = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
         if not found.may_stop and not found.stands_still:
-            raise NodeStartError(f"{config.node_id} is not stopped: {found.text}. Stop it all the same with --force")
+            raise NodeStartError(f"{config.node_id} is not stopped: {found.text}. --force stops it nevertheless")
     started = time.monotonic()
     send(pid, signal.SIGTERM)
     while locked_pid(pid_file) == pid:
@@ -205,8 +206,8 @@ def alive(path: Path) -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Check a node's configuration, certificate and keys, and whose its data directory is, as a start does, without
-    starting. It also reports settings that are probably not intended.
+    """Check a node's configuration, certificate and keys, and the identity of its data directory, as a start does,
+    without starting. It also reports settings that are probably not intended.
     """
     config = load(path)
     identity.read(config)

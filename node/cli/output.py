@@ -33,7 +33,7 @@ class WaitsForConsent(click.ClickException):
 class Rejection(click.ClickException):
     """The exchange rejected a command. Exit code 1.
 
-    `expected`: what would have been right, in place of the engine's words. `number`: writes an amount in smallest
+    `expected`: the valid values, in place of the engine's text. `number`: writes an amount in smallest
     units.
     """
 

@@ -100,7 +100,7 @@ def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_jso
     chosen = _chosen(local.layout, nodes)
     made = renew(local.layout, chosen, datetime.datetime.now(datetime.UTC), datetime.timedelta(days=days))
     running = [node_id for node_id in local.running() if node_id in made]
-    with progress("running nodes take them up"):
+    with progress("running nodes load them"):
         waiting = asyncio.run(_taken_up(local, {node_id: made[node_id] for node_id in running}))
     if as_json:
         taken = [node_id for node_id in running if node_id not in waiting]
@@ -156,7 +156,7 @@ def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
         found: dict[str, object] = _times(made)
     elif step == "finish":
         nodes = finish_roll(layout)
-        said = f"the former authority was removed from the files of {', '.join(nodes)}; start the nodes again, one by one, to have them forget it"
+        said = f"the former authority was removed from the files of {', '.join(nodes)}; restart the nodes one by one: until then they trust it"
         found = {"nodes": nodes}
     else:
         raise click.UsageError("Name the step: --begin or --finish.")

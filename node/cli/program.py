@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "nodes.init",
         "Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.",
     ),
-    "node": ("nodes.node", "One node: check its configuration, start it in the foreground, stop it in order."),
+    "node": ("nodes.node", "One node: check its configuration, start it in the foreground, stop it gracefully."),
     "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and the members of the cluster."),
     "order": ("orders.order", "Orders: place, cancel, list."),
     "ticker": ("markets.ticker", "Show the last trade of each PRODUCT (default: all), and its best prices."),

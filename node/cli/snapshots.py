@@ -130,7 +130,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
     chosen = [path for path in paths if path.is_dir() and backups.is_snapshot(path)]
     for path in paths:
         if path not in chosen:
-            click.echo(f"{path}: not a snapshot, passed over", err=True)
+            click.echo(f"{path}: not a snapshot, skipped", err=True)
     if not chosen:
         backups.check_snapshot(paths[0])
     manifests = []
@@ -148,7 +148,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
         )
         click.echo(f"software {manifest.software}, ABI {manifest.abi}")
         click.echo(", ".join(f"{name} {rows:,}" for name, rows in manifest.row_counts.items()))
-        click.echo(f"whole; hash over all tables {manifest.full_hash.hex()}")
+        click.echo(f"intact; hash over all tables {manifest.full_hash.hex()}")
 
 
 @snapshot.command()

@@ -23,7 +23,7 @@ CLUSTER_VARIABLE = "QUORUMBOOK_CLUSTER"
 URL_VARIABLE = "QUORUMBOOK_URL"
 
 DEFAULT_CLUSTER = "exchange"
-"""The default directory. It has the name of no package of the source tree."""
+"""The default directory. No package of the source tree has this name."""
 
 EARLIER_DEFAULT = "cluster"
 """The default directory of version 0.2.0. It is still used, with a note on stderr, if `DEFAULT_CLUSTER` does not exist.
@@ -108,7 +108,7 @@ def deprecated(old: str, new: str) -> None:
 def default_place() -> Path:
     """Return the default cluster."""
     if not Path(DEFAULT_CLUSTER).exists() and any(Path(EARLIER_DEFAULT).glob("*/node.toml")):
-        deprecated(f"./{EARLIER_DEFAULT} as the cluster that is taken unless one is named", f"--cluster {EARLIER_DEFAULT}")
+        deprecated(f"./{EARLIER_DEFAULT} as the default cluster", f"--cluster {EARLIER_DEFAULT}")
         return Path(EARLIER_DEFAULT)
     return Path(DEFAULT_CLUSTER)
 

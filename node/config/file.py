@@ -28,7 +28,7 @@ def load(path: Path, *, dates: bool = True) -> NodeConfig:
     need not be valid now.
 
     Raises:
-        ConfigError: something is not right; the text names the file, the key and what was expected.
+        ConfigError: something is invalid; the text names the file, the key and what was expected.
     """
     config = config_of(str(path), read_toml(path))
     config = msgspec.structs.replace(config, directory=str(path.resolve().parent))

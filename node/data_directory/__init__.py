@@ -1,1 +1,1 @@
-"""A node's data directory: whose it is, and the evidence that forbids a start on it."""
+"""A node's data directory: its identity, and the evidence that forbids a start on it."""

@@ -39,7 +39,7 @@ def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
     each kind.
 
     Raises:
-        SetupError: the members are on several hosts, or there is no room behind their ports.
+        SetupError: the members are on several hosts, or no ports are left after theirs.
     """
     hosts = {split[0] for member in members if (split := split_address(member.raft)) is not None}
     if len(hosts) != 1:
@@ -122,7 +122,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     if (home / "node.toml").exists():
         return _existing(home, address, like)
     if home.exists():
-        raise SetupError(f"{home} is there already and has no node.toml; move it away, or choose another node id")
+        raise SetupError(f"{home} exists already and has no node.toml; move it away, or choose another node id")
     authority = _authority(directory, like)
     keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
@@ -150,7 +150,7 @@ def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
         )
     if config.address(config.node_id) != address:
         raise SetupError(
-            f"{path}: the addresses there are others than those asked for; repeat without --raft, --native, --http, or edit the file"
+            f"{path}: its addresses differ from those of the options; repeat without --raft, --native, --http, or edit the file"
         )
     if identity.stage_of(config) is identity.Stage.REMOVED:
         raise SetupError(f"{path}: {address.node_id} was removed from the cluster, and an id is used once: choose another one")
@@ -169,7 +169,7 @@ def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:
         if not path.exists():
             raise SetupError(
                 f"{path} is not here: the new node's certificate has to be signed by the cluster's certificate authority. "
-                "Put ca.pem and ca.key of this cluster back for as long as this takes"
+                "Put ca.pem and ca.key of this cluster back until this command has ended"
             )
     if certificate.read_bytes() != like.path(like.tls.ca).read_bytes():
         raise SetupError(f"{certificate} is not the authority that {like.node_id} trusts ({like.path(like.tls.ca)})")

@@ -222,7 +222,7 @@ class MemberChanges:
     async def _hand_over(self, node_id: str, status: NodeStatus) -> None:
         if status.leader_id != node_id:
             return
-        self._report(f"{node_id} leads and hands over first")
+        self._report(f"{node_id} leads; it transfers its leadership first")
         clock = asyncio.get_running_loop().time
         end = clock() + HANDOVER_SECONDS
         while (status := await self.status()).leader_id == node_id:

@@ -69,7 +69,7 @@ def renew(
         lifetime = ends - now
         if lifetime <= datetime.timedelta(0):
             raise SetupError(
-                f"the authority in {layout.directory / 'ca.pem'} has ended; begin with another one: quorumbook pki roll --begin"
+                f"the authority in {layout.directory / 'ca.pem'} has expired; make another one: quorumbook pki roll --begin"
             )
     made = {}
     for node_id in node_ids:
@@ -153,7 +153,9 @@ def _authority(directory: Path) -> pki.KeyPair:
 def _authority_key(directory: Path) -> bytes:
     key = directory / "ca.key"
     if not key.exists():
-        raise SetupError(f"{key} is not here: the cluster's authority signs certificates. Put it back for as long as this takes")
+        raise SetupError(
+            f"{key} is not here: the cluster's authority signs certificates. Put it back until this command has ended"
+        )
     return key.read_bytes()
 
 

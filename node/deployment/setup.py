@@ -80,7 +80,7 @@ def initialise(
         now: when the certificates are made, with a time zone; the present by default.
 
     Raises:
-        SetupError: the directory is not empty, an argument is not right, or a file cannot be written.
+        SetupError: the directory is not empty, an argument is invalid, or a file cannot be written.
     """
     hosts = [Host(f"n{number}", host) for number in range(1, nodes + 1)] if isinstance(nodes, int) else list(nodes)
     cluster = cluster_id or f"quorumbook-{secrets.token_hex(4)}"
@@ -190,7 +190,7 @@ def make_node(
     Returns the path of the configuration.
 
     Raises:
-        OSError: it is there already, or cannot be written.
+        OSError: it exists already, or cannot be written.
     """
     home = directory / address.node_id
     home.mkdir(mode=0o700)

@@ -60,6 +60,13 @@ FREE_SHARE_CRITICAL = 0.05
 FREE_BYTES_CRITICAL = 256 * 1024 * 1024
 """A node needs room for a snapshot beside the previous one, and for the log until then. Without any room it stops."""
 
+DAMAGED_NEWEST = (
+    "a start refuses it. If the node runs, replace it: quorumbook snapshot take. Otherwise see docs/operations.md, Failures: the node is "
+    "started with --rejoin. Check this disk"
+)
+DAMAGED_OLDER = "no start uses it, because there is a newer snapshot. Check this disk"
+"""What to do about a damaged snapshot. A node never starts with an older snapshot than the newest (ADR 0005)."""
+
 CONNECT_SECONDS = 1.0
 TIME_ERROR = 5
 """What `adjtimex` returns if no time service synchronises the clock."""
@@ -152,7 +159,7 @@ class Doctor:
             self._finding(Severity.WARNING, "configuration", line, "see docs/operations.md, Configuration")
             for line in advice(config, self._path)
         ]
-        return config, hints or [self._ok("configuration", f"{self._path} is sound")]
+        return config, hints or [self._ok("configuration", f"{self._path} is valid")]
 
     def _unchecked(self) -> NodeConfig | None:
         """Return a configuration of the right shape whose contents are invalid, such as an expired certificate."""
@@ -214,7 +221,7 @@ class Doctor:
             for each in x509.load_pem_x509_certificates(path.read_bytes())[: 1 if what == "certificate" else None]:
                 left = days_left(validity(each).ends, self._now())
                 level = Severity.CRITICAL if left < CRITICAL_DAYS else Severity.WARNING if left < WARN_DAYS else Severity.OK
-                text = f"{path}: {left:,.0f} days left" if left > 0 else f"{path}: ended {-left:,.0f} days ago"
+                text = f"{path}: {left:,.0f} days left" if left > 0 else f"{path}: expired {-left:,.0f} days ago"
                 renew = "quorumbook pki renew" if what == "certificate" else "quorumbook pki roll --begin"
                 yield self._finding(level, "certificates", text, renew if level else "", days_left=round(left, 1))
 
@@ -292,7 +299,7 @@ class Doctor:
                     Severity.UNKNOWN, "log", "the node runs and does not answer: how far its log goes is not known"
                 )
         except ClusterError as error:
-            todo = "do not start the node; see docs/operations.md, Failures: a node whose disk lost something comes back with --rejoin"
+            todo = "do not start the node; see docs/operations.md, Failures: a node whose disk lost data is started with --rejoin"
             yield self._finding(Severity.CRITICAL, "log", str(error), todo)
 
     def _snapshots(self, config: NodeConfig) -> Iterator[Finding]:
@@ -305,11 +312,11 @@ class Doctor:
                 manifest = backup.verify(path) if self._deep else _files_checked(path)
             except (SnapshotError, StateMachineError) as error:
                 newest = path == paths[-1]
-                todo = "a start uses the one before, or the log; take another one: quorumbook snapshot take; look at this disk"
+                todo = DAMAGED_NEWEST if newest else DAMAGED_OLDER
                 yield self._finding(Severity.CRITICAL if newest else Severity.WARNING, "snapshots", str(error), todo)
                 continue
             age = max(0.0, self._now() - manifest.created_at / 1e9)
-            yield self._ok("snapshots", f"{path.name}: whole, {age / 3600:,.1f} hours old", age_seconds=round(age))
+            yield self._ok("snapshots", f"{path.name}: intact, {age / 3600:,.1f} hours old", age_seconds=round(age))
 
     # ------------------------------------------------------------------ network and time
 

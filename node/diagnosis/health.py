@@ -60,7 +60,7 @@ LIMITS: Mapping[str, tuple[Thresholds, str]] = {
     "fsync": (Thresholds(0.02, 0.2), "seconds, the 99th percentile of fsync"),
     "commit": (Thresholds(0.1, 1.0), "seconds, the 99th percentile from proposing an entry to a majority having it"),
     "disk": (Thresholds(15, 5, falling=True), "percent of the disk that is free"),
-    "certificates": (Thresholds(30, 7, falling=True), "days until a certificate ends"),
+    "certificates": (Thresholds(30, 7, falling=True), "days until a certificate expires"),
     "clock": (Thresholds(0.5, 3.0), "seconds between two nodes' clocks"),
     "history": (Thresholds(10_000, 1_000_000), "commands that a market database lacks"),
     "snapshot": (Thresholds(2 * 86_400, 7 * 86_400), "seconds since the newest snapshot, where there were commands since"),
@@ -251,7 +251,7 @@ def _snapshots(seen: Observation, limits: Thresholds) -> list[Finding]:
         age = max(0.0, seen.now - taken)
         idle = status.snapshot_index >= status.applied_index
         level = Severity.OK if idle else limits.level(age)
-        text = f"{age / 3600:,.1f} hours old{', and nothing came since' if idle else ''}"
+        text = f"{age / 3600:,.1f} hours old{', and no commands since' if idle else ''}"
         advice = f"quorumbook snapshot take {node_id}; its log says why there was none" if level else ""
         found.append(Finding(level, node_id, "snapshot", text, advice, {"age_seconds": round(age)}))
     return found

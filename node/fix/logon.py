@@ -153,7 +153,7 @@ class LogonCheck:
         if service is not Service.DROP_COPY:
             raise LogonRefusedError("Account is for drop copies only")
         if NAME.fullmatch(wanted) is None or len(wanted) + 1 + len(identity.key_id) > NAME_MAX:
-            raise LogonRefusedError(f"Account must be a name that has with the key's at most {NAME_MAX - 1} characters")
+            raise LogonRefusedError(f"Account must be a name, with at most {NAME_MAX - 1} characters together with the key's id")
         if not await self.sees(identity, wanted):
             raise LogonRefusedError(f"the key's user may not see the account {wanted}")
         return wanted

@@ -293,7 +293,7 @@ class StreamSender:
                                     return
             except RequestFailed as failure:
                 if failure.code is FailCode.TOO_OLD:
-                    self._link.close("the session's reports are not kept any more from where it is")
+                    self._link.close("the node no longer keeps the session's next reports")
                     return
             except UnavailableError as error:
                 log.debug("stream %s: %s", self._terms.stream_id, error)

@@ -117,7 +117,7 @@ class Keeper:
             raise OtherLogError(f"after log entry {self.progress.log_index} other orders are open than the history has")
 
     def note_start(self, start: str) -> None:
-        """Note the engine's start. After a new start the log may be another one than before."""
+        """Record the engine's start. After a new start the log may be another one."""
         if start != self._start:
             self._start, self._compared, self._confirmed = start, False, False
 
@@ -213,7 +213,7 @@ class Keeper:
         cut(self._store.database, self._config.history_path, engine, back)
         self._store.progress = back
         log.warning(
-            "log entries %d to %d were undone by a way back: the history is cut back to entry %d, sequence %d",
+            "log entries %d to %d were undone by a rollback: the history is cut back to entry %d, sequence %d",
             rewind.last_index + 1, progress.log_index, rewind.last_index, engine.sequence,
         )  # fmt: skip
         self._state.forget(rewind.last_index)

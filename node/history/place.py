@@ -38,7 +38,7 @@ class LogMatch(Enum):
     SAME = "the log has the entry"
     OTHER = "the log has another entry there"
     LATER = "the log does not go that far yet"
-    UNKNOWN = "the entry is on this node no more"
+    UNKNOWN = "this node no longer has the entry"
 
 
 def digest_of(entry: LogEntry) -> str:

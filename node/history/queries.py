@@ -90,8 +90,8 @@ class HistoryReader:
         return self._order(RowRequest(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
 
     def done_orders(self, account_id: str, product_id: str, before_id: int, page: PageRequest) -> list[OrderState]:
-        """Return orders that are done, by falling id. `product_id` "" means all products, `before_id` 0 means from the
-        newest. Of the page, the limit counts, and the times, which mean when the orders were placed.
+        """Return done orders, the highest id first. `product_id` "" means all products, `before_id` 0 means from the
+        newest. The page's limit and times apply; the times are those at which the orders were placed.
         """
 
         def mine(own: Any) -> Any:

@@ -91,7 +91,7 @@ def look(data: Path) -> Found:
         abis = {level.abi: None for level in reversed(SUPPORTED) if level.abi in abis}
     elif len(abis) > 1:
         raise DataDirectoryError(
-            f"{data}: snapshot and log are of different ABIs: {', '.join(abis)}: one of both is from another time. Nothing was changed. "
+            f"{data}: snapshot and log are of different ABIs: {', '.join(abis)}: one of them was restored from another time. Nothing was changed. "
             "With the other nodes up, give the node an empty data directory and start it with --rejoin"
         )
     return Found(data, next(iter(abis), None), snapshot, manifest)

@@ -49,7 +49,7 @@ class Built:
     Attributes:
         before, after: the rows of the newest snapshot, in the old and the new schema; empty without a snapshot.
         last_index, last_term: of the log's last entry, 0 without one.
-        behind: the number of commands behind the snapshot, and of those that this software rejects.
+        behind: the number of commands after the snapshot, and of those that this software rejects.
         state_hash: the hash over all tables after the whole log; nodes with equal logs have equal hashes.
         seconds: the duration. bytes_before, bytes_after: the size of snapshot and log.
     """
@@ -183,7 +183,7 @@ class Builder:
             raise MigrationError("the snapshot is written", str(snapshot_path(self._out, manifest.index)), job.reason)
 
     def _mark(self, manifest: Manifest) -> SnapshotMark:
-        """Convert the note of the snapshot's position. It has the last two entries, because a follower may ask for them."""
+        """Convert the snapshot's position. It has the last two entries, because a follower may ask for them."""
         mark, convert = mark_of(manifest), LogMigration(self._steps, self._current).convert
         return msgspec.structs.replace(
             mark, last=convert_entry(mark.last, convert), previous=convert_entry(mark.previous, convert)
@@ -204,7 +204,7 @@ class Builder:
         )
 
     def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
-        """Apply the commands behind the snapshot to an engine. Returns how many there are, how many it rejects, and the hash
+        """Apply the commands after the snapshot to an engine. Returns how many there are, how many it rejects, and the hash
         at the end.
         """
         if self._to != self._current.abi:

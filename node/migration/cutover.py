@@ -65,7 +65,7 @@ def encoded(record: MigrationRecord) -> bytes:
 
 
 class Rewind(msgspec.Struct, frozen=True):
-    """A rollback that was made: it undid the entries behind `last_index` with a term up to `term`."""
+    """A rollback that was made: it undid the entries after `last_index` with a term up to `term`."""
 
     last_index: int
     term: int
@@ -87,7 +87,7 @@ def rewinds(data: Path) -> list[Rewind]:
     except FileNotFoundError:
         return []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataDirectoryError(f"{path}: not a list of ways back: {error}") from error
+        raise DataDirectoryError(f"{path}: not a list of rollbacks: {error}") from error
 
 
 def former(data: Path) -> list[MigrationRecord]:
@@ -203,7 +203,7 @@ def _finish_back(data: Path) -> None:
 
 def _drop_archived(archive: Path, log: Path, record: MigrationRecord) -> None:
     """Delete the archived segments that the rollback undoes, and those whose entries the restored log has: a reader of
-    both would meet these entries twice, and behind them the entry that changed the level.
+    both would meet these entries twice, and after them the entry that changed the level.
     """
     first = min(segment_abis(log), default=segment_name(record.last_index + 1))
     for name in segment_abis(archive) if archive.is_dir() else ():

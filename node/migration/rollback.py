@@ -57,7 +57,7 @@ class WayBack:
     def _gap(self, first: int, last: int) -> DataDirectoryError:
         return DataDirectoryError(
             f"{self.data}: log entries {first} to {last}, applied since the migration, are not on this node (it took a snapshot from another "
-            "one). Export on a node that has them, and go back here with --without-export"
+            "one). Export on a node that has them, and roll back here with --without-export"
         )
 
 
@@ -71,7 +71,7 @@ def way_back(data: Path) -> WayBack:
     found = look(data)
     if found.abi is not None and found.abi not in ACCEPTED and cutover.may_go_back(data):
         raise DataDirectoryError(
-            f"{data}: the data has ABI {found.abi}, at whose level this software cannot run: go back with the version that made the migration"
+            f"{data}: the data has ABI {found.abi}, at whose level this software cannot run: roll back with the version that made the migration"
         )
     records = [record for record in cutover.former(data) if record.to_abi == found.abi]
     if not records:

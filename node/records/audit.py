@@ -139,7 +139,7 @@ def audit_directory(
 
     Raises:
         AuditError: there is nothing to audit, the log does not reach back to its first entry, or files cannot be read.
-        ConfigError: a node's configuration is not right.
+        ConfigError: a node's configuration is invalid.
     """
     log = CommittedLog(directory, statuses)
     replay = _replay(log, progress)

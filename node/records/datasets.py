@@ -106,7 +106,7 @@ def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
     keys are encrypted.
 
     Raises:
-        DatasetError: something is not right; the text names file, line, column and field.
+        DatasetError: something is invalid; the text names file, line, column and field.
     """
     try:
         parsed = parse(tsv_files(directory), SCHEMA)

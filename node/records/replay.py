@@ -219,7 +219,7 @@ def _choose(run_id: str, used: set[str]) -> Names:
     if run_id:
         names = Names.of(run_id)
         if names.product_id in used:
-            raise ReplayError(f"run {run_id!r} has been: {names.product_id} exists; choose another --run-id, or none")
+            raise ReplayError(f"run {run_id!r} was used before: {names.product_id} exists; choose another --run-id, or none")
         return names
     number = 1
     while True:

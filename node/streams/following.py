@@ -123,7 +123,7 @@ class NodeStream:
 
     def _begin_cut(self, index: int) -> None:
         """Bring the engine to log entry `index`, after which a rollback undid published entries. `advance` continues."""
-        log.warning("a rollback undid what is published behind log entry %d: the stream is cut back", index)
+        log.warning("a rollback undid what is published after log entry %d: the stream is cut back", index)
         self._pending, self._cut_to = None, index
         self._restore(index)
 
@@ -148,7 +148,7 @@ class NodeStream:
             return False
         self._restore(inf)
         self._place = StreamProgress(self._config.cluster_id, self._index, 0, self._config.node_id)
-        log.warning("the log before entry %d is gone: the stream begins behind it", self._index + 1)
+        log.warning("the log before entry %d is gone: the stream begins after it", self._index + 1)
         return True
 
     def _restore(self, up_to: float) -> None:

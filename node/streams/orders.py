@@ -196,7 +196,7 @@ async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, b
                 try:
                     commands.append(command_of(data, command_id, products))
                 except BadRecordError as error:
-                    log.warning("%s is passed over: %s", command_id, error)
+                    log.warning("%s is skipped: %s", command_id, error)
             outcomes = await client.submit(commands) if commands else []
         except QuorumbookError as error:
             log.warning("orders wait: %s", error)

@@ -142,7 +142,7 @@ class Streamer:
         await asyncio.to_thread(self._following.begin)
         self._backoff.reset()
         self._publishes = True
-        log.info("streaming behind log entry %d", self._following.place.index)
+        log.info("streaming after log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
         """Whether another node is streaming. This waits until the broker's place moves (True), or until it has stood still for
@@ -188,7 +188,7 @@ class Streamer:
             await pause(stop, ASK_AGAIN_S)
         elif found is FetchResult.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
             raise StreamError(
-                f"log entry {index} is on no node any more, so events behind entry {self._following.place.index} are lost to the stream. "
+                f"log entry {index} is no longer on any node, so events after entry {self._following.place.index} are lost to the stream. "
                 "Begin with another streams.prefix, and have consumers read the state again"
             )
 

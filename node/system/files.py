@@ -45,7 +45,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
         OSError: it cannot be written.
     """
     if path.exists():
-        raise FileExistsError(errno.EEXIST, "is there already; name another file", str(path))
+        raise FileExistsError(errno.EEXIST, "exists already; name another file", str(path))
     # The directory is a user's, and may hold files with any name.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:

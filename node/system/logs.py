@@ -35,7 +35,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def harmless(text: str) -> str:
-    """Return the text with line breaks as " | " and other control characters visible, including those that turn the
+    """Return the text with line breaks as " | " and other control characters visible, including those that change the
     direction of writing.
     """
     return _CONTROL.sub(_visible, text.replace("\r\n", "\n").replace("\n", " | "))

@@ -107,7 +107,7 @@ class CertificateWatch:
                 logging.WARNING if left > 0 else logging.ERROR,
                 "the certificate of %s %s on %s: renew it with `quorumbook pki renew`, no restart is needed",
                 self._config.node_id,
-                "ends" if left > 0 else "HAS ENDED",
+                "expires" if left > 0 else "HAS EXPIRED",
                 _date(self.expires),
             )
 

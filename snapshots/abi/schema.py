@@ -27,7 +27,7 @@ class FieldType(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StructType(msgspec.Struct, frozen=True):
-    """A struct. `form` is "array" or "map"; A `closed` struct refuses unknown fields."""
+    """A struct. `form` is "array" or "map"; a `closed` struct refuses unknown fields."""
 
     form: str
     tag: int | str | None
@@ -49,7 +49,7 @@ class TableType(msgspec.Struct, frozen=True):
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that is stored or sent. Tables in the order of restoring; all else by name. `rules`: the rules number,
-    so that two versions that behave otherwise have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which
+    so that two versions that behave differently have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which
     had none."""
 
     format: int

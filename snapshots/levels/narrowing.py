@@ -18,7 +18,7 @@ from statemachine.commands import AnyCommand
 from statemachine.limits import OPERATOR
 
 _ACCOUNT = 1
-"""The position of a command's account, behind its tag."""
+"""The position of a command's account, after its tag."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode

@@ -210,6 +210,6 @@ def takes_effect(engine: Engine, change: SetLevel) -> bool:
     if known is None or known.rules != change.to.rules:
         raise LevelError(
             f"from here on the cluster runs at level {change.to}, which this software ({OWN.version}) does not know. Install version "
-            f"{change.to.version} or a later one on this node, and start it: it goes on with its data"
+            f"{change.to.version} or a later one on this node, and start it: it continues with its data"
         )
     return True

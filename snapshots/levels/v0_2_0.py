@@ -57,7 +57,7 @@ def encode_batch(time: int, commands: Iterable[AnyCommand], *, migrated: bool = 
     """The log entry of these commands, as version 0.2.0 writes it. `migrated`: they were applied by 0.1.0's rules.
 
     Raises:
-        NotAtLevelError: a command says what version 0.2.0 does not know.
+        NotAtLevelError: a command has a value that version 0.2.0 does not know.
     """
     entry: bytes = core_commands.encode_batch(core_commands.Batch(time, [NARROWING.command(each) for each in commands], migrated))
     return entry
@@ -67,7 +67,7 @@ _of_0_1_0 = False
 """The entry under way is of version 0.1.0, and was brought to this level with its snapshot (`level.BROUGHT_TO`).
 
 Some nodes have its results in a snapshot that 0.1.0 wrote. So whoever applies it must get the same rows: the place of
-an order in time, the last price and the event of a status, which 0.2.0 added, are left out. 0.2.0 itself forgot that.
+an order in time, the last price and the event of a status, which 0.2.0 added, are left out. 0.2.0 itself does not leave them out.
 """
 
 _rest, _status_changed = core_matching._rest, core_handlers._status_changed

@@ -114,8 +114,8 @@ class Chains:
     def _no_way(self, at: Schema, following: Schema, needed: list[Change]) -> str:
         changes = "; ".join(f"{change.place}: {change.text}" for change in needed)
         gone = [loss.name for loss in losses.losses(at, following, Migration(at.abi, following.abi))]
-        vanish = f" Without it these would vanish: {', '.join(gone)}." if gone else ""
+        vanish = f" Without it these would be lost: {', '.join(gone)}." if gone else ""
         return (
-            f"no migration leads from {self.releases.title(at.abi)} to {self.releases.title(following.abi)}, and data does not follow "
+            f"no migration leads from {self.releases.title(at.abi)} to {self.releases.title(following.abi)}, and data is not converted "
             f"without one: {changes}.{vanish} Write it: quorumbook migrate new {at.abi}"
         )

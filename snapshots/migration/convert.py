@@ -93,7 +93,7 @@ class Converter:
             allowed = self._allowed(converted.get(TYPE, "")) | {TYPE}
             return _only(converted, allowed, command)
         if self._new_struct(name) is None:
-            raise CodecError("", f"{name} is no command any more, and the migration has no function for it")
+            raise CodecError("", f"{name} is no longer a command, and the migration has no function for it")
         return converted
 
     def _new_struct(self, name: str) -> StructType | None:
@@ -144,7 +144,7 @@ class Converter:
         def convert(value: str) -> str:
             found = moved.get(value, value)
             if members and found not in members:
-                raise CodecError("", f"{name} has no {found} any more, and the migration does not declare its new value")
+                raise CodecError("", f"{name} no longer has {found}, and the migration does not declare its new value")
             return found
 
         return convert

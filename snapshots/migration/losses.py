@@ -23,7 +23,7 @@ from snapshots.abi.schema import Schema, StructType, TableType, references
 from snapshots.errors import MigrationError
 from snapshots.migration.plan import Migration
 
-CHECK = "nothing is lost in silence"
+CHECK = "every removed value has a reason"
 MODULE_ADVICE = (
     "Renamed: renamed_fields={old: new name}. Moved: a function or `whole` puts the values where they belong. Moved or not needed any more: "
     "removed={name: reason}, for a table removed_tables"
@@ -70,7 +70,7 @@ def check(source: Schema, target: Schema, migration: Migration, script: Path | N
     if silent:
         listed = "; ".join(f"{loss.name} ({loss.text})" for loss in silent)
         advice = MODULE_ADVICE if script is None else SCRIPT_ADVICE
-        raise MigrationError(CHECK, "", f"these would vanish, and {where} does not say why: {listed}. {advice}")
+        raise MigrationError(CHECK, "", f"these would be lost, and {where} gives no reason: {listed}. {advice}")
     known = {name for loss in found for name in loss.names}
     for name in (*migration.removed, *migration.removed_tables):
         if name not in known:

@@ -219,14 +219,14 @@ class _StepRun:
             reasons = whole(before, tables)
             done = {table: [codec.write_row(table, values) for values in tables[table]] for table in rows}
         except Exception as error:  # as in `_convert`
-            raise MigrationError("the whole is converted", "", explained(error)) from error
+            raise MigrationError("`whole` converts the tables", "", explained(error)) from error
         for table, found in done.items():
             difference_in_rows = len(found) - len(rows[table])
             if difference_in_rows == 0:
                 continue
             if table not in reasons:
                 raise MigrationError(
-                    checks.ROWS, f"table {table}", f"the whole changed {len(rows[table])} rows to {len(found)} and gave no reason"
+                    checks.ROWS, f"table {table}", f"`whole` changed {len(rows[table])} rows to {len(found)} and gave no reason"
                 )
             count = next(count for count in self._report.tables if count.new_table == table)
             count.rows_out += difference_in_rows
@@ -287,7 +287,7 @@ class LogMigration:
         return converted
 
 
-ADVICE = "A node that the version before stopped gracefully, after its snapshot, has no commands behind it that would have to be converted"
+ADVICE = "A node that the previous version stopped gracefully has no commands after its snapshot that would have to be converted"
 
 
 def explained(error: Exception) -> str:

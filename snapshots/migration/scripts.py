@@ -63,15 +63,15 @@ def migration_of(script: Path, source: str, target: str) -> Migration:
     except FileNotFoundError:
         return Migration(source, target)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MigrationError("the executable's consent can be read", str(path), str(error)) from error
+        raise MigrationError("the executable's declarations can be read", str(path), str(error)) from error
     try:
-        consent = msgspec.convert(table, _Consent)
+        consent = msgspec.convert(table, _Declarations)
         return Migration(source, target, removed=consent.removed, removed_tables=consent.removed_tables)
     except msgspec.ValidationError as error:
-        raise MigrationError("the executable's consent can be read", str(path), str(error)) from error
+        raise MigrationError("the executable's declarations can be read", str(path), str(error)) from error
 
 
-class _Consent(msgspec.Struct, forbid_unknown_fields=True):
+class _Declarations(msgspec.Struct, forbid_unknown_fields=True):
     removed: dict[str, str] = {}
     removed_tables: dict[str, str] = {}
 

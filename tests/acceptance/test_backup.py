@@ -43,7 +43,7 @@ def test_a_backup_becomes_a_new_cluster(make_ground: MakeGround, tmp_path: Path)
     printed = run(old, "backup", str(backup), "--node", "n2")
     snapshot = Path(printed.split(":")[0])
     assert snapshot.parent == backup
-    assert "whole; hash over all tables" in run(old, "snapshot", "verify", str(snapshot))
+    assert "intact; hash over all tables" in run(old, "snapshot", "verify", str(snapshot))
     assert json.loads(run(old, "snapshot", "list", "--node", "n2", "--json"))["n2"][-1]["manifest"]["index"] == int(snapshot.name)
     run(old, "backup", str(backup), "--node", "n2")
     assert len(list(backup.glob("0*"))) >= 1

@@ -105,7 +105,7 @@ def test_a_cluster_grows_and_shrinks_under_load(make_ground: MakeGround) -> None
             await asyncio.to_thread(scenario.cluster.start, [first])
 
     said = run(make_ground, play, 400)
-    assert any("leads and hands over first" in line for line in said)
+    assert any("leads; it transfers its leadership first" in line for line in said)
 
 
 def test_a_dead_node_is_replaced(make_ground: MakeGround) -> None:

@@ -44,7 +44,7 @@ class ExpiredCertificate(Fault):
         config = layout.configs[node_id]
         await stage.refused(node_id, "tls.certificate", f"{config.path(config.tls.certificate)} expired on")
         said = await _quorumbook(stage, "cluster", "status")
-        if f"the certificate of {node_id} HAS ENDED" not in said:
+        if f"the certificate of {node_id} HAS EXPIRED" not in said:
             raise UnsafeError(f"`quorumbook cluster status` does not name the certificate of {node_id}: {said}")
         await stage.traded(OTHERS_ACKS)
 

@@ -1,5 +1,5 @@
 """The dictionaries, `FIXT11.xml` and `FIX50SP2.xml`: what clients are given is also what is enforced. A field that a
-message does not have is refused rather than passed over: an order must not trade without something that its client
+message does not have is refused and not ignored: an order must not trade without something that its client
 asked for."""
 
 from __future__ import annotations

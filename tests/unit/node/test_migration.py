@@ -503,9 +503,9 @@ def test_the_output_of_an_executable_is_logged_and_what_it_drops_must_be_declare
     script.write_text(script.read_text() + 'print("accounts moved")\n')
     known = chains(tmp_path / "released", scripts=scripts)
     for text, message in (
-        (None, r"nothing is lost in silence.*\.toml does not say why: member \(the table"),
-        ("[removed_table]\n", "the executable's consent can be read: .*removed_table"),
-        ("removed = ", "the executable's consent can be read"),
+        (None, r"every removed value has a reason.*\.toml gives no reason: member \(the table"),
+        ("[removed_table]\n", "the executable's declarations can be read: .*removed_table"),
+        ("removed = ", "the executable's declarations can be read"),
     ):
         consent.unlink(missing_ok=True)
         if text is not None:

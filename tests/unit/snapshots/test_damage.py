@@ -97,7 +97,7 @@ def test_the_manifest_of_another_index_is_refused(directory: Path) -> None:
     store = SnapshotStore(directory)
     manifest = store.newest()
     assert manifest is not None
-    with pytest.raises(SnapshotDamagedError, match="another snapshot than the one asked for"):
+    with pytest.raises(SnapshotDamagedError, match="is not the requested snapshot"):
         store.load(msgspec.structs.replace(manifest, term=99))
 
 

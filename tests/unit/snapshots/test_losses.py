@@ -92,13 +92,13 @@ def test_what_vanishes_is_refused_by_name(target: Schema, named: str, tmp_path: 
     """
     assert [loss.name for loss in losses(FOUR, target, Migration(FOUR.abi, target.abi))] == [named]
     assert any(not change.automatic for change in difference(FOUR, target))
-    with pytest.raises(MigrationError, match=rf"these would vanish: {named}.*quorumbook migrate new"):
+    with pytest.raises(MigrationError, match=rf"these would be lost: {named}.*quorumbook migrate new"):
         chains_to(target, tmp_path).find(FOUR.abi, target.abi)
     unsaid: list[dict[str, Any]] = [{"enums": {}}, {"removed": {named: " "}}]
     for migration in unsaid:
-        with pytest.raises(MigrationError, match=rf"nothing is lost in silence: these would vanish.*{named} "):
+        with pytest.raises(MigrationError, match=rf"every removed value has a reason: these would be lost.*{named} "):
             chains_to(target, tmp_path, **migration).find(FOUR.abi, target.abi)
-    with pytest.raises(MigrationError, match=r"nothing is lost in silence: product\.las_price: .* nothing of that name"):
+    with pytest.raises(MigrationError, match=r"every removed value has a reason: product\.las_price: .* nothing of that name"):
         chains_to(target, tmp_path, removed={"product.las_price": "typo", named: "x"}).find(FOUR.abi, target.abi)
     assert chains_to(target, tmp_path, removed={named: "is not needed"}).find(FOUR.abi, target.abi)
 
@@ -113,7 +113,7 @@ def test_the_skeleton_names_what_vanishes_and_is_refused_until_it_is_filled_in(t
         written: dict[str, Any] = {}
         exec(text, written)  # what was generated here
         known = chains_to(target, tmp_path)
-        with pytest.raises(MigrationError, match="nothing is lost in silence"):
+        with pytest.raises(MigrationError, match="every removed value has a reason"):
             Chains(known.releases, {FOUR.abi: written["MIGRATION"]}).find(FOUR.abi, target.abi)
 
 
@@ -151,7 +151,7 @@ def _no_facts() -> Any:
 )
 def test_a_wrong_rename_is_refused(renames: dict[str, str], message: str, tmp_path: Path) -> None:
     consent = {"product.last_price": "x"} if "product.last_price" not in renames else {}
-    with pytest.raises(MigrationError, match=f"renamed_fields: {message}|these would vanish"):
+    with pytest.raises(MigrationError, match=f"renamed_fields: {message}|these would be lost"):
         chains_to(RENAMED, tmp_path, renamed_fields=renames, removed=consent).find(FOUR.abi, RENAMED.abi)
 
 

@@ -138,7 +138,7 @@ def test_an_older_one_does_not_become_the_newest(tmp_path: Path, run: bytes) -> 
 
 def test_a_transfer_cut_short_is_refused(receiver: SnapshotStore, run: bytes, tmp_path: Path) -> None:
     for size in (0, 1, 4, 5, 100, len(run) // 2, len(run) - 1):
-        assert "it is not whole" in refused(receiver, run[:size], tmp_path / "receiver")
+        assert "it is incomplete" in refused(receiver, run[:size], tmp_path / "receiver")
     assert receiver.newest() is None
 
 

@@ -1,1 +1,1 @@
-"""One module a step; `down_revision` names the one before."""
+"""One module for each step; `down_revision` names the previous one."""

@@ -16,7 +16,7 @@ ROWS_AT_A_TIME = 10_000
 
 
 def upgrade() -> None:
-    """Bring the schema of version 0.1.0 here. What the tables that come hold of the past is made of those that are there."""
+    """Upgrade the schema of version 0.1.0. The first rows of new tables are made from the existing tables."""
     _orders()
     op.add_column("ledger", sa.Column("other_account_id", sa.Text(), nullable=False, server_default=""))
     op.add_column("trades", sa.Column("auction", sa.Boolean(), nullable=False, server_default=sa.false()))
@@ -29,7 +29,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the schema of version 0.1.0, which knows no transfers between accounts."""
+    """Return to the schema of version 0.1.0, which knows no transfers between accounts."""
     for name in ("last_id", "first_id"):
         op.drop_column("partitions", name)
     op.drop_table("volumes")
@@ -88,7 +88,7 @@ def _transfers() -> None:
 
 
 def _indexes() -> None:
-    """By time, with what to go on with."""
+    """Indexes by time and by the columns that continue a page."""
     for table in ("trades", "ledger"):
         op.drop_index(f"{table}_by_time", table)
         op.create_index(f"{table}_by_time", table, ["time", "sequence"])
@@ -96,7 +96,7 @@ def _indexes() -> None:
 
 
 def _status_changes() -> None:
-    """Those of the past had no sequence among a product's events: none are made up."""
+    """Earlier changes had no product sequence, and none is invented."""
     op.create_table(
         "status_changes",
         sa.Column("product_id", sa.Text(), nullable=False),

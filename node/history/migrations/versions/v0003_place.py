@@ -36,11 +36,15 @@ VIEWS = {
         {"amount": "own"},
     ),
 }
-"""By table: the columns that are as they are, and amounts with the currency whose scale they have. The views are `<table>_in_coins`."""
+"""By table: the columns that a view shows unchanged, and its amounts with the currency whose scale applies. The views are
+`<table>_in_coins`.
+"""
 
 
 def upgrade() -> None:
-    """What an earlier version stored has no term and no digest: the history learns them when it has compared itself with the log."""
+    """Rows of an earlier version have no term and no digest. The history stores them after it has compared itself with the
+    log.
+    """
     op.add_column("progress", sa.Column("term", sa.BigInteger(), nullable=False, server_default="0"))
     for name in COLUMNS:
         op.add_column("progress", sa.Column(name, sa.Text(), nullable=False, server_default=""))
@@ -50,7 +54,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to the schema of version 0.2.0."""
+    """Return to the schema of version 0.2.0."""
     for table in VIEWS:
         op.execute(f"DROP VIEW {table}_in_coins")
     for name in ("term", *COLUMNS):

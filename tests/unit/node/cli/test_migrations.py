@@ -78,7 +78,7 @@ def test_abis_are_listed_shown_and_compared(
     assert "needs a migration" in run("abi", "diff", TWO.abi).stdout
     assert run("abi", "diff", ABI).stdout == "no difference\n"
     assert run_json("abi", "diff", ONE.abi, TWO.abi)["changes"][0]["automatic"] is True
-    assert "these would vanish" not in run("abi", "diff", TWO.abi).stderr
+    assert "these would be lost" not in run("abi", "diff", TWO.abi).stderr
     monkeypatch.setattr(chain, "written_migrations", lambda: {**WRITTEN, **with_changes(TWO_TO_THREE, removed={})})
     refused = run("abi", "diff", TWO.abi, code=1)
     assert "product.pair (a column of the table product)" in refused.stderr
@@ -147,7 +147,7 @@ def test_a_skeleton_is_written_once(run: Run, data: Path, tmp_path: Path) -> Non
     path = tmp_path / f"from_{TWO.abi[:12]}.py"
     assert str(path) in output
     assert TWO.abi in path.read_text()
-    assert "is there already" in run("migrate", "new", TWO.abi, "--out", str(tmp_path), code=1).stderr
+    assert "exists already" in run("migrate", "new", TWO.abi, "--out", str(tmp_path), code=1).stderr
 
 
 def test_the_modules_of_a_level_are_drafted_once(run: Run, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_modules_of_a_level_are_drafted_once(run: Run, tmp_path: Path) -> No
     assert str(tmp_path / "v0_2_0_rows.py") in output
     assert "class FormerEngine(Engine)" in (tmp_path / "v0_2_0.py").read_text()
     assert "- fee_credit: int = 0" in (tmp_path / "v0_2_0_back.py").read_text()
-    assert "is there already" in run("migrate", "new-level", "0.2.0", "--out", str(tmp_path), code=1).stderr
+    assert "exists already" in run("migrate", "new-level", "0.2.0", "--out", str(tmp_path), code=1).stderr
     assert "was not released: expected one of 0.1.0, 0.2.0" in run("migrate", "new-level", "9.9.9", code=1).stderr
 
 
@@ -185,7 +185,7 @@ def test_a_migration_is_rolled_back_or_made_final(run: Run, data: Path, tmp_path
     assert f"back at ABI {ONE.abi}" in output
     assert (tmp_path / "since" / "n1-since-migration.jsonl").read_text().count("\n") == 1
     migrated(data)
-    assert "is there already, and nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
+    assert "exists already, and nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
     lock = PidFile.acquire(data / PID_FILE)
     assert "a node runs on this data directory" in run("rollback", "cluster", "--without-export", code=1).stderr
     lock.release()

@@ -108,6 +108,15 @@ def test_init_makes_a_cluster_that_loads(run: Run, tmp_path: Path) -> None:
     assert "here" in run("init", "here", code=1).stderr
 
 
+def test_init_quotes_a_path_with_spaces_in_the_command_that_it_prints(run: Run) -> None:
+    output = run("init", "my exchange", "--base-port", "18300").stdout
+    assert "quorumbook cluster up --cluster 'my exchange'" in output
+    output = run("init", "our exchange", "--hosts", "10.0.0.1,10.0.0.2,10.0.0.3").stdout
+    assert "quorumbook node start --config 'our exchange'/NODE/node.toml" in output
+    assert "--cluster 'our exchange/admin.json'" in output
+    assert "make one with: quorumbook init 'no exchange'" in run("cluster", "up", "--cluster", "no exchange", code=1).stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [["--node", "n1=10.0.0.1", "--node", "n2=10.0.0.2", "--node", "n3=10.0.0.3"], ["--hosts", "10.0.0.1,10.0.0.2,10.0.0.3"]],
@@ -118,7 +127,7 @@ def test_init_takes_a_host_for_each_node(run: Run, tmp_path: Path, options: list
     configs = [load(path) for path in sorted((tmp_path / "here").glob("*/node.toml"))]
     assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]
     assert all(config.http.tls for config in configs), "what leaves the machine is encrypted"
-    assert "without TLS" in run("init", "open", *options, "--http").stderr
+    assert "not encrypted" in run("init", "open", *options, "--http").stderr
 
 
 @pytest.mark.parametrize(

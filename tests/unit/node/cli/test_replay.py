@@ -89,7 +89,7 @@ def test_without_trades_the_executions_are_counted(run: Run, ops: str) -> None:
 
 def test_a_run_id_is_used_once(run: Run, ops: str) -> None:
     run("replay", ops, "--run-id", "monday")
-    assert "run 'monday' has been: AAPL-USD.monday exists" in run("replay", ops, "--run-id", "monday", code=1).stderr
+    assert "run 'monday' was used before: AAPL-USD.monday exists" in run("replay", ops, "--run-id", "monday", code=1).stderr
 
 
 def test_the_currencies_that_are_there_are_used_with_their_scales(run: Run, run_json: RunJson, ops: str, trades: str) -> None:

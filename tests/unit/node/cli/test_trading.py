@@ -333,7 +333,7 @@ def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, ru
     found = {view["id"]: view for view in run_json("product", "list")}["BTC-EUR"]
     named = ("max_size", "maker_fee", "taker_fee", "status")
     assert tuple(found[name] for name in named) == ("1000", "0.002", "0.003", "auction")
-    assert "was like that already" in market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
+    assert "has these values already" in market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
     assert "Name a setting to change" in market("product", "set", "BTC-EUR", code=2).stderr
     assert "no product 'XRP-USD'" in market("product", "set", "XRP-USD", "--status", "online", code=1).stderr
 

@@ -229,11 +229,11 @@ def test_the_end_is_said_when_it_comes(directory: Path, caplog: pytest.LogCaptur
     watch = CertificateWatch(config_of(directory), clock=lambda: time[0])
     time[0] = watch.expires - 10.0
     watch.look()
-    assert "HAS ENDED" not in caplog.text
+    assert "HAS EXPIRED" not in caplog.text
     time[0] += 15.0
     for _ in range(3):
         watch.look()
-    assert caplog.text.count("the certificate of n1 HAS ENDED on") == 1
+    assert caplog.text.count("the certificate of n1 HAS EXPIRED on") == 1
 
 
 def test_the_status_names_the_certificate_of_a_node_that_does_not_answer(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_the_status_names_the_certificate_of_a_node_that_does_not_answer(tmp_pat
     shown = CliRunner().invoke(main, ["cluster", "status", "--cluster", str(directory)])
     assert shown.exit_code == exit_codes.UNAVAILABLE
     lines = [line for line in shown.output.splitlines() if "certificate" in line]
-    assert re.fullmatch(r"the certificate of n2 HAS ENDED on .*; renew it: quorumbook pki renew", lines[0])
+    assert re.fullmatch(r"the certificate of n2 HAS EXPIRED on .*; renew it: quorumbook pki renew", lines[0])
     assert re.fullmatch(r"certificates valid until .* \(n1\)", lines[1])
 
 
