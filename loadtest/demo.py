@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from shlex import quote
 
 import click
 import msgspec
@@ -265,8 +266,8 @@ def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Con
         )
     program = Path(sys.executable).with_name("quorumbook")
     console.print("To kill a node while you look, n1 for example, and to start it again:", markup=False)
-    console.print(f"  kill -9 $(cat {directory}/n1/data/node.pid)", markup=False, soft_wrap=True)
-    console.print(f"  {program} cluster up {directory}\n", markup=False, soft_wrap=True)
+    console.print(f"  kill -9 $(cat {quote(str(directory))}/n1/data/node.pid)", markup=False, soft_wrap=True)
+    console.print(f"  {program} cluster up --cluster {quote(str(directory))}\n", markup=False, soft_wrap=True)
 
 
 def _print_kept(settings: Settings, console: Console) -> None:
@@ -277,14 +278,14 @@ def _print_kept(settings: Settings, console: Console) -> None:
     console.print(f"\nThe cluster stays up. To look at it: {next(iter(urls.values()))}/ui/", markup=False)
     console.print("To trade on it:", markup=False)
     for line in (
-        f"export QUORUMBOOK_CLUSTER={directory.resolve()}",
+        f"export QUORUMBOOK_CLUSTER={quote(str(directory.resolve()))}",
         f"{program} cluster status",
         f"{program} book BTC-USD",
         f"{program} account trader-000",
         f"{program} order place BTC-USD sell --price 70000 --size 0.01 --as trader-000",
         f"{program} order place BTC-USD buy --funds 250 --as trader-001",
         f"curl '{next(iter(urls.values()))}/products/BTC-USD/book?level=2'",
-        f"{program} cluster down {directory}",
+        f"{program} cluster down --cluster {quote(str(directory))}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
 

@@ -35,7 +35,7 @@ class Kind(Enum):
     """The kinds of steps of a client."""
 
     PASSIVE = "a limit order away from the mid"
-    POST_ONLY = "the same, refused if it would take"
+    POST_ONLY = "the same, rejected if it would take"
     CROSSING = "a limit order through the mid, whose rest stays"
     IOC = "the same, whose rest is cancelled"
     FOK = "the same, all or nothing"

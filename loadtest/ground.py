@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
+from shlex import quote
 
 from loadtest.errors import LoadTestError
 from node.cluster_directory import ClusterDirectory
@@ -117,7 +118,7 @@ def _clear(directory: Path) -> None:
         raise LoadTestError(f"{directory} holds something else; name another directory")
     if running := LocalCluster(directory).running():
         raise LoadTestError(
-            f"{', '.join(running)} still run in {directory}; end them with: quorumbook cluster down --cluster {directory}"
+            f"{', '.join(running)} still run in {directory}; end them with: quorumbook cluster down --cluster {quote(str(directory))}"
         )
     shutil.rmtree(directory)
 

@@ -201,7 +201,8 @@ class Roll:
 
     async def replace(self) -> None:
         """Replace every node by the present version, followers first. The first one goes back to the former version in
-        between: until the level changes that is free."""
+        between, which is possible until the level changes.
+        """
         leader = await self.present.leader()
         first, *others = [*(each for each in self.present.node_ids if each != leader), leader]
         for version in (self.present, self.former, self.present):

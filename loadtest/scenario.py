@@ -46,7 +46,7 @@ ASKERS = 2
 
 ASK_PAUSE = 0.1
 UNDER_WAY_MAX = 10_000
-"""More commands than are ever in flight: a read may show commands behind the last answer of a history."""
+"""More commands than are ever in flight: a read may show commands after the last answer of a history."""
 
 
 class Kill(msgspec.Struct):

@@ -1,6 +1,6 @@
 """Rates and latencies over time, of several processes together.
 
-Time is divided into bins; each has a latency histogram a protocol. A bin also records the slots in which an answer
+Time is divided into bins; each has a latency histogram for every protocol. A bin also records the slots in which an answer
 arrived, so the longest time without an answer is exact to a slot. All numbers are sums, so that timelines of several
 processes, on machines with synchronous clocks, can be added.
 """

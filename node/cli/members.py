@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from shlex import quote
 
 import click
 import msgspec
@@ -77,7 +78,7 @@ def _names(target: Target, names: tuple[str, ...], *wanted: str) -> tuple[Target
         click.UsageError: too few or too many.
     """
     if len(names) == len(wanted) + 1:
-        deprecated(f"the directory {names[0]} as an argument", f"--cluster {names[0]}")
+        deprecated(f"the directory {names[0]} as an argument", f"--cluster {quote(names[0])}")
         return msgspec.structs.replace(target, place=Path(names[0])), list(names[1:])
     if len(names) != len(wanted):
         raise click.UsageError(f"Expected {' and '.join(wanted)}.")

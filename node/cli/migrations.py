@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import click
@@ -154,7 +155,7 @@ def migrate(
 def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
     """Return the place that `--cluster` names, else the one that older versions took as argument, else the default."""
     if earlier is not None:
-        deprecated(f"{name} {earlier}", f"--cluster {earlier}")
+        deprecated(f"{name} {earlier}", f"--cluster {quote(str(earlier))}")
         return earlier
     if directory is None and not default_place().is_dir():
         raise click.UsageError("expected the data: name it with --cluster DIR")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -225,7 +226,7 @@ def earlier_place(name: str = "", *declarations: str) -> Callable[[Function], Fu
         @functools.wraps(function)
         def wrapper(*args: Any, target: Target, earlier: Path | None, **kwargs: Any) -> Any:
             if earlier is not None:
-                deprecated(f"{name} {earlier}".strip(), f"--cluster {earlier}")
+                deprecated(f"{name} {earlier}".strip(), f"--cluster {quote(str(earlier))}")
                 target = msgspec.structs.replace(target, place=earlier)
             return function(*args, target=target, **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import click
 import msgspec
@@ -42,7 +43,7 @@ def _opened(target: Target, node_id: str | None, source: Path | None) -> tuple[l
     if source is not None and source.is_file():
         return logs.of_file(source), None
     if source is not None:
-        deprecated(f"the directory {source} as an argument", f"--cluster {source}")
+        deprecated(f"the directory {source} as an argument", f"--cluster {quote(str(source))}")
     else:
         source = target.directory
     config = load(node_config_path(source, node_id))
