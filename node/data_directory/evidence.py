@@ -32,7 +32,7 @@ DIVERGED_REMEDY = (
 
 STALE_REMEDY = (
     "Do not start anything on it. If another process runs on a copy of it, stop that process. Move the directory away and start the node with: "
-    "quorumbook node start --rejoin. The node then takes everything from the others, and votes when it has caught up"
+    "quorumbook node start --rejoin. The node then gets everything from the others, and votes when it has caught up"
 )
 
 

@@ -26,10 +26,10 @@ from snapshots.errors import LevelError, MigrationError, SnapshotAbiError, Snaps
 log = logging.getLogger(__name__)
 
 DAMAGED = (
-    "Nothing was changed. With the other nodes up, move the data directory away and start the node with --rejoin: it takes everything from "
+    "Nothing was changed. With the other nodes up, move the data directory away and start the node with --rejoin: it gets everything from "
     "them. An older copy of the directory must not take its place. See Failures in docs/operations.md"
 )
-NOT_MIGRATED = "the data in {} is sound and as it was: the version that wrote it can still start on it"
+NOT_MIGRATED = "the data in {} is intact and unchanged: the version that wrote it can still start on it"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
