@@ -156,7 +156,7 @@ def test_damage_of_data_of_another_version_is_no_question_of_versions(template: 
     for error, code, parts in (
         (LogDamagedError("log-1.seg: offset 5: bad"), exit_codes.CANNOT_START, ("damaged", "log-1.seg: offset 5", "--rejoin")),
         (SnapshotDamagedError("/x/000004.sst", "differs"), exit_codes.CANNOT_START, ("damaged", "/x/000004.sst", "--rejoin")),
-        (MigrationError("money is conserved", "", "no"), exit_codes.NOT_MIGRATED, ("sound and as it was",)),
+        (MigrationError("money is conserved", "", "no"), exit_codes.NOT_MIGRATED, ("intact and unchanged",)),
     ):
         diagnosis = failures.diagnosis_of_start(config, error)
         text = "\n".join(diagnosis.lines)

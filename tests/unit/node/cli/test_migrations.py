@@ -174,7 +174,7 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
     migrated(data)
     monkeypatch.setattr(rollback, "ACCEPTED", frozenset({ONE.abi}))
     output = run("rollback", "cluster", "--without-export", code=1).stderr
-    assert "go back with the version that made the migration" in output
+    assert "roll back with the version that made the migration" in output
     assert len(cutover.former(data)) == 1
 
 
@@ -257,7 +257,7 @@ def test_a_rehearsal_says_what_it_did_not_check(run: Run, data: Path) -> None:
     lock = PidFile.acquire(data / ENGINE_PID_FILE)
     lock.note("Ready")
     try:
-        assert "not checked: the node runs" in run("migrate", "--check", "--from", "cluster").stdout
+        assert "not checked: what the running node has written since" in run("migrate", "--check", "--from", "cluster").stdout
     finally:
         lock.release()
     shutil.rmtree(data / "snapshots")

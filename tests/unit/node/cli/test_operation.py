@@ -310,7 +310,7 @@ def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: Run
     assert lines[2]["commands"][0]["secret"] == lines[2]["commands"][0]["passphrase"] == ""
     run("txlog", "export", "--node", "n2", "log.jsonl")
     assert "c2VjcmV0" in (tmp_path / "log.jsonl").read_text()
-    assert "log.jsonl: is there already" in run("txlog", "export", "log.jsonl", code=1).stderr
+    assert "log.jsonl: exists already" in run("txlog", "export", "log.jsonl", code=1).stderr
     assert "3 entries in again" in run("txlog", "import", "log.jsonl", "again").stdout
     shown = run("txlog", "show", "log.jsonl", "--from", "3").stdout
     assert "alice-key" in shown

@@ -174,7 +174,7 @@ def test_a_bundle_has_a_manifest_and_no_secret(run: Run, run_json: Any, director
     assert "somebody wrote ********" in contents["n1/node.log"].decode()
     assert Path("b.tar.gz").stat().st_mode & 0o777 == 0o600
     assert found["manifest"]["cluster_id"] == "trial"
-    assert "is there already" in run("bundle", "--output", "b.tar.gz", code=1).stderr
+    assert "exists already" in run("bundle", "--output", "b.tar.gz", code=1).stderr
 
 
 def test_top_prints_once(run: Run, market: Run, client: FakeClient, said: Statuses) -> None:

@@ -339,7 +339,7 @@ def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, ru
 
 
 def test_a_product_that_is_the_same_may_be_put_again(market: Run) -> None:
-    assert "the same" in market("product", "put", "BTC-USD", "--taker-fee", "0.001").stdout
+    assert "exists already with these values" in market("product", "put", "BTC-USD", "--taker-fee", "0.001").stdout
 
 
 def test_what_is_known_of_the_market_is_shown(market: Run, run_json: RunJson) -> None:

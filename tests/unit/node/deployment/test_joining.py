@@ -63,7 +63,7 @@ def test_the_same_call_again_finds_it(directory: Path, like: NodeConfig) -> None
     before = identity.read(load(path))
     assert joining.make_joiner(directory, address, like.nodes, like) == path
     assert identity.read(load(path)) == before
-    with pytest.raises(SetupError, match="others than those asked for"):
+    with pytest.raises(SetupError, match="its addresses differ from those of the options"):
         joining.make_joiner(directory, msgspec.structs.replace(address, raft="127.0.0.1:9005"), like.nodes, like)
 
 
