@@ -245,7 +245,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"renamed_tables": {}},
         r"every removed value has a reason: these would be lost.*: member \(the table",
     ),
-    "a value without a word": ({"enums": {}}, "DoneReason has no LAPSED any more"),
+    "a value without a word": ({"enums": {}}, "DoneReason no longer has LAPSED"),
     "rows gone without a word": (
         {"whole": _without_a_row},
         "rows are accounted for: table api_key: `whole` changed 3 rows to 2",

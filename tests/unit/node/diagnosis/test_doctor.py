@@ -96,7 +96,7 @@ def test_a_certificate_that_ends_soon_or_has_ended_is_a_finding(path: Path) -> N
         now = ends - seconds
         own = [finding for finding in found(path, "certificates", now=lambda now=now: now) if "node.pem" in finding.text]
         assert [finding.level for finding in own] == [level]
-    assert "ended" in own[0].text
+    assert "expired" in own[0].text
     assert "pki renew" in own[0].advice
 
 
