@@ -1,6 +1,4 @@
-"""An auction on three nodes: orders are collected, the leader is killed, the auction opens, and every node tells the
-same of it.
-"""
+"""An auction on three nodes collects orders, loses its leader and opens. Every node then reports the same result."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ CHUNKS, CHUNK = 10, 20
 
 
 async def flow(access: Access, person: Trader, run: str) -> int:
-    """A trader's flow of orders on the product: how many of them wait for an auction."""
+    """Return a trader's flow of orders on the product."""
     outcomes = await trader_flow(access, person, run, product=PRODUCT, requests=CHUNKS, at_once=CHUNK)
     return sum(isinstance(each, Placed) and each.order.status is OrderStatus.ACTIVE for each in outcomes)
 
@@ -43,7 +41,7 @@ async def put_status(operator: ClusterClient, status: ProductStatus) -> None:
 
 
 async def listen(url: str, heard: list[dict[str, Any]]) -> None:
-    """What the channel `auction` of a node says."""
+    """Collect what a node sends on the channel `auction`."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url.replace("http", "ws", 1) + "/") as socket:
         await socket.send_json({"type": "subscribe", "product_ids": [PRODUCT.product_id], "channels": ["auction"]})
         while True:

@@ -1,4 +1,6 @@
-"""A backup of a running cluster becomes a new cluster that trades on; by the command line, as an operator does it."""
+"""A backup of a running cluster becomes a new cluster, which continues to trade. The test uses the command line, as an
+operator does.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def run(directory: Path, *arguments: str, code: int = 0) -> str:
 
 
 def state(directory: Path) -> set[tuple[int, str]]:
-    """Sequence and state hash of every node."""
+    """Return the sequence and the state hash of every node."""
     nodes = json.loads(run(directory, "cluster", "status", "--json"))["nodes"].values()
     return {(node["sequence"], node["state_hash"]) for node in nodes}
 

@@ -1,4 +1,6 @@
-"""Bad requests against a real node, on every surface: a 4xx that names the field, never a 5xx, and the node goes on."""
+"""Bad requests reach a real node at every interface. Each gets a status of 4xx that names the field, none gets a 5xx,
+and the node continues to serve.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ Answer = tuple[int, dict[str, str]]
 
 
 class Api:
-    """Requests as a trader or the operator, signed by default."""
+    """Requests of a trader or of the operator, signed by default."""
 
     def __init__(self, exchange: Exchange, url: str, session: aiohttp.ClientSession) -> None:
         self.exchange = exchange
@@ -32,7 +34,7 @@ class Api:
     async def send(
         self, method: str, target: str, body: bytes = b"", *, operator: bool = False, headers: dict[str, str] | None = None
     ) -> Answer:
-        """Status and JSON of the answer; `headers` replace those of the signature."""
+        """Return the status and the JSON of the answer. `headers` replace those of the signature."""
         person, admin = self.exchange.people[0], self.exchange.access.admin
         key = (admin.key_id, admin.secret, admin.passphrase) if operator else (person.key_id, person.secret, person.passphrase)
         signed = {**signed_headers(*key, RestRequest(method, target, body, "")), **(headers or {})}
@@ -42,7 +44,7 @@ class Api:
             return response.status, answer if isinstance(answer, dict) else {"answer": answer}
 
     async def order(self, **changes: object) -> Answer:
-        """POST /orders with a good order changed; a value of None leaves the field out."""
+        """Send POST /orders with a valid order in which these fields are changed. The value None leaves the field out."""
         facts = {name: value for name, value in {**ORDER, **changes}.items() if value is not None}
         return await self.send("POST", "/orders", json.dumps(facts).encode())
 

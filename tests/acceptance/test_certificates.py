@@ -1,5 +1,5 @@
-"""Certificates that end while a cluster runs: warned of, renewed without a restart, and the cluster goes on when the
-old ones have ended.
+"""Certificates expire while a cluster runs. The nodes warn of that, renew them without a restart, and serve after the
+old ones have expired.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIFETIME = datetime.timedelta(seconds=60)
 
 @pytest.fixture
 def ground(tmp_path: Path) -> Iterator[Ground]:
-    """A cluster whose nodes' certificates end soon."""
+    """Make a cluster whose nodes' certificates expire soon."""
     made = prepare(tmp_path / "cluster")
     layout = ClusterDirectory(made.directory)
     renew(layout, layout.node_ids, datetime.datetime.now(datetime.UTC), LIFETIME)

@@ -1,4 +1,4 @@
-"""The client library on a real cluster: async and blocking, native and REST, over the death of the leader."""
+"""The client library on a real cluster: async and blocking, native and REST, while the leader is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 
 
 def key_of(exchange: Exchange, number: int) -> KeyFile:
-    """A trader's key file."""
+    """Return the path of a trader's key file."""
     person = exchange.people[number]
     authority = (exchange.directory / "ca.pem").read_text()
     return KeyFile(person.key_id, person.secret, person.passphrase, person.account_id, exchange.access.natives, authority)

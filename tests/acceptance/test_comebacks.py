@@ -1,5 +1,5 @@
-"""Nodes that come back with less than they had: behind the compacted log, or with an empty disk. The cluster serves all
-the while.
+"""Nodes return with less data than they had: with a log that ends before the compacted part, or with an empty disk. The
+cluster serves all the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLAN = Plan(seed=5, clients=6, chunk=5, rate=900.0, run="comeback", followed=())
 
 
 async def a_follower(watcher: Watcher) -> tuple[str, str]:
-    """A leader and one of its followers."""
+    """Return a leader and one of its followers."""
     leader = await watcher.wait_leader(READY_SECONDS)
     return leader, next(name for name in await watcher.statuses() if name != leader)
 
@@ -42,14 +42,14 @@ def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]], ev
 
 
 def gets_a_snapshot(seen: Statuses, node: str) -> bool:
-    """Whether a leader says that it sends one to the node."""
+    """Return whether a leader reports that it sends a snapshot to the node."""
     members = [member for status in seen.values() if status is not None for member in status.members]
     return any(member.snapshot_size for member in members if member.node_id == node)
 
 
 def test_a_node_behind_the_compacted_log_installs_a_snapshot_while_any_node_is_killed(make_ground: MakeGround) -> None:
-    """First the sender, so that another leader begins anew; then the receiver, while it gets the snapshot and when it
-    has it.
+    """The sender is killed first, so that another leader begins anew. Then the receiver is killed, once while it
+    receives the snapshot and once when it has it.
     """
 
     async def play(scenario: Scenario) -> None:
@@ -148,7 +148,7 @@ def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_ba
 
 
 def test_an_old_copy_of_a_data_directory_is_detected_and_reported(make_ground: MakeGround) -> None:
-    """A disk restored from a snapshot of the machine. The node was never ready, and there was no word in any log."""
+    """A disk is restored from a snapshot of the machine. Formerly the node never became ready, and no log said why."""
 
     async def play(scenario: Scenario) -> None:
         await traded(scenario, 100)

@@ -34,7 +34,7 @@ def pid_of(cluster: LocalCluster, node_id: str) -> int:
 
 
 def engine_of(cluster: LocalCluster, node_id: str) -> int | None:
-    """The pid of a node's engine process, None while it has none."""
+    """Return the process id of a node's engine, None while it has none."""
     return locked_pid(cluster.layout.configs[node_id].data_path / ENGINE_PID_FILE)
 
 
@@ -43,7 +43,7 @@ def leader(directory: Path) -> str:
 
 
 def trade(directory: Path, client_oid: str) -> str:
-    """One order by the command line; its id."""
+    """Place one order by the command line. Returns its id."""
     answer = run(
         directory,
         "order",

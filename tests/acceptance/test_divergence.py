@@ -1,5 +1,5 @@
-"""A follower whose log was changed behind its back applies something else than the others: it is found, leaves service,
-and says why.
+"""A follower whose log was changed on its disk applies other entries than the other nodes. The cluster detects it, and
+the node leaves service and says why.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 
 def change_a_deposit(directory: Path, node_id: str) -> int:
-    """Give the first depositor one unit more, in a stopped node's log, with checksums that are right; the entry's
+    """Give the first depositor one unit more in a stopped node's log, and correct the checksums. Returns the entry's
     index.
     """
     log = DurableLog(RealDisk(directory), node_id=node_id, abi=ABI)

@@ -1,4 +1,6 @@
-"""Books rebuilt from every node's feed equal the book, cancels and the death of the leader included."""
+"""Books that are rebuilt from every node's feed equal the engine's book, also after cancels and the death of the
+leader.
+"""
 
 from __future__ import annotations
 

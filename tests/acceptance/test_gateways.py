@@ -1,4 +1,4 @@
-"""Several gateways of a node share its port. It makes no difference to a client which of them has its connection."""
+"""Several gateways of a node share its port. A client sees no difference between them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDER = {"product_id": "BTC-USD", "side": "buy", "type": "limit", "price": "100"
 
 
 class GatewayConnection:
-    """A kept connection to one gateway of the leader."""
+    """A connection to one gateway of the leader that stays open."""
 
     def __init__(self, exchange: Exchange, url: str, session: aiohttp.ClientSession) -> None:
         self._exchange = exchange

@@ -1,4 +1,6 @@
-"""The history of a cluster that loses processes: every node that keeps one has every row, once, and all have the same."""
+"""The history of a cluster whose processes are killed: each node that keeps a history has every row exactly once, and
+all histories are equal.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ SPEC = PRODUCTS[0]
 
 
 def orders(exchange: Exchange, first: int, count: int) -> list[AnyCommand]:
-    """Orders around one price, and now and then a trader who gives up."""
+    """Return orders around one price. Now and then a trader cancels all of theirs."""
     random = Random(first)
     made: list[AnyCommand] = []
     for number in range(first, first + count):
@@ -50,7 +52,7 @@ def orders(exchange: Exchange, first: int, count: int) -> list[AnyCommand]:
 
 
 async def send_all(exchange: Exchange, first: int, count: int, at_a_time: int = 25) -> None:
-    """Send orders to whoever leads, so many in one log entry."""
+    """Send orders to the current leader, several in each log entry."""
     client = exchange.access.client(deadline=20.0)
     try:
         commands = orders(exchange, first, count)
@@ -61,14 +63,14 @@ async def send_all(exchange: Exchange, first: int, count: int, at_a_time: int = 
 
 
 def history_pid(exchange: Exchange, node_id: str) -> int:
-    """The node's history process."""
+    """Return the process id of a node's history process."""
     pid = locked_pid(exchange.cluster.layout.configs[node_id].data_path / PID_FILE)
     assert pid is not None
     return next(child for child in descendants(pid) if b"node.history.process" in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
 def where(exchange: Exchange, node_id: str) -> HistoryProgress:
-    """Up to where the node's history goes."""
+    """Return how far the node's history goes."""
     history = HistoryReader(exchange.cluster.layout.configs[node_id])
     try:
         return history.progress()
@@ -77,7 +79,7 @@ def where(exchange: Exchange, node_id: str) -> HistoryProgress:
 
 
 def wait_for_all(exchange: Exchange) -> None:
-    """Until every history has all that was applied."""
+    """Wait until every history has all commands that were applied."""
     statuses = asyncio.run(exchange.cluster.status())
     sequence = max(status.sequence for status in statuses.values() if status is not None)
     deadline = time.monotonic() + DEADLINE
@@ -87,7 +89,7 @@ def wait_for_all(exchange: Exchange) -> None:
 
 
 def contents(exchange: Exchange, node_id: str) -> Mapping[str, object]:
-    """Everything in a node's history that does not name the node."""
+    """Return everything in a node's history that does not name the node."""
     database = connect(exchange.cluster.layout.configs[node_id], read_only=True)
     try:
         return {table.name: rows_of(database, table) for table in (*tables.ROWS, tables.gaps)}
@@ -96,8 +98,8 @@ def contents(exchange: Exchange, node_id: str) -> Mapping[str, object]:
 
 
 def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
-    """Histories and a leader are killed while orders come; in the end all three databases are equal, and the API
-    answers from one.
+    """Histories and a leader are killed while orders arrive. At the end all three databases are equal, and the API
+    answers from one of them.
     """
     settings = {"history.enabled": True, "raft.archive_log": False, "snapshot.every_commands": 300}
     exchange = Exchange(make_ground(settings))
@@ -125,7 +127,9 @@ def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
 
 
 def test_a_node_that_took_a_snapshot_has_every_row_all_the_same(make_ground: MakeGround) -> None:
-    """It was away while the others' logs were compacted: what its own log never had, its history gets from theirs."""
+    """The node was down while the others compacted their logs. Its history gets what its own log never had from the
+    other nodes' histories.
+    """
     settings = {"history.enabled": True, "raft.archive_log": False, "snapshot.every_commands": 300}
     exchange = Exchange(make_ground(settings))
     asyncio.run(put_market(exchange))

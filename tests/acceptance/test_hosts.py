@@ -1,5 +1,5 @@
-"""A cluster on three hosts, as an operator makes it: nothing is edited by hand, and one key file is enough to work from
-a fourth host.
+"""An operator makes a cluster on three hosts. No file is edited by hand, and one key file is enough to work from a
+fourth host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ print(urllib.request.urlopen(sys.argv[2], context=context, timeout=30).read().de
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """Four hosts: a network namespace for each node and one for the operator. Taken away whatever happens."""
+    """Make four hosts, which are network namespaces: one for each node and one for the operator. They are removed in
+    every case.
+    """
     try:
         need_root("ip", "sysctl")
     except NotPossibleError as error:
@@ -54,7 +56,7 @@ def network() -> Iterator[Network]:
 
 
 class Hosts:
-    """The machines: each has its node's directory, the operator's has the key file and nothing else."""
+    """The hosts: each node's host has the node's directory, the operator's has the key file only."""
 
     def __init__(self, network: Network, directory: Path) -> None:
         self._network = network
@@ -82,7 +84,7 @@ class Hosts:
             )
 
     def kill(self, node_id: str) -> None:
-        """The machine is gone."""
+        """Kill everything that runs on a host, as the loss of the machine does."""
         process = self.processes.pop(node_id)
         for pid in [*descendants(process.pid), process.pid]:
             try:
@@ -92,11 +94,15 @@ class Hosts:
         process.wait(10)
 
     def operator(self, *arguments: str, code: int | None = 0) -> str:
-        """A command line on the operator's host, with the key file and no directory; what it printed."""
+        """Run a command line on the operator's host, with the key file and without a directory. Returns what it
+        printed.
+        """
         return self._there("-c", "from node.cli import main; main()", *arguments, "--cluster", "admin.json", code=code)
 
     def https(self, node_id: str) -> str:
-        """What a node answers to a client that checks that the certificate names the host, "" while it does not answer."""
+        """Return what a node answers to a client that checks that the certificate names the host, "" while it does not
+        answer.
+        """
         return self._there("-c", CHECKED, "ca.pem", f"https://{address(node_id)}:7021/healthz", code=None)
 
     def _there(self, *arguments: str, code: int | None = 0) -> str:
@@ -113,7 +119,7 @@ class Hosts:
         return done.stdout
 
     def leader(self) -> str:
-        """The leader, "" while there is none."""
+        """Return the leader, "" while there is none."""
         return json.loads(self.operator("cluster", "status", "--json", code=None))["leader"] or ""
 
 

@@ -1,4 +1,6 @@
-"""API keys on a real cluster: revoked at once, carried out once, and nowhere to be read."""
+"""API keys on a real cluster: a revoked key is refused at once, each request is executed once, and no file contains a
+secret.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "10", "size": "0.01"}
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
-    """A cluster that these tests may do anything to."""
+    """Make a cluster that these tests may change in any way."""
     with exchange_in(tmp_path_factory.mktemp("keys") / "cluster") as exchange:
         yield exchange
 
@@ -42,7 +44,7 @@ def signed(key: Credentials, method: str, target: str, body: object = None) -> t
 
 
 def send(url: str, request: RestRequest, headers: dict[str, str]) -> tuple[int, Any]:
-    """Status and JSON of a request as it is."""
+    """Send a request unchanged. Returns the status and the JSON of the answer."""
     made = urllib.request.Request(url + request.target, data=request.body or None, headers=headers, method=request.method)
     try:
         with urllib.request.urlopen(made, timeout=SECONDS) as answer:
@@ -53,7 +55,7 @@ def send(url: str, request: RestRequest, headers: dict[str, str]) -> tuple[int, 
 
 
 def answered(url: str, request: RestRequest, headers: dict[str, str]) -> tuple[int, Any]:
-    """The same, again and again while nobody leads."""
+    """Send a request again and again while no node leads. Returns the answer."""
     deadline = time.monotonic() + SECONDS
     while (answer := send(url, request, headers))[0] in (503, 504):
         assert time.monotonic() < deadline, answer
@@ -65,7 +67,7 @@ def call(url: str, key: Credentials, method: str, target: str, body: object = No
 
 
 def fresh_key(exchange: Exchange, account_id: str, permissions: list[str]) -> Credentials:
-    """A key that the server makes."""
+    """Have the server make a key."""
     url = asyncio.run(exchange.leader_url())
     body = {"account_id": account_id, "permissions": permissions}
     status, made = call(url, exchange.access.admin, "POST", "/admin/keys", body)
@@ -74,7 +76,7 @@ def fresh_key(exchange: Exchange, account_id: str, permissions: list[str]) -> Cr
 
 
 def applied(url: str) -> int:
-    """How many commands a node has applied."""
+    """Return how many commands a node has applied."""
     with urllib.request.urlopen(f"{url}/status", timeout=SECONDS) as answer:
         return int(json.load(answer)["node"]["sequence"])
 
@@ -221,7 +223,7 @@ class TestSealing:
         assert _findings(places) == []
 
     def _use(self, own: Exchange, url: str, account: str) -> None:
-        """The canary through every door, in good order and in bad."""
+        """Use the canary at every interface, in valid and in invalid requests."""
         admin = own.access.admin
         body = {"account_id": account, "secret": CANARY.secret, "passphrase": CANARY.passphrase}
         status, answer = call(url, admin, "PUT", "/admin/keys/canary", body | {"permissions": ["view", "trade"]})
@@ -282,7 +284,9 @@ class TestSealing:
 
 
 def _findings(places: list[Path]) -> list[str]:
-    """Files in which the canary's secret or passphrase stands, in text or as bytes."""
+    """Return the files that contain the secret or the passphrase of the canary, a key made for this search, as text or
+    as bytes.
+    """
     needles = (CANARY.secret.encode(), base64.b64decode(CANARY.secret), CANARY.passphrase.encode())
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert len(files) > 20

@@ -1,4 +1,4 @@
-"""The tools that a person starts: Locust's users and the demonstration, in short."""
+"""Short runs of the tools that a person starts: the load test with Locust and the demonstration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ quiet one.
 
 
 def run(arguments: list[str], seconds: float, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python program's end. Killed, with what it started in its session, after `seconds`."""
+    """Run a Python program. Raises TimeoutExpired, after it has killed the program, if it runs longer than `seconds`."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -110,7 +110,7 @@ def test_the_load_test_survives_the_death_of_the_leader(tmp_path: Path) -> None:
 
 
 def test_a_load_test_that_sends_nothing_fails(tmp_path: Path) -> None:
-    """Its exit code was 0."""
+    """Formerly its exit code was 0."""
     (tmp_path / "admin.json").write_text('{"key_id": "k", "secret": "c2VjcmV0", "passphrase": "p"}')
     done = subprocess.run(
         [
@@ -139,7 +139,7 @@ def test_a_load_test_that_sends_nothing_fails(tmp_path: Path) -> None:
 
 
 def orders(path: Path) -> int:
-    """How many orders Locust has counted so far, by the file that it writes every second."""
+    """Return how many orders Locust has counted so far, from the file that it writes every second."""
     if not path.exists():
         return 0
     with path.open(newline="", encoding="utf-8") as lines:

@@ -1,4 +1,4 @@
-"""The market is there after a restart, of one node and of all, on every node alike, though no history is kept."""
+"""After a restart of one node or of all nodes every node has the same market data as before, also without a history."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TAIL = 50
 
 
 def resting(person: Trader, run: str, place: int) -> PlaceOrder:
-    """An order far below the market."""
+    """Return an order far below the market."""
     spec = PRODUCTS[0]
     price, size = spec.tick * (1_000 + place), 1_000 * spec.lot
     return PlaceOrder(person.account_id, f"rest-{run}-{place}", PRODUCT, Side.BUY, OrderType.LIMIT, price, size)
 
 
 async def trade(access: Access, people: list[Trader], run: str) -> None:
-    """The traders' flows of orders on the product."""
+    """Play the traders' flows of orders on the product."""
 
     async def flow(person: Trader) -> None:
         client = access.trader_client(person, deadline=30.0)
@@ -58,8 +58,8 @@ async def trade(access: Access, people: list[Trader], run: str) -> None:
 
 
 async def snapshot(access: Access, node_id: str, index: int) -> None:
-    """Have a node take a snapshot of log entry `index` or a later one: after a restart nothing of before comes from the
-    log.
+    """Have a node take a snapshot of log entry `index` or of a later one, so that after a restart nothing before it
+    comes from the log.
     """
     connection = await access.connect(node_id)
     try:
@@ -72,7 +72,7 @@ async def snapshot(access: Access, node_id: str, index: int) -> None:
 
 
 async def market_of(url: str, first: int) -> dict[str, Any]:
-    """What a node says of the market, and the events from `first` on up to what its book has."""
+    """Return the market data of a node, and the events from `first` up to the sequence of its book."""
     async with aiohttp.ClientSession(url) as session:
         answers: dict[str, Any] = {}
         for call in ("ticker", "stats", "trades?limit=1000", "book?level=3"):
@@ -114,7 +114,9 @@ def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
     access, people = Access(ground.directory), traders(3, SEED)
 
     async def equal(first: int, wanted: dict[str, Any] | None, nodes: Iterable[str], when: str) -> dict[str, Any]:
-        """Wait until these nodes say the same (`wanted`, if given): a gateway follows its engine a moment later."""
+        """Wait until these nodes report the same market data, or `wanted` if it is given. A gateway follows its engine
+        with a short delay.
+        """
         end = time.monotonic() + READY_SECONDS
         while True:
             found = {node_id: await market_of(access.https[node_id], first) for node_id in nodes}

@@ -1,4 +1,6 @@
-"""Nodes that come and go while clients trade: nothing is lost, whoever dies on the way; and replicas that only read."""
+"""Nodes are added and removed while clients trade: no command is lost whichever node is killed meanwhile. The tests
+also cover replicas, which only read.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ COMMAND = (sys.executable, "-c", "from node.cli import main; main()", "cluster")
 
 
 def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Awaitable[None]], snapshot_commands: int) -> list[str]:
-    """Play on a fresh cluster under load; what was said to the operator."""
+    """Run `play` on a fresh cluster under load. Returns what the operator was told."""
     ground = make_ground({"snapshot.every_commands": snapshot_commands})
     said: list[str] = []
 
@@ -64,7 +66,7 @@ def _all_connected(statuses: Iterable[NodeStatus | None]) -> bool:
 
 
 def add_in_pieces(directory: Path, node_id: str, stops: tuple[str, ...]) -> str:
-    """`cluster add`, killed as soon as it has said each of `stops`, and given again; what it said at last."""
+    """Run `cluster add`, kill it as soon as it has printed each of `stops`, and run it again. Returns its last output."""
     argv = [*COMMAND, "add", str(directory), node_id, "--wait", str(READY_SECONDS)]
     for stop in stops:
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
@@ -127,7 +129,7 @@ def test_a_dead_node_is_replaced(make_ground: MakeGround) -> None:
 
 
 async def _once_lost(scenario: Scenario, changes: MemberChanges, dead: str, alive: str) -> None:
-    """Ask for a node's removal as soon as the leader has noticed that another one is dead."""
+    """Request the removal of a node as soon as the leader has noticed that another one is dead."""
 
     def noticed(seen: Statuses) -> bool:
         leaders = [status for status in seen.values() if status is not None and status.role == "leader"]
@@ -170,7 +172,7 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
 
 
 async def _refuses_commands(scenario: Scenario, leader: str) -> None:
-    """A command gets the leader's address, on both ports."""
+    """The replica answers a command with the leader's address, on both ports."""
     connection = await scenario.access.connect("r1")
     try:
         with pytest.raises(RequestFailed) as caught:
@@ -192,7 +194,7 @@ async def _refuses_commands(scenario: Scenario, leader: str) -> None:
 
 
 async def _is_no_part_of_a_majority(scenario: Scenario, leader: str) -> None:
-    """With one voter of three and the replica up nobody leads, and the replica still answers."""
+    """While only one voter of three and the replica run, no node leads, and the replica still answers."""
     for node_id in sorted({"n1", "n2", "n3"} - {leader}):
         await asyncio.to_thread(scenario.cluster.kill, node_id, signal.SIGKILL)
     await scenario.watcher.wait(

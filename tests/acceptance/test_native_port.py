@@ -1,4 +1,6 @@
-"""The native protocol's port against a real node: strangers, wrong signatures, malformed and misplaced messages."""
+"""Connections to a real node's port of the native protocol: clients without a key, wrong signatures, malformed
+messages, and messages at the wrong time.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class Caller:
         self.channel.sendall(data)
 
     def read(self) -> Answer | None:
-        """The next message, None at the end."""
+        """Return the next message, None at the end of the connection."""
         head = self._exactly(4)
         if head is None:
             return None

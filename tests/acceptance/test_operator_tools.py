@@ -1,4 +1,4 @@
-"""The operator's tools on a real cluster: doctor, check, can-stop, bundle, bench, top."""
+"""The operator's tools doctor, check, can-stop, bundle, bench and top on a real cluster."""
 
 from __future__ import annotations
 

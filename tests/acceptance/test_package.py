@@ -1,6 +1,4 @@
-"""The package as it is installed: the page's files are in the wheel, byte by byte, and the installed package finds
-them.
-"""
+"""The installed package: the wheel contains the page's files byte by byte, and the package finds them."""
 
 from __future__ import annotations
 

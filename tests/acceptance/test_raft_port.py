@@ -1,5 +1,5 @@
-"""The Raft port lets in nodes of this cluster and nobody else: everything else is refused and counted, and the node
-goes on.
+"""The Raft port accepts nodes of this cluster only. Every other connection is refused and counted, and the node
+continues to serve.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECONDS = 30.0
 
 
 class Port:
-    """The Raft port of the node n1, and callers with certificates of several kinds."""
+    """The Raft port of the node n1, and connections to it with certificates of several kinds."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -38,14 +38,14 @@ class Port:
 
     @contextmanager
     def plain(self) -> Iterator[socket.socket]:
-        """A TCP connection."""
+        """Open a TCP connection."""
         with socket.create_connection(self.address, timeout=SECONDS) as connection:
             connection.settimeout(SECONDS)
             yield connection
 
     @contextmanager
     def tls(self, directory: Path | None, node_id: str = "n3") -> Iterator[ssl.SSLSocket]:
-        """A TLS connection with the certificate of a node in `directory`, or with none."""
+        """Open a TLS connection with the certificate of a node in `directory`, or with none."""
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if directory is not None:
@@ -55,7 +55,7 @@ class Port:
 
 
 def refused(status: NodeStatus) -> int:
-    """How many callers the node turned away at its Raft port."""
+    """Return how many connections the node has refused at its Raft port."""
     return sum(count for name, count in status.counters.items() if name.startswith("raft_refused_"))
 
 
@@ -70,7 +70,7 @@ async def status_of(exchange: Exchange) -> NodeStatus:
 
 
 async def grows(exchange: Exchange, before: int) -> None:
-    """Wait until another refusal was counted."""
+    """Wait until another refusal is counted."""
     watcher = Watcher(exchange.access)
     try:
         await watcher.wait(lambda seen: (n1 := seen["n1"]) is not None and refused(n1) > before, "refusal counted", SECONDS)
@@ -89,19 +89,19 @@ def drained(connection: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another cluster's directory: certificates of another authority."""
+    """Make the directory of another cluster, whose certificates are signed by another authority."""
     directory = tmp_path_factory.mktemp("stranger") / "cluster"
     initialise(directory, 3, base_port=20_000, cluster_id="another")
     return directory
 
 
 def evil_pickle(path: Path) -> bytes:
-    """A pickle that would make a directory at `path` if it were ever loaded."""
+    """Return a pickle that would make a directory at `path` if it were ever loaded."""
     return b"cos\nmkdir\n(V" + str(path).encode() + b"\ntR."
 
 
 def check_alive(exchange: Exchange) -> None:
-    """The node serves, and stands where it stood."""
+    """Check that the node serves and that its state has not changed."""
     statuses = asyncio.run(exchange.cluster.wait_ready(READY_SECONDS))
     assert all(status is not None and status.ready for status in statuses.values())
 
@@ -171,7 +171,7 @@ def test_a_peer_with_a_wrong_first_frame_is_refused(shared_exchange: Exchange, d
 
 @pytest.mark.parametrize("kind", ["garbage", "oversized", "pickle"])
 def test_a_peer_that_sends_garbage_after_its_hello_is_disconnected(shared_exchange: Exchange, kind: str, tmp_path: Path) -> None:
-    """Even a caller with a node's own key gets nothing but a closed connection for what is not a message."""
+    """Even a connection with a node's own key is closed without an answer if what it sends is not a message."""
     before = refused(asyncio.run(status_of(shared_exchange)))
     target = tmp_path / "loaded"
     data = {
@@ -190,8 +190,8 @@ def test_a_peer_that_sends_garbage_after_its_hello_is_disconnected(shared_exchan
 
 
 def test_no_handshake_is_left_waiting(shared_exchange: Exchange) -> None:
-    """A greeting that arrives together with the connection must not get lost: a node that returns would wait seconds
-    for its peers. A node that waits for a lost greeting closes the connection in the end, without an answer.
+    """A hello that arrives together with the connection must not be lost, else a node that returns waits seconds for
+    its peers. In the end a node that waits for a hello closes the connection without an answer.
     """
     port = Port(shared_exchange)
     for _ in range(25):

@@ -1,7 +1,5 @@
-"""An hour of NASDAQ through the engine: every recorded execution happens again, with the same maker, price and size, in
-the same order.
-
-And the book that follows from the events is the engine's.
+"""A recorded hour of NASDAQ runs through the engine. Every recorded execution happens again in the same order, with the
+same maker, price and size, and the book that is rebuilt from the events equals the engine's.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ QUOTE_SCALE, BASE_SCALE = 2, 0
 
 
 def exchange() -> Engine:
-    """One product with a tick of a cent and a lot of one share, a buyer and a seller."""
+    """Make an exchange with one product, whose tick is a cent and whose lot is one share, a buyer and a seller."""
     engine = Engine()
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "1", "USD", QUOTE_SCALE),

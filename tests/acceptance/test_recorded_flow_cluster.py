@@ -1,6 +1,5 @@
-"""A recorded hour's beginning through three real nodes, with the leader killed on the way: every execution as recorded.
-
-And the books that follow from the feeds are the exchange's.
+"""The beginning of a recorded hour runs through three real nodes while the leader is killed. Every execution is as
+recorded, and the books that are rebuilt from the feeds equal the exchange's.
 """
 
 from __future__ import annotations

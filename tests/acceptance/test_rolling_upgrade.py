@@ -1,5 +1,5 @@
-"""Nodes of version 0.2.0 are replaced one by one while they trade, the level changes, and all nodes return to the state
-before.
+"""Nodes of version 0.2.0 are replaced one by one while they trade. Then the level changes, and at the end all nodes
+return to the level and the software before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEARLY = 20
 
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 0.2.0, installed from the repository's history."""
+    """Install version 0.2.0 from the repository's history."""
     return rolling.install_former(tmp_path_factory.mktemp("former"))
 
 
@@ -47,8 +47,8 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
 
 
 def test_a_cluster_returns_to_the_level_before_and_to_its_software(former: Path, tmp_path: Path) -> None:
-    """Up, trade, down, trade, and each node is replaced by the released version while the others trade; one of them is
-    killed. The market databases follow the level both ways.
+    """The level goes up, clients trade, the level goes down, clients trade, and each node is replaced by the released
+    version while the others trade. One of them is killed. The market databases follow the level in both directions.
     """
     directory = tmp_path / "cluster"
     roll = rolling.Roll(directory, former)
@@ -97,7 +97,9 @@ async def _all_have_a_snapshot(roll: rolling.Roll, index: int) -> None:
 
 
 def _history_follows(url: str) -> bool:
-    """Whether the market database has, without a gap, nearly all that its node has applied, which goes on."""
+    """Return whether the market database has, without a gap, nearly all commands that its node has applied. The node
+    continues to apply.
+    """
     with urllib.request.urlopen(f"{url}/status", timeout=10) as answer:
         history = json.load(answer)["history"]
     assert history["gaps"] == 0
@@ -105,7 +107,7 @@ def _history_follows(url: str) -> bool:
 
 
 async def _former_goes_on(directory: Path, former: Path) -> None:
-    """The released version starts on what was kept."""
+    """The released version starts on the data that was kept."""
     cluster = LocalCluster(directory, command=rolling.command_of(former))
     try:
         await asyncio.to_thread(cluster.start)

@@ -1,4 +1,4 @@
-"""A cluster that begins with a dataset, stops in order, and whose state goes out as text and into another cluster."""
+"""A cluster starts with a dataset and stops in order. Its state is exported as text and imported into another cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Prepare = Callable[[Mapping[str, Setting]], Ground]
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[Prepare]:
-    """Makes clusters that have not been started."""
+    """Return a function that makes clusters without starting them."""
     grounds: list[Ground] = []
 
     def make(settings: Mapping[str, Setting]) -> Ground:
@@ -48,12 +48,12 @@ def run(directory: Path, *arguments: str, code: int = 0) -> str:
 
 
 def modes(ground: Ground, node_id: str) -> list[str]:
-    """The modes that a node has been in, from its log."""
+    """Return the modes that a node has been in, from its log."""
     return re.findall(r"mode (\w+)$", ground.cluster.layout.log_file(node_id).read_text(), flags=re.MULTILINE)
 
 
 def pid_file(ground: Ground, node_id: str) -> Path:
-    """Where a node's supervisor has its pid."""
+    """Return the path of a node's supervisor's pid file."""
     return ground.cluster.layout.configs[node_id].data_path / PID_FILE
 
 
@@ -140,5 +140,5 @@ def test_what_a_node_begins_with_can_be_chosen(prepared: Prepare) -> None:
 
 
 def refused(ground: Ground) -> str:
-    """What n1 says when it does not start."""
+    """Return what n1 prints when it does not start."""
     return run(ground.directory, "cluster", "up", "--node", "n1", code=1)

@@ -1,4 +1,6 @@
-"""Traces of orders at a receiver of OTLP: of a real cluster, whose gateway and leader make one trace an order."""
+"""A receiver of OTLP gets the traces of a real cluster's orders. The gateway and the leader contribute to one trace for
+each order.
+"""
 
 from __future__ import annotations
 

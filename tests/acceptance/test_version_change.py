@@ -1,4 +1,4 @@
-"""A cluster stops as one version and starts as the next with the same command; and goes back."""
+"""A cluster stops as one version, starts as the next with the same command, and goes back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 
 @pytest.fixture
 def past(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ground:
-    """Nodes that version 1 left: each with another snapshot, one without; n3 lacks the last two entries."""
+    """Make nodes as version 1 left them: each has another snapshot, one has none, and n3 lacks the last two entries."""
     for node_id, cut, last in (("n1", 25, len(ENTRIES)), ("n2", len(ENTRIES), len(ENTRIES)), ("n3", 0, len(ENTRIES) - 2)):
         data = ground.directory / node_id / "data"
         write_former(data, ENTRIES[:last], cut, tmp_path / "versions", node_id=node_id)
@@ -58,7 +58,7 @@ def past(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gro
 
 
 def command_line(*arguments: str, code: int = 0) -> str:
-    """Run the program as an operator does; what it printed."""
+    """Run the program as an operator does. Returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", "from node.cli import main; main()", *arguments],
         capture_output=True,
@@ -90,7 +90,7 @@ async def alike(ground: Ground) -> None:
 
 
 def history_has_all(ground: Ground) -> None:
-    """Wait until the history of n1 has every command, and lacks none."""
+    """Wait until the history of n1 has every command without a gap."""
     deadline = time.monotonic() + READY_SECONDS
     while True:
         (found,) = json.loads(command_line("history", "status", "--cluster", str(ground.directory), "--json"))
