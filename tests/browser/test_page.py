@@ -1,4 +1,4 @@
-"""People at the page: they trade, watch an auction open, and see the leader die."""
+"""People use the page: they trade, watch an auction open, and see the leader die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Scheme = Literal["light", "dark"]
 
 @pytest.fixture
 def viewer(browser: Browser, stage: Stage) -> Iterator[Viewer]:
-    """A page of a usual size."""
+    """Open a page of a usual size."""
     with viewing(browser, list(stage.urls.values())) as opened:
         yield opened
 
@@ -92,7 +92,7 @@ def test_every_kind_of_order_is_taken(viewer: Viewer, stage: Stage, kind: str) -
 
 
 def offers(viewer: Viewer, stage: Stage, method: str, path: str) -> bool:
-    """Whether this exchange has a call."""
+    """Return whether this exchange has a call."""
     return bool(
         viewer.page.evaluate(f"fetch('/openapi.json').then(r => r.json()).then(d => Boolean(d.paths['{path}']?.{method}))")
     )
@@ -161,7 +161,9 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer
 
 
 def test_a_command_waits_until_another_user_consents(viewer: Viewer, stage: Stage, browser: Browser) -> None:
-    """Olga halts a product, and Oscar approves it. She wants to resume it, which he rejects, and takes another one back."""
+    """Olga halts a product, and Oscar approves that. She asks to resume it, which he rejects, and withdraws another
+    request.
+    """
     viewer.allowed.append(REFUSED)
     with stage.four_eyes() as (olga, oscar), viewing(browser, list(stage.urls.values())) as other:
         for opened, key in ((viewer, olga), (other, oscar)):
@@ -326,7 +328,7 @@ def test_an_operator_hands_leadership_over(viewer: Viewer, stage: Stage) -> None
 
 
 def test_the_leader_dies_and_no_event_is_missing(viewer: Viewer, stage: Stage, pictures: Path) -> None:
-    """The page comes from the very node that is killed."""
+    """The node that is killed is the one that serves the page."""
     viewer.allowed.append(LOST)
     page, leader = viewer.page, stage.leader()
     viewer.open(stage.urls[leader], f"market/{PRODUCT}")
@@ -363,7 +365,7 @@ def test_the_leader_dies_and_no_event_is_missing(viewer: Viewer, stage: Stage, p
 def test_it_fits_and_everybody_can_use_it(
     browser: Browser, stage: Stage, pictures: Path, width: int, height: int, view: str, scheme: Scheme
 ) -> None:
-    """No sideways scrolling, and nothing that axe-core objects to. The pictures of the README are made here."""
+    """The page does not scroll sideways, and axe-core finds no fault in it. This test makes the pictures of the README."""
     with viewing(browser, list(stage.urls.values()), width=width, height=height, scheme=scheme) as viewer:
         viewer.open(first_url(stage), view if view == "cluster" else f"market/{PRODUCT}")
         viewer.use_key(operator(stage) if view == "cluster" else stage.person)

@@ -1,7 +1,6 @@
-"""The page over HTTPS, with the certificates that the nodes have: it trades and follows a failover.
-
-The browser trusts the keys of this cluster's nodes and nothing else that is not valid. This is what a machine does that
-has the cluster's `ca.pem` among its authorities.
+"""The page works over HTTPS with the nodes' certificates: it trades and survives a failover. The browser trusts the
+keys of this cluster's nodes and no other invalid certificate, as a machine does that has the cluster's `ca.pem` among
+its authorities.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def key_hashes(stage: Stage) -> str:
-    """The hashes of the nodes' public keys, as the browser's flag wants them."""
+    """Return the hashes of the nodes' public keys in the form of the browser's option."""
     found = []
     for path in sorted(stage.ground.directory.glob("*/node.pem")):
         key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
@@ -63,7 +62,7 @@ def test_over_https_the_page_trades_and_follows_the_leaders_death(tmp_path: Path
 
 
 def a_stranger_is_warned(playwright: Playwright, url: str) -> None:
-    """A browser that does not know the authority shows nothing of the page."""
+    """Check that a browser that does not know the authority shows nothing of the page."""
     browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
     try:
         with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):

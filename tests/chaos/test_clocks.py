@@ -1,4 +1,4 @@
-"""A process whose time of day jumps, and the check that the exchange's does not."""
+"""The time of day of one process jumps. The tests check that the exchange's time does not."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The short form of `make chaos`: damaged and lost disks, and a frozen leader, none of which needs root; and that a
-loss is noticed.
+"""The short form of `make chaos`: damaged and lost disks and a frozen leader, none of which needs root. The tests also
+check that a loss is detected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ or by who rebuilds a book.
 
 
 class SetBack(Fault):
-    """All nodes get an older copy of their data directories: what was acknowledged since is lost, and no node can know."""
+    """Gives all nodes an older copy of their data directories. What was acknowledged since is lost, and no node can
+    detect it.
+    """
 
     name = "set-back"
     quorum = False

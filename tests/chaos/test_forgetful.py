@@ -1,4 +1,4 @@
-"""The file system that forgets: what it keeps after the loss of power, and that a node on it keeps what it
+"""The file system that loses unsynced data: what it keeps after a loss of power, and that a node on it keeps what it
 acknowledged.
 """
 
@@ -20,7 +20,7 @@ from tests.chaos.run import Chaos, ChaosPlan
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[tuple[Path, ForgetfulDisk]]:
-    """A directory with one file in it, on the file system."""
+    """Make a directory with one file in it on the file system."""
     try:
         ForgetfulDisk.check()
     except NotPossibleError as error:
@@ -48,7 +48,7 @@ def write(path: Path, content: bytes, *, sync: bool, append: bool = False) -> No
 
 
 def sync_directory(path: Path) -> None:
-    """fsync of a directory: its names are durable."""
+    """Call fsync on a directory, which makes its names durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

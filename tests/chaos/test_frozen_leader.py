@@ -1,5 +1,5 @@
-"""A leader that freezes (SIGSTOP: its connections stay open, nothing answers) is replaced, and finds that out when it
-wakes.
+"""A leader freezes (SIGSTOP: its connections stay open, and nothing answers). It is replaced, and detects that when it
+continues.
 """
 
 from __future__ import annotations

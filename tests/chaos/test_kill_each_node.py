@@ -1,5 +1,5 @@
-"""Each node of a loaded cluster is killed in turn with SIGKILL and started again: nothing acknowledged is lost, nothing
-is applied twice.
+"""Each node of a loaded cluster is killed in turn with SIGKILL and started again. No acknowledged command is lost, and
+none is applied twice.
 """
 
 from __future__ import annotations

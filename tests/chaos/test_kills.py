@@ -1,4 +1,4 @@
-"""The short form of `make kills`, and how a failover is taken apart."""
+"""The short form of `make kills`, and the division of a failover into its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The relay: a good line passes everything on unchanged, a bad one late or not at all, never wrong."""
+"""The relay of the chaos tests: a good line passes all bytes unchanged, a bad line passes them late or not at all, and
+no line changes them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ SECONDS = 30.0
 
 
 class Echo:
-    """A relay in front of a server that sends back what it gets."""
+    """A relay in front of a server that returns what it receives."""
 
     def __init__(self) -> None:
         self.inner, self.outer = free_port(), free_port()
@@ -50,7 +52,7 @@ def echo() -> Iterator[Echo]:
 
 
 async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> float:
-    """Send `data`, and wait until it is back as it was; the seconds that took."""
+    """Send `data`, and wait until it has returned unchanged. Returns the seconds that took."""
     begin = time.monotonic()
     async with asyncio.timeout(SECONDS):
         sending = asyncio.ensure_future(drained(writer, data))
@@ -60,7 +62,7 @@ async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data:
 
 
 async def back_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until it fails."""
+    """Send and wait again and again until it fails."""
     while True:
         await back(reader, writer, b"again")
 

@@ -1,4 +1,6 @@
-"""100,000 commands over three nodes while each of them is killed or stopped at random: the same hashes, no loss."""
+"""Three nodes apply 100,000 commands while each of them is killed or stopped at random. Their hashes are equal, and no
+command is lost.
+"""
 
 from __future__ import annotations
 

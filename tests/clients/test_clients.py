@@ -1,4 +1,4 @@
-"""Every foreign client makes its calls, and goes on trading while the leader is killed."""
+"""Every foreign client makes its calls, and continues to trade while the leader is killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAUSE_MAX = 5.0
 
 
 def command(package: Package, script: str) -> list[str]:
-    """How a script is run in the package's environment."""
+    """Return the command that runs a script in the package's environment."""
     if package.npm:
         return [packages.node(), str(FOREIGN / f"{script}.mjs")]
     return [packages.python(package), "-m", f"tests.clients.foreign.{script}"]
@@ -50,7 +50,7 @@ def test_a_foreign_client_trades(stage: Stage, table: Table, name: str, package:
 
 
 async def play(stage: Stage, name: str, run: list[str], modules: str) -> tuple[dict[str, str], str]:
-    """Run a script with its kill. Its results, and what the kill looked like to it."""
+    """Run a script while the leader is killed. Returns its results, and how long the kill interrupted it."""
     given = await stage.given(name, ORDERS) | {"modules": modules}
     script = await Script.start(*run, given=given)
     killed = ""

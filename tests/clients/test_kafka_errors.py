@@ -1,5 +1,5 @@
-"""The Kafka side against brokers that answer with errors, are away, or are slow: each record once, in the order of its
-key, whatever the broker said.
+"""The Kafka side of the streams against brokers that answer with errors, are down, or are slow. Each record arrives
+once, in the order of its key, whatever the broker answered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def brokers() -> Iterator[MockBrokers]:
 
 
 def stream(broker: Broker, batches: int = BATCHES) -> int:
-    """Publish all batches as the streamer does: after a failure begin again, and go on behind the place. Returns the
+    """Publish all batches as the streamer does: after a failure it begins again after the stored position. Returns the
     number of failures.
     """
     failures = 0
@@ -48,7 +48,7 @@ def stream(broker: Broker, batches: int = BATCHES) -> int:
 
 
 def check(servers: str, batches: int = BATCHES) -> None:
-    """Each record is there once, and each key's are in order."""
+    """Check that each record is there once, and that each key's records are in order."""
     found = consumed(servers)
     assert sorted(value for _, value, _ in found) == sorted(f"{index}.{n}" for index in range(1, batches + 1) for n in range(20))
     by_key = defaultdict(list)

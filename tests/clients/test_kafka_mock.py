@@ -1,5 +1,5 @@
-"""The Kafka side against the mock cluster of librdkafka: three brokers in this process, without fencing and aborts (see
-test_streams for those).
+"""The Kafka side of the streams against the mock cluster of librdkafka: three brokers in this process, without fencing
+and aborts, which test_streams tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOPIC, PLACES = "qb.events", "qb.places"
 
 @pytest.fixture
 def servers() -> Iterator[str]:
-    """The addresses of the mock brokers. Topics are made when they are first asked for."""
+    """Return the addresses of the mock brokers, which create a topic when it is first requested."""
     owner = confluent.Producer({"test.mock.num.brokers": 3, "log_level": 0})
     brokers = owner.list_topics(timeout=10).brokers.values()
     for topic in (TOPIC, PLACES, "orders"):
@@ -88,7 +88,7 @@ def test_a_stream_continues_after_its_position_and_skips_what_is_published(serve
 
 
 def test_what_was_published_before_the_position_is_not_published_again(servers: str) -> None:
-    """As a broker shows it that does not abort: records without the place behind them."""
+    """The topic has records without a position after them, as on a broker that does not abort transactions."""
     broker = opened(servers)
     broker.begin()
     broker.publish(records(1), place(1))

@@ -1,5 +1,5 @@
-"""The OpenAPI document is what the server gives: schemathesis makes requests of it, and every answer must be one that
-it lists.
+"""The OpenAPI document describes the server: schemathesis makes requests from it, and every answer must be one that it
+lists.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def test_every_answer_is_in_the_document(tmp_path: Path) -> None:
 
 
 async def run(*command: str, given: dict[str, object], directory: Path) -> str:
-    """What the program prints. It keeps what it finds in `directory`."""
+    """Run the program. Returns what it prints. It keeps its findings in `directory`."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment |= {
         "SCHEMATHESIS_HOOKS": "tests.clients.foreign.schemathesis_hooks",
@@ -94,7 +94,7 @@ async def run(*command: str, given: dict[str, object], directory: Path) -> str:
 
 
 async def given(exchange: Exchange) -> dict[str, object]:
-    """Keys, and values that exist."""
+    """Return keys and values that exist."""
     trader = exchange.keys["alice"]
     orders = [await exchange.order("alice", "buy", "1", "1", client_oid=f"known-{number}") for number in range(10)]
     await exchange.order("bob", "sell", "900", "5")
@@ -152,7 +152,7 @@ async def given(exchange: Exchange) -> dict[str, object]:
 
 
 async def check_reach(exchange: Exchange) -> None:
-    """Nearly every call of the document was answered with 200 as well: else the run has seen refusals only."""
+    """Check that nearly every call of the document was also answered with 200. Otherwise the run has seen rejects only."""
     text = await (await exchange.client.get("/metrics")).text()
     document: dict[str, Any] = await (await exchange.client.get("/openapi.json")).json()
     done = set(DONE.findall(text))

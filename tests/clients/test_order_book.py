@@ -1,5 +1,5 @@
-"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through an auction and the death
-of the leader.
+"""cbpro's OrderBook, which was written by others, judges price-time priority: it follows a flow of orders through an
+auction and the death of the leader.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def test_the_order_book_of_cbpro_equals_the_engines(stage: Stage, table: Table) 
 
 
 async def follow(stage: Stage, python: str) -> tuple[str, int]:
-    """Start the book at a node that lives, have orders flow, hold an auction, kill the leader in the middle, and
-    compare. The result, and how many matches."""
+    """Start the book at a node that is not killed, send orders, hold an auction, kill the leader during it, and
+    compare. Returns the result and the number of matches.
+    """
     given = await stage.given("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
     leader = await stage.leader()
     script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", given=given)
@@ -81,7 +82,7 @@ async def put_status(stage: Stage, status: ProductStatus) -> None:
 
 
 async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:
-    """A client's flow of orders on one product, by the native protocol."""
+    """Send a client's flow of orders on one product by the native protocol."""
     client = stage.access.trader_client(stage.people[name], deadline=30.0)
     commands = ClientFlow(SEED, stage.people[name].account_id, f"{run}-{name}", [FLOW_PRODUCT])
     try:
@@ -92,7 +93,7 @@ async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:
 
 
 async def book(stage: Stage, account_ids: list[str]) -> BookView:
-    """The whole book, by a barrier, once no order of these accounts will leave it by itself."""
+    """Return the whole book after a barrier, once no order of these accounts will leave it by itself."""
     client = stage.access.client()
     try:
         await none_leaving(client, account_ids, SECONDS)
@@ -102,12 +103,12 @@ async def book(stage: Stage, account_ids: list[str]) -> BookView:
 
 
 def levels(found: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """A side's orders, numbers without trailing zeros."""
+    """Return a side's orders, with numbers without trailing zeros."""
     return {side: sorted([plain(price), plain(size), order] for price, size, order in rows) for side, rows in found.items()}
 
 
 def expected(view: BookView) -> dict[str, list[list[str]]]:
-    """The same of our book."""
+    """Return the same of our book."""
     sides = {"bids": view.bid_orders, "asks": view.ask_orders}
     return {
         side: sorted(
@@ -118,5 +119,5 @@ def expected(view: BookView) -> dict[str, list[list[str]]]:
 
 
 def plain(number: str) -> str:
-    """A decimal without trailing zeros."""
+    """Return a decimal without trailing zeros."""
     return number.rstrip("0").rstrip(".") if "." in number else number

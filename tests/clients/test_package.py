@@ -1,4 +1,4 @@
-"""The wheel outside the checkout: what it brings, and that the demonstration, the command line and the client library
+"""The wheel outside the checkout: its contents, and that the demonstration, the command line and the client library
 work from it.
 """
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what git has of this tree; without the compiled core, which takes a compiler a while."""
+    """Build the wheel from what git has of this tree, without the compiled core, which takes minutes to compile."""
     place = tmp_path_factory.mktemp("wheel")
     copy_tree(place / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place)]
@@ -35,7 +35,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """An environment of its own with the wheel, and the dependencies of this one; the checkout is nowhere in it."""
+    """Make an environment of its own with the wheel and this environment's dependencies. It does not contain the
+    checkout.
+    """
     place = wheel.parent / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True, timeout=300)
     python = place / "bin" / "python"

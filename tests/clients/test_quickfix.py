@@ -1,5 +1,5 @@
-"""QuickFIX is the judge: its client trades through three leader kills, and no execution report is lost, doubled or out
-of order.
+"""QuickFIX is the judge: its client trades while three leaders are killed, and no execution report is lost, duplicated
+or out of order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DICTIONARIES = Path(node.fix.__file__).parent / "dictionary"
 
 
 def fix_address(http: str) -> tuple[str, int]:
-    """Where a node serves FIX."""
+    """Return the address at which a node serves FIX."""
     host, _, port = http.rpartition(":")
     return host, int(port) + FIX_OFFSET - HTTP_OFFSET
 
@@ -67,13 +67,13 @@ class Trader:
 
     @property
     def done(self) -> int:
-        """Return how many orders are done, by the last line of the process."""
+        """Return how many orders are done, from the last line of the process."""
         lines = (self._directory / "progress").read_text().split("\n")
         result = [line.split() for line in lines[:-1] if re.fullmatch(r"[0-9]+ [0-9]+", line)]
         return int(result[-1][1]) if result else 0
 
     def port(self, key_id: str) -> int:
-        """The port to which a session has connected last."""
+        """Return the port to which a session has connected last."""
         events = (self._directory / "log" / f"FIXT.1.1-{key_id}-QUORUMBOOK.event.current.log").read_text()
         return int(re.findall(r"Connecting to .* on port ([0-9]+)", events)[-1])
 
@@ -91,7 +91,7 @@ class Trader:
         return json.loads(out.splitlines()[-1])  # QuickFIX writes lines of its own
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         self._progress.close()
@@ -159,7 +159,7 @@ async def test_no_report_is_lost_doubled_or_out_of_order_over_three_leader_kills
 
 
 async def lead(access: Access, node_id: str) -> None:
-    """Have a node lead."""
+    """Make a node the leader."""
     client = access.client()
     try:
         for _ in range(50):
@@ -176,7 +176,7 @@ async def lead(access: Access, node_id: str) -> None:
 
 
 async def judge(access: Access, result: Any, accounts: list[str]) -> None:
-    """Compare what QuickFIX gave with what the exchange has."""
+    """Compare what QuickFIX received with what the exchange has."""
     assert result["others"] == []
     client = access.client()
     try:

@@ -1,5 +1,5 @@
-"""Streams out of three nodes to real brokers: each event once for a consumer, over leader kills, outages and takeovers;
-orders in, each once.
+"""Streams from three nodes to real brokers: a consumer gets each event once, over leader kills, outages and takeovers,
+and each order that a broker delivers is entered once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRODUCT = "BTC-USD"
 
 
 class BrokerProcess:
-    """A broker on loopback. `url`: of `streams.url`."""
+    """A broker on loopback. `url` is a value of `streams.url`."""
 
     def __init__(self, name: str, place: Path) -> None:
         self.name, self.port = name, free_port()
@@ -54,8 +54,8 @@ class BrokerProcess:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def outage(self, seconds: float) -> None:
-        """Nobody answers for so long. The Kafka broker keeps all in memory, so it is only frozen; the other one is
-        killed.
+        """The broker is down for so long. The Kafka broker keeps everything in memory, so it is only frozen; the other
+        one is killed.
         """
         if self.name == "kafka":
             self.process.send_signal(signal.SIGSTOP)
@@ -95,7 +95,7 @@ def ground(broker: BrokerProcess, tmp_path: Path) -> Iterator[Ground]:
 
 
 def consumed_kafka(broker: BrokerProcess) -> dict[str, list[tuple[str, int, dict[str, Any]]]]:
-    """All records that a consumer sees, by topic: key, sequence of the header, value."""
+    """Return all records that a consumer sees, by topic. Each has its key, the sequence of its header, and its value."""
     from confluent_kafka import Consumer, TopicPartition
 
     settings = {
@@ -159,7 +159,7 @@ def consumed_nats(broker: BrokerProcess) -> dict[str, list[tuple[str, int, dict[
 
 
 def streamers(ground: Ground) -> list[int]:
-    """The pids of the nodes' stream processes."""
+    """Return the process ids of the nodes' stream processes."""
     supervisors = [pid for node_id in ground.cluster.running() if (pid := ground.cluster.pid(node_id)) is not None]
     everyone = [each for pid in supervisors for each in descendants(pid)]
     return [each for each in everyone if b"node.streams.process" in Path(f"/proc/{each}/cmdline").read_bytes()]

@@ -1,4 +1,4 @@
-"""Decisions have numbers of their own, and links to them lead somewhere."""
+"""Each decision has a number of its own, and links to decisions have a target."""
 
 from __future__ import annotations
 

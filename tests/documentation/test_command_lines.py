@@ -1,4 +1,4 @@
-"""Every command line that a page names exists, with the options that it is given there."""
+"""Every command line that a page names exists, with the options that it has there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIDDEN = {"--from", "--into"}
 
 
 def fault(words: list[str]) -> str:
-    """What is wrong with a command line; "" where nothing is."""
+    """Return what is wrong with a command line, "" if nothing is."""
     command: click.Command = main
     rest = list(words)
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-") and rest[0].islower():

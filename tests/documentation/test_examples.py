@@ -1,6 +1,5 @@
-"""The examples in docstrings say what the code does.
-
-They are read from the source, because a compiled class does not show its methods to `doctest`.
+"""The code does what the examples in docstrings say. The examples are read from the source, because a compiled class
+does not show its methods to `doctest`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ BTC, USD = 10**8, 10**4
 
 
 def example_commands() -> list[AnyCommand]:
-    """The commands that lead to the exchange of the examples."""
+    """Return the commands that make the examples' exchange."""
     product = ("BTC-USD", "BTC", "USD", 100, BTC // 100, BTC // 100, 100 * BTC, 0, 0, ProductStatus.ONLINE)
     return [
         PutCurrency(OPERATOR, "1", "USD", 4),
@@ -51,7 +50,7 @@ def example_commands() -> list[AnyCommand]:
 
 
 def example_engine() -> Engine:
-    """The exchange of the examples in `Engine`."""
+    """Make the exchange of the examples in `Engine`."""
     engine = Engine()
     outcomes = engine.apply(Batch(1, example_commands())).outcomes
     assert "Rejected" not in str(outcomes)
@@ -60,7 +59,9 @@ def example_engine() -> Engine:
 
 @contextlib.contextmanager
 def example_client() -> Iterator[Client]:
-    """The client of the examples in `node.client`. It acts as alice on the same exchange, which runs without a node."""
+    """Make the client of the examples in `node.client`. It acts as alice on the same exchange, which runs without a
+    node.
+    """
     authority = pki.make_authority("examples", datetime.now(UTC)).certificate.decode()
     with Client(KeyFile("k", "c2VjcmV0", "p", "alice", {"n1": "127.0.0.1:1"}, authority)) as client:
         cluster = client._client.cluster = FakeClient()
@@ -69,7 +70,7 @@ def example_client() -> Iterator[Client]:
 
 
 def examples(path: Path) -> Iterator[doctest.DocTest]:
-    """The docstrings of a module that have examples."""
+    """Return the docstrings of a module that have examples."""
     parser = doctest.DocTestParser()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
@@ -79,7 +80,7 @@ def examples(path: Path) -> Iterator[doctest.DocTest]:
 
 
 def run(tests: list[doctest.DocTest], names: dict[str, Any]) -> None:
-    """Run examples, each with these names; what differs is the failure's text."""
+    """Run examples, each with these names. A difference is the text of the failure."""
     runner = doctest.DocTestRunner(verbose=False)
     said: list[str] = []
     for test in tests:

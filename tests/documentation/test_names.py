@@ -21,7 +21,7 @@ SUFFIXES = frozenset({"py", "json", "log", "toml", "csv"})
 
 @functools.cache
 def words_of(module: str) -> frozenset[str]:
-    """All words in the modules with this name, and of the packages."""
+    """Return all words in the modules with this name, and of the packages."""
     paths = [path for path in tracked() if path.endswith((f"/{module}.py", f"/{module}.pyx"))]
     paths += [path for path in tracked() if path.endswith(".py") and f"/{module}/" in f"/{path}"]
     return frozenset(
@@ -30,7 +30,7 @@ def words_of(module: str) -> frozenset[str]:
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """The files of the product, and their docstrings."""
+    """Yield each docstring of the product with its file."""
     for path in tracked():
         if path.endswith(".py") and not path.startswith("tests/"):
             for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):

@@ -35,7 +35,7 @@ PREAMBLE = "set -euo pipefail\nip link set lo up\n"
 
 
 def clone(place: Path) -> Path:
-    """What git has of this tree, changes that are not committed included, with an environment that needs no setup."""
+    """Copy what git has of this tree, with changes that are not committed, and an environment that needs no setup."""
     copy_tree(place)
     subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
     prefix = Path(sys.prefix)
@@ -53,7 +53,7 @@ def clone(place: Path) -> Path:
 
 
 def can_isolate() -> bool:
-    """Whether this machine lets us have a network of our own."""
+    """Return whether this machine allows a network namespace."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     done = subprocess.run([*ISOLATED, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
@@ -62,7 +62,7 @@ def can_isolate() -> bool:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Path]:
-    """A clone; whatever the page left running in it is killed at the end."""
+    """Make a clone. What the page left running in it is killed at the end."""
     place = clone(tmp_path / "quorumbook")
     try:
         yield place

@@ -24,13 +24,15 @@ PROSE = re.compile(r'\s*(?:#|"""|[A-Z`(])|.*  # ')
 
 @functools.cache
 def tracked() -> tuple[str, ...]:
-    """The files of the checkout."""
+    """Return the files of the checkout."""
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     return tuple(done.stdout.splitlines())
 
 
 def missing(name: str, lines: Iterable[tuple[int, str]]) -> list[str]:
-    """What lines name and the checkout does not have. A path may begin below a folder that the context names."""
+    """Return the paths that lines name and the checkout does not have. A path may begin below a folder that the context
+    names.
+    """
     return [
         f"{name}:{number}: {path}"
         for number, line in lines
@@ -42,7 +44,7 @@ def missing(name: str, lines: Iterable[tuple[int, str]]) -> list[str]:
 
 
 def lines_of(name: str) -> list[tuple[int, str]]:
-    """The lines of a file, numbered from 1."""
+    """Return the lines of a file, numbered from 1."""
     return list(enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1))
 
 

@@ -1,4 +1,4 @@
-"""Data of every released version starts in this one, by the way that a node takes."""
+"""This version starts on the data of every released version, as a node does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONVERTED = {"counter": {"state_hash"}, "outcome": {"fingerprint"}}
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
 def test_a_migration_changes_no_row_except_for_added_columns(kept: Path) -> None:
-    """Every cell of every table, those of remembered outcomes included."""
+    """This compares every cell of every table, cached outcomes included."""
     (place,) = places(kept)
     rehearsal = rehearse(place)
     for table in rehearsal.differences():
@@ -46,7 +46,9 @@ def test_a_migration_changes_no_row_except_for_added_columns(kept: Path) -> None
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
 def test_a_snapshot_with_its_log_and_the_log_alone_migrate_to_the_same_state(kept: Path, tmp_path: Path) -> None:
-    """A snapshot and the log behind it come to the same as the log alone: nodes have their snapshots at different places."""
+    """Nodes have their snapshots at different indexes, so a snapshot and the log after it must give the same state as
+    the log alone.
+    """
     alone = tmp_path / "alone"
     shutil.copytree(kept / LOG, alone / LOG)
     hashes = set()

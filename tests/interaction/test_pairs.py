@@ -78,7 +78,7 @@ TOUCHED = {"amend": r"= amended #(\d+)", "replace": r"= replaced #\d+ by #(\d+)"
 
 
 def in_force(state: State) -> Iterator[str]:
-    """The rules that wait in a state for something to happen."""
+    """Return the rules that wait in a state for something to happen."""
     orders: list[Order] = [order for account in state.accounts.values() for order in account.open_orders()]
     for order in orders:
         terms = order.terms
@@ -119,7 +119,7 @@ def in_force(state: State) -> Iterator[str]:
 
 
 class Watched(Script):
-    """A script that notes which rules meet in its lines."""
+    """A script that records which rules meet in its lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Watched(Script):
         return trace
 
     def waiting(self) -> set[str]:
-        """The rules that are in force."""
+        """Return the rules that are in force."""
         states = ((name, self.engine.order(order_id)) for name, order_id in self.touched)
         touched = {name for name, order in states if order is not None and order.status is not OrderStatus.DONE}
         return touched | set(in_force(self.engine._state))
@@ -147,7 +147,7 @@ class Watched(Script):
 
 @cache
 def met() -> frozenset[tuple[str, str]]:
-    """The pairs of rules that meet in some script."""
+    """Return the pairs of rules that meet in some script."""
     found: set[tuple[str, str]] = set()
     for path in sorted(Path(__file__).parent.glob("*.txt")):
         script = Watched()

@@ -1,4 +1,6 @@
-"""Every script of this folder gives the trace that stands in it. `pytest --rewrite` writes the traces anew: read them."""
+"""Every script of this folder gives the trace that it contains. `pytest --rewrite` writes new traces; read them before
+you commit.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,14 @@ test_transfers.py, test_streams.py, test_controls.py and test_access.py."""
 
 
 def test_every_reason_of_a_rejection_is_in_some_script() -> None:
-    """But one, which takes ten thousand orders: see tests/unit/statemachine/test_bounds.py."""
+    """One reason needs ten thousand orders and is not here: see tests/unit/statemachine/test_bounds.py."""
     traces = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
     missing = [reason.name for reason in Reason if f"rejected {reason.name}" not in traces]
     assert [name for name in missing if name not in LATER] == ["TOO_MANY_OPEN_ORDERS"]
 
 
 def test_restarts_between_cancels_change_nothing() -> None:
-    """The script with restarts and the one without differ by the restarts only."""
+    """The script with restarts and the one without them differ in the restarts only."""
     here = Path(__file__).parent
     lines = (here / "old_cancel_before_replay.txt").read_text(encoding="utf-8").splitlines()[1:]
     without = (here / "old_cancel_before_replay_uninterrupted.txt").read_text(encoding="utf-8").splitlines()[1:]

@@ -1,4 +1,4 @@
-"""Who may send what: the engine against a slow and obvious twin, over random users, firms, keys and commands."""
+"""Access control: the engine against a slow and simple twin, over random users, firms, keys and commands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MAY = {
 
 
 class Twin:
-    """Remembers everything in plain words."""
+    """Keeps users, firms and keys in plain dicts."""
 
     def __init__(self) -> None:
         self.grants: dict[str, list[Grant]] = {}
@@ -69,7 +69,7 @@ class Twin:
 
 
 def command(random: Random, sender: str, command_id: str) -> tuple[AnyCommand, str, Scope, str]:
-    """A command, and the permission and scope that it needs."""
+    """Draw a command, with the permission and the scope that it needs."""
     scope = random.choice([Scope.VENUE, Scope.FIRM, Scope.ACCOUNT, Scope.PRODUCT])
     name = random.choice(NAMES[scope])
     match random.randrange(5):
@@ -87,7 +87,7 @@ def command(random: Random, sender: str, command_id: str) -> tuple[AnyCommand, s
 
 
 def change(random: Random, command_id: str) -> AnyCommand:
-    """The operator changes a user, a key or a firm."""
+    """Draw a change of a user, a key or a firm by the operator."""
     kind = random.random()
     if kind < 0.4:
         user, grants = random.choice(USERS), []
@@ -102,7 +102,7 @@ def change(random: Random, command_id: str) -> AnyCommand:
 
 
 def note(twin: Twin, done: AnyCommand) -> None:
-    """Remember a change that was accepted."""
+    """Record a change that was accepted."""
     match done:
         case PutUser():
             twin.grants[done.user_id] = done.grants

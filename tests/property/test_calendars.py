@@ -1,5 +1,5 @@
-"""Products that follow calendars, against a plain reference: datetime and zoneinfo, all phases of some days in one
-list, the last that has begun.
+"""Products that follow calendars, against a plain reference with datetime and zoneinfo: it lists all phases of some
+days and takes the last that has begun.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Day = list[tuple[int, Phase]]
 
 
 def phase_at(zone: str, week: list[Day], days: dict[date, Day], second: int) -> Phase:
-    """By the clock on the wall, day by day."""
+    """Return the phase at a wall-clock time, computed day by day."""
     today = datetime.fromtimestamp(second, ZoneInfo(zone)).date()
     begun: list[tuple[float, int, Phase]] = []
     for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
@@ -38,7 +38,7 @@ def phase_at(zone: str, week: list[Day], days: dict[date, Day], second: int) -> 
 
 
 def some_day(random: Random) -> Day:
-    """Not between midnight and four, where clocks are changed."""
+    """Draw a day's phases, none of which begins between midnight and four, when clocks are changed."""
     times = sorted(random.sample(range(4 * 3600, 86_400, 60), random.randrange(6)))
     return [(at, random.choice(list(Phase))) for at in times]
 
@@ -77,7 +77,7 @@ def test_a_product_has_the_status_of_its_phase(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_a_session_ends_when_the_calendar_closes(seed: int) -> None:
-    """Phase after phase from now on, or at midnight where none of the next day closes."""
+    """A session ends at the next phase that closes, or at midnight if none of the next day closes."""
     random, zone = Random(seed), ZONES[seed % len(ZONES)]
     start = datetime(2026, random.choice([3, 10]), 20, tzinfo=UTC)
     week = [random.choice([some_day(random), [(0, Phase.CONTINUOUS)], []]) for _ in range(7)]
@@ -98,7 +98,9 @@ def test_a_session_ends_when_the_calendar_closes(seed: int) -> None:
 
 
 def _by_hand(engine: Engine, status: ProductStatus, by_hand: bool, number: int) -> bool:
-    """The operator sets the product's status, or lets it follow its calendar again. Whether its status is by hand now."""
+    """The operator sets the product's status, or lets it follow its calendar again. Returns whether its status is set
+    by hand now.
+    """
     if by_hand:
         engine.apply(Batch(engine.time, [FollowCalendar(OPERATOR, f"resume-{number}", PRODUCT)]))
         return False

@@ -1,5 +1,5 @@
-"""The compiled core and the plain one are the same exchange: byte for byte the same outcomes, events, hashes and
-tables.
+"""The compiled core and the plain core are the same exchange: their outcomes, events, hashes and tables are equal byte
+for byte.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The exchange reports of a public workload what a plain price-time book does, message by message; `make oracle` takes
-the whole of it.
+"""For a public workload the exchange reports what a plain price-time book does, message by message. `make oracle` takes
+the whole workload.
 """
 
 from __future__ import annotations

@@ -51,25 +51,25 @@ class BookJudge:
         """Did orders trade while the product did not, without a change of the status yet?"""
 
     def read(self, message: Message) -> None:
-        """Take the next message. Raises AssertionError where it does not fit what came before."""
+        """Apply the next message. Raises AssertionError if it contradicts the messages before."""
         assert message["sequence"] == self.sequence + 1, "a gap"
         self.sequence += 1
         getattr(self, f"_{message['type']}", self._nothing)(message)
 
     def end_of_command(self) -> None:
-        """What holds between two commands."""
+        """Check what holds between two commands."""
         assert not self.opening, "an opening without a status"
         assert not self.unexplained, "a trade while the product does not trade"
         bids, asks = self.sides["buy"], self.sides["sell"]
         assert not bids or not asks or max(bids) < min(asks), "the book is crossed"
 
     def rows(self, side: str) -> list[tuple[Decimal, Decimal, str]]:
-        """The rows of a book at level 3."""
+        """Return the rows of a book at level 3."""
         prices = sorted(self.sides[side], reverse=side == "buy")
         return [(price, size, order_id) for price in prices for order_id, size in self.sides[side][price].items()]
 
     def _nothing(self, message: Message) -> None:
-        """A message that changes no book."""
+        """Ignore a message that changes no book."""
 
     def _received(self, message: Message) -> None:
         self.limits[message["order_id"]] = Decimal(message["price"]) if message["order_type"] == "limit" else None
@@ -101,7 +101,7 @@ class BookJudge:
         assert message["price"] == self.opening[0]["price"], "two prices in one opening"
 
     def _count(self, message: Message, maker_side: str) -> None:
-        """A trade has the next number, and neither side trades beyond its limit."""
+        """Check that a trade has the next number, and that neither side trades more than it may."""
         assert message["trade_id"] == self.trade_id + 1
         self.trade_id += 1
         price, buys = Decimal(message["price"]), maker_side == "buy"
@@ -158,7 +158,9 @@ class BookJudge:
 
 
 class Books:
-    """Accounts by double entry: each movement has an account that it comes from. They sum up to nothing at any time."""
+    """Accounts by double entry: each movement takes from one account what it gives to another. Their sum is always
+    zero.
+    """
 
     def __init__(self) -> None:
         self.accounts: dict[Account, Decimal] = defaultdict(Decimal)
@@ -169,7 +171,7 @@ class Books:
         self.accounts[to, currency] += amount
 
     def transfer(self, command: AnyCommand, scale: int) -> None:
-        """A transfer that the exchange has confirmed."""
+        """Apply a transfer that the exchange has confirmed."""
         match command:
             case Deposit():
                 self.move("outside", command.account_id, command.currency, Decimal(command.amount).scaleb(-scale))
@@ -180,7 +182,7 @@ class Books:
                 self.move(command.account_id, command.to_account_id, command.currency, amount)
 
     def read(self, message: Message) -> None:
-        """A message of the channel `user` that both parties may see."""
+        """Apply a message of the channel `user` that both parties may see."""
         base, quote = message["product_id"].split("-")
         number = message["product_id"], message.get("trade_id", 0)
         match message["type"]:
@@ -208,7 +210,7 @@ class Books:
 
 
 class Court:
-    """The exchange, and what comes out of it as a client gets it."""
+    """The exchange, and its messages as a client gets them."""
 
     def __init__(self, ground: list[AnyCommand]) -> None:
         self.engine = Engine()
@@ -241,7 +243,7 @@ class Court:
         return found
 
     def compare(self) -> None:
-        """The judge's books and accounts are those of the exchange."""
+        """Check that the judge's books and accounts are those of the exchange."""
         for name, judge in self.judges.items():
             of = self.products[name]
             for side, word in ((Side.BUY, "buy"), (Side.SELL, "sell")):
@@ -294,7 +296,9 @@ def test_a_judge_from_outside_finds_nothing(kind: str, seed: int) -> None:
 
 
 def test_the_judge_notices_what_is_wrong() -> None:
-    """Each message of a flow that changes a book is left out, or told twice, or with a larger size: it is noticed."""
+    """Each message of a flow that changes a book is left out, repeated, or sent with a larger size. The judge reports
+    each of these faults.
+    """
     random = Random(3)
     court, messages = Court(foundations((1_000, 3_000), 5_000)), list[Message]()
     for number in range(120):

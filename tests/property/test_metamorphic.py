@@ -68,7 +68,7 @@ USERS = ("rita", "vera")
 
 
 def users(consent: int) -> list[AnyCommand]:
-    """Two users who may do everything; the commands of the permissions `consent` wait for the other one."""
+    """Return two users who may do everything. A command of the permissions `consent` of one waits for the other one."""
     grants = [Grant(Role.MARKET_OPERATOR, Scope.VENUE), Grant(Role.ADMINISTRATOR, Scope.VENUE)]
     made: list[AnyCommand] = [PutUser(OPERATOR, f"user-{name}", name, grants) for name in USERS]
     key = ("c2VjcmV0", "", Permission.ADMIN)
@@ -77,7 +77,9 @@ def users(consent: int) -> list[AnyCommand]:
 
 
 def everything(random: Random, count: int, money: int = 5_000, *, sessions: bool = True) -> tuple[Flow, Engine]:
-    """A flow with all kinds of commands, calendars too where there are `sessions`, and the engine after it."""
+    """Draw a flow with all kinds of commands, with calendars if there are `sessions`. Returns it and the engine after
+    it.
+    """
     engine, flow, trades = Engine(), Flow(), list[OrderMatched]()
     for foundation in foundations(random.choice([(0, 0), (1_000, 3_000), (-1_000, 3_000)]), money):
         flow.append((1, foundation))
@@ -108,7 +110,7 @@ def everything(random: Random, count: int, money: int = 5_000, *, sessions: bool
 
 
 def tables(engine: Engine) -> dict[str, Any]:
-    """All tables but the counters and the reply caches."""
+    """Return all tables except the counters and the reply caches."""
     return {name: rows for name, rows in engine.tables() if name not in ("counter", "outcome")}
 
 
@@ -117,14 +119,14 @@ def copy(engine: Engine) -> Engine:
 
 
 def bounded(engine: Engine) -> Engine:
-    """The engine with so little work in an entry that most of it is left to the next ones."""
+    """Make an engine that does so little work in an entry that it leaves most of it to the next entries."""
     engine._state.work_max, engine._state.makers_max = 6, 4
     return engine
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_restart_at_any_command_changes_no_later_byte(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With unfinished work in most entries."""
+    """Most entries leave unfinished work."""
     monkeypatch.setattr(pending, "PENDING_WORK_PER_ENTRY", 3)
     random = Random(seed)
     flow, _ = everything(random, 150)
@@ -178,13 +180,15 @@ def test_an_amendment_to_the_same_values_changes_nothing(seed: int) -> None:
 
 
 def plain(order: OrderState) -> bool:
-    """Whether an order is one that a new one can stand in for: nothing was taken off it, no options, no stop."""
+    """Return whether a new order can stand in for this one: nothing of it has traded, and it has no options and no
+    stop.
+    """
     fresh = order.remaining == order.size and order.terms is None and order.stop is StopType.NONE and not order.queued
     return fresh and order.order_type is OrderType.LIMIT and order.time_in_force is TimeInForce.GTC
 
 
 def market_of(engine: Engine) -> list[object]:
-    """Books, money and open orders without ids of orders."""
+    """Return books, money and open orders without order ids."""
     found: list[object] = [engine.levels(name, side, 100) for name in PRODUCTS for side in Side]
     found += [(row.currency, row.available, row.hold) for name in ACCOUNTS for row in engine.balances(name)]
     found += [(row.currency, row.fees) for row in engine.currencies()]
@@ -194,7 +198,7 @@ def market_of(engine: Engine) -> list[object]:
 
 
 def without_ids(events: list[AnyEvent]) -> list[object]:
-    """The trades and what left the book, without ids."""
+    """Return the trades and what left the book, without ids."""
     return [(event.price, event.size, event.maker_fee, event.taker_fee) for event in events if isinstance(event, OrderMatched)]
 
 
@@ -225,7 +229,7 @@ def test_a_replacement_is_a_cancel_and_an_order(seed: int) -> None:
 
 
 def busy_order(random: Random, old: OrderState) -> PlaceOrder:
-    """An order that could stand in for another one."""
+    """Draw an order that could stand in for another one."""
     tick = 4 if old.product_id == "ETH-USD" else 1
     price = max(tick, old.price + random.randrange(-2, 3) * tick)
     return PlaceOrder(old.account_id, "", old.product_id, old.side, OrderType.LIMIT, price, old.size, stp=old.stp)
@@ -233,7 +237,9 @@ def busy_order(random: Random, old: OrderState) -> PlaceOrder:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_an_order_amended_to_another_price_acts_like_a_new_one(seed: int) -> None:
-    """An amendment that loses its place trades and rests like a cancel and an order: at the rates of its entry."""
+    """An amendment that loses its priority trades and rests like a cancel and a new order, at the fee rates of its
+    entry.
+    """
     random = Random(seed)
     _, engine = everything(random, 120)
     engine.apply(Batch(engine.time + 1, []))
@@ -257,7 +263,7 @@ def test_an_order_amended_to_another_price_acts_like_a_new_one(seed: int) -> Non
 
 
 def of_one(command: AnyCommand, accounts: list[str], product: str) -> bool:
-    """Whether a command concerns only these accounts and this product, and names no order by a number."""
+    """Return whether a command concerns only these accounts and this product, and names no order by a number."""
     names = [getattr(command, field) for field in ("account_id", "to_account_id", "name") if hasattr(command, field)]
     mine = all(name in (*accounts, product, OPERATOR) for name in names)
     if command.account_id == OPERATOR and "account_id" in names and len(names) == 1 and not hasattr(command, "product_id"):
@@ -267,8 +273,8 @@ def of_one(command: AnyCommand, accounts: list[str], product: str) -> bool:
 
 @pytest.mark.parametrize("seed", range(15))
 def test_what_others_do_elsewhere_changes_nothing(seed: int) -> None:
-    """Two products with accounts of their own: however their commands are interleaved, each one's events are the same but
-    for ids.
+    """There are two products with accounts of their own. However their commands are interleaved, each product's events
+    are the same except for ids.
     """
     random = Random(seed)
     sides = [(["ann", "bob"], PRODUCTS[0]), (["dan", "eve"], PRODUCTS[1])]
@@ -308,7 +314,7 @@ def test_what_others_do_elsewhere_changes_nothing(seed: int) -> None:
 
 
 def renumbered(events: list[AnyEvent]) -> list[object]:
-    """Events with orders numbered by the first event that names them."""
+    """Return the events with orders numbered in the order in which the events first name them."""
     numbers: dict[int, int] = {}
     found: list[object] = []
     for event in events:
@@ -322,7 +328,9 @@ def renumbered(events: list[AnyEvent]) -> list[object]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_largest_amounts_are_conserved(seed: int) -> None:
-    """Owners of most of what there may be, with collars, limit states, rebates, busts and corrected prices."""
+    """The owners have most of the largest possible amount, and there are collars, limit states, rebates, busts and
+    corrected prices.
+    """
     random, engine, trades = Random(seed), Engine(), list[OrderMatched]()
     first = [PlaceOrder(name, "first", "RICH-USD", side, OrderType.LIMIT, 100, 1) for name, side in zip(RICH, Side, strict=True)]
     applied = engine.apply(Batch(1, [*fortunes(), *first]))
@@ -347,7 +355,7 @@ def test_the_largest_amounts_are_conserved(seed: int) -> None:
 
 
 def extreme_limits(random: Random, number: int) -> PutProductLimits:
-    """A collar around a price at the end of the range, with a limit state."""
+    """Draw a collar around a price at the end of the range, with a limit state."""
     ppm, static = random.choice([1, 50_000, 999_999, 10_000_000]), random.choice([0, 1, 10**12, AMOUNT_MAX])
     action = random.choice([CollarAction.AUCTION, CollarAction.HALT])
     times = (SECOND, SECOND, 0, 1, 0, 0, 0, static, 5 * SECOND)

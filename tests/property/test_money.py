@@ -1,6 +1,4 @@
-"""The rounding rule: all that an order pays in fees is rounded up once, and whatever the fills are, they never cost
-more than the hold.
-"""
+"""The rounding rule: the sum of an order's fees is rounded up once, and its fills never cost more than its hold."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ pieces = st.lists(st.tuples(st.integers(1, 10**5), st.integers(0, 10**9)), min_s
 def test_the_fills_of_a_resting_buy_never_cost_more_than_its_hold(
     price: int, maker_ppm: int, taker_ppm: int, parts: list[tuple[int, int]], cancelled: bool
 ) -> None:
-    """A buy of the sum of the pieces, sold into piece by piece: after each, what is held is what the rest needs, and
-    nothing is owed.
+    """A buy of the sum of the pieces is filled piece by piece. After each, the hold is what the rest needs, and nothing
+    is owed.
     """
     engine = market(10**17, maker_ppm, taker_ppm)
     size = sum(part for part, _ in parts) + cancelled
@@ -49,8 +47,8 @@ def test_the_fills_of_a_resting_buy_never_cost_more_than_its_hold(
 def test_the_fills_of_an_aggressive_buy_never_cost_more_than_its_hold(
     price: int, maker_ppm: int, taker_ppm: int, parts: list[tuple[int, int]]
 ) -> None:
-    """A buy through many makers at its own price and below: exactly as much money as its hold is enough to enter and to
-    pay.
+    """A buy trades with many makers at its own price and below. An account that has exactly the hold can enter the
+    order and pay for it.
     """
     size = sum(part for part, _ in parts)
     needed = _with_fee(price * size, max(maker_ppm, taker_ppm))
@@ -82,11 +80,11 @@ def test_a_buy_by_funds_spends_at_most_its_funds_and_misses_no_lot(
 
 
 def _with_fee(notional: int, ppm: int) -> int:
-    """What an order pays in all for what it traded, the fee rounded up."""
+    """Return the total cost of what an order traded, with the fee rounded up."""
     return notional - (-notional * ppm // PPM)
 
 
 def _give(engine: Engine, account: str, usd: int) -> None:
-    """Open an account with nothing but this."""
+    """Open an account that has only this amount."""
     for command in (OpenAccount(OPERATOR, f"open-{account}", account), Deposit(account, "give", "USD", usd)):
         assert not isinstance(send(engine, command), Rejected)

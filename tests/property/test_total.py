@@ -1,4 +1,6 @@
-"""Apply is total: whatever decodes is answered, the state stays sound, and no entry does more work than it may."""
+"""Apply is total: every command that can be decoded gets an answer, the state stays sound, and no entry does more work
+than its limit.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ NAMES = {
 
 
 def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> object:
-    """Mostly a value that means something, now and then one that is merely of the type."""
+    """Draw a value: mostly a sensible one, sometimes any value of the type."""
     if field.name == "command_id":
         return random.choice([f"c{number}", f"c{number}", f"c{random.randrange(50)}", random.choice(TEXTS)])
     if field.name in NAMES and random.random() < 0.9:
@@ -79,7 +81,7 @@ def _of_type(random: Random, kind: Any, number: int) -> object:
 
 
 def any_command(random: Random, number: int) -> AnyCommand:
-    """A command of any kind with any contents."""
+    """Draw a command of any kind with any contents."""
     kind = random.choice([*KINDS, *[each for each in KINDS if each.__name__ in ("PlaceOrder", "CancelOrder")] * 6])
     fields = msgspec.structs.fields(kind)
     given = {
@@ -116,7 +118,7 @@ def test_every_batch_that_decodes_is_answered(seed: int) -> None:
 
 
 def _need_consent(engine: Engine) -> None:
-    """Two users who do everything, and commands that wait for consent."""
+    """Make two users who may do everything, and let the commands of some permissions wait for consent."""
     grants = [Grant(Role.MARKET_OPERATOR, Scope.VENUE), Grant(Role.ADMINISTRATOR, Scope.VENUE)]
     commands: list[AnyCommand] = [PutUser(OPERATOR, f"user-{name}", name, grants) for name in ("rita", "vera")]
     commands += [

@@ -1,4 +1,4 @@
-"""A state, its tables as text, and the state again: the same hash, and the same bytes when it is written once more."""
+"""A state is written as text and read again: the hash is the same, and a second writing gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.property import worlds
 
 
 def busy_engine(seed: int, length: int) -> Engine:
-    """A market with open and done orders, holds, rejections and remembered commands."""
+    """Make a market with open and done orders, holds, rejects and cached commands."""
     random = Random(seed)
     engine = Engine()
     keys = [PutApiKey(OPERATOR, f"k:{name}", f"key-{name}", name, "c2VjcmV0", "pass\tphrase\\#", 7) for name in worlds.ACCOUNTS]
@@ -29,7 +29,7 @@ def busy_engine(seed: int, length: int) -> Engine:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file of a directory."""
+    """Return every file of a directory with its bytes."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 

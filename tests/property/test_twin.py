@@ -1,4 +1,4 @@
-"""The engine against its slow, obvious twin: outcomes, events, books and balances after every command."""
+"""The engine against its slow and simple twin: outcomes, events, books and balances are compared after every command."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ from tests.property.worlds import (
 
 
 def fact(event: AnyEvent) -> Fact:
-    """An event without its time."""
+    """Return an event without its time."""
     fields = [getattr(event, name) for name in event.__struct_fields__ if name != "time"]
     return (type(event).__name__, *fields)
 
 
 def assert_order(state: OrderState, order: TwinOrder, twin: Twin, *, now: bool) -> None:
-    """The same order on both sides; `now` when the state is of this moment and not a remembered one."""
+    """Check that both sides have the same order. `now` is given when the state is of this moment and not a cached one."""
     command = order.command
     assert (state.order_id, state.account_id, state.product_id) == (order.order_id, order.owner, command.product_id)
     assert (state.side, state.order_type, state.expires_at) == (command.side, command.order_type, order.expires)
@@ -68,7 +68,7 @@ def assert_order(state: OrderState, order: TwinOrder, twin: Twin, *, now: bool) 
 
 
 def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
-    """The engine's outcome says what the twin's answer says."""
+    """Check that the engine's outcome agrees with the twin's answer."""
     again = isinstance(answer, tuple) and answer[0] == "again"
     if again:
         assert isinstance(answer, tuple)
@@ -103,7 +103,7 @@ def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
 
 
 def assert_same_world(engine: Engine, twin: Twin) -> None:
-    """Books in priority, balances, orders and money of both."""
+    """Compare books in priority, balances, orders and money."""
     totals = twin.totals()
     for name in PRODUCTS:
         for side in Side:
@@ -136,7 +136,9 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
 
 
 def assert_same_operators(engine: Engine, twin: Twin) -> None:
-    """Where products are in their calendars, what keys may do, and what waits for consent."""
+    """Compare the places of products in their calendars, the permissions of keys, and the commands that wait for
+    consent.
+    """
     for name in PRODUCTS:
         product, row, session = engine.product(name), engine.phase(name), twin.sessions.get(name)
         assert product is not None
@@ -161,15 +163,14 @@ def compare(
     ground: Sequence[AnyCommand] = (),
     told: list[object] | None = None,
 ) -> Twin:
-    """Give both the same commands and compare everything after each; where the flag says so, restart the engine before.
-
-    A second passes with each command. A number in place of a command: so many seconds pass, and no command comes. `told`
-    gets the events and outcomes at once, for a flow that depends on them.
+    """Give both the same commands and compare everything after each. Where the flag says so, the engine is restarted
+    before the command. Each command takes one second. A number in place of a command lets so many seconds pass without
+    a command. `told` gets the events and outcomes at once, for a flow that depends on them.
     """
     engine, twin = Engine(), Twin()
 
     def drawn(what: str, name: str, earliest: int, most: int) -> int:
-        """The engine draws; the twin says between which times."""
+        """Return the end that the engine has drawn, and check that it is in the range that the twin allows."""
         ends = next((int(row.ends_at) for row in engine.records(what) if row.product_id == name), 0)
         if ends <= twin.now:  # it is over already, or the calendar is about to be read again
             return earliest
@@ -236,7 +237,9 @@ def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_engine_does_what_the_twin_does_with_options(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exits, trailing stops, lifetimes, sessions and the dead man's switch. The twin does all work at once."""
+    """The flow has exits, trailing stops, lifetimes, sessions and the dead man's switch. The twin does all work at
+    once.
+    """
     monkeypatch.setattr(pending, "ARRIVAL_WORK", 1_000)
     random = Random(seed)
     flow: list[tuple[AnyCommand | int, bool]] = []
@@ -253,7 +256,7 @@ def test_the_engine_does_what_the_twin_does_with_options(seed: int, monkeypatch:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
-    """Days pass, too, so that volume ages."""
+    """Days pass in this flow, so that volume gets old."""
     random = Random(seed)
     flow: list[tuple[AnyCommand | int, bool]] = []
     for number in range(150):
@@ -269,8 +272,8 @@ def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_engine_does_what_the_twin_does_for_those_who_run_the_venue(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calendars, users with roles, keys, consent, corrections of trades, and all that traders do meanwhile. The twin does
-    all work at once.
+    """The flow has calendars, users with roles, keys, consent, corrections of trades, and all that traders do
+    meanwhile. The twin does all work at once.
     """
     monkeypatch.setattr(pending, "ARRIVAL_WORK", 1_000)
     random, told = Random(seed), list[object]()
@@ -279,7 +282,7 @@ def test_the_engine_does_what_the_twin_does_for_those_who_run_the_venue(seed: in
 
 
 def restore(engine: Engine) -> Engine:
-    """The engine after a restart from its tables, rows in no particular order."""
+    """Restart the engine from its tables, with their rows in reverse order."""
     other = Engine.restore({name: list(reversed(rows)) for name, rows in engine.tables()})
     assert other.full_hash() == engine.full_hash()
     return other
@@ -288,8 +291,8 @@ def restore(engine: Engine) -> Engine:
 @given(rates, st.lists(st.tuples(commands, st.booleans()), max_size=80))
 @settings(max_examples=60)
 def test_batching_changes_nothing_but_times(fees: tuple[int, int], flow: list[tuple[AnyCommand, bool]]) -> None:
-    """The same commands one by one and in batches of any size, stamped with one time: the same answers, events and
-    tables.
+    """The same commands run one by one and in batches of any size with one timestamp. Answers, events and tables are
+    the same.
     """
     single, batched = Engine(), Engine()
     base = foundations(fees, 300)
@@ -309,7 +312,9 @@ def test_batching_changes_nothing_but_times(fees: tuple[int, int], flow: list[tu
 @given(rates, st.lists(commands, max_size=60), st.integers(0, 60))
 @settings(max_examples=60)
 def test_a_restored_engine_goes_on_byte_for_byte(fees: tuple[int, int], flow: list[AnyCommand], cut: int) -> None:
-    """Restored anywhere, the later batches give the same bytes and the same running hash as without a restart."""
+    """The engine is restored at any point. The later batches give the same bytes and the same running hash as without a
+    restart.
+    """
     engine = Engine()
     engine.apply(Batch(1, foundations(fees, 300)))
     for time, command in enumerate(flow[:cut], 2):
@@ -324,7 +329,7 @@ def test_a_restored_engine_goes_on_byte_for_byte(fees: tuple[int, int], flow: li
 @given(rates, st.lists(commands, max_size=60))
 @settings(max_examples=60)
 def test_a_refused_command_leaves_no_trace(fees: tuple[int, int], flow: list[AnyCommand]) -> None:
-    """Every table but the counters and the memory of outcomes is as before."""
+    """Every table except the counters and the cached outcomes is as before."""
     engine = Engine()
     engine.apply(Batch(1, foundations(fees, 300)))
     for command in flow:
@@ -342,7 +347,7 @@ def test_a_refused_command_leaves_no_trace(fees: tuple[int, int], flow: list[Any
 @given(rates, st.lists(commands, max_size=60))
 @settings(max_examples=30)
 def test_sequences_have_no_gap(fees: tuple[int, int], flow: list[AnyCommand]) -> None:
-    """Each product's events count from 1 without a gap; outcomes that are not repetitions count commands."""
+    """Each product's events count from 1 without a gap, and outcomes that are not repetitions count commands."""
     engine = Engine()
     first = engine.apply(Batch(1, foundations(fees, 300)))
     events: list[AnyEvent] = list(first.events)

@@ -1,4 +1,6 @@
-"""The rules number counts behaviour: under one number the same entries give the same bytes for ever, and a new number says that they do not."""
+"""The number of the rules identifies behaviour: under one number the same entries give the same bytes for ever, and a
+new number stands for other bytes.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,9 @@ def test_the_core_of_a_level_does_what_was_recorded(corpus: Corpus) -> None:
 
 
 def test_the_number_moves_with_the_behaviour_and_only_with_it() -> None:
-    """Behaviour of a released number changed: raise `RULES` in `statemachine/rules.py`. The number was raised, and the corpus shows no difference:
-    give it back, or add to the corpus what is different."""
+    """There are two faults. The behaviour of a released number changed: raise `RULES` in `statemachine/rules.py`. The
+    number was raised and the corpus shows no difference: lower it again, or add what differs to the corpus.
+    """
     newest = CORPORA[-1]
     same = True
     for entries in newest.chapters():
@@ -49,7 +52,9 @@ def test_the_number_moves_with_the_behaviour_and_only_with_it() -> None:
 
 
 def test_the_next_corpus_has_every_command() -> None:
-    """What a release records (`corpus record`): each part is applied, and no command of this version is missing."""
+    """The corpus that a release records (`corpus record`): each part is applied, and it has every command of this
+    version.
+    """
     parts = [*chapters()]
     said = {type(command) for batches in parts for batch in batches for command in batch.commands}
     assert {kind.__name__ for kind in get_args(AnyCommand)} - {kind.__name__ for kind in said} <= NEEDS_A_SESSION
@@ -61,7 +66,7 @@ def test_the_next_corpus_has_every_command() -> None:
 
 
 def test_the_corpus_reaches_most_of_the_core() -> None:
-    """What it reaches and what not: `python -m tests.golden.behaviour.corpus reach`, with QUORUMBOOK_CORE=plain."""
+    """`python -m tests.golden.behaviour.corpus reach`, with QUORUMBOOK_CORE=plain, shows which lines it reaches."""
     newest = CORPORA[-1]
     assert len(newest.entries) > 500
     assert len(set(newest.digests)) == len(newest.digests)
