@@ -1,4 +1,4 @@
-"""The batcher: every item is answered exactly once, in order, whatever happens to the proposals."""
+"""The batcher answers every item exactly once and in order, whatever happens to the proposals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Item = tuple[int, int]
 
 
 class Bench:
-    """A batcher with a consensus played by the test: `proposals` are under way, `ready` is what the event loop would
+    """A batcher whose consensus the test plays. `proposals` are in progress, and `ready` is what the event loop would
     run next.
     """
 
@@ -51,7 +51,7 @@ class Bench:
             self.ready.pop(0)()
 
     def resolve(self, place: int = 0, error: ProposeError | None = None) -> None:
-        """End a proposal; its results are (item, unit)."""
+        """End a proposal. Its results are (item, unit)."""
         payload, done = self.proposals.pop(place)
         values = [(number, unit) for number, units in self.sealed[int.from_bytes(payload, "big") - 1] for unit in range(units)]
         done(ProposeResult(error=error, index=1, value=None if error else values))
@@ -156,7 +156,7 @@ def test_fail_queued_spares_proposals_in_progress() -> None:
 
 
 def test_items_submitted_by_an_answer_are_proposed() -> None:
-    """A client that sends its next command as soon as it has an answer."""
+    """This is a client that sends its next command as soon as it has an answer."""
     bench = Bench(in_flight_max=1)
     bench.batcher.submit((0, 1), 1, 1, lambda refusal, results: bench.submit(1))
     bench.run()
@@ -210,7 +210,7 @@ def test_every_item_is_answered_once_with_its_own_results_and_order_is_kept(step
 
 
 class TestShares:
-    """One share's work costs that share."""
+    """The work of one share delays that share only."""
 
     def test_a_share_with_much_work_lets_the_others_through(self) -> None:
         bench = Bench(units_max=10, queue_max=1_000, in_flight_max=1)
@@ -238,8 +238,8 @@ class TestShares:
         assert abs(units["large"] - units["small"]) <= 50
 
     def test_a_share_does_not_get_its_turn_again_by_having_been_empty(self) -> None:
-        """Each time its large item was sealed it sends the next one; a share that waits all the time gets as many
-        units.
+        """One share sends its next large item each time the one before was sealed. A share that waits all the time gets
+        as many units.
         """
         bench = Bench(units_max=50, bytes_max=10**9, queue_max=100_000, in_flight_max=1)
         for number in range(1_000, 2_000):

@@ -1,4 +1,4 @@
-"""Callers of the Raft port have a rate and a share, and what is logged of them has one too."""
+"""Callers of the Raft port have a rate and a share of the connections, and the log lines about them have a rate too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Now:
 
 
 def admitted(door: Doorkeeper, host: str, calls: int) -> int:
-    """How many of so many calls, one after the other, are let in."""
+    """Return how many of so many calls in sequence are admitted."""
     count = 0
     for _ in range(calls):
         if door.refusal(host) is None:

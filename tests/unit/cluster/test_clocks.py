@@ -1,4 +1,4 @@
-"""Entries stamped in a distant future are not appended, and whose clock is the wrong one is found out."""
+"""Entries whose timestamp lies in the distant future are not appended, and the guard finds which clock is wrong."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class TestSkew:
 
 
 class TestNode:
-    """The same through the guard of a node."""
+    """The same checks through the guard of a node."""
 
     def node(self) -> Node:
         node = Node(timekeeper=Timekeeper(lambda: NOW, stamp_of, lambda: 0))

@@ -1,4 +1,4 @@
-"""The divergence alarm against digests made by hand: one watch, whose peers are the test."""
+"""The divergence alarm gets digests made by hand. There is one watch, and the test plays its peers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ TERM = 7
 
 
 def watch_of(nodes: int = 3, interval: int = 64) -> DivergenceWatch:
-    """The watch of n1, with everybody connected."""
+    """Return the watch of n1, with all peers connected."""
     peers = tuple(f"n{number}" for number in range(2, nodes + 1))
     return DivergenceWatch(RaftSettings("n1", peers, digest_interval=interval), lambda: TERM)
 
 
 def own(watch: DivergenceWatch, index: int, digest: bytes) -> list[tuple[str, StateDigest]]:
-    """This node applies a command that begins a block; what it says."""
+    """Have this node apply a command that begins a block. Returns what the watch reports."""
     watch.applied(index, lambda: digest)
     return watch.tick()
 
 
 def says(watch: DivergenceWatch, node: str, index: int, digest: bytes, *, sender: str = "") -> list[tuple[str, StateDigest]]:
-    """A digest of a node comes in, from itself if no sender is named; what is said then."""
+    """Receive a digest of `node` from `sender`, by default from the node itself. Returns what the watch reports."""
     watch.heard(sender or node, StateDigest(TERM, index, node, digest))
     return watch.tick()
 
@@ -279,7 +279,7 @@ class TestTheLog:
 
 
 class TestInTheNode:
-    """Wired into Raft: what is applied is told, what is heard stops the node."""
+    """The alarm in Raft: what is applied is announced, and what is received can stop the node."""
 
     ENTRIES = tuple(command(index, 1) for index in range(2, 6))
 

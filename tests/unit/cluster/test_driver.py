@@ -1,4 +1,4 @@
-"""The driver ticks by the clock and at once when there is something to do, and hands over whatever stops the node."""
+"""The driver ticks by the clock, and at once when there is work. It passes on every error that stops the node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.raft import Raft
 
 
 class Ticks:
-    """A `Raft` as the driver sees it. `interval`: after how many seconds it wants to tick again."""
+    """A `Raft` as the driver sees it. `interval` is the number of seconds after which it wants to tick again."""
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
@@ -41,7 +41,7 @@ class Ticks:
         return self.ticked_at + self.interval - asyncio.get_running_loop().time()
 
     async def next(self) -> None:
-        """Until the next tick."""
+        """Wait until the next tick."""
         self.ticked.clear()
         async with asyncio.timeout(10):
             await self.ticked.wait()
@@ -137,8 +137,8 @@ async def test_a_driver_that_is_stopped_before_its_run_ends_at_once() -> None:
 
 
 async def test_a_node_that_has_nothing_to_do_does_not_tick() -> None:
-    """What is due moved on since the timer was set, as an election timeout does with each heartbeat: the timer is set
-    again, without a tick.
+    """The next due time has moved since the timer was set, as an election timeout does with each heartbeat. The timer
+    is set again without a tick.
     """
     ticks, driver = driven(interval=1000)
     running = asyncio.create_task(driver.run())

@@ -1,4 +1,4 @@
-"""Pre-vote: nobody raises its term before a majority says that it would vote for it."""
+"""Pre-vote: no node raises its term before a majority says that it would vote for it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class TestOfANode:
 
 
 class TestTwoThatAsk:
-    """The leader is gone and both others notice: one of them goes first, so that their votes do not split."""
+    """The leader is down, and both other nodes notice. One of them goes first, so that they do not split the votes."""
 
     def asking(self) -> Node:
         node = Node()

@@ -1,6 +1,4 @@
-"""Each protection of the guard against a sequence of messages made by hand. `docs/raft.md` says what each stands in
-front of.
-"""
+"""Each protection of the guard gets a sequence of messages made by hand. `docs/raft.md` says what each one prevents."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from tests.unit.cluster.fakes import FIRST, Node, Snapshots, chunk_of, command, 
 
 
 def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
-    """A follower of n2 in term 1 with these entries behind the first."""
+    """Make a follower of n2 in term 1 with these entries after the first one."""
     node = Node(nodes=nodes)
     node.connect()
     node.raft.tick()
@@ -70,7 +68,7 @@ class TestOverlappingEntries:
 
 
 class TestCommitIndex:
-    """A follower commits only what this message verified."""
+    """A follower commits only entries that this message has verified."""
 
     def test_a_message_that_verifies_less_commits_less(self) -> None:
         node = follower(*TWO_TO_FIVE)
@@ -91,7 +89,9 @@ class TestCommitIndex:
 
 
 class TestMismatch:
-    """Whatever does not fit is answered with the commit index, which always fits: one step back, not one an answer."""
+    """Every message that does not fit is answered with the commit index, which always fits. So the leader goes back
+    once, and not by one entry for each answer.
+    """
 
     @pytest.mark.parametrize(
         "after", [command(9, 1), command(4, 2), LogEntry(b"", 0, 0)], ids=["gap", "conflict", "nothing before"]
@@ -121,7 +121,7 @@ class TestMismatch:
 
 
 class TestTerms:
-    """Section 5.1, and answers of another time."""
+    """Section 5.1, and answers of other terms."""
 
     def test_an_old_leader_learns_the_term_and_is_not_obeyed(self) -> None:
         node = follower(*TWO_TO_FIVE)
@@ -225,7 +225,7 @@ class TestVotes:
 
 
 class TestDurability:
-    """No message speaks of what a power loss could take back."""
+    """No message promises anything that a power loss could take back."""
 
     def _dies_before_it_speaks(self, node: Node, act: Callable[[], object]) -> None:
         node.forget_said()
@@ -251,7 +251,7 @@ class TestDurability:
         self._dies_before_it_speaks(node, lambda: node.hear("n3", m.RequestVote(5, 9, 4)))
 
     def test_a_node_whose_disk_failed_says_nothing_more(self) -> None:
-        """A second sync after a failed one may succeed though what was to be written is gone."""
+        """A second sync after a failed one may succeed although the data to be written is lost."""
         node = follower(*TWO_TO_FIVE)
         self._dies_before_it_speaks(node, lambda: node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1]))
         with pytest.raises(RaftFatalError, match="must stop"):
@@ -283,7 +283,7 @@ class TestSnapshots:
         assert node.store == []
 
     def test_what_the_log_holds_behind_it_is_kept(self) -> None:
-        """The follower acknowledged entries up to 5 and restarted with an old commit index; they must not go."""
+        """The follower acknowledged entries up to 5 and restarted with an old commit index. It must keep these entries."""
         node = follower(*TWO_TO_FIVE)
         snapshot = chunk_of(stored(4, 1), 1)
         replies = node.hear("n2", snapshot)
@@ -306,7 +306,7 @@ class TestSnapshots:
         assert node.raft.status().snapshots_refused == 1
 
     def test_a_snapshot_that_cannot_be_loaded_is_not_acknowledged(self) -> None:
-        """PySyncObj only logs that, and says yes up to the end of its own log, which nobody has compared."""
+        """PySyncObj only logs the failure, and acknowledges up to the end of its own log, which nothing has compared."""
         node = follower(*TWO_TO_FIVE)
         node.snapshots.broken = True
         node.hear("n2", chunk_of(stored(40, 1), 1))

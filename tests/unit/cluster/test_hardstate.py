@@ -1,4 +1,4 @@
-"""Term and vote survive, or the node says that it no longer knows them."""
+"""Term and vote survive a restart, or the node reports that it no longer knows them."""
 
 from __future__ import annotations
 

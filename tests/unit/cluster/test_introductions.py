@@ -1,4 +1,4 @@
-"""What a node says first on a connection, and how the owner's verdict on what others say gets to them."""
+"""What a node sends first on a connection, and how it gets the owner's verdict on the greetings of others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.unit.cluster.fakes import Node
 
 
 class Owner:
-    """Notes what it hears, and objects to what it is told to."""
+    """Records what it is told, and objects to what the test names."""
 
     def __init__(self) -> None:
         self.claims: list[tuple[str, Claim]] = []
@@ -43,8 +43,8 @@ def test_an_introduction_is_the_first_message_on_every_connection() -> None:
 
 
 def test_a_leader_reports_to_its_owner_what_the_peer_has_acknowledged() -> None:
-    """Not where the peer knows a later term, in which its log's end may have been replaced, nor where it has lost its
-    disk.
+    """It does not report it if the peer knows a later term, in which the end of its log may have been replaced, or if
+    the peer has lost its disk.
     """
     node, owner = introduced()
     term = node.elect()

@@ -1,4 +1,4 @@
-"""The log on disk: what is synced comes back, a torn end goes, damage is never read over."""
+"""The log on disk: synced records come back, a torn end is removed, and damage is never skipped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENTRIES = [no_op(1, 0), command(2, 1, b"first"), command(3, 1, b""), command(4, 
 
 
 def small_log() -> tuple[SimDisk, str, bytes]:
-    """A log of one segment, its file's name and bytes."""
+    """Return a log of one segment, its file's name and its bytes."""
     disk = new_disk()
     log, _ = opened(disk)
     for entry in ENTRIES:
@@ -77,7 +77,7 @@ def test_an_entry_that_does_not_follow_is_a_defect() -> None:
 
 
 def ends() -> Iterator[int]:
-    """Where records end in the small log."""
+    """Return the offsets at which records end in the small log."""
     _, name, data = small_log()
     _, _, offsets, good, _ = scan(name, data, last=True)
     yield from [*offsets, good]
@@ -98,7 +98,7 @@ def test_a_tail_torn_at_any_byte_is_cut_and_the_rest_is_read() -> None:
 
 
 def test_a_tail_of_zeros_is_cut() -> None:
-    """A file system may have noted the length of what it did not write any more."""
+    """A file system may have stored the length of data that it did not write."""
     _, name, data = small_log()
     for whole, end in enumerate(ends()):
         log, entries = opened(with_bytes(name, data[:end] + bytes(4096)))
@@ -139,7 +139,7 @@ def test_a_flipped_bit_in_a_segment_that_is_not_the_last_is_damage() -> None:
 
 
 def test_a_torn_end_may_contain_what_looks_like_a_record() -> None:
-    """A client chooses its payload: it must not be able to make a node refuse its own log."""
+    """A client chooses its payload, which must not make a node refuse its own log."""
     disk, name, _ = small_log()
     log, _ = opened(disk)
     head = struct.pack("<IQQ", 1, 6, 2)
@@ -238,7 +238,7 @@ def test_clear_leaves_nothing_and_the_next_entry_may_be_any() -> None:
 
 
 class Model:
-    """What must be there after a crash at any point: everything synced; what came after it, only in part."""
+    """What must be there after a crash at any point: everything synced, and of what came later only a part."""
 
     def __init__(self) -> None:
         self.log: list[LogEntry] = []
@@ -270,7 +270,7 @@ def _drive(disk: SimDisk, rng: random.Random, model: Model) -> None:
 
 
 def _survives_power_losses(seed: int, death_chance: float = 0.02) -> None:
-    """Lose the power in the middle of random work, again and again; what was synced is there each time."""
+    """Lose the power during random work again and again. What was synced is there each time."""
     rng = random.Random(seed)
     disk = new_disk(seed)
     model = Model()

@@ -1,5 +1,5 @@
-"""Changes of the membership on one node: what a leader does and refuses, when a change counts, and what removed and
-joining nodes do.
+"""Changes of the membership on one node: what a leader does and refuses, when a change is in force, and what removed
+and joining nodes do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def errors(node: Node) -> list[ChangeError | None]:
 
 
 def reply(node: Node, peer: str, *, voter: bool = True) -> None:
-    """A peer has everything."""
+    """Receive the answer of a peer that has everything."""
     node.hear(peer, m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, voter))
 
 
@@ -113,7 +113,9 @@ class TestLeader:
         assert errors(node) == [ChangeError.NO_MAJORITY]
 
     def test_a_voter_that_has_not_answered_since_it_connected_does_not_count_for_a_change(self) -> None:
-        """It may have lost its disk while it was away; two voters one of which has no disk would commit nothing more."""
+        """The voter may have lost its disk while it was down. Two voters of which one has no disk would commit nothing
+        more.
+        """
         node = leader()
         node.guard.on_disconnected("n3")
         node.guard.on_connected("n3")

@@ -1,4 +1,4 @@
-"""What a membership is, what a change makes of it, and what a log and a snapshot say of it."""
+"""What a membership is, how a change alters it, and how a log and a snapshot record it."""
 
 from __future__ import annotations
 

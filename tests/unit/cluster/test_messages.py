@@ -1,4 +1,4 @@
-"""Bytes from the network are a message of the protocol, or refused; nothing else is ever raised."""
+"""Bytes from the network are decoded to a message of the protocol or refused. Nothing else is ever raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why nothing can be committed is in the log, once."""
+"""The log says once why nothing can be committed."""
 
 from __future__ import annotations
 

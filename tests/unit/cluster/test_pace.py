@@ -1,4 +1,4 @@
-"""When a node ticks, how much it does in one, and what waits for what: counted, not timed."""
+"""When a node ticks, how much it does in one tick, and what waits for what. The tests count and do not measure time."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class TestEntriesLeaveFirst:
 
 
 class TestMessagesThatArriveTogether:
-    """A follower that is behind its leader's messages must not sync and answer once for each of them."""
+    """A follower that has several messages of its leader waiting must not sync and answer once for each of them."""
 
     def _syncs(self, node: Node) -> list[int]:
         syncs: list[int] = []

@@ -1,4 +1,4 @@
-"""One record a peer: what is known of it, what is forgotten when, and what must never be."""
+"""The record of each peer: what it contains, when it is cleared, and which states must never occur."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.cluster.fakes import Node, command, membership
 
 
 def peers(**match: int) -> Peers:
-    """Peers with a log up to these indexes; learners have names that begin with l."""
+    """Return peers with a log up to these indexes. Learners have names that begin with l."""
     found = Peers(lambda: 5.0)
     found.set_members([name for name in match if name[0] != "l"], [name for name in match if name[0] == "l"], 100)
     for name, index in match.items():
@@ -110,7 +110,7 @@ def test_learners_get_the_log_and_count_for_nothing() -> None:
 
 
 def test_a_leader_steps_down_by_the_voters_alone() -> None:
-    """`leader_fallback` counts what voters answer."""
+    """`leader_fallback` counts only the answers of voters."""
     node = Node()
     node.elect()
     node.guard.on_connected("n4")

@@ -1,4 +1,4 @@
-"""The contract of `propose` and `barrier`, and what stops a node."""
+"""The contract of `propose` and `barrier`, and the errors that stop a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in memory begins where the snapshot ends, whatever moment the node died at."""
+"""The log in memory begins where the snapshot ends, at whatever moment the node died."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERM_9 = HardState(term=9)
 
 
 def disk_with(*entries: LogEntry, state: HardState | None = TERM_9) -> SimDisk:
-    """A disk with a log of these entries, and this hard state."""
+    """Return a disk with a log of these entries and this hard state."""
     disk = SimDisk(random.Random(1))
     log = DurableLog(disk, node_id="n1", abi="")
     log.load()
@@ -76,7 +76,7 @@ def test_after_compaction_the_log_may_begin_right_behind_the_snapshot() -> None:
 
 
 def test_a_log_older_than_the_snapshot_is_removed() -> None:
-    """Killed after an incoming snapshot became durable, before the log was cleared."""
+    """The node was killed after an incoming snapshot became durable and before the log was cleared."""
     disk = disk_with(FIRST, *run_of(2, 12))
     raft_log = opened(disk, MARK)
     assert indexes(raft_log) == [19, 20]
@@ -119,7 +119,7 @@ def test_a_log_without_a_hard_state_costs_the_vote() -> None:
 
 
 def test_the_term_is_at_least_that_of_the_last_entry() -> None:
-    """The log is synced before the term; a crash in between leaves the term behind."""
+    """The log is synced before the term, so after a crash between them the stored term is lower."""
     raft_log = opened(disk_with(FIRST, command(2, 6), state=HardState(5, "n2")))
     assert raft_log.term == 6
     assert raft_log.getVotedForNodeId() is None
@@ -214,8 +214,8 @@ def test_the_term_of_each_index_is_known() -> None:
 
 
 def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
-    """Killed between write and sync, then started, then without power: the entries that the second process counted on
-    are there.
+    """The process is killed between write and sync and started again, and then the power fails. The entries that the
+    second process relied on are there.
     """
     disk = disk_with(FIRST, *run_of(2, 9))
     raft_log = opened(disk)
@@ -242,7 +242,7 @@ def test_a_hard_state_that_was_renamed_and_not_synced_is_settled() -> None:
 
 
 def test_the_log_is_synced_before_the_hard_state() -> None:
-    """Else a crash in between leaves a commit index beyond the log's end, which costs the vote."""
+    """Otherwise a crash between them leaves a commit index beyond the log's end, and the node loses its vote."""
     disk = disk_with(FIRST, *run_of(2, 9))
     raft_log = opened(disk)
     raft_log.add(b"\0x", 10, 1)
@@ -258,7 +258,7 @@ def test_the_log_is_synced_before_the_hard_state() -> None:
 
 
 def die_at(operation: int) -> Callable[[str, bool], bool]:
-    """The disk dies in its n-th operation from now."""
+    """Let the disk fail in its n-th operation from now on."""
     count = [0]
 
     def fate(kind: str, _drawn: bool) -> bool:

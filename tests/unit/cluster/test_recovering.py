@@ -1,4 +1,4 @@
-"""A node that lost its disk, and those it speaks with. `docs/raft.md`, section 3, has the argument."""
+"""A node that lost its disk, and the nodes that it talks to. `docs/raft.md`, section 3, has the argument."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestWithoutAVote:
         assert len(node.results) == 1
 
     def _threshold(self, node: Node, term: int) -> int:
-        """n2 says that it lost its disk; the index behind which it may be recovered."""
+        """n2 reports that it lost its disk. Returns the index after which it may recover."""
         threshold = node.raft_log.last_index + 1
         node.hear("n2", m.AppendReply(term, 2, True, False, False))
         node.pass_time(0.06)
@@ -84,7 +84,9 @@ class TestWithoutAVote:
         assert node.hear("n2", caught_up) == [m.Recovered(term, threshold)]
 
     def test_a_disk_lost_twice_needs_a_new_entry(self) -> None:
-        """Readmitted, it may have voted elsewhere before it lost its disk again: the old entry proves nothing any more."""
+        """Once it was readmitted it may have voted for another node before it lost its disk again, so the old entry no
+        longer proves anything.
+        """
         node = Node()
         term = node.elect()
         node.acknowledge("n2", "n3")

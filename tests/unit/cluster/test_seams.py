@@ -1,4 +1,4 @@
-"""One test a seam: each fails when another version of PySyncObj moves what `cluster/seams.py` holds on to."""
+"""There is one test for each seam. It fails when another version of PySyncObj changes what `cluster/seams.py` uses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_private_methods_exist(method: str) -> None:
 
 
 def test_pickle_nothing_in_an_entry_is_unpickled() -> None:
-    """A command is its bytes, also when they are a pickle that would do harm."""
+    """A command stays bytes, even if they are a harmful pickle."""
     node = Node()
     node.connect()
     bomb = pickle.dumps(Bomb())

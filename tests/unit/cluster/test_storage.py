@@ -1,4 +1,4 @@
-"""The real disk keeps what `ports.Disk` promises, as far as a test can see without pulling the plug."""
+"""The real disk keeps what `ports.Disk` promises, as far as a test can check without a loss of power."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_remove_deletes_the_file(tmp_path: Path) -> None:
 
 
 class Calls:
-    """The system calls that make things durable, in order, as "name file"."""
+    """The system calls that make data durable, in order, as "name file"."""
 
     NAMED = ("write", "fsync", "fdatasync", "ftruncate", "posix_fadvise")
 
@@ -185,8 +185,8 @@ def test_settling_syncs_before_it_drops_the_cache(tmp_path: Path, monkeypatch: p
 def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process is killed between the write of an entry and its sync. Its bytes are in the page cache, and in no sync
-    of its own.
+    """A process is killed between the write of an entry and its sync. The bytes are in the page cache, and no sync of
+    that process covers them.
     """
     program = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -213,9 +213,7 @@ def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
 
 
 def test_out_of_descriptors_the_reserve_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Term and vote can be stored, a segment begun and the directory synced although the process may open no further
-    file.
-    """
+    """The process may open no further file, and still stores term and vote, begins a segment and syncs the directory."""
     disk = RealDisk(tmp_path / "log")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
@@ -271,7 +269,7 @@ def test_any_other_error_of_opening_is_not_tried_again(tmp_path: Path, monkeypat
 
 
 def fail_to_open(patch: pytest.MonkeyPatch, number: int, *, times: int) -> None:
-    """Let the next calls of `os.open` fail, and nobody wait for that."""
+    """Let the next calls of `os.open` fail, and remove the waiting after such a failure."""
     left = [times]
     call = os.open
 

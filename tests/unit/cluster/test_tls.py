@@ -1,4 +1,6 @@
-"""TLS with its handshakes off the loop: what goes wrong ends one connection, and long messages come whole."""
+"""TLS connections whose handshakes run outside the event loop. An error ends one connection only, and long messages
+arrive whole.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from node.tls import pki
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's."""
+    """Return a server's context and a client's."""
     directory: Path = tmp_path_factory.mktemp("pki") / "c"
     initialise(directory, 1)
     cluster = ClusterDirectory(directory)
@@ -39,7 +41,7 @@ async def listening(context: ssl.SSLContext, make: Callable[[], asyncio.Protocol
 
 
 class Echo(asyncio.Protocol):
-    """Sends back what it gets."""
+    """Returns what it receives."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport

@@ -1,4 +1,4 @@
-"""Snapshots on their way to a peer, and from one."""
+"""Transfers of snapshots to a peer and from a peer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def snapshots(*store: Stored) -> Snapshots:
 
 
 def sending_from(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[ToPeers, Clock, Snapshots]:
-    """A transfer of the snapshot to n2 that has just begun; three pieces of 64 bytes may be under way."""
+    """Begin a transfer of the snapshot to n2. Three pieces of 64 bytes may be in transit."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 64)
     monkeypatch.setattr(transfer, "CHUNKS_IN_FLIGHT", 3)
     monkeypatch.setattr(transfer, "TRANSFER_BYTES_PER_SECOND", rate)
@@ -79,12 +79,12 @@ def sending_from(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: 
 
 
 def sending(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[ToPeers, Clock]:
-    """The same for who does not look at where snapshots are."""
+    """The same for a caller that does not need the place of snapshots."""
     return sending_from(monkeypatch, snapshot, rate)[:2]
 
 
 def damaged(snapshot: Stored) -> Stored:
-    """The same with a flipped bit."""
+    """Return the snapshot with a flipped bit."""
     return msgspec.structs.replace(snapshot, sound=False)
 
 
@@ -128,7 +128,7 @@ def test_a_transfer_that_leads_nowhere_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_transfer_is_no_faster_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However quickly the peer answers: commits need the link, the disks and the processors too."""
+    """This holds however quickly the peer answers, because commits need the link, the disks and the processors too."""
     large = stored(400, 3, commands=399)
     senders, clock = sending(monkeypatch, large, rate=640)
     sent, begun, size = 0, clock.now - 0.01, SimSource(large).size
@@ -169,7 +169,7 @@ def test_answers_about_another_snapshot_are_ignored(monkeypatch: pytest.MonkeyPa
 
 
 class Unreadable:
-    """A sound snapshot's source that gives nothing."""
+    """A reader of an intact snapshot that fails when it is made."""
 
     def __init__(self, *_: object) -> None:
         raise SnapshotUnreadableError("SEAL: cannot be read")
@@ -186,7 +186,9 @@ def test_a_source_that_cannot_be_read_is_given_up_and_looked_at(monkeypatch: pyt
 
 
 def test_one_that_cannot_be_opened_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not each time that a peer asks: comparing all files with their digests may take seconds."""
+    """It is not examined each time that a peer asks, because the comparison of all files with their digests may take
+    seconds.
+    """
     senders, clock, store = sending_from(monkeypatch, BIG)
     senders.drop("n2")
     monkeypatch.setattr("tests.simulation.parts.SimSource", Unreadable)
@@ -212,7 +214,7 @@ def judged_mark(receiver: Receiver) -> SnapshotMark | None:
 
 
 def test_while_it_is_checked_the_last_piece_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The leader waits, sends nothing more, and keeps the transfer, and with it its log, as long as answers come."""
+    """The leader waits and sends nothing more. It keeps the transfer, and with it its log, as long as answers arrive."""
     senders, clock = sending(monkeypatch)
     target = snapshots()
     target.check_polls = 5

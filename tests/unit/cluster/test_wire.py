@@ -1,4 +1,6 @@
-"""The Raft port over real TLS on loopback: who does not belong is refused and counted, and the node goes on."""
+"""The Raft port over real TLS on loopback. A connection that does not belong to the cluster is refused and counted, and
+the node continues.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ NOW = datetime.datetime.now(datetime.UTC)
 
 
 class Certificates:
-    """An authority and what it signed, as files."""
+    """An authority and the certificates that it has signed, as files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -71,7 +73,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 class Peer:
-    """A node's wire, and what its owner hears of it."""
+    """A node's wire, and what its owner is told."""
 
     def __init__(self, certificates: Certificates, node_id: str, peers: dict[str, str], *, listen: str = "127.0.0.1:0") -> None:
         self.heard: list[tuple[str, bytes]] = []
@@ -106,7 +108,9 @@ class Peer:
 
 @asynccontextmanager
 async def pair(ours: Certificates) -> AsyncIterator[tuple[Peer, Peer]]:
-    """n1, under test, and n2, which has called it. Afterwards: n1 never failed, and the two still talk."""
+    """Return n1, which is tested, and n2, which has connected to it. Afterwards n1 must never have failed, and the two
+    must still talk.
+    """
     n1 = Peer(ours, "n1", {"n2": "127.0.0.1:1", "n3": "127.0.0.1:1"})
     n2 = Peer(ours, "n2", {"n1": await n1.address()})
     try:
@@ -118,7 +122,7 @@ async def pair(ours: Certificates) -> AsyncIterator[tuple[Peer, Peer]]:
 
 
 async def still_talk(n1: Peer, n2: Peer) -> None:
-    """The connection that was there all the time goes on."""
+    """Check that the connection that was there all the time still works."""
     assert n1.events == ["+n2"]
     n1.heard.clear()
     assert n2.wire.send("n1", b"still here")
@@ -132,7 +136,7 @@ def hello(**changes: object) -> bytes:
 
 
 async def call(peer: Peer, context: ssl.SSLContext | None, *data: bytes) -> bytes:
-    """Call a node as somebody, say something, and listen until it hangs up; what it said."""
+    """Connect to a node as somebody, send something, and read until the node closes. Returns what it sent."""
     host, port = split_address(await peer.address())
     with suppress(OSError):
         reader, writer = await asyncio.open_connection(host, port, ssl=context)
@@ -353,7 +357,7 @@ async def test_an_address_in_use_stops_the_node(ours: Certificates) -> None:
 
 
 async def test_a_failing_accept_does_not_stop_the_node(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of descriptors, for example, because of somebody's flood of connections."""
+    """An example is a process without file descriptors during a flood of connections."""
     loop = asyncio.get_running_loop()
     accept = loop.sock_accept
     failures = [OSError(24, "too many open files")] * 2
@@ -389,7 +393,7 @@ async def test_a_peer_that_is_added_is_called(ours: Certificates) -> None:
 
 
 async def test_the_smaller_id_calls_who_does_not_call(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that was away does not know a leader that was added meanwhile."""
+    """A node that was down does not know a leader that was added meanwhile."""
     monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     n2 = Peer(ours, "n2", {})
     n1 = Peer(ours, "n1", {"n2": await n2.address()})

@@ -1,4 +1,4 @@
-"""What lies in `deploy/` says the same as the program: commands, files, signals, ports, and how long a stop may take."""
+"""The files in `deploy/` agree with the program: commands, files, signals, ports, and the time that a stop may take."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IGNORED = ROOT / "deploy" / "Dockerfile.dockerignore"
 
 
 def found(pattern: str, path: Path) -> list[str]:
-    """What a pattern's group matches in a file; at least one."""
+    """Return what a pattern's group matches in a file, at least one text."""
     values: list[str] = re.findall(pattern, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert values, f"{path}: nothing like {pattern}"
     return values
@@ -53,13 +53,13 @@ def test_each_way_to_stop_a_node_waits_long_enough(path: Path, pattern: str) -> 
     ("path", "pattern"), [(UNIT, r"^TimeoutStopSec=(\d+)$"), (STATEFUL_SET, r"^      terminationGracePeriodSeconds: (\d+)$")]
 )
 def test_there_is_time_for_the_question_before(path: Path, pattern: str) -> None:
-    """`can-stop --wait` comes first, and its time counts."""
+    """`can-stop --wait` runs first, and its time counts."""
     waits = {int(seconds) for seconds in found(r'--wait,? "?(\d+)', path)}
     assert all(int(seconds) > stop_times.NODE + max(waits) for seconds in found(pattern, path))
 
 
 def test_kubernetes_accepts_the_manifests() -> None:
-    """Against the API's own schemas, strictly: an unknown or misplaced field is an error."""
+    """The manifests are checked strictly against the API's own schemas: an unknown or misplaced field is an error."""
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     manifests = documents(STATEFUL_SET)
     for manifest in manifests:
@@ -80,8 +80,8 @@ def test_compose_accepts_its_file() -> None:
 
 
 def test_the_image_can_be_built_again_the_same() -> None:
-    """The base by a digest, packages by hashes, no byte code with times of the build in it, no user by a name that
-    Kubernetes cannot check.
+    """The base is named by a digest and packages by hashes, no byte code contains build times, and the user is no name,
+    which Kubernetes cannot check.
     """
     text = IMAGE.read_text(encoding="utf-8")
     assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${BASE}", "${BASE}"]
@@ -178,14 +178,14 @@ KEYWORDS = frozenset(
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile: keyword and arguments, with continued lines joined."""
+    """Return the instructions of a Dockerfile as keyword and arguments, with continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 
 
 def test_the_dockerfile_follows_the_rules_of_its_linters() -> None:
-    """Rules of hadolint that can be judged from the text, by their numbers."""
+    """These are the rules of hadolint that can be checked from the text, by their numbers."""
     found = instructions(IMAGE)
     assert {keyword for keyword, _ in found} <= KEYWORDS
     assert [keyword for keyword, _ in found][:2] == ["ARG", "FROM"]
@@ -222,7 +222,7 @@ def test_the_image_has_what_it_names() -> None:
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """All documents of a YAML file."""
+    """Return all documents of a YAML file."""
     return [dict(document) for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))]
 
 
@@ -239,7 +239,7 @@ def test_the_compose_file_gives_each_service_a_node_of_its_own() -> None:
 
 
 def test_no_pod_has_another_nodes_secrets() -> None:
-    """Each pod had the private keys of all three nodes."""
+    """Formerly each pod had the private keys of all three nodes."""
     sets = [each for each in documents(STATEFUL_SET) if each["kind"] == "StatefulSet"]
     for each, node_id in zip(sets, ("n1", "n2", "n3"), strict=True):
         secrets = [volume["secret"]["secretName"] for volume in each["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
@@ -287,7 +287,7 @@ def test_the_unit_is_confined() -> None:
 
 
 def test_the_image_has_no_test_tools() -> None:
-    """It installed pytest, mypy, locust and flask."""
+    """Formerly the image contained pytest, mypy, locust and flask."""
     done = subprocess.run(
         [sys.executable, "deploy/runtime_lock.py"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

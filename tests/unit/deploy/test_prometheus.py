@@ -1,5 +1,5 @@
-"""The metrics and the alerts: names by Prometheus' rules, and each alert silent in normal work and firing for what it
-is about.
+"""The metrics and the alerts: names follow Prometheus' rules, and each alert is silent in normal work and fires for its
+cause.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ STATUS = NodeStatus(
 
 
 def rendered() -> str:
-    """What Prometheus reads of a node that has seen something of everything."""
+    """Return what Prometheus reads from a node that has counted at least one of everything."""
     metrics = Metrics("n1", 0)
     metrics.engine(STATUS)
     metrics.request("POST", "/orders", 200, 0.01)
@@ -86,13 +86,13 @@ def rendered() -> str:
 
 
 def rules() -> list[dict[str, Any]]:
-    """The alerts."""
+    """Return the alerts."""
     (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     return [dict(rule) for rule in group["rules"]]
 
 
 def names(text: str) -> set[str]:
-    """The metrics in a text."""
+    """Return the names of the metrics in a text."""
     return set(re.findall(r"\b(quorumbook_[a-z0-9_]+)", text))
 
 
@@ -108,7 +108,9 @@ def names(text: str) -> set[str]:
     ],
 )
 def test_unknown_callers_and_redirected_clients_are_counted_apart(port: str, kind: str, expected: str) -> None:
-    """The documented alert on strangers rose with each command that met a follower, and with a peer that was paused."""
+    """Formerly the alert on unknown callers rose with each command that reached a follower, and with a peer that was
+    paused.
+    """
     assert who(port, kind) == expected
 
 
@@ -122,7 +124,7 @@ def test_every_counter_has_the_type_counter() -> None:
 
 
 def there() -> set[str]:
-    """The metrics that a node has."""
+    """Return the metrics that a node has."""
     found = {line.split("{")[0].split(" ")[0] for line in rendered().splitlines() if not line.startswith("#")}
     return found | {
         "quorumbook_state_digests_differing_total",
@@ -156,7 +158,7 @@ def test_every_alert_has_a_runbook() -> None:
 
 
 def test_each_metric_has_one_meaning_and_its_unit_in_its_name() -> None:
-    """Prometheus' naming rules: https://prometheus.io/docs/practices/naming/."""
+    """Prometheus' naming rules are at https://prometheus.io/docs/practices/naming/."""
     text = rendered()
     assert 'what="' not in text
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, flags=re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Judging answers: a right one passes, each way of being wrong is named, over the native protocol and over HTTP."""
+"""The judge of answers accepts a right one and names each kind of wrong one, over the native protocol and over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When users send: after the last answer, or at times that no answer delays."""
+"""Users send after the last answer, or at times that no answer delays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_closed_loop_waits_for_the_answer() -> None:
 
 
 async def test_an_open_loop_does_not_wait_and_counts_from_the_intended_time() -> None:
-    """The exchange stops for a while: requests fall due meanwhile, and their latencies show it."""
+    """The exchange stops for a while. Requests become due meanwhile, and their latencies show that."""
     stopping, latencies = asyncio.Event(), list[float]()
     answers = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The judge of the feed sees what it must: missing, repeated and wrong messages."""
+"""The judge of the feed detects missing, repeated and wrong messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_missing_event_is_seen() -> None:
 
 
 def test_a_repeated_event_is_seen() -> None:
-    """Also one that the book had when it was asked for."""
+    """This includes an event that the book had when it was requested."""
     early = {"sequence": 3, "type": "received", "order_id": "c"}
     for events in ([early, early], [EVENTS[0], EVENTS[0]], [*EVENTS, EVENTS[2]]):
         rebuilt = Level3(BOOK)

@@ -1,5 +1,5 @@
-"""The generated flow: a pure function of the seed, whole numbers within the products' rules, distinct ids, bounded open
-orders.
+"""The generated flow is a pure function of the seed. Its numbers are whole and within the products' rules, its ids are
+distinct, and the number of open orders is bounded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of a history: what was written is read again, and judged; a part of a history is judged as a part."""
+"""The file of a history: what was written is read again and judged, and a part of a history is judged as a part."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: type(query).__name__)
 def test_an_answer_encoded_again_is_the_same(query: AnyQuery) -> None:
-    """Clients see decoded answers, and record them encoded again."""
+    """Clients get decoded answers and record them encoded again."""
     body = body_of(traded().engine, query, {})
     assert body is not None
     assert msgspec.msgpack.encode(msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])) == body

@@ -1,4 +1,4 @@
-"""The judge of histories: right ones hold, whatever their timing; each kind of wrong one is named."""
+"""The judge of histories accepts valid ones whatever their timing, and names each kind of invalid one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ANN_BALANCE = BalancesQuery("ann")
 
 @dataclass
 class Exchange:
-    """An engine whose commands and reads are recorded, each at a moment of its own and taking no time by default."""
+    """An engine whose commands and reads are recorded. Each has a moment of its own, and takes no time by default."""
 
     engine: Engine = field(default_factory=Engine)
     log: list[Batch] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Exchange:
     now: float = 0.0
 
     def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
-        """One batch, which nobody recorded."""
+        """Apply one batch without a record of it."""
         self.log.append(Batch(len(self.log) + 1, list(commands)))
         return self.engine.apply(self.log[-1]).outcomes
 
@@ -71,8 +71,8 @@ class Exchange:
 
 @pytest.fixture
 def exchange() -> Exchange:
-    """Set up, with money in two accounts and an order of ann's; the last operations are that order and a read of her
-    balances.
+    """Make an exchange with money in two accounts and an order of ann. The last operations are that order and a read of
+    her balances.
     """
     made = Exchange()
     made.send(*SETUP)
@@ -227,7 +227,7 @@ def test_a_read_that_sees_a_later_command_is_found(exchange: Exchange) -> None:
 
 
 def test_a_read_older_than_an_earlier_read_is_found(exchange: Exchange) -> None:
-    """The deposit is under way all the time, so either read alone could have seen it or not."""
+    """The deposit is in progress all the time, so either read alone could have seen it or not."""
     old, deposit = exchange.body(ANN_BALANCE), Deposit("ann", "usd-2", "USD", 1)
     exchange.history.append(Write(deposit, 10.0))
     exchange.apply(deposit)
@@ -270,7 +270,9 @@ def test_a_history_can_be_stored(exchange: Exchange) -> None:
 
 
 def a_history(chance: random.Random, steps: int) -> Exchange:
-    """Clients whose requests overlap: each takes effect at a moment, and is sent and answered some time around it."""
+    """Draw a history of clients whose requests overlap. Each takes effect at one moment, and is sent and answered some
+    time before and after it.
+    """
     exchange = Exchange()
     exchange.send(*SETUP, Deposit("ann", "usd-1", "USD", 10**6), Deposit("bob", "xbt-1", "XBT", 10**6))
     exchange.now = 10.0
@@ -317,7 +319,7 @@ def test_every_order_of_overlapping_commands_holds(seed: int) -> None:
 
 @given(st.integers(0, 10**6))
 def test_a_read_of_another_moment_is_found_wherever_nothing_overlaps_it(seed: int) -> None:
-    """The slow way says which earlier answers differ from all that the read may show."""
+    """The slow reference says which earlier answers differ from all that the read may return."""
     chance = random.Random(seed)
     exchange = a_history(chance, 60)
     states: list[bytes | None] = []

@@ -1,4 +1,4 @@
-"""The personalities' flows: reproducible, different, within the rules of the products."""
+"""The personalities' flows are reproducible, differ from each other, and are within the rules of the products."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_ten_users_have_all_personalities() -> None:
 
 
 def test_the_small_recording_is_one() -> None:
-    """It is what `make loadtest` replays without QUORUMBOOK_DATA."""
+    """`make loadtest` replays this recording without QUORUMBOOK_DATA."""
     commands = list(recorded_flow(RECORDING, "buyer", "seller", "run"))
     assert len(commands) == 1500
     assert all(command.command_id.partition(":")[2].startswith("run.") for command in commands)

@@ -1,4 +1,6 @@
-"""The record of requests and answers: what stands in the file, what the gap measures, which contradictions it notices."""
+"""The record of requests and answers: the contents of the file, how the gap is measured, and which contradictions are
+detected.
+"""
 
 from __future__ import annotations
 

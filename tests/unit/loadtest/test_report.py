@@ -1,4 +1,4 @@
-"""The report: figures, plots with the kill and the gap, tables as CSV, everything escaped."""
+"""The report: figures, plots with the kill and the gap, tables as CSV, and escaped text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from node.records.audit import AuditCheck
 
 
 def result(**changes: object) -> LoadResult:
-    """A test of ten seconds without answers in the fifth one, when a leader was killed."""
+    """Return a test of ten seconds without answers in the fifth second, when a leader was killed."""
     timeline = Timeline()
     for number in range(1000):
         at = 1000.0 + number / 100

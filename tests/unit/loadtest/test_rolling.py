@@ -1,4 +1,4 @@
-"""Several upgrades are summed up, and go on without somebody to watch them."""
+"""The sum of several upgrades is reported, and the run continues without a person who watches it."""
 
 from __future__ import annotations
 

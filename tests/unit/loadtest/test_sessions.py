@@ -1,4 +1,4 @@
-"""The sessions of all three protocols against the stub, over real sockets; and the ledger of their answers."""
+"""The sessions of all three protocols against the stub over real sockets, and the ledger of their answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PEOPLE = traders(3, 1)
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster whose only node is the stub."""
+    """Make a cluster whose only node is the stub."""
     ground = prepare(tmp_path / "cluster", nodes=1)
     listening = asyncio.Event()
     serving = asyncio.create_task(stub.serve(ground.directory, listening.set))
@@ -130,7 +130,7 @@ def test_the_ledger_finds_an_order_with_two_ids(tmp_path: Path) -> None:
 
 
 async def test_http_traders_follow_the_leader(cluster: Cluster) -> None:
-    """A trader that began at a dead node asks the leader from the first request on."""
+    """A trader that began at a dead node sends every request to the leader, from the first one on."""
     leader, dead = cluster.leader_url, "http://127.0.0.1:9"
     cluster.urls, cluster.leader_url = [dead], dead
     session = HttpSession(cluster, PEOPLE[0])

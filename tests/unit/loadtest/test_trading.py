@@ -1,4 +1,4 @@
-"""Clients at work against an engine in this process, with answers that get lost on the way."""
+"""Clients trade with an engine in this process, and some answers are lost on the way."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PEOPLE = traders(6, 1)
 
 
 class InProcess:
-    """An exchange without network. `loss` of its answers, in parts of 100, get lost before or after the commands were
-    applied.
+    """An exchange without a network. A share of `loss` percent of its answers is lost, before or after the commands
+    were applied.
     """
 
     def __init__(self, loss: int = 0, seed: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""A verdict must fail for each thing that can be wrong."""
+"""The verdict fails for each thing that can be wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: tables on a terminal, plain lines elsewhere, the same facts in both."""
+"""The output for a person: tables on a terminal, plain lines elsewhere, and the same facts in both."""
 
 from __future__ import annotations
 

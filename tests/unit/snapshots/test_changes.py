@@ -1,5 +1,5 @@
-"""Snapshots made of changes to the one before: the same rows as one that is written whole, and the one before stays as
-it is.
+"""A snapshot made of the changes since the one before has the same rows as one that is written whole, and does not
+alter the one before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load(directory: Path) -> Tables:
 
 
 def altered(content: Tables, randomness: random.Random) -> Tables:
-    """Some rows gone, some changed, some added."""
+    """Return the rows with some removed, some changed and some added."""
     result: Tables = {}
     for name, rows in content.items():
         kept: dict[bytes, bytes] = {key: row for key, row in rows if randomness.random() > 0.2}
@@ -154,7 +154,7 @@ def test_a_missing_base_fails_the_snapshot(tmp_path: Path) -> None:
 
 
 def test_changes_that_miss_a_row_are_noticed(tmp_path: Path) -> None:
-    """What the engine counts and what is there in the end must agree."""
+    """The engine's count of rows and the number of rows in the result must agree."""
     old, new = tables(), tables(60)
     made(tmp_path, 4, old)
     chunks = differences(old, new)

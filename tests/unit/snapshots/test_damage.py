@@ -1,4 +1,4 @@
-"""A snapshot that is not bit for bit what was written is named, and never read."""
+"""A snapshot that differs in any bit from what was written is reported by name and never read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.snapshots.making import fields, made, tables
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Two snapshots, at 4 and 5."""
+    """Make two snapshots, at 4 and 5."""
     for index in (4, 5):
         made(tmp_path, index, tables(200, salt=str(index)))
     return tmp_path
@@ -30,7 +30,7 @@ def newest(directory: Path) -> Path:
 
 
 def refused(directory: Path) -> SnapshotDamagedError:
-    """What opening and loading the newest snapshot says."""
+    """Return the error of opening and loading the newest snapshot."""
     with pytest.raises(SnapshotDamagedError) as caught:
         SnapshotStore(directory).newest()
     text = str(caught.value)
@@ -117,7 +117,7 @@ def test_a_checksum_with_an_exchanged_manifest_is_refused(directory: Path) -> No
     [([(b"\x01", b"x")], "rows were announced"), ([], "table numbers: its rows are not those that were written")],
 )
 def test_a_checksummed_database_with_other_rows_is_refused(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
-    """Not damage of a disk but of the program that wrote it."""
+    """The cause is not damage of a disk but an error of the program that wrote it."""
     content = tables(20)
     hasher = RowHasher()
     for name, rows in content.items():
@@ -147,7 +147,7 @@ def test_a_checksummed_database_with_other_rows_is_refused(tmp_path: Path, extra
     ids=["full hash", "hashes of tables"],
 )
 def test_the_full_hash_decides_whether_rows_are_right(tmp_path: Path, changes: dict[str, object], text: str) -> None:
-    """The hashes of tables only name a table whose rows are wrong."""
+    """The hashes of tables only say which table has wrong rows."""
     content = {"numbers": tables(20)["numbers"], "texts": [(b"\x01", b"x")]}
     hasher = RowHasher()
     for name, rows in content.items():

@@ -1,4 +1,4 @@
-"""Whatever the moment: a snapshot is there whole, or not at all."""
+"""At whatever moment the writer is killed, a snapshot is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ process of its own, forked off one that has imported everything: that is what ta
 
 
 class Writers:
-    """Starts writers of the same changes, one after the other."""
+    """Starts writers of the same changes one after the other."""
 
     def __init__(self, source: Path) -> None:
         self._parent = subprocess.Popen(
@@ -91,7 +91,7 @@ class Writers:
             self._parent.stdin.close()
 
     def run(self, directory: Path, *, killed_at: int) -> int:
-        """The exit code of one that is killed at a step, or not if it has fewer."""
+        """Run a writer and kill it at a step. Returns its exit code. It is not killed if it has fewer steps."""
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         self._parent.stdin.write(f"{directory}\t{killed_at}\n")
@@ -133,7 +133,7 @@ def test_a_writer_killed_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: P
 
 
 def holds_new(directory: Path, replaced: int, old: Tables, new: Tables) -> bool:
-    """Whether the newest snapshot holds the new tables; else it holds the old ones, whole."""
+    """Return whether the newest snapshot holds the new tables. If not, it holds all the old ones."""
     store = SnapshotStore(directory)
     newest = store.newest()
     assert newest is not None
@@ -144,7 +144,7 @@ def holds_new(directory: Path, replaced: int, old: Tables, new: Tables) -> bool:
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
-    """Every file in the snapshots' directories."""
+    """Return every file in the snapshots' directories."""
     return {path.relative_to(directory): path.read_bytes() for path in directory.glob("*/*") if path.is_file()}
 
 
@@ -175,7 +175,7 @@ def test_input_that_is_no_snapshot_makes_nothing(tmp_path: Path, garbage: bytes)
 
 @pytest.mark.parametrize("stage", ["", f"{5:020d}.tmp", f"{5:020d}.tmp/SEAL"], ids=["begun", "database", "sealed"])
 def test_a_parent_that_dies_takes_its_writer_along(tmp_path: Path, stage: str) -> None:
-    """The writer notices the end of its input; the next parent finds either nothing or a whole snapshot."""
+    """The writer notices the end of its input. The next parent finds no snapshot or a whole one."""
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -203,7 +203,7 @@ sys.stdin.read(1)
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for does not."""
+    """Return whether a process runs. A process that ended and has not been waited for does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -42,7 +42,7 @@ ORDERS = with_struct(FOUR, "OrderState", renamed("filled_size", "executed_size")
 
 
 def _split() -> Schema:
-    """`account.opened_at` is in a table of its own, `profile`."""
+    """`account.opened_at` moves to a table of its own, `profile`."""
     shorter = with_struct(FOUR, "AccountRow", without("opened_at"))
     profile = msgspec.structs.replace(
         FOUR.structs["AccountRow"], fields=[FieldType("account_id", "str"), FieldType("opened_at", "int")]
@@ -63,7 +63,7 @@ def rows() -> Rows:
 
 
 def chains_to(target: Schema, directory: Path, **migration: Any) -> Chains:
-    """A software whose schema is `target`, and which has a migration from this one."""
+    """Return software whose schema is `target`, and which has a migration from this one."""
     (directory / "released").mkdir(exist_ok=True)
     (directory / "released" / f"0.0.4-{FOUR.abi}.json").write_bytes(FOUR.encode())
     written = {FOUR.abi: Migration(FOUR.abi, target.abi, **migration)} if migration else {}
@@ -87,8 +87,8 @@ def before(rows: Rows) -> Tables:
     ids=["renamed", "split", "nested"],
 )
 def test_what_vanishes_is_refused_by_name(target: Schema, named: str, tmp_path: Path) -> None:
-    """Without a module; with one that does not mention it; with an empty reason; and where the reason is for something
-    else.
+    """There is no module, or one that does not mention the loss, or one with an empty reason, or one whose reason is
+    for something else.
     """
     assert [loss.name for loss in losses(FOUR, target, Migration(FOUR.abi, target.abi))] == [named]
     assert any(not change.automatic for change in difference(FOUR, target))
@@ -169,7 +169,7 @@ def test_a_field_of_a_command_vanishes_no_more_silently_than_a_column(tmp_path: 
 
 
 def test_a_split_in_python_has_the_dropped_column(rows: Rows, tmp_path: Path) -> None:
-    """`whole` sees the rows as they were, with the columns that the new schema does not have."""
+    """`whole` gets the rows as they were, with the columns that the new schema does not have."""
 
     def whole(old: Tables, new: Tables) -> dict[str, str]:
         new["profile"] = [{"account_id": row["account_id"], "opened_at": row["opened_at"]} for row in old["account"]]
@@ -192,7 +192,7 @@ def test_a_fault_in_a_function_names_the_line_and_what_is_missing(rows: Rows, tm
 
 
 def _example(title: str) -> dict[str, Any]:
-    """The Python block below a title of the page, as a module's contents."""
+    """Return the Python block below a title of the page as the contents of a module."""
     found = re.search(rf"^### {re.escape(title)}\n.*?^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None, f"{PAGE.name} has no example below {title!r}"
     names: dict[str, Any] = {"SOURCE": FOUR.abi, "TARGET": "f" * 40}

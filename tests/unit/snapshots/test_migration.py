@@ -1,5 +1,5 @@
-"""States of three earlier versions come to this one: automatically, by a rule, by names; and trade on as if they had
-always been here.
+"""States of three earlier versions are migrated to this one: automatically, by a rule, and by names. They continue to
+trade as if this version had made them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.unit.snapshots.versions import (
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """A state of 0.2.0, to which older data is brought."""
+    """Make a state of 0.2.0, to which older data is migrated."""
     return applied_before(foundations(), trading(1, 150))
 
 
@@ -55,13 +55,13 @@ def rows_of(engine: Engine) -> Rows:
 
 
 def in_version(rows: Rows, version: Schema, directory: Path) -> Rows:
-    """A state of this version as an earlier one has it."""
+    """Return a state of this version in the form of an earlier one."""
     steps = chains(directory / "released", BACKWARD).find(FOUR.abi, version.abi)
     return StateMigration(steps).run(rows, FOUR)
 
 
 def with_row(rows: Rows, schema: Schema, table: str, position: int, **changes: Any) -> Rows:
-    """The same rows but for one, changed or (with another key) added."""
+    """Return the same rows except for one, which is changed or (with another key) added."""
     codec = Codec(schema)
     changed = codec.write_row(table, {**codec.read_row(table, rows[table][position]), **changes})
     kept = [row for row in rows[table] if row[0] != changed[0]]
@@ -74,7 +74,7 @@ def migrated(rows: Rows, source: Schema, known: Chains) -> tuple[Engine, StateMi
 
 
 def comparable(engine: Engine) -> dict[str, list[Values]]:
-    """The whole state, but for what is begun anew: the running hash and the fingerprints."""
+    """Return the whole state without what begins anew: the running hash and the fingerprints."""
     codec = Codec(FOUR)
     tables = {name: [codec.read_row(name, row) for row in rows] for name, rows in engine.tables()}
     for table, field in (("counter", "state_hash"), ("outcome", "fingerprint")):
@@ -146,7 +146,9 @@ def test_versions_without_code_between_them_follow_by_themselves(forward: Chains
 
 
 def test_the_log_follows_command_by_command(forward: Chains, tmp_path: Path) -> None:
-    """Half of it in the snapshot, half behind: the same state as all of it in the snapshot, and as never migrated."""
+    """Half of the commands are in the snapshot and half after it. The state is the same as with all of them in the
+    snapshot, and as without a migration.
+    """
     flows = [*foundations(), *trading(3, 120)]
     back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, ONE.abi), FOUR)
     ahead = LogMigration(forward.find(ONE.abi, FOUR.abi), FOUR)

@@ -1,4 +1,4 @@
-"""What was released is kept as it was, and from each of it a way leads here."""
+"""Released schemas are kept unchanged, and from each of them a chain of migrations leads to this one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.unit.snapshots.versions import FOUR, ONE, THREE, TWO, with_struct, wi
 
 
 def test_from_every_release_a_way_leads_to_this_software() -> None:
-    """Fails where the schema changed and data would not follow: `quorumbook migrate new` begins the migration that is
-    missing.
+    """This fails if the schema has changed and no migration converts the data. `quorumbook migrate new` begins the
+    missing migration.
     """
     chains = Chains()
     for abi in chains.releases.versions:
@@ -28,7 +28,7 @@ def test_from_every_release_a_way_leads_to_this_software() -> None:
 
 
 def test_released_descriptions_are_what_they_were() -> None:
-    """Fails where one was edited: the file's name has the SHA-1 of what is in it."""
+    """This fails if one was edited. The file's name contains the SHA-1 of its contents."""
     assert {path.name for path in DIRECTORY.glob("*")} == {
         f"{version}-{abi}.json" for abi, version in Releases().versions.items()
     }

@@ -1,4 +1,4 @@
-"""Rows on their way to the writer: in chunks of any size, and hashed all the same."""
+"""Rows go to the writer in chunks of any size, and their hash does not depend on that size."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_another_number_of_rows_than_announced_is_refused(announced: int, came: 
 
 
 def failing(function: Callable[..., None], at: int) -> Callable[..., None]:
-    """`function`, with an I/O error at the `at`-th call."""
+    """Return `function` with an I/O error at its `at`-th call."""
     calls = 0
 
     def wrapper(*args: object) -> None:
@@ -86,7 +86,7 @@ def failing(function: Callable[..., None], at: int) -> Callable[..., None]:
 
 
 def outcome(action: Callable[[], object]) -> str:
-    """What an action says went wrong, "" if nothing did."""
+    """Return the error of an action, "" if there was none."""
     try:
         action()
     except (OSError, SnapshotRefusedError) as error:

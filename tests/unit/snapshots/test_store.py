@@ -27,13 +27,13 @@ from tests.unit.snapshots.making import fields, made, names, tables, wait
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where a store is made."""
+    """Return the directory in which a store is made."""
     return tmp_path / "snapshots"
 
 
 @pytest.fixture
 def jobs() -> Iterator[list[WriteJob]]:
-    """Jobs that are cancelled at the end, whatever became of the test."""
+    """Return jobs that are cancelled at the end, whatever the result of the test."""
     started: list[WriteJob] = []
     yield started
     for job in started:
@@ -41,7 +41,7 @@ def jobs() -> Iterator[list[WriteJob]]:
 
 
 def an_engine() -> Engine:
-    """An exchange with a trade, a resting order, and a rejected command."""
+    """Make an exchange with a trade, a resting order and a rejected command."""
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "1", "USD", 2),
         PutCurrency(OPERATOR, "2", "BTC", 8),
@@ -212,8 +212,8 @@ def test_leftovers_are_removed_and_a_replaced_one_comes_back(directory: Path) ->
 
 
 def test_opening_syncs_the_names_that_a_killed_process_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the rename of a snapshot and the sync of the directory: the next process counts on the name, so it
-    must be on the disk.
+    """A process is killed between the rename of a snapshot and the sync of the directory. The next process relies on
+    the name, so it must be on the disk.
     """
     synced: list[Path] = []
     monkeypatch.setattr(
@@ -224,7 +224,7 @@ def test_opening_syncs_the_names_that_a_killed_process_gave(tmp_path: Path, monk
 
 
 def test_a_start_reads_the_files_once_for_their_digests(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It read each file twice: once to find the newest snapshot sound, once more to load it."""
+    """Formerly a start read each file twice: once to find the newest intact snapshot, and once more to load it."""
     made(directory, 5, dict(an_engine().tables()))
     digested: list[str] = []
     real = check_files

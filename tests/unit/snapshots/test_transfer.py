@@ -1,4 +1,4 @@
-"""A snapshot from one node to another: the same bytes, or nothing."""
+"""A snapshot is transferred from one node to another with the same bytes or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENT = tables(300, salt="sent")
 
 @pytest.fixture(scope="module")
 def sender(tmp_path_factory: pytest.TempPathFactory) -> SnapshotStore:
-    """A store with a snapshot at 5."""
+    """Make a store with a snapshot at 5."""
     directory = tmp_path_factory.mktemp("sender")
     made(directory, 5, CONTENT)
     return SnapshotStore(directory)
@@ -33,7 +33,7 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> SnapshotStore:
 
 @pytest.fixture(scope="module")
 def run(sender: SnapshotStore) -> bytes:
-    """The whole run of bytes."""
+    """Return all bytes of the transfer."""
     source = sender.open_source()
     data = source.read(0, source.size)
     source.close()
@@ -43,7 +43,7 @@ def run(sender: SnapshotStore) -> bytes:
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> SnapshotStore:
-    """An empty store."""
+    """Make an empty store."""
     return SnapshotStore(tmp_path / "receiver")
 
 
@@ -55,7 +55,7 @@ def receive(receiver: SnapshotStore, data: bytes, piece: int = 10_000) -> Manife
 
 
 def refused(receiver: SnapshotStore, data: bytes, directory: Path) -> str:
-    """Why it was refused; nothing is left of it."""
+    """Return why the transfer was refused. Nothing of it is left."""
     before = names(directory)
     with pytest.raises(SnapshotRefusedError) as caught:
         receive(receiver, data)
@@ -175,7 +175,7 @@ def test_another_schema_is_refused_at_the_header(tmp_path: Path) -> None:
 
 
 def with_files(run: bytes, files: list[FileEntry], contents: bytes = b"") -> bytes:
-    """A run with another list of files."""
+    """Return a transfer with another list of files."""
     length = int.from_bytes(run[:4], "big")
     seal = decode_seal(run[4 : 4 + length])
     encoded = encode_seal(Seal(seal.manifest, files))

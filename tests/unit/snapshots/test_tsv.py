@@ -1,4 +1,4 @@
-"""Tables as text: what is written, and what is said of text that is not right."""
+"""Tables as text: what is written, and the errors for invalid text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ NOON = 1_772_366_400_250_000_000
 
 
 def engine() -> Engine:
-    """One product, one account, one open order of 0.5 BTC at 100 USD, and an order that was refused."""
+    """Make an exchange with one product, one account, one open order of 0.5 BTC at 100 USD, and an order that was
+    rejected.
+    """
     made = Engine()
     made.apply(
         Batch(
@@ -45,13 +47,13 @@ def engine() -> Engine:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    """The tables of `engine` as text."""
+    """Return the tables of `engine` as text."""
     write_tables(tmp_path / "tsv", dict(engine().tables()))
     return tmp_path / "tsv"
 
 
 def row(directory: Path, table: str) -> dict[str, str]:
-    """The first row of a table, by column."""
+    """Return the first row of a table by column."""
     _, header, first, *_ = (directory / f"{table}.tsv").read_text().splitlines()
     return dict(zip(header.split("\t"), first.split("\t"), strict=True))
 
@@ -209,7 +211,7 @@ def test_tables_of_another_schema_are_written_likewise(tmp_path: Path) -> None:
 
 
 def _whole_numbers(kind: object, name: str, seen: set[type]) -> Iterator[str]:
-    """The names of all whole numbers in a type, structs inside included."""
+    """Return the names of all whole numbers in a type, with those of structs inside."""
     match kind:
         case inspect.IntType():
             yield name
@@ -227,7 +229,9 @@ def _whole_numbers(kind: object, name: str, seen: set[type]) -> Iterator[str]:
 
 
 def test_every_whole_number_of_the_tables_is_said_to_be_an_amount_a_time_or_just_a_number() -> None:
-    """A column that nobody thought of would be exported in smallest units beside decimals, as `stop_price` was."""
+    """A column without such a declaration would be exported in smallest units beside decimals, as `stop_price` once
+    was.
+    """
     seen: set[type] = set()
     names = {name for row in TABLES.values() for name in _whole_numbers(inspect.type_info(row), "", seen)}
     assert len(names) > 20

@@ -34,7 +34,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / f"0.2.0-{V0_2_0.abi}"
 
 @pytest.fixture
 def former(tmp_path: Path) -> Engine:
-    """The state that version 0.2.0 left, its log applied by its own core."""
+    """Return the state that version 0.2.0 left. Its own core has applied its log."""
     shutil.copytree(GOLDEN / "snapshots", tmp_path / "snapshots")
     shutil.copytree(GOLDEN / "log", tmp_path / "log")
     store = SnapshotStore(tmp_path / "snapshots", accepts=[level.abi for level in SUPPORTED])
@@ -78,7 +78,9 @@ def test_the_former_engine_has_a_read_for_everything_that_the_present_one_has() 
 
 @pytest.mark.parametrize("abi", [level.abi for level in SUPPORTED if level is not OWN])
 def test_the_schema_is_append_only_since_every_supported_level(abi: str) -> None:
-    """The present structs read what the former version wrote, and the other way round where nothing new is said."""
+    """The present structs read what the former version wrote, and the former structs read the new bytes if these use
+    nothing new.
+    """
     before = Releases().schema(abi)
     for name, struct in before.structs.items():
         if name == "Batch":
@@ -134,7 +136,7 @@ def test_widening_gives_the_rows_of_the_migration(former: Engine) -> None:
 
 
 def test_a_rejected_withdrawal_gets_its_first_answer_at_the_next_level() -> None:
-    """Else it would be carried out, when the money is there by then. Found by the simulation, seed 700468."""
+    """Otherwise it would be executed if the account has the money by then. The simulation found this with seed 700468."""
     engine: Engine = FormerEngine()
     withdraw = Withdraw("ann", "w", "USD", 100)
     engine.apply(Batch(1, [PutCurrency(OPERATOR, "c", "USD", 2), OpenAccount(OPERATOR, "a", "ann")]))

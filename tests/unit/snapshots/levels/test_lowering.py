@@ -1,4 +1,6 @@
-"""A state returns to the level before: nothing is lost where nothing new is in use, and what is in use is named."""
+"""A state returns to the level before. It loses nothing if nothing new is in use, and otherwise the error names what is
+in use.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ Tables = dict[str, list[tuple[bytes, bytes]]]
 
 
 def former(seed: int, entries: int) -> tuple[Engine, Market]:
-    """A state of 0.2.0 that has traded, and what goes on."""
+    """Return a state of 0.2.0 that has traded, and the flow that continues it."""
     engine, flow = states.empty(V0_2_0), Market(seed)
     engine.apply(flow.foundations())
     for batch in flow.batches(entries):
@@ -46,9 +48,7 @@ def former(seed: int, entries: int) -> tuple[Engine, Market]:
 
 
 def comparable(engine: Engine) -> Tables:
-    """The tables, without the running hash, and without the fingerprints of remembered commands: both are new at each
-    level.
-    """
+    """Return the tables without the running hash and the fingerprints of cached commands, which are new at each level."""
     tables = {name: list(rows) for name, rows in engine.tables()}
     outcomes = (msgspec.msgpack.decode(payload, type=list) for _, payload in tables["outcome"])
     counters = (msgspec.msgpack.decode(payload, type=list) for _, payload in tables["counter"])
@@ -61,7 +61,7 @@ def comparable(engine: Engine) -> Tables:
 
 
 def money(engine: Engine) -> dict[tuple[str, str], int]:
-    """What each account has of each currency."""
+    """Return what each account has of each currency."""
     rows = (msgspec.msgpack.decode(payload, type=BalanceRow) for _, payload in dict(engine.tables())["balance"])
     return {(row.account_id, row.currency): row.available + row.hold for row in rows}
 
@@ -107,7 +107,7 @@ def test_what_was_traded_at_the_new_level_is_kept(seed: int) -> None:
 
 
 def market(*further: AnyCommand) -> Engine:
-    """A state of the present level: an account with money, and what these commands do."""
+    """Return a state of the present level with an account that has money, after these commands."""
     engine = Engine()
     commands = [
         PutCurrency(OPERATOR, "usd", "USD", 2),
@@ -124,7 +124,7 @@ def market(*further: AnyCommand) -> Engine:
 
 
 def buy(command_id: str = "c1", **options: object) -> PlaceOrder:
-    """A buy order of ann."""
+    """Return a buy order of ann."""
     order = PlaceOrder("ann", command_id, "BTC-USD", Side.BUY, OrderType.LIMIT, 300, 50)
     return msgspec.structs.replace(order, **options)
 

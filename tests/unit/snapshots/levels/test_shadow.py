@@ -1,4 +1,6 @@
-"""The next level's state, kept beside: it equals a conversion of the whole state after every entry, whenever it was begun."""
+"""The next level's state is kept beside the present one. It equals a conversion of the whole state after every entry,
+at whatever entry it was begun.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from snapshots.levels.released.core_0_2_0 import state as core_state  # type: ig
 
 
 def market(seed: int, before: int) -> tuple[FormerEngine, Market]:
-    """A state of 0.2.0 that has traded for some entries, and what goes on."""
+    """Return a state of 0.2.0 that has traded for some entries, and the flow that continues it."""
     engine, flow = empty(V0_2_0), Market(seed)
     assert isinstance(engine, FormerEngine)
     engine.apply(flow.foundations())
@@ -34,7 +36,9 @@ def market(seed: int, before: int) -> tuple[FormerEngine, Market]:
 
 
 def same(one: Engine, other: Engine) -> None:
-    """Both are one state, and arranged alike: tables say all, and `check` that indexes and queues agree with them."""
+    """Check that both are one state with the same arrangement: the tables show all rows, and `check` shows that indexes
+    and queues agree with them.
+    """
     for (name, mine), (_, theirs) in zip(one.tables(), other.tables(), strict=True):
         assert mine == theirs, name
     for product in one.products():
@@ -75,7 +79,7 @@ def test_a_shadow_equals_the_conversion_of_the_whole_state(seed: int) -> None:
 
 
 def goes_on_alike(one: Engine, other: Engine, flow: Market) -> None:
-    """What comes after is the same too, and so is the snapshot that either gives."""
+    """Check that later entries give the same results, and that both give the same snapshot."""
     for batch in flow.batches(40):
         assert one.apply(batch) == other.apply(batch)
     assert one.full_hash() == other.full_hash()
