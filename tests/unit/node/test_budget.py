@@ -1,4 +1,4 @@
-"""Budgets: shares are kept, memory is bounded, and nobody gets a new bucket by being forgotten."""
+"""Budgets: shares are kept, memory is bounded, and no client gets a new bucket because its old one was forgotten."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""One byte of a stopped node's files is another, or a file is shorter: the start says so and names the file, or nothing
-was lost.
-
-Log, hard state, snapshot, identity and configuration alike. Damage is never reported as a question of versions.
+"""One byte of a stopped node's files is changed, or a file is shorter. The start reports that and names the file, or
+nothing was lost. The tests do so with log, hard state, snapshot, identity and configuration. Damage is never reported
+as data of another version.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ FAULTS = 60
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A node with a snapshot in the middle of its log, stopped."""
+    """Make a stopped node with a snapshot in the middle of its log."""
     directory = tmp_path_factory.mktemp("template") / "cluster"
     config = load(initialise(directory, 1)[0])
     write_data(config.data_path, ENTRIES, CUT, log_from=CUT - 10)
@@ -65,7 +64,7 @@ class Begun:
 
 
 def files_of(node: Path, part: str) -> list[Path]:
-    """The files of a node that hold something."""
+    """Return the files of a node that are not empty."""
     where = {
         "log": sorted((node / "data" / "log").glob("log-*.seg")),
         "hard state": [node / "data" / "log" / "hardstate"],
@@ -79,7 +78,7 @@ def files_of(node: Path, part: str) -> list[Path]:
 
 
 def damage(path: Path, random: Random) -> str:
-    """Flip a bit, zero some bytes, or cut the end; what was done."""
+    """Flip a bit, zero some bytes, or cut the end. Returns what was done."""
     data = bytearray(path.read_bytes())
     at = random.choice([random.randrange(len(data)), max(0, len(data) - 1 - random.randrange(100))])
     kind = random.choice(["flip", "flip", "zero", "cut"])
@@ -129,8 +128,8 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
 
 @pytest.mark.parametrize("part", ["log", "hardstate"])
 def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: Path) -> None:
-    """Swapped between two nodes of one cluster, with equal entries: the votes and acknowledgements in them are another
-    node's.
+    """The files of two nodes of one cluster are swapped. Their entries are equal, but the votes and acknowledgements in
+    them are another node's.
     """
     Begun(template / "n1" / "node.toml")
     shutil.copytree(template, tmp_path / "cluster")
@@ -149,7 +148,7 @@ def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: 
 
 
 def test_damage_of_data_of_another_version_is_no_question_of_versions(template: Path) -> None:
-    """A flipped byte was reported with exit code 3 and "the version that wrote it can still start on it"."""
+    """Formerly a flipped byte was reported with exit code 3 and "the version that wrote it can still start on it"."""
     from snapshots.errors import MigrationError, SnapshotDamagedError
 
     config = load(template / "n1" / "node.toml")

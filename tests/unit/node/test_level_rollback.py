@@ -1,4 +1,6 @@
-"""The rollback to the level before an upgrade: killed anywhere, either nothing has changed or the next start completes it."""
+"""The rollback to the level before an upgrade is killed at any moment. Either nothing has changed, or the next start
+completes it.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,8 @@ TERM = 9
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cluster of one node whose level has changed. It keeps the data of the level before, and has moved the log of
-    that level to its archive.
+    """Make a cluster of one node whose level has changed. It keeps the data of the level before, and has moved the log
+    of that level to its archive.
     """
     directory = tmp_path_factory.mktemp("template") / "cluster"
     initialise(directory, 1)
@@ -75,7 +77,9 @@ def config(template: Path, tmp_path: Path) -> NodeConfig:
 
 
 def check_is_back(config: NodeConfig) -> None:
-    """The data is that of the level before, whole, and readers of log and archive find each entry once."""
+    """Check that the data is that of the level before without loss, and that readers of log and archive find each entry
+    once.
+    """
     data = config.data_path
     assert look(data).abi == V0_2_0.abi
     engine, entries, state = loaded(config)
@@ -99,7 +103,7 @@ def check_is_back(config: NodeConfig) -> None:
 def test_killed_at_each_step_it_is_whole(
     function: str, step: int, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the command is given again if nothing has changed, or a node is started."""
+    """Afterwards the command is repeated if nothing has changed. Otherwise a node is started."""
     original = getattr(os, function)
     ends = set()
     for after in range(1, 60, step):
@@ -138,7 +142,7 @@ def test_what_is_undone_can_be_exported(config: NodeConfig) -> None:
 
 
 def test_an_engine_completes_it_before_it_reads_anything(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the snapshots and the log, both are of levels that this software can run."""
+    """It was killed between the snapshots and the log. Both are of levels that this software can run."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", dying(os.rename, 4))
         with pytest.raises(KilledError):

@@ -1,4 +1,6 @@
-"""A start on another version's data: migrated whole or not at all, at any kill; and the way back."""
+"""A start on another version's data migrates it whole or not at all, at whatever moment it is killed. The tests also
+cover the rollback.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ CUT = 25
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cluster of one node, and beside it data of version 1 with a snapshot in the middle of the log."""
+    """Make a cluster of one node, and beside it data of version 1 with a snapshot in the middle of the log."""
     directory = tmp_path_factory.mktemp("template")
     initialise(directory / "cluster", 1)
     write_former(directory / "data", ENTRIES, CUT, directory / "versions")
@@ -75,7 +77,7 @@ def known(tmp_path: Path) -> Chains:
 
 @pytest.fixture
 def old(config: NodeConfig, template: Path) -> dict[str, bytes]:
-    """The node has the data of version 1. What is in its files."""
+    """Give the node the data of version 1. Returns the contents of its files."""
     return with_data(config, template)
 
 
@@ -114,7 +116,7 @@ def test_a_start_migrates_snapshot_log_and_votes(config: NodeConfig, old: dict[s
 def test_wherever_the_snapshot_is_the_state_is_the_same(
     cut: int, config: NodeConfig, known: Chains, template: Path, tmp_path: Path
 ) -> None:
-    """Two nodes with the same log and different snapshots: they agree from the first batch of this version on."""
+    """Two nodes have the same log and different snapshots. They agree from the first batch of this version on."""
     write_former(config.data_path, ENTRIES, cut, tmp_path / "versions", log_from=max(1, cut - 5))
     at_start(config, known)
     other = new_node(template, tmp_path / "other")
@@ -124,7 +126,7 @@ def test_wherever_the_snapshot_is_the_state_is_the_same(
 
 
 def _next_hash(config: NodeConfig) -> bytes:
-    """The running hash after one entry that was not migrated."""
+    """Return the running hash after one entry that was not migrated."""
     engine, _, _ = loaded(config)
     engine.apply(Batch(9_999, []))
     return engine.state_hash
@@ -202,7 +204,7 @@ def test_a_full_disk_changes_nothing(
 
 
 def test_a_disk_that_takes_no_snapshot_changes_nothing(config: NodeConfig, old: dict[str, bytes], tmp_path: Path) -> None:
-    """The snapshot is written by a process of its own; with a limit on the size of files its database cannot be."""
+    """A process of its own writes the snapshot. A limit on the size of files makes its database fail."""
     code = (
         "import resource, sys; from pathlib import Path; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "from node.config.file import load; from node.migration.start import at_start; from tests.unit.snapshots.versions import chains\n"
@@ -315,7 +317,7 @@ def test_an_empty_directory_is_reported(tmp_path: Path) -> None:
 
 
 def append(config: NodeConfig, *batches: Batch, first: int = END + 1) -> None:
-    """Go on trading after the migration."""
+    """Continue to trade after the migration."""
     disk = RealDisk(config.data_path / LOG, fsync=False)
     log = DurableLog(disk, node_id="n1", abi=BROUGHT_TO.abi)
     log.load()

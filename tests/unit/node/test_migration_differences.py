@@ -1,4 +1,4 @@
-"""What a rehearsal says of rows: only what differs beyond columns that came or went."""
+"""A rehearsal reports only rows that differ in more than added or removed columns."""
 
 from __future__ import annotations
 

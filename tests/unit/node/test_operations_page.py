@@ -1,4 +1,4 @@
-"""`docs/operations.md` explains every key of the configuration, with the default that it has."""
+"""`docs/operations.md` explains every key of the configuration with its default."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ NOT_KEYS = {"directory", *SECTIONS}
 
 
 def keys() -> dict[str, str]:
-    """Every key of a node's file, dotted, and its default as TOML writes it ("" for none that is the same everywhere)."""
+    """Return every key of a node's file, dotted, with its default as TOML writes it, or "" if the default depends on
+    the machine.
+    """
     found = {}
     structs: dict[str, type[msgspec.Struct]] = {"": NodeConfig, **SECTIONS}
     for prefix, struct in structs.items():
@@ -58,7 +60,7 @@ def keys() -> dict[str, str]:
 
 
 def documented() -> dict[str, str]:
-    """Key to default, from the rows of the page's table."""
+    """Return the default of each key from the rows of the page's table."""
     section = PAGE.read_text(encoding="utf-8").partition("\n## Configuration\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_.]+)` \|([^|]*)\|", section, flags=re.MULTILINE)
     return {key: default.strip(" `") for key, default in rows}

@@ -1,4 +1,4 @@
-"""The rolling figures, against a plain sum."""
+"""The rolling figures are compared with a plain sum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ pauses = st.integers(0, 900) | st.integers(0, 30_000)
 
 @given(st.lists(st.tuples(pauses, st.integers(1, 50), st.integers(1, 9)), max_size=30), pauses, st.integers(0, 30))
 def test_the_figures_are_those_of_24_hours_and_30_days(steps: list[tuple[int, int, int]], ahead: int, restart: int) -> None:
-    """Also when a node was restarted in between: it goes on from what was saved, and says what the others say."""
+    """This also holds for a node that was restarted meanwhile: it continues from what was saved, and reports what the
+    others report.
+    """
     stats, always, minute = Statistics(), Statistics(), 0
     trades: list[tuple[int, int, int]] = []
     for number, (pause, price, size) in enumerate(steps):

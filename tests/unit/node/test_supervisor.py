@@ -1,4 +1,4 @@
-"""The supervisor with small real processes in place of a node's."""
+"""The supervisor with small real processes in place of a node's processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spec(name: str, directory: Path, code: str = OBEDIENT, *, engine: bool = Fal
 
 
 def starts(directory: Path, name: str) -> list[list[str]]:
-    """Pid and arguments of each start of a process, oldest first."""
+    """Return the process id and the arguments of each start of a process, oldest first."""
     try:
         return [line.split() for line in (directory / f"{name}.pids").read_text().splitlines()]
     except FileNotFoundError:
@@ -106,7 +106,7 @@ async def test_a_gateway_that_exits_with_any_code_comes_back(tmp_path: Path) -> 
 
 
 async def test_a_history_that_must_not_use_its_database_is_started_once(tmp_path: Path) -> None:
-    """It was started every five seconds for ever, with the same last words."""
+    """Formerly it was started every five seconds for ever, with the same error."""
     giving_up = spec("history", tmp_path, BEGIN + f"sys.exit({exit_codes.CANNOT_START})")
     giving_up = msgspec.structs.replace(giving_up, may_give_up=True)
     failing = spec("g0", tmp_path, BEGIN + f"sys.exit({exit_codes.CANNOT_START})")

@@ -1,5 +1,5 @@
-"""Traces: gateway and engine come to the same trace by the command's id alone, sampled alike; off, nothing is read of
-OpenTelemetry.
+"""Traces: the command's id alone leads gateway and engine to the same trace and the same decision to sample it. If
+tracing is off, nothing of OpenTelemetry is imported.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_a_command_that_was_not_carried_out_says_why(config: NodeConfig) -> None
 
 
 def test_spans_arrive_at_a_receiver_that_was_away(config: NodeConfig) -> None:
-    """Over the wire, with the exporter that nodes use. One request fails and is sent again."""
+    """The spans go over the network with the exporter that nodes use. One request fails and is repeated."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="quorumbook[tracing] is not installed")
     from tests.otlp import receiving
 

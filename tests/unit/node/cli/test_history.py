@@ -1,4 +1,4 @@
-"""`history status | archive` where the database is not there, or cannot be used."""
+"""`history status | archive` while the database is missing or cannot be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.node.cli.conftest import Run, Watched
 
 @pytest.fixture
 def cluster(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three nodes that keep histories and were never started."""
+    """Make three nodes that keep histories and were never started."""
     run("init", "trial")
     path = tmp_path / "trial"
     for file in path.glob("n*/node.toml"):

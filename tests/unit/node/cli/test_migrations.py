@@ -39,7 +39,7 @@ WRITTEN = chain.written_migrations()
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cluster of one node, with data of version 1."""
+    """Make a cluster of one node with data of version 1."""
     directory = tmp_path_factory.mktemp("template")
     initialise(directory / "cluster", 1)
     data = directory / "cluster" / "n1" / "data"
@@ -49,7 +49,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it as `cluster`, whose data directory this is, and a software that knows the way."""
+    """Copy it as `cluster`, and install software that knows the migrations. Returns its data directory."""
     monkeypatch.setattr(releases, "DIRECTORY", write_descriptions(tmp_path / "released", ONE, TWO, THREE, FOUR))
     monkeypatch.setattr(chain, "written_migrations", lambda: {**WRITTEN, **FORWARD})
     shutil.copytree(template, tmp_path / "cluster")
@@ -195,7 +195,7 @@ def test_a_migration_is_rolled_back_or_made_final(run: Run, data: Path, tmp_path
 
 
 def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It kept what was undone, and the version before could not open it, and was started again for ever."""
+    """Formerly it kept what was undone, and the version before could not open it and was started again for ever."""
     from node.history import cutting
     from node.history.process import open_keeper
 
@@ -252,7 +252,7 @@ def test_a_market_database_out_of_reach_holds_the_way_back_up(run: Run, data: Pa
 
 
 def test_a_rehearsal_says_what_it_did_not_check(run: Run, data: Path) -> None:
-    """Without a snapshot, as on a young node that runs, no row was converted, and it said nothing of that."""
+    """Without a snapshot, as on a young node that runs, no row was converted. Formerly the rehearsal did not say so."""
     assert "not checked" not in run("migrate", "--check", "--from", "cluster").stdout
     lock = PidFile.acquire(data / ENGINE_PID_FILE)
     lock.note("Ready")

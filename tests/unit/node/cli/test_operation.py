@@ -67,7 +67,7 @@ def status(node_id: str, role: str) -> NodeStatus:
 
 
 class FakeLocal(LocalCluster):
-    """Nodes that only note what was done with them."""
+    """Nodes that only record what was done with them."""
 
     def __init__(self, directory: Path | str, *, leave_out_invalid: bool = False) -> None:
         super().__init__(directory, leave_out_invalid=leave_out_invalid)
@@ -329,7 +329,7 @@ def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: Run
 def test_a_replay_is_compared_with_a_snapshot_of_the_same_moment(
     run: Run, run_json: RunJson, local: FakeLocal, tmp_path: Path, entries: int, agrees: bool | None
 ) -> None:
-    """The last entry has no command: before and behind it the sequence is the same, and the state is not."""
+    """The last entry has no command: before and after it the sequence is the same, and the state differs."""
     batches = [*BATCHES, Batch(9 * 10**9, [])]
     write_log(tmp_path / "exchange", batches)
     engine = Engine()
@@ -402,7 +402,7 @@ def test_a_nodes_configuration_is_checked_without_a_start(run: Run, local: FakeL
 def test_a_node_whose_data_directory_forbids_it_cannot_start(
     run: Run, local: FakeLocal, tmp_path: Path, data_dir: str, text: str
 ) -> None:
-    """Both commands said that it can, and its start refused."""
+    """Formerly both commands said that it can start, and its start failed."""
     path = tmp_path / "exchange" / "n1" / "node.toml"
     path.write_text(path.read_text().replace('data_dir = "data"', f'data_dir = "{data_dir}"'))
     assert text in run("node", "check", "--config", "exchange/n1/node.toml", code=1).stderr

@@ -1,4 +1,4 @@
-"""The list of commands: it says what each command says of itself, and reads none of them."""
+"""The list of commands shows what each command says of itself, and imports none of them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def test_no_help_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lists of commands in groups ended in "..." where a line was long."""
+    """Formerly the lists of commands in groups ended in "..." if a line was long."""
     monkeypatch.setenv("COLUMNS", "80")
     found = list(_groups(main))
     assert len(found) > 8

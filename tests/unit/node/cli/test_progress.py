@@ -29,7 +29,7 @@ from tests.unit.snapshots.making import wait
 
 @pytest.fixture
 def old(run: Run, tmp_path: Path) -> Path:
-    """A cluster of one node with a snapshot."""
+    """Make a cluster of one node with a snapshot."""
     run("init", "old", "--nodes", "1")
     engine = Engine()
     engine.apply(Batch(10**9, [PutCurrency(OPERATOR, "usd", "USD", 2), OpenAccount(OPERATOR, "a", "alice")]))
@@ -68,7 +68,7 @@ def test_what_copies_a_state_shows_its_stages(
 
 
 def test_an_export_on_a_full_disk_leaves_nothing(run: Run, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next attempt was refused because of what the first one had left, and the error named no file."""
+    """Formerly the next attempt failed because of what the first one had left, and the error named no file."""
 
     def write_tables(directory: Path, *_rows: object, **_options: object) -> None:
         directory.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which cluster a command is for: a directory, a key file, or addresses with a key."""
+"""The cluster that a command addresses: by a directory, a key file, or addresses with a key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from node.errors import DirectoryError
 @cluster_option
 @earlier_place()
 def where(target: Target) -> None:
-    """What the command would speak to."""
+    """Print what the command would connect to."""
     access = target.access()
     click.echo(json.dumps([access.addresses, access.credentials.key_id, access.authority[:27]]))
 
@@ -28,7 +28,7 @@ def where(target: Target) -> None:
 @click.command()
 @place_option
 def here(target: Target) -> None:
-    """A command on files."""
+    """Print the directory of a command on files."""
     click.echo(str(target.directory))
 
 
@@ -117,7 +117,7 @@ def test_the_default_of_version_0_2_0_is_still_found(tmp_path: Path, monkeypatch
 
 
 def test_a_removed_node_is_not_looked_for_when_its_directory_is_gone(exchange: Path) -> None:
-    """With all nodes down, `cluster status` listed nodes that had been removed long ago."""
+    """Formerly `cluster status` listed nodes that had been removed long ago if all nodes were down."""
     ClusterDirectory(exchange).note_removed("n3")
     shutil.rmtree(exchange / "n3")
     layout = ClusterDirectory(exchange)

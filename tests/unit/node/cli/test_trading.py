@@ -308,8 +308,8 @@ def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, c
 
 
 def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, run_json: RunJson) -> None:
-    """`product put` with one option opened a market that was in an auction, and reset its other fee and its largest
-    size.
+    """Formerly `product put` with one option opened a market that was in an auction, and reset its other fee and its
+    largest size.
     """
     market(
         "product",
@@ -356,7 +356,7 @@ def test_what_is_known_of_the_market_is_shown(market: Run, run_json: RunJson) ->
 def test_a_change_at_the_same_moment_is_not_lost(
     market: Run, run_json: RunJson, client: FakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the reading and the command, another operator halts the market and changes its largest size."""
+    """Between the read and the command, another operator halts the market and changes its largest size."""
     submit, others = client.submit, [PutProduct]
 
     async def slow(commands: Sequence[AnyCommand], *arguments: Any) -> list[AnyOutcome]:
@@ -393,7 +393,9 @@ def test_a_person_reads_coins_and_not_smallest_units(market: Run, arguments: tup
 
 
 def test_a_command_does_not_wait_twice_for_a_leader(market: Run, client: FakeClient) -> None:
-    """It took 17 s where 8 s are documented: once for reading the digits, once for the command."""
+    """Formerly it took 17 s instead of the 8 s that are documented: it waited once for the digits and once for the
+    command.
+    """
     client.leaderless = True
     sent = len(client.submitted)
     result = market("deposit", "alice", "USD", "1", code=69)

@@ -1,4 +1,4 @@
-"""What a node says at its start of a configuration that is allowed and hardly meant."""
+"""At its start a node reports settings that are allowed and probably not intended."""
 
 from __future__ import annotations
 

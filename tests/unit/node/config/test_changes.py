@@ -1,4 +1,4 @@
-"""Changing single keys of a configuration's text."""
+"""Single keys of a configuration's text are changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `config.file.load` says about every kind of mistake: which file, which key, and what was expected."""
+"""`config.file.load` reports every kind of mistake with the file, the key, and what was expected."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from node.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of node n1 of a cluster of three."""
+    """Return the directory of node n1 of a cluster of three."""
     return initialise(tmp_path_factory.mktemp("cluster") / "c", cluster_id="demo")[0].parent
 
 
 def put(text: str, key: str, value: str) -> str:
-    """`text` with the first `key = ...` line, commented out or not, changed; the section before it has to be named in
-    `key`.
-    """
+    """Change the first line `key = ...` of `text`, commented out or not. `key` has to name the section before it."""
     section, _, name = key.rpartition(".")
     begin = text.index(f"[{section}]\n") if section else 0
     changed, count = re.subn(rf"(?m)^(# )?{name} = .*$", lambda _found: f"{name} = {value}", text[begin:], count=1)
@@ -33,7 +31,7 @@ def put(text: str, key: str, value: str) -> str:
 
 
 def fault(home: Path, text: str) -> ConfigError:
-    """The error that `text` gives as n1's configuration."""
+    """Return the error that `text` gives as n1's configuration."""
     path = home / "changed.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""The section `[streams]`: what is accepted, and that a fault names its key without showing what may be a password."""
+"""The section `[streams]`: what is accepted, and that an error names its key without showing what may be a password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node whose state diverged leaves service with its evidence, and does not start on it again."""
+"""A node whose state diverged leaves service, keeps the evidence, and does not start on that data again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERROR = DivergedError("n1", index=640, term=3, own=b"\x01" * 16, majority=b"\x02
 
 @pytest.fixture
 def config(tmp_path: Path) -> NodeConfig:
-    """A node whose data directory was just made."""
+    """Return a node whose data directory was just made."""
     (path,) = initialise(tmp_path / "cluster", 1, base_port=free_port())
     return load(path)
 

@@ -1,4 +1,4 @@
-"""Whose data directory it is, and the error of a node without one."""
+"""The node to which a data directory belongs, and the error of a node without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from node.errors import DataDirectoryError
 
 @pytest.fixture
 def config(tmp_path: Path) -> NodeConfig:
-    """A node whose data directory was just made."""
+    """Return a node whose data directory was just made."""
     return load(initialise(tmp_path / "c", 1, cluster_id="demo")[0])
 
 

@@ -1,4 +1,4 @@
-"""The directory of a node that joins: made whole or not at all, and found again by the next call."""
+"""The directory of a node that joins is made whole or not at all, and the next call finds it."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ async def test_waiting_ends_at_its_deadline_and_says_who_is_not_ready(
 
 
 async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gave up after 30 seconds and returned 1, and the migration went on."""
+    """Formerly it stopped waiting after 30 seconds and returned 1 while the migration continued."""
     cluster.start()
     lock = PidFile.acquire(cluster.layout.configs["n1"].data_path / ENGINE_PID_FILE)
     lock.note(Mode.STARTED)

@@ -1,6 +1,4 @@
-"""The errors when a node cannot be added or removed; real clusters show that it can
-(tests/acceptance).
-"""
+"""The errors if a node cannot be added or removed. Tests in tests/acceptance add and remove nodes of real clusters."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 async def changes(node: FakeNode, tmp_path: Path, said: list[str]) -> AsyncIterator[MemberChanges]:
-    """Changes of a cluster whose directory is there and whose leader is a node in this process."""
+    """Return changes of a cluster whose directory exists and whose leader is a node in this process."""
     initialise(tmp_path / "c", 3, base_port=7000)
     made = MemberChanges(LocalCluster(tmp_path / "c"), said.append)
     await made._client.close()

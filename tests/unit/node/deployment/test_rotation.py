@@ -1,4 +1,4 @@
-"""Another cluster key for every node of a directory."""
+"""Every node of a directory gets another cluster key."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next attempt was refused because of what the first one had left."""
+    """Formerly the next attempt failed because of what the first one had left."""
     written: list[Path] = []
     write = files.write_new
 
@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
 
 
 def test_every_node_has_its_own_host_and_a_certificate_that_names_it(tmp_path: Path) -> None:
-    """Several machines took editing three files by hand, and certificates named one host only."""
+    """Formerly several machines needed three edits by hand, and certificates named one host only."""
     hosts = {"n1": "10.77.0.11", "n2": "node2.example", "n3": "fd00::3"}
     paths = initialise(tmp_path / "c", [Host(*each) for each in hosts.items()], base_port=7000, https=True, listen="0.0.0.0")
     for path, (node_id, host) in zip(paths, hosts.items(), strict=True):

@@ -1,4 +1,4 @@
-"""The doctor finds what was broken, says what to do, and never ends with an exception."""
+"""The doctor finds each fault, says what to do, and never ends with an exception."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from tests.unit.node.diagnosis.statuses import member, status
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The configuration of a node that has never run."""
+    """Return the configuration of a node that has never run."""
     return initialise(tmp_path / "exchange", 3, base_port=free_port())[0]
 
 
 def found(path: Path, check: str, **options: object) -> list[Finding]:
-    """The findings of one check."""
+    """Return the findings of one check."""
     return [finding for finding in Doctor(path, **options).examine() if finding.check == check]  # type: ignore[arg-type]
 
 
 def write_log(data: Path, entries: int) -> Path:
-    """A log of some entries; its file."""
+    """Write a log of some entries. Returns its file."""
     log = DurableLog(RealDisk(data / "log"), node_id="n1", abi=ABI)
     log.load()
     for index in range(1, entries + 1):

@@ -1,4 +1,4 @@
-"""The checks of a monitoring system: silent for a cluster that is well, and each one heard for what it is about."""
+"""The checks for a monitoring system: they are silent for a healthy cluster, and each one reports its fault."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_each_check_can_fail(check: str, changed: dict[str, Any], level: Severit
 
 
 def test_durations_are_those_of_now() -> None:
-    """A node that was slow at its start is not called slow for ever."""
+    """A node that was slow at its start is not reported as slow for ever."""
     slow_once = counted(*[0.4] * 100)
     before = three(n2=status("n2", durations={"fsync": slow_once}))
     after = three(n2=status("n2", durations={"fsync": counted(*[0.4] * 100, *[0.001] * 100)}))

@@ -1,4 +1,4 @@
-"""Rates and present durations out of two observations."""
+"""Rates and present durations are computed from two observations."""
 
 from __future__ import annotations
 

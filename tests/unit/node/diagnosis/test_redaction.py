@@ -25,7 +25,7 @@ from tests.unit.node.fakes import config_of
     ],
 )
 def test_a_database_s_password_may_have_any_character(tmp_path: Path, url: str, password: str) -> None:
-    """`urllib` cuts a password at "#", "/" or "?", and its rest was left in a bundle."""
+    """`urllib` cuts a password at "#", "/" or "?". Formerly its rest was left in a bundle."""
     config = msgspec.structs.replace(config_of(tmp_path), history=HistoryConfig(database=url))
     assert password.encode() not in scrub(f"cannot connect with {password}".encode(), secrets_of(config))
     assert password.encode() not in scrub(f"cannot connect to {url}".encode(), secrets_of(config))

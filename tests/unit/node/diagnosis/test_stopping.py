@@ -16,7 +16,7 @@ FIVE = [member(f"n{number}") for number in range(1, 6)]
 
 
 def five(*silent: str) -> Statuses:
-    """Five voters, of which some do not answer."""
+    """Return five voters, of which some do not answer."""
     nodes = {f"n{number}": status(f"n{number}", "leader" if number == 1 else "follower", members=FIVE) for number in range(1, 6)}
     return {node_id: None if node_id in silent else found for node_id, found in nodes.items()}
 
@@ -59,7 +59,7 @@ def test_a_node_may_stop_while_the_others_are_a_majority(statuses: Statuses, nod
     ],
 )
 def test_where_no_majority_serves_a_stop_makes_nothing_worse(statuses: Statuses, stands_still: bool) -> None:
-    """The last node of a cluster that is switched off says for a moment that it leads."""
+    """The last node of a cluster that is being stopped reports for a moment that it leads."""
     assert verdict(statuses, "n1").stands_still is stands_still
 
 

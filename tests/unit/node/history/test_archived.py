@@ -1,4 +1,4 @@
-"""What moved to files is answered as before."""
+"""Rows that moved to files are in the answers as before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.node.history.logs import BEFORE, NodeLog
 
 
 def test_what_moved_is_answered_all_the_same(three_days: NodeLog) -> None:
-    """Every order, fill, ledger entry, transfer and trade, in the same pages, wherever it is now."""
+    """Every order, fill, ledger entry, transfer and trade is in the same pages, wherever it is now."""
     before = answers(three_days)
     assert archive_days(three_days.config, BEFORE)
     assert answers(three_days) == before
@@ -27,7 +27,7 @@ def test_what_moved_is_answered_all_the_same(three_days: NodeLog) -> None:
 
 
 def test_nothing_is_left_in_the_database(three_days: NodeLog) -> None:
-    """Also the last trade comes from a file then."""
+    """Then the last trade comes from a file too."""
     assert archive_days(three_days.config, BEFORE.replace(day=10))
     assert three_days.stored()["trades"] == []
     past = HistoryReader(three_days.config)
@@ -39,7 +39,7 @@ def test_nothing_is_left_in_the_database(three_days: NodeLog) -> None:
 
 
 def test_files_of_version_0_1_0_are_read(three_days: NodeLog) -> None:
-    """They lack the columns that came later; the notes of them have no ids."""
+    """They lack the columns that were added later, and their notes have no ids."""
     archive_days(three_days.config, BEFORE)
     database = connect(three_days.config)
     with database.begin() as connection:

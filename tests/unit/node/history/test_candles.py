@@ -21,7 +21,7 @@ trade = st.tuples(st.integers(0, 400) | st.integers(0, 2 * 86_400), st.integers(
 
 
 def trade_rows(trades: list[tuple[int, int, int]]) -> list[Row]:
-    """Trades in order, each some seconds after the one before."""
+    """Draw trades in order, each some seconds after the one before."""
     time, rows = BEGIN, []
     for pause, price, size in trades:
         time += pause * SECOND_NS
@@ -30,7 +30,7 @@ def trade_rows(trades: list[tuple[int, int, int]]) -> list[Row]:
 
 
 def expected(rows: list[Row], granularity: int) -> list[Candle]:
-    """The candles, straight from the definition."""
+    """Compute the candles directly from the definition."""
     made = []
     for start, group in groupby(rows, lambda row: row["time"] // SECOND_NS // granularity * granularity):
         found = list(group)
@@ -42,8 +42,8 @@ def expected(rows: list[Row], granularity: int) -> list[Candle]:
 
 @given(st.lists(trade, min_size=1, max_size=40), st.integers(1, 7))
 def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], chunk: int) -> None:
-    """Stored in pieces of a few trades, as transactions come, and aggregated from what is stored; sums beyond 64 bits
-    are exact.
+    """They are stored in pieces of a few trades, as transactions arrive, and aggregated from what is stored. Sums
+    beyond 64 bits are exact.
     """
     rows = trade_rows(trades)
     database = create_engine("sqlite://")

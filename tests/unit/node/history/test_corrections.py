@@ -1,4 +1,4 @@
-"""Busts, corrected prices and approved proposals in the market database: the ledger goes on leading to what the engine says."""
+"""Busts, corrected prices and approved proposals in the market database: the ledger still adds up to the engine's balances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.statemachine.market import PRODUCT, limit, market
 
 
 def _known(wanted: set[int]) -> dict[int, dict[str, int]]:
-    """Orders of before, as far as fills change them."""
+    """Return the earlier orders, as far as fills change them."""
     return {number: {"size": 1, "remaining": 1, "filled_size": 0, "executed_value": 0, "fill_fees": 0} for number in wanted}
 
 

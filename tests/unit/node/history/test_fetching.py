@@ -1,4 +1,4 @@
-"""What a node's log has not kept comes from other nodes' logs, and the history is what it would have been."""
+"""A history gets from other nodes' logs what its node's log no longer has, and equals a history that had the whole log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.waiting import until
 
 
 class Peer:
-    """A connection to a node that is only a log. `applied` is how far that node says it is."""
+    """A connection to a node that is only a log. `applied` is the index up to which that node reports to be."""
 
     def __init__(self, node: NodeLog) -> None:
         self.node = node
@@ -56,11 +56,11 @@ class Peer:
         return chunk
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 class Nodes:
-    """Connections by address; those that are not there refuse."""
+    """Connections by address. A node that does not exist refuses the connection."""
 
     def __init__(self) -> None:
         self.peers: dict[str, Peer] = {}
@@ -74,7 +74,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
-    """Nobody yet. Pieces are small, and nobody waits for the sake of others."""
+    """Return connections without nodes yet. Pieces are small, and no copy waits for the sake of others."""
     made = Nodes()
     monkeypatch.setattr(queries, "CHUNK_BYTES", 700)
     monkeypatch.setattr(fetching, "BYTES_PER_SECOND", 10**9)
@@ -91,7 +91,7 @@ AFTER = 30
 
 @pytest.fixture
 def whole(tmp_path: Path) -> NodeLog:
-    """A node that has its whole log, some of it in the archive."""
+    """Return a node that has its whole log, some of it in the archive."""
     node = NodeLog(tmp_path / "whole")
     live(node)
     node.log.compact_to(node.applied - 100)
@@ -100,8 +100,8 @@ def whole(tmp_path: Path) -> NodeLog:
 
 @pytest.fixture
 def away(tmp_path: Path) -> NodeLog:
-    """A node with the same state. It was away: its history ends early, and behind that its log was never here, up to a
-    snapshot.
+    """Return a node with the same state that was down: its history ends early, and it never had the log after that up
+    to a snapshot.
     """
     node = NodeLog(tmp_path / "away")
     live(node, back=True)
@@ -109,7 +109,7 @@ def away(tmp_path: Path) -> NodeLog:
 
 
 def live(node: NodeLog, *, back: bool = False) -> None:
-    """The same commands for every node; with `back` it was away for most of them."""
+    """Apply on a node the commands that every node gets. With `back` it was down for most of them."""
     busy(node, 21, 200)
     if back:
         node.follow()
@@ -124,7 +124,7 @@ def live(node: NodeLog, *, back: bool = False) -> None:
 
 
 async def followed(node: NodeLog) -> Keeper:
-    """The history, when it has all that the node has applied."""
+    """Return the history once it has all that the node has applied."""
     keeper = node.keeper()
     stop = asyncio.Event()
     running = asyncio.create_task(LogFollower(node.config, keeper).run(stop))
@@ -138,8 +138,8 @@ async def followed(node: NodeLog) -> Keeper:
 
 
 async def test_the_history_is_what_it_would_have_been(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
-    """Missing segments come from the node that has them in its archive and its log; the other one has none. What was
-    fetched goes in the end.
+    """Missing segments come from the node that has them in its archive and its log. The other node has none. At the end
+    what was fetched is removed.
     """
     nodes.peers = {"own": Peer(away), "first": Peer(NodeLog(tmp_path / "empty")), "second": Peer(whole)}
     nodes.peers["first"].applied = whole.applied
@@ -167,7 +167,7 @@ async def test_segments_of_other_nodes_begin_elsewhere(nodes: Nodes, tmp_path: P
 
 
 async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
-    """It may have what the others lack; so may one that has not applied it yet, and gives what it has applied."""
+    """It may have what the others lack. So may a node that has not applied it yet, which sends what it has applied."""
     nodes.peers = {"own": Peer(away), "first": Peer(whole)}
     nodes.peers["first"].applied = away.stored()["progress"][0]["log_index"] + 20
     running = asyncio.create_task(followed(away))
@@ -191,7 +191,7 @@ async def test_what_no_node_has_is_a_gap(nodes: Nodes, away: NodeLog, tmp_path: 
 async def test_a_log_of_another_schema_is_of_no_use(
     nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not copied whole to find that out."""
+    """The history detects that without a copy of the whole log."""
     monkeypatch.setattr(fetching, "ACCEPTED", frozenset({"another"}))
     peer = Peer(whole)
     nodes.peers = {"own": Peer(away), "first": peer, "second": peer}
@@ -203,7 +203,7 @@ async def test_a_log_of_another_schema_is_of_no_use(
 
 
 async def test_a_node_that_stays_away_is_given_up(nodes: Nodes, away: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that stays away is not waited for without end."""
+    """The history does not wait without end for a node that stays down."""
     monkeypatch.setattr(process, "PATIENCE", 0.05)
     nodes.peers = {"own": Peer(away)}
     (await followed(away)).close()
@@ -213,7 +213,7 @@ async def test_a_node_that_stays_away_is_given_up(nodes: Nodes, away: NodeLog, m
 async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_node(
     nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path
 ) -> None:
-    """Nothing half is left, and nothing is read of it."""
+    """No partial copy is left, and none is read."""
     other = NodeLog(tmp_path / "other")
     live(other)
     forgets, keeps = Peer(other), Peer(whole)
@@ -235,7 +235,9 @@ async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_n
 
 
 def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
-    """Another leader's entries may take its place; and an entry that is cut is not there. Nor is what is not wanted."""
+    """Another leader's entries may replace it. An entry that is cut does not exist, and neither does one that was not
+    requested.
+    """
     random = Random(23)
     for number in range(10):  # the last segment may have just begun
         whole.add([busy_command(random, 5_000 + number)])
@@ -252,7 +254,7 @@ def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
 
 
 def bad_header() -> bytes:
-    """One that checks, and says nothing that a header says."""
+    """Return a header whose checksum is right and whose contents are none of a header."""
     front, body = MAGIC + pack("<I", 1), b"\xc0"
     return front + pack("<I", crc32(front)) + body + pack("<I", crc32(body))
 
@@ -289,7 +291,7 @@ async def test_what_is_no_log_comes_from_another_node(
 
 
 async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole: NodeLog, away: NodeLog) -> None:
-    """However often it says so, the copy goes on where it was."""
+    """However often it answers so, the copy continues where it was."""
     peer = Peer(whole)
     nodes.peers = {"own": Peer(away), "first": peer}
     refused = 0
@@ -308,7 +310,9 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
 
 
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
-    """A concurrent reader gets OVERLOADED; a malformed request is refused; entries that were not applied are not read."""
+    """A concurrent reader gets OVERLOADED, a malformed request is refused, and entries that were not applied are not
+    read.
+    """
     pieces = LogChunks(whole.config)
     answers: list[LogChunk | RequestFailed] = []
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):

@@ -1,4 +1,4 @@
-"""The history of a log: every row there once, whatever the process lives through."""
+"""The history of a log has every row exactly once, whatever happens to the process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.node.history.test_candles import expected
 
 
 def orders_of(engine: Engine) -> dict[int, Row]:
-    """The orders that the engine still knows, as rows without the sequence."""
+    """Return the orders that the engine still knows as rows without the sequence."""
     found = {}
     for name, rows in engine.tables():
         if name in ("order", "done_order"):
@@ -39,7 +39,7 @@ def orders_of(engine: Engine) -> dict[int, Row]:
 
 
 def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
-    """What each account traded in each hour of each product, from the trades."""
+    """Compute what each account traded in each hour of each product from the trades."""
     found: Counter[tuple[str, int, str]] = Counter()
     for trade in stored["trades"]:
         for account_id in (trade["maker_account_id"], trade["taker_account_id"]):
@@ -49,7 +49,7 @@ def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
 
 @pytest.mark.parametrize("command", [busy_command, auction_command])
 def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Random, int], AnyCommand]) -> None:
-    """Orders equal the engine's; ledgers lead to its balances; trades and transfers add up."""
+    """Orders equal the engine's, ledgers add up to its balances, and so do trades and transfers."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 1, 1_000, command)
     node.follow()
@@ -144,8 +144,8 @@ def test_the_rows_are_what_the_engine_has_whatever_the_venue_does(tmp_path: Path
 def test_every_row_is_there_once_however_often_the_process_dies(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed or stopped between any two transactions, while its log moves to the archive: the database is that of an
-    uninterrupted run.
+    """The process is killed or stopped between any two transactions while its log moves to the archive. The database
+    equals that of an uninterrupted run.
     """
     monkeypatch.setattr(keeping, "COMMANDS_PER_TRANSACTION", 40)
     calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
@@ -171,7 +171,7 @@ def test_every_row_is_there_once_however_often_the_process_dies(
 
 
 def test_a_failing_transaction_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What failed half-way is stored whole by the next process."""
+    """The next process stores completely what failed half-way."""
     calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
     for node in (calm, rough):
         busy(node, 5, 300)
@@ -193,7 +193,7 @@ def test_a_failing_transaction_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_more_orders_leave_at_once_than_the_engine_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order that the engine forgets within the very batch in which it is done has its row all the same."""
+    """An order that the engine drops within the batch in which it is done still has its row."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     node = NodeLog(tmp_path / "cluster")
     busy(node, 11, 800)
@@ -213,17 +213,17 @@ def test_more_orders_leave_at_once_than_the_engine_keeps(tmp_path: Path, monkeyp
 
 
 def archived(node: NodeLog) -> int:
-    """How many segments are in the archive."""
+    """Return how many segments are in the archive."""
     return len(list((node.config.data_path / cutover.ARCHIVE).glob("*.seg")))
 
 
 def states(node: NodeLog) -> list[str]:
-    """The states of the history's engine that are on disk."""
+    """Return the states of the history's engine that are on disk."""
     return [path.name for path in snapshot_paths(node.config.history_path / "state")]
 
 
 def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path: Path) -> None:
-    """The history deletes the archived segments that its state on disk stands for, and goes on from that state."""
+    """The history deletes the archived segments that its state on disk covers, and continues from that state."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 1, 300)
     node.log.compact_to(node.applied)
@@ -239,7 +239,7 @@ def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path
 
 
 def test_an_archive_for_audits_stays(tmp_path: Path) -> None:
-    """With raft.archive_log nothing is deleted."""
+    """With raft.archive_log no segment is deleted."""
     node = NodeLog(tmp_path / "cluster")
     raft = msgspec.structs.replace(node.config.raft, archive_log=True)
     node.config = msgspec.structs.replace(node.config, raft=raft)
@@ -253,7 +253,7 @@ def test_an_archive_for_audits_stays(tmp_path: Path) -> None:
 
 
 def test_a_history_of_another_node_is_refused(tmp_path: Path) -> None:
-    """Two nodes never write into one database."""
+    """Two nodes never write to one database."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 1, 10)
     node.follow()
@@ -263,7 +263,7 @@ def test_a_history_of_another_node_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
-    """Where the log leads to another number of commands than the database has, nothing is stored."""
+    """If the log leads to another number of commands than the database has, nothing is stored."""
     node, other = NodeLog(tmp_path / "cluster"), NodeLog(tmp_path / "other")
     busy(node, 1, 200)
     keeper = node.keeper()
@@ -281,8 +281,8 @@ def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
-    """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it,
-    and the gap is reported.
+    """The node takes a snapshot from another one in place of its log. Orders and balances are right again after it, and
+    the gap is reported.
     """
     node = NodeLog(tmp_path / "cluster")
     busy(node, 6, 200)
@@ -316,12 +316,12 @@ def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path
 
 
 def after(stored: dict[str, list[Row]], gap: Row) -> list[Row]:
-    """The ledger's entries behind the gap."""
+    """Return the ledger's entries after the gap."""
     return [entry for entry in stored["ledger"] if entry["sequence"] > gap["last_sequence"]]
 
 
 def random_commands(seed: int, first: int, count: int) -> list[AnyCommand]:
-    """More of a busy market."""
+    """Draw further commands of a busy market."""
     random = Random(seed)
     return [busy_command(random, first + number) for number in range(count)]
 
@@ -340,7 +340,7 @@ def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: 
 
 
 def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) -> None:
-    """Nothing is missing as long as the log reaches back to it."""
+    """No row is missing as long as the log reaches back to the snapshot."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 9, 150)
     snapshot_of(node)
@@ -355,7 +355,7 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
 
 
 def test_amounts_are_stored_in_coins(tmp_path: Path) -> None:
-    """The views that people read: every amount divided by its currency's scale, exactly."""
+    """The views that people read contain every amount divided by its currency's scale, exactly."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 6, 300)
     node.follow()

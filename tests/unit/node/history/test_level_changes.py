@@ -1,4 +1,4 @@
-"""The history goes on over a change of the level and over its return: no row is missing, and the sums hold."""
+"""The history continues over a change of the level and its return: no row is missing, and the sums hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCHES = 60
 
 
 class LevelLog(NodeLog):
-    """The log of a node that begins at level 0.2.0, and what trades there."""
+    """The log of a node that begins at level 0.2.0, and the market that trades there."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         super().__init__(directory)
@@ -40,7 +40,7 @@ class LevelLog(NodeLog):
 
     @property
     def level(self) -> Level:
-        """The level in force."""
+        """Return the level in force."""
         return states.level_of(self.engine)
 
     def trade(self) -> None:
@@ -67,7 +67,7 @@ class LevelLog(NodeLog):
 
 
 def check_sums(node: LevelLog, stored: dict[str, list[Row]]) -> None:
-    """The rows add up to the state at the end of the log."""
+    """Check that the rows add up to the state at the end of the log."""
     assert stored["progress"][0]["sequence"] == node.engine.sequence
     assert stored["progress"][0]["log_index"] == node.applied
     assert not stored["gaps"]
@@ -84,7 +84,7 @@ def check_sums(node: LevelLog, stored: dict[str, list[Row]]) -> None:
 
 
 def restarted(node: LevelLog) -> None:
-    """A history process reads what there is, writes its state, and ends."""
+    """Run a history process that reads what there is, writes its state, and ends."""
     keeper = node.keeper()
     node.drain(keeper)
     keeper.write_state()
@@ -94,7 +94,7 @@ def restarted(node: LevelLog) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_history_follows_the_level_up_and_down_and_up_again(tmp_path: Path, seed: int) -> None:
-    """One history is open at the end only, and one is restarted around each change: both have the same rows."""
+    """One history is opened at the end only, and one is restarted around each change. Both have the same rows."""
 
     def run(name: str, step: Callable[[LevelLog], None]) -> dict[str, list[Row]]:
         node = LevelLog(tmp_path / name, seed)

@@ -1,4 +1,4 @@
-"""Orders whose prices change by themselves: the market database has the prices that the engine says."""
+"""Orders whose prices change by themselves: the market database has the engine's prices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.statemachine.market import PRODUCT, limit, market
 
 
 def projected(commands: list[AnyCommand], order_id: int) -> tuple[dict[str, Any], OrderState]:
-    """The row and the state of an order after commands."""
+    """Return the row and the state of an order after commands."""
     engine = market(10_000, 0, 0)
     totals = {(row.account_id, row.currency): row.available for name in ("ann", "bob") for row in engine.balances(name)}
     projection, orders = Projection(engine, totals), dict[int, dict[str, Any]]()

@@ -1,4 +1,4 @@
-"""Who did what, and the options of orders, as the history keeps them."""
+"""The history keeps who did what, and the options of orders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Old days in Parquet files: read by another program, every row in one place, also when the move is interrupted."""
+"""Old days move to Parquet files. Another program can read them, and every row is in one place, also if the move is
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def test_the_days_that_have_moved_are_listed(three_days: NodeLog) -> None:
 
 
 def rows_in(node: NodeLog, file: str) -> int:
-    """How many rows one file has."""
+    """Return how many rows one file has."""
     (found,) = asked(f"select count(*) as rows from read_parquet('{node.config.history_path / file}')")
     return int(found["rows"])
 
@@ -57,7 +59,9 @@ def test_days_can_be_asked_for_as_a_column(three_days: NodeLog) -> None:
 
 
 def test_an_interrupted_move_is_made_again(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when a file is written and its rows are still in the database: nothing is there twice in the end."""
+    """The process is killed when a file is written and its rows are still in the database. At the end no row is there
+    twice.
+    """
     before = three_days.stored()
 
     class KilledError(Exception):
@@ -77,7 +81,7 @@ def test_an_interrupted_move_is_made_again(three_days: NodeLog, monkeypatch: pyt
 
 
 def test_a_history_that_goes_on_meanwhile_hinders_nothing(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy market is stored several times a second, and a day's file takes longer; neither waits for the other."""
+    """A busy market is stored several times a second, and a day's file takes longer. Neither waits for the other."""
     before = three_days.stored()
     keeper = three_days.keeper()
     written = 0
@@ -103,7 +107,7 @@ def test_a_history_that_goes_on_meanwhile_hinders_nothing(three_days: NodeLog, m
 
 
 def test_a_gap_brings_nothing_back_that_moved(three_days: NodeLog) -> None:
-    """The state behind it has old orders, too: those that are in files already are not stored once more."""
+    """The state after the gap has old orders too. Those that are in files already are not stored again."""
     archive_days(three_days.config, BEFORE)
     moved = {row["order_id"] for row in read(three_days, "orders")}
     random = Random(9)
@@ -123,7 +127,7 @@ def test_a_gap_brings_nothing_back_that_moved(three_days: NodeLog) -> None:
 
 
 def test_one_process_at_a_time_moves_days(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two would write the same files."""
+    """Two processes would write the same files."""
     refused = []
     real = partitions._write
 

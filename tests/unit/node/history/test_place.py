@@ -1,5 +1,5 @@
-"""A history knows its place by term and digest: what a way back undid is cut off, and a history of another log never
-answers.
+"""A history identifies its place in the log by term and digest. What a rollback undid is removed, and a history of
+another log never answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from tests.unit.node.history.logs import BEFORE, NodeLog, begun, entries_of, gon
 def test_what_was_undone_goes_by_itself_and_what_came_instead_is_there(
     undone: int, instead: int, written: bool, tmp_path: Path
 ) -> None:
-    """10 orders, 20 undone, 30 others: counts alone do not tell, and once showed the 20."""
+    """There are 10 orders, 20 undone ones and 30 others. Counts alone do not show the difference, and once the 20 were
+    shown.
+    """
     node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
     at = node.applied
     node.follow()
@@ -54,7 +56,7 @@ def test_it_is_cut_back_before_the_log_has_come_as_far_again(tmp_path: Path) -> 
 
 
 def test_a_history_of_another_log_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> None:
-    """No note tells from where on it is another log: nothing of the old one answers, and nothing of it is deleted."""
+    """No note says where the other log begins. The old history answers nothing, and nothing of it is deleted."""
     node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
     at = node.applied
     market(node, 2, 8, 1, 1_000)
@@ -74,7 +76,7 @@ def test_a_history_of_another_log_is_set_aside_and_a_new_one_begins(tmp_path: Pa
 
 
 def test_a_history_from_before_terms_were_stored_is_compared_by_its_orders(tmp_path: Path) -> None:
-    """What version 0.2.0 stored, of a log that is not this one, though the numbers of commands are equal."""
+    """Version 0.2.0 stored it from a log that is not this one, although the numbers of commands are equal."""
     node = begun(tmp_path / "node")
     at = node.applied
     market(node, 2, 8, 1, 1_000)
@@ -114,7 +116,7 @@ def test_only_the_start_that_confirmed_it_may_be_answered(tmp_path: Path) -> Non
 def test_a_history_cut_anywhere_equals_one_that_never_went_further(
     seed: int, archived: bool, three_days: NodeLog, tmp_path: Path
 ) -> None:
-    """At a random entry: every row of every table is that of a history which has just come there."""
+    """It is cut at a random entry. Every row of every table is that of a history which has just reached that entry."""
     at = Random(seed).randrange(2, three_days.applied)
     early = NodeLog(tmp_path / "early")
     state = Engine()

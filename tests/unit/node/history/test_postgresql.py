@@ -1,5 +1,5 @@
-"""The same history in PostgreSQL: a real server, started here, has the rows that SQLite has, and gives the same
-answers.
+"""The same history in PostgreSQL: a real server, which the test starts, has the rows that SQLite has, and gives the
+same answers.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ SECONDS = START // 10**9
 
 
 def program(name: str) -> Path | None:
-    """A program of PostgreSQL's, as Debian installs it, or on the path."""
+    """Return the path of a program of PostgreSQL, where Debian installs it or on PATH."""
     found = [*sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True), shutil.which(name)]
     return next((Path(path) for path in found if path), None)
 
 
 def as_postgres(home: Path, *command: str | Path) -> None:
-    """Run a program as a user who may: the server refuses to run as root."""
+    """Run a program as a user that the server accepts: it refuses to run as root."""
     user: Sequence[str] = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
     subprocess.run([*user, *map(str, command)], check=True, cwd=home, stdout=subprocess.DEVNULL, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A server on a Unix socket of its own; the URL of its database."""
+    """Start a server on a Unix socket of its own. Returns the URL of its database."""
     initdb, control = program("initdb"), program("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -99,7 +99,7 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
 
 
 def test_nodes_share_a_database_and_not_a_history(server: str, tmp_path: Path) -> None:
-    """Each has a schema of its own; a reader cannot write; another cluster's node of the same name is refused."""
+    """Each has a schema of its own, a reader cannot write, and another cluster's node of the same name is refused."""
     node = NodeLog(tmp_path / "cluster", database=server)
     node.config = msgspec.structs.replace(node.config, node_id="n-7")
     busy(node, 3, 50)
@@ -156,7 +156,7 @@ def test_what_a_way_back_undid_goes_and_another_log_is_set_aside(server: str, tm
 
 
 def test_the_schema_of_an_earlier_version_comes_back(server: str, tmp_path: Path) -> None:
-    """Down and up again: every row is as it was, but for what the earlier schema cannot hold."""
+    """The schema goes down and up again. Every row is as before, except for what the earlier schema cannot hold."""
 
     def known_to_both() -> dict[str, Any]:
         found = rows(node)

@@ -1,4 +1,4 @@
-"""The history's process, by itself, beside an engine that only says how far it is."""
+"""The history's process without a node, beside an engine that only reports how far it is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import until
 
 @contextlib.asynccontextmanager
 async def engine(node: NodeLog) -> AsyncIterator[None]:
-    """Somebody on the engine's socket."""
+    """Answer requests at the engine's socket."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         splitter = FrameSplitter(FRAME_MAX)
@@ -44,7 +44,7 @@ async def engine(node: NodeLog) -> AsyncIterator[None]:
 
 
 async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
-    """With `history.archive_days` the process moves them, goes on storing, and everything is answered as before."""
+    """With `history.archive_days` the process moves them and continues to store, and every answer is as before."""
     node = three_days
     before, answered = node.stored(), answers(node)
     change_settings(node.path, {"history.enabled": True, "history.archive_days": 2})

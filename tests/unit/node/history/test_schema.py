@@ -1,4 +1,4 @@
-"""The database's schema: the migrations make what the tables say, and what does not fit is refused."""
+"""The database's schema: the migrations make what the tables declare, and a database that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.node.history.versions import known_to_0001, make_0001
 
 
 def change(node: NodeLog, statement: str) -> None:
-    """Change the database behind the history's back."""
+    """Change the database without the history."""
     database = connect(node.config)
     with database.begin() as connection:
         connection.execute(text(statement))
@@ -27,7 +27,7 @@ def change(node: NodeLog, statement: str) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> NodeLog:
-    """A node with an empty history."""
+    """Return a node with an empty history."""
     made = NodeLog(tmp_path / "cluster")
     made.keeper().close()
     return made
@@ -49,7 +49,7 @@ def test_a_database_of_a_later_version_is_refused(node: NodeLog) -> None:
 
 
 def test_a_checksum_that_differs_is_refused(node: NodeLog) -> None:
-    """By the writer, and by readers."""
+    """Both the writer and readers refuse it."""
     database = connect(node.config)
     with database.begin() as connection:
         connection.execute(update(tables.checksum).values(checksum="f" * 64))
@@ -59,8 +59,8 @@ def test_a_checksum_that_differs_is_refused(node: NodeLog) -> None:
 
 
 def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows stay, and what tables that came later hold of the past is made of them; what fails half-way leaves the
-    database as it was.
+    """Rows stay, and the tables that were added later get what can be computed of the past. If it fails half-way, the
+    database is as before.
     """
     whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
     for each in (whole, earlier):
@@ -81,7 +81,7 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monke
 
 
 def test_the_way_to_the_schema_of_0_1_0_and_back_keeps_what_it_could_know(tmp_path: Path) -> None:
-    """`quorumbook rollback` goes there when the version before was 0.1.0."""
+    """`quorumbook rollback` migrates to it if the version before was 0.1.0."""
     whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
     for each in (whole, earlier):
         busy(each, 3, 200)

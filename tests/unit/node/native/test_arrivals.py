@@ -1,4 +1,6 @@
-"""What a node sends is passed on with bounded work in a turn; outcomes do not wait for the events of others."""
+"""What a node sends is passed on with bounded work in one turn of the event loop. Outcomes do not wait for the events
+of others.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from statemachine.types import DoneReason, OrderType, Side
 
 
 class Transport:
-    """Whether the node is read from."""
+    """Records whether the connection is read."""
 
     def __init__(self) -> None:
         self.reading = True
@@ -32,7 +34,7 @@ class Transport:
 
 
 class Owner:
-    """Notes what is passed on; each event takes `seconds` of the clock."""
+    """Records what is passed on. Each event takes `seconds` of the clock."""
 
     def __init__(self, seconds: float) -> None:
         self.reading = True
@@ -77,7 +79,7 @@ KEYS = pack(KeysChanged(["key"]))
 
 
 async def turns(owner: Owner) -> int:
-    """Run the loop until nothing waits; the number of turns."""
+    """Run the event loop until nothing waits. Returns the number of turns."""
     count = 0
     async with asyncio.timeout(5):
         while owner.arrivals._waiting:

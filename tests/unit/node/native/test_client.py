@@ -1,4 +1,4 @@
-"""The cluster client: a failover is a pause, the same commands go to every leader, and nothing is applied twice."""
+"""The cluster client: a failover is a pause, every leader gets the same commands, and none is applied twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.waiting import until
 
 @contextlib.asynccontextmanager
 async def cluster(directory: Path) -> AsyncIterator[dict[str, FakeNode]]:
-    """Three nodes, n1 leading. Each has a consensus of its own: `follow` keeps their states equal."""
+    """Make three nodes of which n1 leads. Each has a consensus of its own, and `follow` keeps their states equal."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = {}
         for node_id in ("n1", "n2", "n3"):
@@ -45,7 +45,7 @@ async def cluster(directory: Path) -> AsyncIterator[dict[str, FakeNode]]:
 
 
 def replicate(source: FakeNode, *targets: FakeNode) -> None:
-    """Bring others up to the source's log."""
+    """Bring other nodes up to the source's log."""
     for target in targets:
         for payload in source.raft.entries[len(target.raft.entries) :]:
             target.raft.entries.append(payload)
@@ -389,7 +389,7 @@ async def test_a_leader_that_has_no_levels_is_named(tmp_path: Path, monkeypatch:
 
 
 async def test_nothing_is_sent_to_a_leader_of_another_version(tmp_path: Path) -> None:
-    """It answered 400 to valid orders: it could not decode what it does not know."""
+    """Formerly it answered 400 to valid orders, because it could not decode what it does not know."""
     async with cluster(tmp_path) as nodes:
         client = ClusterClient(addresses(nodes), deadline=5.0, abi="another")
         before = {node_id: node.machine.engine.sequence for node_id, node in nodes.items()}

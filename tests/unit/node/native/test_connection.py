@@ -1,5 +1,5 @@
-"""A connection to one node: one that could not be made leaves nothing behind, one that ends fails what waits, and
-submissions of one turn of the loop share a frame.
+"""A connection to one node: one that could not be made leaves nothing behind, one that ends fails all waiting requests,
+and the submissions of one turn of the loop share a frame.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.waiting import until
 
 @pytest.fixture
 def layout(tmp_path: Path) -> ClusterDirectory:
-    """Certificates of a node."""
+    """Return the certificates of a node."""
     initialise(tmp_path / "c", 1)
     return ClusterDirectory(tmp_path / "c")
 
 
 @pytest.fixture
 def refusing(layout: ClusterDirectory) -> Iterator[str]:
-    """The address of a node that refuses the greeting and leaves it to the client to close."""
+    """Return the address of a node that refuses the greeting and leaves it to the client to close."""
     context = pki.server_context(layout.configs["n1"], require_client_cert=False)
     over = threading.Event()
 
@@ -57,7 +57,7 @@ def refusing(layout: ClusterDirectory) -> Iterator[str]:
 
 
 def test_a_refused_greeting_leaves_no_open_socket(layout: ClusterDirectory, refusing: str) -> None:
-    """The event loop of a command ends at once, so a connection that is still being closed would never be."""
+    """The event loop of a command ends at once, so a connection that is still being closed would stay open."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", ResourceWarning)
         with pytest.raises(RequestFailed, match="passphrase"):
@@ -68,7 +68,7 @@ def test_a_refused_greeting_leaves_no_open_socket(layout: ClusterDirectory, refu
 
 @contextlib.asynccontextmanager
 async def saying(path: Path, text: bytes) -> AsyncIterator[str]:
-    """A node that says one thing to everybody, and then nothing more."""
+    """Start a node that sends one message to every client and then nothing more."""
     open_writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +198,7 @@ class TestJoining:
             await connection.close()
 
     async def test_the_fault_of_one_does_not_reach_the_others(self, tmp_path: Path) -> None:
-        """A number that the protocol cannot carry fails its own submission."""
+        """A number that the protocol cannot carry fails only the submission that contains it."""
         async with running(config_of(tmp_path)) as node:
             connection = await NativeConnection.open(node.address)
             await connection.submit(WORLD)

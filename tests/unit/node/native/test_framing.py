@@ -1,4 +1,4 @@
-"""Frames: the same messages come out however the stream is cut, and errors are said in words."""
+"""Frames: the same messages are decoded however the stream is cut, and errors are explained."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_error_names_the_field(message: Any, text: str) -> None:
 
 
 def decodes(body: bytes) -> bool:
-    """Whether a request is in it; if not, the error says something."""
+    """Return False if the body is refused with an explanation."""
     try:
         decode_request(body)
     except MalformedError as error:
@@ -147,7 +147,7 @@ def test_any_request_id_is_found(request_id: int, form: str) -> None:
 
 
 def built(monkeypatch: pytest.MonkeyPatch, body: bytes) -> tuple[MalformedError, int]:
-    """What a malformed body is answered with, and how many elements of it were made into objects to say so."""
+    """Return the answer to a malformed body, and how many of its elements were made into objects for that answer."""
     count = 0
 
     class Counting:

@@ -1,4 +1,4 @@
-"""The audit over logs that are written here, right and wrong."""
+"""The audit of logs that the tests write, valid and invalid."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_an_acknowledgement_that_the_log_does_not_bear_out_is_found(cluster: Pat
 
 
 def test_a_command_that_was_applied_twice_is_found(cluster: Path) -> None:
-    """A transfer that comes again when its memory has been pushed out, which takes thirty days, is applied again."""
+    """A transfer that is repeated after its cached answer was dropped, which takes thirty days, is applied again."""
     others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_CACHED - 1)]
     later = Batch(TRANSFER_LIFETIME + 10**12, [Deposit("alice", "pushes", "USD", 1), *BATCHES[1]])
     log = [NOOP, *entries([*BATCHES[:2], others]), LogEntry(bytes([COMMAND]) + encode_batch(later), 5, 1)]
@@ -158,7 +158,7 @@ def test_a_command_that_was_applied_twice_is_found(cluster: Path) -> None:
 
 
 def test_a_transfer_that_finds_no_room_may_come_again(cluster: Path) -> None:
-    """Such a refusal is not remembered."""
+    """Such a reject is not cached."""
     others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_CACHED - 1)]
     full: list[AnyCommand] = [Deposit("alice", "full", "USD", 1)]
     write_all(cluster, [NOOP, *entries([*BATCHES[:2], others, full, full])])
@@ -268,13 +268,13 @@ def test_snapshots_that_a_running_node_may_be_deleting_are_not_looked_into(clust
 
 
 def voting(index: int, *node_ids: str) -> LogEntry:
-    """The entry that makes these nodes the voters."""
+    """Return the entry that makes these nodes the voters."""
     membership = Membership(tuple(Member(node_id, Role.VOTER) for node_id in node_ids))
     return LogEntry(bytes([MEMBERS]) + encode_members(membership), index, 1)
 
 
 def test_without_nodes_the_majority_is_that_of_the_voters_in_the_log(cluster: Path) -> None:
-    """n1 is all that is left of the first three; n2 and n3 were removed, and what lies in their directories is old."""
+    """n1 is the only one left of the first three. n2 and n3 were removed, and their directories contain old data."""
     log = [NOOP, *entries(BATCHES[:1]), voting(3, "n1"), *entries(BATCHES[1:], first=4)]
     write(cluster, "n1", log)
     write(cluster, "n2", log[:2])

@@ -1,4 +1,4 @@
-"""A snapshot becomes the state of a new cluster: on all of its nodes, or on none that starts."""
+"""A snapshot becomes the state of a new cluster: on all of its nodes, or no node starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARK = SnapshotMark(LogEntry(b"\x00last", 3, 1), LogEntry(b"\x00before", 2, 1))
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
-    """A snapshot with one account."""
+    """Make a snapshot with one account."""
     engine = Engine()
     engine.apply(Batch(10**9, [OpenAccount(OPERATOR, "a", "alice")]))
     job = SnapshotStore(tmp_path / "backup").begin(
@@ -39,7 +39,7 @@ def snapshot(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> ClusterDirectory:
-    """A new cluster of three nodes."""
+    """Make a new cluster of three nodes."""
     initialise(tmp_path / "new")
     return ClusterDirectory(tmp_path / "new")
 
@@ -77,7 +77,9 @@ def test_what_is_no_snapshot_is_named(snapshot: Path, layout: ClusterDirectory, 
 
 
 def test_a_backup_leaves_other_files_of_its_directory_alone(snapshot: Path, tmp_path: Path) -> None:
-    """It deleted every file of the directory whose name ends with .tmp, .incoming or .trash, and notes.old beside notes."""
+    """Formerly it deleted every file of the directory whose name ends with .tmp, .incoming or .trash, and notes.old
+    beside notes.
+    """
     home = tmp_path / "home"
     home.mkdir()
     names = ["a.tmp", "b.incoming", "c.trash", "notes", "notes.old", "d.old", "0123.tmp"]

@@ -1,4 +1,4 @@
-"""Datasets: what is read, what is refused, and that each command of one is applied once, whoever leads meanwhile."""
+"""Datasets: what is read, what is refused, and that each command of a dataset is applied once, whichever node leads."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def cluster_keys(tmp_path_factory: pytest.TempPathFactory) -> ClusterKeys:
 
 @pytest.fixture
 def load(cluster_keys: ClusterKeys) -> Load:
-    """Reads a dataset on a node that has a cluster key."""
+    """Return a function that reads a dataset on a node that has a cluster key."""
     return lambda directory: datasets.load(directory, cluster_keys)
 
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """A copy of the example that comes with the software."""
+    """Copy the example that is part of the software."""
     for path in EXAMPLE.glob("*.tsv"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -111,7 +111,7 @@ class Log:
         self.waiting.append((payload, done))
 
     def settle(self, *, applied: bool, error: ProposeError | None = None) -> None:
-        """Decide about the oldest proposal."""
+        """Decide the oldest proposal."""
         payload, done = self.waiting.pop(0)
         if applied:
             self.engine.apply(decode_batch(payload))
@@ -124,7 +124,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seeding(log: Log, dataset: Dataset) -> Seeding:
-    """A node's, with what its engine knows."""
+    """Return a node's seeding, with what its engine knows."""
     return Seeding(dataset, lambda: log.engine, log, time_ns=lambda: 7)
 
 

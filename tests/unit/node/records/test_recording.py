@@ -1,4 +1,4 @@
-"""Recorded order flow: reading, commands, comparison."""
+"""Recorded order flow: how it is read, converted to commands, and compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transaction logs: to JSON lines and back, and the state at any command."""
+"""Transaction logs are converted to JSON lines and back, and give the state at any command."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ENTRIES = [TxEntry(index, 1, batch) for index, batch in zip((2, 5, 6), BATCHES, 
 
 
 def log() -> Txlog:
-    """Three entries with commands, and some without between them."""
+    """Return a log of three entries with commands and some without between them."""
     return Txlog(1, iter(ENTRIES))
 
 
 def written(path: Path, *, secrets: bool = True) -> Path:
-    """The log as a file."""
+    """Write the log to a file."""
     path.write_bytes(b"".join(line + b"\n" for line in to_lines(log(), secrets=secrets)))
     return path
 
 
 def engine_after(batches: list[Batch]) -> Engine:
-    """An engine that applied them."""
+    """Return an engine that has applied them."""
     engine = Engine()
     for batch in batches:
         engine.apply(batch)
@@ -139,7 +139,7 @@ def test_a_progress_gets_the_number_of_applied_commands(monkeypatch: pytest.Monk
 
 
 def test_a_log_with_a_change_of_the_level_and_its_return(tmp_path: Path) -> None:
-    """Replayed, as lines, as a file, and as segments again, it leads to the same state."""
+    """A replay of the log, its lines, a file, and segments made from it lead to the same state."""
     flow, engine, entries = Market(7), states.empty(V0_2_0), []
     batches = iter([flow.foundations(), *flow.batches(60)])
     steps: list[SetLevel | None] = [None] * 15
@@ -171,6 +171,6 @@ def test_a_log_with_a_change_of_the_level_and_its_return(tmp_path: Path) -> None
 
 
 def _again(log: Txlog, path: Path) -> Txlog:
-    """A log, written to a file and read again."""
+    """Write a log to a file and read it again."""
     path.write_bytes(b"".join(line + b"\n" for line in to_lines(log, secrets=True)))
     return of_file(path)

@@ -1,4 +1,4 @@
-"""Following the log: the broker gets each entry once, whatever fails in between."""
+"""A stream follows the log: the broker gets each entry once, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ENTRIES = 40
 
 
 class MemoryBroker:
-    """A broker that keeps what was published. `failures`: raised by the next calls to `publish`; True: the batch
-    becomes visible all the same.
+    """A broker that keeps what was published. The next calls to `publish` raise `failures`; True means that the batch
+    becomes visible nevertheless.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class MemoryBroker:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
-    """A node whose log has some entries, one command each, every tenth a no-op."""
+    """Return a node whose log has some entries with one command each. Every tenth is a no-op."""
     monkeypatch.setattr(module, "RECORDS_PER_BATCH", 5)
     path = initialise(tmp_path / "exchange", 1, cluster_id="trial")[0]
     made = msgspec.structs.replace(load(path), streams=StreamsConfig(url="kafka://127.0.0.1:1"))
@@ -188,7 +188,7 @@ def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig
 
 
 def roll_back(config: NodeConfig, last_index: int, until: int, term: int) -> None:
-    """The log as after a rollback to `last_index`: what is behind it is other commands, of a later term."""
+    """Change the log as a rollback to `last_index` does: other commands of a later term follow it."""
     for path in (config.data_path / "log").glob("*.seg"):
         path.unlink()
     log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", abi=ABI)
@@ -275,7 +275,7 @@ def test_the_state_on_disk_saves_a_start_the_log(config: NodeConfig) -> None:
 
 
 def test_a_stream_goes_on_over_a_change_of_the_level_and_its_return(config: NodeConfig) -> None:
-    """Also if it begins again around each change, with a state of the level of that entry."""
+    """It is also begun again around each change, with a state of the level of that entry."""
     shutil.rmtree(config.data_path / "log")
     schemas = Schemas(lambda: V0_2_0.abi, ACCEPTED, abi_behind)
     log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", schemas=schemas)

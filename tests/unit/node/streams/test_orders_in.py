@@ -1,4 +1,4 @@
-"""Records with orders: what becomes a command, and what is explained and passed over."""
+"""Records with orders: which become commands, and which are explained and skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of a stream: topics, keys, sequences, JSON and msgpack, and no secrets."""
+"""Records of a stream: topics, keys, sequences, JSON and msgpack. They contain no secrets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRADING: list[AnyCommand] = [
 
 
 def made(form: str, *batches: list[AnyCommand]) -> list[Record]:
-    """The records of some log entries."""
+    """Return the records of some log entries."""
     engine, writer = Engine(), RecordWriter("qb", form)
     found: list[Record] = []
     for number, commands in enumerate(batches, 1):

@@ -1,4 +1,4 @@
-"""Figures of a process for /metrics: whole files, and nothing of a process that stopped."""
+"""Figures of a process for /metrics: the files are whole, and a process that stopped has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limit of descriptors is raised at start, and too low a hard limit is refused with what to do."""
+"""A start raises the limit of file descriptors. If the hard limit is too low, the error says what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHERS = 280
 
 
 class Limits:
-    """A process's limits, played."""
+    """The limits of a process, played by the test."""
 
     RLIMIT_NOFILE = resource.RLIMIT_NOFILE
     RLIM_INFINITY = resource.RLIM_INFINITY
@@ -64,7 +64,7 @@ def test_connections_leave_room_for_files() -> None:
 
 
 def test_a_node_that_may_open_too_few_files_says_so_and_does_not_start(tmp_path: Path) -> None:
-    """The supervisor, and each of the other processes where it is started by hand."""
+    """This holds for the supervisor, and for each other process that is started by hand."""
     for module in ("node.supervisor", "node.engine.process", "node.gateway.process", "node.history.process"):
         code = (
             "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500));"
@@ -77,7 +77,7 @@ def test_a_node_that_may_open_too_few_files_says_so_and_does_not_start(tmp_path:
 
 
 def initialise_one(directory: Path) -> Path:
-    """The configuration of a node that has never run."""
+    """Return the configuration of a node that has never run."""
     if not (directory / "c").exists():
         initialise(directory / "c", 1)
     return directory / "c" / "n1" / "node.toml"

@@ -1,4 +1,4 @@
-"""Histograms of durations: buckets, differences, quantiles, what an observation costs."""
+"""Histograms of durations: buckets, differences, quantiles, and the cost of an observation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_after_a_restart_all_counts() -> None:
 
 
 def test_an_observation_costs_little() -> None:
-    """It is on the way of every log entry: well below a hundredth of an fsync."""
+    """Every log entry is observed, so an observation must take much less than a hundredth of an fsync."""
     durations = Durations()
     assert min(timeit.repeat(lambda: durations.observe(0.0015), number=1_000, repeat=20)) / 1_000 < 20e-6
 

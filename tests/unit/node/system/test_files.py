@@ -13,7 +13,7 @@ from node.system.files import replace, write_lines, write_new
 
 
 def test_a_file_of_lines_leaves_other_files_alone(tmp_path: Path) -> None:
-    """It deleted x.new beside x."""
+    """Formerly it deleted x.new beside x."""
     (tmp_path / "x.new").write_text("a user's")
     write_lines(tmp_path / "x", [b"one", b"two"])
     assert (tmp_path / "x").read_bytes() == b"one\ntwo\n"
@@ -33,7 +33,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Pa
 
 
 def test_a_new_file_on_a_full_disk_is_named_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`key put --out` left an empty file, and its repetition was refused because of that."""
+    """Formerly `key put --out` left an empty file, and its repetition failed because of that."""
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""Lines of a log: one an event, harmless for a terminal, as text or JSON; and a file that does not grow for ever."""
+"""Log lines: one line an event, harmless for a terminal, as text or JSON. A log file does not grow for ever."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_libraries_are_quiet(root: logging.Logger) -> None:
 
 
 def test_a_file_of_which_no_line_is_lost_when_it_is_renamed(tmp_path: Path) -> None:
-    """Another process writes to the log while it is renamed again and again; its answers on another pipe go on as they
-    were.
+    """Another process writes to the log while it is renamed again and again. Its answers on another pipe arrive as
+    before.
     """
     path = tmp_path / "node.log"
     with path.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Pid files and what the system knows of processes."""
+"""Pid files, and what the system knows of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates that end, are warned of, and are renewed while a node runs."""
+"""Certificates expire, cause a warning, and are renewed while a node runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def config_of(directory: Path, node_id: str = "n1") -> NodeConfig:
 
 
 async def serial_seen(server: ssl.SSLContext, client: ssl.SSLContext) -> int:
-    """The serial number of the certificate that a client sees. Raises what it sees where one of them refuses the other."""
+    """Return the serial number of the certificate that a client sees. Raises the error that it sees if either side
+    refuses the other.
+    """
 
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x")
@@ -67,7 +69,7 @@ async def serial_seen(server: ssl.SSLContext, client: ssl.SSLContext) -> int:
 async def test_a_renewed_certificate_is_shown_by_contexts_that_are_in_use(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nodes had to be started again, and there was no command for a certificate at all."""
+    """Formerly nodes had to be restarted, and no command renewed a certificate."""
     caplog.set_level(logging.INFO)
     first, second = config_of(directory), config_of(directory, "n2")
     watches = [CertificateWatch(first), CertificateWatch(second)]
@@ -91,7 +93,7 @@ async def test_an_authority_is_changed_while_all_trust_each_other(directory: Pat
     server, client = pki.server_context(configs[0]), pki.client_context(configs[1])
 
     async def all_is_well() -> None:
-        """Old processes, new processes and operators reach each other."""
+        """Check that old processes, new processes and operators reach each other."""
         fresh = [load(config.path("node.toml")) for config in configs]
         operator = pki.trusting_context(msgspec.json.decode((directory / "admin.json").read_bytes(), type=KeyFile).ca)
         await serial_seen(server, client)
@@ -120,7 +122,7 @@ async def test_an_authority_is_changed_while_all_trust_each_other(directory: Pat
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object], at: int) -> bool:
-    """Whether a step ends by an interruption before it writes its file number `at` (from 0 on)."""
+    """Return whether an interruption ends a step before it writes its file number `at`, counted from 0."""
     replace, written = files.replace, 0
 
     def write(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -140,7 +142,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, step: Callable[[], object], at:
 
 
 def test_an_interrupted_renewal_can_be_repeated(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its two files a node did not start, and no command of the cluster ran any more, this one included."""
+    """Formerly a node did not start if it was interrupted between the two files, and no command of the cluster ran,
+    this one included.
+    """
     unfit: list[str] = []
     for at in range(7):
         stopped = interrupted(monkeypatch, lambda: renew(ClusterDirectory(directory), ["n1", "n2", "n3"], now(), LONG), at)
@@ -158,7 +162,7 @@ def test_an_interrupted_renewal_can_be_repeated(directory: Path, monkeypatch: py
 
 
 def test_an_interrupted_roll_can_be_repeated(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Certificates that were renewed after an interrupted begin were signed by a key that nobody trusted."""
+    """Formerly certificates that were renewed after an interrupted begin were signed by a key that no node trusted."""
     former = (directory / "ca.key").read_bytes()
     for at in range(8):
         layout = ClusterDirectory(directory)

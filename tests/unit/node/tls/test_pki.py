@@ -1,4 +1,4 @@
-"""Certificates, and what TLS connections made with them let through."""
+"""Certificates, and which TLS connections they permit."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> list[NodeConfig]:
-    """The nodes of a cluster, and the first node of another one."""
+    """Return the nodes of a cluster, and the first node of another one."""
     directory = tmp_path_factory.mktemp("pki")
     paths = [*initialise(directory / "a", cluster_id="a"), *initialise(directory / "b", 1, cluster_id="b")]
     return [load(path) for path in paths]
 
 
 async def talk(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str | None, str | None]:
-    """Connect over loopback: whom the server sees, and whom the client sees. Raises what the client sees when it is
-    refused.
+    """Connect over loopback. Returns whom the server sees and whom the client sees. Raises the error that the client
+    sees when it is refused.
     """
     seen: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
