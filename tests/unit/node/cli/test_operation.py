@@ -112,7 +112,7 @@ def test_init_quotes_a_path_with_spaces_in_the_command_that_it_prints(run: Run) 
     output = run("init", "my exchange", "--base-port", "18300").stdout
     assert "quorumbook cluster up --cluster 'my exchange'" in output
     output = run("init", "our exchange", "--hosts", "10.0.0.1,10.0.0.2,10.0.0.3").stdout
-    assert "quorumbook node start --config 'our exchange'/NODE/node.toml" in output
+    assert "quorumbook node start --config 'our exchange/NODE/node.toml'" in output
     assert "--cluster 'our exchange/admin.json'" in output
     assert "make one with: quorumbook init 'no exchange'" in run("cluster", "up", "--cluster", "no exchange", code=1).stderr
 
