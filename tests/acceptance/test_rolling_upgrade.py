@@ -69,6 +69,10 @@ async def _up_and_down(roll: rolling.Roll) -> list[str]:
     async with roll.trading():
         await asyncio.sleep(rolling.BETWEEN_SECONDS)
         index = await roll.change_level(rolling.FORMER)
+        for node_id in roll.present.node_ids:
+            logged = (roll.directory / node_id / "node.log").read_text()
+            assert f"the state of level {rolling.FORMER}" in logged, "each node prepared it beside the trading"
+            assert "cannot be used" not in logged
         await asyncio.sleep(rolling.BETWEEN_SECONDS)
         await _all_have_a_snapshot(roll, index)
         for url in roll.present.layout.http_urls.values():
