@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from node.cluster_directory import ClusterDirectory
-from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, leader_of
+from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, certified, leader_of
 from node.engine.modes import Mode
 from node.errors import NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
@@ -60,6 +60,7 @@ class LocalCluster:
         self._command = command
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()
+        self._as_node = certified(self.layout.configs.values())
         self._started: dict[str, int] = {}
         self._log_begins: dict[str, int] = {}
 
@@ -142,7 +143,7 @@ class LocalCluster:
         This includes members that joined from elsewhere. A node that does not answer and is no longer a member is left
         out.
         """
-        return await ask_all(self.layout.addresses, self._tls, self._admin)
+        return await ask_all(self.layout.addresses, self._tls, self._admin, self._as_node)
 
     async def leader(self) -> str:
         """Return the id of the leader that a quorum follows, "" if there is none."""

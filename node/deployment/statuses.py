@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials
 from node.native.connection import NativeConnection
-from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.native.protocol import FailCode, MemberStatus, NodeStatus, StatusQuery
 from node.tls import pki
 
 ANSWER_SECONDS = 1.0
@@ -21,15 +22,21 @@ Statuses = dict[str, NodeStatus | None]
 """Node id to status, None for a node that does not answer."""
 
 
-async def ask_all(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials) -> Statuses:
+async def ask_all(
+    addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, as_node: ssl.SSLContext | None = None
+) -> Statuses:
     """All nodes' statuses over fresh connections, by the ids that the nodes have.
 
     These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no
     longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
+
+    Args:
+        as_node: a context with the certificate of a node, for nodes that refuse the credentials: the operator's key may be
+            switched off.
     """
 
     async def ask(places: Mapping[str, str]) -> Statuses:
-        found = await asyncio.gather(*(_status(address, tls, credentials) for address in places.values()))
+        found = await asyncio.gather(*(_status(address, tls, credentials, as_node) for address in places.values()))
         return {status.node_id if status is not None else name: status for name, status in zip(places, found, strict=True)}
 
     statuses = await ask(addresses)
@@ -42,23 +49,44 @@ async def ask_all(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials
 
 
 def asking(config: NodeConfig) -> Callable[[], Coroutine[Any, Any, Statuses]]:
-    """Asks all nodes as a node's machine can: with the operator's key and the addresses in its configuration."""
+    """Asks all nodes as a node's machine can: with the operator's key and the addresses in its configuration, and with the
+    node's certificate if the operator's key is switched off.
+    """
     addresses = {node.node_id: node.native for node in config.nodes}
     admin, tls = config.admin, pki.client_context(config, with_cert=False)
-    return lambda: ask_all(addresses, tls, Credentials(admin.key_id, admin.secret, admin.passphrase))
+    credentials = Credentials(admin.key_id, admin.secret, admin.passphrase)
+    return lambda: ask_all(addresses, tls, credentials, certified([config]))
 
 
-async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials) -> NodeStatus | None:
-    connection: NativeConnection | None = None
+def certified(configs: Iterable[NodeConfig]) -> ssl.SSLContext | None:
+    """Return a context with the certificate of the first of these nodes whose files can be read, None if there is none."""
+    for config in configs:
+        with contextlib.suppress(OSError):
+            return pki.client_context(config)
+    return None
+
+
+async def _status(
+    address: str, tls: ssl.SSLContext, credentials: Credentials, as_node: ssl.SSLContext | None
+) -> NodeStatus | None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            connection = await NativeConnection.open(address, tls=tls, credentials=credentials, client="status")
-            return await connection.query(StatusQuery())
+            try:
+                return await _ask(address, tls, credentials)
+            except RequestFailed as error:
+                if as_node is None or error.code is not FailCode.UNAUTHORIZED:
+                    raise
+            return await _ask(address, as_node, None)
     except (ConnectionLost, RequestFailed, TimeoutError):
         return None
+
+
+async def _ask(address: str, tls: ssl.SSLContext, credentials: Credentials | None) -> NodeStatus:
+    connection = await NativeConnection.open(address, tls=tls, credentials=credentials, client="status")
+    try:
+        return await connection.query(StatusQuery())
     finally:
-        if connection is not None:
-            await connection.close()
+        await connection.close()
 
 
 def leader_of(statuses: Statuses) -> str:

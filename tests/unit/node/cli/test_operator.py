@@ -32,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Statuses:
     """What all nodes report. A test may change it."""
     found = three()
 
-    async def ask(_addresses: Mapping[str, str], _tls: object, _credentials: Credentials) -> Statuses:
+    async def ask(_addresses: Mapping[str, str], _tls: object, _credentials: Credentials, _as_node: object = None) -> Statuses:
         return dict(found)
 
     for module in (asked, health, bundle, tops, local_cluster, clusters):

@@ -17,6 +17,7 @@ from cluster import tls
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NativeConfig
 from node.deployment.setup import initialise
+from node.deployment.statuses import ask_all, certified
 from node.engine import connection_limits, native_server, session
 from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials
@@ -320,3 +321,14 @@ class TestBudget:
             await asyncio.wait_for(greedy.closed.wait(), 5)
             assert not modest.closed.is_set()
             modest.abort("done")
+
+
+async def test_a_nodes_machine_is_answered_when_the_operators_key_is_off(port: Make) -> None:
+    """Starting, stopping and watching the nodes of a machine must not depend on a key that people may switch off."""
+    async with port() as one:
+        trusting = pki.client_context(one.cluster.configs["n2"], with_cert=False)
+        refused = Credentials(ADMIN.key_id, SECRET, "switched off")
+        assert await ask_all({"n1": one.address}, trusting, refused) == {"n1": None}
+        found = await ask_all({"n1": one.address}, trusting, refused, certified(one.cluster.configs.values()))
+        assert found["n1"] is not None
+        assert found["n1"].node_id == "n1"
