@@ -1,5 +1,5 @@
-"""Addresses that contradict each other are said: an address that was changed in one node.toml only was ignored without
-a word.
+"""Addresses that contradict each other are reported. Formerly an address that was changed in one node.toml only was
+ignored silently.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""API keys in the engine: encrypted before they reach the log, encrypted again without losing a change, and sent to whoever
-follows them.
+"""API keys in the engine: they are encrypted before they reach the log, encrypted again without the loss of a change,
+and sent to the processes that follow them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def row(node: FakeNode, key_id: str = "key-1") -> ApiKeyRow:
 
 
 async def put_and_rotate(node: FakeNode, gateway: NativeConnection) -> None:
-    """Put a key where the node commits nothing by itself, and give it the next cluster key."""
+    """Put a key while the node commits nothing by itself, and give it the next cluster key."""
     first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
     await until(lambda: node.raft.under_way == 1)
     node.raft.tick()
@@ -147,8 +147,8 @@ class TestReencryption:
                 assert not trader.closed.is_set()
 
     async def test_a_change_in_progress_is_not_undone(self, tmp_path: Path) -> None:
-        """The key is put anew with another secret while the reseal begins: it waits for that, and encrypts what is then
-        there.
+        """The key is put again with another secret while the reseal begins. The reseal waits for that, and encrypts the
+        new secret.
         """
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
             await put_and_rotate(node, gateway)
@@ -228,7 +228,7 @@ class TestFollowing:
 
 
 class Keys:
-    """One key as it is stored; `key` is the same, opened."""
+    """One stored key. `key` is the same key decrypted."""
 
     bootstrap_off = False
 

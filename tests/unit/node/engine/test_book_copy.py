@@ -1,4 +1,4 @@
-"""A copy of a book, made while the exchange goes on, is the book of one moment; and no step of it is long."""
+"""A copy of a book that is made while the exchange runs is the book of one moment, and no step of it takes long."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Exchange:
         self.machine.apply(self.time, encode_batch(Batch(self.time, list(commands))))
 
     def do_something(self, random: Random) -> None:
-        """An order that rests or trades, or a cancellation."""
+        """Place an order that rests or trades, or cancel one."""
         self.number += 1
         side, account = random.choice([(buy, "alice"), (sell, "bob")])
         if random.random() < 0.3:
@@ -126,7 +126,7 @@ def test_no_step_looks_at_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Desk:
-    """Copies whose time the test plays."""
+    """Copies whose time the test sets."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.later: list[Callable[[], None]] = []

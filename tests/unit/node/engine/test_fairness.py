@@ -1,5 +1,5 @@
-"""One account's commands cost that account: turns in the log, room in the queue, and a rate, wherever the commands come
-from.
+"""An account's commands delay only that account: there are turns in the log, room in the queue, and a rate, wherever
+the commands come from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def failed(desk: Desk) -> list[tuple[int, FailCode]]:
 
 
 def test_an_account_with_many_commands_waiting_holds_back_no_other(tmp_path: Path) -> None:
-    """Whether they come over its own session, over the gateway or from the gateway of another node."""
+    """The commands come over its own session, over the gateway, or from the gateway of another node."""
     desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", batch_commands_max=10, account_rate=0))
     others = (ALICE, gateway("gateway of n1"), gateway("gateway of n2"))
     for number in range(600):
@@ -111,7 +111,7 @@ def test_a_long_request_that_was_applied_in_part_is_of_unknown_outcome(tmp_path:
 
 
 def test_a_read_is_paid_for_before_it_waits(tmp_path: Path) -> None:
-    """Else a key could have thousands of long lists under way before the first is paid for."""
+    """Otherwise a key could have thousands of long lists in progress before the first is paid for."""
     desk = Desk(tmp_path)
     submit(desk, OPERATOR, 1, *WORLD)
     desk.run()

@@ -1,5 +1,5 @@
-"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or gets an error when it
-cannot.
+"""The feed: whatever a reader does and however slow it is, it gets every event once and in order, or an error if that
+is impossible.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def matched(sequence: int, trade_id: int) -> OrderMatched:
 
 
 def encoded(*events: AnyEvent) -> tuple[list[str], list[bytes]]:
-    """What an apply gives: the products of its events, and the events."""
+    """Return what an apply gives: the products of its events, and the events."""
     return [event.product_id for event in events], [msgspec.msgpack.encode(event) for event in events]
 
 
 class Reader:
-    """A session that takes `room` frames and then says that it is full."""
+    """A session that accepts `room` frames and then reports that it is full."""
 
     def __init__(self, audience: Audience = Audience.FULL, room: int = 1_000_000) -> None:
         self.audience = audience
@@ -89,12 +89,12 @@ def subscribe(feed: Feed, reader: Reader, from_sequence: int, product_id: str = 
 
 
 def publish(feed: Feed, first: int, last: int) -> None:
-    """As one apply."""
+    """Publish the events as one apply."""
     feed.publish(*encoded(*(opened(sequence) for sequence in range(first, last + 1))))
 
 
 def publish_each(feed: Feed, first: int, last: int) -> None:
-    """As many applies."""
+    """Publish each event as an apply of its own."""
     for sequence in range(first, last + 1):
         publish(feed, sequence, sequence)
 
@@ -369,8 +369,8 @@ def test_the_latest_trades_come_newest_first() -> None:
 
 class TestOneLargeApply:
     def test_no_reader_is_cut_off_by_it(self) -> None:
-        """A cascade of stop orders gave 120,000 events at once where 100,000 were kept, and every reader of every node
-        lost events.
+        """Formerly a cascade of stop orders gave 120,000 events at once while 100,000 were kept, and every reader of
+        every node lost events.
         """
         feed, quick, full = Feed(1_000), Reader(), Reader(room=1)
         subscribe(feed, quick, 0)

@@ -1,4 +1,4 @@
-"""How often an engine does its periodic work: seldom where nothing can be due."""
+"""How often an engine does its periodic work: rarely if nothing can be due."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.node.fakes import WORLD, FakeNode, config_of
 
 
 class Keeping:
-    """The housekeeping of a leader that is ready. Its timer is moved by hand."""
+    """The housekeeping of a leader that is ready. The test moves its timer."""
 
     def __init__(self, node: FakeNode) -> None:
         self.node = node
@@ -29,18 +29,18 @@ class Keeping:
         self.made.start()
 
     def pause(self) -> float:
-        """Run, and return the seconds until the next run."""
+        """Run it. Returns the seconds until the next run."""
         self.made._run()
         return self.until()
 
     def until(self) -> float:
-        """The seconds until the next run."""
+        """Return the seconds until the next run."""
         timer = self.made._timer
         assert timer is not None
         return round(timer.when() - asyncio.get_running_loop().time(), 1)
 
     async def apply(self, *commands: Any) -> None:
-        """Apply commands as a client's."""
+        """Apply commands as those of a client."""
         answered = asyncio.get_running_loop().create_future()
         principal = SimpleNamespace(own=lambda given, _permission: given, node=True, operator=True, name="test")
         request = SimpleNamespace(request_id=1, commands=list(commands))

@@ -1,5 +1,5 @@
-"""Old copies of a data directory, copies that run beside the original, and migrations that went otherwise: noticed when
-nodes meet.
+"""When nodes meet, they detect old copies of a data directory, copies that run beside the original, and migrations with
+another result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def meet(one: Introductions, body: Body, *, last_index: int = 100, acknowledged:
 
 
 def test_an_earlier_start_of_the_same_directory_is_an_old_copy(tmp_path: Path) -> None:
-    """Restored from a snapshot of the machine: its start has a number that another start had."""
+    """The directory is restored from a snapshot of the machine, so its start has a number that another start had."""
     one = node(tmp_path / "n1", "n1", Body("d1", 1, "x"))
     for starts, start in ((1, "a"), (2, "b"), (2, "b"), (4, "c")):
         assert meet(one, Body("d2", starts, start)) is None
@@ -56,7 +56,7 @@ def test_a_directory_that_was_replaced_does_not_come_back(tmp_path: Path) -> Non
 
 
 def test_a_log_that_ends_before_what_it_acknowledged_is_noticed_by_the_leader(tmp_path: Path) -> None:
-    """It was never ready, the leader believed that it had everything, and there was no word in any log."""
+    """Formerly the node was never ready, the leader believed that it had everything, and no log said so."""
     leader = node(tmp_path / "n1", "n1", Body("d1", 1, "x"))
     assert meet(leader, Body("d2", 1, "a"), last_index=162, acknowledged=162) is None
     objection = meet(leader, Body("d2", 2, "b"), last_index=60, acknowledged=162)
@@ -78,7 +78,9 @@ def test_what_was_noticed_is_noted_and_no_start_serves_from_it_again(tmp_path: P
 
 
 def test_a_node_that_migrated_otherwise_than_the_majority_stops(tmp_path: Path) -> None:
-    """An executable on one node only: it was noticed 64 log entries later, when commands had been applied."""
+    """An executable exists on one node only. Formerly that was detected 64 log entries later, when commands had been
+    applied.
+    """
     other = msgspec.structs.replace(MIGRATED, steps="another executable")
     alone = node(tmp_path / "n1", "n1", Body("d1", 1, "x", other))
     assert meet(alone, Body("d2", 1, "a", MIGRATED)) is None

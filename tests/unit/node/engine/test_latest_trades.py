@@ -1,5 +1,5 @@
-"""The latest trades are the same bytes as if they were decoded, redacted and encoded each time, and each is redacted
-once.
+"""The latest trades are the same bytes as if they were decoded, redacted and encoded each time, and each trade is
+redacted once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A change of the level is refused by name wherever a member could not follow, and nothing is proposed then."""
+"""A change of the level is refused with the name of each member that could not follow, and then nothing is proposed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVELS = [level.version for level in SUPPORTED]
 
 
 class Cluster:
-    """Three members as their leader sees them; tests change what they say."""
+    """Three members as their leader sees them. Tests change what they report."""
 
     def __init__(self) -> None:
         self.level: Level = V0_2_0
@@ -84,7 +84,7 @@ class Cluster:
         self.failed.append(refusal)
 
     def at_the_later_level(self) -> None:
-        """All members are at the level of this software."""
+        """Put all members at the level of this software."""
         self.level = OWN
         self.statuses = {name: self.status_of(level="0.3.0", level_abi=OWN.abi) for name in self.roles}
 
@@ -250,7 +250,7 @@ async def test_a_return_is_refused_for_the_same_reasons(cluster: Cluster, make: 
 
 
 async def test_the_leader_is_lost_while_a_member_converts_its_state(cluster: Cluster) -> None:
-    """It does not hold commands back until the member has applied the check."""
+    """It does not delay commands until the member has applied the check."""
     cluster.at_the_later_level()
 
     def lag() -> None:
@@ -334,7 +334,7 @@ async def test_a_state_that_cannot_be_converted_stops_it_before_the_entry(cluste
 
 
 async def test_members_are_asked_again_until_all_are_ready_at_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One prepares for long; another could have been restarted meanwhile."""
+    """One member prepares for a long time, and another could have been restarted meanwhile."""
     monkeypatch.setattr(level_change, "READY_SECONDS", 0.02)
     slow = [0.05, 0.05]
     quick = cluster.change._prepare
@@ -369,7 +369,9 @@ async def test_a_second_change_at_the_same_time_is_refused(cluster: Cluster) -> 
 @pytest.mark.parametrize("to", ["0.3.0", "0.2.0"])
 @pytest.mark.parametrize("step", ["asked", "prepared", "checked", "set"])
 async def test_a_command_that_was_killed_is_given_again_at_each_step(cluster: Cluster, to: str, step: str) -> None:
-    """The leader goes on without its client, so the second command is refused, and a later one finds the level there."""
+    """The leader continues without its client, so the second command is refused, and a later one finds the level in
+    force.
+    """
     if to == "0.2.0":
         cluster.at_the_later_level()
     reached, go_on = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a node leaves on disk at its stop, after the cluster returned to the level before."""
+"""What a stopped node leaves on disk after the cluster has returned to the level before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND = b"\x00"
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A node whose log has entries 1 to 3 of this level, the return at 4, and 5 and 6 of the level before."""
+    """Return a node whose log has entries 1 to 3 of this level, the return at 4, and 5 and 6 of the level before."""
     (tmp_path / "log").mkdir()
     (tmp_path / "archive").mkdir()
     log = DurableLog(RealDisk(tmp_path / "log"), node_id="n1", schemas=Schemas(lambda: OWN.abi, ACCEPTED, abi_behind))
@@ -36,7 +36,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def with_snapshot(monkeypatch: pytest.MonkeyPatch, level: Level, index: int) -> None:
-    """The newest snapshot is of this level and index; the one before is of this software's level."""
+    """Pretend that the newest snapshot is of this level and index, and the one before of this software's level."""
 
     def read(path: Path) -> Any:
         abi, at = (level.abi, index) if path.name == "new" else (OWN.abi, 1)
@@ -46,12 +46,12 @@ def with_snapshot(monkeypatch: pytest.MonkeyPatch, level: Level, index: int) -> 
 
 
 def disk_of(config: Any) -> levels.LogDisk:
-    """The disk of the node's log."""
+    """Return the disk of the node's log."""
     return levels.LogDisk(config.data_path / "log", archive_to=config.data_path / "archive", archives=lambda: config.keeps_log)
 
 
 def abis(config: Any) -> list[str]:
-    """The ABIs of the log's segments."""
+    """Return the ABIs of the log's segments."""
     return list(segment_abis(config.data_path / "log").values())
 
 

@@ -1,4 +1,4 @@
-"""The next level's state is prepared beside the node's work, and the entry that changes the level takes it."""
+"""The next level's state is prepared beside the node's work, and the entry that changes the level takes it over."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_the_entry_takes_what_was_prepared_while_it_traded(node: Node) -> 
 async def test_a_disk_that_is_full_is_named_at_once_and_nothing_is_kept(
     node: Node, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before, the request waited five minutes for a snapshot that nobody wrote any more."""
+    """Formerly the request waited five minutes for a snapshot that was no longer being written."""
     if level is OWN:
         node.machine.replace(raised(node.machine.engine, V0_2_0, OWN))
     poll = WriteJob.poll
@@ -289,7 +289,7 @@ class TestTheWayBack:
         assert raised_node.returning() is None
 
     def check_and_return(self, node: Node) -> None:
-        """The two entries of a return: the state is what a conversion of the whole state gives."""
+        """Apply the two entries of a return, and check that the state is what a conversion of the whole state gives."""
         machine, work = node.machine, node.beside
         whole = lowered(machine.engine, V0_2_0)
         assert not machine.may_apply(self.CHECK)

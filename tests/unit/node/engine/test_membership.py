@@ -1,5 +1,5 @@
-"""Requests for changes of the membership, as the node judges them before Raft does, and what the status says of the
-members.
+"""The node judges requests for changes of the membership before Raft does. The tests also cover what the status says of
+the members.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _adding(address: NodeAddress) -> AddMember:
 
 
 def voters(states: str) -> list[MemberStatus]:
-    """n1, n2, ...: a letter a voter, "u" for up, "d" for down; "r" for a read-only member."""
+    """Return voters n1, n2, ... from letters: "u" is up, "d" is down, and "r" is a read-only member."""
     return [
         MemberStatus(f"n{number}", state != "d", 0, "read_only" if state == "r" else "voter")
         for number, state in enumerate(states, 1)

@@ -1,4 +1,4 @@
-"""Modes go forward only; snapshots are due by commands or by time."""
+"""Modes only advance, and snapshots are due by commands or by time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sessions of the native protocol: who gets in, what is refused and how, and that nobody can make the node hold much."""
+"""Sessions of the native protocol: who is admitted, what is refused and how, and the bounds of what a client can make
+the node keep.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ from tests.waiting import until
 
 
 class RawClient:
-    """A client that can say anything."""
+    """A client that can send any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -83,7 +85,7 @@ class RawClient:
         return self._messages.pop(0)
 
     async def ended(self) -> bool:
-        """Whether the node closes the connection, with nothing more to say."""
+        """Return whether the node closes the connection without a further message."""
         with contextlib.suppress(ConnectionError, EOFError):
             return bool(await self.receive()) and False
         return True
@@ -105,7 +107,7 @@ async def raw(node: FakeNode, *, greet: bool = True) -> AsyncIterator[RawClient]
 
 
 async def trader(node: FakeNode, permissions: int, *, account: str = "alice", key_id: str = "key-1") -> Credentials:
-    """Fill the world and give an account a key."""
+    """Make a market, and give an account a key."""
     async with connected(node) as gateway:
         await gateway.submit([*WORLD, PutApiKey(OPERATOR, f"put-{key_id}", key_id, account, SECRET, "pass", permissions)])
     return Credentials(key_id, SECRET, "pass")
@@ -179,7 +181,9 @@ class TestGreeting:
             await NativeConnection.open(node.address)
 
     async def test_no_clock_is_asked_for_a_gateway(self, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nor for another node's, which shows a certificate: between nodes only keys of clients carry times."""
+        """Nor is it for another node's gateway, which shows a certificate. Between nodes only the keys of clients carry
+        times.
+        """
         monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=time.monotonic))
         async with connected(node) as connection:
             assert connection.welcome.node_id == "n1"

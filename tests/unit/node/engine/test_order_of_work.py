@@ -1,5 +1,5 @@
-"""A lone order does not wait for a turn of the loop that it does not need: the steps of an order in the leader's engine
-follow one another, before other messages are read.
+"""A lone order does not wait for a turn of the event loop that it does not need: the steps of an order in the leader's
+engine follow one another before other messages are read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.unit.node.fakes import WORLD, FakeNode, buy, config_of
 
 
 class Wire:
-    """A transport that notes the messages of each write."""
+    """A transport that records the messages of each write."""
 
     def __init__(self) -> None:
         self.writes: list[list[object]] = []
@@ -55,7 +55,7 @@ class Wire:
 
 
 def greeted(node: FakeNode) -> tuple[Session, Wire]:
-    """A gateway's session."""
+    """Return a gateway's session after its greeting."""
     wire = Wire()
     session = Session(node.server, local=True)
     session.connection_made(cast(Any, wire))
@@ -64,7 +64,7 @@ def greeted(node: FakeNode) -> tuple[Session, Wire]:
 
 
 async def turn() -> None:
-    """Let the loop run what is due."""
+    """Let the event loop run what is due."""
     await asyncio.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""The engine process as a whole: real files, real sockets, a cluster of one node."""
+"""The whole engine process with real files, real sockets, and a cluster of one node."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ async def test_an_exception_in_apply_ends_the_node_and_names_the_index(
 
 
 async def _connected(config: NodeConfig) -> NativeConnection:
-    """A local connection to a node that leads."""
+    """Return a local connection to a node that leads."""
     async with asyncio.timeout(10):
         while True:
             try:

@@ -1,5 +1,5 @@
-"""The engine service: what is answered when this node leads, does not, stops, is full; and that linearizable reads
-share barriers.
+"""The engine service: its answers while this node leads, does not lead, stops, or is full. Linearizable reads share
+barriers.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class TestCommands:
 
     @pytest.mark.parametrize("count", [1, 20, 1_000])
     def test_an_entry_is_never_longer_than_its_requests_say(self, count: int) -> None:
-        """Clients may leave out the last fields; the log writes them all."""
+        """Clients may leave out the last fields, and the log contains them all."""
         short: list[list[Any]] = [
             [2, "o", "i", "p", "b", "q", 1, 1, 1, 1, 1, 1],
             [7, "a", "i", "p", 1, 1, 1, 1],
@@ -193,7 +193,7 @@ class TestExpiry:
     LIFE = 10 * 10**9
 
     def place(self, desk: Desk) -> int:
-        """An order with a time; when it leaves."""
+        """Place an order with an expiry. Returns when it leaves."""
         order = msgspec.structs.replace(buy(1), time_in_force=TimeInForce.GTT, cancel_after=self.LIFE)
         desk.submit(1, *WORLD, order)
         desk.run()
@@ -384,7 +384,9 @@ class TestReads:
         assert not desk.read(StatusQuery(), NodeStatus).ready
 
     def test_a_follower_that_is_an_entry_behind_is_ready(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Under load a follower nearly always is. A quarter of the requests for /readyz got 503, and alerts went off."""
+        """Under load a follower nearly always is behind. Formerly a quarter of the requests for /readyz got 503, and
+        alerts fired.
+        """
         desk.submit(1, *WORLD)
         desk.run()
         desk.raft.lose_leadership("n2")
@@ -422,7 +424,7 @@ class TestControl:
         assert desk.answers[2] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
 
     def _transfer_under_load(self, desk: Desk) -> None:
-        """Request 2 transfers the leadership, 3 is a command and 4 a read behind it."""
+        """Send request 2, which transfers the leadership, then a command as 3 and a read as 4."""
         desk.submit(1, *WORLD)
         desk.run()
         desk.answers.clear()

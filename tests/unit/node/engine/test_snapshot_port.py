@@ -1,4 +1,4 @@
-"""Snapshots between Raft, the engine and the store."""
+"""Snapshots pass between Raft, the engine and the store."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def finished(sink: SnapshotSink) -> SnapshotMark:
 
 
 def sent(node: Node, other: Node) -> SnapshotSink:
-    """A node's newest snapshot, written to another one's sink."""
+    """Write a node's newest snapshot to another node's sink."""
     source, sink = node.port.open_source(), other.port.open_sink()
     sink.write(source.read(0, source.size))
     source.close()
@@ -79,7 +79,7 @@ def sent(node: Node, other: Node) -> SnapshotSink:
 
 
 def install(node: Node, other: Node) -> None:
-    """A node's newest snapshot takes the place of another one's state."""
+    """Put a node's newest snapshot in the place of another node's state."""
     other.port.restore(finished(sent(node, other)))
 
 
@@ -190,7 +190,7 @@ def mark(index: int) -> SnapshotMark:
 
 
 def restored_hash(directory: Path, at: SnapshotMark) -> bytes:
-    """What a node that starts on the directory has."""
+    """Return the hash of a node that starts on the directory."""
     again = Node(directory)
     assert again.port.newest() == at
     again.port.restore(at)
@@ -198,8 +198,8 @@ def restored_hash(directory: Path, at: SnapshotMark) -> bytes:
 
 
 def tables_of(directory: Path, index: int) -> set[tuple[str, int]]:
-    """The files with rows of a snapshot: a shared one has the same name and inode. The inode alone may be that of a
-    file that is gone.
+    """Return the files with the rows of a snapshot. A shared file has the same name and inode; the inode alone may be
+    that of a deleted file.
     """
     return {(path.name, path.stat().st_ino) for path in (directory / f"{index:020d}").glob("*.sst")}
 
@@ -255,7 +255,7 @@ def test_a_base_that_was_damaged_fails_the_snapshot_and_is_not_passed_on(node: N
 
 
 def looked_at(node: Node) -> bool:
-    """Whether a look at the newest snapshot finds it damaged."""
+    """Return whether an examination of the newest snapshot finds it damaged."""
     node.port.examine()
     look = node.port._look
     assert look is not None
@@ -322,13 +322,13 @@ def test_a_snapshot_installed_meanwhile_is_the_next_ones_base(node: Node, tmp_pa
 
 
 def gone(port: SnapshotPort, engine: weakref.ref[Engine]) -> bool:
-    """Whether an engine is, once the thread for it has nothing more to do."""
+    """Return whether an engine has been freed, once the thread for it has no more work."""
     port._executor.submit(int).result(30)
     return engine() is None
 
 
 def test_the_state_that_a_snapshot_replaces_is_let_go(node: Node, tmp_path: Path) -> None:
-    """Also if it was captured before, when it and the view of it refer to each other."""
+    """This also holds if it was captured before, when it and the view of it refer to each other."""
     assert node.capture(mark(12)) is CaptureState.DONE
     other = Node(tmp_path / "b")
     other.apply(*WORLD, buy(1))
@@ -374,7 +374,7 @@ def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:
 
 
 def market_of(node: Node) -> tuple[object, ...]:
-    """What a node's feed says of the market."""
+    """Return what a node's feed says of the market."""
     reader = Reader()
     subscription = node.feed.subscribe(reader, 1, "BTC-USD", 1)
     node.feed.resume(subscription)
@@ -382,7 +382,9 @@ def market_of(node: Node) -> tuple[object, ...]:
 
 
 def test_the_market_is_there_after_a_restart_and_on_a_node_that_was_brought_up_from_a_snapshot(tmp_path: Path) -> None:
-    """Last trades, figures and the tail of the feed; and each node goes on with them like one that never stopped."""
+    """It has the last trades, the figures and the tail of the feed, and each node continues with them like one that
+    never stopped.
+    """
     node = Node(tmp_path / "a")
     node.apply(*WORLD, *(sell(number) for number in range(4)), *(buy(number) for number in range(10, 12)))
     assert node.capture() is CaptureState.DONE
@@ -402,7 +404,7 @@ def test_the_market_is_there_after_a_restart_and_on_a_node_that_was_brought_up_f
 
 
 def test_each_snapshot_has_the_market_of_its_own_moment(tmp_path: Path) -> None:
-    """The file is not shared with the snapshot before, as tables are."""
+    """The file is not shared with the snapshot before, as the files of tables are."""
     node = Node(tmp_path)
     node.apply(*WORLD, sell(1), buy(2))
     assert node.capture() is CaptureState.DONE
@@ -415,7 +417,7 @@ def test_each_snapshot_has_the_market_of_its_own_moment(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_without_a_market_is_as_good(tmp_path: Path) -> None:
-    """The state's own row knows the last trade."""
+    """The state's own row contains the last trade."""
     node = Node(tmp_path)
     node.apply(*WORLD, sell(1), buy(2))
     assert node.capture() is CaptureState.DONE
@@ -431,7 +433,7 @@ def test_a_snapshot_without_a_market_is_as_good(tmp_path: Path) -> None:
 
 
 def read_seal_without(path: Path) -> Manifest:
-    """The manifest of a snapshot whose seal is about to be written anew."""
+    """Return the manifest of a snapshot, and remove its seal."""
     manifest = read_seal(path).manifest
     (path / "SEAL").unlink()
     return manifest

@@ -1,4 +1,4 @@
-"""A node does not migrate while others serve in the version before."""
+"""A node does not migrate while others serve at the version before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, data: str | None, *greetings: Welcom
 
 
 def test_the_first_of_a_rolling_start_changes_nothing(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It migrated at once, was alone, and the others went on without a spare."""
+    """Formerly it migrated at once and was alone, and the others continued without a spare node."""
     others = [Welcome(1, node_id, config.cluster_id, "0.2.0", OLD) for node_id in ("n2", "n3")]
     answer(monkeypatch, OLD, *others)
     with pytest.raises(

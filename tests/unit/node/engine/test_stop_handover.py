@@ -11,7 +11,7 @@ from node.engine.process import _asked_to_lead
 
 
 class Leader:
-    """A leader whose followers are level at the n-th time it asks; never, when that is 0."""
+    """A leader whose followers have caught up at the n-th time that it asks, or never if that is 0."""
 
     node_id = "n1"
     is_leader = True

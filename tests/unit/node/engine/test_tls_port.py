@@ -1,4 +1,6 @@
-"""The TLS port: handshakes off the loop's thread, places kept apart, and what takes too long is cut off."""
+"""The TLS port: handshakes run outside the event loop's thread, places are kept apart, and a connection that takes too
+long is closed.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,14 @@ ALICE = Credentials("key-1", SECRET, "pass")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> ClusterDirectory:
-    """Certificates of n1, n2 and n3."""
+    """Make the certificates of n1, n2 and n3."""
     directory = tmp_path_factory.mktemp("pki") / "c"
     initialise(directory, 3)
     return ClusterDirectory(directory)
 
 
 class Port:
-    """A node that listens with TLS, with alice's key in it."""
+    """A node that listens with TLS and has alice's key."""
 
     def __init__(self, node: FakeNode, number: int, cluster: ClusterDirectory) -> None:
         self.node = node
@@ -87,7 +89,7 @@ def port(tmp_path: Path, cluster: ClusterDirectory) -> Make:
 
 
 async def closed(reader: asyncio.StreamReader) -> bool:
-    """Whether the node closes a connection."""
+    """Return whether the node closes a connection."""
     try:
         async with asyncio.timeout(5):
             while await reader.read(1 << 16):

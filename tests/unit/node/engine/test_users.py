@@ -1,4 +1,4 @@
-"""Users over the native protocol: the node says who sends a command of the operator, and shows what a user may see."""
+"""Users over the native protocol: the node adds who sends a command of the operator, and shows what a user may see."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_traders_key_amends_and_books_no_deposit(node: FakeNode) -> None
 
 
 async def test_a_decision_waits_for_its_proposal(node: FakeNode) -> None:
-    """The node must know the proposal's permission, or a key that may only look could decide on what comes."""
+    """The node must know the proposal's permission. Otherwise a key that may only read could decide on what arrives."""
     eve = Credentials("k-eve", SECRET, "pass")
     async with connected(node) as gateway:
         put = PutApiKey(OPERATOR, "key-eve", "k-eve", OPERATOR, SECRET, "pass", Permission.VIEW, user_id="ada")

@@ -1,4 +1,4 @@
-"""What reads cost: the price at which an auction would open is found out again only as often as its share of the time
+"""The cost of reads: the price at which an auction would open is computed again only as often as its share of the time
 allows.
 """
 
@@ -17,7 +17,7 @@ COST = 0.25
 
 
 class Clock:
-    """Every look at it takes `COST` seconds."""
+    """A clock of which every read takes `COST` seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""What the FIX process counts."""
+"""The figures that the FIX process counts."""
 
 from __future__ import annotations
 

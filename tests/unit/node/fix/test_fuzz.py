@@ -1,4 +1,4 @@
-"""Whatever comes, the server answers it or ends that connection, and goes on for everybody else."""
+"""Whatever arrives, the server answers it or ends that connection, and continues to serve all others."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_any_fields_are_read_or_refused_with_the_field(pairs: list[tuple[int, st
 
 
 def nonsense(client: Client, random: Random) -> bytes:
-    """A message that may be anything."""
+    """Draw a message that may contain anything."""
     fields: list[tuple[int, object]] = [(random.choice(TAGS), random.choice(VALUES)) for _ in range(random.randrange(8))]
     number = None if random.random() < 0.8 else random.randrange(20)
     data = client.encode(random.choice(TYPES), *fields, number=number)

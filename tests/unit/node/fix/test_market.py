@@ -1,4 +1,4 @@
-"""Market data over FIX: snapshots, changes, trades, and refusals."""
+"""Market data over FIX: snapshots, changes, trades, and rejects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def client_of(served: Served) -> Client:
 
 
 def entry_of(message: Fields) -> tuple[str, ...]:
-    """The entry of a refresh that has one: action, type, price, size."""
+    """Return action, type, price and size of the entry of a refresh that has one."""
     return tuple(message.get(tag, "") for tag in (279, 269, 270, 271))
 
 

@@ -1,4 +1,4 @@
-"""Order entry over FIX: requests, reports, refusals."""
+"""Order entry over FIX: requests, reports, and rejects."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ async def test_a_time_to_live_is_bounded() -> None:
 
 
 async def test_a_command_that_cannot_be_carried_out_is_refused_alone() -> None:
-    """Such as one that the level of the cluster does not have: the others of its batch are carried out."""
+    """An example is a command that the level of the cluster does not have. The others of its batch are executed."""
 
     class Narrow(FixBackend):
         async def submit(

@@ -20,7 +20,7 @@ from tests.waiting import until
 
 
 async def refused(client: Client) -> str:
-    """The text of the Logout that answers, after which the connection ends."""
+    """Return the text of the Logout that answers and after which the connection ends."""
     messages = await client.end()
     assert [message[35] for message in messages] == ["5"], messages
     return messages[0][58]
@@ -61,7 +61,7 @@ class TestLogon:
             assert text in await refused(client)
 
     async def test_a_follower_asks_the_leader_about_a_key_that_it_lacks(self) -> None:
-        """A key that was made a moment ago was refused, and a client may take that as final."""
+        """Formerly a key that was made a moment before was refused, and a client may take that as final."""
 
         class Behind(FixBackend):
             """A follower without the key."""

@@ -1,4 +1,6 @@
-"""The port speaks TLS, and a stranger that only holds a connection holds a place of its address, for a moment."""
+"""The port speaks TLS. A client without a key that only keeps a connection open uses a place of its address, and only
+for a moment.
+"""
 
 from __future__ import annotations
 

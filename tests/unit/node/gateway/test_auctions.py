@@ -29,7 +29,7 @@ async def subscribed(exchange: Exchange, channels: list[str], **fields: object) 
 
 
 async def collect(exchange: Exchange) -> list[Any]:
-    """Orders on the book, then an auction with orders on both sides of it, which would open with 3 at 101."""
+    """Place orders on the book, then begin an auction with orders on both sides, which would open with 3 at 101."""
     await exchange.order("bob", "buy", "103", "1")
     await exchange.order("bob", "buy", "101", "2")
     await exchange.order("bob", "buy", "95", "1")

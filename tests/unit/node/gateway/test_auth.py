@@ -1,4 +1,4 @@
-"""Signatures and permissions: what is signed, what is refused, and with which words."""
+"""Signatures and permissions: what is signed, what is refused, and the texts of the errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend
 
 
 def raw_request(exchange: Exchange, method: str, target: str, signed: dict[str, str], body: bytes = b"") -> tuple[int, Any]:
-    """A request whose target goes out exactly as given."""
+    """Send a request whose target goes out exactly as given."""
     connection = http.client.HTTPConnection(str(exchange.client.host), exchange.client.port, timeout=10)
     try:
         connection.putrequest(method, target, skip_accept_encoding=True)

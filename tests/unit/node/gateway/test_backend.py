@@ -1,4 +1,4 @@
-"""The gateway over real native servers: failovers under way, an engine that restarts, readers that catch up, and the
+"""The gateway over real native servers: failovers in progress, an engine that restarts, readers that catch up, and the
 process itself.
 """
 
@@ -89,7 +89,9 @@ async def world(directory: Path, deadline: float = 5.0, *, redirect: bool = Fals
 
 
 async def placed_over_a_failover(w: World, body: Any, *, applied: bool) -> tuple[int, Any]:
-    """n1 sends an order into its log and fails; n2 leads next. `applied`: it has the entry. Returns status and order."""
+    """n1 writes an order to its log and fails, and n2 leads next. With `applied` it has the entry. Returns status and
+    order.
+    """
     one, two = w.nodes["n1"], w.nodes["n2"]
     one.raft.hold = True
     answer = asyncio.create_task(w.place(body))
@@ -155,7 +157,7 @@ async def test_a_revoked_key_sends_no_commands_over_a_node_that_is_cut_off(
 
 
 async def test_a_follower_sends_the_operators_commands_on(tmp_path: Path) -> None:
-    """It answered 307 while it was an entry behind, although `http.followers` was "forward"."""
+    """Formerly it answered 307 while it was one entry behind, although `http.followers` was "forward"."""
     async with world(tmp_path) as w:
         one, two = w.nodes["n1"], w.nodes["n2"]
         one.raft.lose_leadership("n2")
@@ -222,7 +224,7 @@ async def test_a_follower_sends_commands_on_and_answers_when_it_has_applied_them
 async def test_a_follower_says_at_once_that_the_leader_has_too_much_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: FailCode, text: str
 ) -> None:
-    """It was 503 after the whole deadline, where the leader's own gateway says 429."""
+    """Formerly it answered 503 after the whole deadline, while the leader's own gateway answers 429."""
 
     def refuse(_principal: object, request: Submit, _size: int, send: Send) -> None:
         send(Failed(request.request_id, code, "too much"))
@@ -397,7 +399,7 @@ def _note(lost: list[int], number: int, _reason: str) -> None:
 
 
 async def test_subscribing_again_leaves_no_task_behind(tmp_path: Path) -> None:
-    """A product that is followed again and again on a living connection costs one task a connection, not one a
+    """A product that is subscribed again and again on an open connection costs one task a connection, not one a
     subscription.
     """
     async with world(tmp_path) as there:
@@ -413,7 +415,7 @@ async def test_subscribing_again_leaves_no_task_behind(tmp_path: Path) -> None:
 
 
 async def test_an_order_is_not_sent_on_to_a_leader_of_another_version(tmp_path: Path) -> None:
-    """503 with the reason, and at once; it was 400, as if the order were at fault."""
+    """The answer is 503 with the reason, and at once. Formerly it was 400, as if the order were invalid."""
     async with world(tmp_path) as w:
         one, two = w.nodes["n1"], w.nodes["n2"]
         one.raft.lose_leadership("n2")

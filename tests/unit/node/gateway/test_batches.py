@@ -1,4 +1,4 @@
-"""Batches: one entry of the log, a result an item, and refusals that hinder no other item."""
+"""Batches: one log entry, a result for each item, and rejects that affect no other item."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The gateway's copy of the book against the engine's own: while it follows the events, while it is copied page by
-page, and as text.
+"""The gateway's copy of the book is compared with the engine's own: while it follows the events, while it is copied
+page by page, and as text.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def level2(engine: Engine, product: Product) -> dict[str, Any]:
 
 
 def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand]:
-    """What somebody does next: mostly orders that can trade with others, now and then the operator opens or closes the
-    market.
+    """Draw what happens next: mostly orders that can trade with others, sometimes a change of the market by the
+    operator.
     """
     assert row is not None
     kind, account = random.random(), random.choice("ab")
@@ -93,7 +93,7 @@ def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])  # under each of them everything happens that can
 def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
-    """Ours by levels, and one that foreign libraries keep from the messages of the channel `full`."""
+    """This compares ours by levels, and one that foreign libraries keep from the messages of the channel `full`."""
     random, backend = Random(seed), market()
     row = backend.engine.product("BTC-USD")
     assert row is not None
@@ -121,7 +121,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_book_copied_page_by_page_while_it_changes_is_the_engines(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between any two pages the market goes on; pages of a few orders end in the middle of levels."""
+    """The market continues between any two pages, and pages of a few orders end in the middle of levels."""
     monkeypatch.setattr(books, "BLOCK_MAX", 3)
     random, backend = Random(seed), market()
     number = 0
@@ -174,7 +174,9 @@ async def test_a_page_is_bounded() -> None:
 
 
 async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Level 3 of 100,000 orders took 165 ms of Raft's thread each time; now it takes one block's rows, in the gateway."""
+    """Formerly level 3 of 100,000 orders took 165 ms of Raft's thread each time. Now it takes one block's rows, in the
+    gateway.
+    """
     made: list[int] = []
 
     def text(order_id: int) -> str:
@@ -199,7 +201,9 @@ async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: py
 
 @pytest.mark.parametrize("seed", range(4))
 def test_books_are_the_engines_whatever_the_venue_does(seed: int) -> None:
-    """With options of orders, auctions of calendars, collars, switches and corrections: ours, and that of foreign clients."""
+    """The flow has options of orders, auctions of calendars, collars, switches and corrections. This compares ours and
+    that of foreign clients.
+    """
     random, engine, time = Random(seed), Engine(), 10**18
     told: list[object] = []
     engine.apply(Batch(time, [*foundations((1_000, 3_000), 100_000), *operators()]))

@@ -1,4 +1,6 @@
-"""The channels of candles and of the best prices: what they begin with, what they tell, and that they agree with REST."""
+"""The channels of candles and of the best prices: their first messages, their later messages, and that they agree with
+REST.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, 
 
 
 def row(message: Any) -> list[Any]:
-    """The candle of a message, without when it begins: low, high, open, close, volume."""
+    """Return the candle of a message without its begin: low, high, open, close, volume."""
     assert message["type"] == "candles"
     figures: list[Any] = message["candles"][0][1:]
     return figures

@@ -18,7 +18,7 @@ from tests.unit.node.fakes import WORLD
 
 
 class CountingBackend:
-    """Answers from an engine, and counts how often the products are asked for."""
+    """Answers from an engine, and counts the requests for the products."""
 
     def __init__(self) -> None:
         self.engine = Engine()

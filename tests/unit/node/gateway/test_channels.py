@@ -1,4 +1,4 @@
-"""What the channels of the WebSocket say, read as strictly as the strictest client reads it."""
+"""The messages of the WebSocket channels, read as strictly as the strictest client reads them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ STATUSES = [ProductStatus.AUCTION, ProductStatus.ONLINE, ProductStatus.ONLINE, P
 
 
 class StrictLevels:
-    """A level 2 reader that takes nothing on trust: a level is removed only where it is known, and every change changes
-    something.
-    """
+    """A level 2 reader that checks everything: a removed level must be known, and every change must change something."""
 
     def __init__(self) -> None:
         self.sides: dict[str, dict[str, str]] = {"buy": {}, "sell": {}}
@@ -45,7 +43,7 @@ class StrictLevels:
 
 
 class StrictOrders:
-    """A level 3 reader: an order changes, trades or leaves only where it is known."""
+    """A level 3 reader: an order that changes, trades or leaves must be known."""
 
     def __init__(self, book: Any) -> None:
         rows = [(side, row) for side, name in (("buy", "bids"), ("sell", "asks")) for row in book[name]]
@@ -77,7 +75,7 @@ class StrictOrders:
 
 
 def step(random: Random, number: int, row: Any) -> list[AnyCommand]:
-    """What comes in one entry of the log: often an order and what undoes it."""
+    """Draw what one log entry contains: often an order and what undoes it."""
     commands: list[AnyCommand] = []
     for part in range(random.randint(1, 4)):
         account, kind = random.choice(["alice", "bob"]), random.random()
@@ -97,7 +95,7 @@ def step(random: Random, number: int, row: Any) -> list[AnyCommand]:
 
 
 def queued(reader: Subscriber) -> list[Any]:
-    """What waits for a reader, taken out."""
+    """Take out what waits for a reader."""
     found = [json.loads(message) for message in reader._queue]
     reader._queue.clear()
     return found
@@ -107,7 +105,7 @@ def queued(reader: Subscriber) -> list[Any]:
 async def test_a_strict_reader_follows_every_channel_of_the_book(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Levels that come and go within one entry were sent as removed, though nobody had heard of them (cryptofeed:
+    """Formerly a level that came and went within one entry was sent as removed, although no client knew it (cryptofeed:
     KeyError).
     """
     monkeypatch.setattr(sessions, "QUEUE_MAX", 10**6)
@@ -234,7 +232,7 @@ class TestBalance:
         assert "bob:USD is not an account of the API key" in (await receive(socket))["message"]
 
     async def test_many_accounts_are_looked_at_in_turn(self, exchange: Exchange) -> None:
-        """Each is one question to the engine, however many connections listen for it."""
+        """Each account is one request to the engine, however many connections listen for it."""
         for _ in range(5):
             socket = await exchange.socket()
             await socket.send_json({"type": "subscribe", "channels": ["balance"]} | exchange.socket_signature("alice"))

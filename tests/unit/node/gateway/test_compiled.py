@@ -30,7 +30,7 @@ def test_the_modules_that_run_are_those_that_are_shown() -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["test_direct.py", "test_http_server.py", "test_http_bounds.py"])
 def test_the_others_pass_the_same_tests(name: str) -> None:
-    """This process runs the tests of these modules on one of the two; here they run on the other one."""
+    """This process runs the tests with one kind of these modules. Here they run with the other kind."""
     other = PLAIN if gateway.CODE == COMPILED else COMPILED
     shown = run(other, "-c", "from node import gateway; print(gateway.CODE)")
     assert shown.strip() == other

@@ -179,6 +179,6 @@ async def test_an_order_outside_the_collar_rests_at_it_in_a_limit_state(exchange
 async def test_a_limit_of_zero_or_beyond_all_bounds_is_refused(
     exchange: Exchange, method: str, target: str, body: dict[str, object], field: str
 ) -> None:
-    """A zero would be taken for no limit, and a new price of zero for a bust."""
+    """A zero would mean no limit, and a new price of zero would mean a bust."""
     status, answer = await exchange.call("admin", method, target, body)
     assert (status, answer["field"]) == (400, field), answer

@@ -1,4 +1,6 @@
-"""The short way of orders and cancels: it answers as the long one does, and leaves to it what is not plain."""
+"""The short path of orders and cancels: it answers as the long one does, and leaves to it every request that is not
+plain.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ RAW = [
 
 
 def plain(answer: Any) -> Any:
-    """An answer without what differs from one run to the other."""
+    """Return an answer without what differs between runs."""
     return (
         {name: value for name, value in answer.items() if name not in ("created_at", "done_at")}
         if isinstance(answer, dict)
@@ -92,7 +94,7 @@ def plain(answer: Any) -> Any:
 
 
 async def answers(direct: bool, requests: list[tuple[str, str, bytes]]) -> tuple[list[tuple[int, Any]], int]:
-    """What a fresh exchange answers to these requests, and how many came the short way."""
+    """Return what a new exchange answers to these requests, and how many took the short path."""
     async with running() as exchange:
         server = exchange.client.app.server
         assert server is not None

@@ -1,5 +1,5 @@
-"""What client libraries send that were written for Coinbase Exchange: parameters at will, exponents, whole seconds, and
-where care begins.
+"""Requests of client libraries that were written for Coinbase Exchange: unknown parameters, exponents, whole seconds,
+and the limits of tolerance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1"}
 
 
 class Client:
-    """A client with one connection, as `requests` and ccxt have it, that can send the very same bytes again."""
+    """A client with one connection, as `requests` and ccxt have it, which can send the same bytes again."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -34,7 +34,7 @@ class Client:
         return await asyncio.to_thread(self._send, "POST", signed, target, body)
 
     async def get(self, target: str) -> int:
-        """The status of a GET of alice's, whose target is sent as it is written here."""
+        """Send a GET of alice with the target as it is written here. Returns the status."""
         signed = headers(self.exchange.keys["alice"], "GET", target)
         return (await asyncio.to_thread(self._send, "GET", signed, target, b""))[0]
 
@@ -54,7 +54,7 @@ def client(exchange: Exchange) -> Iterator[Client]:
 def whole_second(
     exchange: Exchange, target: str = "/orders", body: object = ORDER, who: str = "alice"
 ) -> tuple[dict[str, str], bytes]:
-    """A request as ccxt signs it."""
+    """Return a request as ccxt signs it."""
     data = json.dumps(body).encode()
     return headers(exchange.keys[who], "POST", target, data, str(int(time.time()))), data
 
@@ -64,8 +64,8 @@ async def open_orders(exchange: Exchange) -> int:
 
 
 class TestEqualOrders:
-    """ADR 0034: two equal orders in one second are two orders where the connection shows that the second is not the
-    first one, sent again.
+    """ADR 0034: two equal orders in one second are two orders if the connection shows that the second is not the first
+    one sent again.
     """
 
     async def test_equal_orders_one_after_the_other_on_one_connection_are_as_many_orders(
@@ -83,7 +83,7 @@ class TestEqualOrders:
         assert await open_orders(exchange) == 4
 
     async def test_an_equal_order_on_another_connection_is_a_replay(self, exchange: Exchange, client: Client) -> None:
-        """What a library sends again after its connection was lost, and what somebody sends who has read along."""
+        """This is what a library sends again after its connection was lost, and what an eavesdropper sends."""
         signed, body = whole_second(exchange)
         assert (await client.send(signed, "/orders", body))[0] == 200
         other = Client(exchange)
@@ -93,7 +93,7 @@ class TestEqualOrders:
         assert await open_orders(exchange) == 1
 
     async def test_an_order_repeated_after_an_unknown_outcome_is_placed_once(self, exchange: Exchange, client: Client) -> None:
-        """A 504 leaves the outcome open: the same request again on the same connection finds the first one's order."""
+        """A 504 leaves the outcome open. The same request on the same connection finds the first request's order."""
         signed, body = whole_second(exchange)
         exchange.backend.fail.append(UnavailableError("lost", outcome_unknown=True))
         assert (await client.send(signed, "/orders", body))[0] == 504
@@ -180,7 +180,7 @@ class TestBodies:
         ],
     )
     async def test_a_field_that_is_given_twice_is_refused(self, exchange: Exchange, body: bytes, field: str) -> None:
-        """Some readers take the first, some the last: the exchange takes neither."""
+        """Some readers take the first value, some the last. The exchange takes neither."""
         response = await exchange.send("alice", "POST", "/orders", raw=body)
         assert response.status == 400
         assert (await response.json())["field"] == field
@@ -225,7 +225,7 @@ class TestBodies:
 
 
 async def test_the_tick_and_the_lot_are_explained_in_decimals(exchange: Exchange) -> None:
-    """Coinbase's own BTC-USD for a dollar with two digits (B8)."""
+    """The example is Coinbase's own BTC-USD with a dollar of two digits (B8)."""
     product = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.00000001", "quote_increment": "0.01"}
     status, answer = await exchange.call("admin", "PUT", "/admin/products/NEW-USD", product)
     assert (status, answer["field"]) == (400, "quote_increment")
@@ -237,7 +237,7 @@ async def test_the_tick_and_the_lot_are_explained_in_decimals(exchange: Exchange
 
 
 async def test_the_smallest_order_is_in_the_field_that_clients_read(exchange: Exchange) -> None:
-    """ccxt and freqtrade read `min_market_funds` and not `base_min_size` (E3): it is what the least size costs."""
+    """ccxt and freqtrade read `min_market_funds` and not `base_min_size` (E3). It is the cost of the smallest size."""
     assert (await exchange.get("/products/BTC-USD"))[1]["min_market_funds"] == "0.02"
     await exchange.order("bob", "sell", "15000", "1")
     await exchange.order("alice", "buy", "15000", "0.5")
@@ -245,7 +245,7 @@ async def test_the_smallest_order_is_in_the_field_that_clients_read(exchange: Ex
 
 
 async def test_a_change_of_a_product_that_somebody_else_changed_is_refused(exchange: Exchange) -> None:
-    """PATCH reads and puts: what came in between is not undone (code-reading, bug 5)."""
+    """PATCH reads and puts, and must not undo a change between the two (code-reading, bug 5)."""
     ask = exchange.backend.query_leader
 
     async def slow(query: object) -> object:
@@ -310,7 +310,7 @@ async def test_a_withdrawal_in_the_form_of_clients_is_booked(exchange: Exchange)
 
 
 async def test_names_with_colons_and_escapes_are_found_everywhere(exchange: Exchange, client: Client) -> None:
-    """L7: the account of a currency `a:b`, and names written with percent escapes."""
+    """L7: the tests use the account of a currency `a:b`, and names written with percent escapes."""
     assert (await exchange.call("admin", "PUT", "/admin/currencies/a:b", {"scale": 2}))[0] == 200
     for target in (
         "/accounts/alice:a:b",

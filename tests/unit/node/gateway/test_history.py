@@ -17,7 +17,7 @@ from tests.unit.node.gateway.kept import KeptBackend, running_with_history
 
 @pytest_asyncio.fixture
 async def kept(tmp_path: Path) -> AsyncIterator[Exchange]:
-    """An exchange whose node keeps a history."""
+    """Make an exchange whose node keeps a history."""
     async with running_with_history(tmp_path) as exchange:
         yield exchange
 
@@ -28,7 +28,7 @@ def backend(exchange: Exchange) -> KeptBackend:
 
 
 async def pages(exchange: Exchange, who: str, target: str, limit: int) -> list[Any]:
-    """A list whole, read in pages by the header cb-after."""
+    """Read a whole list in pages by the header cb-after."""
     found: list[Any] = []
     after = ""
     joint = "&" if "?" in target else "?"
@@ -43,7 +43,7 @@ async def pages(exchange: Exchange, who: str, target: str, limit: int) -> list[A
 
 
 async def trade_a_little(exchange: Exchange) -> Any:
-    """Bob sells to Alice: 1 BTC at 100 and 0.5 at 101; Bob's last order rests with 1.5 left. The order of Alice's."""
+    """Bob sells to Alice 1 BTC at 100 and 0.5 at 101. Bob's last order rests with 1.5 left. Returns Alice's order."""
     await exchange.order("bob", "sell", "100", "1")
     await exchange.order("bob", "sell", "101", "2", client_oid="rests")
     return await exchange.order("alice", "buy", "101", "1.5")
@@ -117,7 +117,7 @@ async def test_transfers_are_listed_and_found(kept: Exchange) -> None:
 
 
 async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders that the engine has forgotten are found by id, by client_oid and in lists, once each."""
+    """Orders that the engine has dropped are found by id, by client_oid and in lists, once each."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     placed = [await kept.order("alice", "buy", str(price), "1", client_oid=f"o{price}") for price in range(10, 16)]
     assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
@@ -149,7 +149,7 @@ async def test_the_ledger_is_filtered_by_type(kept: Exchange) -> None:
 
 
 async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind more orders than the engine keeps."""
+    """They are older than all the orders that the engine keeps."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     placed = [await kept.order("alice", "buy", "10", "1") for _ in range(12)]
     assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
@@ -160,7 +160,7 @@ async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: p
 
 
 async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the engine has forgotten is not left out because the history has not got it yet."""
+    """An order that the engine has dropped is not left out because the history does not have it yet."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     first = await kept.order("alice", "buy", "10", "1")
     backend(kept).behind = True
@@ -173,8 +173,8 @@ async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.Mo
 
 
 async def test_an_order_whose_time_is_over_is_done_wherever_it_is_kept(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that only moved the time on had it leave, and the engine has let go of it: the history is waited for
-    though it has every command.
+    """A batch that only advanced the time ended it, and the engine has dropped it. The answer waits for the history
+    although it has every command.
     """
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 1)
     short = {"time_in_force": "GTT", "cancel_after": 5}
@@ -187,7 +187,7 @@ async def test_an_order_whose_time_is_over_is_done_wherever_it_is_kept(kept: Exc
 
 
 async def test_trades_lead_back_to_the_first(kept: Exchange) -> None:
-    """Also those that no node keeps any more. The last trade is known in any case: the state has it."""
+    """This includes trades that no node keeps. The last trade is known in any case, because the state has it."""
     for _ in range(7):
         await kept.order("bob", "sell", "100", "1")
         await kept.order("alice", "buy", "100", "1")
@@ -219,7 +219,7 @@ async def test_spark_lines_have_every_product(kept: Exchange) -> None:
 
 
 async def test_volumes_count_both_sides(kept: Exchange) -> None:
-    """The account's own trades as maker and as taker, beside everybody's."""
+    """The answer has the account's own trades as maker and as taker, and all trades."""
     assert (await kept.call("alice", "GET", "/users/self/trailing-volume"))[1] == []
     await trade_a_little(kept)
     await kept.order("alice", "sell", "90", "0.25")
@@ -231,7 +231,7 @@ async def test_volumes_count_both_sides(kept: Exchange) -> None:
 
 
 async def test_fees_include_the_volume_in_dollars(kept: Exchange) -> None:
-    """Products that are quoted in another currency do not count."""
+    """Products with another quote currency do not count."""
     assert (await kept.call("alice", "GET", "/fees"))[1]["usd_volume"] == "0"
     await trade_a_little(kept)
     for who, side in (("bob", "sell"), ("alice", "buy")):
@@ -241,7 +241,7 @@ async def test_fees_include_the_volume_in_dollars(kept: Exchange) -> None:
 
 
 async def test_both_accounts_see_a_transfer_between_them(kept: Exchange) -> None:
-    """Both sides see the other; the receiver finds it by its id, unless a transfer of its own has that id."""
+    """Each side sees the other. The receiver finds the transfer by its id, unless a transfer of its own has that id."""
     body = {"from": "alice", "to": "bob", "currency": "USD", "amount": "250", "transfer_id": "gift"}
     assert (await kept.call("alice", "POST", "/profiles/transfer", body))[0] == 200
     ends = {"from": "alice", "to": "bob"}
@@ -264,7 +264,7 @@ async def test_both_accounts_see_a_transfer_between_them(kept: Exchange) -> None
 
 
 async def test_the_sessions_of_a_product_are_listed(kept: Exchange) -> None:
-    """Every change of its status, once, with its place in the product's feed."""
+    """The list has every change of its status once, with its place in the product's feed."""
     for status in ("cancel_only", "cancel_only", "online"):
         body = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
         body |= {"status": status}
@@ -344,7 +344,7 @@ async def test_without_a_history_the_answer_names_the_setting(exchange: Exchange
 async def test_a_history_that_is_not_known_to_be_of_this_log_never_answers(
     kept: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It served trades that a rollback had undone, and said that nothing was missing."""
+    """Formerly it served trades that a rollback had undone, and reported that nothing was missing."""
     monkeypatch.setattr("node.gateway.history_source.WAIT", 0.05)
     await trade_a_little(kept)
     code, _ = await kept.call("bob", "GET", "/fills")

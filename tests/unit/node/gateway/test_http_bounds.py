@@ -1,4 +1,4 @@
-"""The bounds of the HTTP server: sizes, times, connections, and answers that nobody reads."""
+"""The bounds of the HTTP server: sizes, times, connections, and answers that no client reads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_the_largest_body_is_taken() -> None:
     ],
 )
 async def test_a_slow_request_ends(monkeypatch: pytest.MonkeyPatch, bound: str, sent: bytes, answer: bytes) -> None:
-    """A client that sends a byte now and then is given up as well: the time is for the whole of it."""
+    """A client that sends one byte now and then is disconnected too: the time is for the whole request."""
     monkeypatch.setattr(limits, bound, 0.05)
     monkeypatch.setattr(limits, "TICK", 0.01)
     async with serving() as served:
@@ -106,7 +106,7 @@ async def test_an_idle_connection_ends_and_a_busy_one_does_not(monkeypatch: pyte
 
 
 async def test_answers_that_nobody_reads_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the next request of such a connection does not begin."""
+    """The next request of such a connection does not begin."""
     monkeypatch.setattr(limits, "WRITE_TIMEOUT", 0.1)
     monkeypatch.setattr(limits, "TICK", 0.01)
     async with serving() as served:
@@ -175,7 +175,7 @@ async def test_an_address_that_only_makes_trouble_is_cut_before_it_is_read(monke
 
 
 async def test_a_client_that_ignores_refusals_gets_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is held back, and the next request of the connection waits behind it."""
+    """Each refusal is delayed, and the next request of the connection waits behind it."""
     monkeypatch.setattr(limits, "REFUSAL_PAUSE", 30.0)
     async with serving() as served:
         served.answer = lambda _request: Response(429, b"{}")
@@ -190,7 +190,7 @@ async def test_a_client_that_ignores_refusals_gets_few_of_them(monkeypatch: pyte
 
 
 async def test_an_address_pays_for_bytes_that_are_not_http(exchange: Exchange) -> None:
-    """20 units each: the metric counts them, and the address has that much less for its requests."""
+    """They cost 20 units each. The metric counts them, and the address has so much less for its requests."""
     exchange.gateway.limits = Limits(0, 30.0, lambda: 0.0)
     for _ in range(3):
         reader, writer = await asyncio.open_connection(exchange.client.host, exchange.client.port)

@@ -1,4 +1,4 @@
-"""The HTTP server against raw sockets: one reading of any bytes, and answers in order."""
+"""The HTTP server against raw sockets: any bytes have one reading, and answers are in order."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ AMBIGUOUS = {
 async def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And nothing behind it is served: that may be the smuggled request."""
+    """Nothing after it is served, because that may be the smuggled request."""
     caplog.set_level(logging.INFO)
     async with serving() as served:
         answer = await served.talk(AMBIGUOUS[name] + GET)
@@ -95,7 +95,7 @@ async def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed
 async def test_a_target_in_absolute_form_has_its_path(
     target: bytes, path: str, upgrade: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A host such as "[::1" cut the connection without an answer, and left a traceback in the log."""
+    """Formerly a host such as "[::1" closed the connection without an answer, and left a traceback in the log."""
     async with serving() as served:
         lines = HOST_LINE + upgrade + b"Connection: close\r\n\r\n"
         answer = await served.talk(b"OPTIONS " + target + b" HTTP/1.1\r\n" + lines)
@@ -244,7 +244,7 @@ async def test_a_broken_request_does_not_take_the_answers_before_it() -> None:
 
 
 async def test_a_request_goes_on_when_its_client_has_gone() -> None:
-    """A command that was sent is carried out; its answer has nobody to go to."""
+    """A command that was sent is executed. Its answer is dropped."""
     async with serving() as served:
         served.gate.clear()
         done: list[Request] = []
@@ -276,7 +276,7 @@ async def test_connections_leave_nothing_behind() -> None:
 
 
 class TestTls:
-    """The same server behind TLS: a connection is never half closed there, and its end needs a moment of its own."""
+    """The same server behind TLS, where a connection is never half closed, and its end takes a moment."""
 
     @pytest.fixture
     def contexts(self, tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -369,7 +369,7 @@ FRAGMENTS = st.lists(
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pieces=FRAGMENTS, cuts=st.integers(1, 9))
 async def test_any_bytes_are_survived(pieces: list[bytes], cuts: int) -> None:
-    """The connection's own methods are called, so that any exception of theirs fails the test."""
+    """The test calls the connection's own methods, so that any exception in them fails the test."""
     data = b"".join(pieces)
     served = Served()
     connection, transport = Connection(served.server), _Transport()

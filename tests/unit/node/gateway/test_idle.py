@@ -20,7 +20,7 @@ TURNS = 20
 async def pauses(
     work: Coroutine[Any, Any, None], monkeypatch: pytest.MonkeyPatch, module: Any, begin: Any, end: Any
 ) -> list[int]:
-    """How often `work` pauses in `TURNS` turns of the loop: before `begin`, after it, and after `end`."""
+    """Return how often `work` pauses in `TURNS` turns of the event loop: before `begin`, after it, and after `end`."""
     loop, count, sleep, timeout = asyncio.get_running_loop(), 0, asyncio.sleep, asyncio.timeout
 
     async def counted(_seconds: float) -> None:
@@ -64,7 +64,7 @@ class Session:
 
 
 class Catalogue:
-    """A catalogue of nothing."""
+    """An empty catalogue."""
 
     currencies: dict[str, Any] = {}  # noqa: RUF012 - nothing writes to it
 

@@ -1,4 +1,6 @@
-"""API keys over REST and on open connections: made, listed without secrets, limited to addresses, revoked at once."""
+"""API keys over REST and on open connections: they are made, listed without secrets, limited to addresses, and revoked
+at once.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ PUT = KEY | {"secret": SECRET, "passphrase": "walrus"}
 
 
 async def made(exchange: Exchange, **fields: object) -> Credentials:
-    """A key that the server has made; from now on `exchange` can call by the name "made"."""
+    """Have the server make a key. From then on `exchange` can call by the name "made"."""
     status, answer = await exchange.call("admin", "POST", "/admin/keys", KEY | fields)
     assert status == 200, answer
     exchange.keys["made"] = Credentials(answer["id"], answer["secret"], answer["passphrase"])
@@ -147,7 +149,7 @@ async def test_the_forwarded_header_counts_only_from_a_proxy() -> None:
 
 
 async def test_metrics_are_for_the_networks_that_may_read_them() -> None:
-    """Behind a proxy, the test's client comes from wherever the header says."""
+    """Behind a proxy, the test's client has the address that the header says."""
     node = config()
     http = msgspec.structs.replace(node.http, trusted_proxies=("127.0.0.0/8",), metrics_from=("192.0.2.0/24",))
     async with running(node=msgspec.structs.replace(node, http=http)) as exchange:
@@ -268,7 +270,7 @@ async def test_the_answer_names_the_account_and_the_permissions_of_a_key(exchang
 
 
 class SlowBackend(FakeBackend):
-    """Answers look-ups of keys with what there was when they were asked; `between` happens before the answer arrives."""
+    """Answers look-ups of keys with the state at the time of the request. `between` runs before the answer arrives."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Who leads: redirects, pauses, unknown outcomes, readiness, and what reads say about their age."""
+"""Redirects to the leader, pauses, unknown outcomes, readiness, and what reads say about their age."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_linearizable_read_goes_through_a_barrier_at_the_leader(exchange
 
 
 async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchange) -> None:
-    """Only so a client that has learnt of an order from another node knows whether this one is behind."""
+    """Only so a client that learned of an order from another node knows whether this node is behind."""
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
     await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)

@@ -1,4 +1,4 @@
-"""Rate limits: a bucket a key and an address, the time to wait, and the switch that turns them off."""
+"""Rate limits: a bucket for each key and each address, the time to wait, and the switch that turns them off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_callers_are_apart_and_a_refusal_says_how_long_to_wait() -> None:
 
 
 def test_an_exhausted_address_is_not_forgotten_and_a_64_is_one_caller() -> None:
-    """The two ways around the address limit (M5): many other addresses, and the addresses of one IPv6 network."""
+    """There were two ways around the address limit (M5): many other addresses, and the addresses of one IPv6 network."""
     limits = Limits(1.0, 0.5, Clock())
     limits.addresses.take("192.0.2.1")
     for number in range(PAYERS_KEPT + 10):

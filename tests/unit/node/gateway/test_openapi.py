@@ -37,7 +37,7 @@ def test_every_operation_has_an_id_of_its_own() -> None:
 
 
 async def test_every_path_that_answers_is_in_the_document(exchange: Exchange) -> None:
-    """But for the document's own, the page's files, and the WebSocket's, which OpenAPI has no words for."""
+    """The exceptions are the document's own path, the page's files, and the WebSocket, which OpenAPI cannot describe."""
     served = {path for path in exchange.client.app.router.paths if not path.startswith("/ui")}
     assert served - set(DOCUMENT["paths"]) == {"/openapi.json", "/", "/ws"}
 

@@ -1,5 +1,5 @@
-"""A signed request is carried out once, whoever sends it again; and what a gateway itself sends again is not taken for
-that.
+"""A signed request is executed once, whoever sends it again. What a gateway itself repeats does not count as a
+repetition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORGOTTEN = 10_001
 
 
 async def again(exchange: Exchange, who: str, method: str, target: str, body: object = None, timestamp: str | None = None) -> Any:
-    """A function that sends one signed request, each time the same."""
+    """Return a function that sends one signed request, the same each time."""
     data = b"" if body is None else json.dumps(body).encode()
     signed = headers(exchange.keys[who], method, target, data, timestamp)
 
@@ -34,7 +34,7 @@ async def again(exchange: Exchange, who: str, method: str, target: str, body: ob
 
 
 def forget_here(exchange: Exchange) -> None:
-    """As if the request had come to another gateway: this one's own memory is empty."""
+    """Empty this gateway's cache, as if the request had reached another gateway."""
     exchange.gateway.replays = build(exchange.gateway.config, exchange.backend).replays
     exchange.backend.follow_keys(exchange.gateway.auth._changed)
 

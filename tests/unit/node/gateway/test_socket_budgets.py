@@ -1,4 +1,4 @@
-"""What one WebSocket client may have and ask for. Work is counted, not timed."""
+"""What one WebSocket client may have and request. The tests count work and do not measure time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def message(**fields: object) -> FeedRequest:
 
 
 class TestExpanding:
-    """One message of 58 KB, 4,000 times the channel full and 5,000 names, stopped a gateway for 5 s of CPU."""
+    """Formerly one message of 58 KB, with the channel full 4,000 times and 5,000 names, stopped a gateway for 5 s of
+    CPU.
+    """
 
     def test_the_work_is_bounded_before_any_is_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
         looked_at: list[str] = []
@@ -80,7 +82,7 @@ class TestMessages:
     async def test_each_frame_counts_control_frames_too(
         self, exchange: Exchange, kind: WSMsgType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """1.2 million pings in 10 s kept another client's GET waiting for 9 s."""
+        """Formerly 1.2 million pings in 10 s delayed another client's GET by 9 s."""
         monkeypatch.setattr("node.gateway.sockets.MESSAGES_BURST", 20.0)
         monkeypatch.setattr("node.gateway.sockets.MESSAGES_PER_SECOND", 0.001)
         socket = await exchange.client.ws_connect("/", autoping=False)
@@ -99,7 +101,7 @@ class TestMessages:
     async def test_a_client_may_send_a_ping_for_each_message_that_it_was_sent(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """cbpro sends a ping before each read. A feed of more than 100 messages a second cut it off."""
+        """cbpro sends a ping before each read. Formerly a feed of more than 100 messages a second got it disconnected."""
         monkeypatch.setattr("node.gateway.sockets.MESSAGES_BURST", 5.0)
         monkeypatch.setattr("node.gateway.sockets.MESSAGES_PER_SECOND", 0.001)
         socket = await exchange.client.ws_connect("/", autoping=False)
@@ -230,7 +232,7 @@ class TestLevel3:
 
 class TestConnections:
     def test_addresses_have_places_and_the_last_are_for_those_with_few(self) -> None:
-        """2,000 idle connections of one address shut out everybody else."""
+        """Formerly 2,000 idle connections of one address shut out all others."""
         limits, taken = SocketLimits(1_000.0), 0
         hoarder = 0
         while taken < SOCKETS_MAX - SOCKETS_RESERVED:
@@ -276,7 +278,7 @@ UPGRADE = {
 
 class TestTurns:
     async def test_holders_are_served_in_turn(self) -> None:
-        """Twelve readers of one address that do not read kept an honest resume waiting for 43 s."""
+        """Formerly twelve readers of one address that did not read delayed an honest resume by 43 s."""
         turns, served = Turns(1, 16), []
 
         async def want(holder: str) -> None:
@@ -340,7 +342,9 @@ class TestSlowReaders:
     async def test_one_that_is_a_little_behind_gets_the_events_as_it_reads(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A cascade of stop orders gives more events at once than may wait: no reader is cut off by one command."""
+        """A cascade of stop orders gives more events at once than may wait. No reader is disconnected because of one
+        command.
+        """
         monkeypatch.setattr(sessions, "BEHIND", 10)
         monkeypatch.setattr(sessions, "CATCH_UP_QUEUE", 5)
         feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
@@ -397,7 +401,7 @@ class TestSlowReaders:
     async def test_a_resume_gives_its_source_back_when_its_reader_does_not_read(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Four of them blocked all resuming for good."""
+        """Formerly four of them blocked all resuming for good."""
         monkeypatch.setattr(sessions, "CATCH_UP_QUEUE", 5)
         monkeypatch.setattr("node.gateway.feeds.EVENTS_KEPT", 1)
         for _ in range(10):

@@ -18,7 +18,7 @@ ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "1"}
 
 
 async def ask(socket: ClientWebSocketResponse, kind: str, request_id: str, **fields: Any) -> Any:
-    """Send a message; its answer."""
+    """Send a message. Returns its answer."""
     await socket.send_json({"type": kind, "request_id": request_id} | fields)
     answer = await receive(socket)
     assert answer["type"] == "result", answer
@@ -27,7 +27,7 @@ async def ask(socket: ClientWebSocketResponse, kind: str, request_id: str, **fie
 
 
 async def trader(exchange: Exchange, who: str = "alice") -> ClientWebSocketResponse:
-    """A connection that has signed once."""
+    """Return a connection that has signed once."""
     socket = await exchange.socket()
     answer = await ask(socket, "cancel_all", "hello", **exchange.socket_signature(who))
     assert (answer["success"], answer["order_ids"]) == (True, [])
@@ -186,7 +186,7 @@ async def test_many_orders_are_sent_without_waiting_and_in_order(exchange: Excha
 class TestCancelOnDisconnect:
     @staticmethod
     async def count(exchange: Exchange) -> int:
-        """Alice's open orders."""
+        """Return the number of Alice's open orders."""
         return len((await exchange.call("alice", "GET", "/orders"))[1])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Stop orders and good-till-time over HTTP and in the feed, in the words of Coinbase's clients."""
+"""Stop orders and good-till-time over HTTP and in the feed, with the field names of Coinbase."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LIMIT = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "1"}
 
 
 async def placed(exchange: Exchange, who: str, body: object) -> Any:
-    """The order object of an order that is accepted."""
+    """Place an order that is accepted. Returns its order object."""
     status, answer = await exchange.call(who, "POST", "/orders", body)
     assert status == 200, answer
     return answer
 
 
 async def trade(exchange: Exchange, price: str) -> None:
-    """A trade at a price, of one coin."""
+    """Make a trade of one coin at a price."""
     await exchange.order("bob", "sell", price, "1")
     await exchange.order("alice", "buy", price, "1", time_in_force="IOC")
 

@@ -1,4 +1,4 @@
-"""The page's files: what is served, how it is cached, and who may read from whom."""
+"""The page's files: what is served, how it is cached, and which origins may read it."""
 
 from __future__ import annotations
 

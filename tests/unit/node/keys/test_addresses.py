@@ -1,4 +1,4 @@
-"""Where requests come from, and what keys are limited to."""
+"""The addresses of requests, and the limits of keys to addresses."""
 
 from __future__ import annotations
 

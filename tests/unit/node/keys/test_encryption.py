@@ -1,4 +1,4 @@
-"""Encryption: only the cluster's keys open what they encrypted, and only in its place."""
+"""Encryption: only the cluster's keys decrypt what they encrypted, and only in its place."""
 
 from __future__ import annotations
 
