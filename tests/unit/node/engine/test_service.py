@@ -1,6 +1,4 @@
-"""The engine service: its answers while this node leads, does not lead, stops, or is full. Linearizable reads share
-barriers.
-"""
+"""The engine service: its answers while this node leads, follows, stops, or is full, and the barriers that reads share."""
 
 from __future__ import annotations
 
@@ -384,9 +382,7 @@ class TestReads:
         assert not desk.read(StatusQuery(), NodeStatus).ready
 
     def test_a_follower_that_is_an_entry_behind_is_ready(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Under load a follower nearly always is behind. Formerly a quarter of the requests for /readyz got 503, and
-        alerts fired.
-        """
+        """Under load a follower nearly always is behind. Formerly a quarter of its readiness checks got 503."""
         desk.submit(1, *WORLD)
         desk.run()
         desk.raft.lose_leadership("n2")
