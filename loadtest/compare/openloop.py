@@ -71,7 +71,7 @@ class _Connection(asyncio.Protocol):
         self._generator.answered(self, status, time.perf_counter() - self._intended)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._generator.lost(exc)
+        self._generator.lost(self, exc)
 
 
 class OpenLoop:
@@ -83,6 +83,7 @@ class OpenLoop:
         self._interval = 1 / rate
         self._connections = connections
         self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
         self._due: deque[tuple[bytes, float]] = deque()
         self._under_way = 0
         self._latencies: list[float] = []
@@ -103,6 +104,7 @@ class OpenLoop:
         for _ in range(self._connections):
             _, connection = await loop.create_connection(lambda: _Connection(self), self._host, self._port)
             self._idle.append(connection)
+            self._open.add(connection)
         begin = time.perf_counter()
         end = begin + (most_seconds or float("inf"))
         for number, request in enumerate(requests):
@@ -120,13 +122,17 @@ class OpenLoop:
             async with asyncio.timeout(end - time.perf_counter() if most_seconds else None):
                 await self._through()
         seconds = time.perf_counter() - begin
-        self._closing = True
-        for connection in self._idle:
-            connection.transport.close()
+        self._cut()
         if self._error is not None:
             raise LoadTestError(f"a connection broke: {self._error}")
         p50, p99, p999 = (percentile(self._latencies, parts) for parts in (50, 99, 99.9))
         return OpenLoad(len(requests), len(self._latencies), self._refused, seconds, p50, p99, p999)
+
+    def _cut(self) -> None:
+        """End all connections, those with a request under way too: a server counts each one until it ends."""
+        self._closing = True
+        for connection in self._open:
+            connection.transport.abort()
 
     async def _through(self) -> None:
         """Wait until every request that was sent is answered, or a connection broke."""
@@ -155,8 +161,9 @@ class OpenLoop:
         self._send_due()
         self._check_through()
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self, connection: _Connection, error: Exception | None) -> None:
         """Record the end of a connection."""
+        self._open.discard(connection)
         if not self._closing:
             self._error = error or LoadTestError("the server closed it")
             self._check_through()
