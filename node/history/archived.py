@@ -131,10 +131,17 @@ def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: tuple(row[name] for name in order), reverse=True)[:limit]
 
 
-def up_to(file: Path, table: Table, sequence: int) -> list[Row]:
-    """Return all rows of a file whose commands have sequences up to `sequence`."""
+def up_to(file: Path, table: Table, sequence: int, time: int = ID_MAX) -> list[Row]:
+    """Return all rows of a file whose commands have sequences up to `sequence`, and that are not later than `time`, except
+    that orders are chosen by the sequence alone.
+    """
     order = [column.name for column in table.primary_key]
-    return _read(file, table, RowRequest(lambda own: own.sequence <= sequence, order, ID_MAX))
+
+    def wanted(own: Any) -> Any:
+        early = own.sequence <= sequence
+        return early & (own.time <= time) if "time" in table.c else early
+
+    return _read(file, table, RowRequest(wanted, order, ID_MAX))
 
 
 def _read(file: Path, table: Table, wanted: RowRequest) -> list[Row]:

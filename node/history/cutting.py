@@ -1,6 +1,7 @@
 """Cuts a history back to an earlier place in its log, for a rollback, or sets it aside.
 
-Rows that are only ever added are deleted by the sequence of their command. Rows that change in place are made again:
+Rows that are only ever added are deleted by the sequence of their command, and by their time: what time alone caused has
+the sequence of the command before it. Rows that change in place are made again:
 orders that were open at that place come from the exchange's state there, and the last candles and hourly volumes come
 from the remaining trades. Days in Parquet files that end after that place return to the database.
 
@@ -68,7 +69,8 @@ def cut(database: Database, home: Path, state: Engine, progress: HistoryProgress
         with database.begin() as connection:
             gone = _restore_days(connection, home, progress)
             for table in ADDED:
-                connection.execute(delete(table).where(table.c.sequence > progress.sequence))
+                later = (table.c.sequence > progress.sequence) | (table.c.time > progress.time)
+                connection.execute(delete(table).where(later))
             connection.execute(delete(tables.orders).where(tables.orders.c.sequence > progress.sequence))
             connection.execute(delete(tables.gaps).where(tables.gaps.c.last_index > progress.log_index))
             _from_state(connection, state)
@@ -88,7 +90,7 @@ def _restore_days(connection: Connection, home: Path, progress: HistoryProgress)
     files = []
     for note in connection.execute(select(tables.partitions).where(own.day >= day)).mappings().all():
         table = PARQUET[note["table_name"]]
-        rows: list[dict[str, Any]] = [dict(row) for row in up_to(home / note["file"], table, progress.sequence)]
+        rows: list[dict[str, Any]] = [dict(row) for row in up_to(home / note["file"], table, progress.sequence, progress.time)]
         if rows:
             connection.execute(insert(table), rows)
         files.append(note["file"])

@@ -104,7 +104,9 @@ class Keeper:
             )
         if not self.progress.term:
             self._compare_orders()
-        self._projection = Projection(self._engine, totals_of(self._engine))
+        sequence = self.progress.sequence
+        under = sequence, self._store.entries_under(sequence, self._config.history_path)
+        self._projection = Projection(self._engine, totals_of(self._engine), under)
         self._caught_up = True
 
     def _compare_orders(self) -> None:

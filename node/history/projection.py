@@ -210,11 +210,13 @@ class Projection:
     Args:
         engine: the one that the steps come from.
         totals: what every account has before the first step.
+        under: the sequence of the last command before the first step, and the number of ledger entries under it.
     """
 
-    def __init__(self, engine: Engine, totals: Totals) -> None:
+    def __init__(self, engine: Engine, totals: Totals, under: tuple[int, int] = (0, 0)) -> None:
         self._engine = engine
         self._totals = totals
+        self._under = under
         self._markets: dict[str, ProductTerms] = {}
 
     def go_on_with(self, engine: Engine) -> None:
@@ -338,7 +340,17 @@ class Projection:
             if isinstance(event, OrderMatched):
                 rows.trades.append(self._trade(step, event))
                 entries += self._settlement(event)
-        return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
+        first = self._position(step.sequence, len(entries))
+        return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries, first)]
+
+    def _position(self, sequence: int, count: int) -> int:
+        """Return the position of the first of `count` new entries under a sequence. The results of time have the sequence of
+        the command before them, which may have entries, too.
+        """
+        last, before = self._under
+        first = before if last == sequence else 0
+        self._under = sequence, first + count
+        return first
 
     def _trade(self, step: HistoryStep, event: OrderMatched) -> Row:
         return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}

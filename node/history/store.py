@@ -5,6 +5,7 @@ once, whenever the process ends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from sqlalchemy.sql.dml import Insert
 
 from node.errors import HistoryError
 from node.history import tables
+from node.history.archived import RowRequest, newest
 from node.history.candles import Candle
 from node.history.projection import HistoryRows, Row
 from statemachine.types import DoneReason, OrderStatus
@@ -104,6 +106,20 @@ class HistoryStore:
                 for row in connection.execute(select(tables.orders).where(tables.orders.c.order_id.in_(some))).mappings():
                     found[row["order_id"]] = dict(row)
         return found
+
+    def entries_under(self, sequence: int, home: Path) -> int:
+        """Return the number of ledger entries under a sequence, in the database or in a file.
+
+        Args:
+            home: the history's directory, with its files.
+
+        Raises:
+            HistoryError: a file cannot be read.
+        """
+        wanted = RowRequest(lambda own: own.sequence == sequence, ("sequence", "position"), 1, sequence, sequence)
+        with self._engine.connect() as connection:
+            last = newest(connection, home, tables.ledger, wanted)
+        return last[0]["position"] + 1 if last else 0
 
     def write(self, rows: HistoryRows, progress: HistoryProgress) -> None:
         """Store rows that follow the present progress.

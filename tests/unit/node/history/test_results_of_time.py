@@ -1,0 +1,63 @@
+"""What time alone causes has the sequence of the command before it, and comes after everything that the command caused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from statemachine.commands import Deposit, PlaceOrder, PutProductLimits
+from statemachine.limits import OPERATOR, SECOND_NS
+from statemachine.types import CollarAction, OrderType, ProductStatus, Side
+from tests.property.worlds import foundations
+from tests.unit.node.history.logs import NodeLog, gone_back, rows
+
+CALL_S = 10
+
+
+def interrupted(directory: Path) -> NodeLog:
+    """Return a node whose two products are in calls, which end 10 and 20 seconds later. The last command is a deposit."""
+    node = NodeLog(directory)
+    node.add(foundations((0, 0), 10**9))
+    for place, product in enumerate(node.engine.products(), 1):
+        limits = (100_000, 0, CollarAction.AUCTION, 0, place * CALL_S * SECOND_NS)
+        node.add([PutProductLimits(OPERATOR, f"limits-{place}", product.product_id, *limits)])
+    for price in (100, 200):  # the second pair is outside the collar
+        for product in node.engine.products():
+            terms = OrderType.LIMIT, price * product.tick, 4 * product.lot
+            name = f"{product.product_id}-{price}"
+            node.add([PlaceOrder("ann", f"s-{name}", product.product_id, Side.SELL, *terms)], seconds=0.1)
+            node.add([PlaceOrder("bob", f"b-{name}", product.product_id, Side.BUY, *terms)], seconds=0.1)
+    assert {row.status for row in node.engine.products()} == {ProductStatus.AUCTION}
+    node.add([Deposit("ann", "last", "USD", 5)])
+    return node
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["", "reopened after each entry"])
+def test_the_ledger_has_room_for_them(reopened: bool, tmp_path: Path) -> None:
+    """Each auction opens with an entry without commands. The history once stopped there, on every node."""
+    node = interrupted(tmp_path / "node")
+    last = node.engine.sequence
+    for _ in range(2):
+        if reopened:
+            node.follow()
+        node.add([], seconds=CALL_S + 1)
+    node.follow()
+    stored = node.stored()
+    assert len([trade for trade in stored["trades"] if trade["sequence"] == last]) == 2
+    assert [row["position"] for row in stored["ledger"] if row["sequence"] == last] == list(range(9))
+    node.add([Deposit("ann", "next", "USD", 5)])
+    node.follow()
+    assert node.stored()["ledger"][-1]["position"] == 0
+
+
+def test_they_go_when_the_history_is_cut_back_to_the_command_before_them(tmp_path: Path) -> None:
+    node = interrupted(tmp_path / "node")
+    node.follow()
+    at, before = node.applied, rows(node)
+    node.add([], seconds=CALL_S + 1)
+    node.follow()
+    assert rows(node) != before
+    gone_back(node, at)
+    node.follow()
+    assert rows(node) == before
