@@ -68,6 +68,7 @@ from statemachine.tables import AccessRow, ApiKeyRow, UserRow
 from statemachine.types import Permission, Reason, Role, Scope
 
 _VIEW, _ADMIN, _ACCESS = int(Permission.VIEW), int(Permission.ADMIN), int(Permission.ACCESS)
+_CLUSTER = int(Permission.CLUSTER)
 OF_OPERATOR = sum(permission for permission in Permission if permission >= Permission.SWITCH)
 """The permissions that commands of the operator need. ADMIN is all of them."""
 CONSENTED = OF_OPERATOR - Permission.CLUSTER
@@ -230,7 +231,8 @@ def _covers(state: State, grant: Grant, scope: Scope, name: str) -> bool:
 def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
     """A key with the permissions that it has now. For a key of a user these are those that both the key and the user's
     roles allow: for the account that it acts for, and the operator's permissions for any scope; without an account all
-    permissions for any scope. The scope is checked when the key uses them.
+    permissions for any scope. The scope is checked when the key uses them. The cluster has no parts, and no command in
+    the log needs CLUSTER, so only a role for the venue gives it.
     """
     if not key.user_id:
         return key
@@ -238,7 +240,7 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
     held = 0
     if user is not None:
         for grant in user.grants:
-            held |= ROLES[grant.role]
+            held |= ROLES[grant.role] if grant.scope == Scope.VENUE else ROLES[grant.role] & ~_CLUSTER
         if key.owner_id != OPERATOR:
             held = held & OF_OPERATOR | _held(state, user, Scope.ACCOUNT, key.owner_id)
     return msgspec.structs.replace(key, permissions=widened(key.permissions) & held)
@@ -246,6 +248,9 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
 
 def sees(state: State, sender: str, table: str, row: Any) -> bool:
     """Whether a sender of the operator's commands may read a row of the controls, of the API keys or of the proposals."""
+    if table in ("fee_override", "fee_volume"):  # perhaps a row of each account: the only check, for every sender
+        account_id = row.owner_id if table == "fee_override" else row.account_id
+        return bool(held_by(state, sender, Scope.ACCOUNT, account_id) & _VIEW)
     if held_by(state, sender, Scope.VENUE, "") & (_VIEW | OF_OPERATOR):
         return True
     match table:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from statemachine import access
-from statemachine.commands import AnyCommand, Batch, DecideProposal, Grant, OpenAccount, PutApiKey, PutUser, SetAccess
+from statemachine.commands import AnyCommand, Batch, DecideProposal, Grant, OpenAccount, PutApiKey, PutFirm, PutUser, SetAccess
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Done, Proposed, Rejected
 from statemachine.limits import GRANTS_PER_USER, KEYS_PER_USER, OPERATOR, PROPOSALS_MAX, PROPOSALS_PER_SENDER, USERS_MAX
+from statemachine.tables import FeeOverrideRow, FeeVolumeRow
 from statemachine.types import Decision, Permission, Reason, Role, Scope
 
 MINUTE = 60 * 10**9
@@ -114,3 +115,28 @@ def test_a_key_has_what_both_it_and_its_user_may() -> None:
     put = engine.apply(Batch(engine.time + 1, [user("tom", [])]))
     assert sorted(put.keys_put) == ["k-ann", "k-bob", "k-op", "k-view"]
     assert [permissions(name) for name in ("k-ann", "k-bob", "k-op", "k-view")] == [0, 0, 0, 0]
+
+
+def test_only_an_administrator_of_the_venue_operates_the_cluster() -> None:
+    """The cluster has no parts, and a node checks the permission without a scope."""
+    engine = with_two_administrators()
+    apply(engine, PutFirm(OPERATOR, "acme", "acme"), user("fay", [Grant(Role.ADMINISTRATOR, Scope.FIRM, "acme")]))
+    apply(engine, key("k-fay", "fay"))
+    firm, venue = engine.usable_key("k-fay"), engine.usable_key("k-ada")
+    assert firm is not None and venue is not None  # noqa: PT018
+    assert firm.permissions & Permission.ACCESS
+    assert not firm.permissions & Permission.CLUSTER
+    assert venue.permissions & Permission.CLUSTER
+
+
+def test_fees_are_shown_to_those_who_see_the_account() -> None:
+    """The own rates of an account, and what it traded, are its secrets."""
+    engine = with_two_administrators()
+    apply(engine, OpenAccount(OPERATOR, "ann", "ann"), OpenAccount(OPERATOR, "bob", "bob"))
+    apply(engine, user("tom", [Grant(Role.VIEWER, Scope.ACCOUNT, "ann")]))
+    for table, rows in (
+        ("fee_override", [FeeOverrideRow(name, "", 1, 2) for name in ("ann", "bob")]),
+        ("fee_volume", [FeeVolumeRow(name, "USD", 1, 5) for name in ("ann", "bob")]),
+    ):
+        assert [engine.sees("operator/tom", table, row) for row in rows] == [True, False]
+        assert [engine.sees("operator/ada", table, row) for row in rows] == [True, True]
