@@ -99,8 +99,13 @@ class Replays:
 
 
 def anew(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-    """Return the commands with new ids, so that they are carried out again."""
-    return [msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") for command in commands]
+    """Return the commands, with a new id where the id comes from the signature, so that they are carried out again. An order
+    with a `client_oid` keeps its id, and is placed once.
+    """
+    return [
+        msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") if is_signed(command.command_id) else command
+        for command in commands
+    ]
 
 
 def find(commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], known: int, *, resent: bool) -> list[AnyOutcome]:

@@ -82,6 +82,16 @@ class TestEqualOrders:
         assert [(await client.send(signed, "/orders/batch", body))[0] for _ in range(2)] == [200, 200]
         assert await open_orders(exchange) == 4
 
+    async def test_an_order_of_an_equal_batch_with_a_client_oid_is_placed_once(self, exchange: Exchange, client: Client) -> None:
+        """Also if it is filled by then: the id of the client is the id of its command, whatever else is in the batch."""
+        await exchange.order("bob", "sell", "100", "1")
+        signed, body = whole_second(exchange, "/orders/batch", {"orders": [ORDER | {"client_oid": "mine"}, ORDER]})
+        answers = [await client.send(signed, "/orders/batch", body) for _ in range(2)]
+        assert [status for status, _ in answers] == [200, 200]
+        placed = exchange.backend.engine.orders("alice", done=True)
+        assert len(placed) == 3
+        assert [order.client_oid for order in placed].count("mine") == 1
+
     async def test_an_equal_order_on_another_connection_is_a_replay(self, exchange: Exchange, client: Client) -> None:
         """This is what a library sends again after its connection was lost, and what an eavesdropper sends."""
         signed, body = whole_second(exchange)
