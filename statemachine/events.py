@@ -299,6 +299,11 @@ class OrderChanged(Event, frozen=True, tag=4):
         """The size by which a `resting` order shrinks on the book at `price`."""
         return self.old if self.requeued else self.old - self.new
 
+    @property
+    def of_waiting_stop(self) -> bool:
+        """Whether the owner amended a stop order that waits. Only the owner may see its prices and sizes."""
+        return self.reason is ChangeReason.AMENDED and self.new_stop_price != 0 and not self.resting
+
 
 class OrderDone(Event, frozen=True, tag=5):
     """An order is done. `resting` says that it was on the book, from which `remaining` is removed."""

@@ -477,6 +477,12 @@ def _redacted(event: bytes) -> bytes:
     return _encode_event(redact(_events.decode(event)))
 
 
+_OF_WAITING_STOP: dict[str, object] = {"price": 0, "old": 0, "new": 0, "new_price": 0}
+"""Further private fields of the amendment of a waiting stop order."""
+
+
 def redact(event: AnyEvent) -> AnyEvent:
     """The event as the public may see it."""
+    if isinstance(event, OrderChanged) and event.of_waiting_stop:
+        return msgspec.structs.replace(event, **_PRIVATE_FIELDS[OrderChanged], **_OF_WAITING_STOP)
     return msgspec.structs.replace(event, **_PRIVATE_FIELDS[type(event)])

@@ -243,8 +243,14 @@ _CHANGE_REASONS = {
 
 def _change(event: OrderChanged, product: Product) -> Json:
     body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": _CHANGE_REASONS[event.reason]}
-    if event.reason is ChangeReason.TRAILED:
+    if event.reason is ChangeReason.TRAILED or event.of_waiting_stop:
         return body
+    return body | _changes(event, product)
+
+
+def _changes(event: OrderChanged, product: Product) -> Json:
+    """Return the prices and sizes of a change."""
+    body: Json = {}
     if event.price:
         body["price"] = product.price(event.price)
     if event.reason in (ChangeReason.AMENDED, ChangeReason.REPRICED):
@@ -261,7 +267,9 @@ def own_json(event: AnyEvent, product: Product, accounts: tuple[str, ...]) -> Js
         body["client_oid"] = event.client_oid
     if isinstance(event, OrderActivated):
         body |= _stop(event, product)
-    if isinstance(event, OrderChanged) and event.reason is ChangeReason.TRAILED:
+    if isinstance(event, OrderChanged) and event.of_waiting_stop:
+        body |= _changes(event, product)
+    if isinstance(event, OrderChanged) and (event.reason is ChangeReason.TRAILED or event.of_waiting_stop):
         body["new_stop_price"] = product.price(event.new_stop_price)
     if isinstance(event, OrderDone) and event.reason is DoneReason.EXPIRED:
         body["cancel_reason"] = "101:Time In Force"

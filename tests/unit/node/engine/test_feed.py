@@ -30,7 +30,7 @@ from statemachine.events import (
     TradeCorrected,
     TradingSwitched,
 )
-from statemachine.types import CorrectionKind, DoneReason, OrderType, ProductStatus, Scope, Side, StopType
+from statemachine.types import ChangeReason, CorrectionKind, DoneReason, OrderType, ProductStatus, Scope, Side, StopType
 
 
 def opened(sequence: int, product_id: str = "BTC-USD") -> OrderOpened:
@@ -348,6 +348,27 @@ class TestAudiences:
         late = Reader(Audience.PUBLIC)
         subscribe(feed, late, 1)
         assert late.events == public.events
+
+    def test_an_amended_stop_order_that_waits_stays_hidden(self) -> None:
+        """Its limit is near its stop price. The amendment of an order on the book is public."""
+        feed, public = Feed(100), Reader(Audience.PUBLIC)
+        subscribe(feed, public, 0)
+        amended = ChangeReason.AMENDED
+        waits = OrderChanged("BTC-USD", 1, 0, 3, "a", Side.SELL, 100, 5, 4, False, False, False, amended, 101, 102, True)
+        rests = OrderChanged("BTC-USD", 2, 0, 4, "a", Side.SELL, 100, 5, 4, False, True, False, amended, 101, 0, True)
+        feed.publish(*encoded(waits, rests))
+        hidden, shown = public.events
+        assert isinstance(hidden, OrderChanged)
+        assert isinstance(shown, OrderChanged)
+        assert (hidden.order_id, hidden.price, hidden.old, hidden.new, hidden.new_price, hidden.new_stop_price) == (
+            3,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
+        assert (shown.price, shown.old, shown.new, shown.new_price) == (100, 5, 4, 101)
 
     def test_everybody_of_an_audience_gets_the_same_bytes(self) -> None:
         feed = Feed(100)

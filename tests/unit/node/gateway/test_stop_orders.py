@@ -249,6 +249,23 @@ async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> 
     assert (await exchange.call("alice", "GET", f"/orders/{order['id']}"))[1]["stop_price"] == "94"
 
 
+@pytest.mark.parametrize("change", [{"size": "0.5"}, {"price": "89"}, {"stop_price": "94"}])
+async def test_only_the_owner_sees_how_a_waiting_stop_order_is_amended(exchange: Exchange, change: dict[str, str]) -> None:
+    wanted = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full"]}
+    own, public = await exchange.socket(), await exchange.socket()
+    await own.send_json(wanted | exchange.socket_signature("alice"))
+    await public.send_json(wanted)
+    for socket in (own, public):
+        await receive(socket, "subscriptions")
+    order = await placed(exchange, "alice", STOP)
+    assert (await exchange.call("alice", "PUT", f"/orders/{order['id']}", change))[0] == 200
+    update = await receive(own, "change")
+    after = {"size": "1", "price": "90", "stop_price": "95"} | change
+    assert (update["new_size"], update["new_price"], update["new_stop_price"]) == tuple(after.values())
+    update = await receive(public, "change")
+    assert update.keys() == {"type", "product_id", "sequence", "time", "side", "order_id", "reason"}
+
+
 async def test_a_trailing_stop_may_begin_at_the_last_trade(exchange: Exchange) -> None:
     trailing = {name: value for name, value in STOP.items() if name not in ("stop_price", "price")} | {"trail": "5"}
     market = trailing | {"type": "market"}
