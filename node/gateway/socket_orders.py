@@ -39,7 +39,7 @@ from node.gateway.requests import ABSENT, DecimalText, absent, choice, given, pa
 from node.gateway.values import SIDES, check_name, iso, optional_name, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome, Armed, Cancelled, Rejected
+from statemachine.events import AnyOutcome, Armed, Cancelled, OrderState, Rejected
 from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.types import Permission
 
@@ -233,7 +233,18 @@ class SocketOrders:
     async def _product(self, account_id: str, product_id: str | None, order_id: int, client_oid: str) -> Product:
         """Return the named product, or else the product of the order. Raises ApiError 404."""
         query, unknown = OrderQuery(account_id, order_id, client_oid), ApiError(404, "order not found", "order_id")
-        return await self._gateway.catalogue.product_of(product_id, query, self._gateway.backend.query, unknown)
+        return await self._gateway.catalogue.product_of(product_id, query, self._find, unknown)
+
+    async def _find(self, query: OrderQuery) -> OrderState:
+        """Return an order. A follower may not know the order yet, so it asks the leader for an order that it does not know."""
+        backend, status = self._gateway.backend, self._gateway.monitor.status
+        try:
+            found: OrderState = await backend.query(query)
+        except RequestFailed as error:
+            if error.code is not FailCode.NOT_FOUND or (status is not None and status.role == "leader"):
+                raise
+            found = await backend.query_leader(query)
+        return found
 
     async def _carry_out(self, request_id: str, command: Command, product: Product | None) -> None:
         try:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse
 
+from node.errors import RequestFailed
 from node.gateway import socket_orders
 from node.gateway.errors import UnavailableError
 from node.keys.credentials import Credentials
+from node.native.protocol import AnyQuery, FailCode, OrderQuery
 from statemachine.commands import CancelAllAfter
 from tests.unit.node.gateway.harness import Exchange, receive
 from tests.waiting import until
@@ -59,6 +61,34 @@ async def test_an_amendment_names_the_product_of_the_order(exchange: Exchange) -
     assert (refused["success"], refused["error"]["field"]) == (False, "product_id")
     amended = await ask(socket, "amend", "3", order={"client_oid": "mine", "price": "0.02", "product_id": "ETH/BTC"})
     assert amended["order"]["price"] == "0.02"
+
+
+async def test_a_follower_that_does_not_know_the_order_yet_asks_the_leader(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 404 would be final. Over REST such a node answers with 307 or 503."""
+    socket = await trader(exchange)
+    order = await exchange.order("alice", "buy", "50", "1")
+    backend = exchange.backend
+    known = backend.query
+
+    async def behind(query: AnyQuery, linearizable: bool = False) -> Any:
+        if isinstance(query, OrderQuery):
+            raise RequestFailed(FailCode.NOT_FOUND, "no such order here")
+        return await known(query, linearizable)
+
+    async def at_leader(query: AnyQuery) -> Any:
+        return await known(query)
+
+    monkeypatch.setattr(backend, "query", behind)
+    monkeypatch.setattr(backend, "query_leader", at_leader)
+    backend.status["role"] = "follower"
+    await exchange.gateway.monitor.poll()
+    amended = await ask(socket, "amend", "1", order={"order_id": order["id"], "size": "0.5"})
+    assert (amended["status"], amended["order"]["size"]) == (200, "0.5")
+    backend.status["role"] = "leader"
+    await exchange.gateway.monitor.poll()
+    assert (await ask(socket, "amend", "2", order={"order_id": order["id"], "size": "0.4"}))["status"] == 404
 
 
 @pytest.mark.parametrize("field", ["stop_limit_price", "max_floor"])
