@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
@@ -16,9 +18,9 @@ from node.gateway.requests import DecimalText, absent, amount_above_zero, choice
 from node.gateway.values import SIDES, STPS, SideWord, StpWord, iso, optional_name, order_number, product_text
 from node.native.protocol import OrderQuery
 from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
-from statemachine.events import Amended, AnyOutcome, Armed, Paired, Rejected, Replaced
+from statemachine.events import Amended, AnyOutcome, Armed, OrderState, Paired, Rejected, Replaced
 from statemachine.limits import SECOND_NS
-from statemachine.types import Side
+from statemachine.types import Reason, Side
 
 TIMEOUT_MAX = 86_400
 """The longest timer, in seconds: a day."""
@@ -185,7 +187,8 @@ async def amend(call: Call) -> Answer[OrderJson]:
     call.check_profile(request.profile_id)
     order_id, client_oid = named(call)
     product, command = await amendment(call, request, order_id, client_oid, call.command_id())
-    return Answer(amended(await call.command(command), product))
+    outcome = await call.command(command)
+    return Answer(amended(outcome, product, await side_of(outcome, command, call.read)))
 
 
 async def amendment(
@@ -223,11 +226,22 @@ async def _product(call: Call, product_id: str | None, order_id: int, client_oid
     return await call.gateway.catalogue.product_of(product_id, query, call.read, unknown)
 
 
-def amended(outcome: AnyOutcome, product: Product) -> OrderJson:
+def amended(outcome: AnyOutcome, product: Product, side: Side) -> OrderJson:
     """Return the amended order. Raises ApiError if the amendment was rejected."""
     if isinstance(outcome, Amended):
         return OrderJson.of(outcome.order, product)
-    raise refusal(outcome, product, Side.BUY)
+    raise refusal(outcome, product, side)
+
+
+async def side_of(outcome: AnyOutcome, command: AmendOrder, ask: Callable[[OrderQuery], Awaitable[Any]]) -> Side:
+    """Return the side of the order if its amendment was rejected for lack of funds: the missing amount is in the currency
+    with which this side pays. For any other outcome the side does not matter.
+    """
+    if isinstance(outcome, Rejected) and outcome.reason is Reason.INSUFFICIENT_FUNDS:
+        with suppress(RequestFailed):  # it may be done by now
+            order: OrderState = await ask(OrderQuery(command.account_id, command.order_id, command.client_oid))
+            return order.side
+    return Side.BUY
 
 
 async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
@@ -239,7 +253,7 @@ async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
     found = [await tried(call, _item(call, item)) for item in request.orders]
     outcomes = iter(await call.commands([each[1] for each in found if not isinstance(each, ApiError)]))
     results: Sequence[OrderJson | ApiError] = [
-        each if isinstance(each, ApiError) else _result(next(outcomes), each[0]) for each in found
+        each if isinstance(each, ApiError) else await _result(call, next(outcomes), *each) for each in found
     ]
     return Answer(
         BatchAmendJson(results=[AmendResultJson.of(item, each) for item, each in zip(request.orders, results, strict=True)])
@@ -255,9 +269,9 @@ async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder]:
     return await amendment(call, item, order_id, client_oid, command_id)
 
 
-def _result(outcome: AnyOutcome, product: Product) -> OrderJson | ApiError:
+async def _result(call: Call, outcome: AnyOutcome, product: Product, command: AmendOrder) -> OrderJson | ApiError:
     try:
-        return amended(outcome, product)
+        return amended(outcome, product, await side_of(outcome, command, call.read))
     except ApiError as error:
         return error
 

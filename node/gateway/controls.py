@@ -7,6 +7,7 @@ seconds.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from node.gateway.access import check_viewer
 from node.gateway.admin import PutJson, put
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
-from node.gateway.errors import ApiError, BadRequestError, rejection
+from node.gateway.errors import SIZES, ApiError, BadRequestError, rejection
 from node.gateway.requests import DecimalText, absent, amount_above_zero, choice, decimal_units, given, parse
 from node.gateway.values import check_name, order_number, product_text
 from node.native.protocol import ControlsQuery, ControlsView
@@ -34,7 +35,6 @@ from statemachine.commands import (
     SetCalendar,
     SetSwitches,
 )
-from statemachine.decimals import to_text
 from statemachine.events import Rejected, Switched
 from statemachine.limits import EXTENSIONS_MAX, OPERATOR, PPM_DIGITS, SECOND_NS
 from statemachine.types import CollarAction, Scope, Switch
@@ -49,6 +49,8 @@ COUNT_MAX = 10**9
 """Largest limit of open orders, and of orders a second."""
 CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal"))
 """The tables of `GET /admin/controls`. Users, settings and proposals have separate calls."""
+_LACKS = re.compile(r"(?P<account>\S+) has (?P<has>\d+) (?P<currency>\S+) available and gives back (?P<amount>\d+)", re.ASCII)
+"""The detail of a correction that is rejected because an account lacks what it has to give back."""
 
 
 class SwitchesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -363,8 +365,19 @@ async def correct(call: Call) -> Answer[PutJson]:
     )
     outcome = await call.command(command)
     if isinstance(outcome, Rejected):
-        raise rejection(outcome, number=lambda units: to_text(units, quote))
+        raise _not_corrected(outcome, product)
     return Answer(PutJson(id=text, changed=True, sequence=outcome.sequence))
+
+
+def _not_corrected(outcome: Rejected, product: Product) -> ApiError:
+    """Return the answer to a rejected correction. Either account may lack coins or money, and its name may have digits."""
+    error = rejection(outcome, number=product.size if outcome.reason in SIZES else product.price)
+    lacks = _LACKS.fullmatch(outcome.detail)
+    if lacks is not None:
+        number = product.size if lacks["currency"] == product.row.base else product.price
+        has, amount = number(int(lacks["has"])), number(int(lacks["amount"]))
+        error.detail = f"{lacks['account']} has {has} {lacks['currency']} available and gives back {amount}"
+    return error
 
 
 async def _product(call: Call) -> Product:

@@ -27,7 +27,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from node.errors import QuorumbookError, RequestFailed
-from node.gateway.amending import AmendItem, amended, units_above_zero
+from node.gateway.amending import AmendItem, amended, side_of, units_above_zero
 from node.gateway.auth import Identity
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Product
@@ -41,7 +41,7 @@ from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Armed, Cancelled, OrderState, Rejected
 from statemachine.limits import OPERATOR, SECOND_NS
-from statemachine.types import Permission
+from statemachine.types import Permission, Side
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,8 @@ class SocketOrders:
     async def _carry_out(self, request_id: str, command: Command, product: Product | None) -> None:
         try:
             (outcome,) = await self._gateway.backend.submit([command])
-            result = _result(request_id, command, product, outcome)
+            side = await side_of(outcome, command, self._find) if isinstance(command, AmendOrder) else Side.BUY
+            result = _result(request_id, command, product, outcome, side)
             if isinstance(command, CancelAllAfter):
                 self._on_disconnect.accepted(command)
         except (QuorumbookError, RequestFailed) as error:
@@ -268,8 +269,8 @@ def _named(order_id: str | None, client_oid: str | None) -> tuple[int, str]:
     return number, optional_name(client_oid, "client_oid")
 
 
-def _result(request_id: str, command: Command, product: Product | None, outcome: AnyOutcome) -> ResultJson:
-    """Return the answer for a command's outcome. Raises ApiError for a rejection."""
+def _result(request_id: str, command: Command, product: Product | None, outcome: AnyOutcome, side: Side) -> ResultJson:
+    """Return the answer for a command's outcome. `side` is that of an amended order. Raises ApiError for a rejection."""
     result = ResultJson(request_id=request_id, success=True, status=200, sequence=outcome.sequence)
     if outcome.duplicate:
         result.duplicate = True
@@ -278,7 +279,7 @@ def _result(request_id: str, command: Command, product: Product | None, outcome:
         result.order = placed(outcome, product, command)
     elif isinstance(command, AmendOrder):
         assert product is not None, "an order has a product"
-        result.order = amended(outcome, product)
+        result.order = amended(outcome, product, side)
     elif isinstance(outcome, Cancelled):
         result.order_ids = [order_text(order.order_id) for order in outcome.orders]
         result.pending = True if outcome.pending else UNSET

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.node.gateway.harness import Exchange
+from tests.unit.node.gateway.harness import Exchange, receive
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -175,3 +175,16 @@ async def test_a_timer_cancels_what_is_open_when_it_goes_off(exchange: Exchange)
     ):
         status, answer = await exchange.call("alice", "POST", "/orders/cancel-all-after", body)
         assert (status, answer["field"]) == (400, field), answer
+
+
+async def test_what_an_amended_sell_lacks_is_told_in_coins(exchange: Exchange) -> None:
+    order = await exchange.order("alice", "sell", "100", "1")
+    lacks = "500 needed, 100 available"
+    assert (await exchange.call("alice", "PUT", f"/orders/{order['id']}", {"size": "500"}))[1]["detail"] == lacks
+    body = {"orders": [{"order_id": order["id"], "size": "500"}]}
+    (result,) = (await exchange.call("alice", "POST", "/orders/batch_amend", body))[1]["results"]
+    assert result["error"]["detail"] == lacks
+    socket = await exchange.socket()
+    amendment = {"type": "amend", "request_id": "1", "order": body["orders"][0]}
+    await socket.send_json(amendment | exchange.socket_signature("alice"))
+    assert (await receive(socket, "result"))["error"]["detail"] == lacks
