@@ -15,13 +15,15 @@ from node.history import tables
 from node.history.archived import ID_MAX, Row, RowRequest, Times, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import check, connect, is_made
-from node.history.pages import PageRequest, TransferKind
+from node.history.pages import PageRequest, Place, TransferKind
 from node.history.projection import NOT_STORED, terms_of
 from node.history.store import HistoryProgress, LogGap, progress_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 ORDERS = ("order_id",)
+PLACE_MAX = 10_000
+"""Trades of an account with the same place: at most one of each product."""
 CANDLE = [tables.candles.c[name] for name in Candle.__struct_fields__]
 
 
@@ -107,7 +109,12 @@ class HistoryReader:
         return [order_of(row) for row in self._newest(tables.orders, wanted)]
 
     def fills(self, account_id: str, product_id: str, order_id: int, page: PageRequest) -> list[Row]:
-        """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders."""
+        """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders.
+
+        What time alone causes has the sequence of the command before it. So trades of several products may have the same
+        place, when auctions open at the same time. A page has all trades of its last place, even above its limit:
+        the next page begins behind that place.
+        """
 
         def of(side: str) -> RowRequest:
             def mine(own: Any) -> Any:
@@ -122,9 +129,13 @@ class HistoryReader:
         # One transaction: a fill of one side must not be newer than the page of the other side.
         with self._engine.connect() as connection:
             makers, takers = (newest(connection, self._home, tables.trades, side) for side in (maker, taker))
-        own = [row for row in makers if row["maker_account_id"] == account_id]
-        own += [row for row in takers if row["taker_account_id"] == account_id]
-        return latest(own, maker.order, page.limit)
+            own = latest(_own(makers, takers, account_id), maker.order, page.limit)
+            if product_id or order_id or len(own) < page.limit:
+                return own
+            last = own[-1]["sequence"], own[-1]["trade_id"]
+            at_end = (_at(side, last) for side in (maker, taker))
+            more = _own(*(newest(connection, self._home, tables.trades, side) for side in at_end), account_id)
+        return own + [row for row in more if row not in own]
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:
         """Return entries of an account's balance in one currency, or of one kind."""
@@ -272,6 +283,22 @@ def _paged(where: Where, order: tuple[str, str], page: PageRequest) -> RowReques
 
     first, last = 0 if before is None else before[0], ID_MAX if after is None else after[0]
     return RowRequest(within, order, page.limit, first, last, _times("time", page))
+
+
+def _own(makers: Sequence[Row], takers: Sequence[Row], account_id: str) -> list[Row]:
+    """Return the account's trades of those found by maker and by taker."""
+    own = [row for row in makers if row["maker_account_id"] == account_id]
+    return own + [row for row in takers if row["taker_account_id"] == account_id]
+
+
+def _at(wanted: RowRequest, place: Place) -> RowRequest:
+    """Return the request for all rows of the same kind at a place."""
+    sequence, number = place
+
+    def there(own: Any) -> Any:
+        return wanted.where(own) & (own.sequence == sequence) & (own.trade_id == number)
+
+    return wanted._replace(where=there, limit=PLACE_MAX, first=sequence, last=sequence)
 
 
 def _times(column: str, page: PageRequest) -> Times | None:

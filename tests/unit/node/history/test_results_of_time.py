@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from node.history.pages import PageRequest, Place
+from node.history.queries import HistoryReader
 from statemachine.commands import Deposit, PlaceOrder, PutProductLimits
 from statemachine.limits import OPERATOR, SECOND_NS
 from statemachine.types import CollarAction, OrderType, ProductStatus, Side
@@ -61,3 +63,18 @@ def test_they_go_when_the_history_is_cut_back_to_the_command_before_them(tmp_pat
     gone_back(node, at)
     node.follow()
     assert rows(node) == before
+
+
+def test_no_fill_is_lost_between_two_pages(tmp_path: Path) -> None:
+    """Both auctions open with one entry, with the same trade id: their trades have the same place among the account's."""
+    node = interrupted(tmp_path / "node")
+    node.add([], seconds=2 * CALL_S + 1)
+    node.follow()
+    past = HistoryReader(node.config)
+    found: list[tuple[str, int]] = []
+    after: Place | None = None
+    while page := past.fills("ann", "", 0, PageRequest(1, after)):
+        found += [(row["product_id"], row["trade_id"]) for row in page]
+        after = page[-1]["sequence"], page[-1]["trade_id"]
+    past.close()
+    assert sorted(found) == [(product.product_id, number) for product in node.engine.products() for number in (1, 2)]
