@@ -13,8 +13,8 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A message. Records of a topic with the same key keep their order. `sequence` increases with each record of a key, so a
-    consumer can detect repetitions.
+    """A message. Records of a topic with the same key keep their order, and `sequence` never falls for a key. It increases
+    with each record, except for balances that change with time alone: they have the number of the command before it.
 
     `index` is the log entry that the record comes from, and `ordinal` its number among the records of that entry. Both
     are the same on every node.
