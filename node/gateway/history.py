@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node.budget import Cost
 from node.gateway.calls import Answer, Call, Route
 from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.requests import choice, cursors, moment, page_limit, period, whole_number
@@ -397,6 +398,7 @@ async def spark_lines(call: Call) -> Answer[dict[str, list[list[int | str]]]]:
     """GET /products/spark-lines: each product's candles of an hour, of the latest 24 hours, newest first."""
     products = await call.gateway.catalogue.all_products()
     ids = [product.row.product_id for product in products]
+    call.spend(Cost.rows(SPARK_HOURS * len(ids)))
     first = bucket(int(time.time()), HOUR) - (SPARK_HOURS - 1) * HOUR
     found = await _asked(call, lambda past: past.hours(ids, first))
     return Answer({product.row.product_id: _candle_rows(product, found.get(product.row.product_id, [])) for product in products})

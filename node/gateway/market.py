@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node.budget import Cost
 from node.gateway.book import LongText
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import CurrencyJson, Product, ProductJson
@@ -23,6 +24,8 @@ from statemachine.types import Side
 LEVELS_AT_2 = 50
 """Price levels of each side at level 2."""
 
+ROWS_OF_PRODUCT = 10
+"""Rows that one product of a list costs: an object of ten to twenty fields."""
 
 Levels = Sequence[tuple[int, int, int]]
 """Price, size, and number of orders or order id."""
@@ -131,7 +134,7 @@ async def server_time(_call: Call) -> Answer[TimeJson]:
 
 async def products(call: Call) -> Answer[list[ProductJson]]:
     """GET /products: all products."""
-    return Answer([ProductJson.of(product) for product in await call.gateway.catalogue.all_products()])
+    return Answer([ProductJson.of(product) for product in await _all_products(call)])
 
 
 async def product(call: Call) -> Answer[ProductJson]:
@@ -215,7 +218,14 @@ async def stats(call: Call) -> Answer[StatsJson]:
 async def volume_summary(call: Call) -> Answer[list[VolumeSummaryJson]]:
     """GET /products/volume-summary: each product's volume of 24 hours and of 30 days."""
     call.parameters()
-    return Answer([await _volumes(call, product) for product in await call.gateway.catalogue.all_products()])
+    return Answer([await _volumes(call, product) for product in await _all_products(call)])
+
+
+async def _all_products(call: Call) -> list[Product]:
+    """Return all products, and charge the client for an answer about each of them."""
+    found = await call.gateway.catalogue.all_products()
+    call.spend(Cost.rows(ROWS_OF_PRODUCT * len(found)))
+    return found
 
 
 async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from node.budget import Cost
+from node.gateway.market import ROWS_OF_PRODUCT
 from tests.unit.node.gateway.harness import Exchange
 
 PRODUCT = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
@@ -289,3 +291,12 @@ async def test_the_reject_of_an_increment_has_decimals(exchange: Exchange) -> No
     assert (status, answer["field"], answer["detail"]) == (400, "base_increment", "is 0.01 and cannot change")
     status, answer = await exchange.call("admin", "PUT", "/admin/currencies/BTC", {"scale": 6})
     assert (status, answer["field"], answer["detail"]) == (400, "scale", "is 8 and cannot change")
+
+
+async def test_a_list_of_all_products_costs_more_than_one_product(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask for it, and a venue may have thousands of products."""
+    spent: list[float] = []
+    monkeypatch.setattr(exchange.gateway.limits.addresses, "spend", lambda _address, cost: spent.append(cost))
+    for target in ("/products", "/products/volume-summary", "/products/BTC-USD"):
+        assert (await exchange.get(target))[0] == 200
+    assert spent == [Cost.rows(2 * ROWS_OF_PRODUCT)] * 2
