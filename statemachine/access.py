@@ -73,6 +73,12 @@ OF_OPERATOR = sum(permission for permission in Permission if permission >= Permi
 """The permissions that commands of the operator need. ADMIN is all of them."""
 CONSENTED = OF_OPERATOR - Permission.CLUSTER
 """The permissions whose commands may need consent."""
+SEES_ALL = _VIEW | OF_OPERATOR
+"""Permissions for the venue of which one shows every row of the controls."""
+OF_ALL_ACCOUNTS = frozenset({"fee_override", "fee_volume"})
+"""Tables that may have a row of each account. Only a sender who sees every row may read them, so that nobody else has all
+rows searched for a few: `Engine.fees_of` has those of one account.
+"""
 OF_ACCOUNT = Permission.VIEW + Permission.TRADE + Permission.TRANSFER
 """The permissions that an administrator of a firm may give to a key of its accounts."""
 
@@ -248,11 +254,10 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
 
 def sees(state: State, sender: str, table: str, row: Any) -> bool:
     """Whether a sender of the operator's commands may read a row of the controls, of the API keys or of the proposals."""
-    if table in ("fee_override", "fee_volume"):  # perhaps a row of each account: the only check, for every sender
-        account_id = row.owner_id if table == "fee_override" else row.account_id
-        return bool(held_by(state, sender, Scope.ACCOUNT, account_id) & _VIEW)
-    if held_by(state, sender, Scope.VENUE, "") & (_VIEW | OF_OPERATOR):
+    if held_by(state, sender, Scope.VENUE, "") & SEES_ALL:
         return True
+    if table in OF_ALL_ACCOUNTS:
+        return False
     match table:
         case "switch" | "risk":
             return bool(held_by(state, sender, row.scope, row.name) & _VIEW)

@@ -55,12 +55,13 @@ from node.native.protocol import (
     TradesQuery,
 )
 from node.statistics import Figures
+from statemachine import access
 from statemachine.commands import PutApiKey, command_decoder
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.order_lists import Wanted
 from statemachine.tables import ProposalRow
-from statemachine.types import ProductStatus, Side
+from statemachine.types import ProductStatus, Scope, Side
 
 LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
@@ -297,9 +298,12 @@ def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
 def _controls(engine: Engine, query: ControlsQuery) -> object:
     _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
     first, sender = max(query.after, 0), query.sender or OPERATOR
-    rows = engine.records(query.table)
-    if sender != OPERATOR:
-        rows = [row for row in rows if engine.sees(sender, query.table, row)]
+    if engine.held_by(sender, Scope.VENUE, "") & access.SEES_ALL:
+        rows = engine.records(query.table)
+    elif query.table in access.OF_ALL_ACCOUNTS:
+        rows = []
+    else:
+        rows = [row for row in engine.records(query.table) if engine.sees(sender, query.table, row)]
     rows = rows[first : first + _limit(query.limit, KEYS_MAX)]
     if query.table == "proposal":
         rows = [_without_secrets(row) for row in rows]

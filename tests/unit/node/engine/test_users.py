@@ -18,6 +18,7 @@ from statemachine.commands import (
     Grant,
     OpenAccount,
     PutApiKey,
+    PutFeeOverride,
     PutFirm,
     PutMember,
     PutRiskLimits,
@@ -88,6 +89,16 @@ async def test_a_user_sees_the_own_firm(node: FakeNode) -> None:
     async with connected(node, ADA) as ada:
         assert [row.key_id for row in await ada.query(ApiKeysQuery())] == ["k-ada", "k-alice", "k-rita"]
         assert len((await ada.query(ControlsQuery("risk"))).risk) == 2
+
+
+async def test_own_fee_rates_are_shown_to_those_who_see_the_venue(node: FakeNode) -> None:
+    async with connected(node) as gateway:
+        await gateway.submit([PutFeeOverride(OPERATOR, f"fee-{name}", name, "", 1, 2) for name in ("alice", "bob")])
+        assert len((await gateway.query(ControlsQuery("fee_override"))).fee_override) == 2
+        assert not (await gateway.query(ControlsQuery("fee_override", sender="operator/rita"))).fee_override
+    for who, count in ((RITA, 0), (ADA, 2)):
+        async with connected(node, who) as user:
+            assert len((await user.query(ControlsQuery("fee_override"))).fee_override) == count
 
 
 async def test_the_operators_key_is_switched_off_on_open_sessions_too(node: FakeNode) -> None:
