@@ -47,8 +47,10 @@ SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
 PAGE = 1_000
 COUNT_MAX = 10**9
 """Largest limit of open orders, and of orders a second."""
-CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal"))
-"""The tables of `GET /admin/controls`. Users, settings and proposals have separate calls."""
+CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal", "fee_volume"))
+"""The tables of `GET /admin/controls`. Users, settings and proposals have separate calls. The traded volumes are no setting:
+they have a row of each account, which the engine would sort for each answer, and the page asks every few seconds.
+"""
 _LACKS = re.compile(r"(?P<account>\S+) has (?P<has>\d+) (?P<currency>\S+) available and gives back (?P<amount>\d+)", re.ASCII)
 """The detail of a correction that is rejected because an account lacks what it has to give back."""
 
