@@ -1,8 +1,10 @@
 """NATS JetStream: one stream of messages, each published on condition that it follows the previous one.
 
 JetStream has no transactions. A place is a message after the records that it covers. Messages after the last place are
-the first records of the next batch. Their order is the same on every node, so the stream skips as many records when it
-continues. If a second process publishes, the condition of the first process fails, and the first process is fenced.
+the next records. Their order is the same on every node, so the stream skips as many records when it continues. A node
+that has just restarted makes small batches, so that may take several. No place is published before all are skipped: it
+would be after records that it does not cover. If a second process publishes, the condition of the first process fails,
+and the first process is fenced.
 """
 
 from __future__ import annotations
@@ -105,8 +107,11 @@ class JetStreamBroker:
             await context.stream_info(self._stream)
         except NotFoundError:
             await context.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
-        place, at = await self._standing()
+        # The end first: what another process publishes meanwhile is behind it, and fences this one.
         self._last = (await context.stream_info(self._stream)).state.last_seq
+        place, at = await self._standing()
+        if at > self._last:
+            raise FencedError("another process publishes")
         self._skip = self._last - at
         return place
 
@@ -123,6 +128,9 @@ class JetStreamBroker:
             raise BrokerError(f"{self._prefix}.places: its last message is no place of a stream: {error}") from error
 
     async def _publish(self, records: Sequence[Record], place: StreamProgress) -> None:
+        if self._skip > len(records):
+            self._skip -= len(records)
+            return
         context = await self._context()
         left = [(f"{record.topic}.{_token(record.key)}", record.value, headers_of(record)) for record in records[self._skip :]]
         left.append((f"{self._prefix}.places", msgspec.json.encode(place), {}))

@@ -1,0 +1,115 @@
+"""What JetStream has after failures: each record once. The server is a list of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+pytest.importorskip("nats")
+
+from nats.js.errors import APIError, NotFoundError
+
+from node.streams.broker import BrokerError, FencedError, Record, StreamProgress
+from node.streams.jetstream import EXPECTED, WRONG_LAST_SEQUENCE, JetStreamBroker
+
+
+class Server:
+    """The messages of one stream. From message number `fails_at` on nothing is stored."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.fails_at = 0
+
+    async def stream_info(self, _name: str) -> Any:
+        return SimpleNamespace(state=SimpleNamespace(last_seq=len(self.messages)))
+
+    async def get_last_msg(self, _name: str, subject: str) -> Any:
+        for number, (name, data) in reversed(list(enumerate(self.messages, 1))):
+            if name == subject:
+                return SimpleNamespace(data=data, seq=number)
+        raise NotFoundError
+
+    async def publish(self, subject: str, data: bytes, *, headers: dict[str, str], timeout: float) -> None:
+        assert timeout > 0
+        if self.fails_at and len(self.messages) + 1 >= self.fails_at:
+            raise TimeoutError
+        if int(headers[EXPECTED]) != len(self.messages):
+            raise APIError(err_code=WRONG_LAST_SEQUENCE, description="wrong last sequence")
+        self.messages.append((subject, data))
+
+    @property
+    def values(self) -> list[int]:
+        return [int(data) for subject, data in self.messages if subject.startswith("qb.events")]
+
+
+class Connected(JetStreamBroker):
+    """A broker whose server is in this process."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__("127.0.0.1:1", "trial", "qb")
+        self.server: Any = server
+
+    async def _context(self) -> Any:
+        return self.server
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def broker(server: Server) -> Iterator[Connected]:
+    made = Connected(server)
+    yield made
+    made.close()
+
+
+def batch(first: int, last: int) -> tuple[list[Record], StreamProgress]:
+    """Return the records from `first` to `last`, one for each log entry, and the place after them."""
+    made = [Record("qb.events", "BTC-USD", str(number).encode(), number, "event", number) for number in range(first, last + 1)]
+    return made, StreamProgress("trial", last, 1, "n1")
+
+
+def test_small_batches_after_a_large_one_that_failed(server: Server, broker: Connected) -> None:
+    """A process dies in a batch of 20 records, 12 of them published. The next one makes batches of 5, because its node has
+    just restarted.
+    """
+    assert broker.begin() is None
+    broker.publish(*batch(1, 3))
+    server.fails_at = len(server.messages) + 13
+    with pytest.raises(BrokerError):
+        broker.publish(*batch(4, 23))
+    assert server.values == list(range(1, 16))
+    server.fails_at = 0
+    for first in (4, 9):
+        assert broker.begin() == StreamProgress("trial", 3, 1, "n1")
+        for start in range(4, first + 1, 5):
+            broker.publish(*batch(start, start + 4))
+    broker.publish(*batch(14, 18))
+    assert server.values == list(range(1, 19))
+    assert broker.standing() == StreamProgress("trial", 18, 1, "n1")
+    assert broker.begin() == StreamProgress("trial", 18, 1, "n1")
+    broker.publish(*batch(19, 23))
+    assert server.values == list(range(1, 24))
+
+
+def test_a_place_that_another_process_publishes_at_the_beginning(server: Server, broker: Connected) -> None:
+    """It is published between the two reads. Its records are not counted as the first ones after the former place."""
+    broker.begin()
+    broker.publish(*batch(1, 3))
+    read = server.get_last_msg
+
+    async def late(name: str, subject: str) -> Any:
+        for number in range(4, 7):
+            server.messages.append(("qb.events.BTC-USD", str(number).encode()))
+        server.messages.append(("qb.places", msgspec.json.encode(StreamProgress("trial", 6, 1, "n2"))))
+        return await read(name, subject)
+
+    server.get_last_msg = late  # type: ignore[method-assign]
+    with pytest.raises(FencedError):
+        broker.begin()
