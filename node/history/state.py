@@ -102,6 +102,17 @@ class StateStore:
         )
         self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0, abi=level_of(engine).abi), engine
 
+    def adopt(self, path: Path) -> None:
+        """Take one of the node's snapshots over as the newest state, instead of writing one.
+
+        Raises:
+            SnapshotError, OSError: it is gone or damaged; the state is the one before.
+        """
+        self.cancel()
+        manifest = self._store.adopt(path)
+        self._base, self.index = None, manifest.index
+        self._sequence, self._since = manifest.sequence, time.monotonic()
+
     def poll(self) -> bool:
         """Whether the snapshot in progress has just come to be on disk.
 

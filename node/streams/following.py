@@ -25,8 +25,10 @@ from node.streams.broker import Broker, Record, StreamProgress
 from node.streams.records import RecordWriter
 from node.system import files
 from snapshots import durable
+from snapshots.errors import SnapshotError
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, is_level_entry
+from snapshots.naming import snapshot_paths
 from statemachine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -151,6 +153,27 @@ class NodeStream:
         log.warning("the log before entry %d is gone: the stream begins after it", self._index + 1)
         return True
 
+    def stand_by(self, place: StreamProgress) -> None:
+        """Prepare to take over while another node publishes, without applying the log: the newest of the node's snapshots
+        that the broker's place covers becomes the stream's state. The log before it is released. Otherwise the log of a
+        node that never publishes would grow without bound.
+        """
+        snapshots = self._config.data_path / "snapshots"
+        paths = snapshot_paths(snapshots) if snapshots.is_dir() else []
+        covered = [path for path in paths if self._state.index < int(path.name) <= place.index]
+        if not covered or self.undone(place) is not None:
+            return
+        try:
+            self._state.adopt(covered[-1])
+        except (SnapshotError, OSError) as error:  # the node may have pruned it in the meantime
+            log.info("%s does not become the state of the stream: %s", covered[-1], error)
+            return
+        if self._tail is not None:  # what it would continue with may be released now
+            self._tail.close()
+        self._tail, self._pending, self._queued = None, None, []
+        self._engine, self._index = Engine(), 0
+        self._release_log()
+
     def _restore(self, up_to: float) -> None:
         """Load the latest state up to an index: see `StateStore.start`."""
         if self._tail is not None:
@@ -223,9 +246,12 @@ class NodeStream:
         return steps
 
     def _poll_state(self) -> None:
-        """Record that a state is on disk, and release the log that it covers."""
-        if not self._state.poll():
-            return
+        """Release the log that a state covers as soon as it is on disk."""
+        if self._state.poll():
+            self._release_log()
+
+    def _release_log(self) -> None:
+        """Delete the log that the state on disk covers, except for what others need."""
         release(self._directories, self._state.index, self.fetched, 0)
         config = self._config
         if not (config.raft.archive_log or config.history.enabled or cutover.may_go_back(config.data_path)):

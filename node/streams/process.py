@@ -138,6 +138,9 @@ class Streamer:
     async def _take_over(self, stop: asyncio.Event) -> None:
         """Begin unless another node is streaming."""
         if await self._is_streamed_elsewhere(stop):
+            place = await asyncio.to_thread(self._broker.standing)
+            if place is not None:
+                await asyncio.to_thread(self._following.stand_by, place)
             raise FencedError("its place at the broker moves on")
         await asyncio.to_thread(self._following.begin)
         self._backoff.reset()

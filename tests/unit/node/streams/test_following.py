@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cluster.errors import MissingEntriesError
-from cluster.log import DurableLog
+from cluster.log import DurableLog, command_of, read_segments
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry, Schemas
 from cluster.storage import RealDisk
@@ -25,11 +25,16 @@ from node.streams.following import NodeStream
 from node.streams.records import RecordWriter
 from snapshots import durable
 from snapshots.abi import ABI
+from snapshots.job import JobState
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, CheckLevel, LevelEntry, SetLevel, abi_behind, encode_level_entry
+from snapshots.manifest import SnapshotFields
+from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, PutCurrency, encode_batch
+from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 from tests.unit.snapshots.levels.markets import Market
+from tests.waiting import wait_until
 
 ENTRIES = 40
 
@@ -310,3 +315,57 @@ def test_a_stream_goes_on_over_a_change_of_the_level_and_its_return(config: Node
         following.close()
     assert again.records == whole.records
     assert again.place == whole.place == StreamProgress("trial", len(steps), 1, "n1")
+
+
+def archived(config: NodeConfig, snapshot_index: int) -> Path:
+    """Let the node have a snapshot at an entry, and the log before it in the archive. Returns the archive."""
+    data = config.data_path
+    entries = list(read_segments(data / "log"))
+    shutil.rmtree(data / "log")
+    log = DurableLog(RealDisk(data / "log", archive_to=data / cutover.ARCHIVE), node_id="n1", abi=ABI, segment_bytes=300)
+    log.load()
+    engine = Engine()
+    for entry in entries:
+        log.append(entry)
+        payload = command_of(entry)
+        if payload is not None and entry.index <= snapshot_index:
+            engine.apply_entry(payload)
+    log.compact_to(snapshot_index)
+    log.close()
+    store = SnapshotStore(data / "snapshots")
+    fields = SnapshotFields(snapshot_index, 1, b"", engine.sequence, "0", engine.time)
+    job = store.begin(fields, {name: list(rows) for name, rows in engine.tables()})
+    wait_until(lambda: job.poll() is not JobState.RUNNING, "the snapshot is written")
+    assert job.poll() is JobState.DONE, job.reason
+    return data / cutover.ARCHIVE
+
+
+@pytest.mark.parametrize("published_before", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_stream_that_stands_by_releases_the_log_and_can_take_over(
+    config: NodeConfig, published_before: bool, restarts: bool
+) -> None:
+    """Else the archive of a node that never publishes would grow for ever."""
+    archive = archived(config, 20)
+    broker = MemoryBroker()
+    following = NodeStream(config, broker, RecordWriter("qb", "json"))
+    if published_before:
+        following.begin()
+        drain(following, 5)
+    segments = sorted(archive.iterdir())
+    assert len(segments) > 3
+    following.stand_by(StreamProgress("trial", 19, 1, "n2"))
+    assert sorted(archive.iterdir()) == segments, "the snapshot goes beyond the place"
+    broker.place = StreamProgress("trial", 25, 2, "n2")
+    for _ in range(2):
+        following.stand_by(broker.place)
+    assert not list(archive.iterdir())
+    shutil.rmtree(config.data_path / "snapshots")  # the node has pruned it
+    broker.records.clear()
+    if restarts:
+        following.close()
+        following = NodeStream(config, broker, RecordWriter("qb", "json"))
+    following.begin()
+    drain(following)
+    assert broker.sequences == [sequence for sequence in EXPECTED if sequence > 25 - 2]
+    following.close()
