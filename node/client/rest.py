@@ -36,6 +36,9 @@ AGAIN = frozenset({429, 502, 503, 504})
 RESUMABLE = frozenset({"full", "level3", "matches", "user"})
 """Channels whose messages have every sequence of a product, so that a stream can continue at another node."""
 
+NOT_NOW = "This node cannot serve the feed at the moment"
+"""The `error` message of a node whose engine does not answer (`node/gateway/sockets.py`). Another node, or the same one later, may serve."""
+
 
 class RestError(QuorumbookError):
     """The exchange answered with an error. `status` is the HTTP status, `body` the JSON, and `reason` its
@@ -166,21 +169,22 @@ class AsyncRestClient:
             self._session = aiohttp.ClientSession()
         return self._session
 
-    async def stream(
-        self, product_id: str, channel: str = "full", from_sequence: int | None = None
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The messages of a channel of one product, without the answers to subscriptions.
+    async def stream(self, product_id: str, channel: str = "full", from_sequence: int | None = None) -> AsyncGenerator[Any, None]:
+        """The messages of a channel of one product, without the answers to subscriptions: objects, and on `level3` arrays.
 
         On the channels `full`, `level3`, `matches` and `user` the stream continues at another node after the last
         sequence that it yielded. On `full` and `level3` there is no gap and no repetition. Other channels start again,
         with a snapshot if they have one.
 
         Raises:
-            RestError: the exchange refused the subscription, for example because no node keeps the sequence (status 0).
+            RestError: every node has refused the subscription in turn, for example because none keeps the sequence
+                (status 0).
         """
         position = from_sequence
         backoff = Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
+        refused = 0
         while True:
+            refusal: RestError | None = None
             try:
                 async with self._opened().ws_connect(
                     self._urls[0] + "/ws", ssl=self._tls, heartbeat=5.0, max_msg_size=MESSAGE_MAX
@@ -190,19 +194,26 @@ class AsyncRestClient:
                         if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                             break
                         message = msgspec.json.decode(frame.data)
-                        if message.get("type") == "error":
-                            raise RestError(0, message)
-                        if message.get("type") == "subscriptions":
+                        kind, sequence = _kind_and_sequence(message)
+                        if kind == "error":
+                            refusal = RestError(0, message)
+                            break
+                        if kind == "subscriptions":
                             continue
-                        backoff.reset()
-                        sequence = message.get("sequence")
-                        if channel in RESUMABLE and isinstance(sequence, int):
+                        if channel not in RESUMABLE or sequence is not None:  # a refusal may follow what has no sequence
+                            backoff.reset()
+                            refused = 0
+                        if channel in RESUMABLE and sequence is not None:
                             if position is not None and sequence < position:
                                 continue
                             position = sequence + 1
                         yield message
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass
+            if refusal is not None and refusal.body.get("message") != NOT_NOW:
+                refused += 1
+                if refused >= len(self._urls):
+                    raise refusal
             self._urls.append(self._urls.pop(0))
             await backoff.wait()
 
@@ -219,6 +230,14 @@ class AsyncRestClient:
                 "signature": sign(self._key.secret, timestamp, "GET", "/users/self/verify"),
             }
         return message
+
+
+def _kind_and_sequence(message: Any) -> tuple[str, int | None]:
+    """Return the type of a message, and its sequence, if it has one. On `level3` events are arrays of texts."""
+    if isinstance(message, list):
+        return str(message[0]), int(message[2])
+    sequence = message.get("sequence")
+    return str(message.get("type")), sequence if isinstance(sequence, int) else None
 
 
 class RestClient(Blocking[AsyncRestClient]):
@@ -252,6 +271,6 @@ class RestClient(Blocking[AsyncRestClient]):
         """See `AsyncRestClient.request`."""
         return self._loop.run(self._client.request(method, path, parameters, body))
 
-    def stream(self, product_id: str, channel: str = "full", from_sequence: int | None = None) -> Iterator[dict[str, Any]]:
+    def stream(self, product_id: str, channel: str = "full", from_sequence: int | None = None) -> Iterator[Any]:
         """See `AsyncRestClient.stream`."""
         return self._loop.iterate(self._client.stream(product_id, channel, from_sequence))
