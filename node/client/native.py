@@ -26,6 +26,9 @@ from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
+ORDERS_PAGE = 1_000
+"""Orders of one query: the most that a node answers."""
+
 
 class OrderRejected(QuorumbookError):  # noqa: N818 - the word of the API
     """The exchange rejected a command. `reason` is the API's reject reason. `field` is the field at fault, or "" if
@@ -152,8 +155,14 @@ class AsyncClient:
 
     async def orders(self, product_id: str = "", *, done: bool = False) -> list[Order]:
         """Return the account's open orders, newest first, and with `done` also its done orders."""
-        states = await self.cluster.query(OrdersQuery(self._acting(), product_id, done=done))
-        return [await self._order(state) for state in states]
+        found: list[OrderState] = []
+        while True:
+            before_id = found[-1].order_id if found else 0
+            query = OrdersQuery(self._acting(), product_id, done=done, limit=ORDERS_PAGE, before_id=before_id)
+            page: list[OrderState] = await self.cluster.query(query)
+            found += page
+            if len(page) < ORDERS_PAGE:
+                return [await self._order(state) for state in found]
 
     # ------------------------------------------------------------------ commands
 

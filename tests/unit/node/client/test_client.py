@@ -17,7 +17,11 @@ from node.client.blocking import Loop
 from node.client.shapes import scaled, units_of
 from node.cluster_directory import KeyFile
 from node.errors import ConnectionLost, DirectoryError
+from node.native.protocol import AnyQuery, CurrenciesQuery, OrdersQuery
+from statemachine.commands import Batch
 from statemachine.decimals import DecimalError
+from statemachine.types import Side
+from tests.unit.statemachine.market import limit, market
 
 HEAVY = ("rocksdict", "locust", "gevent", "sqlalchemy", "pysyncobj", "aiohttp", "rich", "click")
 KEY = KeyFile("k", "c2VjcmV0", "p", "alice")
@@ -136,3 +140,26 @@ def test_a_command_is_sent_again_with_the_same_signature(monkeypatch: pytest.Mon
         assert client.request(method, "/orders/pair") == {}
     assert len(tried) == 2
     assert len({headers["CB-ACCESS-SIGN"] for headers in tried}) == signatures
+
+
+def test_all_orders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if they are more than one answer of a node has."""
+    from node.deployment.setup import initialise
+
+    initialise(tmp_path / "exchange", 1)
+    monkeypatch.setattr("node.client.native.ORDERS_PAGE", 3)
+    engine = market(10_000, 10_000, 20_000)
+    for number in range(7):
+        engine.apply(Batch(engine.time + 1, [limit("ann", f"o{number}", Side.SELL, 1, 100 + number)]))
+
+    async def query(wanted: AnyQuery) -> object:
+        if isinstance(wanted, OrdersQuery):
+            return engine.orders("ann", wanted.product_id, done=wanted.done, limit=wanted.limit, before_id=wanted.before_id)
+        return engine.currencies() if isinstance(wanted, CurrenciesQuery) else engine.products()
+
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "exchange", account="ann") as client:
+            monkeypatch.setattr(type(client.cluster), "query", property(lambda _cluster: query))
+            assert [order.order_id for order in await client.orders()] == list(range(7, 0, -1))
+
+    asyncio.run(ask())
