@@ -15,6 +15,7 @@ from node.keys import addresses
 from node.keys.credentials import HELLO_METHOD, HELLO_TARGET, same_text
 from node.keys.encryption import ApiKey, operator_key
 from node.native.protocol import (
+    AnyQuery,
     ApiKeyQuery,
     ApiKeysQuery,
     BalancesQuery,
@@ -29,6 +30,7 @@ from node.native.protocol import (
     Query,
     RightsQuery,
     StreamQuery,
+    TradesQuery,
 )
 from statemachine import access
 from statemachine.commands import (
@@ -103,6 +105,15 @@ class Principal(msgspec.Struct, frozen=True):
     def audience(self) -> Audience:
         """The part of the feed that this client may see."""
         return Audience.FULL if self.operator else Audience.PUBLIC
+
+    def audience_of(self, query: AnyQuery, held: Held) -> Audience:
+        """The form of the trades in an answer: with both parties also for a user or a key that may correct trades of the
+        product, because a correction names them.
+        """
+        correct = Permission.CORRECT
+        if isinstance(query, TradesQuery) and self.row is not None and self.permissions & correct:
+            return Audience.FULL if held(self.sender, Scope.PRODUCT, query.product_id) & correct else self.audience
+        return self.audience
 
     def own(self, commands: list[AnyCommand], proposed: Proposed = lambda _proposal_id: None) -> list[AnyCommand]:
         """The commands as this client sends them: the operator's commands of a key say which key or user sent them.

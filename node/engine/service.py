@@ -415,7 +415,8 @@ class EngineService:
             status = self.status()
             return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else membership.public(status))))
         try:
-            body = self._views.answer(self._machine.engine, request.query, principal.audience)
+            engine = self._machine.engine
+            body = self._views.answer(engine, request.query, principal.audience_of(request.query, engine.held_by))
         except NotFoundError as error:
             return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
         except BadQueryError as error:

@@ -179,7 +179,9 @@ class ApiKeyQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`."""
+    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`. Their accounts are empty, unless the
+    client is the operator, or may correct trades of the product.
+    """
 
     product_id: str
     limit: int = 100

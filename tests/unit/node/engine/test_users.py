@@ -9,7 +9,7 @@ import pytest
 
 from node.errors import RequestFailed
 from node.keys.credentials import Credentials
-from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, FailCode, RightsQuery
+from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, FailCode, RightsQuery, TradesQuery
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
@@ -18,9 +18,11 @@ from statemachine.commands import (
     Grant,
     OpenAccount,
     PutApiKey,
+    PutCurrency,
     PutFeeOverride,
     PutFirm,
     PutMember,
+    PutProduct,
     PutRiskLimits,
     PutUser,
     SetAccess,
@@ -29,7 +31,7 @@ from statemachine.commands import (
 from statemachine.events import Rejected, Switched
 from statemachine.limits import OPERATOR
 from statemachine.types import Decision, Permission, Reason, Role, Scope
-from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, config_of, connected, running
+from tests.unit.node.fakes import ADMIN, SECRET, WORLD, FakeNode, buy, config_of, connected, running, sell
 
 RITA, ADA, ALICE = (Credentials(key_id, SECRET, "pass") for key_id in ("k-rita", "k-ada", "k-alice"))
 ALL = sum(Permission)
@@ -138,3 +140,24 @@ async def test_a_decision_waits_for_its_proposal(node: FakeNode) -> None:
         (refused,) = await client.submit([DecideProposal(OPERATOR, "past", 1, Decision.APPROVE)])
     assert isinstance(refused, Rejected)
     assert refused.reason is Reason.UNKNOWN_PROPOSAL
+
+
+async def test_who_may_correct_a_trade_sees_its_parties(node: FakeNode) -> None:
+    """A correction names them. Nobody else sees them in a list of trades."""
+    olga, otto = (Credentials(f"k-{name}", SECRET, "pass") for name in ("olga", "otto"))
+    async with connected(node) as gateway:
+        setup: list[AnyCommand] = [
+            PutCurrency(OPERATOR, "eth", "ETH", 8),
+            PutProduct(OPERATOR, "eth-usd", "ETH-USD", "ETH", "USD", 1, 10**8, 10**8, 10**15, 0, 0),
+        ]
+        for name, product_id in (("olga", "BTC-USD"), ("otto", "ETH-USD")):
+            setup.append(PutUser(OPERATOR, name, name, [Grant(Role.MARKET_OPERATOR, Scope.PRODUCT, product_id)]))
+            setup.append(PutApiKey(OPERATOR, f"key-{name}", f"k-{name}", OPERATOR, SECRET, "pass", ALL, user_id=name))
+        outcomes = await gateway.submit([*setup, buy(1), sell(2)])
+        assert not any(isinstance(outcome, Rejected) for outcome in outcomes)
+    parties = {}
+    for credentials in (olga, otto, ALICE):
+        async with connected(node, credentials) as client:
+            (trade,) = await client.query(TradesQuery("BTC-USD"))
+            parties[credentials.key_id] = trade.maker_account_id, trade.taker_account_id
+    assert parties == {"k-olga": ("alice", "bob"), "k-otto": ("", ""), "k-alice": ("", "")}
