@@ -246,9 +246,11 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
     held = 0
     if user is not None:
         for grant in user.grants:
-            held |= ROLES[grant.role] if grant.scope == Scope.VENUE else ROLES[grant.role] & ~_CLUSTER
+            held |= ROLES[grant.role]
         if key.owner_id != OPERATOR:
             held = held & OF_OPERATOR | _held(state, user, Scope.ACCOUNT, key.owner_id)
+        if not _held(state, user, Scope.VENUE, "") & _CLUSTER:
+            held &= ~_CLUSTER
     return msgspec.structs.replace(key, permissions=widened(key.permissions) & held)
 
 

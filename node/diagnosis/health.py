@@ -142,6 +142,10 @@ def _nodes(seen: Observation, limits: Thresholds) -> Finding:
 
 def _states(seen: Observation) -> Finding:
     """Nodes with the same sequence must have the same hash."""
+    if any(not status.state_hash for status in _alive(seen).values()):
+        return Finding(
+            Severity.UNKNOWN, "", "states", "the key may not see the state hashes", "use a key with the permission cluster"
+        )
     by_sequence: dict[int, dict[str, list[str]]] = {}
     for node_id, status in _alive(seen).items():
         by_sequence.setdefault(status.sequence, {}).setdefault(status.state_hash, []).append(node_id)

@@ -188,8 +188,13 @@ class Principal(msgspec.Struct, frozen=True):
 
     def check_cluster(self, what: str) -> None:
         """Raises `RequestFailed` (FORBIDDEN) unless the client may operate the cluster. `what` names the request."""
-        if not self.operator and not self.permissions & Permission.CLUSTER:
+        if not self.operates_cluster:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission CLUSTER")
+
+    @property
+    def operates_cluster(self) -> bool:
+        """Whether the client may operate the cluster, and so see its whole status."""
+        return self.operator or bool(self.permissions & Permission.CLUSTER)
 
 
 def _of_decision(place: int, command: DecideProposal, proposed: Proposed) -> Permission:

@@ -413,7 +413,8 @@ class EngineService:
     def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):
             status = self.status()
-            return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else membership.public(status))))
+            seen = status if principal.operates_cluster else membership.public(status)
+            return Answer(request.request_id, msgspec.Raw(_encode(seen)))
         try:
             engine = self._machine.engine
             body = self._views.answer(engine, request.query, principal.audience_of(request.query, engine.held_by))

@@ -164,13 +164,14 @@ class TwinAccess(TwinCalendar):
 
     def key_allows(self, key: PutApiKey) -> set[str]:
         """Return what a key may do now: what the key and its user's roles both allow. The operator's permissions count
-        for any scope.
+        for any scope, but for `cluster`, which counts for the venue.
         """
         own = words(key.permissions)
         if not key.user_id:
             return {permission.name.lower() for permission in Permission if key.permissions & permission}
         grants = self.users.get(key.user_id, [])
         anywhere = {word for grant in grants for word in MAY[grant.role][0].split()}
+        own -= {"cluster"} - self.allowed(grants, Scope.VENUE, "")
         if key.owner_id == "operator":
             return own & anywhere
         return own & (anywhere & set(OF_OPERATOR) | self.allowed(grants, Scope.ACCOUNT, key.owner_id))

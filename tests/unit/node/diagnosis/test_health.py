@@ -42,6 +42,7 @@ SKEWED = [member("n1"), member("n2", clock_skew=-0.9), member("n3", clock_skew=5
         ("nodes", {"n3": None}, Severity.WARNING, "n3 does not answer"),
         ("nodes", {"n2": None, "n3": None}, Severity.CRITICAL, "n2, n3 does not answer"),
         ("states", {"n3": status("n3", state_hash="bb")}, Severity.CRITICAL, "the states of n1+n2 and n3 differ"),
+        ("states", {"n3": status("n3", state_hash="")}, Severity.UNKNOWN, "may not see the state hashes"),
         ("lag", {"n3": status("n3", applied_index=99, ready=False)}, Severity.WARNING, "not ready"),
         ("lag", {"n1": status("n1", "leader", commit_index=5_000)}, Severity.WARNING, "4,900 log entries behind"),
         ("lag", {"n1": status("n1", "leader", commit_index=500_000)}, Severity.CRITICAL, "499,900"),

@@ -9,7 +9,16 @@ import pytest
 
 from node.errors import RequestFailed
 from node.keys.credentials import Credentials
-from node.native.protocol import ApiKeysQuery, BalancesQuery, ControlAction, ControlsQuery, FailCode, RightsQuery, TradesQuery
+from node.native.protocol import (
+    ApiKeysQuery,
+    BalancesQuery,
+    ControlAction,
+    ControlsQuery,
+    FailCode,
+    RightsQuery,
+    StatusQuery,
+    TradesQuery,
+)
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
@@ -161,3 +170,22 @@ async def test_who_may_correct_a_trade_sees_its_parties(node: FakeNode) -> None:
             (trade,) = await client.query(TradesQuery("BTC-USD"))
             parties[credentials.key_id] = trade.maker_account_id, trade.taker_account_id
     assert parties == {"k-olga": ("alice", "bob"), "k-otto": ("", ""), "k-alice": ("", "")}
+
+
+@pytest.mark.parametrize("owner", [OPERATOR, "alice"])
+async def test_an_administrator_of_a_firm_does_not_operate_the_cluster(node: FakeNode, owner: str) -> None:
+    """The same role for the whole venue does, and sees the whole status."""
+    async with connected(node) as gateway:
+        fred: list[AnyCommand] = [
+            PutUser(OPERATOR, "fred", "fred", [Grant(Role.ADMINISTRATOR, Scope.FIRM, "acme")]),
+            PutApiKey(OPERATOR, "key-fred", "k-fred", owner, SECRET, "pass", ALL, user_id="fred"),
+        ]
+        assert not any(isinstance(outcome, Rejected) for outcome in await gateway.submit(fred))
+    async with connected(node, Credentials("k-fred", SECRET, "pass")) as client:
+        for refused in (client.control(ControlAction.TRANSFER_LEADERSHIP), client.remove_member("n1")):
+            with pytest.raises(RequestFailed, match="needs the permission CLUSTER"):
+                await refused
+        assert not (await client.query(StatusQuery())).state_hash
+    async with connected(node, ADA) as ada:
+        assert await ada.control(ControlAction.SNAPSHOT)
+        assert (await ada.query(StatusQuery())).state_hash
