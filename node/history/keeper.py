@@ -104,9 +104,12 @@ class Keeper:
             )
         if not self.progress.term:
             self._compare_orders()
-        sequence = self.progress.sequence
-        under = sequence, self._store.entries_under(sequence, self._config.history_path)
-        self._projection = Projection(self._engine, totals_of(self._engine), under)
+        sequence, under = self.progress.sequence, 0
+        try:
+            under = self._store.entries_under(sequence, self._config.history_path)
+        except HistoryError as error:  # the entries of that command are in a file
+            log.error("what time alone causes next may repeat positions of the ledger: %s", error)
+        self._projection = Projection(self._engine, totals_of(self._engine), (sequence, under))
         self._caught_up = True
 
     def _compare_orders(self) -> None:
