@@ -26,6 +26,8 @@ from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow, ProductRow, SwitchRow
 from statemachine.types import ProductStatus, Scope, Switch
 
+SWITCHES_PAGE = 1_000
+"""Rows of one query: the most that a node answers."""
 AGE_MAX = 1.0
 REFRESH_MIN = 0.05
 
@@ -260,8 +262,7 @@ class Catalogue:
             begun = loop.time()
             products = await self.backend.query(ProductsQuery())
             currencies = await self.backend.query(CurrenciesQuery())
-            controls = await self.backend.query(ControlsQuery("switch"))
-            switches = {row.name: row for row in controls.switch if row.scope in (Scope.VENUE, Scope.PRODUCT)}
+            switches = await self._switches()
             self.currencies = {row.currency: row for row in currencies}
             self.products = {
                 row.product_id: Product(
@@ -270,6 +271,17 @@ class Catalogue:
                 for row in products
             }
             self._taken_at = begun
+
+    async def _switches(self) -> dict[str, SwitchRow]:
+        """Read the switches of the venue (named "") and of products. Those of firms and accounts come before the latter."""
+        found: dict[str, SwitchRow] = {}
+        read = 0
+        while True:
+            page: list[SwitchRow] = (await self.backend.query(ControlsQuery("switch", read, SWITCHES_PAGE))).switch
+            found |= {row.name: row for row in page if row.scope in (Scope.VENUE, Scope.PRODUCT)}
+            read += len(page)
+            if len(page) < SWITCHES_PAGE:
+                return found
 
 
 def _switched(switches: Mapping[str, SwitchRow], product_id: str) -> tuple[int, str]:

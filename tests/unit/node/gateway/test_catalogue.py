@@ -12,8 +12,10 @@ from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.errors import UnknownHereError
 from node.native.protocol import CurrenciesQuery, ProductsQuery
-from statemachine.commands import Batch
+from statemachine.commands import Batch, SetSwitches
 from statemachine.engine import Engine
+from statemachine.limits import OPERATOR
+from statemachine.types import Scope, Switch
 from tests.unit.node.fakes import WORLD
 
 
@@ -31,7 +33,7 @@ class CountingBackend:
             return self.engine.products()
         if isinstance(query, CurrenciesQuery):
             return self.engine.currencies()
-        return SimpleNamespace(switch=[])
+        return SimpleNamespace(switch=self.engine.records("switch")[query.after : query.after + query.limit])
 
 
 @pytest.fixture
@@ -69,3 +71,13 @@ async def test_an_unknown_product_is_looked_for_in_a_new_copy(backend: CountingB
     with pytest.raises(UnknownHereError, match="Product not found"):
         await kept.product("ETH-EUR")
     assert backend.asked == 2
+
+
+async def test_the_switches_of_products_are_seen_behind_those_of_many_accounts(
+    backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "SWITCHES_PAGE", 2)
+    off = [(Scope.ACCOUNT, "alice"), (Scope.ACCOUNT, "bob"), (Scope.PRODUCT, "BTC-USD")]
+    commands = [SetSwitches(OPERATOR, f"off-{name}", scope, name, int(Switch.BUY_OFF)) for scope, name in off]
+    backend.engine.apply(Batch(2, list(commands)))
+    assert (await Catalogue(cast(Backend, backend)).recent("BTC-USD")).switched_off == Switch.BUY_OFF
