@@ -23,6 +23,9 @@ from statemachine.types import ProductStatus, StatusCause
 REQUESTS_MAX = 100
 """Subscriptions of one session. It suffices for one subscription of each product."""
 
+AGAIN_S = 0.2
+"""Seconds before a status that could not be read is read again."""
+
 UNKNOWN_SECURITY = "2"
 """A value of BusinessRejectReason."""
 
@@ -112,7 +115,7 @@ class Statuses:
         for request_id, request in self._requests.items():
             if request.feed is feed:
                 request.changed = False
-                task = asyncio.create_task(self._send_current(request_id, request))
+                task = asyncio.create_task(self._send_again(request_id, request))
                 self._reading.add(task)
                 task.add_done_callback(self._reading.discard)
 
@@ -132,6 +135,16 @@ class Statuses:
             self._requests[request_id] = request
             request.feed.readers[self._reader] = None
         await self._send_current(request_id, request)
+
+    async def _send_again(self, request_id: str, request: _Request) -> None:
+        """Send the current status as soon as it can be read, unless the subscription has ended."""
+        while self._requests.get(request_id) is request:
+            try:
+                await self._send_current(request_id, request)
+            except QuorumbookError:
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
 
     async def _send_current(self, request_id: str, request: _Request) -> None:
         """Send the current status, unless a later change was already sent. Raises QuorumbookError."""
