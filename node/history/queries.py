@@ -133,8 +133,8 @@ class HistoryReader:
             if product_id or order_id or len(own) < page.limit:
                 return own
             last = own[-1]["sequence"], own[-1]["trade_id"]
-            at_end = (_at(side, last) for side in (maker, taker))
-            more = _own(*(newest(connection, self._home, tables.trades, side) for side in at_end), account_id)
+            makers, takers = (newest(connection, self._home, tables.trades, _at(side, last)) for side in (maker, taker))
+            more = _own(makers, takers, account_id)
         return own + [row for row in more if row not in own]
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:

@@ -119,7 +119,7 @@ class HistoryStore:
         wanted = RowRequest(lambda own: own.sequence == sequence, ("sequence", "position"), 1, sequence, sequence)
         with self._engine.connect() as connection:
             last = newest(connection, home, tables.ledger, wanted)
-        return last[0]["position"] + 1 if last else 0
+        return int(last[0]["position"]) + 1 if last else 0
 
     def write(self, rows: HistoryRows, progress: HistoryProgress) -> None:
         """Store rows that follow the present progress.
