@@ -68,6 +68,8 @@ def legs(command: PlacePair) -> tuple[Placing, Placing]:
 def check_pair(state: State, account: Account, limit: Placing, stop: Placing) -> Reject | None:
     """Check whether the two orders may enter."""
     reject = place_order(state, account, limit) or place_order(state, account, stop)
+    if reject is None and state.guarded:
+        reject = risk.rejects_second(state, account)
     if reject is not None:
         return reject
     product = state.products[limit.product_id]

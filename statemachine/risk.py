@@ -127,13 +127,27 @@ def _accounts(state: State, row: RiskRow) -> list[Account]:
     return [state.accounts[name] for name in names]
 
 
-def _counts(state: State, row: RiskRow, amended: Order | None) -> Reject | None:
+def rejects_second(state: State, account: Account) -> Reject | None:
+    """Check the number of orders for the second order of a pair, whose first order was checked and is not counted yet."""
+    rows = state.records["risk"]
+    for scope, name in ((Scope.ACCOUNT, account.account_id), (Scope.FIRM, firm_of(state, account.account_id))):
+        counts = rows.get(scope, name, "") if name else None
+        reject = _counts(state, counts, None, 1) if counts is not None else None
+        if reject is not None:
+            return reject
+    return None
+
+
+def _counts(state: State, row: RiskRow, amended: Order | None, more: int = 0) -> Reject | None:
+    """Check the number of orders, `more` included that are not counted yet."""
     if row.orders_max and amended is None:
-        opened = sum(account.open_count for account in _accounts(state, row))
+        opened = sum(account.open_count for account in _accounts(state, row)) + more
         if opened >= row.orders_max:
             return _reject(row, "orders_max", f"{opened} orders are open")
-    if row.rate_max and row.rate_second == state.time // SECOND_NS and row.rate_count >= row.rate_max:
-        return _reject(row, "rate_max", f"{row.rate_count} orders came in this second")
+    if row.rate_max:
+        came = (row.rate_count if row.rate_second == state.time // SECOND_NS else 0) + more
+        if came >= row.rate_max:
+            return _reject(row, "rate_max", f"{came} orders came in this second")
     return None
 
 
@@ -190,9 +204,17 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
         order = account.oldest
         while order is not None:
             if order.side == _BUY and order.product.base == row.currency and order is not amended and order.status != _DONE:
-                position += order.remaining
+                position += _buying(order)
             order = order.newer
     return position
+
+
+def _buying(order: Order) -> int:
+    """The size that an open buy order would buy. A market order by funds counts as in `_money`."""
+    price = order.stop_price or order.product.last_price
+    if order.size or not price:
+        return order.remaining + order.reserve
+    return order.funds * order.product.unit // price
 
 
 def accepted(state: State, account: Account) -> None:

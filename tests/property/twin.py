@@ -463,7 +463,7 @@ class Twin(TwinAccess):
         second = replace(second, stop=stop_type, stop_price=c.stop_price)
         crosses_own = self.refuse(first) is Reason.OWN_ORDERS_CROSS
         reject = None if crosses_own else self.refuse(first)
-        reject = reject or self.refuse(second)
+        reject = reject or self.refuse(second) or (Reason.RISK_LIMIT if self.pair_is_full(c.account_id) else None)
         if reject is not None:
             return reject
         if c.client_oid and c.client_oid == c.stop_client_oid:

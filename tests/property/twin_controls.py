@@ -270,13 +270,8 @@ class TwinControls(TwinFees):
         for scope, name in ((Scope.ACCOUNT, c.account_id), (Scope.FIRM, self.firm.get(c.account_id, ""))):
             members = [name] if scope is Scope.ACCOUNT else [account for account, firm in self.firm.items() if firm == name]
             opened = [order for order in self.known() if order.owner in members and order is not amended]
-            counts = self.risk.get((scope, name, "")) if name else None
-            if counts is not None:
-                now = [entry for entry in self.accepted if entry[0] in members and entry[1] == self.now // SECOND]
-                if counts.orders_max and not amended and len(opened) >= counts.orders_max:
-                    return Reason.RISK_LIMIT
-                if counts.rate_max and len(now) >= counts.rate_max:
-                    return Reason.RISK_LIMIT
+            if name and self.is_full((scope, name, ""), members, amended):
+                return Reason.RISK_LIMIT
             for currency in (product.quote, product.base):
                 limit = self.risk.get((scope, name, currency)) if name else None
                 if limit is None:
@@ -291,10 +286,38 @@ class TwinControls(TwinFees):
                     return Reason.RISK_LIMIT
                 if limit.position_max and currency == product.base and c.side is Side.BUY:
                     owned = sum(self.totals().get((account, currency), 0) for account in members)
-                    buying = sum(order.left for order in opened if order.buys and order.product.base == currency)
+                    buying = sum(self.would_buy(order) for order in opened if order.buys and order.product.base == currency)
                     if owned + buying + size > limit.position_max:
                         return Reason.RISK_LIMIT
         return None
+
+    def is_full(self, key: tuple[Scope, str, str], members: list[str], amended: TwinOrder | None, more: int = 0) -> bool:
+        """Return whether no further order may enter, where `more` orders beside it are not counted yet."""
+        limit = self.risk.get(key)
+        if limit is None:
+            return False
+        opened = sum(order.owner in members and order is not amended for order in self.known()) + more
+        now = sum(owner in members and second == self.now // SECOND for owner, second in self.accepted) + more
+        return bool(
+            (limit.orders_max and not amended and opened >= limit.orders_max) or (limit.rate_max and now >= limit.rate_max)
+        )
+
+    def pair_is_full(self, account: str) -> bool:
+        """Return whether the second order of a pair is one too many."""
+        firm = self.firm.get(account, "")
+        of_firm = [each for each, its_firm in self.firm.items() if firm and its_firm == firm]
+        return self.is_full((Scope.ACCOUNT, account, ""), [account], None, 1) or (
+            bool(firm) and self.is_full((Scope.FIRM, firm, ""), of_firm, None, 1)
+        )
+
+    def would_buy(self, order: TwinOrder) -> int:
+        """Return what an open buy would buy; one by funds at its stop price, or at that of the last trade."""
+        c = order.command
+        price = c.stop_price or self.last.get(c.product_id, 0)
+        if c.size or not price:
+            return order.left
+        unit: int = 10 ** self.currencies[order.product.base]
+        return c.funds * unit // price
 
     def fill(self, taker: TwinOrder, maker: TwinOrder, size: int, price: int, auction: bool = False) -> None:
         super().fill(taker, maker, size, price, auction)
