@@ -24,6 +24,7 @@ from statemachine.commands import AmendOrder, ReplaceOrder
 from statemachine.emit import order_amended
 from statemachine.entities import Account, Cancelling, Order, Placing, Product
 from statemachine.entry import is_command_id
+from statemachine.limits import DISPLAYS_PER_ORDER
 from statemachine.matching import close_order, detach, match
 from statemachine.reject import Reject
 from statemachine.state import State
@@ -81,7 +82,7 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
             _decrease(state, product, order, size, max(remaining, 0))
         return reject
     changed = _as_placed(order, price, size, stop_price)
-    reject = _numbers(product, changed)
+    reject = _numbers(product, changed) or _slices(order, size)
     if reject is None and state.guarded:
         reject = guards.check(state, product, account, changed, order)
     reject = reject or _entering(state, account, product, changed)
@@ -171,6 +172,14 @@ def _numbers(product: Product, changed: Placing) -> Reject | None:
     else:
         reject = check_size(product, changed.size) if changed.size else None
     return reject or (check_stop(product, changed) if changed.stop else None)
+
+
+def _slices(order: Order, size: int) -> Reject | None:
+    """Check that an iceberg shows no more slices than a new one may have."""
+    display = order.terms.display_size if order.terms is not None else 0
+    if not display or size <= display * DISPLAYS_PER_ORDER:
+        return None
+    return Reject(Reason.INVALID_SIZE, "size", f"expected at most {DISPLAYS_PER_ORDER} times the display_size, {display}")
 
 
 def _entering(state: State, account: Account, product: Product, changed: Placing) -> Reject | None:

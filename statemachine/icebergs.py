@@ -15,9 +15,11 @@ slice gets a new place in time.
 
 from __future__ import annotations
 
+from collections import deque
+
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_opened
-from statemachine.entities import Order, Product
+from statemachine.entities import Account, Order, PriceLevel, Product
 from statemachine.state import State
 
 
@@ -80,8 +82,18 @@ def decrease(state: State, product: Product, side: BookSide, order: Order, by: i
     order_changed(state, product, order, before, order.remaining, False, True, False)
 
 
-def slices_of(order: Order) -> int:
-    """The number of further slices that an order will show."""
-    assert order.terms is not None, "an order with a reserve has a display size"
-    display: int = order.terms.display_size
-    return -(-order.reserve // display)
+def slices_met(level: PriceLevel, account: Account, wanted: int, most: int) -> int:
+    """The number of further slices that a taker meets for `wanted` after all that the level shows, those of its own
+    account left out; `most` + 1 if it meets more. O(orders of the level + most).
+    """
+    behind = deque([(order, order.reserve) for order in level.orders() if order.reserve and order.account is not account])
+    met = 0
+    while behind and wanted > 0 and met <= most:
+        order, reserve = behind.popleft()
+        assert order.terms is not None, "an order with a reserve has a display size"
+        shown = min(order.terms.display_size, reserve)
+        wanted -= shown
+        met += 1
+        if reserve > shown:
+            behind.append((order, reserve - shown))
+    return met

@@ -79,5 +79,5 @@ cdef bint _prevent(State state, Product product, BookSide maker_side, Taker take
 cpdef int decrement_size(State state, Product product, Order order, long long by, bint resting) except -1
 @cython.locals(order=Order, value=cython.longlong, old=cython.longlong, new=cython.longlong)
 cdef int _decrement_funds(State state, Product product, Taker taker, long long price, long long size) except -1
-@cython.locals(most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, hidden=wide, slices=cython.longlong, level=PriceLevel, maker=Order)
+@cython.locals(most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, hidden=wide, level=PriceLevel, maker=Order)
 cdef int _fillable(State state, BookSide maker_side, Order order, long long limit) except -1

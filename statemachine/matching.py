@@ -35,7 +35,7 @@ from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import credit_after, executed, fee, most_lots, notional
-from statemachine.icebergs import decrease, refresh, slices_of, split
+from statemachine.icebergs import decrease, refresh, slices_met, split
 from statemachine.limits import LOOKS_PER_UNIT, PPM
 from statemachine.order_index import new_order
 from statemachine.state import State
@@ -415,7 +415,7 @@ def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> i
     """
     most, by_totals = state.makers_max, order.account.open_count == 0
     missing, met, end = order.remaining, 0, _END_BOOK_EMPTY
-    hidden, slices = 0, 0
+    hidden = 0
     for level in maker_side.in_order():
         if level.key > limit or end != _END_BOOK_EMPTY:
             break
@@ -433,7 +433,6 @@ def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> i
                 missing -= maker.remaining
                 if maker.reserve:
                     hidden += maker.reserve
-                    slices += slices_of(maker)
                 if missing <= 0:
                     end = _END_ENOUGH
             elif order.stp != _CO:
@@ -441,7 +440,7 @@ def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> i
             met += 1
             maker = maker.behind
         if hidden and end == _END_BOOK_EMPTY:
-            met += slices
+            met += slices_met(level, order.account, missing, most - met)
             missing -= hidden
             if met > most:
                 end = _END_MAKERS_MAX

@@ -260,6 +260,8 @@ class Twin(TwinAccess):
     def requeue(self, order: TwinOrder, new: PlaceOrder, left: int, product: PutProduct) -> object:
         """Let the order arrive again as `new`."""
         reject = self.number_fault(new, product) or self.stop_fault(new, product)
+        if reject is None and order.display and new.size > 100 * order.display:
+            reject = Reason.INVALID_SIZE
         reject = reject or self.controls_reject(new, order) or self.status_fault(new, product)
         if reject is None and new.stop is StopType.NONE:
             if new.post_only and self.makers(TwinOrder(0, new, product, left)):
