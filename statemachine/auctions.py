@@ -134,7 +134,12 @@ def crosses_own(state: State, account: Account, product: Product, side: int, pri
 def check_own(
     state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None
 ) -> Reject | None:
-    """The reject of an order that an auction could trade with one of its own account (`crosses_own`)."""
+    """The reject of an order that an auction could trade with one of its own account (`crosses_own`).
+
+    None if the entry has no units of work left: then the order waits, and is checked at its turn.
+    """
+    if state.work >= state.work_max:
+        return None
     return _OWN_ORDERS_CROSS if crosses_own(state, account, product, side, price, leaving) else None
 
 
