@@ -14,11 +14,12 @@ While there is unfinished work:
 - *Price and time.* No new order of a product enters before the product's earlier work is complete, so the trades are
   those of an entry without a limit. All trades of one order are within one entry: nothing comes between two of them.
 - *Cancels do not wait.* An order is cancelled at once on request, also a queued one. Only while an auction's orders
-  trade is none cancelled.
+  trade is none cancelled: a mass cancel without a product, and one of a timer, cancels them afterwards.
 - *Each product by itself.* A product's unfinished work delays orders of other products only by its share of the entry
   (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
 - If the product accepts no orders when the turn of a queued order comes, the order is cancelled. In an auction, limit
-  orders that can rest go to the auction book. A post-only order is cancelled if it would trade by then.
+  orders that can rest go to the auction book. A post-only order is cancelled if it would trade by then, and an order
+  that is good for an auction if that is over.
 
 While there is unfinished work and nobody sends commands, the leader proposes empty entries (`Engine.has_pending_work`).
 """
@@ -36,7 +37,7 @@ from statemachine.matching import close, close_order, enter, match
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import MassCancelRow
-from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, Reason
+from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, Reason
 from statemachine.validation import can_rest, may_cancel
 
 _AUCTION: int = ProductStatus.AUCTION
@@ -46,6 +47,8 @@ _ACTIVE: int = OrderStatus.ACTIVE
 _EXPIRED: int = DoneReason.EXPIRED
 _CANCELLED: int = DoneReason.CANCELLED
 _KILLED: int = DoneReason.KILLED
+_AUCTION_OVER: int = DoneReason.AUCTION_OVER
+_FOR_AUCTION: int = GoodFor.AUCTION
 
 
 def go_on(state: State) -> None:
@@ -174,8 +177,10 @@ def _enter(state: State, product: Product, order: Order) -> None:
     elif order.stop:
         enter(state, product, order)
     elif product.status in auctions.TRADING:
-        if order.post_only and product.opposite(order.side).crosses(order.price):
-            close(state, product, order, _CANCELLED, False)
+        left_over = order.terms is not None and order.terms.good_for == _FOR_AUCTION
+        if left_over or (order.post_only and product.opposite(order.side).crosses(order.price)):
+            state.work += 1
+            close(state, product, order, _AUCTION_OVER if left_over else _CANCELLED, False)
         else:
             match(state, product, order)
     elif product.status == _AUCTION and _may_be_collected(state, product, order):
@@ -223,7 +228,7 @@ class Chosen(NamedTuple):
     reason: int = _CANCELLED
 
     def has(self, order: Order) -> bool:
-        """Whether an order is selected and may be cancelled."""
+        """Whether an order is selected and may be cancelled, perhaps after the opening of an auction."""
         if self.product_id and order.product.product_id != self.product_id:
             return False
         if self.side and order.side != self.side:
@@ -234,7 +239,7 @@ class Chosen(NamedTuple):
                 return False
         if self.session and (order.terms is None or order.terms.session != self.session):
             return False
-        return may_cancel(order.product)
+        return order.product.opening == _MEETING or may_cancel(order.product)
 
 
 def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:
@@ -264,10 +269,13 @@ def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, 
     while order is not None and order.order_id <= last_order_id:
         looks += 1
         if chosen.has(order):
-            if len(going) >= room:
+            if order.product.opening == _MEETING:
+                more = True
+            elif len(going) >= room:
                 more = True
                 break
-            going.append(order)
+            else:
+                going.append(order)
         order = order.newer
     for each in going:
         state.touch(each)
@@ -286,5 +294,5 @@ def _cancel_on(state: State, account_id: str, limit: int) -> None:
         chosen = Chosen(row.product_id, row.side, row.price_min, row.price_max, row.session, int(row.reason))
         _, more = _cancel(state, account, chosen, row.last_order_id, limit)
         if more:
-            return
+            continue
         state.mass_cancels.remove(*state.mass_cancels.key_of(row))

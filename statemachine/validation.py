@@ -479,6 +479,8 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Reject 
 
 def cancel_all(state: State, command: CancelAll) -> Reject | None:
     """Check that the account may cancel these orders. Without a product, orders of offline products are not cancelled."""
+    if command.session and not is_command_id(command.session):
+        return bad_command_id("session", Reason.INVALID_ID)
     if not 0 <= command.side <= _SELL:
         return Reject(Reason.INVALID_ORDER, "side", "expected 1 for buys, 2 for sells, or 0 for both")
     for field in ("price_min", "price_max"):
