@@ -193,14 +193,15 @@ def _entering(state: State, account: Account, product: Product, changed: Placing
 
 
 def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
-    """The amount that the order would hold with these numbers."""
+    """The amount that the order would hold with these numbers (`Product.hold_for`). The order does not change: a
+    snapshot may be reading it in another thread.
+    """
     if order.order_type != _LIMIT:
         return order.hold if order.side == _BUY else remaining
-    before = order.price, order.remaining, order.reserve
-    order.price, order.remaining, order.reserve = price, remaining, 0
-    needed = product.hold_for(order)
-    order.price, order.remaining, order.reserve = before
-    return needed
+    if order.side != _BUY:
+        return remaining
+    cost = product.notional(price, remaining)
+    return cost + product.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
 
 
 def _funds(state: State, product: Product, order: Order, price: int, remaining: int) -> Reject | None:
@@ -255,11 +256,13 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
 
 
 def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
-    """Check whether an order may enter in place of another one of its account. Nothing changes.
+    """Check whether an order may enter in place of another one of its account. Nothing is changed afterwards; meanwhile
+    the old order is, so it is touched.
 
     The check sees the account without the old order, and with what that order holds as available. A post-only order
     must not cross the old order either.
     """
+    state.changes.touch_order(old)
     paying, hold, status = state.paying(old), old.hold, old.status
     paying.unhold(hold)
     account.open_count -= 1

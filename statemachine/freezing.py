@@ -104,6 +104,7 @@ class Frozen:
         }
         self._kept_accounts: dict[str, AccountView] = {}
         self._kept_orders: dict[str, dict[int, Row]] = {}
+        self._kept_open: dict[str, list[Order]] = {}
         self._last_order_id = state.last_order_id
 
     def keep_account(self, account_id: str) -> None:
@@ -111,6 +112,8 @@ class Frozen:
         changes = self._pending.get(account_id)
         if changes is not None:
             self._kept_accounts[account_id] = self._view(account_id, changes)
+            if changes.all_orders:
+                self._kept_open[account_id] = self._open_orders(account_id)
 
     def keep_order(self, order: Order) -> None:
         """Save the order's row before the order changes, if it is not encoded yet."""
@@ -142,6 +145,7 @@ class Frozen:
             yield self._orders(account_id, changes)
             self._pending.popitem()
             self._kept_orders.pop(account_id, None)
+            self._kept_open.pop(account_id, None)
         self._state.changes.view_is_over(self)
 
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
@@ -183,9 +187,14 @@ class Frozen:
         return RowChunk("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
 
     def _all_orders(self, account_id: str) -> list[Order]:
-        account = self._state.accounts.get(account_id)
-        found = [] if account is None else account.open_orders()
+        """The account's open orders at the freeze. Their queue may change while it is read, which leaves some out."""
+        found = self._open_orders(account_id)
+        found = self._kept_open.get(account_id, found)
         return [order for order in found if order.order_id <= self._last_order_id]
+
+    def _open_orders(self, account_id: str) -> list[Order]:
+        account = self._state.accounts.get(account_id)
+        return [] if account is None else account.open_orders()
 
 
 def _account_chunks(account_id: str, view: AccountView) -> Iterator[RowChunk]:

@@ -346,7 +346,6 @@ def replace_order(state: State, account: Account, command: ReplaceOrder) -> Reje
     reject = _with_options(state, new, command.order.options) or amending.admit_replacement(state, account, order, new)
     if reject is not None:
         return reject
-    state.changes.touch_order(order)
     close_order(state, order, _CANCELLED)
     product = state.products[new.product_id]
     answer.replaced(state, order, _enter_new(state, account, product, new, _terms(command.order.options)))

@@ -10,14 +10,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statemachine.commands import AnyCommand, Batch, Deposit, PlaceOrder, PutApiKey
+from statemachine import CORE, amending
+from statemachine.commands import (
+    AmendOrder,
+    AnyCommand,
+    Batch,
+    CancelOrder,
+    Deposit,
+    NewOrder,
+    PlaceOrder,
+    PutApiKey,
+    ReplaceOrder,
+)
 from statemachine.engine import Engine
+from statemachine.entities import Account, Order, Placing, Product
+from statemachine.events import Rejected
 from statemachine.freezing import Frozen, RowChunk
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, OPERATOR, OUTCOMES_PER_ACCOUNT
 from statemachine.persistence import Row
+from statemachine.reject import Reject
+from statemachine.state import State
 from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
 from tests.property.worlds import SECOND, busy_command, commands, foundations, rates
+from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 Tables = dict[str, dict[bytes, bytes]]
 
@@ -195,3 +211,73 @@ def test_changes_since_a_freeze_can_be_read_without_another_freeze(seed: int) ->
             assert take({name: dict(rows) for name, rows in looked_at.items()}, view) == whole
             assert view.complete
         assert take(tables, engine.freeze()) == whole
+
+
+def rows_of(chunks: list[RowChunk]) -> dict[bytes, bytes]:
+    return {key: row for chunk in chunks if chunk.table == "order" for key, row in chunk.rows}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_refused_replacement_or_amendment_is_never_half_in_a_snapshot(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """The view is taken while the command is checked, as another thread may."""
+    engine = market()
+    order = placed(engine, limit("ann", "order", Side.BUY, 2, 10))
+    expected = dict(dict(engine.tables())["order"])
+    new = NewOrder(PRODUCT, Side.BUY, OrderType.LIMIT, 10, 10**15)
+    refused: list[AnyCommand] = [
+        ReplaceOrder("ann", "replace", order.order_id, "", "", new),
+        AmendOrder("ann", "amend", order.order_id, size=10**15),
+    ]
+    for command in refused:
+        frozen = engine.freeze(whole=whole or command is not refused[0])
+        taken: list[RowChunk] = []
+
+        def take_now(frozen: Frozen = frozen, taken: list[RowChunk] = taken) -> None:
+            taken.extend([] if frozen.complete else frozen)
+
+        meanwhile(monkeypatch, take_now)
+        assert isinstance(send(engine, command), Rejected)
+        monkeypatch.undo()
+        take_now()
+        assert rows_of(taken) == expected
+        engine.check()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let something happen where a replacement and an amendment are checked."""
+    check_new = amending.place_order
+
+    def checked(state: State, account: Account, command: Placing) -> Reject | None:
+        act()
+        return check_new(state, account, command)
+
+    monkeypatch.setattr(amending, "place_order", checked)
+    if CORE == "plain":
+        hold_for = Product.hold_for
+
+        def held(product: Product, order: Order) -> int:
+            act()
+            return hold_for(product, order)
+
+        monkeypatch.setattr(Product, "hold_for", held)
+
+
+@pytest.mark.skipif(CORE != "plain", reason="the compiled core reads the queue in one step of the interpreter")
+def test_a_queue_of_orders_that_changes_while_it_is_read_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = market()
+    orders = [placed(engine, limit("ann", f"{n}", Side.BUY, 1, 10)) for n in range(5)]
+    expected = dict(dict(engine.tables())["order"])
+    frozen = engine.freeze(whole=True)
+    read = Account.open_orders
+
+    def interrupted(account: Account) -> list[Order]:
+        first = account.oldest
+        if first is None:
+            return []
+        monkeypatch.setattr(Account, "open_orders", read)
+        send(engine, CancelOrder("ann", "cancel", orders[0].order_id))
+        assert first.newer is None, "its successor is gone, so the reading ends here"
+        return [first]
+
+    monkeypatch.setattr(Account, "open_orders", interrupted)
+    assert rows_of(list(frozen)) == expected
