@@ -86,16 +86,18 @@ class Changes:
             by_kind = {kind: replies.added for kind, replies in account.other_replies.items()}
             changes = account.changes = AccountChanges(account.done_count, account.replies.added, by_kind)
             self._accounts[account.account_id] = changes
-            if self._frozen is not None:
-                self._frozen.keep_account(account.account_id)
+            frozen = self._frozen  # the thread that iterates the view may end it at any time
+            if frozen is not None:
+                frozen.keep_account(account.account_id)
 
     def touch_operator(self, replies: ReplyCache) -> None:
         """Record the operator before its reply cache changes."""
         if not self._operator:
             self._operator = True
             self._accounts[OPERATOR] = AccountChanges(0, replies.added, {})
-            if self._frozen is not None:
-                self._frozen.keep_account(OPERATOR)
+            frozen = self._frozen
+            if frozen is not None:
+                frozen.keep_account(OPERATOR)
 
     def touch_order(self, order: Order) -> None:
         """Record an open order before it changes. Its account was touched."""

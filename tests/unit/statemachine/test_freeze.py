@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statemachine import CORE, amending
+from statemachine import CORE, amending, pending
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
@@ -32,10 +35,12 @@ from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
+from tests.property.test_metamorphic import bounded, everything
 from tests.property.worlds import SECOND, busy_command, commands, foundations, rates
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 Tables = dict[str, dict[bytes, bytes]]
+Trace = Callable[[FrameType, str, Any], Any]
 
 
 def change(tables: Tables, chunk: RowChunk) -> None:
@@ -281,3 +286,50 @@ def test_a_queue_of_orders_that_changes_while_it_is_read_loses_none(monkeypatch:
 
     monkeypatch.setattr(Account, "open_orders", interrupted)
     assert rows_of(list(frozen)) == expected
+
+
+@pytest.mark.skipif(CORE != "plain", reason="the compiled core has no lines at which another thread may run")
+@pytest.mark.parametrize("seed", range(6))
+def test_it_may_be_taken_between_any_two_lines_of_a_command(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kinds of commands, with unfinished work; at a random line of each one a view of the moment before is taken."""
+    monkeypatch.setattr(pending, "PENDING_WORK_PER_ENTRY", 3)
+    random, tables = Random(seed), nothing()
+    flow, _ = everything(random, 80)
+    engine = bounded(Engine())
+    for now, command in flow:
+        expected = dict(engine.tables())
+        whole = random.random() < 0.5
+        tables = nothing() if whole else tables
+        frozen = engine.freeze(whole=whole)
+        found: list[dict[str, list[Row]]] = []
+
+        def take_now(frozen: Frozen = frozen, tables: Tables = tables, found: list[dict[str, list[Row]]] = found) -> None:
+            found.append(take(tables, frozen))
+
+        at_line(int(random.expovariate(1 / 150)), take_now, lambda now=now, command=command: engine.apply(Batch(now, [command])))
+        if not found:
+            take_now()
+        assert found == [expected], command
+
+
+def at_line(number: int, act: Callable[[], None], run: Callable[[], object]) -> None:
+    """Run something, and do something else before this line of the state machine's that it runs."""
+    left, before = [number], sys.gettrace()
+
+    def each(_frame: FrameType, event: str, _arg: object) -> Trace | None:
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(before)
+                act()
+                return None
+        return each
+
+    def enter(frame: FrameType, _event: str, _arg: object) -> Trace | None:
+        return each if left[0] > 0 and "/statemachine/" in frame.f_code.co_filename else None
+
+    sys.settrace(enter)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
