@@ -14,6 +14,7 @@ when a thread iterates over `Frozen`. A row that is about to change before it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from statemachine import persistence
@@ -140,13 +141,23 @@ class Frozen:
         while self._pending:
             account_id = next(reversed(self._pending))
             changes = self._pending[account_id]
-            found = self._view(account_id, changes)
-            yield from _account_chunks(account_id, self._kept_accounts.pop(account_id, found))
+            yield from _account_chunks(account_id, self._account(account_id, changes))
             yield self._orders(account_id, changes)
             self._pending.popitem()
             self._kept_orders.pop(account_id, None)
             self._kept_open.pop(account_id, None)
         self._state.changes.view_is_over(self)
+
+    def _account(self, account_id: str, changes: AccountChanges) -> AccountView:
+        """The account at the freeze: the saved view, or else the live account if it is not saved meanwhile."""
+        found = self._kept_accounts.get(account_id)
+        if found is None:
+            with suppress(IndexError):  # a reply cache that changes while it is read; then the account was saved
+                found = self._view(account_id, changes)
+            found = self._kept_accounts.get(account_id, found)
+        assert found is not None, "an account that changes is saved before"
+        self._kept_accounts.pop(account_id, None)
+        return found
 
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
         account = self._state.accounts.get(account_id)

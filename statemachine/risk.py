@@ -14,7 +14,8 @@ market order without a price counts with the price of the last trade. Cancels, a
 never rejected.
 
 The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. A counter is stored with its
-day, so nothing has to run at midnight. New limits also count orders and trades from before they were set.
+day, so nothing has to run at midnight. `rate_max` and `volume_max` count from the moment at which they are set; the
+other limits also count what was there before.
 
 Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(1)(a), orders a second by member, and article
 20, pre-trade controls.

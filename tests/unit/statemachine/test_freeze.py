@@ -312,7 +312,24 @@ def test_it_may_be_taken_between_any_two_lines_of_a_command(seed: int, monkeypat
         assert found == [expected], command
 
 
-def at_line(number: int, act: Callable[[], None], run: Callable[[], object]) -> None:
+@pytest.mark.skipif(CORE != "plain", reason="as above")
+def test_it_may_be_taken_while_an_account_gets_its_first_outcome() -> None:
+    for number in range(1, 30):
+        engine = market()
+        expected, frozen, tables = dict(engine.tables()), engine.freeze(), nothing()
+        found: list[dict[str, list[Row]]] = []
+
+        def take_now(frozen: Frozen = frozen, tables: Tables = tables, found: list[dict[str, list[Row]]] = found) -> None:
+            found.append(take(tables, frozen))
+
+        order = Batch(2, [limit("bob", "first", Side.BUY, 1, 1)])
+        at_line(number, take_now, lambda engine=engine, order=order: engine.apply(order), "/reply_cache.py")
+        if not found:
+            take_now()
+        assert found == [expected]
+
+
+def at_line(number: int, act: Callable[[], None], run: Callable[[], object], where: str = "/statemachine/") -> None:
     """Run something, and do something else before this line of the state machine's that it runs."""
     left, before = [number], sys.gettrace()
 
@@ -326,7 +343,7 @@ def at_line(number: int, act: Callable[[], None], run: Callable[[], object]) -> 
         return each
 
     def enter(frame: FrameType, _event: str, _arg: object) -> Trace | None:
-        return each if left[0] > 0 and "/statemachine/" in frame.f_code.co_filename else None
+        return each if left[0] > 0 and where in frame.f_code.co_filename else None
 
     sys.settrace(enter)
     try:
