@@ -76,10 +76,10 @@ def test_the_position_counts_what_a_stop_order_by_funds_would_buy() -> None:
 def test_a_pair_counts_as_two_orders(field: str) -> None:
     engine = market()
     pair = PlacePair("ann", "pair", PRODUCT, Side.SELL, 1, 110, 90)
-    send(engine, risk(**{field: 1}))
+    send(engine, change(risk(), **{field: 1}))
     assert refused(send(engine, pair)) == (Reason.RISK_LIMIT, field)
     assert not engine.orders("ann")
-    send(engine, risk("more", **{field: 2}))
+    send(engine, change(risk("more"), **{field: 2}))
     assert isinstance(send(engine, change(pair, command_id="again")), Paired)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statemachine import CORE, amending, pending
+from statemachine import CORE, amending, pending, validation
 from statemachine.commands import (
     AmendOrder,
     AnyCommand,
@@ -250,11 +251,10 @@ def test_a_refused_replacement_or_amendment_is_never_half_in_a_snapshot(monkeypa
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Let something happen where a replacement and an amendment are checked."""
-    check_new = amending.place_order
 
     def checked(state: State, account: Account, command: Placing) -> Reject | None:
         act()
-        return check_new(state, account, command)
+        return validation.place_order(state, account, command)
 
     monkeypatch.setattr(amending, "place_order", checked)
     if CORE == "plain":
@@ -306,7 +306,7 @@ def test_it_may_be_taken_between_any_two_lines_of_a_command(seed: int, monkeypat
         def take_now(frozen: Frozen = frozen, tables: Tables = tables, found: list[dict[str, list[Row]]] = found) -> None:
             found.append(take(tables, frozen))
 
-        at_line(int(random.expovariate(1 / 150)), take_now, lambda now=now, command=command: engine.apply(Batch(now, [command])))
+        at_line(int(random.expovariate(1 / 150)), take_now, partial(engine.apply, Batch(now, [command])))
         if not found:
             take_now()
         assert found == [expected], command
@@ -323,7 +323,7 @@ def test_it_may_be_taken_while_an_account_gets_its_first_outcome() -> None:
             found.append(take(tables, frozen))
 
         order = Batch(2, [limit("bob", "first", Side.BUY, 1, 1)])
-        at_line(number, take_now, lambda engine=engine, order=order: engine.apply(order), "/reply_cache.py")
+        at_line(number, take_now, partial(engine.apply, order), "/reply_cache.py")
         if not found:
             take_now()
         assert found == [expected]
