@@ -10,7 +10,6 @@ from statemachine.writer cimport Writer
 cdef int _BUY
 cdef int _ACTIVE
 cdef int _DONE
-cdef Py_ssize_t _DONE_MAX
 
 
 @cython.final

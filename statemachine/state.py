@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _BUY: int = Side.BUY
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
-_DONE_MAX: int = DONE_ORDERS_PER_ACCOUNT
 
 
 class Requested(NamedTuple):
@@ -229,7 +228,7 @@ class State:
         done = account.done
         done.append(order)
         self.done_count += 1
-        if done.count > _DONE_MAX:
+        if done.count > DONE_ORDERS_PER_ACCOUNT:
             self._forget(account, done.popleft())
 
     def clear(self) -> None:
