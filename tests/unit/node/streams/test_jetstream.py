@@ -110,6 +110,6 @@ def test_a_place_that_another_process_publishes_at_the_beginning(server: Server,
         server.messages.append(("qb.places", msgspec.json.encode(StreamProgress("trial", 6, 1, "n2"))))
         return await read(name, subject)
 
-    server.get_last_msg = late  # type: ignore[method-assign]
+    server.get_last_msg = late  # type: ignore[method-assign, assignment]  # its own names of arguments
     with pytest.raises(FencedError):
         broker.begin()
