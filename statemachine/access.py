@@ -75,7 +75,7 @@ CONSENTED = OF_OPERATOR - Permission.CLUSTER
 """The permissions whose commands may need consent."""
 SEES_ALL = _VIEW | OF_OPERATOR
 """Permissions for the venue of which one shows every row of the controls."""
-OF_ALL_ACCOUNTS = frozenset({"fee_override", "fee_volume"})
+OF_ALL_ACCOUNTS = ("fee_override", "fee_volume")
 """Tables that may have a row of each account. Only a sender who sees every row may read them, so that nobody else has all
 rows searched for a few: `Engine.fees_of` has those of one account.
 """

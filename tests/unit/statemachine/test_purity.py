@@ -20,6 +20,7 @@ ALLOWED_IMPORTS = frozenset(
         "bisect",
         "collections",
         "collections.abc",
+        "contextlib",
         "copy",
         "dataclasses",
         "enum",
