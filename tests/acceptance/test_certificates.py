@@ -60,7 +60,7 @@ def test_certificates_are_renewed_while_the_cluster_runs(ground: Ground) -> None
     assert 0 < ends - time.time() < LIFETIME.total_seconds()
     assert "renew it: quorumbook pki renew" in quorumbook(ground, "cluster", "status")
     said = (ground.directory / "n1" / "node.log").read_text()
-    assert "the certificate of n1 ends on" in said
+    assert "the certificate of n1 expires on" in said
     with urllib.request.urlopen(f"{ground.cluster.layout.http_urls['n1']}/metrics", timeout=30) as answer:
         metrics = answer.read().decode()
     assert 'quorumbook_certificate_expires_timestamp_seconds{node="n1"}' in metrics
