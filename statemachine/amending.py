@@ -193,15 +193,12 @@ def _entering(state: State, account: Account, product: Product, changed: Placing
 
 
 def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
-    """The amount that the order would hold with these numbers (`Product.hold_for`). The order does not change: a
-    snapshot may be reading it in another thread.
+    """The amount that the order would hold with these numbers. The order does not change: a snapshot may be reading it in
+    another thread.
     """
-    if order.order_type != _LIMIT:
-        return order.hold if order.side == _BUY else remaining
-    if order.side != _BUY:
-        return remaining
-    cost = product.notional(price, remaining)
-    return cost + product.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
+    if order.order_type == _LIMIT:
+        return product.hold_at(order, price, remaining)
+    return order.hold if order.side == _BUY else remaining
 
 
 def _funds(state: State, product: Product, order: Order, price: int, remaining: int) -> Reject | None:

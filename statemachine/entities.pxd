@@ -95,8 +95,9 @@ cdef class Product:
     cpdef wide notional(self, wide price, wide size) noexcept
     @cython.locals(cost=wide)
     cpdef wide highest_fee(self, wide cost, wide ppm, wide credit) noexcept
-    @cython.locals(remaining=wide, cost=wide)
     cpdef wide hold_for(self, Order order) noexcept
+    @cython.locals(cost=wide)
+    cpdef wide hold_at(self, Order order, wide price, wide remaining) noexcept
     cpdef object row(self)
 
 

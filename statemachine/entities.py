@@ -267,16 +267,19 @@ class Product:
         return notional(price, size, self.unit)
 
     def hold_for(self, order: Order) -> int:
-        """The hold that a limit order needs for its remaining size.
+        """The hold that a limit order needs for its remaining size."""
+        return self.hold_at(order, order.price, order.remaining + order.reserve)
+
+    def hold_at(self, order: Order, price: int, remaining: int) -> int:
+        """The hold that a limit order would need with this price and remaining size. The order does not change.
 
         A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less
         its credit, rounded up. It suffices exactly: what a fill pays above the exact rate is the credit of later fills,
         and a buy never trades above its price.
         """
-        remaining = order.remaining + order.reserve
         if order.side == _SELL:
             return remaining
-        cost = notional(order.price, remaining, self.unit)
+        cost = notional(price, remaining, self.unit)
         return cost + self.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:

@@ -258,13 +258,13 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     monkeypatch.setattr(amending, "place_order", checked)
     if CORE == "plain":
-        hold_for = Product.hold_for
+        hold_at = Product.hold_at
 
-        def held(product: Product, order: Order) -> int:
+        def held(product: Product, order: Order, price: int, remaining: int) -> int:
             act()
-            return hold_for(product, order)
+            return hold_at(product, order, price, remaining)
 
-        monkeypatch.setattr(Product, "hold_for", held)
+        monkeypatch.setattr(Product, "hold_at", held)
 
 
 @pytest.mark.skipif(CORE != "plain", reason="the compiled core reads the queue in one step of the interpreter")
