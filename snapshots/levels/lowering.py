@@ -62,9 +62,14 @@ def lowered_rows(
             raise refusal(to, lowering.obstacles)
         return v0_2_0.FormerEngine.restore(made, verified=True)
     except StateError as error:
-        raise LossError(to, [f"the state breaks an invariant of version {to.version}: {error}"]) from error
+        raise broken(to, error) from error
     finally:
         clear(*made.values())
+
+
+def broken(to: Level, error: Exception) -> LossError:
+    """The error for a state that the earlier version does not accept."""
+    return LossError(to, [f"the state breaks an invariant of version {to.version}: {error}"])
 
 
 def refusal(to: Level, found: Obstacles) -> LossError:

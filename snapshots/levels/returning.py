@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from snapshots.errors import SnapshotError
 from snapshots.levels.level import Level
-from snapshots.levels.lowering import LossError, lowered_rows, refusal
+from snapshots.levels.lowering import broken, lowered_rows, refusal
 from snapshots.levels.obstacles import Obstacles, Row
 from snapshots.levels.raising import first_hash
 from snapshots.levels.v0_2_0 import FormerEngine
@@ -140,7 +140,7 @@ class PreparedReturn:
             try:
                 patch.finish(counter, first_hash(self.engine.state_hash, self.to))
             except AssertionError as error:
-                raise self._broken(error) from error
+                raise broken(self.to, error) from error
             self._lowering.check_collected()
             if self._obstacles:
                 raise refusal(self.to, self._obstacles)
@@ -217,9 +217,6 @@ class PreparedReturn:
             if not self._obstacles:
                 raise ReturnError(str(error)) from error
         except AssertionError as error:
-            raise self._broken(error) from error
+            raise broken(self.to, error) from error
         if self._obstacles:
             raise refusal(self.to, self._obstacles)
-
-    def _broken(self, error: AssertionError) -> LossError:
-        return LossError(self.to, [f"the state breaks an invariant of version {self.to.version}: {error}"])

@@ -17,7 +17,7 @@ from snapshots.errors import SnapshotError
 from snapshots.levels.v0_2_0_back import Lowering, outcome_row
 from statemachine.freezing import RowChunk
 from statemachine.limits import OPERATOR
-from statemachine.tables import OutcomeRow
+from statemachine.tables import OutcomeRow, PackedOutcomeRow
 
 from snapshots.levels.released.core_0_2_0 import changes as core_changes  # type: ignore[import-not-found]  # isort: skip  # in the archive
 from snapshots.levels.released.core_0_2_0 import events as core_events  # isort: skip
@@ -32,6 +32,7 @@ _ACTIVE = core_types.OrderStatus.ACTIVE
 _decode = {name: msgspec.msgpack.Decoder(row).decode for name, row in core_tables.TABLES.items()}
 _numbered_key = msgspec.msgpack.Decoder(tuple[str, int]).decode
 _key = msgspec.msgpack.Decoder(list[Any]).decode
+_packed_outcome = msgspec.msgpack.Decoder(PackedOutcomeRow).decode
 _FIELDS = core_events.OrderState.__struct_fields__
 _IDENTITY = ("account_id", "product_id", "side", "client_oid")
 _PLACE = ("status", "opened_sequence", "price", "stop", "stop_price")
@@ -39,18 +40,6 @@ _PLACE = ("status", "opened_sequence", "price", "stop", "stop_price")
 
 class PatchError(SnapshotError):
     """A change that is not taken over. The whole state is converted instead."""
-
-
-class _PackedOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A row of the table `outcome`, with the outcome as it is stored."""
-
-    account_id: str
-    command_id: str
-    fingerprint: bytes
-    outcome: msgspec.Raw
-
-
-_packed_outcome = msgspec.msgpack.Decoder(_PackedOutcome).decode
 
 
 class Patch:

@@ -65,8 +65,8 @@ def migration_of(script: Path, source: str, target: str) -> Migration:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MigrationError("the executable's declarations can be read", str(path), str(error)) from error
     try:
-        consent = msgspec.convert(table, _Declarations)
-        return Migration(source, target, removed=consent.removed, removed_tables=consent.removed_tables)
+        declared = msgspec.convert(table, _Declarations)
+        return Migration(source, target, removed=declared.removed, removed_tables=declared.removed_tables)
     except msgspec.ValidationError as error:
         raise MigrationError("the executable's declarations can be read", str(path), str(error)) from error
 
