@@ -17,6 +17,7 @@ from node.gateway.catalogue import Catalogue
 from node.gateway.channels import Frame
 from node.gateway.errors import ApiError
 from node.gateway.feeds import Feeds, ProductFeed, Reader
+from node.system import tasks as background
 from statemachine.events import StatusChanged
 from statemachine.types import ProductStatus, StatusCause
 
@@ -115,9 +116,7 @@ class Statuses:
         for request_id, request in self._requests.items():
             if request.feed is feed:
                 request.changed = False
-                task = asyncio.create_task(self._send_again(request_id, request))
-                self._reading.add(task)
-                task.add_done_callback(self._reading.discard)
+                background.keep(self._reading, self._send_again(request_id, request))
 
     def close(self) -> list[ProductFeed]:
         """End all subscriptions. Returns the feeds that were followed."""

@@ -38,6 +38,7 @@ from node.gateway.orders import OrderJson, OrderRequest, place_command, placed, 
 from node.gateway.requests import ABSENT, DecimalText, absent, choice, given, parse, raw_text
 from node.gateway.values import SIDES, check_name, iso, optional_name, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
+from node.system import tasks as background
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Armed, Cancelled, OrderState, Rejected
 from statemachine.limits import OPERATOR, SECOND_NS
@@ -174,9 +175,7 @@ class SocketOrders:
         except (QuorumbookError, RequestFailed) as error:
             self._send(encode(_failed(request_id, error)))
             return
-        task = asyncio.get_running_loop().create_task(self._carry_out(request_id, command, product))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        background.keep(self._under_way, self._carry_out(request_id, command, product))
 
     async def _owner(self, identity: Identity | None) -> Identity:
         """Return the identity with the current state of its key. Raises ApiError."""

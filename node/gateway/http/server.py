@@ -97,9 +97,7 @@ class HttpServer:
 
     def begin(self, answer: Coroutine[None, None, None]) -> None:
         """Run the coroutine that answers a request."""
-        task = self.loop.create_task(answer)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        background.keep(self._tasks, answer)
 
     def enter(self, connection: Connection) -> bool:
         """Count a new connection. Returns False if there are too many."""
