@@ -28,6 +28,10 @@ class Record(msgspec.Struct, frozen=True):
     index: int = 0
     ordinal: int = 0
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers, with which a consumer recognises a record that it has already."""
+        return {"sequence": str(self.sequence), "type": self.kind, "place": f"{self.index}.{self.ordinal}"}
+
 
 class StreamProgress(msgspec.Struct, frozen=True):
     """The progress of the stream: the last log entry that is published completely, its term, and the id of the cluster. The

@@ -132,7 +132,7 @@ class JetStreamBroker:
             self._skip -= len(records)
             return
         context = await self._context()
-        left = [(f"{record.topic}.{_token(record.key)}", record.value, headers_of(record)) for record in records[self._skip :]]
+        left = [(f"{record.topic}.{_token(record.key)}", record.value, record.headers()) for record in records[self._skip :]]
         left.append((f"{self._prefix}.places", msgspec.json.encode(place), {}))
         for start in range(0, len(left), IN_FLIGHT):
             chunk = left[start : start + IN_FLIGHT]
@@ -147,11 +147,6 @@ class JetStreamBroker:
                     raise BrokerError(str(answer) or type(answer).__name__)
             self._last += len(chunk)
         self._skip = 0
-
-
-def headers_of(record: Record) -> dict[str, str]:
-    """Return the headers of a record, the same as with Kafka."""
-    return {"sequence": str(record.sequence), "type": record.kind, "place": f"{record.index}.{record.ordinal}"}
 
 
 async def _note(error: Exception) -> None:

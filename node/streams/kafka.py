@@ -151,11 +151,7 @@ class KafkaBroker:
             partition = zlib.crc32(record.key.encode()) % self._counts[record.topic]
             if (record.index, record.ordinal) <= self._ends.get((record.topic, partition), NOTHING):
                 return
-        headers: list[tuple[str, str | bytes | None]] = [
-            ("sequence", str(record.sequence).encode()),
-            ("type", record.kind.encode()),
-            ("place", f"{record.index}.{record.ordinal}".encode()),
-        ]
+        headers: list[tuple[str, str | bytes | None]] = [(name, text.encode()) for name, text in record.headers().items()]
         while True:
             try:
                 producer.produce(record.topic, key=record.key, value=record.value, headers=headers, partition=partition)

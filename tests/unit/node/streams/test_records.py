@@ -9,7 +9,6 @@ import pytest
 
 from node.history.projection import apply
 from node.streams.broker import Record
-from node.streams.jetstream import headers_of
 from node.streams.records import RecordWriter
 from node.streams.schema import text as schema_text
 from statemachine.commands import (
@@ -144,7 +143,7 @@ def test_a_bust_that_moves_money_gives_the_balances_of_both_accounts() -> None:
         assert last.sequence == len(SETUP) + len(TRADING) + 1
 
 
-def test_a_message_of_jetstream_has_the_headers_of_kafka() -> None:
+def test_a_record_has_the_headers_that_its_consumers_compare() -> None:
     """Only the place tells apart two balances of an account that changed with time alone."""
     record = Record("quorumbook.accounts", "ann", b"{}", 7, "balances", 3, 2)
-    assert headers_of(record) == {"sequence": "7", "type": "balances", "place": "3.2"}
+    assert record.headers() == {"sequence": "7", "type": "balances", "place": "3.2"}
