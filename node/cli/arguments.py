@@ -16,6 +16,20 @@ WHOLE_SECONDS = click.IntRange(0, INT64_MAX // SECOND_NS)
 """A duration of the exchange, which stores nanoseconds."""
 
 
+def above_zero(units: int, option: str, omitted: str = "") -> int:
+    """Return an amount that an option gave. 0 means in a command that there is none, so it must not be given.
+
+    Args:
+        omitted: how to say what 0 would mean.
+
+    Raises:
+        click.UsageError: it is 0.
+    """
+    if not units:
+        raise click.UsageError(f"--{option}: expected more than 0.{omitted}")
+    return units
+
+
 class Finite(click.FloatRange):
     """A number within bounds. Not NaN, which compares with no bound, and not infinity, for which no clock can wait."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.arguments import COUNT, INT64_MAX, WHOLE_SECONDS
+from node.cli.arguments import COUNT, INT64_MAX, WHOLE_SECONDS, above_zero
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
@@ -139,10 +139,7 @@ def _limit(text: str | None, scale: int, name: str) -> int:
     """
     if text is None:
         return 0
-    units = to_units(text, scale, name)
-    if not units:
-        raise click.UsageError(f"--{name}: expected more than 0. For no limit, leave the option out.")
-    return units
+    return above_zero(to_units(text, scale, name), name, " For no limit, leave the option out.")
 
 
 @click.group(cls=Commands)
@@ -413,9 +410,9 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         raise DirectoryError(f"{product_id}: trade {trade_id} is not among the last {_PAGE:,} trades")
 
     found, scales = run(target, find)
-    new_price = scales.price_units(product_id, price) if price is not None else 0
-    if price is not None and not new_price:
-        raise click.UsageError("--price: expected more than 0. For a bust, leave the option out.")
+    new_price = 0
+    if price is not None:
+        new_price = above_zero(scales.price_units(product_id, price), "price", " For a bust, leave the option out.")
     maker_buys = found.side is Side.BUY
     buyer, seller = (found.maker_account_id, found.taker_account_id)[:: 1 if maker_buys else -1]
     buyer_fee, seller_fee = (found.maker_fee, found.taker_fee)[:: 1 if maker_buys else -1]

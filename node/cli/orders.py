@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from node.cli.arguments import above_zero
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
@@ -87,7 +88,7 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
             OrderType.LIMIT if self.price is not None else OrderType.MARKET,
             scales.price_units(product_id, self.price) if self.price is not None else 0,
             scales.size_units(product_id, self.size) if self.size is not None else 0,
-            self._funds(product_id, scales),
+            above_zero(scales.price_units(product_id, self.funds, "funds"), "funds") if self.funds is not None else 0,
             TimeInForce[self.tif.upper()] if self.tif is not None else usual,
             self.post_only,
             SelfTradePrevention[self.stp.upper()],
@@ -96,15 +97,6 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
             scales.price_units(product_id, self.stop_price, "stop-price") if self.stop_price is not None else 0,
             self.cancel_after,
         )
-
-    def _funds(self, product_id: str, scales: MarketScales) -> int:
-        """Return the funds, 0 if they were not given. Raises as `command`, and click.UsageError for 0, which would be none."""
-        if self.funds is None:
-            return 0
-        units = scales.price_units(product_id, self.funds, "funds")
-        if not units:
-            raise click.UsageError("--funds: expected more than 0.")
-        return units
 
 
 @click.group(cls=Commands)
