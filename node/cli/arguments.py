@@ -17,10 +17,10 @@ WHOLE_SECONDS = click.IntRange(0, INT64_MAX // SECOND_NS)
 
 
 def above_zero(units: int, option: str, omitted: str = "") -> int:
-    """Return an amount that an option gave. 0 means in a command that there is none, so it must not be given.
+    """Return the amount that an option gives. It must not be 0, because 0 in a command means that there is no amount.
 
     Args:
-        omitted: how to say what 0 would mean.
+        omitted: a sentence of the error that says how to give no amount, after a space.
 
     Raises:
         click.UsageError: it is 0.
