@@ -174,10 +174,11 @@ async def decide(call: Call) -> Answer[DecisionJson]:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise ApiError(404, "Proposal not found", "id")
     decision = choice(call.path("decision"), DECISIONS, "decision")
+    status = await call.gateway.monitor.now()  # before the rows: every proposal up to its sequence that still waits is among them
     known = [row for row in (await _rows(call, "proposal", PROPOSALS_MAX)).proposal if row.proposal_id == int(text)]
     for row in known:
         call.caller.require(row.permission)
-    if not known and int(text) > (call.status.sequence if call.status is not None else 0):
+    if not known and (status is None or int(text) > status.sequence):
         # The exchange knows what the user may do, but not what the key may do, so a decision must not reach the log before
         # its proposal is known here. (An earlier command is no proposal, or does not wait any more: the exchange says so.)
         raise UnknownHereError(404, "Proposal not found", "id")
