@@ -2,8 +2,10 @@
 passes them on with a bounded amount of work in each turn of the loop.
 
 Outcomes of commands go ahead of all messages that arrived with them or wait: a node sends the events of an order before
-its outcome, and the answer to a trader does not wait until a gateway has processed events. Changes of API keys go ahead
-with outcomes, because they arrive before every answer that reflects them. All other messages keep their order.
+its outcome, and the answer to a trader does not wait until a gateway has processed events. The refusal of commands and
+the status of the node go ahead, too: a gateway forwards a command after the refusal of a follower, and answers its client
+after a status that says that the command is applied. Changes of API keys go ahead with outcomes, because they arrive
+before every answer that reflects them. All other messages keep their order.
 
 The events of a stop cascade may take a gateway tens of milliseconds. What is left at the end of a turn waits for the next
 one.
@@ -20,14 +22,14 @@ from typing import Protocol, TypeGuard, cast
 import msgspec
 
 from node.errors import FramingError
-from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
-from node.native.protocol import Events, KeysChanged, Results, response_decoder
+from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter, response_id_of
+from node.native.protocol import Answer, Events, Failed, KeysChanged, Results, response_decoder
 
-TURN_SECONDS = 0.002
-"""Seconds for which messages are passed on in one turn of the loop."""
+TURN_SECONDS = 0.001
+"""Seconds for which messages are passed on in one turn of the loop. An order passes through a gateway in several turns."""
 
-EVENTS_TOGETHER = 100
-"""Events that are passed on in one call: about a millisecond of a gateway's rendering."""
+EVENTS_TOGETHER = 40
+"""Events that are passed on in one call: less than a millisecond of a gateway's rendering."""
 
 WAITING_MAX = 4 * 1024 * 1024
 """Bytes of messages that wait here. With more, nothing is read from the node until half of them are passed on."""
@@ -42,16 +44,17 @@ def _tag(kind: type[msgspec.Struct]) -> int:
 _EVENTS = _tag(Events)
 _URGENT = frozenset({_tag(Results), _tag(KeysChanged)})
 """Tags of messages that go ahead of the others."""
-
-
-def _is_urgent(message: bytes | Events) -> TypeGuard[bytes]:
-    return isinstance(message, bytes) and len(message) > 1 and message[1] in _URGENT
+_URGENT_BY_REQUEST = frozenset({_tag(Answer), _tag(Failed)})
+"""Tags of messages that go ahead if the owner says so of their request."""
 
 
 class Owner(Protocol):
     """The connection to which messages are passed on."""
 
     reading: bool
+
+    def is_urgent(self, request_id: int) -> bool:
+        """Whether the answer or the refusal of this request goes ahead of other messages."""
 
     def received(self, message: msgspec.Struct) -> None:
         """Called with a message of the node."""
@@ -161,17 +164,29 @@ class Arrivals(asyncio.Protocol):
         self._balance()
 
     def _urgent_first(self) -> None:
-        """Pass on outcomes and changes of keys."""
-        urgent = [body for body in self._waiting if _is_urgent(body)]
+        """Pass on the messages that go ahead."""
+        urgent: list[bytes] = []
+        others: deque[bytes | Events] = deque()
+        for message in self._waiting:
+            if self._is_urgent(message):
+                urgent.append(message)
+            else:
+                others.append(message)
         if not urgent:
             return
-        self._waiting = deque(body for body in self._waiting if not _is_urgent(body))
+        self._waiting = others
         self._bytes -= sum(map(len, urgent))
         try:
             for body in urgent:
                 self._owner.received(response_decoder.decode(body))
         except UNDECODABLE as error:
             self._not_the_protocol(error)
+
+    def _is_urgent(self, message: bytes | Events) -> TypeGuard[bytes]:
+        if not isinstance(message, bytes) or len(message) < 2:
+            return False
+        tag = message[1]
+        return tag in _URGENT or (tag in _URGENT_BY_REQUEST and self._owner.is_urgent(response_id_of(message)))
 
     def _take(self) -> msgspec.Struct:
         """Remove and return the next message, or the next events of a long one."""

@@ -194,6 +194,8 @@ class NativeConnection:
         self._wire = Arrivals(self)
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._statuses: set[int] = set()
+        """Requests for the node's status."""
         self._queued: list[_Submission] = []
         self._flushing = False
         self._submitted: dict[int, list[_Submission]] = {}
@@ -349,7 +351,13 @@ class NativeConnection:
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        answer: Answer = await self._request(Query(next(self._request_ids), query, linearizable))
+        request_id = next(self._request_ids)
+        if isinstance(query, StatusQuery):
+            self._statuses.add(request_id)
+        try:
+            answer: Answer = await self._request(Query(request_id, query, linearizable))
+        finally:
+            self._statuses.discard(request_id)
         return _body_decoders[type(query)].decode(answer.body)
 
     @property
@@ -515,6 +523,10 @@ class NativeConnection:
         except ValueError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, f"{error}; send fewer commands at a time") from error
         transport.write(data)
+
+    def is_urgent(self, request_id: int) -> bool:
+        """See `arrivals.Owner`."""
+        return request_id in self._submitted or request_id in self._statuses
 
     def received(self, message: msgspec.Struct) -> None:
         """Handle a message of the node."""

@@ -147,6 +147,14 @@ def request_id_of(body: bytes) -> int:
         return 0
 
 
+def response_id_of(body: bytes) -> int:
+    """Return the request id of a node's `Results`, `Failed` or `Answer`, or 0 if the message ends before it."""
+    try:
+        return _integer(body, 2)[0]
+    except IndexError:
+        return 0
+
+
 _WITH_ID = {kind.__struct_config__.tag for kind in typing.get_args(AnyRequest) if kind.__struct_fields__[:1] == ("request_id",)}
 """Tags of the requests whose first field is the request id."""
 

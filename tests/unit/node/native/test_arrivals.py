@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from node.native.arrivals import EVENTS_TOGETHER, TURN_SECONDS, WAITING_MAX, Arrivals
+from node.native.connection import NativeConnection
 from node.native.framing import pack
-from node.native.protocol import Answer, Events, KeysChanged, Results
+from node.native.protocol import Answer, Events, FailCode, Failed, KeysChanged, ProductsQuery, Results, StatusQuery
+from statemachine.commands import CancelAll
 from statemachine.events import OrderDone
 from statemachine.types import DoneReason, OrderType, Side
 
@@ -33,11 +35,22 @@ class Transport:
         return False
 
 
+class Written:
+    """A transport that takes everything."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Owner:
     """Records what is passed on. Each event takes `seconds` of the clock."""
 
     def __init__(self, seconds: float) -> None:
         self.reading = True
+        self.urgent: set[int] = set()
         self.now = 0.0
         self.seconds = seconds
         self.got: list[str] = []
@@ -45,6 +58,9 @@ class Owner:
         self.arrivals = Arrivals(self, lambda: self.now)
         self.transport = Transport()
         self.arrivals.connection_made(cast(Any, self.transport))
+
+    def is_urgent(self, request_id: int) -> bool:
+        return request_id in self.urgent
 
     def received(self, message: msgspec.Struct) -> None:
         if isinstance(message, Events):
@@ -102,6 +118,26 @@ async def test_many_events_take_many_turns_and_outcomes_go_ahead() -> None:
     assert owner.got[-1] == "Results", "so it is for what arrives meanwhile"
     assert await turns(owner) >= 9
     assert owner.got[4:] == [f"{EVENTS_TOGETHER} events"] * 9 + ["Answer", "1 events"]
+
+
+async def test_a_refused_command_and_a_status_go_ahead() -> None:
+    owner = Owner(0.0)
+    owner.urgent = {7, 70_000}
+    refused, ended = (pack(Failed(number, FailCode.NOT_LEADER, "another node leads")) for number in (70_000, 3))
+    owner.arrivals.data_received(events(3) + ANSWER + ended + refused + pack(Answer(7, msgspec.Raw(b"\xc0"))))
+    assert owner.got == ["Failed", "Answer", "3 events", "Answer", "Failed"]
+
+
+async def test_a_connection_names_its_commands_and_its_requests_for_the_status() -> None:
+    connection = NativeConnection()
+    connection._wire.transport = cast(Any, Written())
+    outcomes = connection.enqueue([CancelAll("alice", "c1", "BTC-USD")])
+    pending = [asyncio.ensure_future(connection.query(query)) for query in (StatusQuery(), ProductsQuery())]
+    await asyncio.sleep(0)
+    assert [number for number in range(6) if connection.is_urgent(number)] == [1, 2], "the status, and the commands"
+    connection.lost("over")
+    await asyncio.gather(outcomes, *pending, return_exceptions=True)
+    assert not any(map(connection.is_urgent, range(6)))
 
 
 async def test_too_much_that_waits_stops_the_reading() -> None:
