@@ -84,6 +84,11 @@ JOINED_MAX = 500
 """Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below
 300 kB: far below `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
 
+WRITTEN_AT = 32
+"""Submissions that are written in the middle of a turn, over a Unix socket. While a gateway goes on to parse requests, the engines work on the
+first ones. Otherwise many clients that wait for their answers end up in step: the gateway waits for the engines, and the
+engines wait for the gateway (docs/performance.md)."""
+
 _OF_ONE = frozenset(
     {
         FailCode.BAD_REQUEST,
@@ -198,6 +203,7 @@ class NativeConnection:
         """Requests for the node's status."""
         self._queued: list[_Submission] = []
         self._flushing = False
+        self._written_at = 0
         self._submitted: dict[int, list[_Submission]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._on_keys: KeysCallback | None = None
@@ -246,7 +252,8 @@ class NativeConnection:
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands. Returns their outcomes in the same order, durable on a quorum.
 
-        Submissions of one turn of the event loop are written together, in order. Consecutive submissions for the same
+        Submissions of one turn of the event loop are written together, in order; over a Unix socket at most `WRITTEN_AT`
+        of them. Consecutive submissions for the same
         account share a frame. Each submission stays in one frame, and succeeds or fails separately. Submissions for
         different accounts have separate frames, because the node gives accounts turns: one account's long queue must
         not delay the answers of another.
@@ -271,7 +278,9 @@ class NativeConnection:
             outcomes.set_exception(ConnectionLost(self.close_reason))
             return
         self._queued.append(_Submission(commands, outcomes))
-        if not self._flushing:
+        if len(self._queued) == self._written_at:
+            self.flush()
+        elif not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -489,7 +498,9 @@ class NativeConnection:
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
             with reachable(Path(address.removeprefix("unix:"))) as name:
-                await loop.create_unix_connection(lambda: self._wire, name)
+                transport, _ = await loop.create_unix_connection(lambda: self._wire, name)
+            transport.set_write_buffer_limits(0)  # uvloop then writes at once, and not at the end of the turn
+            self._written_at = WRITTEN_AT
             return
         host, _, port = address.rpartition(":")
         if not port.isdigit():

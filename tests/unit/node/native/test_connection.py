@@ -18,7 +18,7 @@ import pytest
 from node.cluster_directory import ClusterDirectory
 from node.deployment.setup import initialise
 from node.errors import ConnectionLost, RequestFailed
-from node.native.connection import JOINED_MAX, NativeConnection
+from node.native.connection import JOINED_MAX, WRITTEN_AT, NativeConnection
 from node.native.protocol import PROTOCOL_VERSION, FailCode, Failed, StatusQuery, Submit, Welcome, frame
 from node.tls import pki
 from statemachine.commands import PutApiKey
@@ -195,6 +195,17 @@ class TestJoining:
             assert ids == sorted(ids)
             assert len(ids) == JOINED_MAX + 3
             assert connection._submitted == {}
+            await connection.close()
+
+    async def test_the_first_ones_are_written_before_the_turn_ends(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path)) as node:
+            connection = await NativeConnection.open(node.address)
+            await connection.submit(WORLD)
+            outcomes = [connection.enqueue([buy(number, price=1)]) for number in range(WRITTEN_AT + 3)]
+            assert sum(map(len, connection._submitted.values())) == WRITTEN_AT
+            assert connection._wire.transport is not None
+            assert connection._wire.transport.get_write_buffer_size() == 0, "the kernel has them"
+            assert len(await asyncio.gather(*outcomes)) == WRITTEN_AT + 3
             await connection.close()
 
     async def test_the_fault_of_one_does_not_reach_the_others(self, tmp_path: Path) -> None:
