@@ -124,7 +124,7 @@ def damage_newest_snapshot(scenario: Scenario, node_id: str) -> None:
     path.write_bytes(data)
 
 
-def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_back(make_ground: MakeGround) -> None:
+def test_a_leader_with_a_damaged_snapshot_makes_another_for_a_node_without_data(make_ground: MakeGround) -> None:
     async def play(scenario: Scenario) -> None:
         await traded(scenario, 300)
         leader, follower = await a_follower(scenario.watcher)

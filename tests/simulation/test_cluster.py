@@ -25,22 +25,22 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_three_nodes_keep_every_promise(seed: int) -> None:
+def test_three_nodes_keep_every_guarantee(seed: int) -> None:
     assert len(run_seed(seed, 3).acknowledged) > 300
 
 
 @pytest.mark.parametrize("seed", range(100, 103))
-def test_three_nodes_that_lose_their_disks_keep_every_promise(seed: int) -> None:
+def test_three_nodes_that_lose_their_disks_keep_every_guarantee(seed: int) -> None:
     assert len(run_seed(seed, 3, lose_disks=True).acknowledged) > 200
 
 
 @pytest.mark.parametrize("seed", range(200, 202))
-def test_five_nodes_keep_every_promise(seed: int) -> None:
+def test_five_nodes_keep_every_guarantee(seed: int) -> None:
     assert len(run_seed(seed, 5, lose_disks=seed % 2 == 1).acknowledged) > 300
 
 
 @pytest.mark.parametrize("seed", range(300, 302))
-def test_a_slow_network_that_repeats_itself(seed: int) -> None:
+def test_five_nodes_keep_every_guarantee_on_a_slow_network_that_repeats_messages(seed: int) -> None:
     faults = Faults(latency=0.03, copies=0.1, stall=0.02)
     world = World(seed, 5, faults=faults, snapshot_entries=15)
     world.run(steps=1500)
@@ -48,7 +48,7 @@ def test_a_slow_network_that_repeats_itself(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(400, 403))
-def test_a_single_node_keeps_every_promise(seed: int) -> None:
+def test_a_single_node_keeps_every_guarantee(seed: int) -> None:
     faults = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0, transfer_leadership=0.0, power_loss_in_write=0.002)
     world = World(seed, 1, faults=faults)
     world.run(steps=800)
@@ -90,7 +90,9 @@ def test_the_history_does_not_depend_on_the_hash_seed() -> None:
     assert found == {_history(7)}
 
 
-def test_the_command_says_how_to_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_how_to_replay_a_violation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(self: World, _steps: int) -> None:
         raise self.violation("made up")
 
@@ -101,7 +103,7 @@ def test_the_command_says_how_to_replay(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "replay: make simulate SEED=3 RUNS=1 NODES=5 TRACE=1" in capsys.readouterr().out
 
 
-def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_several_processes_find_the_same_as_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     for jobs in ("1", "2"):
         assert main(["--seed", "20", "--runs", "3", "--steps", "300", "--jobs", jobs, "--report", str(report)]) == 0
@@ -112,8 +114,10 @@ def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_wrong_clocks_and_lost_disks(seed: int) -> None:
-    """These are two failures, so three nodes only have to keep what they acknowledged: see `docs/raft.md`, section 4."""
+def test_wrong_clocks_and_lost_disks_lose_nothing_that_was_acknowledged(seed: int) -> None:
+    """A wrong clock and a lost disk are two failures. Three nodes must keep what they acknowledged, and need not stay
+    available: see `docs/raft.md`, section 4.
+    """
     world = World(seed, faults=Faults(clock=0.004, lose_disk=0.002, copies=0.0))
     for node in world.ids:
         world.start(node)

@@ -1,4 +1,4 @@
-"""A node whose state diverges is found and leaves service. The others continue, and nothing acknowledged is lost."""
+"""A node whose state diverges stops. The others continue, and no acknowledged command is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NETWORK_ONLY = Faults(crash=0.0, power_loss_in_write=0.0, restart=0.0)
 
 
 class GoesWrong(Machine):
-    """A machine whose state changes wrongly once, at the first command from an index on."""
+    """A machine whose state changes wrongly once, at the first command after an index."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class GoesWrong(Machine):
 
 
 class DivergingWorld(World):
-    """A cluster in which the state of some nodes goes wrong, each at an index. The nodes that left service are in
-    `stopped`, and stay away.
+    """A cluster in which the state of some nodes diverges, each at an index. `stopped` has the nodes that stopped; they
+    are not started again.
     """
 
     def __init__(self, seed: int, wrong: Mapping[str, int], nodes: int = 3, **more: object) -> None:
@@ -104,7 +104,7 @@ def a_leader(world: World) -> str:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("nodes", "wrong"), [(3, {"n2": 30}), (5, {"n2": 30, "n4": 100})])
-def test_a_minority_is_found_soon_and_the_others_go_on(seed: int, nodes: int, wrong: dict[str, int]) -> None:
+def test_a_diverged_minority_stops_soon_and_the_others_continue(seed: int, nodes: int, wrong: dict[str, int]) -> None:
     world = started(DivergingWorld(seed, wrong, nodes))
     for node, index in wrong.items():
         world.run_until(lambda node=node: node in world.stopped, steps=1500)  # type: ignore[misc]  # bound here
@@ -119,7 +119,7 @@ def test_a_minority_is_found_soon_and_the_others_go_on(seed: int, nodes: int, wr
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_leader_stops_itself(seed: int) -> None:
+def test_a_diverged_leader_stops_itself(seed: int) -> None:
     leader = started(DivergingWorld(seed, {}))
     leader.run_until(lambda: bool(a_leader(leader)), steps=1000)
     first = a_leader(leader)
@@ -131,7 +131,7 @@ def test_a_leader_stops_itself(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_bad_network_only_delays_it(seed: int) -> None:
+def test_a_bad_network_only_delays_the_stop(seed: int) -> None:
     # No snapshots: a node that restores the one of a diverged leader has taken over its history (docs/raft.md, section
     # 7).
     world = started(DivergingWorld(seed, {"n3": 60}, faults=NETWORK_ONLY, snapshot_entries=1_000_000))
@@ -170,7 +170,7 @@ def test_healthy_nodes_compare_and_agree(nodes: int) -> None:
         assert status.digests_differing == status.digests_undecided == 0
 
 
-def test_without_the_alarm_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_alarm_a_divergence_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DivergenceWatch, "tick", lambda _self: [])
     world = started(DivergingWorld(0, {"n2": 30}))
     with pytest.raises(ViolationError, match="not in 600 steps"):

@@ -1,4 +1,6 @@
-"""The whole exchange under seeds: clients see what a single exchange would show them, whatever happens to its nodes."""
+"""The whole exchange under seeds: whatever happens to the nodes, clients see what one exchange without faults would
+show them.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *,
     return world
 
 
-def test_three_nodes_and_everything_that_can_happen_does() -> None:
-    """These few seeds include the rare events. Otherwise the simulation would show less than it claims."""
+def test_an_exchange_of_three_nodes_keeps_its_guarantees_and_the_rare_events_occur() -> None:
+    """These few seeds include the rare events, so the simulation shows what it claims."""
     counts: Counter[str] = Counter()
     for seed in range(5):
         counts += finished(seed).counts
@@ -52,13 +54,13 @@ def test_five_nodes() -> None:
     finished(100, 5)
 
 
-def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
+def test_damaged_snapshots_are_refused_and_their_nodes_recover() -> None:
     assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 1
 
 
 class DamagedLeader(ExchangeWorld):
-    """After the faults a follower comes back with an empty disk, just after the leader's newest snapshot got a flipped
-    bit.
+    """A world in which, after the faults, a bit flips in the leader's newest snapshot, and a follower then starts with
+    an empty disk.
     """
 
     def __init__(self, seed: int, where: float) -> None:
@@ -85,17 +87,17 @@ class DamagedLeader(ExchangeWorld):
         self.start(follower)
 
 
-@pytest.mark.parametrize("where", [0.0, 0.97, 0.999], ids=["a table", "the seal", "the manifest"])
-def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_back(where: float) -> None:
+@pytest.mark.parametrize("where", [0.0, 0.97, 0.999], ids=["a table", "the file SEAL", "the manifest"])
+def test_a_leader_with_a_damaged_snapshot_makes_another_for_a_node_without_data(where: float) -> None:
     world = DamagedLeader(400, where)
     world.run(100)
     assert world.flipped
-    assert world.hosts[world.leader].process is world.led, "it went on"
+    assert world.hosts[world.leader].process is world.led, "the leader stopped"
 
 
-def test_a_leader_that_never_looks_at_its_snapshot_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_never_examines_its_snapshot_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SnapshotPort, "examine", lambda _: None)
-    with pytest.raises(ViolationError, match="not level"):
+    with pytest.raises(ViolationError, match="not caught up"):
         DamagedLeader(400, 0.0).run(100)
 
 
@@ -127,7 +129,7 @@ def test_the_same_seed_is_the_same_history_in_another_process() -> None:
     assert _history(7) != _history(8)
 
 
-def test_the_list_of_its_faults_is_the_same_run() -> None:
+def test_the_list_of_faults_of_a_run_reproduces_the_run() -> None:
     setting = Setting(exchange=True, lose_disks=True)
     happened = outcome_of(5, setting)
     faults = "; ".join(map(str, happened.faults))
@@ -135,7 +137,9 @@ def test_the_list_of_its_faults_is_the_same_run() -> None:
     assert outcome_of(5, replace(setting, faults=faults)) == happened
 
 
-def test_a_failing_seed_is_printed_with_few_faults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_seed_is_printed_with_a_short_list_of_faults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     original = ExchangeWorld.flip
 
     def flip(self: ExchangeWorld, node: str, where: float) -> None:

@@ -1,5 +1,5 @@
-"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole exchange
-detects it within a few seeds.
+"""A test of the simulation of the whole exchange: when any one protection is switched off, it finds a violation within
+a few seeds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from tests.simulation.world import ViolationError
 
 @dataclass(frozen=True)
 class Hunt:
-    """The faults under which a missing protection shows soon, the largest number of seeds, and the text of the
-    violation.
-    """
+    """The faults that soon show a missing protection, the largest number of seeds, and the text of the violation."""
 
     says: str
     faults: ExchangeFaults = field(default_factory=ExchangeFaults)

@@ -1,5 +1,5 @@
-"""Histories in which a protection decides, one by one: tolerated with it, and detected without it. Drawn faults lead to
-these histories too seldom.
+"""Single histories that one protection decides: with the protection they do no harm, and without it the simulation
+finds a violation. Random faults lead to these histories too seldom.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _next_leader(world: World, old: str) -> str:
 
 
 def _hand_over(world: World, leader: str) -> None:
-    """Ask for a transfer of leadership until a node has caught up enough to take over."""
+    """Ask for a transfer of leadership until the target has caught up enough to accept it."""
     for _ in range(200):
         if _raft(world, leader).transfer_leadership():
             return
@@ -108,8 +108,8 @@ def a_candidate_that_nobody_heard(seed: int) -> None:
 
 
 def a_vote_comes_twice(seed: int) -> None:
-    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice. The other gets
-    two votes, and leads.
+    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, which arrives twice.
+    The other gets two votes, and leads.
     """
     world = World(seed, 5, faults=Faults(copies=0.0))
     leader, one, voter, other, third = _started(world)
@@ -142,7 +142,7 @@ def two_changes_that_half_of_the_nodes_hear(seed: int) -> None:
     world.step(faults=False, load=False)
     for here in (old, partner):
         for there in others:
-            _cut(world, here, there)  # else those that are removed are told so, and end
+            _cut(world, here, there)  # otherwise the removed nodes learn of it and stop
     _other_leader(world, old)
     for _ in range(100):
         world.step(faults=False, load=True)
@@ -225,13 +225,13 @@ ALL_MUTANTS = {**MUTANTS, **MEMBERSHIP_MUTANTS}
 
 @pytest.mark.parametrize("name", HISTORIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_history_is_borne(name: str, seed: int) -> None:
+def test_a_history_does_no_harm(name: str, seed: int) -> None:
     HISTORIES[name](seed)
 
 
 @pytest.mark.parametrize("name", HISTORIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_without_its_protection_a_history_ends_badly(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_protection_a_history_is_a_violation(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ALL_MUTANTS[name](monkeypatch)
     with pytest.raises(ViolationError) as noticed:
         HISTORIES[name](seed)

@@ -1,5 +1,5 @@
-"""Faults as a list: the whole list is the same run, a part of it is another run, and the shortest list that still fails
-is found.
+"""The faults of a run are a list. The whole list reproduces the run, a part of it is another run, and the simulation
+finds a short list that still fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def history(seed: int, incidents: list[Incident] | None = None) -> tuple[list[In
     return world.script.happened, (world.network.sent, world.committed, world.acknowledged, world.leaders)
 
 
-def test_the_whole_list_is_the_same_run() -> None:
+def test_the_whole_list_of_faults_reproduces_the_run() -> None:
     kinds: set[str] = set()
     for seed in range(5):
         happened, first = history(seed)
@@ -40,7 +40,7 @@ def test_the_whole_list_is_the_same_run() -> None:
     assert {"start", "disk-dies", "disk-fails", "cut", "lose-disk"} <= kinds
 
 
-def test_a_part_of_the_list_is_another_run_and_reproducible() -> None:
+def test_a_part_of_the_list_is_another_reproducible_run() -> None:
     happened, first = history(5)
     part = happened[:4]
     again, second = history(5, part)
@@ -51,18 +51,18 @@ def test_a_part_of_the_list_is_another_run_and_reproducible() -> None:
 
 
 @pytest.mark.parametrize("text", ["kill n1", "12", "12 kill n1; x"])
-def test_a_list_that_cannot_be_read(text: str) -> None:
+def test_a_list_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a step, a kind"):
         parse(text)
 
 
 @given(st.sets(st.integers(0, 40), max_size=5), st.integers(0, 40))
-def test_shrinking_finds_what_is_needed(needed: set[int], more: int) -> None:
+def test_shrinking_finds_the_needed_faults(needed: set[int], more: int) -> None:
     incidents = [Incident(step, "kill", ("n1",)) for step in sorted({*needed, *range(more)})]
     assert {one.step for one in shrink(incidents, lambda part: needed <= {one.step for one in part})} == needed
 
 
-def test_shrinking_gives_up_in_time() -> None:
+def test_shrinking_stops_after_its_largest_number_of_runs() -> None:
     runs: list[int] = []
 
     def fails(part: list[Incident]) -> bool:

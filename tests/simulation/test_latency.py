@@ -1,4 +1,4 @@
-"""No command waits for a heartbeat: the message that makes the next step possible also wakes the node that makes it."""
+"""No command waits for a heartbeat. A message that makes the next step possible also wakes the node that takes it."""
 
 from __future__ import annotations
 

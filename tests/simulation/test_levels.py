@@ -1,5 +1,5 @@
-"""Two versions in one world: whatever nodes are upgraded, downgraded, lost or added, no node's state differs and
-nothing is lost.
+"""Two versions in one cluster: whichever nodes are upgraded, downgraded, lost or added, all states stay equal and no
+acknowledged command is lost.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def test_nodes_that_lose_their_disks_join_at_the_level_of_the_log() -> None:
 
 
 def with_everything(world: LevelWorld) -> LevelWorld:
-    """Return the world, with clients that use what 0.2.0 lacks."""
+    """Return a world whose clients use features that 0.2.0 does not have."""
     for client in world.clients:
         client.everything = True
     return world
 
 
-def test_a_state_in_which_something_new_is_in_use_does_not_return() -> None:
+def test_a_state_that_uses_a_new_feature_cannot_return_to_the_former_level() -> None:
     counts: Counter[str] = Counter()
     for seed in (3, 5, 8):
         world = with_everything(LevelWorld(seed))
@@ -81,8 +81,9 @@ def test_a_state_in_which_something_new_is_in_use_does_not_return() -> None:
 
 
 class LeaderKilled(LevelWorld):
-    """The leader of a change is killed at one step of it, up to three times in each direction. `minority`: when some node,
-    and not a majority, has applied the entry that changes the level, this node is killed instead.
+    """A world in which the leader of a level change is killed at one step of it, up to three times in each direction.
+    With `minority`, a node is killed instead when it has applied the entry that changes the level and a majority has
+    not.
     """
 
     def __init__(self, seed: int, stage: Stage, *, minority: bool = False) -> None:
@@ -125,7 +126,9 @@ def test_the_leader_is_killed_at_each_step_of_a_change(stage: Stage, *, minority
 
 
 class PreparedReturns(LevelWorld):
-    """Some nodes have prepared a return of the level when it comes, and others convert their whole state."""
+    """A world in which some nodes have prepared the return to the former level before it happens, and the others
+    convert their whole state then.
+    """
 
     def step(self, *, faults: bool, load: bool) -> None:
         if self.counts["level changed"] and self.rng.random() < 0.2:
@@ -200,7 +203,9 @@ class Skipping(FormerMachine):
 
 
 class SkippedEntry(MajorityOnly):
-    """The same, and the former version skips the entry."""
+    """A world in which the level changes without a majority check, and the former version skips the entry that changes
+    it.
+    """
 
     def new_machine(self, node: str) -> Machine:
         machine = super().new_machine(node)
@@ -217,7 +222,7 @@ class LevelOfTheProcess(LevelWorld):
 
 
 class GateByProcess(LevelWorld):
-    """A leader writes entries at the level of its software."""
+    """A world in which a leader writes entries at the level of its software."""
 
     def entries_of(self, process: Process) -> Entries:
         software = self.software[process.raft.node_id]
@@ -225,8 +230,8 @@ class GateByProcess(LevelWorld):
 
 
 class CutToFit(LevelWorld):
-    """A command that the level in force cannot express is reduced to what it can. The defaults of the other fields
-    apply.
+    """A world in which a command that the level in force cannot express is reduced to the fields that it has. The other
+    fields get their defaults.
     """
 
     def __init__(self, seed: int) -> None:
@@ -303,7 +308,9 @@ def test_a_node_of_the_former_version_gets_nothing_of_the_next_level() -> None:
 
 
 class _Careless(WatchedSnapshots):
-    """It accepts a snapshot of any level, reads of its rows what its own structs have, and skips the other rows."""
+    """A snapshot port that accepts a snapshot of any level, reads the fields that its own row types have, and skips the
+    other tables.
+    """
 
     def open_sink(self) -> SnapshotSink:
         sink = super().open_sink()
@@ -323,7 +330,7 @@ class _CarelessIncoming(IncomingSnapshot):
 
 
 class SnapshotOfTheNextLevel(WrongSoftware):
-    """A node talks to peers of any level, and installs their snapshots."""
+    """A world in which a node talks to peers of any level, and installs their snapshots."""
 
     def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
         if self.software[host.node_id] is BOTH:

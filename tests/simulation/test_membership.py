@@ -22,7 +22,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("seed", "nodes"), [*((seed, 3) for seed in range(3)), *((seed, 5) for seed in range(100, 102))])
-def test_members_come_and_go(seed: int, nodes: int) -> None:
+def test_members_are_added_and_removed_under_faults(seed: int, nodes: int) -> None:
     world = MembershipWorld(seed, nodes)
     world.run(steps=1500)
     assert world.promised
@@ -39,14 +39,14 @@ def test_a_single_node_grows(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300, 302))
-def test_members_come_and_go_and_lose_their_disks(seed: int) -> None:
+def test_members_are_added_and_removed_while_nodes_lose_their_disks(seed: int) -> None:
     world = MembershipWorld(seed, 3, faults=Faults(lose_disk=0.002, copies=0.0))
     world.run(steps=1500)
     assert world.promised
 
 
 @pytest.mark.parametrize("seed", range(400, 402))
-def test_members_come_and_go_while_a_clock_is_wrong(seed: int) -> None:
+def test_members_are_added_and_removed_while_a_clock_is_wrong(seed: int) -> None:
     world = MembershipWorld(seed, 3, faults=Faults(clock=0.004))
     world.run(steps=1200)
     assert world.promised
@@ -63,7 +63,7 @@ def test_the_same_seed_is_the_same_history() -> None:
 
 @dataclass(frozen=True)
 class Hunt:
-    """The faults and changes under which a missing rule shows soon."""
+    """The faults and changes of members that soon show a missing rule."""
 
     seeds: range = range(25)
     steps: int = 800

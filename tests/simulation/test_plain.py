@@ -1,4 +1,4 @@
-"""PySyncObj without the guard: the checkers must find what it loses. Otherwise they would find nothing."""
+"""PySyncObj without the guard: the checkers must find the commands that it loses, so they can find such faults."""
 
 from __future__ import annotations
 

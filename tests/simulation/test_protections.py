@@ -1,4 +1,4 @@
-"""The test of the test: with any one protection switched off, the simulation detects it within a few seeds.
+"""A test of the simulation: when any one protection is switched off, it finds a violation within a few seeds.
 
 Some protections need faults of their own kind, and begin with a seed that a search found. Those for which no search helps
 have a history of their own in `test_histories.py`. Tests with hand-made messages in `tests/unit/cluster/test_guard.py`
@@ -18,7 +18,7 @@ from tests.simulation.world import Faults, ViolationError, World
 
 @dataclass(frozen=True)
 class Hunt:
-    """The faults under which a missing protection shows soon, the largest number of seeds, and the first seed."""
+    """The faults that soon show a missing protection, the largest number of seeds, and the first seed."""
 
     faults: Faults = field(default_factory=Faults)
     seeds: range = range(25)

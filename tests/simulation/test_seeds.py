@@ -26,7 +26,7 @@ JOBS = min(4, os.cpu_count() or 1)
     ],
     ids=["consensus", "lost disks", "five nodes", "members", "exchange", "exchange and members"],
 )
-def test_every_promise_is_kept(setting: Setting, seeds: range) -> None:
+def test_every_guarantee_is_kept(setting: Setting, seeds: range) -> None:
     found = list(outcomes(seeds, setting, JOBS))
     assert [f"{setting.command(one.seed)}: {one.violation}" for one in found if one.violation] == []
     assert min(one.acknowledged for one in found) > 50

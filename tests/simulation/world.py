@@ -40,7 +40,7 @@ STEP = 0.005
 """Seconds of virtual time in a step."""
 
 COMMIT_BOUND = 2.0
-LEVEL_BOUND = 5.0
+CATCH_UP_BOUND = 5.0
 """Virtual seconds after the last fault within which a new command commits, and within which every node has caught up
 and votes. Messages that a stall holds back may take 1.5 of them.
 """
@@ -510,9 +510,9 @@ class World:
         """Make a step. Nodes that have applied everything up to `index` and vote are removed from `behind`."""
         self.step(faults=False, load=True)
         behind.intersection_update([node for node in self.members() if not self._is_caught_up(node, index)])
-        if behind and self.now > began + LEVEL_BOUND:
+        if behind and self.now > began + CATCH_UP_BOUND:
             raise self.violation(
-                f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
+                f"{sorted(behind)} not caught up within {CATCH_UP_BOUND} s without faults; the others were at {self.committed_last}"
             )
 
     def _is_caught_up(self, node: str, index: int) -> bool:

@@ -1,4 +1,4 @@
-"""Users and proposals where scripts do not reach: the bounds, and what a key of a user may do."""
+"""Users and proposals beyond the scripts: the bounds on their numbers, and the permissions of a key of a user."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_users_their_grants_and_their_keys_are_bounded() -> None:
     assert isinstance(apply(engine, key("another", "u1"))[0], Done)
 
 
-def test_proposals_are_bounded_by_sender_and_in_all() -> None:
+def test_the_number_of_proposals_is_bounded_for_each_sender_and_for_all() -> None:
     engine = with_two_administrators(int(Permission.ACCOUNTS))
 
     def open_by(sender: str, number: int) -> AnyOutcome:
@@ -94,7 +94,7 @@ def test_commands_of_the_cluster_itself_need_no_consent() -> None:
     assert isinstance(apply(engine, key("k-ada", "ada", ADMIN + 1))[0], Done)
 
 
-def test_a_key_has_what_both_it_and_its_user_may() -> None:
+def test_a_key_has_the_permissions_that_both_it_and_its_user_have() -> None:
     engine = with_two_administrators()
     view, trade = int(Permission.VIEW), int(Permission.TRADE)
     apply(engine, OpenAccount(OPERATOR, "ann", "ann"), OpenAccount(OPERATOR, "bob", "bob"))
@@ -118,7 +118,7 @@ def test_a_key_has_what_both_it_and_its_user_may() -> None:
 
 
 def test_only_an_administrator_of_the_venue_operates_the_cluster() -> None:
-    """The cluster has no parts, and a node checks the permission without a scope."""
+    """A cluster is not divided into scopes, and a node checks the permission without a scope."""
     engine = with_two_administrators()
     apply(engine, PutFirm(OPERATOR, "acme", "acme"), user("fay", [Grant(Role.ADMINISTRATOR, Scope.FIRM, "acme")]))
     apply(engine, key("k-fay", "fay"))
@@ -130,7 +130,9 @@ def test_only_an_administrator_of_the_venue_operates_the_cluster() -> None:
 
 
 def test_fees_are_shown_to_those_who_see_the_venue() -> None:
-    """The own rates of an account, and what it traded, are its secrets. The tables may have a row of each account."""
+    """An account's own rates and its volume are visible to that account and to users who see the whole venue. The
+    tables may have a row for each account.
+    """
     engine = with_two_administrators()
     apply(engine, OpenAccount(OPERATOR, "ann", "ann"), OpenAccount(OPERATOR, "bob", "bob"))
     apply(engine, user("tom", [Grant(Role.VIEWER, Scope.ACCOUNT, "ann")]))

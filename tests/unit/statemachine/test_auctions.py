@@ -1,5 +1,5 @@
-"""Auctions beyond what the twin compares: the price against the rules themselves, what an opening leaves, rows that no
-auction left.
+"""Auctions beyond the comparison with the twin: the price is checked against the written rules, then the state after an
+opening, and rows that no auction can have written.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def status(wanted: ProductStatus, command_id: str) -> PutProduct:
 
 
 def collecting(given_orders: list[Order], last_price: int = 0) -> Engine:
-    """An auction that has collected these orders, each of another account; `last_price` is that of a trade before, if
-    any.
+    """Return an engine with an auction that has collected these orders, each of another account. `last_price` is the
+    price of a trade before the auction; 0 means that there was none.
     """
     engine = market(names=NAMES)
     if last_price:
@@ -44,7 +44,7 @@ def collecting(given_orders: list[Order], last_price: int = 0) -> Engine:
 
 
 def tried(given_orders: list[Order], price: int) -> tuple[int, int]:
-    """What would trade at a price, and the surplus."""
+    """Return the size that would trade at a price, and the surplus."""
     buys = sum(size for side, size, at in given_orders if side is Side.BUY and at >= price)
     sells = sum(size for side, size, at in given_orders if side is Side.SELL and at <= price)
     return min(buys, sells), buys - sells
@@ -52,7 +52,7 @@ def tried(given_orders: list[Order], price: int) -> tuple[int, int]:
 
 @given(orders, st.integers(0, 70))
 @settings(max_examples=200)
-def test_the_price_is_the_one_that_the_rules_name(given_orders: list[Order], last_price: int) -> None:
+def test_the_auction_price_is_the_one_that_the_rules_name(given_orders: list[Order], last_price: int) -> None:
     auction = collecting(given_orders, last_price).auction(PRODUCT)
     assert auction is not None
     prices = range(1, 62)
@@ -77,8 +77,10 @@ def test_the_price_is_the_one_that_the_rules_name(given_orders: list[Order], las
 
 @given(orders)
 @settings(max_examples=100)
-def test_an_opening_does_what_was_indicated_and_leaves_nothing_that_crosses(given_orders: list[Order]) -> None:
-    """Without orders of one account on both sides, that is: all trades are at one price, and make up the size."""
+def test_an_opening_trades_what_was_indicated_and_leaves_no_crossing_orders(given_orders: list[Order]) -> None:
+    """No account has orders on both sides. All trades are at the indicated price, and their sizes add up to the
+    indicated size.
+    """
     engine = collecting(given_orders)
     auction = engine.auction(PRODUCT)
     assert auction is not None
@@ -104,9 +106,9 @@ def test_a_product_without_an_auction_indicates_nothing() -> None:
     assert engine.auction("NO-SUCH") is None
 
 
-def test_sums_beyond_any_field_are_no_harm() -> None:
-    """Of sizes, that is: those of one price may be more together than one order's field carries. What trades was
-    deposited.
+def test_sums_of_sizes_that_exceed_a_field_do_no_harm() -> None:
+    """The sizes at one price may add up to more than an order's field can carry. Only deposited money and goods can
+    trade.
     """
     engine = market(AMOUNT_MAX // 4, names=("ann", "bob", "eve"))
     send(engine, status(ProductStatus.AUCTION, "close"))
@@ -125,7 +127,7 @@ def collected_tables() -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 def changed(table: str, row_type: type[msgspec.Struct], **fields: object) -> dict[str, list[tuple[bytes, bytes]]]:
-    """The tables of an auction, with other values in the first row of one."""
+    """Return the tables of an auction with other values in the first row of one of them."""
     tables = collected_tables()
     key, payload = tables[table][0]
     row = msgspec.structs.replace(msgspec.msgpack.decode(payload, type=row_type), **fields)
@@ -144,14 +146,14 @@ def changed(table: str, row_type: type[msgspec.Struct], **fields: object) -> dic
         ("order", OrderState, {"filled_size": 1}, "waits, but has traded"),
     ],
 )
-def test_rows_that_no_auction_left_are_refused(
+def test_rows_that_no_auction_can_have_written_are_refused(
     table: str, row_type: type[msgspec.Struct], fields: dict[str, object], text: str
 ) -> None:
     with pytest.raises(StateError, match=text):
         Engine.restore(changed(table, row_type, **fields))
 
 
-def test_a_restored_auction_opens_as_the_one_it_was_made_of() -> None:
+def test_a_restored_auction_opens_as_the_original_does() -> None:
     engine = collecting([(Side.BUY, 5, 10), (Side.SELL, 3, 8), (Side.BUY, 5, 10), (Side.SELL, 4, 9)])
     restored = Engine.restore(dict(engine.tables()))
     opening: list[AnyCommand] = [status(ProductStatus.ONLINE, "open")]

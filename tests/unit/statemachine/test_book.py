@@ -1,4 +1,4 @@
-"""The containers of the book and of an account do what slow and obvious ones do."""
+"""The containers of the book and of an account behave like slow and simple ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from statemachine.types import ProductStatus
 
 
 def orders(prices: list[int]) -> list[Order]:
-    """An order of one account at each price."""
+    """Return one order of one account at each price."""
     state = State()
     state.currencies.update({name: Currency(name, 0) for name in ("XBT", "USD")})
     state.new_product(ProductRow("XBT-USD", "XBT", "USD", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE))
@@ -30,8 +30,10 @@ def orders(prices: list[int]) -> list[Order]:
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=600), st.sampled_from([1, -1]), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
-def test_every_price_is_found_at_its_place(prices: list[int], direction: int, random: Random) -> None:
-    """Levels come in any order of prices, more of them than one list of the side holds, and go in another order."""
+def test_every_price_level_is_found_in_order(prices: list[int], direction: int, random: Random) -> None:
+    """Price levels are added in any order of prices and removed in another. There are more of them than one list of a
+    side holds.
+    """
     side, resting = BookSide(direction), orders(prices)
     for order in resting:
         side.add(order)
@@ -49,7 +51,9 @@ def test_every_price_is_found_at_its_place(prices: list[int], direction: int, ra
 
 @given(st.lists(st.integers(0, 4), max_size=60))
 def test_done_orders_are_a_queue(steps: list[int]) -> None:
-    """Every step but 0 appends. An order that was removed can come again: it has no link to the queue."""
+    """Every step but 0 appends an order. A removed order can be added again, because it has no link to the queue any
+    more.
+    """
     done, expected, ahead = DoneOrders(), deque[Order](), deque(orders([1] * 61))
     for step in steps:
         if step or not expected:

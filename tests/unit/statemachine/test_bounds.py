@@ -1,4 +1,4 @@
-"""What is bounded stays bounded, and by the same rule on every node."""
+"""Every bound of the state is kept, by the same rule on every node."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 FRAME_MAX = 4 * 1024 * 1024
 
 
-def test_an_account_has_so_many_open_orders_and_no_more() -> None:
+def test_the_number_of_open_orders_of_an_account_is_bounded() -> None:
     engine = market()
     for first in range(0, OPEN_ORDERS_PER_ACCOUNT, 1_000):
         engine.apply(Batch(2, [limit("ann", f"{n}", Side.BUY, 1, 10) for n in range(first, first + 1_000)]))
@@ -67,7 +67,7 @@ def test_an_account_has_so_many_open_orders_and_no_more() -> None:
     engine.check()
 
 
-def test_the_answer_to_cancel_all_fits_a_frame_at_its_worst() -> None:
+def test_the_largest_answer_to_cancel_all_fits_a_frame() -> None:
     engine = market(money=AMOUNT_MAX // 4)
     order = placed(engine, limit("ann", "1", Side.BUY, 1, 10))
     order.account_id = order.product_id = "x" * NAME_MAX
@@ -125,7 +125,7 @@ def test_a_forgotten_command_cannot_enter_an_open_order_twice() -> None:
     assert (again.reason, again.field) == (Reason.COMMAND_ID_REUSED, "client_oid")
 
 
-def test_done_orders_are_forgotten_in_the_order_of_leaving() -> None:
+def test_done_orders_are_forgotten_in_the_order_in_which_they_left_the_book() -> None:
     engine = market()
     placed(engine, limit("ann", "resting", Side.BUY, 1, 10, oid="resting"))
     flow = [limit("ann", f"{n}", Side.BUY, 1, 9, ioc=True, oid=f"{n}") for n in range(DONE_ORDERS_PER_ACCOUNT)]
@@ -134,11 +134,11 @@ def test_done_orders_are_forgotten_in_the_order_of_leaving() -> None:
     send(engine, CancelOrder("ann", "cancel", 0, "resting"))
     assert engine.order_by_client_oid("ann", "0") is None
     assert engine.order(2) is None
-    assert engine.order(1) is not None, "the oldest order left last"
+    assert engine.order(1) is not None, "the order with the lowest id left the book last"
     engine = Engine.restore(dict(engine.tables()))
     placed(engine, limit("ann", "next", Side.BUY, 1, 9, ioc=True))
     numbers = [msgspec.msgpack.decode(key)[1] for key, _ in dict(engine.tables())["done_order"]]
-    assert numbers == list(range(3, DONE_ORDERS_PER_ACCOUNT + 3)), "rows keep their keys for life"
+    assert numbers == list(range(3, DONE_ORDERS_PER_ACCOUNT + 3)), "the key of a row never changes"
     assert engine.order_by_client_oid("ann", "1") is None
     assert engine.order_by_client_oid("ann", "2") is not None
     engine.check()
@@ -176,7 +176,7 @@ def test_an_answer_to_a_cancel_is_a_copy() -> None:
 
 
 def test_the_running_hash_covers_the_events() -> None:
-    """Two engines that answer alike but tell the feed other things do not agree."""
+    """Two engines with equal outcomes and different events have different running hashes."""
     engine, other = market(), market()
     assert engine.state_hash == other.state_hash
     other._state.products[PRODUCT].sequence += 1
@@ -186,7 +186,7 @@ def test_the_running_hash_covers_the_events() -> None:
 
 
 def test_an_outcome_of_the_reply_cache_is_a_copy() -> None:
-    """Neither what happens to the order later nor what a caller does to the answer changes it."""
+    """Neither a later change of the order nor a change of the returned outcome alters the cached outcome."""
     engine = market()
     command = limit("ann", "1", Side.SELL, 5, 10)
     answer = placed(engine, command)
@@ -229,7 +229,7 @@ def test_orders_are_paged_newest_first() -> None:
     assert engine.orders("nobody") == []
 
 
-def test_a_market_order_by_size_alone_spends_all_that_is_available_and_no_more() -> None:
+def test_a_market_order_by_size_spends_at_most_the_available_balance() -> None:
     engine = market(money=1_000, taker_ppm=100_000)
     placed(engine, limit("bob", "1", Side.SELL, 100, 20))
     order = placed(engine, PlaceOrder("ann", "2", PRODUCT, Side.BUY, OrderType.MARKET, 0, 100, 0, TimeInForce.IOC))
@@ -259,7 +259,7 @@ def test_a_sum_over_many_orders_stops_at_what_an_answer_can_hold() -> None:
 
 
 def test_the_executed_value_of_an_order_stops_at_what_a_row_can_hold() -> None:
-    """More than that can only come with an order of version 0.2.0, which went through auctions with its own account's."""
+    """Only an order of version 0.2.0 can exceed this value: it traded in auctions with orders of its own account."""
     assert executed(EXECUTED_MAX - 5, 4) == EXECUTED_MAX - 1
     assert executed(EXECUTED_MAX - 5, 6) == EXECUTED_MAX
     assert executed(EXECUTED_MAX, AMOUNT_MAX) == EXECUTED_MAX
@@ -267,7 +267,9 @@ def test_the_executed_value_of_an_order_stops_at_what_a_row_can_hold() -> None:
 
 @pytest.mark.parametrize("late", [-CANCEL_AFTER_MIN, 1 - CANCEL_AFTER_MIN, 0, CANCEL_AFTER_MIN, 2**63], ids=str)
 def test_no_order_expires_after_the_largest_time(late: int) -> None:
-    """Also where a clock is behind that time, which the compiled core must compute like the plain one."""
+    """This also holds for an entry whose time lies before the largest time. The compiled core must compute it as the
+    plain one does.
+    """
     engine = market()
     order = msgspec.structs.replace(
         limit("ann", "gtt", Side.BUY, 1, 10), time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN

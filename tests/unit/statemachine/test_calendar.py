@@ -1,4 +1,4 @@
-"""Calendars: phases of a time, and what daylight saving does to them."""
+"""Calendars: the phase at a time, and the effect of daylight saving on phases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ ZONES = ("Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Asia/Tokyo",
 
 
 def offsets(zone: str, first: int = 2015, last: int = 2031) -> list[tuple[int, int]]:
-    """The table that the edge makes, found slowly: hour by hour, then second by second."""
+    """Return the table of offsets of a time zone as node/config/calendars.py computes it, found by a slow search: hour
+    by hour, then second by second.
+    """
     info, found = ZoneInfo(zone), []
     second = int(datetime(first, 1, 1, tzinfo=UTC).timestamp())
     end = int(datetime(last, 1, 1, tzinfo=UTC).timestamp())
@@ -47,7 +49,7 @@ TABLES = {zone: offsets(zone) for zone in ZONES}
 
 
 def made(zone: str = "Europe/Berlin", **fields: object) -> PutCalendar:
-    """Nine to five from Monday to Friday, with an auction before and behind."""
+    """Return a calendar that trades from nine to five, Monday to Friday, with an auction before and after."""
     day = [
         (8 * 3600, Phase.PRE_OPEN),
         (9 * 3600 - 600, Phase.AUCTION),
@@ -98,13 +100,13 @@ def test_a_market_that_never_closes_has_no_change_at_midnight() -> None:
     assert found.until * SECOND == at("Europe/Berlin", 2027, 1, 8)
 
 
-def test_a_time_that_the_clocks_pass_over_is_the_moment_at_which_they_do() -> None:
+def test_a_skipped_local_time_is_the_moment_at_which_clocks_go_forward() -> None:
     """2026-03-29 02:30 does not exist in Berlin: at 01:00 UTC it is 03:00."""
     day = (date(2026, 3, 29) - EPOCH).days
     assert calendar.moment_of(made(), day, 2 * 3600 + 1800) == int(datetime(2026, 3, 29, 1, tzinfo=UTC).timestamp())
 
 
-def test_of_a_time_that_comes_twice_the_first_is_meant_and_nothing_happens_twice() -> None:
+def test_a_local_time_that_comes_twice_means_the_first_and_acts_once() -> None:
     """2026-10-25 02:30 comes at 00:30 and at 01:30 UTC in Berlin."""
     day = (date(2026, 10, 25) - EPOCH).days
     first = int(datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp())
@@ -136,8 +138,8 @@ phase_lists = st.lists(
     st.integers(int(datetime(2016, 1, 1, tzinfo=UTC).timestamp()), int(datetime(2030, 1, 1, tzinfo=UTC).timestamp())),
 )
 @settings(max_examples=100, deadline=None)
-def test_from_change_to_change_nothing_is_missed(zone: str, week: list[list[tuple[int, Phase]]], second: int) -> None:
-    """The phase of each moment between two changes is the one that was announced; the change is where it was announced."""
+def test_the_phase_changes_only_at_announced_moments(zone: str, week: list[list[tuple[int, Phase]]], second: int) -> None:
+    """Between two announced changes the phase stays the same. Each change happens at its announced moment."""
     weekly = made(zone, week=week)
     assert calendar.check(weekly) is None
     found = calendar.now(weekly, second * SECOND)
@@ -164,7 +166,7 @@ def test_from_change_to_change_nothing_is_missed(zone: str, week: list[list[tupl
         ({"imbalance_ns": 5}, "imbalance_ns"),
     ],
 )
-def test_what_is_no_calendar_is_refused(fields: dict[str, object], field: str) -> None:
+def test_invalid_calendars_are_refused(fields: dict[str, object], field: str) -> None:
     reject = calendar.check(made(**fields))  # type: ignore[arg-type]
     assert reject is not None
     assert (reject.reason, reject.field) == (Reason.INVALID_CALENDAR, field)

@@ -1,4 +1,4 @@
-"""Controls where scripts do not reach: many orders, many entries, one second, chance."""
+"""Controls beyond the scripts: many orders, work in several entries, rates in one second, random ends of auctions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KILL = int(Switch.KILL)
 
 
 def many(engine: Engine, account: str, count: int) -> None:
-    """Orders of an account at a hundred prices, every tenth a stop order."""
+    """Place orders of an account at a hundred prices. Every tenth one is a stop order."""
     for first in range(0, count, 1_000):
         commands: list[AnyCommand] = []
         for number in range(first, min(first + 1_000, count)):
@@ -60,8 +60,10 @@ def switch(scope: Scope, name: str, switches: int, command_id: str) -> SetSwitch
     return SetSwitches(OPERATOR, command_id, scope, name, switches)
 
 
-def test_a_kill_of_many_orders_takes_several_entries_and_none_enters_meanwhile() -> None:
-    """Bounded work, restarts in between, a refusal to switch on again before the end, and cancels of the owner go on."""
+def test_a_kill_of_many_orders_takes_several_entries_and_lets_no_order_in() -> None:
+    """The work of each entry is bounded, and the engine restarts between entries. The switch cannot be reset before the
+    end. The owner can still cancel orders.
+    """
     engine = market(names=("ann", "bob"))
     for name in ("ann", "bob"):
         many(engine, name, 4_000)
@@ -96,7 +98,7 @@ def test_a_kill_of_many_orders_takes_several_entries_and_none_enters_meanwhile()
     placed(engine, limit("ann", "again", Side.BUY, 1, 10))
 
 
-def test_a_kill_waits_while_an_auction_meets() -> None:
+def test_a_kill_waits_until_an_auction_has_opened() -> None:
     engine = market()
     send(engine, _status(ProductStatus.AUCTION, "auction"))
     for name, side, price in (("ann", Side.BUY, 20), ("bob", Side.SELL, 10)):
@@ -120,7 +122,7 @@ def _status(status: ProductStatus, command_id: str) -> PutProduct:
     return PutProduct(OPERATOR, command_id, PRODUCT, "XBT", "USD", 1, 1, 1, AMOUNT_MAX, 0, 0, status)
 
 
-def test_a_firm_is_bounded() -> None:
+def test_the_number_of_accounts_of_a_firm_is_bounded() -> None:
     engine = market()
     engine.apply(Batch(2, [OpenAccount(OPERATOR, f"o{n}", f"member-{n}") for n in range(MEMBERS_PER_FIRM + 1)]))
     send(engine, PutFirm(OPERATOR, "firm", "acme"))
@@ -133,14 +135,14 @@ def test_a_firm_is_bounded() -> None:
     engine.check()
 
 
-def test_calendars_are_bounded() -> None:
+def test_the_number_of_calendars_is_bounded() -> None:
     engine = market()
     outcomes = engine.apply(Batch(2, [_calendar(f"c{n}") for n in range(CALENDARS_MAX + 1)])).outcomes
     assert isinstance(outcomes[-1], Rejected)
     assert outcomes[-1].reason is Reason.TOO_MANY_RULES
 
 
-def test_orders_in_a_second_of_the_log_are_counted() -> None:
+def test_the_order_rate_counts_orders_in_one_second_of_log_time() -> None:
     engine = market()
     send(engine, PutRiskLimits(OPERATOR, "rate", Scope.ACCOUNT, "ann", rate_max=2))
     for time, accepted in ((5 * SECOND, 2), (5 * SECOND + 7, 0), (6 * SECOND, 2)):
@@ -166,7 +168,9 @@ def test_exits_count_in_the_second_in_which_they_enter() -> None:
 
 
 def test_summing_up_a_position_is_bounded_in_each_entry() -> None:
-    """Each order under the limit looks at thousands; the entry looks at no more than it may, and the next one goes on."""
+    """Each order under the limit reads thousands of orders. An entry reads no more than its bound, and the next entry
+    can check further orders.
+    """
     engine = market(names=("ann", "bob"))
     many(engine, "ann", 8_000)
     send(engine, PutRiskLimits(OPERATOR, "limit", Scope.ACCOUNT, "ann", "XBT", position_max=AMOUNT_MAX))
@@ -187,7 +191,7 @@ def _calendar(calendar_id: str, random_ns: int = 0) -> PutCalendar:
     return PutCalendar(OPERATOR, f"put-{calendar_id}", calendar_id, "UTC", [(0, 0)], [day] * 7, [], random_ns)
 
 
-def test_a_call_ends_by_chance_and_on_every_node_at_the_same_moment() -> None:
+def test_an_auction_ends_at_a_random_moment_that_is_the_same_on_every_node() -> None:
     ends = []
     for seed in range(8):
         engine = market(names=("ann", "bob", f"other-{seed}"))  # another history, hence another running hash
@@ -209,7 +213,7 @@ def test_a_call_ends_by_chance_and_on_every_node_at_the_same_moment() -> None:
     assert len(dict.fromkeys(ends)) > 4
 
 
-def test_a_volatility_interruption_ends_by_chance() -> None:
+def test_a_volatility_interruption_ends_at_a_random_moment() -> None:
     ends = []
     for seed in range(6):
         engine = market(names=("ann", "bob", f"other-{seed}"))
@@ -229,7 +233,7 @@ def test_a_volatility_interruption_ends_by_chance() -> None:
 
 
 def test_the_clock_jumps_over_a_night_and_a_closing_auction_opens_on_the_way() -> None:
-    """Whatever lies between: one change of status, and what was collected meets."""
+    """However many phases lie between two entries, there is one change of status, and the collected orders trade."""
     engine = market()
     day = [(0, Phase.CLOSING_AUCTION), (60, Phase.CLOSED)]
     send(engine, PutCalendar(OPERATOR, "put", "c", "UTC", [(0, 0)], [day] * 7))
@@ -243,7 +247,7 @@ def test_the_clock_jumps_over_a_night_and_a_closing_auction_opens_on_the_way() -
     engine.check()
 
 
-def test_an_exchange_without_controls_asks_no_more_than_whether_there_are_any() -> None:
+def test_the_flag_that_controls_exist_is_set_only_while_they_do() -> None:
     engine = market()
     found = [engine._state.guarded]
     for number, switches in enumerate((1, 0)):

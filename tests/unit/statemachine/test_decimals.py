@@ -1,4 +1,4 @@
-"""Decimal text to whole units and back."""
+"""Decimal text is converted to whole units and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_plain_decimals_are_exact(text: str, scale: int, units: int) -> None:
     "text",
     ["", " 1", "1 ", "1e3", "1E3", "+1", ".5", "5.", "1.2.3", "NaN", "inf", "1_000", "1,5", "0x10", "٣", "--1", "1\n", "9" * 65],
 )
-def test_anything_else_is_not_a_plain_decimal(text: str) -> None:
+def test_other_texts_are_not_plain_decimals(text: str) -> None:
     with pytest.raises(DecimalError) as caught:
         to_units(text, 2, "price")
     assert caught.value.fault is DecimalFault.NOT_PLAIN
@@ -43,7 +43,7 @@ def test_anything_else_is_not_a_plain_decimal(text: str) -> None:
     assert str(caught.value).startswith("price: expected a plain decimal")
 
 
-def test_each_other_fault_has_its_own_text() -> None:
+def test_each_fault_of_a_decimal_has_its_own_text() -> None:
     cases = {"-1": DecimalFault.NEGATIVE, "0.001": DecimalFault.TOO_PRECISE, str(AMOUNT_MAX): DecimalFault.TOO_LARGE}
     for text, fault in cases.items():
         with pytest.raises(DecimalError, match=r"^funds: expected ") as caught:
@@ -65,7 +65,7 @@ def test_the_largest_amount_is_an_amount() -> None:
     ("units", "scale", "text"),
     [(0, 8, "0"), (1, 8, "0.00000001"), (150_000_000, 8, "1.5"), (7, 0, "7"), (100, 2, "1"), (-5, 2, "-0.05")],
 )
-def test_text_is_the_shortest_plain_one(units: int, scale: int, text: str) -> None:
+def test_units_are_written_as_the_shortest_plain_decimal(units: int, scale: int, text: str) -> None:
     assert to_text(units, scale) == text
 
 

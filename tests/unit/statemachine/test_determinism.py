@@ -1,4 +1,4 @@
-"""The same in every process: another hash seed, another dict history, the same bytes."""
+"""Every process computes the same bytes, whatever the hash seed and the history of its dicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Rules of one feature that another feature must know: limits of risk and options, auctions and timers, work and queues."""
+"""Rules of one feature that another feature must respect: risk limits and order options, auctions and timers, bounds of
+work and queues.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,7 @@ def test_an_order_for_an_auction_that_waits_for_its_turn_leaves_when_the_auction
 
 
 def opening() -> Engine:
-    """A product whose auction is opening, with orders of ann that will not trade in it."""
+    """Return an engine with a product whose auction is opening. Some orders of ann will not trade in it."""
     engine = market()
     send(engine, status(ProductStatus.AUCTION, "auction"))
     for name, side, price in (("ann", Side.BUY, 20), ("bob", Side.SELL, 10)):

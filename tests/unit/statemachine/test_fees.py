@@ -1,4 +1,4 @@
-"""Fees cannot be split away: neither into many fills nor into many orders."""
+"""An account cannot save fees by splitting, neither into many fills nor into many orders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rates(command_id: str, maker_ppm: int, taker_ppm: int) -> PutProduct:
     return PutProduct(OPERATOR, command_id, PRODUCT, "BTC", "USD", 1, 1, 1, 10**6, maker_ppm, taker_ppm)
 
 
-def test_many_small_orders_pay_no_less_than_one() -> None:
+def test_many_small_orders_pay_no_less_than_one_large_order() -> None:
     def earned(orders: int) -> int:
         engine = market(maker_ppm=1_500, taker_ppm=2_500)
         placed(engine, limit("ann", "maker", Side.SELL, 1_000, 10))
@@ -55,8 +55,10 @@ def test_many_small_orders_pay_no_less_than_one() -> None:
     assert earned(1_000) == 15 + 1_000
 
 
-def test_what_a_buy_holds_suffices_at_both_rates() -> None:
-    """It takes first and rests then, at the larger and at the smaller rate; nothing is ever short."""
+def test_the_hold_of_a_buy_covers_its_fees_at_both_rates() -> None:
+    """The buy trades as a taker first and as a maker later. Either rate may be the larger one. The hold always
+    suffices.
+    """
     for rates in ((100_000, 1), (1, 100_000), (33_333, 33_334)):
         engine = market(money=10**6, maker_ppm=rates[0], taker_ppm=rates[1])
         for number in range(7):
@@ -72,7 +74,9 @@ def test_what_a_buy_holds_suffices_at_both_rates() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_exchange_never_pays_a_rebate(seed: int) -> None:
-    """Rates change while orders rest, and orders trade in small parts: each fill earns something or nothing."""
+    """Rates change while orders rest, and orders trade in small parts. The fees of both sides of each fill add up to
+    zero or more.
+    """
     random = Random(seed)
     engine = market(maker_ppm=-100_000, taker_ppm=100_000)
     for number in range(120):
@@ -88,7 +92,7 @@ def test_the_exchange_never_pays_a_rebate(seed: int) -> None:
         engine.check()
 
 
-def test_volume_is_bounded_and_ages() -> None:
+def test_the_volume_for_fee_tiers_is_bounded_and_expires() -> None:
     engine = market(maker_ppm=0, taker_ppm=0)
     send(engine, PutFeeTiers(OPERATOR, "tiers", "USD", "", [(0, 5, 5), (10, 1, 1)]))
     for day in range(80):
@@ -106,7 +110,7 @@ def test_volume_is_bounded_and_ages() -> None:
     assert engine.fees_of("ann") == Fees(5, 5, [("USD", 1)])
 
 
-def test_an_order_of_version_0_2_0_goes_on_with_what_it_holds() -> None:
+def test_an_order_of_version_0_2_0_keeps_its_hold() -> None:
     former = market(money=10**6, maker_ppm=12_345, taker_ppm=54_321, engine=empty(V0_2_0))
     former.apply(Batch(former.time + 1, [limit("ann", "old", Side.BUY, 77, 13)]))
     engine = raised(former, V0_2_0, OWN)

@@ -1,4 +1,4 @@
-"""A frozen view is what changed until its moment, whatever is applied later, and however the two meet."""
+"""A frozen view has the changes up to its moment, whatever commands are applied later and while it is read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 
 def change(tables: Tables, chunk: RowChunk) -> None:
-    """Make the changes of a chunk, as a store of sorted keys would."""
+    """Make the changes of a chunk in tables, as a sorted key-value store would."""
     table = tables[chunk.table]
     for begin, end in chunk.purged:
         for key in [key for key in table if begin <= key < end]:
@@ -56,7 +56,7 @@ def change(tables: Tables, chunk: RowChunk) -> None:
 
 
 def take(tables: Tables, frozen: Frozen, between: Callable[[], None] = lambda: None) -> dict[str, list[Row]]:
-    """Make all changes, with something else happening between the chunks; the tables then."""
+    """Make all changes of a view in tables, and call `between` after each chunk. Returns the tables."""
     for chunk in frozen:
         change(tables, chunk)
         between()
@@ -102,7 +102,9 @@ def test_a_chain_of_changes_is_the_state_at_each_freeze(seed: int, whole: bool) 
 @given(rates, st.lists(st.tuples(commands, st.sampled_from(["", "", "", "freeze", "whole", "restore"])), max_size=60))
 @settings(max_examples=100)
 def test_changes_and_replay_give_the_same_state(fees: tuple[int, int], flow: list[tuple[AnyCommand, str]]) -> None:
-    """A snapshot at any point, restored, and the commands after it replayed: the hash of the engine that never stopped."""
+    """A snapshot is taken at any point and restored, and the later commands are replayed. The hash is that of the
+    engine that never stopped.
+    """
     engine, tables = Engine(), nothing()
     engine.apply(Batch(1, foundations(fees, 300)))
     replayed = Engine.restore(take(tables, engine.freeze()))
@@ -120,7 +122,7 @@ def test_changes_and_replay_give_the_same_state(fees: tuple[int, int], flow: lis
 
 
 def test_rows_that_an_account_drops_are_deleted() -> None:
-    """More commands and done orders than are kept, between two snapshots and during one."""
+    """More commands and done orders than an account keeps are applied between two snapshots, and during one."""
     engine, tables = Engine(), nothing()
     engine.apply(Batch(1, foundations((0, 0), 10**9)))
     numbers = iter(range(10**7))
@@ -164,7 +166,7 @@ def test_only_what_changed_is_written() -> None:
     assert not [chunk for chunk in chunks if chunk.deleted]
 
 
-def test_orders_that_come_and_leave_in_between_leave_no_trace() -> None:
+def test_orders_that_enter_and_leave_between_two_freezes_are_not_written() -> None:
     engine = Engine()
     engine.apply(Batch(1, foundations((0, 0), 10**6)))
     list(engine.freeze())
@@ -186,7 +188,7 @@ def test_changed_api_keys_are_written() -> None:
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_another_thread_may_take_it_while_the_engine_goes_on(seed: int, whole: bool) -> None:
+def test_another_thread_may_read_a_frozen_view_while_the_engine_continues(seed: int, whole: bool) -> None:
     engine, random, tables = Engine(), Random(seed), nothing()
     engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
     trade(engine, random, range(2, 100))
@@ -225,7 +227,7 @@ def rows_of(chunks: list[RowChunk]) -> dict[bytes, bytes]:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_refused_replacement_or_amendment_is_never_half_in_a_snapshot(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
-    """The view is taken while the command is checked, as another thread may."""
+    """The view is read while the command is checked, as another thread may read it."""
     engine = market()
     order = placed(engine, limit("ann", "order", Side.BUY, 2, 10))
     expected = dict(dict(engine.tables())["order"])
@@ -250,7 +252,7 @@ def test_a_refused_replacement_or_amendment_is_never_half_in_a_snapshot(monkeypa
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Let something happen where a replacement and an amendment are checked."""
+    """Call `act` whenever a replacement or an amendment is checked."""
 
     def checked(state: State, account: Account, command: Placing) -> Reject | None:
         act()
@@ -268,7 +270,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
 
 @pytest.mark.skipif(CORE != "plain", reason="the compiled core reads the queue in one step of the interpreter")
-def test_a_queue_of_orders_that_changes_while_it_is_read_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_of_orders_that_changes_during_a_read_loses_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = market()
     orders = [placed(engine, limit("ann", f"{n}", Side.BUY, 1, 10)) for n in range(5)]
     expected = dict(dict(engine.tables())["order"])
@@ -281,7 +283,7 @@ def test_a_queue_of_orders_that_changes_while_it_is_read_loses_none(monkeypatch:
             return []
         monkeypatch.setattr(Account, "open_orders", read)
         send(engine, CancelOrder("ann", "cancel", orders[0].order_id))
-        assert first.newer is None, "its successor is gone, so the reading ends here"
+        assert first.newer is None, "the reader finds no successor and ends here"
         return [first]
 
     monkeypatch.setattr(Account, "open_orders", interrupted)
@@ -290,8 +292,10 @@ def test_a_queue_of_orders_that_changes_while_it_is_read_loses_none(monkeypatch:
 
 @pytest.mark.skipif(CORE != "plain", reason="the compiled core has no lines at which another thread may run")
 @pytest.mark.parametrize("seed", range(6))
-def test_it_may_be_taken_between_any_two_lines_of_a_command(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All kinds of commands, with unfinished work; at a random line of each one a view of the moment before is taken."""
+def test_a_frozen_view_may_be_read_between_any_two_lines_of_a_command(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow has all kinds of commands and unfinished work. At a random line of each command, a view of the moment
+    before the command is read.
+    """
     monkeypatch.setattr(pending, "PENDING_WORK_PER_ENTRY", 3)
     random, tables = Random(seed), nothing()
     flow, _ = everything(random, 80)
@@ -313,7 +317,7 @@ def test_it_may_be_taken_between_any_two_lines_of_a_command(seed: int, monkeypat
 
 
 @pytest.mark.skipif(CORE != "plain", reason="as above")
-def test_it_may_be_taken_while_an_account_gets_its_first_outcome() -> None:
+def test_a_frozen_view_may_be_read_while_an_account_gets_its_first_outcome() -> None:
     for number in range(1, 30):
         engine = market()
         expected, frozen, tables = dict(engine.tables()), engine.freeze(), nothing()
@@ -330,7 +334,7 @@ def test_it_may_be_taken_while_an_account_gets_its_first_outcome() -> None:
 
 
 def at_line(number: int, act: Callable[[], None], run: Callable[[], object], where: str = "/statemachine/") -> None:
-    """Run something, and do something else before this line of the state machine's that it runs."""
+    """Call `run`, and call `act` before the line with this number that `run` executes in the state machine."""
     left, before = [number], sys.gettrace()
 
     def each(_frame: FrameType, event: str, _arg: object) -> Trace | None:

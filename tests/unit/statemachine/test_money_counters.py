@@ -1,4 +1,4 @@
-"""Money may come and go for ever; and a key's networks are written in the same way by every Python."""
+"""Deposits and withdrawals may go on for ever. The networks of a key have one text under every version of Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from statemachine.validation import networks
 from tests.unit.statemachine.market import market, send
 
 
-def test_the_limit_of_deposits_counts_the_money_that_exists() -> None:
+def test_the_limit_of_deposits_counts_deposits_minus_withdrawals() -> None:
     engine = market(money=1)
     for number in range(20):
         assert isinstance(send(engine, Deposit("ann", f"d{number}", "USD", 2**62)), Transferred)
@@ -48,6 +48,6 @@ def test_the_limit_of_deposits_counts_the_money_that_exists() -> None:
         ("192.0.2.7", "192.0.2.7/32"),
     ],
 )
-def test_a_network_has_one_text(text: str, expected: str) -> None:
+def test_a_network_has_one_canonical_text(text: str, expected: str) -> None:
     assert networks(text) == expected
     assert ip_network(expected) == ip_network(text)

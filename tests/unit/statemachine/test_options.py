@@ -1,4 +1,4 @@
-"""The bounds of orders with options, of mass cancels and of the dead man's switch."""
+"""Bounds of orders with options, of mass cancels and of the timers that cancel all orders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fill(engine: Engine, count: int, side: Side, price: int, options: OrderOptio
         engine.apply(Batch(2, [order(number, side, price, options) for number in range(start, min(start + 1_000, count))]))
 
 
-def test_a_mass_cancel_of_one_side_goes_on_in_later_entries_and_leaves_the_other() -> None:
+def test_a_mass_cancel_of_one_side_continues_in_later_entries_and_keeps_the_other_side() -> None:
     engine = market()
     engine.apply(Batch(2, [order(10_000, Side.SELL, 900)]))
     fill(engine, WORK_PER_ENTRY + 500, Side.BUY, 100)
@@ -70,7 +70,7 @@ def test_a_mass_cancel_of_one_side_goes_on_in_later_entries_and_leaves_the_other
     assert [each.side for each in engine.orders("ann")] == [Side.SELL]
 
 
-def test_an_account_has_so_many_unfinished_mass_cancels_and_no_more() -> None:
+def test_the_number_of_unfinished_mass_cancels_of_an_account_is_bounded() -> None:
     engine = market()
     fill(engine, WORK_PER_ENTRY + 100, Side.BUY, 100)
     more: list[AnyCommand] = [
@@ -83,7 +83,7 @@ def test_an_account_has_so_many_unfinished_mass_cancels_and_no_more() -> None:
     engine.check()
 
 
-def test_an_account_has_so_many_timers_and_no_more() -> None:
+def test_the_number_of_timers_of_an_account_is_bounded() -> None:
     engine = market()
     commands: list[AnyCommand] = [
         CancelAllAfter("ann", f"t{number}", 5 * SECOND, f"s{number}") for number in range(CANCEL_AFTERS_PER_ACCOUNT + 1)
@@ -93,7 +93,7 @@ def test_an_account_has_so_many_timers_and_no_more() -> None:
     assert isinstance(outcomes[-1], Rejected)
     assert outcomes[-1].reason is Reason.TOO_MANY_TIMERS
     again = engine.apply(Batch(SECOND, [CancelAllAfter("ann", "again", 5 * SECOND, "s0")])).outcomes[0]
-    assert isinstance(again, Armed), "one that is set may be moved"
+    assert isinstance(again, Armed), "a timer that is set may be moved"
     freed = [CancelAllAfter("ann", "off", 0, "s1"), CancelAllAfter("ann", "new", 9 * SECOND, "new")]
     assert all(isinstance(outcome, Armed) for outcome in engine.apply(Batch(SECOND, [*freed])).outcomes)
     engine.check()
@@ -101,11 +101,11 @@ def test_an_account_has_so_many_timers_and_no_more() -> None:
         (full,) = same.apply(Batch(2 * SECOND, [CancelAllAfter("ann", "full", SECOND, "more")])).outcomes
         assert isinstance(full, Rejected)
         (later,) = same.apply(Batch(7 * SECOND, [CancelAllAfter("ann", "later", SECOND, "more")])).outcomes
-        assert isinstance(later, Armed), "the others have gone off"
+        assert isinstance(later, Armed), "the other timers have expired"
         same.check()
 
 
-def test_a_timer_cancels_more_than_one_entry_has_room_for() -> None:
+def test_a_timer_cancels_more_orders_than_fit_one_entry() -> None:
     engine = market()
     fill(engine, WORK_PER_ENTRY + 500, Side.BUY, 100, OrderOptions("s"))
     engine.apply(Batch(3, [order(20_000, Side.BUY, 100), CancelAllAfter("ann", "t", SECOND, "s")]))
@@ -119,7 +119,7 @@ def test_a_timer_cancels_more_than_one_entry_has_room_for() -> None:
     engine.check()
 
 
-def test_trailing_stops_are_bounded_and_move_together() -> None:
+def test_the_number_of_trailing_stops_is_bounded_and_they_move_together() -> None:
     engine = market()
     engine.apply(Batch(2, [order(50_000, Side.SELL, 1_000), order(50_001, Side.BUY, 1_000, account="bob")]))
 

@@ -1,4 +1,4 @@
-"""Lists of orders: the same as a plain filter over all of them, in one pass that stops when it has enough."""
+"""An order list equals a plain filter over all orders, and reads each order once until it has enough."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """An account with open and done orders on both sides."""
+    """Return an engine with an account that has open and done orders on both sides."""
     engine = market()
     for number in range(1, 60):
         side = Side.BUY if number % 3 else Side.SELL
@@ -31,7 +31,7 @@ def engine() -> Engine:
 
 
 def plain(orders: list[OrderState], wanted: Wanted, count: int) -> list[int]:
-    """The obvious way."""
+    """Return the ids of the wanted orders, found by a plain filter over all orders."""
     found = []
     for order in sorted(orders, key=lambda each: -each.order_id):
         done = order.status is OrderStatus.DONE
@@ -52,7 +52,7 @@ def plain(orders: list[OrderState], wanted: Wanted, count: int) -> list[int]:
 
 
 @given(data=st.data())
-def test_a_list_equals_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) -> None:
+def test_an_order_list_equals_a_plain_filter(engine: Engine, data: st.DataObject) -> None:
     everything = engine.orders("ann", open=True, done=True, limit=1_000)
     times = st.sampled_from([0, *sorted({order.created_at for order in everything})])
     wanted = Wanted(
@@ -72,7 +72,7 @@ def test_a_list_equals_what_a_plain_filter_finds(engine: Engine, data: st.DataOb
     assert engine.encoded_orders("ann", wanted, count) == msgspec.msgpack.encode(listed)
 
 
-def test_a_list_reads_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_list_reads_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
 
     def counted(account: Account) -> Iterator[Order]:
@@ -86,10 +86,10 @@ def test_a_list_reads_no_more_orders_than_it_needs(engine: Engine, monkeypatch: 
     assert looked == 3
     looked = 0
     assert engine.order_list("ann", Wanted(holds="EUR"), 3) == []
-    assert looked == engine._state.accounts["ann"].open_count, "once each, whatever is asked for"
+    assert looked == engine._state.accounts["ann"].open_count, "each order is read once"
 
 
-def test_what_is_shown_is_a_copy(engine: Engine) -> None:
+def test_a_listed_order_is_a_copy(engine: Engine) -> None:
     (order,) = engine.order_list("ann", Wanted(), 1)
     order.remaining = 0
     assert engine.order_list("ann", Wanted(), 1)[0].remaining > 0

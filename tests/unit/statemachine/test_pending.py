@@ -1,5 +1,5 @@
-"""No log entry does more work than it may; what is left goes on in the next ones, and comes to what one entry without a
-bound would have done.
+"""No entry does more work than its bound. Unfinished work continues in the next entries, with the same result as one
+entry without a bound.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def status(to: ProductStatus, name: str) -> PutProduct:
 
 
 def apply(engine: Engine, commands: list[AnyCommand], time: int = 0) -> list[AnyEvent]:
-    """Apply a batch; it keeps to its bounds, and the state is sound."""
+    """Apply a batch, and check the bounds of the entry and the state."""
     applied = engine.apply(Batch(time or engine.time + 1, commands))
     assert not [outcome for outcome in applied.outcomes if isinstance(outcome, Rejected)]
     assert engine._state.work <= MOST + len(commands)
@@ -74,14 +74,14 @@ def in_pieces(engine: Engine, commands: list[AnyCommand]) -> list[AnyEvent]:
 
 
 def finish(engine: Engine) -> list[AnyEvent]:
-    """Empty entries until nothing is unfinished; half-way the engine restarts."""
+    """Apply empty entries until no work is unfinished. After the second entry the engine is restored from its tables."""
     events: list[AnyEvent] = []
     entries = 0
     while engine.has_pending_work:
         events += apply(engine, [])
         engine.check()
         entries += 1
-        assert entries < 1_000, "it never ends"
+        assert entries < 1_000, "the work does not end"
         if entries == 2:
             restored = Engine.restore({name: list(reversed(rows)) for name, rows in engine.tables()})
             assert restored.full_hash() == engine.full_hash()
@@ -91,7 +91,7 @@ def finish(engine: Engine) -> list[AnyEvent]:
 
 @pytest.fixture
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
-    """Takes the bound of an entry away from an engine, not that of an order."""
+    """Return a function that removes the bound of an entry from an engine. The bound of an order stays."""
 
     def take_away(engine: Engine) -> None:
         engine._state.work_max = 10**9
@@ -106,7 +106,7 @@ def trades(events: list[AnyEvent]) -> list[tuple[int, int, int, int]]:
 
 
 def cascade() -> list[AnyCommand]:
-    """5,000 stop orders that one trade triggers; each sells to the next bid."""
+    """Return commands after which one trade triggers 5,000 stop orders. Each of them sells to the next bid."""
     resting: list[AnyCommand] = [limit("bob", f"bid-{n}", Side.BUY, 1, 100 + n % 50) for n in range(6_000)]
     stops: list[AnyCommand] = [
         change(limit("ann", f"stop-{n}", Side.SELL, 1, 1), stop=StopType.LOSS, stop_price=149) for n in range(5_000)
@@ -114,7 +114,7 @@ def cascade() -> list[AnyCommand]:
     return [*resting, *stops, limit("bob", "trade", Side.SELL, 1, 149, ioc=True), limit("ann", "trade", Side.SELL, 1, 100)]
 
 
-def test_a_cascade_of_stop_orders_goes_on_in_later_entries() -> None:
+def test_a_cascade_of_stop_orders_continues_in_later_entries() -> None:
     engine = market()
     apply_all = cascade()
     in_pieces(engine, apply_all[:-2])
@@ -123,14 +123,14 @@ def test_a_cascade_of_stop_orders_goes_on_in_later_entries() -> None:
     assert 0 < len(trades(events)) <= MOST
     new = send(engine, limit("bob", "new", Side.BUY, 1, 200))
     assert isinstance(new, Placed)
-    assert (new.order.status, new.order.queued > 0) == (OrderStatus.ACTIVE, True), "it waits behind the cascade"
+    assert (new.order.status, new.order.queued > 0) == (OrderStatus.ACTIVE, True), "the new order waits behind the cascade"
     gone = send(engine, CancelOrder("ann", "cancel", engine.orders("ann")[0].order_id))
     assert isinstance(gone, Cancelled), "a cancel does not wait"
     finish(engine)
     assert engine.orders("bob", limit=10_000)[0].order_id != new.order.order_id or engine.orders("bob")[0].queued == 0
 
 
-def test_in_pieces_it_trades_what_it_would_trade_at_once(unbounded: Callable[[Engine], None]) -> None:
+def test_a_cascade_in_several_entries_trades_the_same_as_in_one(unbounded: Callable[[Engine], None]) -> None:
     bounded = market()
     pieces = in_pieces(bounded, cascade())
     whole = market()
@@ -144,7 +144,7 @@ def test_in_pieces_it_trades_what_it_would_trade_at_once(unbounded: Callable[[En
     assert bounded.balances("ann") == whole.balances("ann")
 
 
-def test_an_order_meets_so_many_and_what_is_left_of_it_leaves() -> None:
+def test_an_order_trades_with_a_bounded_number_of_makers_and_its_rest_is_cancelled() -> None:
     engine = market()
     in_pieces(engine, [limit("ann", f"{n}", Side.SELL, 1, 10 + n) for n in range(MAKERS_PER_ORDER + 5)])
     for tif in (TimeInForce.GTC, TimeInForce.IOC):
@@ -161,7 +161,7 @@ def test_an_order_meets_so_many_and_what_is_left_of_it_leaves() -> None:
     engine.check()
 
 
-def test_a_fill_or_kill_order_that_could_trade_with_less_than_its_bound_does_so_past_its_own() -> None:
+def test_a_fill_or_kill_order_within_its_bound_trades_past_its_own_orders() -> None:
     engine = market()
     own = MAKERS_PER_ORDER - 1
     in_pieces(engine, [limit("bob", f"own-{n}", Side.SELL, 1, 10) for n in range(own)])
@@ -173,7 +173,7 @@ def test_a_fill_or_kill_order_that_could_trade_with_less_than_its_bound_does_so_
     assert engine.orders("bob") == []
 
 
-def test_expiries_go_on_and_no_order_trades_after_its_time(unbounded: Callable[[Engine], None]) -> None:
+def test_expiries_continue_in_later_entries_and_no_order_trades_after_its_time(unbounded: Callable[[Engine], None]) -> None:
     engine = market()
     lasting = change(limit("ann", "", Side.SELL, 1, 10), time_in_force=TimeInForce.GTT, cancel_after=SECOND)
     for first in range(0, 5_000, 1_000):
@@ -198,7 +198,7 @@ def auction(accounts: int, each: int) -> list[AnyCommand]:
     ]
 
 
-def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[Engine], None]) -> None:
+def test_an_auction_that_opens_in_several_entries_trades_the_same_as_in_one(unbounded: Callable[[Engine], None]) -> None:
     names = tuple(f"t{n}" for n in range(10))
 
     def collected() -> Engine:
@@ -236,7 +236,7 @@ def test_an_auction_opens_in_pieces_as_it_would_at_once(unbounded: Callable[[Eng
     assert [event.order_id for event in events if isinstance(event, OrderOpened)] == opened
 
 
-def test_cancels_of_all_go_on_and_spare_what_came_later() -> None:
+def test_a_mass_cancel_continues_in_later_entries_and_keeps_later_orders() -> None:
     engine = market()
     in_pieces(engine, [limit("ann", f"{n}", Side.BUY, 1, 10) for n in range(5_000)])
     outcome = send(engine, CancelAll("ann", "all"))
@@ -247,7 +247,7 @@ def test_cancels_of_all_go_on_and_spare_what_came_later() -> None:
     assert [order.order_id for order in engine.orders("ann")] == [later.order_id]
 
 
-def test_many_mass_cancels_in_one_entry_share_its_work() -> None:
+def test_many_mass_cancels_in_one_entry_share_its_bound_of_work() -> None:
     names = tuple(f"t{n}" for n in range(8))
     engine = market(names=names)
     for name in names:
@@ -259,9 +259,9 @@ def test_many_mass_cancels_in_one_entry_share_its_work() -> None:
     assert engine.levels(PRODUCT, Side.BUY, 1) == []
 
 
-def test_an_entry_has_room_for_so_much_and_what_comes_then_enters_later(unbounded: Callable[[Engine], None]) -> None:
-    """Four orders that each meet as many as they may; the fourth has its turn in the next entry, before what comes
-    there.
+def test_orders_beyond_the_bound_of_an_entry_enter_in_the_next_one(unbounded: Callable[[Engine], None]) -> None:
+    """Four orders each trade with as many makers as an order may. The fourth enters in the next entry, before the
+    commands of that entry.
     """
     engine = market()
     in_pieces(engine, [limit("ann", f"{n}", Side.SELL, 1, 10) for n in range(4_500)])
@@ -295,7 +295,7 @@ def test_a_product_that_is_busy_does_not_delay_another() -> None:
     assert other.status is OrderStatus.OPEN
 
 
-def test_queued_orders_leave_when_their_product_takes_none_any_more() -> None:
+def test_queued_orders_are_cancelled_when_their_product_accepts_no_more_orders() -> None:
     engine = market()
     commands = cascade()
     in_pieces(engine, commands[:-2])
@@ -314,13 +314,15 @@ def test_queued_orders_leave_when_their_product_takes_none_any_more() -> None:
     assert not [order for order in engine.orders("ann", limit=10**4) if order.stop]
 
 
-def test_the_bounds_of_an_entry_fit_together() -> None:
+def test_the_bounds_of_an_entry_are_consistent() -> None:
     assert PENDING_WORK_PER_ENTRY <= limits.WORK_PER_ENTRY
     assert limits.EVENTS_PER_ENTRY >= MOST * 2
 
 
-def test_what_was_queued_and_cancelled_leaves_no_unfinished_work() -> None:
-    """A product is busy after an entry exactly where it is after a restart, so both go on with the same bytes."""
+def test_a_queued_order_that_is_cancelled_leaves_no_unfinished_work() -> None:
+    """A product is busy after an entry if and only if it is busy after a restart, so both engines continue with the
+    same bytes.
+    """
     engine = market()
     engine._state.work_max = 2
     ids = iter(range(1, 10))
@@ -335,7 +337,9 @@ def test_what_was_queued_and_cancelled_leaves_no_unfinished_work() -> None:
 
 
 def test_a_cascade_beside_orders_with_options_looks_at_each_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each stop order of a cascade trades and triggers others; the partners of what traded before have left already."""
+    """Each stop order of a cascade trades and triggers others. The linked orders of earlier trades have left the book
+    already.
+    """
     looks = []
 
     def unlink(state: State, order: Order) -> None:

@@ -1,4 +1,4 @@
-"""The state machine is pure: read from its syntax trees, so that nobody has to remember it.
+"""The state machine is pure. The test reads its syntax trees.
 
 A line that needs an exception carries the comment `# pure:` and the reason.
 """
@@ -45,7 +45,7 @@ REFUSED_CALLS = frozenset(
 
 
 def faults(source: str) -> list[str]:
-    """What is impure in a source text, as "line: what"."""
+    """Return the impure places of a source text, each as "line: what"."""
     excused = {number for number, line in enumerate(source.splitlines(), 1) if "# pure: " in line}
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -91,7 +91,7 @@ def test_the_state_machine_is_pure(path: Path) -> None:
     assert faults(path.read_text(encoding="utf-8")) == []
 
 
-def test_all_of_it_is_looked_at() -> None:
+def test_every_module_of_the_state_machine_is_checked() -> None:
     assert {"engine.py", "matching.py", "book.py", "persistence.py", "limits.py"} <= {path.name for path in SOURCES}
 
 
@@ -124,7 +124,7 @@ def test_all_of_it_is_looked_at() -> None:
         "x = round(y, 2)",
     ],
 )
-def test_what_is_impure_is_found(snippet: str) -> None:
+def test_impure_code_is_found(snippet: str) -> None:
     assert len(faults(snippet)) == 1
 
 
@@ -139,7 +139,7 @@ def test_what_is_impure_is_found(snippet: str) -> None:
         "book.open(1)",
     ],
 )
-def test_what_is_pure_passes(snippet: str) -> None:
+def test_pure_code_passes(snippet: str) -> None:
     assert faults(snippet) == []
 
 

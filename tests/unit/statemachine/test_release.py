@@ -1,4 +1,4 @@
-"""An engine that lets go of its state leaves nothing behind, and nothing large that would go in one step."""
+"""An engine that releases its state leaves nothing behind, and frees no large container in one step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from statemachine.teardown import STEP, clear
 from tests.property.worlds import busy_command, foundations
 
 LARGE = 20
-"""Entries of what grows with the number of orders or commands; other containers have fewer."""
+"""A container that grows with the number of orders or commands has more entries than this. Other containers have fewer.
+"""
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_cleared_container_is_empty(container: list[int] | deque[int] | dict[i
 
 
 def busy_engine() -> Engine:
-    """One with open, waiting, expiring and done orders, and commands remembered."""
+    """Return an engine with open, waiting, expiring and done orders, and with cached outcomes."""
     engine, random = Engine(), Random(1)
     engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
     for time in range(2, 40):
@@ -39,7 +40,7 @@ def busy_engine() -> Engine:
 
 
 def large_containers(root: object) -> list[list[object] | deque[object] | dict[object, object]]:
-    """All that can be reached from here and has many entries; classes and modules are not looked into."""
+    """Return all containers with many entries that can be reached from an object. Classes and modules are not searched."""
     found, seen, ahead = [], {0}, [root]
     while ahead:
         here = ahead.pop()
@@ -52,7 +53,7 @@ def large_containers(root: object) -> list[list[object] | deque[object] | dict[o
     return found
 
 
-def test_nothing_large_is_left_to_go_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_large_container_is_freed_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("statemachine.reply_cache._CHUNK", LARGE // 2, raising=False)  # only the plain core has it
     engine = busy_engine()
     for _ in engine.freeze():
@@ -62,13 +63,13 @@ def test_nothing_large_is_left_to_go_in_one_step(monkeypatch: pytest.MonkeyPatch
     if statemachine.CORE == PLAIN:
         assert len(found) > 10
     else:
-        assert found == [], "the compiled core keeps what grows in blocks of memory and linked lists, see below"
+        assert found == [], "the compiled core keeps orders and outcomes in its own memory, see the next test"
     engine.release()
     assert [container for container in found if len(container) > LARGE] == []
 
 
-def test_no_table_of_an_account_is_left_full() -> None:
-    """The compiled core has tables of its own, whose entries no container shows."""
+def test_every_table_of_an_account_is_emptied() -> None:
+    """The compiled core has its own tables, which are no Python containers."""
     engine = busy_engine()
     state = engine._state
     accounts = list(state.accounts.values())
@@ -82,8 +83,8 @@ def test_no_table_of_an_account_is_left_full() -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_state_goes_without_the_garbage_collector(frozen: bool) -> None:
-    """What was there when the node began to serve is never collected."""
+def test_a_state_is_freed_without_the_garbage_collector(frozen: bool) -> None:
+    """A node freezes the garbage collector when it begins to serve, so objects of that moment are never collected."""
     engine = busy_engine()
     if frozen:
         for _ in engine.freeze():

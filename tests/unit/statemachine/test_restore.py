@@ -1,4 +1,4 @@
-"""From tables and back: what is damaged is refused, with a `StateError` and nothing else."""
+"""An engine is restored from its tables. Damaged tables raise a `StateError` and no other exception."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 
 def busy() -> Engine:
-    """An exchange in which something of everything is."""
+    """Return an exchange with rows in most tables."""
     engine, random = Engine(), Random(11)
     engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
     for number in range(0, 200, 10):
@@ -36,13 +36,13 @@ BUSY = dict(busy().tables())
 
 
 def change(table: str, row: msgspec.Struct, **fields: object) -> tuple[bytes, bytes]:
-    """The row of a table with some fields changed, under the key of before."""
+    """Return the row of a table with some fields changed, under its former key."""
     key = next(key for key, payload in BUSY[table] if msgspec.msgpack.decode(payload, type=type(row)) == row)
     return key, msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
 
 
 def replaced(row: msgspec.Struct, **fields: object) -> bytes:
-    """A row with some fields changed."""
+    """Return the bytes of a row with some fields changed."""
     return msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
 
 
@@ -55,7 +55,7 @@ def first(table: str, row_type: type[Row]) -> Row:
 
 
 CONTROLS = [table.name for table in KEPT if table.name not in ("api_key", "mass_cancel")]
-"""Tables of what the operator sets, which this market is without: see test_controls.py."""
+"""Tables of settings of the operator, which this market does not have: see test_controls.py."""
 
 
 def test_tables_come_in_their_order_with_sorted_keys() -> None:
@@ -80,9 +80,9 @@ def test_rows_may_come_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("verified", [False, True])
-def test_what_is_restored_is_arranged_as_it_was(verified: bool) -> None:
-    """Loading checks what the rows say; that queues, books and indexes follow from it is checked here, and by using
-    them.
+def test_a_restored_state_has_the_same_queues_books_and_indexes(verified: bool) -> None:
+    """Loading checks the rows. This test checks the queues, books and indexes that follow from them, and applies
+    further commands to them.
     """
     here, there = busy(), Engine.restore(BUSY, verified=verified)
     there.check()
@@ -94,13 +94,13 @@ def test_what_is_restored_is_arranged_as_it_was(verified: bool) -> None:
     assert there.full_hash() == here.full_hash()
 
 
-def test_an_empty_engine_comes_back() -> None:
+def test_an_empty_engine_can_be_restored() -> None:
     engine = Engine()
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
-def test_a_missing_table_is_noticed(name: str) -> None:
+def test_a_missing_table_is_refused(name: str) -> None:
     tables = {other: rows for other, rows in BUSY.items() if other != name}
     with pytest.raises(StateError):
         Engine.restore(tables)
@@ -109,20 +109,20 @@ def test_a_missing_table_is_noticed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["counter", "currency", "product", "account", "balance", "order"])
-def test_a_missing_row_is_noticed(name: str) -> None:
+def test_a_missing_row_is_refused(name: str) -> None:
     for gone in range(min(5, len(BUSY[name]))):
         with pytest.raises(StateError):
             Engine.restore({**BUSY, name: BUSY[name][:gone] + BUSY[name][gone + 1 :]})
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
-def test_a_row_that_comes_twice_is_noticed(name: str) -> None:
+def test_a_repeated_row_is_refused(name: str) -> None:
     with pytest.raises(StateError):
         Engine.restore({**BUSY, name: [*BUSY[name], BUSY[name][0]]})
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
-def test_a_row_that_is_no_row_is_noticed(name: str) -> None:
+def test_bytes_that_are_no_row_are_refused(name: str) -> None:
     for junk in (b"", b"\xc1", b"\x90", b"\x93\x01\x02\x03", msgspec.msgpack.encode({"a": 1})):
         with pytest.raises(StateError):
             Engine.restore({**BUSY, name: [(BUSY[name][0][0], junk), *BUSY[name][1:]]})
@@ -131,7 +131,7 @@ def test_a_row_that_is_no_row_is_noticed(name: str) -> None:
 
 
 def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
-    """One contradiction each: what it is, the table, the row."""
+    """Return one contradiction each: its name, the table and the row."""
     balance, currency = first("balance", BalanceRow), first("currency", CurrencyRow)
     order, done = first("order", OrderState), first("done_order", OrderState)
     waiting = next(row for row in every("order", OrderState) if row.stop and row.status is OrderStatus.ACTIVE)
@@ -175,15 +175,15 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
 
 
 @pytest.mark.parametrize("what", changed_rows())
-def test_a_contradiction_is_noticed(what: str) -> None:
+def test_rows_that_contradict_each_other_are_refused(what: str) -> None:
     table, (key, row) = changed_rows()[what]
     tables = {**BUSY, table: [*((k, payload) for k, payload in BUSY[table] if k != key), (key, row)]}
     with pytest.raises(StateError):
         Engine.restore(tables)
 
 
-def test_an_outcome_that_nobody_could_read_is_noticed() -> None:
-    """It is kept packed; still no row gets in that would fail when its command comes again."""
+def test_an_outcome_that_cannot_be_decoded_is_refused() -> None:
+    """An outcome stays packed until its command comes again. A row that would fail then is refused at the start."""
     key, payload = BUSY["outcome"][0]
     account_id, command_id, mark, outcome = msgspec.msgpack.decode(payload)
     damaged = msgspec.msgpack.encode([account_id, command_id, mark, [*outcome[:2], "no time", *outcome[3:]]])
@@ -192,8 +192,8 @@ def test_an_outcome_that_nobody_could_read_is_noticed() -> None:
 
 
 def with_client_oids(*fields: tuple[str, int, str, int]) -> dict[str, list[tuple[bytes, bytes]]]:
-    """The tables, where rows of "order" or "done_order" of one account carry a client_oid: table, place among its rows,
-    client_oid, order id.
+    """Return the tables, with client_oids in some rows of one account. Each field is (table "order" or "done_order",
+    index of the row, client_oid, order id or 0).
     """
     tables = {name: list(rows) for name, rows in BUSY.items()}
     for table, place, client_oid, order_id in fields:
@@ -222,7 +222,7 @@ def test_a_client_oid_has_one_open_order_which_is_the_latest() -> None:
         Engine.restore(with_client_oids(("order", one, "same", 0), ("done_order", done, "same", later)))
 
 
-def test_a_command_that_is_twice_in_the_reply_cache_is_noticed() -> None:
+def test_a_command_that_is_twice_in_the_reply_cache_is_refused() -> None:
     rows = [msgspec.msgpack.decode(payload) for _, payload in BUSY["outcome"]]
     second = [*rows[1][:1], rows[0][1], *rows[1][2:]]
     assert second[0] == rows[0][0]
@@ -255,7 +255,7 @@ def test_a_reply_cache_filled_at_once_equals_one_filled_one_by_one(count: int) -
 @given(st.sampled_from(list(TABLES)), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 255), st.booleans())
 @settings(max_examples=150)
 def test_a_flipped_byte_is_refused_or_harmless(name: str, row: int, place: int, flip: int, in_key: bool) -> None:
-    """Damage gives a StateError, or a state that is whole; never another exception, and never a hang."""
+    """Damage gives a StateError or a consistent state, never another exception and never a hang."""
     rows = list(BUSY[name])
     if not rows:
         return

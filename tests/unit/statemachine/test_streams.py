@@ -1,4 +1,6 @@
-"""Report streams: every event of an account's orders under a number of its own, the same after a restore."""
+"""Report streams: every event of an account's orders gets a number in the account's stream, and a restored engine
+continues the numbers.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ _notes = 0
 
 
 def events_of(engine: Engine, command: AnyCommand, stream_id: str = STREAM) -> list[AnyEvent]:
-    """What a command adds to a stream."""
+    """Return the events that a command adds to a stream."""
     events = engine.apply(Batch(engine.time + 1, [command])).events
     return [event for event in events if event.product_id == stream_id]
 
@@ -51,7 +53,7 @@ def kinds(events: list[AnyEvent]) -> list[ReportKind]:
     return [event.kind for event in events if isinstance(event, OrderReported)]
 
 
-def test_a_life_of_an_order_is_reported_in_numbers_without_gap() -> None:
+def test_the_reports_of_an_order_have_numbers_without_gaps() -> None:
     engine = market(maker_ppm=1_000)
     assert opened(engine).number == 0
     new = events_of(engine, limit("ann", "1", Side.BUY, 10, 100, oid="one"))
@@ -91,14 +93,14 @@ def test_a_stop_order_is_new_then_triggered() -> None:
     assert kinds(events_of(engine, limit("cat", "3", Side.BUY, 1, 95))) == [ReportKind.TRIGGERED]
 
 
-def test_accounts_without_a_stream_get_no_reports_and_others_only_theirs() -> None:
+def test_only_accounts_with_a_stream_get_reports_and_only_their_own() -> None:
     engine = market()
     opened(engine)
     assert events_of(engine, limit("bob", "1", Side.SELL, 3, 100)) == []
     assert engine.stream("bob-key/o") is None
 
 
-def test_a_note_has_a_number_and_a_reset_begins_again() -> None:
+def test_a_note_has_a_number_and_a_reset_sets_a_new_base() -> None:
     engine = market()
     first = opened(engine, text="logon", taken=1)
     assert (first.number, first.base, first.taken) == (1, 0, 1)
@@ -125,7 +127,7 @@ def test_a_note_that_comes_again_is_written_once() -> None:
     assert outcome.number == 1
 
 
-def test_what_cannot_be_noted_is_refused_and_leaves_no_trace() -> None:
+def test_invalid_notes_are_refused_and_leave_no_trace() -> None:
     engine = market()
     opened(engine)
     before = dict(engine.tables())["stream"]
@@ -146,7 +148,7 @@ def test_what_cannot_be_noted_is_refused_and_leaves_no_trace() -> None:
     engine.check()
 
 
-def test_streams_are_bounded_and_the_first_rests() -> None:
+def test_the_number_of_streams_is_bounded_and_the_oldest_becomes_inactive() -> None:
     engine = market()
     for number in range(STREAMS_ACTIVE + 1):
         opened(engine, f"key{number}/o")
@@ -164,7 +166,7 @@ def test_streams_are_bounded_and_the_first_rests() -> None:
     engine.check()
 
 
-def test_a_restored_engine_goes_on_with_the_next_number() -> None:
+def test_a_restored_engine_continues_with_the_next_number() -> None:
     engine = market()
     opened(engine, "b/o")
     opened(engine, "a/d", text="logon")
@@ -210,7 +212,7 @@ def test_a_cancel_and_an_amendment_are_named_in_their_reports_only() -> None:
     engine.check()
 
 
-def test_an_iceberg_is_reported_with_what_it_hides() -> None:
+def test_an_iceberg_is_reported_with_its_whole_size() -> None:
     engine = market()
     opened(engine)
     iceberg = PlaceOrder("ann", "1", PRODUCT, Side.BUY, OrderType.LIMIT, 100, 10, options=OrderOptions(display_size=4))

@@ -1,4 +1,6 @@
-"""Apply is total: whatever decodes is answered, and leaves a whole state that can be written and read."""
+"""Apply is total: every batch that decodes gets its outcomes, and leaves a consistent state that can be written and
+read.
+"""
 
 from __future__ import annotations
 
@@ -122,11 +124,11 @@ def test_an_empty_batch_moves_time_only() -> None:
     assert moved != first
     for time in (3, 5):
         engine.apply(Batch(time, []))
-        assert (engine.time, engine.state_hash) == (5, moved), "it tells nothing that was not known"
+        assert (engine.time, engine.state_hash) == (5, moved), "an empty batch without a later time changes nothing"
 
 
 def test_the_largest_trades_stay_within_the_schema() -> None:
-    """All the money there can be changes hands in one order, and back; every row still fits its 64 bits."""
+    """All money that can exist changes hands in one order, and back. Every row still fits its 64-bit fields."""
     engine = Engine()
     engine.apply(
         Batch(
@@ -189,6 +191,6 @@ def test_every_command_that_only_the_operator_may_send_is_refused_to_others() ->
         msgspec.msgpack.encode([1, [[5, "ann", "1", "USD", 1, "more"]]]),
     ],
 )
-def test_bytes_that_are_no_batch_raise_one_exception(payload: bytes) -> None:
+def test_bytes_that_are_no_batch_raise_a_decode_error(payload: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_batch(payload)

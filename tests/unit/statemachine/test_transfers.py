@@ -1,4 +1,4 @@
-"""A deposit, a withdrawal and a transfer happen once, whatever else the account does and whoever does it."""
+"""A deposit, a withdrawal and a transfer happen once, whatever commands the account and others send."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def orders(count: int) -> Iterator[AnyCommand]:
 
 
 @pytest.mark.parametrize("command", TRANSFERS, ids=lambda command: type(command).__name__)
-def test_no_trader_pushes_a_transfer_out(command: AnyCommand) -> None:
+def test_no_traders_commands_evict_a_transfer_from_the_reply_cache(command: AnyCommand) -> None:
     engine = market()
     assert isinstance(send(engine, command), Transferred)
     before = engine.balances("ann")
@@ -61,7 +61,7 @@ def test_no_trader_pushes_a_transfer_out(command: AnyCommand) -> None:
         state.check()
 
 
-def test_each_kind_has_ids_of_its_own_and_none_meets_an_order() -> None:
+def test_each_kind_of_transfer_has_a_space_of_ids_apart_from_orders() -> None:
     engine = market()
     for command in (*TRANSFERS, limit("ann", "wire-17", Side.BUY, 1, 1)):
         outcome = send(engine, command)
@@ -74,7 +74,7 @@ def test_each_kind_has_ids_of_its_own_and_none_meets_an_order() -> None:
 
 
 def refused() -> list[AnyCommand]:
-    """Commands that change nothing: refused, or nothing to do."""
+    """Return commands that change nothing: they are rejected, or find nothing to do."""
     return [
         Withdraw("ann", "w", "USD", 150),
         Transfer("ann", "w", "bob", "USD", 150),
@@ -84,7 +84,7 @@ def refused() -> list[AnyCommand]:
     ]
 
 
-def test_a_late_copy_of_a_refused_command_is_not_carried_out() -> None:
+def test_a_late_copy_of_a_refused_command_is_not_executed() -> None:
     engine = market(money=100)
     first = [send(engine, command) for command in refused()]
     assert sum(isinstance(outcome, Rejected) for outcome in first) == 4
@@ -96,13 +96,13 @@ def test_a_late_copy_of_a_refused_command_is_not_carried_out() -> None:
     assert isinstance(send(engine, Withdraw("ann", "another-id", "USD", 150)), Transferred)
 
 
-def test_what_was_refused_pushes_out_only_what_was_refused() -> None:
+def test_rejects_evict_only_rejects_from_the_reply_cache() -> None:
     engine = market(money=100)
     placed = send(engine, limit("ann", "kept", Side.BUY, 1, 1))
     send(engine, refused()[0])
     apply_all(engine, [CancelOrder("ann", f"nothing-{n}", 10**6) for n in range(REJECTS_CACHED)])
     assert engine.has_outcome("ann", "nothing-0")
-    assert engine.has_outcome("ann", "w"), "a refused transfer is kept apart from refused orders"
+    assert engine.has_outcome("ann", "w"), "rejected transfers have a cache of their own"
     send(engine, CancelOrder("ann", "one-more", 10**6))
     assert not engine.has_outcome("ann", "nothing-0")
     apply_all(engine, [CancelOrder("ann", f"more-{n}", 10**6) for n in range(OUTCOMES_PER_ACCOUNT)])
@@ -111,16 +111,16 @@ def test_what_was_refused_pushes_out_only_what_was_refused() -> None:
     engine.check()
 
 
-def test_where_there_is_no_room_only_what_is_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_of_transfers_evicts_only_expired_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("engine", "loading"):
         monkeypatch.setattr(f"statemachine.{module}.TRANSFERS_CACHED", 3)
     engine = market()
-    assert isinstance(send(engine, Deposit("ann", "third", "USD", 1)), Transferred), "the market made two"
+    assert isinstance(send(engine, Deposit("ann", "third", "USD", 1)), Transferred), "the fixture made two deposits"
     engine = Engine.restore(dict(engine.tables()))
     full = send(engine, Deposit("ann", "fourth", "USD", 1))
     assert isinstance(full, Rejected)
     assert full.reason is Reason.TOO_MANY_TRANSFERS
-    assert isinstance(send(engine, Withdraw("ann", "w", "USD", 1)), Transferred), "each kind has room of its own"
+    assert isinstance(send(engine, Withdraw("ann", "w", "USD", 1)), Transferred), "each kind has its own bound"
     later = engine.apply(Batch(engine.time + 2 * TRANSFER_LIFETIME, [Deposit("ann", "late", "USD", 1)])).outcomes[0]
     assert isinstance(later, Transferred)
     engine.check()

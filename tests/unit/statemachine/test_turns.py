@@ -1,4 +1,4 @@
-"""Work on a whole state goes through `turns`, so that a thread that does it lets others have their turns."""
+"""Work over a whole state calls `turn` between its parts, so that other threads can run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ of each order.
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """Resting orders of a few accounts."""
+    """Return an engine with resting orders of a few accounts."""
     made, names = Engine(), [f"a{number}" for number in range(ACCOUNTS)]
     foundations: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 2),
@@ -42,7 +42,7 @@ def engine() -> Engine:
     return made
 
 
-def test_the_parts_are_the_whole() -> None:
+def test_the_parts_together_are_the_whole() -> None:
     items = list(range(2 * PART + 1))
     assert [item for part in parts(items) for item in part] == items
     assert [len(part) for part in parts(items)] == [PART, PART, 1]
@@ -61,7 +61,7 @@ def test_every_loop_over_the_orders_of_a_snapshot_is_in_parts(engine: Engine, mo
         monkeypatch.setattr(module, "parts", counted)
     Engine.restore(dict(engine.tables()), verified=True)
     remembered = passed - PASSES * ORDERS
-    assert remembered >= 3 * ORDERS, "the outcomes: keys, their order, rows"
+    assert remembered >= 3 * ORDERS, "the rest are outcomes: their keys, their order, their rows"
 
 
 def test_a_state_is_emptied_with_a_turn_at_each_level_and_account(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 """Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`, `reply_cache.pyx`,
-`order_index.pyx`, `order_rows.pyx`), it does what the plain one does; both write what msgspec writes.
+`order_index.pyx`, `order_rows.pyx`), it does the same as the plain one. Both write the bytes that msgspec writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.property.worlds import commands
 
 
 def plain(name: str) -> ModuleType:
-    """A module of the plain core, whichever runs."""
+    """Return a module of the plain core, whichever core runs."""
     path = Path(statemachine.__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(f"plain_{name}", path)
     assert spec is not None
@@ -72,14 +72,16 @@ def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) ->
         assert made.since(0) == b""
         made.mark()
         assert list(made.ends()) == [0]
-        assert list(ends) == sizes, "the ends that were taken do not change"
+        assert list(ends) == sizes, "a view does not change"
     assert written[0] == written[1] == msgspec.msgpack.encode(values)
 
 
 @given(st.integers(1, 300), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 60)), max_size=600))
 @settings(max_examples=60)
 def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[int, int]]) -> None:
-    """Every command id that is not in the cache is added; now and then a view is taken, and read after all the others."""
+    """Every command id that is not in the cache is added. Now and then a view is taken, and it is read after all
+    additions.
+    """
     caches = [module.ReplyCache(bound) for module in (PLAIN_REPLY_CACHE, reply_cache)]
     views: list[list[Any]] = []
     for number, (name, extra) in enumerate(steps, 1):
@@ -113,7 +115,7 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
 
 
 def market() -> State:
-    """One product and one account."""
+    """Return a state with one product and one account."""
     state = State()
     state.currencies.update({name: Currency(name, 0) for name in ("B", "Q")})
     state.new_product(ProductRow("P", "B", "Q", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE))
@@ -124,7 +126,7 @@ def market() -> State:
 @given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from(["put", "put", "put", "drop", "find"])), max_size=500))
 @settings(max_examples=60)
 def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> None:
-    """Orders come, go, and come again under their ids; several of them share a `client_oid`."""
+    """Orders are added, removed, and added again under their ids. Several of them share a `client_oid`."""
     state = market()
     account, product = state.accounts["ann"], state.products["P"]
     known = {number: order_index.new_order(number, account, product) for number in range(1, 201)}
@@ -159,7 +161,7 @@ def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> N
 
 
 def read_row(module: ModuleType, state: State, payload: bytes) -> object:
-    """The order of a row as it is written again, or what its reader says of it."""
+    """Return the order of a row, written again, or the error that the reader raises."""
     try:
         return msgspec.msgpack.encode(module.OrderReader(state.accounts, state.products).read(payload).row())
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, OverflowError) as error:
@@ -195,7 +197,7 @@ def test_both_readers_of_orders_read_the_same(
 
 
 @pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")
-def test_a_row_that_the_engine_wrote_is_read_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_row_that_the_engine_wrote_is_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     state = market()
     order = order_index.new_order(7, state.accounts["ann"], state.products["P"])
     order.side, order.order_type, order.time_in_force, order.stp, order.status, order.done_reason = 1, 1, 1, 1, 1, 0
@@ -206,7 +208,7 @@ def test_a_row_that_the_engine_wrote_is_read_where_it_lies(monkeypatch: pytest.M
 
 
 def read_outcome_row(module: ModuleType, payload: bytes) -> object:
-    """What a reader makes of a row of the table `outcome`, or the error that it raises."""
+    """Return the result of a reader for a row of the table `outcome`, or the error that it raises."""
     try:
         return module.OutcomeReader().read(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, StateError) as error:
@@ -252,7 +254,7 @@ def test_an_outcome_row_that_the_engine_wrote_is_read_in_place(monkeypatch: pyte
 
 
 def outcome(sequence: int, extra: int) -> bytes:
-    """The fields of every outcome, and some more bytes."""
+    """Return the fields of every outcome, and some more bytes."""
     return msgspec.msgpack.encode([2, sequence, sequence, bytes(extra)])
 
 
@@ -266,7 +268,7 @@ def test_headers_of_arrays_are_those_of_msgspec(count: int) -> None:
 
 
 def read(module: Any, payload: bytes) -> list[object]:
-    """All that a reader says of an entry."""
+    """Return everything that a reader finds in an entry."""
     found = module.EntryReader(payload)
     said: list[object] = [found.payload, found.time, found.count]
     placing, cancelling = Placing(), Cancelling()
@@ -298,7 +300,7 @@ def test_both_readers_read_the_same(time: int, found: list[Any]) -> None:
 @given(st.data())
 @settings(max_examples=300)
 def test_damaged_entries_are_refused_or_read_alike(data: st.DataObject) -> None:
-    """Nothing is read behind the end, and what is no batch is a DecodeError, for any bytes."""
+    """For any bytes, both readers stay within the entry, and raise a DecodeError for bytes that are no batch."""
     order = PlaceOrder("ann", "c:1", "XBT-ETH", Side.BUY, OrderType.LIMIT, 2**40, AMOUNT_MAX, client_oid="ö" * 20)
     whole = encode_batch(Batch(2**60, [order, Deposit("ann", "d", "USD", 300)]))
     damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)
@@ -328,7 +330,7 @@ def test_both_readers_read_short_entries_alike(payload: bytes) -> None:
 
 
 def test_an_entry_in_another_encoding_is_the_same_entry() -> None:
-    """Made by hand: default fields left out, numbers longer than needed."""
+    """The entry is encoded by hand: default fields are left out, and numbers are longer than needed."""
     short = msgspec.msgpack.encode([5, [[7, "ann", "c", "XBT-ETH", 1, 1, 10, 1]]])
     long = b"\x92\xcf" + (5).to_bytes(8, "big") + b"\x90"
     for payload in (short, long):
