@@ -97,7 +97,7 @@ class _Turns(Generic[Item]):
         return bool(self._heap)
 
     def units_of(self, key: Hashable) -> int:
-        """The waiting units of a share."""
+        """Return the waiting units of a share."""
         share = self._shares.get(key)
         return 0 if share is None else share.units
 
@@ -112,7 +112,7 @@ class _Turns(Generic[Item]):
         self.units += queued.units
 
     def first(self) -> _Queued[Item]:
-        """The item whose turn it is."""
+        """Return the item whose turn it is."""
         return self._heap[0][2].items[0]
 
     def pop(self) -> _Queued[Item]:
@@ -241,7 +241,7 @@ class Batcher(Generic[Item]):
             self._schedule()
 
     def has_room(self, units: int, share: Hashable) -> bool:
-        """Whether so many units of a share may queue now. An empty queue takes any number."""
+        """Return whether so many units of a share may queue now. An empty queue takes any number."""
         turns = self._turns
         return not turns or turns.units_of(share) + units <= self._queue_max - turns.units
 
@@ -290,8 +290,8 @@ class Batcher(Generic[Item]):
             self._propose(self._encode([queued.item for queued in batch]), partial(self._resolved, batch))
 
     def _take(self) -> list[_Queued[Item]]:
-        """The items of the next proposal: as many as fit, at least one. The next item is never skipped in favour of a
-        smaller one.
+        """Return the items of the next proposal: as many as fit, at least one. The next item is never skipped in favour
+        of a smaller one.
         """
         turns = self._turns
         batch = [turns.pop()]

@@ -65,7 +65,7 @@ class Allowance:
 
 
 def caller_of(host: str) -> str:
-    """The address that a rate belongs to: of IPv6 the network of 64 bits, since one host has all of it."""
+    """Return the address that a rate belongs to: of IPv6 the network of 64 bits, since one host has all of it."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -91,8 +91,8 @@ class Doorkeeper:
         self.peers: frozenset[str] = frozenset()
 
     def refusal(self, host: str) -> tuple[str, str] | None:
-        """The kind and text of the refusal of a caller from `host`. None: it may begin its handshake, and `leaves` must
-        be called later.
+        """Return the kind and text of the refusal of a caller from `host`. None: it may begin its handshake, and
+        `leaves` must be called later.
         """
         caller, now = caller_of(host), self._clock()
         if self._unknown.total() >= UNKNOWN_CALLERS_MAX or self._unknown[caller] >= UNKNOWN_OF_ADDRESS_MAX:

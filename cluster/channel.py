@@ -32,7 +32,7 @@ whether the connection still counts; if not, frames behind it are dropped.
 
 
 def framed(data: bytes) -> bytes:
-    """A frame with these bytes."""
+    """Return a frame with these bytes."""
     return len(data).to_bytes(_PREFIX, "big") + data
 
 
@@ -88,7 +88,7 @@ class Channel(asyncio.Protocol):
     # ------------------------------------------------------------------ reading
 
     async def frame(self, limit: int) -> bytes:
-        """The next frame, before `serve`.
+        """Return the next frame, before `serve`.
 
         Raises:
             WireRefusedError: the frame has more than `limit` bytes.
@@ -112,7 +112,7 @@ class Channel(asyncio.Protocol):
         await self.ended
 
     def _next(self, at: int, limit: int) -> bytes | None:
-        """The frame that begins at a position, or None if it is not complete."""
+        """Return the frame that begins at a position, or None if it is not complete."""
         rest = self._rest
         body = at + _PREFIX
         if len(rest) < body:

@@ -86,7 +86,7 @@ class Clocks:
             self._judge(peer, max(samples))
 
     def skew(self, peer: str) -> float | None:
-        """Seconds by which the peer's clock is ahead of this node's, negative if behind; None if it is unknown."""
+        """Return the seconds by which the peer's clock is ahead of this node's, negative if behind; None if it is unknown."""
         samples = self._samples.get(peer)
         return max(samples) if samples else None
 
@@ -138,7 +138,7 @@ class Clocks:
             )  # fmt: skip
 
     def _is_logged(self, peer: str) -> bool:
-        """Whether to log a refusal between this node and a peer. Repeated refusals are logged at intervals."""
+        """Return whether to log a refusal between this node and a peer. Repeated refusals are logged at intervals."""
         now = self._clock()
         due = now - self._told_at.get(peer, -REFUSAL_LOGGED_EVERY) >= REFUSAL_LOGGED_EVERY
         if due:
@@ -146,7 +146,7 @@ class Clocks:
         return due
 
     def far_ahead(self, their_now: int) -> bool:
-        """Whether a clock is so far ahead of this node's clock that this node would refuse its entries."""
+        """Return whether a clock is so far ahead of this node's clock that this node would refuse its entries."""
         return their_now > self._time.now() + round(AHEAD_MAX * 1e9)
 
     # ------------------------------------------------------------------ leader
@@ -172,7 +172,7 @@ class Clocks:
         self._refusers.clear()
 
     def loses_lead(self, members: Membership) -> bool:
-        """Whether so many voters refuse this leader's entries that nothing can be committed. If so, this node is
+        """Return whether so many voters refuse this leader's entries that nothing can be committed. If so, this node is
         benched.
         """
         if not self._refusers:

@@ -157,7 +157,7 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ judgement
 
     def _camps(self, index: int) -> dict[bytes, list[str]]:
-        """The known hashes of all nodes at an index."""
+        """Return the known hashes of all nodes at an index."""
         camps: dict[bytes, list[str]] = {}
         for node, digests in ((self._node_id, self._own), *self._heard.items()):
             if index in digests:

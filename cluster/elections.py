@@ -36,17 +36,17 @@ class PreVoting:
         self._leader_heard = -1e9
 
     def leader_is_fresh(self) -> bool:
-        """Whether a message of the leader arrived within the shortest election timeout."""
+        """Return whether a message of the leader arrived within the shortest election timeout."""
         return self._clock() - self._leader_heard < self._settings.election_timeout_min
 
     def short_delay(self) -> float:
-        """Seconds to wait before campaigning after the leader's connection broke. They are random, so that two nodes
-        seldom collide.
+        """Return the seconds to wait before campaigning after the leader's connection broke. They are random, so that two
+        nodes seldom collide.
         """
         return self._settings.heartbeat * (0.2 + 1.8 * self._randomness.random())
 
     def round_due(self, term: int) -> bool:
-        """Whether a (new) round for `term` is due. If so, it begins."""
+        """Return whether a (new) round for `term` is due. If so, it begins."""
         now = self._clock()
         if self._round_term == term and now < self._round_ends:
             return False
@@ -56,7 +56,7 @@ class PreVoting:
         return True
 
     def round_is_open(self) -> bool:
-        """Whether a pre-vote round of this node is open."""
+        """Return whether a pre-vote round of this node is open."""
         return self._round_term != 0 and self._clock() < self._round_ends
 
     def defer(self) -> None:
@@ -65,7 +65,7 @@ class PreVoting:
         self._yields_until = self._clock() + self._settings.election_timeout_min / 2
 
     def defers(self) -> bool:
-        """Whether this node waits for another one to campaign."""
+        """Return whether this node waits for another one to campaign."""
         return self._clock() < self._yields_until
 
     def granted(self, peer: str, term: int) -> None:
@@ -74,7 +74,7 @@ class PreVoting:
             self._granted.add(peer)
 
     def won(self, term: int, majority: int) -> bool:
-        """Whether `majority` peers would vote in `term`. A won round is used once."""
+        """Return whether `majority` peers would vote in `term`. A won round is used once."""
         if self._round_term != term or self._clock() >= self._round_ends or len(self._granted) < majority:
             return False
         self._round_term = 0

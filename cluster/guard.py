@@ -237,7 +237,7 @@ class Guard:
     # ------------------------------------------------------------------ follower
 
     def _from_leader(self, peer: str, term: int) -> bool:
-        """Whether a leader's message is of the current term. A leader of an older term gets a `StaleTerm`."""
+        """Return whether a leader's message is of the current term. A leader of an older term gets a `StaleTerm`."""
         if term < self._raft_log.term:
             self._outbox.send(peer, m.StaleTerm(self._raft_log.term))
             return False
@@ -359,7 +359,7 @@ class Guard:
     # ------------------------------------------------------------------ elections
 
     def can_campaign(self) -> bool:
-        """Whether this node may become a candidate now. It also sends the pre-votes."""
+        """Return whether this node may become a candidate now. It also sends the pre-votes."""
         members = self._members
         needed = members.current.majority - 1
         if (
@@ -381,7 +381,7 @@ class Guard:
         return False
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Whether a candidate's log is at least as up to date as this node's (section 5.4.1)."""
+        """Return whether a candidate's log is at least as up to date as this node's (section 5.4.1)."""
         return (last_term, last_index) >= (self._raft_log.last_term, self._raft_log.last_index)
 
     def _pre_vote(self, peer: str, message: m.PreVote) -> None:
@@ -404,7 +404,7 @@ class Guard:
         self._outbox.send(peer, m.PreVoteReply(message.term, granted, self._raft_log.term))
 
     def _goes_first(self, peer: str, message: m.PreVote) -> bool:
-        """Whether this node asks too, for the same term and with the same log, and has the greater id."""
+        """Return whether this node asks too, for the same term and with the same log, and has the greater id."""
         return (
             self.voting.round_is_open()
             and message.term == self._raft_log.term + 1

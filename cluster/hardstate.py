@@ -30,7 +30,7 @@ class HardState(msgspec.Struct, frozen=True, array_like=True):
 
 
 def load(disk: Disk) -> HardState | None:
-    """The stored hard state; None on a disk that never had one.
+    """Return the stored hard state; None on a disk that never had one.
 
     Raises:
         LogDamagedError: the file exists, and its checksum is wrong.

@@ -24,7 +24,7 @@ class Introductions(Protocol):
     """The owner's part of introductions."""
 
     def own(self) -> bytes:
-        """The bytes of the owner in this node's introduction."""
+        """Return the bytes of the owner in this node's introduction."""
 
     def heard(self, peer: str, claim: Claim) -> bytes | None:
         """Check the introduction of a peer. Returns the objection to send to it, or None.

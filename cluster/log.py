@@ -74,7 +74,7 @@ class _Segment:
 
 
 def segment_name(first_index: int) -> str:
-    """File name of the segment that begins with `first_index`."""
+    """Return the file name of the segment that begins with `first_index`."""
     return f"log-{first_index:020d}.seg"
 
 
@@ -84,15 +84,15 @@ def _encode_record(entry: LogEntry) -> bytes:
 
 
 def encode_header(header: SegmentHeader) -> bytes:
-    """The first bytes of a segment; `read_header` reads them."""
+    """Return the first bytes of a segment; `read_header` reads them."""
     body = msgspec.msgpack.encode(header)
     front = MAGIC + _U32.pack(len(body))
     return front + _U32.pack(zlib.crc32(front)) + body + _U32.pack(zlib.crc32(body))
 
 
 def read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
-    """The header and where the records begin; None when the file ends within the header, or nothing but zeros was
-    written.
+    """Return the header and where the records begin; None when the file ends within the header, or nothing but zeros
+    was written.
     """
     start = len(MAGIC) + 8
     if len(data) < start or not any(data):
@@ -112,12 +112,12 @@ def read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
 
 
 def entry_size(entry: LogEntry) -> int:
-    """The record of an entry."""
+    """Return the size in bytes of the record of an entry."""
     return _RECORD.size + len(entry.payload)
 
 
 def read_record(data: bytes, offset: int) -> LogEntry | None:
-    """The record at `offset`, or None if there is no valid one."""
+    """Return the record at `offset`, or None if there is no valid one."""
     if offset + _RECORD.size > len(data):
         return None
     length, index, term, head_crc, payload_crc = _RECORD.unpack_from(data, offset)
@@ -129,7 +129,9 @@ def read_record(data: bytes, offset: int) -> LogEntry | None:
 
 
 def _cut_off(data: bytes, offset: int) -> bool:
-    """Whether the invalid record at `offset` was never completely written: the file ends within it, or ends with zeros."""
+    """Return whether the invalid record at `offset` was never completely written: the file ends within it, or ends with
+    zeros.
+    """
     if offset + _RECORD.size > len(data) or not any(data[offset:]):
         return True
     length, _, _, head_crc, _ = _RECORD.unpack_from(data, offset)
@@ -138,7 +140,7 @@ def _cut_off(data: bytes, offset: int) -> bool:
 
 
 def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:
-    """The offset of a valid record with a later index after an invalid one at `offset`, or None."""
+    """Return the offset of a valid record with a later index after an invalid one at `offset`, or None."""
     for index in range(expected + 1, expected + 65):
         needle = struct.pack("<Q", index)
         at = data.find(needle, offset + 1)
@@ -386,8 +388,8 @@ class DurableLog:
 
 
 def read_segments(*directories: Path, abis: Collection[str] | None = None) -> Iterator[LogEntry]:
-    """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node
-    writes them.
+    """Yield all entries in the segment files of the directories (a log and its archive), by index; for audits, while no
+    node writes them.
 
     A torn end is skipped, as a node does. With `abis`, segments of other schemas are skipped too.
 
@@ -404,8 +406,8 @@ def read_segments(*directories: Path, abis: Collection[str] | None = None) -> It
 
 
 def segment_abis(directory: Path) -> dict[str, str]:
-    """The ABI of each segment file in a directory, by name; a file that was torn within its header has none and is left
-    out.
+    """Return the ABI of each segment file in a directory, by name; a file that was torn within its header has none and
+    is left out.
 
     Raises:
         LogDamagedError: a file is not a segment.
@@ -420,7 +422,7 @@ def segment_abis(directory: Path) -> dict[str, str]:
 
 
 def members_of(entry: LogEntry) -> Membership | None:
-    """The membership in an entry; None for any other kind of entry.
+    """Return the membership in an entry; None for any other kind of entry.
 
     Raises:
         ValueError: the membership is invalid.
@@ -429,7 +431,7 @@ def members_of(entry: LogEntry) -> Membership | None:
 
 
 def command_of(entry: LogEntry) -> bytes | None:
-    """The command that an entry carries; None for a no-op or a barrier."""
+    """Return the command that an entry carries; None for a no-op or a barrier."""
     if entry.payload[0] != COMMAND or len(entry.payload) == 1:
         return None
     return entry.payload[1:]

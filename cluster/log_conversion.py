@@ -23,7 +23,7 @@ Convert = Callable[[bytes], bytes]
 
 
 def convert_entry(entry: LogEntry, convert: Convert) -> LogEntry:
-    """The entry in the other schema. An entry without a command does not change."""
+    """Return the entry in the other schema. An entry without a command does not change."""
     command = command_of(entry)
     if command is None:
         return entry

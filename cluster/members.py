@@ -223,8 +223,8 @@ class Members:
             log.debug("%s is caught up and not promoted yet: %s", learner, refusal)
 
     def _is_caught_up(self, learner: str) -> bool:
-        """Whether a learner is caught up: it copied all entries that the log had at the start of a round in less than
-        an election timeout (thesis, section 4.2.1).
+        """Return whether a learner is caught up: it copied all entries that the log had at the start of a round in less
+        than an election timeout (thesis, section 4.2.1).
         """
         now = self._clock()
         peer = self._peers[learner]

@@ -126,7 +126,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
     index: int = 0
 
     def get(self, node_id: str) -> Member | None:
-        """The member with an id, or None."""
+        """Return the member with an id, or None."""
         return next((member for member in self.members if member.node_id == node_id), None)
 
     @property
@@ -145,19 +145,19 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
         return len(self.voters) // 2 + 1
 
     def is_voter(self, node_id: str) -> bool:
-        """Whether the node is a member with a vote."""
+        """Return whether the node is a member with a vote."""
         return node_id in self.voters
 
     def others(self, node_id: str) -> tuple[Member, ...]:
-        """All members but one."""
+        """Return all members but one."""
         return tuple(member for member in self.members if member.node_id != node_id)
 
     def have_majority(self, node_ids: Iterable[str]) -> bool:
-        """Whether these nodes are a majority of the voters."""
+        """Return whether these nodes are a majority of the voters."""
         return len(set(node_ids) & set(self.voters)) >= self.majority
 
     def changed(self, change: Change | PromoteMember) -> Membership:
-        """The membership after `change`; its index is still unknown (0).
+        """Return the membership after `change`; its index is still unknown (0).
 
         Raises:
             ChangeRefusedError: the change does not fit the membership.
@@ -231,7 +231,7 @@ class MembershipHistory:
         return self._named[-1] if self._named else None
 
     def at(self, index: int) -> Membership | None:
-        """The membership after the entry at `index`, which is not older than the log's beginning."""
+        """Return the membership after the entry at `index`, which is not older than the log's beginning."""
         return next((one for one in reversed(self._named) if one.index <= index), None)
 
     def add(self, membership: Membership) -> None:
@@ -263,12 +263,12 @@ _decoder = msgspec.msgpack.Decoder(_Body)
 
 
 def encode_members(membership: Membership) -> bytes:
-    """The body of the log entry with which the membership becomes this one."""
+    """Return the body of the log entry with which the membership becomes this one."""
     return _encoder.encode(_Body(membership.members, membership.removed))
 
 
 def decode_members(body: bytes, index: int) -> Membership:
-    """The membership of the entry at `index`.
+    """Return the membership of the entry at `index`.
 
     Raises:
         ValueError: the entry has no membership, or an invalid one.

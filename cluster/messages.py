@@ -187,12 +187,12 @@ _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessa
 
 
 def encode(message: AnyMessage) -> bytes:
-    """A message as bytes."""
+    """Return a message as bytes."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> AnyMessage:
-    """The message in `data`.
+    """Return the message in `data`.
 
     Raises:
         WireRefusedError: the bytes are not a message, or no correct node sends it.
@@ -215,8 +215,8 @@ _raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def narrowed(data: bytes) -> bytes | None:
-    """An encoded message in protocol 1; None for one that protocol 1 does not have. It lacks only fields on which no
-    node depends: clocks and introductions.
+    """Return an encoded message in protocol 1; None for one that protocol 1 does not have. It lacks only fields on
+    which no node depends: clocks and introductions.
     """
     parts = _raw.decode(data)
     length = FORMER_LENGTHS.get(msgspec.msgpack.decode(parts[0]))

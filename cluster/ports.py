@@ -87,8 +87,8 @@ class StateMachine(Protocol):
         """
 
     def digest(self) -> bytes:
-        """The running hash of all entries applied and their results, 1 to 64 bytes, equal on all nodes after the same
-        entry.
+        """Return the running hash of all entries applied and their results, 1 to 64 bytes, equal on all nodes after the
+        same entry.
 
         It must be cheap, because it is called between two commands. A difference must stay after each later command.
         """
@@ -110,7 +110,7 @@ class SnapshotSource(Protocol):
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset`, at most `length`, fewer only at the end.
+        """Return the bytes from `offset`, at most `length`, fewer only at the end.
 
         Raises:
             SnapshotUnreadableError: the bytes cannot be read.
@@ -136,8 +136,8 @@ class SnapshotSink(Protocol):
         """
 
     def poll(self) -> SnapshotMark | None:
-        """The position of the snapshot once it is checked and durable, or None until then. In that call it becomes the
-        newest one. Called after `finish`.
+        """Return the position of the snapshot once it is checked and durable, or None until then. In that call it
+        becomes the newest one. Called after `finish`.
 
         Raises:
             SnapshotRefusedError: the snapshot is damaged or of another schema; nothing changed.
@@ -163,7 +163,7 @@ class Snapshots(Protocol):
     def damaged(self) -> bool: ...
 
     def newest(self) -> SnapshotMark | None:
-        """The newest complete snapshot, or None. Raises if there is one that cannot be trusted."""
+        """Return the newest complete snapshot, or None. Raises if there is one that cannot be trusted."""
 
     def restore(self, mark: SnapshotMark) -> None:
         """Make the state machine's state that of the newest snapshot. Raises if that fails; the node then stops.
@@ -175,7 +175,7 @@ class Snapshots(Protocol):
         """Begin to write the state as it is now, which is the state after `mark`. Returns before it is durable."""
 
     def poll(self) -> CaptureState:
-        """The progress of the capture. DONE and FAILED are returned once, then IDLE."""
+        """Return the progress of the capture. DONE and FAILED are returned once, then IDLE."""
 
     def examine(self) -> None:
         """Begin to compare the newest snapshot with what was written; the result is in `damaged`. Returns at once. A
@@ -183,7 +183,7 @@ class Snapshots(Protocol):
         """
 
     def open_source(self) -> SnapshotSource:
-        """The newest snapshot, for sending.
+        """Return the newest snapshot, for sending.
 
         Raises:
             SnapshotUnreadableError: there is no complete snapshot.
@@ -213,10 +213,10 @@ class Disk(Protocol):
     """A directory of files. Names have no slashes."""
 
     def names(self) -> list[str]:
-        """All files, sorted."""
+        """Return all files, sorted."""
 
     def read(self, name: str) -> bytes:
-        """The contents of a file. Raises FileNotFoundError."""
+        """Return the contents of a file. Raises FileNotFoundError."""
 
     def settle(self, name: str) -> None:
         """Make durable what an earlier process wrote to a file, and let `read` return only what is on the disk.

@@ -157,7 +157,7 @@ class Peers:
         return node_id in self._by_id
 
     def get(self, node_id: str) -> Progress | None:
-        """The record of a member; None for any other node."""
+        """Return the record of a member; None for any other node."""
         return self._by_id.get(node_id)
 
     def __getitem__(self, node_id: str) -> Progress:
@@ -187,10 +187,10 @@ class Peers:
             peer.begin(last_index + 1, self._clock())
 
     def voters_since(self, moment: float) -> int:
-        """The number of voters that have answered since that time."""
+        """Return the number of voters that have answered since that time."""
         return sum(peer.votes and peer.answered_at > moment for peer in self)
 
     def committed_index(self, own_index: int) -> int:
-        """The index up to which a majority of the voters has the log; this node has it up to `own_index`."""
+        """Return the index up to which a majority of the voters has the log; this node has it up to `own_index`."""
         held = sorted((own_index, *(peer.match_index for peer in self if peer.votes)))
         return held[(len(held) - 1) // 2]

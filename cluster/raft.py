@@ -313,7 +313,7 @@ class Raft:
             self._pending[self._replication.append(m.COMMAND, payload)] = done
 
     def due_in(self) -> float:
-        """Seconds until the next tick, unless the node is woken before; 0 or less if a tick is due."""
+        """Return the seconds until the next tick, unless the node is woken before; 0 or less if a tick is due."""
         since = self._clock() - self._ticked_at
         if self._stopped or self._failure is not None:
             return IDLE_MAX - since
@@ -388,7 +388,7 @@ class Raft:
         return self._raft_log.abi_at_start if self._raft_log.first_index <= 1 and not self._captures.index else ""
 
     def status(self) -> RaftStatus:
-        """The status of this node now."""
+        """Return the status of this node now."""
         core, raft_log, members = self._core, self._raft_log, self._members
         return RaftStatus(
             role=core.role,

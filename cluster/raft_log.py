@@ -92,8 +92,8 @@ class RaftLog:
         self._set(node_id=node_id)
 
     def _has_forgotten(self, end: int) -> bool:
-        """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to
-        be committed.
+        """Return whether the disk contradicts itself: entries but no hard state, or a log that ends before what was
+        known to be committed.
         """
         if self._stored is None:
             return end > 0
@@ -211,7 +211,7 @@ class RaftLog:
             self._state = msgspec.structs.replace(self._state, commit_index=raftCommitIndex)
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802
-        """The last commit index that was set."""
+        """Return the last commit index that was set."""
         return self._state.commit_index
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
@@ -219,11 +219,11 @@ class RaftLog:
         self._set(term=term, voted_for=votedForNodeId)
 
     def getCurrentTerm(self) -> int:  # noqa: N802
-        """The current term."""
+        """Return the current term."""
         return self._state.term
 
     def getVotedForNodeId(self) -> str | None:  # noqa: N802
-        """The node for which this node voted in the current term."""
+        """Return the node for which this node voted in the current term."""
         return self._state.voted_for
 
     def note_commit(self) -> None:
@@ -289,7 +289,7 @@ class RaftLog:
         return self._entries[-1].term
 
     def term_at(self, index: int) -> int | None:
-        """Term of an entry; None when it is not in memory."""
+        """Return the term of an entry; None when it is not in memory."""
         position = index - self._entries[0].index
         if 0 <= position < len(self._entries):
             return self._entries[position].term
@@ -301,11 +301,11 @@ class RaftLog:
         return self._durable_index
 
     def entry(self, index: int) -> LogEntry:
-        """An entry in memory."""
+        """Return an entry in memory."""
         return self._entries[index - self._entries[0].index]
 
     def entries_from(self, index: int, bytes_max: int) -> list[LogEntry]:
-        """The entries from `index` on whose payloads reach `bytes_max` with the last one, or all. O(entries given)."""
+        """Return the entries from `index` on whose payloads reach `bytes_max` with the last one, or all. O(entries given)."""
         found: list[LogEntry] = []
         for position in range(index - self._entries[0].index, len(self._entries)):
             entry = self._entries[position]

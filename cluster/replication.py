@@ -78,7 +78,7 @@ class Replication:
     # ------------------------------------------------------------------ sending
 
     def due_at(self) -> float:
-        """The time at which `send_due` has something to send."""
+        """Return the time at which `send_due` has something to send."""
         return min(self._heartbeat_at, self._commit_told_at)
 
     def send_due(self) -> None:
@@ -123,7 +123,7 @@ class Replication:
                 return
 
     def _encode(self, first: int, now: int) -> tuple[bytes, int]:
-        """The message with the entries from `first` on, as many as fit, and the last index in it."""
+        """Return the message with the entries from `first` on, as many as fit, and the last index in it."""
         raft_log = self._raft_log
         entries = raft_log.entries_from(first, APPEND_BYTES_MAX)
         previous_term = cast(int, raft_log.term_at(first - 1))

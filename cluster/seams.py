@@ -88,8 +88,8 @@ class PeerNode(Node):  # type: ignore[misc]  # PySyncObj has no types
 
 @cache
 def peer_node(node_id: str) -> PeerNode:
-    """The single object of a node. PySyncObj looks nodes up several times per message, and comparing identical objects
-    is fast.
+    """Return the single object of a node. PySyncObj looks nodes up several times per message, and comparing identical
+    objects is fast.
     """
     return PeerNode(node_id)
 
@@ -110,7 +110,7 @@ class CoreHooks(Protocol):
     """The interface that the core needs from its owner."""
 
     def can_campaign(self) -> bool:
-        """Whether this node may become a candidate now."""
+        """Return whether this node may become a candidate now."""
 
     def send(self, peer: str, message: m.AnyMessage) -> bool:
         """Send a message after the state that it reports is durable."""
@@ -122,7 +122,7 @@ class CoreHooks(Protocol):
         """Called when this node was elected; the first entry of its term is in the log."""
 
     def can_apply(self, entry: LogEntry) -> bool:
-        """Whether a committed entry can be applied now. If not, this is called again with the next tick."""
+        """Return whether a committed entry can be applied now. If not, this is called again with the next tick."""
 
     def apply(self, entry: LogEntry) -> None:
         """Apply a committed entry."""

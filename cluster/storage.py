@@ -55,7 +55,7 @@ class Opener:
         self._refill()
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        """A descriptor of `path`.
+        """Return a descriptor of `path`.
 
         Raises:
             OSError: the file cannot be opened. A shortage of descriptors or memory raises it after `OPEN_TRIES`
@@ -171,7 +171,7 @@ class RealDisk:
                 self._sync_directory(each.parent)
 
     def names(self) -> list[str]:
-        """All files, sorted, without leftovers of an interrupted `replace`."""
+        """Return all files, sorted, without leftovers of an interrupted `replace`."""
         return sorted(entry.name for entry in self._directory.iterdir() if entry.is_file() and not entry.name.endswith(".tmp"))
 
     def read(self, name: str) -> bytes:

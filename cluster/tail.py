@@ -42,8 +42,8 @@ class LogTail:
         """Index of the entry at `_offset`."""
 
     def read(self, applied: int) -> list[LogEntry]:
-        """Some of the entries up to `applied`, which the node had applied before the call. The result is empty only if
-        there are none.
+        """Return some of the entries up to `applied`, which the node had applied before the call. The result is empty
+        only if there are none.
 
         Raises:
             MissingEntriesError: the next entry is in no segment.
@@ -82,7 +82,7 @@ class LogTail:
         return True
 
     def _read(self, applied: int) -> list[LogEntry]:
-        """Entries of the open segment, which is closed at its end."""
+        """Return the entries of the open segment, which is closed at its end."""
         entries: list[LogEntry] = []
         offset, position = self._offset, self._position
         while not entries:
@@ -120,5 +120,5 @@ def segment_with(directories: Sequence[Path], index: int) -> Path | None:
 
 
 def first_index(segment: Path) -> int:
-    """The index in a segment's name."""
+    """Return the index in a segment's name."""
     return int(segment.stem.removeprefix("log-"))

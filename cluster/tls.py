@@ -49,7 +49,7 @@ class TlsTransport(asyncio.Transport):
         self._below.abort()
 
     def is_closing(self) -> bool:
-        """Whether the connection is closed or closing."""
+        """Return whether the connection is closed or closing."""
         return self._below.is_closing()
 
     def pause_reading(self) -> None:
@@ -63,7 +63,7 @@ class TlsTransport(asyncio.Transport):
             self._below.resume_reading()
 
     def is_reading(self) -> bool:
-        """Whether reading is not paused."""
+        """Return whether reading is not paused."""
         return self._below.is_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

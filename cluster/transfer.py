@@ -77,7 +77,7 @@ class Senders:
         return True
 
     def _may_offer(self, peer: Progress) -> bool:
-        """Whether the peer needs the newest snapshot and has not just received it."""
+        """Return whether the peer needs the newest snapshot and has not just received it."""
         last = peer.delivered
         if last is None or peer.next_index > last.index:
             return True

@@ -90,7 +90,7 @@ class WireSettings:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """ "host:port" in its parts."""
+    """Return "host:port" in its parts."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -88,7 +88,7 @@ class OrderBook:
         return sides
 
     def levels(self) -> Levels:
-        """Total size by price."""
+        """Return the total size by price."""
         sides: Levels = {side: defaultdict(int) for side in SIDES.values()}
         for side, price, size in self.orders.values():
             sides[side][price] += size
@@ -208,7 +208,9 @@ class BookFollower:
             self.events += 1
 
     def _is_at(self, sequence: int) -> bool:
-        """Whether both books include that event. The channel `level2` has no sequences, but arrives on the same connection."""
+        """Return whether both books include that event. The channel `level2` has no sequences, but arrives on the same
+        connection.
+        """
         rebuilt = self.level3
         return rebuilt is not None and rebuilt.sequence >= sequence and self.level2.levels == rebuilt.levels()
 

@@ -99,7 +99,7 @@ def place_for(directory: Path, make: Callable[[int], object]) -> None:
 
 
 def first_ports(usual_first: bool = False) -> Iterator[int]:
-    """First ports of ranges of `PORTS_APART` ports, in random order, from this process's share of them."""
+    """Yield the first ports of ranges of `PORTS_APART` ports, in random order, from this process's share of them."""
     if usual_first:
         yield USUAL_BASE
     number, count = map(int, os.environ.get(PORT_SHARE, "0/1").split("/"))

@@ -58,7 +58,7 @@ class History:
 
 
 def operations(path: Path) -> Iterator[Operation]:
-    """The operations in a file of a `History`.
+    """Yield the operations in a file of a `History`.
 
     Raises:
         RecordError: a line is not an operation. OSError: the file cannot be read.

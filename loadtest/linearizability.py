@@ -240,12 +240,12 @@ class _Writes:
         self._asked_least = list(accumulate((first for _, first in reversed(asked)), min))[::-1]
 
     def oldest(self, asked: float) -> int:
-        """The least sequence that an operation sent at `asked` comes after or shows: the largest one answered before."""
+        """Return the least sequence that an operation sent at `asked` comes after or shows: the largest one answered before."""
         at = bisect_left(self._answer_times, asked)
         return self._highest_answered[at - 1] if at else 0
 
     def newest(self, answered: float) -> float:
-        """The largest sequence that an answer at `answered` can show: it excludes commands that were sent later."""
+        """Return the largest sequence that an answer at `answered` can show: it excludes commands that were sent later."""
         at = bisect_right(self._asked_times, answered)
         return self._asked_least[at] - 1 if at < len(self._asked_least) else inf
 

@@ -55,26 +55,26 @@ REPORT_S = 0.1
 
 
 def key_path() -> Path:
-    """The operator's key file."""
+    """Return the operator's key file."""
     named = os.environ.get("QUORUMBOOK_ADMIN")
     return Path(named) if named else Path(os.environ.get("QUORUMBOOK_CLUSTER", "exchange")) / "admin.json"
 
 
 def results_path() -> Path | None:
-    """The directory for results."""
+    """Return the directory for results."""
     named = os.environ.get("QUORUMBOOK_RESULTS")
     return Path(named) if named else None
 
 
 def recording_path() -> Path:
-    """The recorded day in the directory QUORUMBOOK_DATA, or else the small recording."""
+    """Return the recorded day in the directory QUORUMBOOK_DATA, or else the small recording."""
     named = os.environ.get("QUORUMBOOK_DATA")
     found = sorted(Path(named).glob("*_ops.csv*")) if named else []
     return found[0] if found else RECORDING
 
 
 def known_urls(directory: Path) -> list[str]:
-    """The nodes' public URLs, if a node's configuration is beside the operator's key."""
+    """Return the nodes' public URLs, if a node's configuration is beside the operator's key."""
     for path in sorted(directory.glob("*/node.toml")):
         return [node["http"] for node in tomllib.loads(path.read_text(encoding="utf-8")).get("nodes", [])]
     return []
@@ -132,7 +132,7 @@ class Generator:
         self.desk = UserDesk(self.cluster, people, SEED, uuid.uuid4().hex[:8], pace, self.ledger, self.samples.append)
 
     def number(self) -> int:
-        """The number of the next user."""
+        """Return the number of the next user."""
         self._numbers += 1
         return self._numbers - 1
 
@@ -173,7 +173,7 @@ class Generator:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process so far."""
+    """Return the CPU seconds of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

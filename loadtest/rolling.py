@@ -126,7 +126,7 @@ def command_of(modules: Path) -> tuple[str, ...]:
 
 
 def prepare_former(directory: Path, former: Path) -> LocalCluster:
-    """A fresh cluster of the released version in `directory`, not started; `former`: where its modules are.
+    """Return a fresh cluster of the released version in `directory`, not started; `former`: where its modules are.
 
     Raises:
         LoadTestError: it cannot be made.
@@ -416,7 +416,7 @@ def _print_progress(number: int, rolls: int, result: Result, began: float) -> No
 
 
 def _rolled(directory: Path, former: Path) -> Result:
-    """One roll, within its time. Its nodes have stopped when this returns or raises.
+    """Return one roll, within its time. Its nodes have stopped when this returns or raises.
 
     Raises:
         LoadTestError, QuorumbookError, OSError: it could not be made.

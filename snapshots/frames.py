@@ -81,7 +81,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[bytes]:
-    """The frames of a complete snapshot, as bytes."""
+    """Yield the frames of a complete snapshot, as bytes."""
     chunks = (RowChunk(name, list(tables[name]), [], []) for name in begin.tables)
     return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, chunks)
 
@@ -92,7 +92,7 @@ def change_frames(
     chunks: Iterable[RowChunk],
     attachments: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> Iterator[bytes]:
-    """The frames of changes, as bytes.
+    """Yield the frames of changes, as bytes.
 
     Args:
         attachments: the function that makes each attachment, by name; called where the frames are iterated.
@@ -129,7 +129,7 @@ def _framed(frame: AnyFrame) -> bytes:
 
 
 def read_frames(stream: BinaryIO) -> Iterator[AnyFrame]:
-    """The frames of a pipe, until the pipe ends, which may be within a frame.
+    """Yield the frames of a pipe, until the pipe ends, which may be within a frame.
 
     Raises:
         msgspec.ValidationError, msgspec.DecodeError: the bytes are not a frame.

@@ -74,7 +74,7 @@ class WriteJob:
         return self._state is not JobState.RUNNING
 
     def poll(self) -> JobState:
-        """The progress of the job. `manifest` is set when DONE, `reason` when FAILED."""
+        """Return the progress of the job. `manifest` is set when DONE, `reason` when FAILED."""
         if self._state is JobState.RUNNING and self._process.poll() is not None:
             self._end()
         return self._state

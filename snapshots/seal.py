@@ -149,8 +149,8 @@ def check_files(directory: Path) -> Seal:
 
 
 def read_attachment(directory: Path, name: str) -> bytes | None:
-    """A file of a snapshot that is not part of its database, compared with the seal; None if there is no file of that
-    name.
+    """Return a file of a snapshot that is not part of its database, compared with the seal; None if there is no file of
+    that name.
 
     Raises:
         SnapshotDamagedError: it is not what was written.

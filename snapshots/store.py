@@ -109,7 +109,7 @@ class SnapshotStore:
         return path
 
     def load(self, manifest: Manifest) -> dict[str, list[Row]]:
-        """All tables of a snapshot, rows sorted by key: what `Engine.restore` takes. O(everything).
+        """Return all tables of a snapshot, rows sorted by key: what `Engine.restore` takes. O(everything).
 
         Files, row counts, hashes and the database's own manifest are checked first or on the way. The files are not
         read once more for their digests if `newest` has just done that, as at a start; the rows' hashes are compared
@@ -128,7 +128,8 @@ class SnapshotStore:
         return tables
 
     def attachment(self, manifest: Manifest, name: str) -> bytes | None:
-        """A file that lies beside the tables, compared with the seal; None where the snapshot has none of that name.
+        """Return a file that lies beside the tables, compared with the seal; None where the snapshot has none of that
+        name.
 
         Raises:
             SnapshotDamagedError: it is not what was written.

@@ -174,8 +174,8 @@ class Sink:
         return self._seal.manifest
 
     def attachment(self, name: str) -> bytes | None:
-        """A file beside the tables of the verified snapshot, None where it has none of that name. May run in the thread
-        of `verify`.
+        """Return a file beside the tables of the verified snapshot, None where it has none of that name. May run in the
+        thread of `verify`.
 
         Raises:
             SnapshotRefusedError: it cannot be read.

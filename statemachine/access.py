@@ -125,42 +125,42 @@ _KEY = _SENDER + "key/"
 
 
 def sender_of_user(user_id: str) -> str:
-    """The account of the operator's commands that a user sends."""
+    """Return the account of the operator's commands that a user sends."""
     return _SENDER + user_id
 
 
 def sender_of_key(key_id: str) -> str:
-    """The account of the operator's commands that a key without a user sends."""
+    """Return the account of the operator's commands that a key without a user sends."""
     return _KEY + key_id
 
 
 def is_sender(account_id: str) -> bool:
-    """Whether an account of a command names a sender of the operator's commands. No account of a trader has a slash."""
+    """Return whether an account of a command names a sender of the operator's commands. No account of a trader has a slash."""
     return account_id.startswith(_SENDER)
 
 
 def user_of(sender: str) -> str:
-    """The user who sent a command, "" if no user did."""
+    """Return the user who sent a command, "" if no user did."""
     return sender[len(_SENDER) :] if is_sender(sender) and not sender.startswith(_KEY) else ""
 
 
 def key_of(sender: str) -> str:
-    """The key without a user that sent a command, "" if somebody else sent it."""
+    """Return the key without a user that sent a command, "" if somebody else sent it."""
     return sender[len(_KEY) :] if sender.startswith(_KEY) else ""
 
 
 def sent_by(sender: str, commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-    """The commands, where those of the operator say who sends them."""
+    """Return the commands, where those of the operator say who sends them."""
     return [msgspec.structs.replace(each, account_id=sender) if each.account_id == OPERATOR else each for each in commands]
 
 
 def needed(state: State, command: Command) -> Need:
-    """What a command of the operator needs."""
+    """Return what a command of the operator needs."""
     return PERMISSIONS.get(type(command), Permission.MARKET), *_scope_of(state, command)
 
 
 def _scope_of(state: State, command: Command) -> tuple[Scope, str]:
-    """The scope of a command of the operator. A product that does not exist yet concerns the venue."""
+    """Return the scope of a command of the operator. A product that does not exist yet concerns the venue."""
     match command:
         case SetSwitches() | PutRiskLimits():
             return command.scope, command.name
@@ -176,7 +176,7 @@ def _scope_of(state: State, command: Command) -> tuple[Scope, str]:
 
 
 def _is_of_account(state: State, command: PutApiKey) -> bool:
-    """Whether a key is a plain key of an account, and replaces no other kind of key."""
+    """Return whether a key is a plain key of an account, and replaces no other kind of key."""
     before = state.api_keys.get(command.key_id)
     if command.owner_id == OPERATOR or command.user_id or command.permissions & ~OF_ACCOUNT:
         return False
@@ -184,7 +184,7 @@ def _is_of_account(state: State, command: PutApiKey) -> bool:
 
 
 def rejects(state: State, sender: str, need: Need) -> Reject | None:
-    """The reject of a sender who lacks the permission, or None."""
+    """Return the reject of a sender who lacks the permission, or None."""
     permission, scope, name = need
     held = held_by(state, sender, scope, name)
     if held & permission:
@@ -194,7 +194,7 @@ def rejects(state: State, sender: str, need: Need) -> Reject | None:
 
 
 def described(scope: Scope, name: str) -> str:
-    """A scope in words."""
+    """Return a scope in words."""
     return f"the {scope.name.lower()} {name}" if name else "the venue"
 
 
@@ -203,7 +203,7 @@ def _described(sender: str) -> str:
 
 
 def held_by(state: State, sender: str, scope: Scope, name: str) -> int:
-    """The permissions of a sender for a scope."""
+    """Return the permissions of a sender for a scope."""
     if sender == OPERATOR:
         return sum(Permission)
     if sender.startswith(_KEY):
@@ -215,7 +215,7 @@ def held_by(state: State, sender: str, scope: Scope, name: str) -> int:
 
 
 def widened(permissions: int) -> int:
-    """The permissions of a key, those that ADMIN stands for included."""
+    """Return the permissions of a key, those that ADMIN stands for included."""
     return permissions | OF_OPERATOR if permissions & _ADMIN else permissions
 
 
@@ -228,17 +228,17 @@ def _held(state: State, user: UserRow, scope: Scope, name: str) -> int:
 
 
 def _covers(state: State, grant: Grant, scope: Scope, name: str) -> bool:
-    """Whether the scope of a grant includes another one."""
+    """Return whether the scope of a grant includes another one."""
     if grant.scope == Scope.VENUE or (grant.scope, grant.name) == (scope, name):
         return True
     return grant.scope == Scope.FIRM and scope == Scope.ACCOUNT and firm_of(state, name) == grant.name
 
 
 def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
-    """A key with the permissions that it has now. For a key of a user these are those that both the key and the user's
-    roles allow: for the account that it acts for, and the operator's permissions for any scope; without an account all
-    permissions for any scope. The scope is checked when the key uses them. The cluster has no parts, and no command in
-    the log needs CLUSTER, so only a role for the venue gives it.
+    """Return a key with the permissions that it has now. For a key of a user these are those that both the key and the
+    user's roles allow: for the account that it acts for, and the operator's permissions for any scope; without an
+    account all permissions for any scope. The scope is checked when the key uses them. The cluster has no parts, and no
+    command in the log needs CLUSTER, so only a role for the venue gives it.
     """
     if not key.user_id:
         return key
@@ -255,7 +255,9 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
 
 
 def sees(state: State, sender: str, table: str, row: Any) -> bool:
-    """Whether a sender of the operator's commands may read a row of the controls, of the API keys or of the proposals."""
+    """Return whether a sender of the operator's commands may read a row of the controls, of the API keys or of the
+    proposals.
+    """
     if held_by(state, sender, Scope.VENUE, "") & SEES_ALL:
         return True
     if table in OF_ALL_ACCOUNTS:
@@ -311,7 +313,7 @@ def _check_user(state: State, command: PutUser) -> Reject | None:
 
 
 def _check_grant(state: State, grant: Grant) -> str:
-    """The error in a grant, or "" if there is none."""
+    """Return the error in a grant, or "" if there is none."""
     if grant.scope not in ROLE_SCOPES[grant.role]:
         scopes = ", ".join(scope.name.lower() for scope in ROLE_SCOPES[grant.role])
         return f"the role {grant.role.name.lower()} has one of the scopes {scopes}"
@@ -350,7 +352,7 @@ def index_key(state: State, before: ApiKeyRow | None, row: ApiKeyRow) -> None:
 
 
 def keys_of_firms(state: State, firms: Sequence[str]) -> list[str]:
-    """The keys of users who have a role in one of these firms."""
+    """Return the keys of users who have a role in one of these firms."""
     found: list[str] = []
     for user_id, keys in sorted(state.user_keys.items()):
         user: UserRow | None = state.records["user"].get(user_id)
@@ -360,7 +362,7 @@ def keys_of_firms(state: State, firms: Sequence[str]) -> list[str]:
 
 
 def settings(state: State) -> AccessRow:
-    """The settings of access."""
+    """Return the settings of access."""
     row: AccessRow | None = state.records["access"].get(Scope.VENUE, "")
     return row if row is not None else AccessRow(Scope.VENUE, "")
 
@@ -391,8 +393,9 @@ def set_access(state: State, command: SetAccess) -> Reject | None:
 
 
 def _locked_out(state: State, wanted: AccessRow, *, user: UserRow | None = None, key: ApiKeyRow | None = None) -> Reject | None:
-    """The reject if too few users would be left under these settings, or None. The given user and key replace the
-    stored ones with the same ids."""
+    """Return the reject if too few users would be left under these settings, or None. The given user and key replace
+    the stored ones with the same ids.
+    """
     least = {permission: 2 for permission in Permission if wanted.consent & permission}
     if wanted.bootstrap_off:
         least.setdefault(Permission.ACCESS, 1)
@@ -412,7 +415,7 @@ def _locked_out(state: State, wanted: AccessRow, *, user: UserRow | None = None,
 
 
 def _usable(state: State, user: UserRow, key: ApiKeyRow | None) -> int:
-    """The permissions of a user for the venue for which the user has a key."""
+    """Return the permissions of a user for the venue for which the user has a key."""
     own = [state.api_keys.get(key_id) for key_id in state.user_keys.get(user.user_id, ())]
     through = 0
     for row in own:

@@ -50,7 +50,7 @@ _CANCELLED: int = DoneReason.CANCELLED
 
 
 def find(state: State, account: Account, command: AmendOrder | ReplaceOrder) -> Reject | Order:
-    """The order that a command names, or the reject if it can be neither cancelled nor amended."""
+    """Return the order that a command names, or the reject if it can be neither cancelled nor amended."""
     naming = Cancelling()
     naming.take(command)
     return cancel_order(state, account, naming)
@@ -152,7 +152,7 @@ def _rename(account: Account, order: Order, name: str) -> None:
 
 
 def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
-    """The fields of a command that would place the order with its new price, sizes and stop price."""
+    """Return the fields of a command that would place the order with its new price, sizes and stop price."""
     changed = Placing()
     changed.product_id = order.product.product_id
     changed.side = order.side
@@ -193,8 +193,8 @@ def _entering(state: State, account: Account, product: Product, changed: Placing
 
 
 def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
-    """The amount that the order would hold with these numbers. The order does not change: a snapshot may be reading it in
-    another thread.
+    """Return the amount that the order would hold with these numbers. The order does not change: a snapshot may be
+    reading it in another thread.
     """
     if order.order_type == _LIMIT:
         return product.hold_at(order, price, remaining)

@@ -88,7 +88,7 @@ class _Sums:
             self.levels += len(levels)
 
     def at(self, price: int) -> int:
-        """The size that accepts a price. O(log levels)."""
+        """Return the size that accepts a price. O(log levels)."""
         key = price * self._direction
         return sum(sums[bisect_right(keys, key)] for keys, sums in self._parts)
 
@@ -109,8 +109,8 @@ def add(state: State, product: Product, order: Order) -> None:
 
 
 def crosses_own(state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None) -> bool:
-    """Whether an order would trade with one of its own account, on the auction book or the order book. O(log n); if it
-    would trade with the order book, O(the account's open orders).
+    """Return whether an order would trade with one of its own account, on the auction book or the order book. O(log n);
+    if it would trade with the order book, O(the account's open orders).
 
     Args:
         leaving: an order of the auction book that does not count.
@@ -134,7 +134,7 @@ def crosses_own(state: State, account: Account, product: Product, side: int, pri
 def check_own(
     state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None
 ) -> Reject | None:
-    """The reject of an order that an auction could trade with one of its own account (`crosses_own`).
+    """Return the reject of an order that an auction could trade with one of its own account (`crosses_own`).
 
     None if the entry has no units of work left: then the order waits, and is checked at its turn.
     """
@@ -144,7 +144,7 @@ def check_own(
 
 
 def indicate(product: Product) -> Indication:
-    """The result of an auction if it opened now. O(levels that cross)."""
+    """Return the result of an auction if it opened now. O(levels that cross)."""
     return _indicate(product)[0]
 
 
@@ -156,7 +156,7 @@ def look(state: State, product: Product) -> Indication:
 
 
 def _indicate(product: Product) -> tuple[Indication, int]:
-    """The indication, and the number of price levels that were visited for it."""
+    """Return the indication, and the number of price levels that were visited for it."""
     best_bid, bid_size = _best(product, Side.BUY)
     best_ask, ask_size = _best(product, Side.SELL)
     best = (best_bid, min(bid_size, AMOUNT_MAX), best_ask, min(ask_size, AMOUNT_MAX))
@@ -170,7 +170,7 @@ def _indicate(product: Product) -> tuple[Indication, int]:
 
 
 def _best(product: Product, side: Side) -> tuple[int, int]:
-    """The best price of a side, and the size there."""
+    """Return the best price of a side, and the size there."""
     levels = [place.best for place in (product.side(side), product.collected(side)) if place.best is not None]
     if not levels:
         return 0, 0
@@ -179,8 +179,8 @@ def _best(product: Product, side: Side) -> tuple[int, int]:
 
 
 def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
-    """The uncross price by the module's rules, among all prices that some buy and some sell accept. O(log prices * log
-    levels).
+    """Return the uncross price by the module's rules, among all prices that some buy and some sell accept. O(log prices
+    * log levels).
 
     The higher the price, the less would buy and the more would sell. So most trades at the last price at which at least
     as much would buy as sell, or at the first at which less would; and at the prices beside these at which the same
@@ -188,12 +188,13 @@ def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
     """
 
     def orders(price: int) -> tuple[int, int]:
-        """The sizes at a price: minus the size that would buy, and the size that would sell. Both rise with the
-        price."""
+        """Return the sizes at a price: minus the size that would buy, and the size that would sell. Both rise with the
+        price.
+        """
         return -buys.at(price), sells.at(price)
 
     def judged(place: int) -> tuple[int, int]:
-        """The sort key of a price: minus the size that trades, and the surplus. The best price has the smallest key."""
+        """Return the sort key of a price: minus the size that trades, and the surplus. The best price has the smallest key."""
         bought, sold = orders(prices[place])
         return -min(-bought, sold), abs(bought + sold)
 
@@ -285,7 +286,7 @@ def emit_status(state: State, product: Product) -> None:
 
 
 def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | None:
-    """The order of a side that trades next at the auction's price, and the book side that contains it."""
+    """Return the order of a side that trades next at the auction's price, and the book side that contains it."""
     place, collected = product.side(side), product.collected(side)
     if collected.best is not None and (place.best is None or collected.best.key < place.best.key):
         place = collected
@@ -325,8 +326,8 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
 
 
 def _came(order: Order) -> tuple[bool, int, int]:
-    """The place in time of an order in an opening. Versions before 0.3.0 stored no place for the orders of an auction
-    book but their ids.
+    """Return the place in time of an order in an opening. Versions before 0.3.0 stored no place for the orders of an
+    auction book but their ids.
     """
     return order.status != _OPEN, order.opened_sequence, order.order_id
 

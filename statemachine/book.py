@@ -36,15 +36,15 @@ _LOSS: int = StopType.LOSS
 
 
 def _place(order: Order) -> tuple[int, int]:
-    """The sort key of an order among those of its price. Orders that version 0.1.0 opened have no sequence; the order
-    of their ids is their time order.
+    """Return the sort key of an order among those of its price. Orders that version 0.1.0 opened have no sequence; the
+    order of their ids is their time order.
     """
     return order.opened_sequence, order.order_id
 
 
 def _follows(order: Order) -> tuple[int, int]:
-    """The sort key of a trailing stop order among those of its kind: the best price traded since it was accepted, once
-    it follows one.
+    """Return the sort key of a trailing stop order among those of its kind: the best price traded since it was
+    accepted, once it follows one.
     """
     assert order.terms is not None, "a trailing stop order has options"
     trail: int = order.terms.trail
@@ -52,7 +52,7 @@ def _follows(order: Order) -> tuple[int, int]:
 
 
 def _waiting(order: Order) -> tuple[int, int]:
-    """The sort key of a stop order among those of its kind."""
+    """Return the sort key of a stop order among those of its kind."""
     return (-order.stop_price if order.stop == _LOSS else order.stop_price), order.order_id
 
 
@@ -83,7 +83,7 @@ class BookSide:
         level.append(order)
 
     def _level(self, price: int, key: int) -> PriceLevel:
-        """The level with a key; it is created if there is none."""
+        """Return the level with a key; it is created if there is none."""
         if not self.chunks:
             self.chunks.append([])
         number = self._chunk_of(key)
@@ -105,8 +105,8 @@ class BookSide:
         return level
 
     def _chunk_of(self, key: int) -> int:
-        """The index of the list that holds, or would hold, a level with this key: the last list that begins with a key
-        as large or larger.
+        """Return the index of the list that holds, or would hold, a level with this key: the last list that begins with
+        a key as large or larger.
         """
         low, high = 0, len(self.chunks) - 1
         while low < high:
@@ -120,8 +120,8 @@ class BookSide:
         return low
 
     def _place_in(self, chunk: list[PriceLevel], key: int) -> int:
-        """The index in a list of the first level whose key is as small or smaller. Most prices are near the best, so the
-        search begins there, with steps that double.
+        """Return the index in a list of the first level whose key is as small or smaller. Most prices are near the
+        best, so the search begins there, with steps that double.
         """
         low, high, step = 0, len(chunk), 1
         while step <= high:
@@ -189,16 +189,16 @@ class BookSide:
         level.total -= by
 
     def limit_key(self, order: Order) -> int:
-        """The largest key of this side that a taker may trade with."""
+        """Return the largest key of this side that a taker may trade with."""
         return _NO_LIMIT if order.order_type == _MARKET else order.price * self.direction
 
     def crosses(self, price: int) -> bool:
-        """Whether a limit order of the other side at `price` would trade at once."""
+        """Return whether a limit order of the other side at `price` would trade at once."""
         best = self.best
         return best is not None and best.key <= price * self.direction
 
     def in_order(self) -> Iterator[PriceLevel]:
-        """The levels, best first."""
+        """Yield the levels, best first."""
         return (level for chunk in reversed(self.chunks) for level in reversed(chunk))
 
     def clear(self) -> None:
@@ -213,8 +213,8 @@ class BookSide:
                     level.unlink(level.first)
 
     def page(self, price: int, opened_sequence: int, order_id: int, limit: int, last: Order | None = None) -> list[Order]:
-        """Up to `limit` orders, in the order in which they trade, after the place that an order at `price` with these
-        numbers has or had. With `price` 0 they begin with the best.
+        """Return up to `limit` orders, in the order in which they trade, after the place that an order at `price` with
+        these numbers has or had. With `price` 0 they begin with the best.
 
         O(limit + log L), and O(orders of the level) if that order is done.
 
@@ -238,7 +238,7 @@ class BookSide:
         return found
 
     def count_at(self, price: int) -> int:
-        """How many orders rest at a price. O(log L)."""
+        """Return how many orders rest at a price. O(log L)."""
         if not self.chunks:
             return 0
         key = price * self.direction
@@ -247,7 +247,7 @@ class BookSide:
         return chunk[place].count if place < len(chunk) and chunk[place].key == key else 0
 
     def _from(self, key: int) -> Iterator[PriceLevel]:
-        """The levels with this key or a larger one, best first."""
+        """Yield the levels with this key or a larger one, best first."""
         if self.chunks:
             number = self._chunk_of(key)
             chunk = self.chunks[number]
@@ -258,7 +258,7 @@ class BookSide:
                 yield from reversed(before)
 
     def resting(self) -> Iterator[Order]:
-        """The orders, in the order in which they trade."""
+        """Yield the orders, in the order in which they trade."""
         for level in self.in_order():
             yield from level.orders()
 
@@ -293,8 +293,8 @@ class Collection:
             del self.own[order.account_id]
 
     def crosses_own(self, account_id: str, side: int, price: int, leaving: Order | None = None) -> bool:
-        """Whether an order of this account would trade with one of its own here. `leaving` is an order of the other
-        side that does not count.
+        """Return whether an order of this account would trade with one of its own here. `leaving` is an order of the
+        other side that does not count.
         """
         prices = self.own.get(account_id)
         if prices is None:
@@ -407,19 +407,21 @@ class StopBook:
         self._update()
 
     def concerns(self, lowest: int, highest: int) -> bool:
-        """Whether trades between these two prices trigger or move any stop order. O(1)."""
+        """Return whether trades between these two prices trigger or move any stop order. O(1)."""
         return self.count != 0 and (
             self.triggers(lowest, highest) or (self.trailing != 0 and (highest > self.moves_above or lowest < self.moves_below))
         )
 
     def behind(self, lowest: int, highest: int) -> list[int]:
-        """The order ids, ascending, of the trailing orders that trades between these two prices move. O(log n + found)."""
+        """Return the order ids, ascending, of the trailing orders that trades between these two prices move. O(log n +
+        found).
+        """
         found = self.rising[: self.rising.bisect_left((highest, 0))]
         found += self.falling[: self.falling.bisect_left((-lowest, 0))]
         return sorted([order_id for _, order_id in found])
 
     def triggers(self, lowest: int, highest: int) -> bool:
-        """Whether trades between these two prices trigger any stop order. O(1)."""
+        """Return whether trades between these two prices trigger any stop order. O(1)."""
         return self.count != 0 and (lowest <= self.highest_loss or (highest >= self.lowest_entry and len(self.entries) > 0))
 
     def take(self, lowest: int, highest: int, most: int) -> list[int]:
@@ -443,7 +445,7 @@ class StopBook:
         self._update()
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
-        """All waiting stop orders: kind, stop price, order id."""
+        """Yield all waiting stop orders: kind, stop price, order id."""
         for stop, side in ((StopType.LOSS, self.losses), (StopType.ENTRY, self.entries)):
             for key, order_id in side:
                 yield stop, abs(key), order_id

@@ -51,20 +51,20 @@ class Now(NamedTuple):
 
 
 def offset_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
-    """Seconds by which the local clock is ahead of UTC. Before the table begins its first offset holds, after its end
-    its last.
+    """Return the seconds by which the local clock is ahead of UTC. Before the table begins its first offset holds, after
+    its end its last.
     """
     place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
     return calendar.offsets[max(place - 1, 0)][1]
 
 
 def day_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
-    """The local date, in days since the epoch."""
+    """Return the local date, in days since the epoch."""
     return (second + offset_at(calendar, second)) // DAY_S
 
 
 def moment_of(calendar: CalendarRow | PutCalendar, day: int, second_of_day: int) -> int:
-    """The first second since the epoch at which the local clock shows this time of this date, or a later one.
+    """Return the first second since the epoch at which the local clock shows this time of this date, or a later one.
     O(offsets).
     """
     local = day * DAY_S + second_of_day
@@ -79,7 +79,7 @@ def moment_of(calendar: CalendarRow | PutCalendar, day: int, second_of_day: int)
 
 
 def phases_of(calendar: CalendarRow | PutCalendar, day: int) -> list[tuple[int, Phase]]:
-    """The phases of a date: second of the local day, phase."""
+    """Return the phases of a date: second of the local day, phase."""
     place = bisect_right(calendar.days, day, key=lambda entry: entry[0]) - 1
     if place >= 0 and calendar.days[place][0] == day:
         phases = calendar.days[place][1]
@@ -93,7 +93,7 @@ def _moments(calendar: CalendarRow | PutCalendar, day: int) -> Moments:
 
 
 def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
-    """The phase at a time in nanoseconds since the epoch. O(days searched * phases)."""
+    """Return the phase at a time in nanoseconds since the epoch. O(days searched * phases)."""
     second = time // SECOND_NS
     today = day_at(calendar, second)
     near: Moments = []
@@ -123,8 +123,8 @@ class SessionEnd(NamedTuple):
 
 
 def session_end(calendar: CalendarRow | PutCalendar, second: int) -> SessionEnd:
-    """The first moment after `second` at which the calendar closes, or the next local midnight if it does not close
-    within a day. O(phases of four days).
+    """Return the first moment after `second` at which the calendar closes, or the next local midnight if it does not
+    close within a day. O(phases of four days).
     """
     today = day_at(calendar, second)
     moments = [moment for day in range(today - 1, today + 3) for moment in _moments(calendar, day)]

@@ -10,8 +10,8 @@ from statemachine.state import State
 
 
 def draw(state: State, what: str, most: int) -> int:
-    """A number from 0 to `most`, drawn from the running hash after the last log entry. `what` distinguishes the draws
-    of one entry.
+    """Return a number from 0 to `most`, drawn from the running hash after the last log entry. `what` distinguishes the
+    draws of one entry.
     """
     if most <= 0:
         return 0

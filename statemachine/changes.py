@@ -137,7 +137,7 @@ class Changes:
             clear(changes.came, changes.left)
 
     def accounts(self) -> dict[str, AccountChanges]:
-        """The accounts that changed since the last freeze. After `start_over` the list belongs to the caller."""
+        """Return the accounts that changed since the last freeze. After `start_over` the list belongs to the caller."""
         return self._accounts
 
     def start_over(self, frozen: FrozenView, last_order_id: int) -> None:

@@ -111,8 +111,8 @@ def note_auction(state: State, product: Product, price: int) -> None:
 
 
 def bounds(product: Product, times: int = 1) -> tuple[int, int]:
-    """The lowest and the highest price at which the product may trade, with a collar `times` as wide. In a limit state
-    they are the bounds from before it.
+    """Return the lowest and the highest price at which the product may trade, with a collar `times` as wide. In a limit
+    state they are the bounds from before it.
     """
     if product.band is not None:
         return product.band
@@ -132,7 +132,7 @@ def begin(product: Product) -> None:
 
 
 def limit_key(product: Product, makers: BookSide, limit: int) -> int:
-    """The largest key of the other side at which an order may trade: `limit`, the key of its own price, or the
+    """Return the largest key of the other side at which an order may trade: `limit`, the key of its own price, or the
     collar's. The product has limits.
     """
     if product.collar is None or makers.best is None:

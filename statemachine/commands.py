@@ -578,12 +578,12 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """The log entry of `batch`: msgpack, with the same bytes for the same batch."""
+    """Return the log entry of `batch`: msgpack, with the same bytes for the same batch."""
     return _encoder.encode(batch)
 
 
 def decode_batch(payload: bytes) -> Batch:
-    """The batch in a log entry.
+    """Return the batch in a log entry.
 
     Raises:
         msgspec.DecodeError: the bytes are not a batch of this schema, or a text in it is not UTF-8. Check before you

@@ -51,7 +51,7 @@ def carry_out(state: State, command: Command) -> Reject | None:
 
 
 def _is_of_venue(state: State, sender: str, need: access.Need) -> bool:
-    """Whether the sender has the permission for the whole venue."""
+    """Return whether the sender has the permission for the whole venue."""
     return bool(access.held_by(state, sender, Scope.VENUE, "") & need[0])
 
 

@@ -39,7 +39,7 @@ class CoreError(ImportError):
 
 
 def source_digest(root: Path = _HERE, modules: Sequence[str] = MODULES) -> str:
-    """The digest of the sources of the compiled modules. `root` is the directory of their package."""
+    """Return the digest of the sources of the compiled modules. `root` is the directory of their package."""
     digest = sha256()
     for name in modules:
         for suffix in (".py", ".pyx", ".pxd"):
@@ -51,7 +51,7 @@ def source_digest(root: Path = _HERE, modules: Sequence[str] = MODULES) -> str:
 
 
 def compiled_directory(root: Path = _HERE, modules: Sequence[str] = MODULES) -> Path:
-    """The directory of the compiled modules of these sources."""
+    """Return the directory of the compiled modules of these sources."""
     return root.joinpath("_compiled", source_digest(root, modules))
 
 

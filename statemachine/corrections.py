@@ -115,8 +115,8 @@ def _admit(state: State, product: Product, command: CorrectTrade) -> Reject | No
 
 
 def _moves(product: Product, command: CorrectTrade) -> tuple[int, int, int, int, int]:
-    """The changes of the buyer's base and quote, the seller's base and quote, and the currency's fees. Each currency's
-    sum is 0.
+    """Return the changes of the buyer's base and quote, the seller's base and quote, and the currency's fees. Each
+    currency's sum is 0.
     """
     paid = product.notional(command.price, command.size)
     if command.new_price:

@@ -51,7 +51,7 @@ def _shown(text: str) -> str:
 
 
 def to_units(text: str, scale: int, field: str, largest: int = AMOUNT_MAX) -> int:
-    """The number of smallest units, 10**-`scale` each, that plain decimal `text` stands for.
+    """Return the number of smallest units, 10**-`scale` each, that plain decimal `text` stands for.
 
     Zeros at the end of the fraction do not count as digits: "1.500" has one.
 

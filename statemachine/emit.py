@@ -51,7 +51,7 @@ def _begin(state: State, product: Product, tag: int, fields: int) -> None:
 
 
 def _shown(order: Order, size: int) -> int:
-    """The public part of a size: for an iceberg, one slice."""
+    """Return the public part of a size: for an iceberg, one slice."""
     if order.terms is None or not order.terms.display_size:
         return size
     display: int = order.terms.display_size
@@ -323,7 +323,7 @@ def _report(
 
 
 def _named(state: State, order: Order, kind: int) -> tuple[str, str]:
-    """The command id of the request that cancelled or amended the order, and the order's `client_oid` before it."""
+    """Return the command id of the request that cancelled or amended the order, and the order's `client_oid` before it."""
     requested = state.requested
     if requested is None or requested.order is not order or kind not in (_DONE, _REPORT_AMENDED):
         return _UNNAMED

@@ -129,13 +129,13 @@ class Engine:
         invariants.check(self._state)
 
     def tables(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-        """Every table of `tables.SCHEMA`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's
-        bytes.
+        """Yield every table of `tables.SCHEMA`, in that order: its name, and (msgpack key, msgpack row) sorted by the
+        key's bytes.
         """
         return persistence.dump(self._state)
 
     def freeze(self, *, whole: bool = False) -> Frozen:
-        """A frozen view of what changed since the last freeze, since `restore`, or since the engine was created.
+        """Return a frozen view of what changed since the last freeze, since `restore`, or since the engine was created.
         Batches that are applied later do not change the view.
 
         Snapshots use it. The rows are encoded when they are iterated, and another thread may iterate them. The time for
@@ -147,14 +147,15 @@ class Engine:
         return freeze(self._state, whole=whole)
 
     def changes_since_freeze(self) -> Frozen:
-        """What `freeze` would return now. Nothing is frozen: the state may not change before the result is iterated, and
-        the next freeze returns the same changes too. O(accounts that changed).
+        """Return what `freeze` would return now. Nothing is frozen: the state may not change before the result is
+        iterated, and the next freeze returns the same changes too. O(accounts that changed).
         """
         return changes_since_freeze(self._state)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
-        """An engine with the state that `tables()` gave. The rows may come in any order. All of them are checked.
+        """Return an engine with the state that `tables()` gave. The rows may come in any order. All of them are
+        checked.
 
         Args:
             verified: the caller has compared hashes, so the rows are byte for byte those that `tables()` or `freeze()`
@@ -168,7 +169,7 @@ class Engine:
         return engine
 
     def patch(self) -> Patch:
-        """The object that puts single rows into this state, so that a copy can follow another engine (`patching`)."""
+        """Return the object that puts single rows into this state, so that a copy can follow another engine (`patching`)."""
         return Patch(self._state)
 
     def release(self) -> None:
@@ -181,7 +182,7 @@ class Engine:
         state.clear()
 
     def full_hash(self) -> bytes:
-        """A hash of all tables, 32 bytes. It is equal for equal states, whichever batches led to them. O(everything)."""
+        """Return a hash of all tables, 32 bytes. It is equal for equal states, whichever batches led to them. O(everything)."""
         return persistence.full_hash(self._state)
 
     @property
@@ -205,18 +206,18 @@ class Engine:
         return bool(state.busy or state.mass_cancels.rows or state.killing or 0 < timers.next_due(state) <= state.time)
 
     def has_outcome(self, account_id: str, command_id: str) -> bool:
-        """Whether a reply cache has the outcome of this command."""
+        """Return whether a reply cache has the outcome of this command."""
         account = self._state.accounts.get(account_id)
         if account is None:
             return _is_operator(account_id) and self._state.operator_replies.find(command_id) is not None
         return any(replies.find(command_id) is not None for replies in (account.replies, *account.other_replies.values()))
 
     def currencies(self) -> list[CurrencyRow]:
-        """All currencies, by name."""
+        """Return all currencies, by name."""
         return [currency.row() for _, currency in sorted(self._state.currencies.items())]
 
     def currency(self, name: str) -> CurrencyRow | None:
-        """One currency.
+        """Return one currency.
 
         >>> engine.currency("USD").scale
         4
@@ -225,16 +226,16 @@ class Engine:
         return currency.row() if currency is not None else None
 
     def products(self) -> list[ProductRow]:
-        """All products, by id."""
+        """Return all products, by id."""
         return [product.row() for _, product in sorted(self._state.products.items())]
 
     def product(self, product_id: str) -> ProductRow | None:
-        """One product."""
+        """Return one product."""
         product = self._state.products.get(product_id)
         return product.row() if product is not None else None
 
     def product_sequence(self, product_id: str) -> int:
-        """The number of the product's latest event; 0 before the first and for an unknown product.
+        """Return the number of the product's latest event; 0 before the first and for an unknown product.
 
         >>> engine.product_sequence("BTC-USD"), engine.product_sequence("ETH-USD")
         (7, 0)
@@ -243,22 +244,22 @@ class Engine:
         return product.sequence if product is not None else 0
 
     def stream(self, stream_id: str) -> StreamRow | None:
-        """One report stream."""
+        """Return one report stream."""
         stream = self._state.streams.get(stream_id)
         return stream.row() if stream is not None else None
 
     def sequences(self) -> dict[str, int]:
-        """The number of the latest event of each product and report stream."""
+        """Return the number of the latest event of each product and report stream."""
         state = self._state
         found = {name: product.sequence for name, product in state.products.items()}
         return found | {name: stream.sequence for name, stream in state.streams.items()}
 
     def account_exists(self, account_id: str) -> bool:
-        """Whether this account exists. The operator is not an account."""
+        """Return whether this account exists. The operator is not an account."""
         return account_id in self._state.accounts
 
     def balances(self, account_id: str) -> list[BalanceRow]:
-        """The balances of an account, by currency; empty for an unknown account.
+        """Return the balances of an account, by currency; empty for an unknown account.
 
         >>> [(row.currency, row.available, row.hold) for row in engine.balances("alice")]
         [('BTC', 0, 0), ('USD', 9500000, 500000)]
@@ -267,28 +268,28 @@ class Engine:
         return account.balance_rows() if account is not None else []
 
     def api_key(self, key_id: str) -> ApiKeyRow | None:
-        """One API key."""
+        """Return one API key."""
         return self._state.api_keys.get(key_id)
 
     def api_keys(self) -> list[ApiKeyRow]:
-        """All API keys, by id."""
+        """Return all API keys, by id."""
         return self._state.api_keys.in_order()
 
     def usable_key(self, key_id: str) -> ApiKeyRow | None:
-        """One API key, with the permissions that it has by its user's roles (`access.effective`)."""
+        """Return one API key, with the permissions that it has by its user's roles (`access.effective`)."""
         key = self._state.api_keys.get(key_id)
         return access.effective(self._state, key) if key is not None else None
 
     def held_by(self, sender: str, scope: Scope, name: str) -> int:
-        """The permissions of a sender of the operator's commands for a scope (`access`)."""
+        """Return the permissions of a sender of the operator's commands for a scope (`access`)."""
         return access.held_by(self._state, sender, scope, name)
 
     def sees(self, sender: str, table: str, row: Any) -> bool:
-        """Whether a sender of the operator's commands may read a row (`access.sees`)."""
+        """Return whether a sender of the operator's commands may read a row (`access.sees`)."""
         return access.sees(self._state, sender, table, row)
 
     def proposed_permission(self, proposal_id: int) -> Permission | None:
-        """The permission that a decision about a proposal needs, None if there is no such proposal."""
+        """Return the permission that a decision about a proposal needs, None if there is no such proposal."""
         row: ProposalRow | None = self._state.records["proposal"].get(proposal_id)
         return row.permission if row is not None else None
 
@@ -298,7 +299,7 @@ class Engine:
         return access.settings(self._state)
 
     def order(self, order_id: int) -> OrderState | None:
-        """An order that is open or recently done.
+        """Return an order that is open or recently done.
 
         >>> order = engine.order(1)
         >>> order.account_id, order.price, order.remaining, order.hold
@@ -308,7 +309,7 @@ class Engine:
         return order.row() if order is not None else None
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
-        """The account's latest order under a `client_oid`, open or recently done.
+        """Return the account's latest order under a `client_oid`, open or recently done.
 
         >>> engine.order_by_client_oid("bob", "offer-2").order_id
         3
@@ -326,7 +327,8 @@ class Engine:
         limit: int = 100,
         before_id: int = 0,
     ) -> list[OrderState]:
-        """An account's open and recently done orders, newest first. `before_id` pages: only ids below it (0: all).
+        """Return an account's open and recently done orders, newest first. `before_id` pages: only ids below it (0:
+        all).
 
         >>> [order.order_id for order in engine.orders("bob")]
         [3, 2]
@@ -336,7 +338,7 @@ class Engine:
         return self.order_list(account_id, Wanted(product_id, open, done, before_id), limit)
 
     def order_list(self, account_id: str, wanted: Wanted, limit: int) -> list[OrderState]:
-        """An account's orders of the wanted kind, newest first. O(orders of the account), a millisecond at most."""
+        """Return an account's orders of the wanted kind, newest first. O(orders of the account), a millisecond at most."""
         account = self._state.accounts.get(account_id)
         if account is None:
             return []
@@ -352,18 +354,18 @@ class Engine:
         return writer.since(0)
 
     def records(self, table: str) -> list[Any]:
-        """The rows of a table that is kept as it is, by key (`tables.KEPT`): firms, switches, limits, calendars,
+        """Return the rows of a table that is kept as it is, by key (`tables.KEPT`): firms, switches, limits, calendars,
         phases, corrections. O(n log n).
         """
         return self._state.records[table].in_order()
 
     def phase(self, product_id: str) -> PhaseRow | None:
-        """The product's phase in its calendar, or None if it follows no calendar."""
+        """Return the product's phase in its calendar, or None if it follows no calendar."""
         return self._state.records["phase"].get(product_id)
 
     def fees_of(self, account_id: str, product_id: str = "") -> fees.Fees | None:
-        """The fees of an account in a product, or its highest rates in any product; None for an unknown account or
-        product. O(products).
+        """Return the fees of an account in a product, or its highest rates in any product; None for an unknown account
+        or product. O(products).
         """
         account, product = self._state.accounts.get(account_id), self._state.products.get(product_id)
         if account is None or (product_id and product is None):
@@ -371,12 +373,12 @@ class Engine:
         return fees.of_account(self._state, account, [product] if product is not None else self._state.products.values())
 
     def orders_kept(self, account_id: str) -> int:
-        """The number of orders of an account that can be read, open and recently done."""
+        """Return the number of orders of an account that can be read, open and recently done."""
         account = self._state.accounts.get(account_id)
         return account.open_count + len(account.done) if account is not None else 0
 
     def levels(self, product_id: str, side: Side, depth: int) -> list[tuple[int, int, int]]:
-        """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
+        """Return up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
 
         A sum above `limits.AMOUNT_MAX` is given as that: no answer carries a larger number.
 
@@ -390,14 +392,14 @@ class Engine:
         return [(level.price, min(level.total, AMOUNT_MAX), level.count) for _, level in levels]
 
     def auction(self, product_id: str) -> auctions.Indication | None:
-        """The result of the product's auction if it opened now, or None if the product is not in an auction. O(levels
-        that cross).
+        """Return the result of the product's auction if it opened now, or None if the product is not in an auction.
+        O(levels that cross).
         """
         product = self._state.products.get(product_id)
         return auctions.indicate(product) if product is not None and product.status == ProductStatus.AUCTION else None
 
     def book_orders(self, product_id: str, side: Side) -> list[tuple[int, int, int]]:
-        """Every resting order of a side, in the order in which they trade: price, remaining size, order id.
+        """Return every resting order of a side, in the order in which they trade: price, remaining size, order id.
 
         >>> engine.book_orders("BTC-USD", Side.BUY)
         [(1000000, 50000000, 1)]
@@ -408,8 +410,8 @@ class Engine:
         return [(order.price, order.remaining, order.order_id) for order in product.side(side).resting()]
 
     def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
-        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id,
-        opened sequence.
+        """Return up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order
+        id, opened sequence.
 
         Args:
             after: price, opened sequence and id of the last order of the page before; zeros for the first page. That
@@ -428,8 +430,8 @@ class Engine:
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
     def book_page_skips(self, product_id: str, side: Side, after: tuple[int, int, int]) -> int:
-        """The largest number of orders that `book_page` skips before its first one: those of the price level, when the
-        named order is done. O(log L).
+        """Return the largest number of orders that `book_page` skips before its first one: those of the price level,
+        when the named order is done. O(log L).
         """
         product = self._state.products.get(product_id)
         price, _, order_id = after
@@ -503,7 +505,7 @@ def _answer(state: State, entry: EntryReader) -> None:
 
 
 def _is_operator(account_id: str) -> bool:
-    """Whether a command of this account is one of the operator, or of a user."""
+    """Return whether a command of this account is one of the operator, or of a user."""
     return account_id == OPERATOR or access.is_sender(account_id)
 
 
@@ -560,7 +562,7 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
 
 
 def _rejected_before(account: Account, kind: int, command_id: str) -> bytes | None:
-    """The cached entry of a command that was rejected or changed nothing, if there is one."""
+    """Return the cached entry of a command that was rejected or changed nothing, if there is one."""
     replies = account.other_replies.get(kind)
     return replies.find(command_id) if replies is not None else None
 

@@ -155,7 +155,7 @@ class PriceLevel:
         self.count -= 1
 
     def orders(self) -> list[Order]:
-        """The queue."""
+        """Return the queue."""
         found: list[Order] = []
         order = self.first
         while order is not None:
@@ -261,17 +261,17 @@ class Product:
         self.collar: tuple[int, int] | None = None
 
     def notional(self, price: int, size: int) -> int:
-        """The notional of `size` at `price`, in quote units. It is exact, because tick * lot is a whole multiple of
-        `unit`.
+        """Return the notional of `size` at `price`, in quote units. It is exact, because tick * lot is a whole multiple
+        of `unit`.
         """
         return notional(price, size, self.unit)
 
     def hold_for(self, order: Order) -> int:
-        """The hold that a limit order needs for its remaining size."""
+        """Return the hold that a limit order needs for its remaining size."""
         return self.hold_at(order, order.price, order.remaining + order.reserve)
 
     def hold_at(self, order: Order, price: int, remaining: int) -> int:
-        """The hold that a limit order would need with this price and remaining size. The order does not change.
+        """Return the hold that a limit order would need with this price and remaining size. The order does not change.
 
         A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less
         its credit, rounded up. It suffices exactly: what a fill pays above the exact rate is the credit of later fills,
@@ -283,19 +283,19 @@ class Product:
         return cost + self.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
-        """The part of a hold for the fees on a notional."""
+        """Return the part of a hold for the fees on a notional."""
         return fee(cost, ppm, credit)
 
     def side(self, side: int) -> BookSide:
-        """The book side on which orders of `side` rest."""
+        """Return the book side on which orders of `side` rest."""
         return self.bids if side == _BUY else self.asks
 
     def opposite(self, side: int) -> BookSide:
-        """The book side with which orders of `side` trade."""
+        """Return the book side with which orders of `side` trade."""
         return self.asks if side == _BUY else self.bids
 
     def collected(self, side: int) -> BookSide:
-        """The side of the auction book for orders of `side`."""
+        """Return the side of the auction book for orders of `side`."""
         return self.buys if side == _BUY else self.sells
 
     def row(self) -> ProductRow:
@@ -433,12 +433,12 @@ class Account:
         self.base = self.quote = _NO_BALANCE
 
     def available(self, currency: str) -> int:
-        """The available amount of a currency."""
+        """Return the available amount of a currency."""
         balance = self.balances.get(currency)
         return balance.available if balance is not None else 0
 
     def balance_rows(self) -> list[BalanceRow]:
-        """All balances, by currency."""
+        """Return all balances, by currency."""
         return [BalanceRow(self.account_id, name, b.available, b.hold) for name, b in sorted(self.balances.items())]
 
     def list_order(self, order: Order) -> None:
@@ -470,14 +470,14 @@ class Account:
         self.open_count -= 1
 
     def newest_first(self) -> Iterator[Order]:
-        """The open orders, newest first. None may be added or removed during the iteration."""
+        """Yield the open orders, newest first. None may be added or removed during the iteration."""
         order = self.newest
         while order is not None:
             yield order
             order = order.older
 
     def open_orders(self) -> list[Order]:
-        """The open orders, oldest first."""
+        """Return the open orders, oldest first."""
         found: list[Order] = []
         order = self.oldest
         while order is not None:
@@ -668,7 +668,7 @@ class Order:
         return self.product.product_id
 
     def is_by_funds(self) -> bool:
-        """Whether it is a market order without a size."""
+        """Return whether it is a market order without a size."""
         return self.order_type == _MARKET and self.size == 0
 
     def write(self, writer: Writer) -> None:
@@ -709,7 +709,7 @@ class Order:
             writer.raw(_encode(self.shown_terms()))
 
     def shown_terms(self) -> OrderTerms | None:
-        """The terms as they are stored, with the slice of an iceberg."""
+        """Return the terms as they are stored, with the slice of an iceberg."""
         if self.terms is None or not self.reserve:
             return self.terms
         return msgspec.structs.replace(self.terms, visible=self.remaining)
@@ -751,7 +751,7 @@ class Order:
 
 
 def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
-    """The order of a row. It is not in any queue yet."""
+    """Return the order of a row. It is not in any queue yet."""
     order = Order(row.order_id, account, product)
     order.client_oid = row.client_oid
     order.side = int(row.side)

@@ -30,12 +30,12 @@ _command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is 1 to `limits.NAME_MAX` characters of A-Z a-z 0-9 _ . : -"""
+    """Return whether a text is 1 to `limits.NAME_MAX` characters of A-Z a-z 0-9 _ . : -"""
     return _name(text) is not None
 
 
 def is_command_id(text: str) -> bool:
-    """Whether a text is 1 to `limits.COMMAND_ID_MAX` characters of A-Z a-z 0-9 _ . : -"""
+    """Return whether a text is 1 to `limits.COMMAND_ID_MAX` characters of A-Z a-z 0-9 _ . : -"""
     return _command_id(text) is not None
 
 
@@ -88,7 +88,7 @@ class EntryReader:
         self.account_id, self.command_id = command.account_id, command.command_id
 
     def fingerprint(self) -> bytes:
-        """The fingerprint of the current command."""
+        """Return the fingerprint of the current command."""
         return fingerprint(_encode(self._command))
 
     def write_fingerprint(self, into: Writer) -> None:
@@ -106,6 +106,6 @@ class EntryReader:
         into.take(self._command)
 
     def command(self) -> AnyCommand:
-        """The current command."""
+        """Return the current command."""
         assert self._command is not None
         return self._command

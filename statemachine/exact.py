@@ -13,28 +13,28 @@ _EXECUTED_MAX = EXECUTED_MAX
 
 
 def notional(price: int, size: int, unit: int) -> int:
-    """The notional of `size` at `price`: `price * size // unit`. At most 128 bits."""
+    """Return the notional of `size` at `price`: `price * size // unit`. At most 128 bits."""
     return price * size // unit
 
 
 def fee(notional: int, ppm: int, credit: int) -> int:
-    """The fee on a notional at a rate in parts per million, less `credit`, rounded up. `credit` is what was paid before
-    above the exact rate, in millionths of a unit.
+    """Return the fee on a notional at a rate in parts per million, less `credit`, rounded up. `credit` is what was paid
+    before above the exact rate, in millionths of a unit.
     """
     return (notional * ppm + (_PPM - 1 - credit)) // _PPM
 
 
 def credit_after(notional: int, ppm: int, credit: int, paid: int) -> int:
-    """The credit after a `fee` was paid: from 0 to a millionth less than one unit."""
+    """Return the credit after a `fee` was paid: from 0 to a millionth less than one unit."""
     return credit + paid * _PPM - notional * ppm
 
 
 def most_lots(budget: int, lot_cost: int, ppm: int, credit: int) -> int:
-    """The most lots n with `n * lot_cost + fee(n * lot_cost, ppm, credit) <= budget`. At most 128 bits."""
+    """Return the most lots n with `n * lot_cost + fee(n * lot_cost, ppm, credit) <= budget`. At most 128 bits."""
     return (budget * _PPM + credit) // (lot_cost * (_PPM + ppm))
 
 
 def executed(so_far: int, notional: int) -> int:
-    """The sum of an order's notionals, up to `limits.EXECUTED_MAX`."""
+    """Return the sum of an order's notionals, up to `limits.EXECUTED_MAX`."""
     total = so_far + notional
     return total if total < _EXECUTED_MAX else _EXECUTED_MAX

@@ -148,7 +148,7 @@ def _exchanged(state: State, before: FeeOverrideRow | None, row: FeeOverrideRow)
 
 
 def bad_rates(maker: int, taker: int) -> str:
-    """The error in two rates, or "" if there is none."""
+    """Return the error in two rates, or "" if there is none."""
     if not 0 <= taker <= FEE_PPM_MAX:
         return f"expected a taker fee of 0 to {FEE_PPM_MAX} parts per million"
     if not -taker <= maker <= FEE_PPM_MAX:
@@ -187,7 +187,7 @@ def _own(product: Product) -> Rates:
 
 
 def _floor_of(tiers: list[tuple[int, int, int]]) -> Rates | None:
-    """The lowest rates of some tiers."""
+    """Return the lowest rates of some tiers."""
     return (min(maker for _, maker, _ in tiers), min(taker for _, _, taker in tiers)) if tiers else None
 
 
@@ -229,7 +229,7 @@ def set_rates(state: State, product: Product, account: Account, command: Placing
 
 
 def rates_of(state: State, product: Product, account: Account) -> Rates:
-    """The rates of an account in a product, now. O(`VOLUME_DAYS` + `FEE_TIERS_MAX`)."""
+    """Return the rates of an account in a product, now. O(`VOLUME_DAYS` + `FEE_TIERS_MAX`)."""
     overrides = state.records["fee_override"]
     for product_id in (product.product_id, "") if len(overrides) else ():
         override = overrides.get(account.account_id, product_id)
@@ -246,7 +246,7 @@ def rates_of(state: State, product: Product, account: Account) -> Rates:
 
 
 def volume_of(state: State, account: Account, currency: str) -> int:
-    """The 30-day volume of an account in a currency, up to `limits.AMOUNT_MAX`."""
+    """Return the 30-day volume of an account in a currency, up to `limits.AMOUNT_MAX`."""
     row = state.records["fee_volume"].get(account.account_id, currency)
     if row is None:
         return 0
@@ -255,7 +255,7 @@ def volume_of(state: State, account: Account, currency: str) -> int:
 
 
 def _at(row: FeeVolumeRow, day: int) -> FeeVolumeRow:
-    """The row on a day that is not before its own."""
+    """Return the row on a day that is not before its own."""
     passed = day - row.day
     if not passed:
         return row
@@ -278,7 +278,7 @@ def traded(state: State, product: Product, orders: tuple[Order, Order], value: i
 
 
 def of_account(state: State, account: Account, products: Iterable[Product]) -> Fees:
-    """The fees of an account now. O(products)."""
+    """Return the fees of an account now. O(products)."""
     rates = [rates_of(state, product, account) for product in products]
     volumes = [(currency, volume_of(state, account, currency)) for currency in sorted(state.fee_currencies)]
     return Fees(max((maker for maker, _ in rates), default=0), max((taker for _, taker in rates), default=0), volumes)

@@ -149,7 +149,7 @@ class Frozen:
         self._state.changes.view_is_over(self)
 
     def _account(self, account_id: str, changes: AccountChanges) -> AccountView:
-        """The account at the freeze: the saved view, or else the live account if it is not saved meanwhile."""
+        """Return the account at the freeze: the saved view, or else the live account if it is not saved meanwhile."""
         found = self._kept_accounts.get(account_id)
         if found is None:
             with suppress(IndexError):  # a reply cache that changes while it is read; then the account was saved
@@ -181,8 +181,8 @@ class Frozen:
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> RowChunk:
-        """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row
-        was kept.
+        """Return the rows of an account's orders. An order that is done by now was open at the freeze if and only if
+        its row was kept.
         """
         encoded: dict[int, Row] = {}
         candidates = self._all_orders(account_id) if changes.all_orders else list(changes.came)
@@ -198,7 +198,7 @@ class Frozen:
         return RowChunk("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
 
     def _all_orders(self, account_id: str) -> list[Order]:
-        """The account's open orders at the freeze. Their queue may change while it is read, which leaves some out."""
+        """Return the account's open orders at the freeze. Their queue may change while it is read, which leaves some out."""
         found = self._open_orders(account_id)
         found = self._kept_open.get(account_id, found)
         return [order for order in found if order.order_id <= self._last_order_id]
@@ -209,7 +209,7 @@ class Frozen:
 
 
 def _account_chunks(account_id: str, view: AccountView) -> Iterator[RowChunk]:
-    """The rows of an account without its open orders. Rows that the account dropped are deleted."""
+    """Yield the rows of an account without its open orders. Rows that the account dropped are deleted."""
     if account_id != OPERATOR:
         yield RowChunk("account", [persistence.account(account_id, view.opened_at)], [], [])
         yield RowChunk("balance", [persistence.row("balance", row) for row in view.balances], [], [])
@@ -225,5 +225,5 @@ def _account_chunks(account_id: str, view: AccountView) -> Iterator[RowChunk]:
 
 
 def _before(account_id: str, number: int) -> tuple[bytes, bytes]:
-    """The range of an account's keys with numbers below this one."""
+    """Return the range of an account's keys with numbers below this one."""
     return persistence.numbered_key(account_id, 0), persistence.numbered_key(account_id, number)

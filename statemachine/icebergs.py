@@ -83,8 +83,8 @@ def decrease(state: State, product: Product, side: BookSide, order: Order, by: i
 
 
 def slices_met(level: PriceLevel, account: Account, wanted: int, most: int) -> int:
-    """The number of further slices that a taker meets for `wanted` after all that the level shows, those of its own
-    account left out; `most` + 1 if it meets more. O(orders of the level + most).
+    """Return the number of further slices that a taker meets for `wanted` after all that the level shows, those of its
+    own account left out; `most` + 1 if it meets more. O(orders of the level + most).
     """
     behind = deque([(order, order.reserve) for order in level.orders() if order.reserve and order.account is not account])
     met = 0

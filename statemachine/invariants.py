@@ -335,7 +335,7 @@ def _check_open(state: State) -> None:
 
 
 def _rests(order: Order, product: Product, time: int) -> bool:
-    """Whether an order on the book meets every condition. `_fault` names the one that it does not meet."""
+    """Return whether an order on the book meets every condition. `_fault` names the one that it does not meet."""
     filled, remaining, reserve = order.filled_size, order.remaining, order.reserve
     return (
         order.done_reason == _NOT_DONE
@@ -359,7 +359,7 @@ def _rests(order: Order, product: Product, time: int) -> bool:
 
 
 def _partner_hold(state: State, order: Order) -> int:
-    """The hold of the other order of a pair. Each order names the other."""
+    """Return the hold of the other order of a pair. Each order names the other."""
     if order.terms is None or not order.terms.link:
         return 0
     partner = state.orders.get(order.terms.link)
@@ -371,7 +371,7 @@ def _partner_hold(state: State, order: Order) -> int:
 
 
 def _fault(order: Order, product: Product, time: int) -> str:
-    """The conditions that an order on the book does not meet."""
+    """Return the conditions that an order on the book does not meet."""
     conditions = {
         **_limits(order, product, time),
         "a market order rests": order.order_type == _LIMIT,
@@ -385,7 +385,7 @@ def _fault(order: Order, product: Product, time: int) -> str:
 
 
 def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) -> dict[str, bool]:
-    """The conditions of every open order. Market orders have no price, and may have no size."""
+    """Return the conditions of every open order. Market orders have no price, and may have no size."""
     limit, needed = order.order_type == _LIMIT, _hold(order, product, partner_hold)
     return {
         "open, but with a reason for being done": order.done_reason == _NOT_DONE,
@@ -401,8 +401,8 @@ def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) ->
 
 
 def _hold(order: Order, product: Product, partner_hold: int) -> int:
-    """The hold that an open order must have. An open market order waits, and has traded nothing. Without an amount it
-    holds the whole balance at its entry.
+    """Return the hold that an open order must have. An open market order waits, and has traded nothing. Without an
+    amount it holds the whole balance at its entry.
     """
     if order.stop and order.terms is not None and order.terms.link:
         needed = product.hold_for(order) if order.order_type == _LIMIT else order.size

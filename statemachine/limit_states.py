@@ -38,8 +38,8 @@ _COLLARED: int = DoneReason.COLLARED
 
 
 def is_behind(product: Product, side: int) -> bool:
-    """Whether the best price at which an order of this side could trade is beyond the far end of the collar: below it
-    for a buy, above it for a sell.
+    """Return whether the best price at which an order of this side could trade is beyond the far end of the collar:
+    below it for a buy, above it for a sell.
     """
     best, collar = product.opposite(side).best, product.collar
     assert best is not None and collar is not None, "a collar stopped an order"  # noqa: PT018
@@ -78,7 +78,7 @@ def hold_or_cancel(state: State, product: Product, order: Order) -> None:
 
 
 def _price(collar: tuple[int, int], tick: int, side: int) -> int:
-    """The price of the collar for orders of a side: a multiple of the tick inside."""
+    """Return the price of the collar for orders of a side: a multiple of the tick inside."""
     low, high = collar
     return high - high % tick if side == _BUY else low + -low % tick
 
@@ -132,7 +132,7 @@ def look(state: State, product: Product) -> None:
 
 
 def is_in(product: Product, side: int) -> bool:
-    """Whether an order of the side rests at the collar, or beyond it, where one from before the collar may be."""
+    """Return whether an order of the side rests at the collar, or beyond it, where one from before the collar may be."""
     own: BookSide = product.side(side)
     assert product.band is not None, "the product is in a limit state"
     best, price = own.best, _price(product.band, product.tick, side)

@@ -52,7 +52,7 @@ _AUCTION: int = ProductStatus.AUCTION
 
 
 def legs(command: PlacePair) -> tuple[Placing, Placing]:
-    """The fields of the limit order and of the stop order of a pair."""
+    """Return the fields of the limit order and of the stop order of a pair."""
     limit, stop = Placing(), Placing()
     for leg in (limit, stop):
         leg.product_id, leg.side, leg.size = command.product_id, int(command.side), command.size

@@ -66,7 +66,7 @@ _numbered_key = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
 def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> State:
-    """The state that the tables describe, checked. It is fastest if the rows come sorted.
+    """Return the state that the tables describe, checked. It is fastest if the rows come sorted.
 
     Args:
         verified: the rows are byte for byte those that an engine of this schema gave. Then the outcomes in the reply
@@ -108,7 +108,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
 
 
 def _in_key_order(name: str, found: Iterable[Row]) -> tuple[list[Row], list[bytes]]:
-    """The rows of a table by key, and their keys."""
+    """Return the rows of a table by key, and their keys."""
     pairs = list(found)
     keys = [key for part in parts(pairs) for key, _ in part]
     if not _rise(keys):
@@ -130,7 +130,7 @@ def _rise(keys: list[bytes]) -> bool:
 
 
 def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
-    """The decoder of a table's rows: orders as objects of the state, outcomes packed, others as their rows."""
+    """Return the decoder of a table's rows: orders as objects of the state, outcomes packed, others as their rows."""
     if table.name == "order":
         return OrderReader(state.accounts, state.products).read
     if table.name == "outcome":
@@ -139,7 +139,7 @@ def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
 
 
 def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any]:
-    """The rows of a table, decoded by `read`."""
+    """Return the rows of a table, decoded by `read`."""
     found: list[Any] = []
     try:
         for part in parts(pairs):
@@ -300,7 +300,7 @@ def _load_done(state: State, key: bytes, row: OrderState) -> None:
 
 
 def _done_number(key: bytes, order: OrderState) -> int:
-    """The number in a done order's key."""
+    """Return the number in a done order's key."""
     try:
         number = _numbered_key(key)[1]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -311,7 +311,7 @@ def _done_number(key: bytes, order: OrderState) -> int:
 
 
 def _reply_cache(state: State, owner: str) -> ReplyCache:
-    """The reply cache that rows of the table `outcome` name. Raises KeyError, StateError."""
+    """Return the reply cache that rows of the table `outcome` name. Raises KeyError, StateError."""
     if owner == OPERATOR:
         return state.operator_replies
     account_id, slash, kind = owner.partition("/")

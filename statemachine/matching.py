@@ -92,7 +92,7 @@ class Taker:
 
 
 def taker_of(state: State, order: Order) -> Taker:
-    """An order that begins to match, with its account's balances."""
+    """Return an order that begins to match, with its account's balances."""
     account = order.account
     state.pair(account, order.product)
     return Taker(order, account.base, account.quote)
@@ -267,7 +267,7 @@ def _take(state: State, product: Product, maker_side: BookSide, taker: Taker, li
 
 
 def _is_filled(taker: Taker, end: int) -> bool:
-    """Whether the order is filled; see the module's rules."""
+    """Return whether the order is filled; see the module's rules."""
     order = taker.order
     if not taker.by_funds:
         return order.remaining == 0
@@ -278,7 +278,7 @@ def _is_filled(taker: Taker, end: int) -> bool:
 
 
 def _capacity(product: Product, taker: Taker, price: int) -> int:
-    """The largest size, in whole lots, that an order bounded by money can take from one maker at `price`.
+    """Return the largest size, in whole lots, that an order bounded by money can take from one maker at `price`.
 
     A buy: the most lots whose cost, fee included, is within its budget, solved for their number exactly.
     """
@@ -327,7 +327,7 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
 
 
 def _charge(order: Order, value: int, ppm: int) -> int:
-    """The fee that one side of a fill pays. The part above the exact rate becomes the order's credit."""
+    """Return the fee that one side of a fill pays. The part above the exact rate becomes the order's credit."""
     paid = fee(value, ppm, order.fee_credit)
     order.fee_credit = credit_after(value, ppm, order.fee_credit, paid)
     return paid
@@ -407,7 +407,7 @@ def _decrement_funds(state: State, product: Product, taker: Taker, price: int, s
 
 
 def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> int:
-    """Whether the whole order could trade at once, up to the key `limit`. ENOUGH: it can. BOOK_EMPTY: it cannot.
+    """Return whether the whole order could trade at once, up to the key `limit`. ENOUGH: it can. BOOK_EMPTY: it cannot.
     MAKERS_MAX: it would have to meet too many resting orders.
 
     An account without open orders has none of its own in the book: whole levels are counted by their totals.

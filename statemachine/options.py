@@ -50,7 +50,7 @@ def check(state: State, placing: Placing, options: OrderOptions) -> Reject | Non
 
 
 def terms_of(options: OrderOptions) -> OrderTerms:
-    """The terms that are stored with the order."""
+    """Return the terms that are stored with the order."""
     return OrderTerms(
         options.session,
         options.display_size,

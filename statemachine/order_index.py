@@ -43,5 +43,5 @@ class OrdersByOid(dict[str, Order]):
 
 
 def new_order(order_id: int, account: Account, product: Product) -> Order:
-    """An order with the default values of all fields. The caller sets `client_oid`."""
+    """Return an order with the default values of all fields. The caller sets `client_oid`."""
     return Order(order_id, account, product)

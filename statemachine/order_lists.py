@@ -43,8 +43,8 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, limit: int) -> list[Order]:
-    """Up to `limit` orders of an account, newest first. They are the live objects: the caller takes their rows before
-    the next batch is applied.
+    """Return up to `limit` orders of an account, newest first. They are the live objects: the caller takes their rows
+    before the next batch is applied.
     """
     _check(wanted)
     opened: Iterable[Order] = ()
@@ -59,7 +59,7 @@ def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, li
 
 
 def _opened(account: Account) -> Iterator[Order]:
-    """The open orders, newest first. Ids only grow, so the queue of open orders is in the order of ids."""
+    """Yield the open orders, newest first. Ids only grow, so the queue of open orders is in the order of ids."""
     return account.newest_first()
 
 
@@ -69,9 +69,10 @@ def _check(wanted: Wanted) -> None:
 
 
 def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wanted) -> Iterator[Order]:
-    """The wanted orders among orders that come newest first. Their times fall with their ids, because time never runs
-    backwards, so the pass ends behind the wanted ids and times. Only conditions that are set are checked, one after the
-    other."""
+    """Yield the wanted orders among orders that come newest first. Their times fall with their ids, because time never
+    runs backwards, so the pass ends behind the wanted ids and times. Only conditions that are set are checked, one
+    after the other.
+    """
     found = orders
     if wanted.before_id:
         before = wanted.before_id
@@ -98,7 +99,8 @@ def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wa
 
 
 def _sides_that_hold(products: Mapping[str, Product], currency: str) -> list[tuple[str, int]]:
-    """The pairs of product and side whose orders hold the currency: a buy holds the quote currency, a sell the base
-    currency."""
+    """Return the pairs of product and side whose orders hold the currency: a buy holds the quote currency, a sell the
+    base currency.
+    """
     held = [(product_id, int(Side.BUY)) for product_id, product in products.items() if product.quote == currency]
     return held + [(product_id, int(Side.SELL)) for product_id, product in products.items() if product.base == currency]

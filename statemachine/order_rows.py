@@ -33,7 +33,7 @@ class OrderReader:
         self._products = products
 
     def read(self, payload: bytes) -> Order:
-        """The order of a row (an `OrderState` in msgpack). It is not in any queue yet.
+        """Return the order of a row (an `OrderState` in msgpack). It is not in any queue yet.
 
         Raises:
             KeyError: the account or the product is unknown.
@@ -48,7 +48,7 @@ class OutcomeReader:
     """Makes packed entries of the reply caches from the rows of the table `outcome`."""
 
     def read(self, payload: bytes) -> tuple[str, str, bytes]:
-        """The owner of the reply cache, the command id, and the packed entry (`reply_cache.pack`).
+        """Return the owner of the reply cache, the command id, and the packed entry (`reply_cache.pack`).
 
         Raises:
             StateError: the fingerprint has not `FINGERPRINT_SIZE` bytes.

@@ -46,7 +46,7 @@ class Patch:
         self._state = state
 
     def counts(self) -> dict[str, int]:
-        """The number of rows of each table. O(tables)."""
+        """Return the number of rows of each table. O(tables)."""
         return persistence.counts(self._state)
 
     def counters(self, row: CounterRow) -> None:
@@ -147,7 +147,7 @@ class Patch:
         _name(account, order)
 
     def done_count(self, account_id: str) -> int:
-        """The number of orders of an account that were ever done, which is the number of its latest done order."""
+        """Return the number of orders of an account that were ever done, which is the number of its latest done order."""
         return int(self._state.accounts[account_id].done_count)
 
     def forget_done(self, account_id: str, first: int) -> None:
@@ -196,7 +196,7 @@ class Patch:
 
 
 def _stays(order: Order, row: OrderState) -> bool:
-    """Whether the order keeps its place in its queue."""
+    """Return whether the order keeps its place in its queue."""
     return bool(order.status == row.status and order.opened_sequence == row.opened_sequence)
 
 
@@ -207,7 +207,7 @@ def _change(order: Order, row: OrderState) -> None:
 
 
 def _side(order: Order) -> BookSide | None:
-    """The side of the book, or of the auction book, on which an order lies; None for a stop order that waits."""
+    """Return the side of the book, or of the auction book, on which an order lies; None for a stop order that waits."""
     product = order.product
     if order.status == _ACTIVE and order.stop:
         return None
@@ -249,7 +249,7 @@ def _put_on(order: Order) -> None:
 
 
 def _later(orders: Any, order: Order) -> list[Order]:
-    """The orders of an auction book that came after this one, which was put last."""
+    """Return the orders of an auction book that came after this one, which was put last."""
     later: list[Order] = []
     for each in reversed(orders.values()):
         if each is order:
@@ -261,7 +261,7 @@ def _later(orders: Any, order: Order) -> list[Order]:
 
 
 def _place(order: Order) -> tuple[int, int]:
-    """The sort key of an order among those of its price."""
+    """Return the sort key of an order among those of its price."""
     return order.opened_sequence, order.order_id
 
 

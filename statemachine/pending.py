@@ -74,7 +74,7 @@ def go_on(state: State) -> None:
 
 
 def is_unfinished(state: State, product: Product) -> bool:
-    """Whether the product has work that the next log entry can continue."""
+    """Return whether the product has work that the next log entry can continue."""
     if product.opening or product.arrivals:
         return True
     if product.expiring and product.expiring.peekitem(0)[0][0] <= state.time:
@@ -93,7 +93,7 @@ def forget_done(state: State) -> None:
 
 
 def _in_turn(state: State, names: list[str]) -> list[str]:
-    """The products in an order in which each one comes first equally often."""
+    """Return the products in an order in which each one comes first equally often."""
     first = state.turn % len(names) if names else 0
     return names[first:] + names[:first]
 
@@ -228,7 +228,7 @@ class Chosen(NamedTuple):
     reason: int = _CANCELLED
 
     def has(self, order: Order) -> bool:
-        """Whether an order is selected and may be cancelled, perhaps after the opening of an auction."""
+        """Return whether an order is selected and may be cancelled, perhaps after the opening of an auction."""
         if self.product_id and order.product.product_id != self.product_id:
             return False
         if self.side and order.side != self.side:

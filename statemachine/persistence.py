@@ -36,19 +36,19 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def row(table: str, stored: msgspec.Struct) -> Row:
-    """A row, with the key that its fields make."""
+    """Return a row, with the key that its fields make."""
     return encode([getattr(stored, field) for field in KEYS[table]]), encode(stored)
 
 
 def counter(state: State) -> Row:
-    """The one row of the engine's counters."""
+    """Return the one row of the engine's counters."""
     return encode([]), encode(
         CounterRow(state.sequence, state.last_order_id, state.time, state.hash, state.last_queued, state.turn)
     )
 
 
 def account(account_id: str, opened_at: int) -> Row:
-    """An account."""
+    """Return an account."""
     return encode([account_id]), encode(AccountRow(account_id, opened_at))
 
 
@@ -59,38 +59,40 @@ def _encoded(state: Order) -> bytes:
 
 
 def order_key(order_id: int) -> bytes:
-    """The key of an open order."""
+    """Return the key of an open order."""
     return encode([order_id])
 
 
 def order(state: Order) -> Row:
-    """An open order."""
+    """Return an open order."""
     return order_key(state.order_id), _encoded(state)
 
 
 def numbered_key(account_id: str, number: int) -> bytes:
-    """The key of an account's done order with a number, or of its reply cache's entry with a sequence."""
+    """Return the key of an account's done order with a number, or of its reply cache's entry with a sequence."""
     return encode([account_id, number])
 
 
 def done_order(number: int, state: Order) -> Row:
-    """A done order. Only the key has its number."""
+    """Return a done order. Only the key has its number."""
     return numbered_key(state.account.account_id, number), _encoded(state)
 
 
 def reply_cache_owner(account_id: str, kind: int) -> str:
-    """The name in rows of a further reply cache of an account (`commands.REPLY_CACHE_KINDS`). No account has such a name."""
+    """Return the name in rows of a further reply cache of an account (`commands.REPLY_CACHE_KINDS`). No account has
+    such a name.
+    """
     return f"{account_id}/{kind}"
 
 
 def outcome(account_id: str, command_id: str, packed: bytes) -> Row:
-    """The row of a reply cache's entry, which is packed."""
+    """Return the row of a reply cache's entry, which is packed."""
     stored = (account_id, command_id, fingerprint_of(packed), msgspec.Raw(packed_outcome(packed)))
     return numbered_key(account_id, sequence_of(packed)), encode(stored)
 
 
 def dump(state: State) -> Iterator[tuple[str, list[Row]]]:
-    """Every table in the order of `tables.SCHEMA`, rows sorted by the key's bytes."""
+    """Yield every table in the order of `tables.SCHEMA`, rows sorted by the key's bytes."""
     for table in SCHEMA:
         name = table.name
         yield name, sorted((row(name, each) for each in state.records[name]) if table.kept else _DUMPERS[name](state))
@@ -123,7 +125,7 @@ def _outcomes(state: State) -> Iterator[Row]:
 
 
 def counts(state: State) -> dict[str, int]:
-    """How many rows each table has, in the order of `tables.SCHEMA`. O(tables)."""
+    """Return how many rows each table has, in the order of `tables.SCHEMA`. O(tables)."""
     return {table.name: len(state.records[table.name]) if table.kept else _COUNTS[table.name](state) for table in SCHEMA}
 
 

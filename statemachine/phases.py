@@ -125,14 +125,14 @@ def follow_again(state: State, command: FollowCalendar) -> Reject | None:
 
 
 def calendar_of(state: State, product: Product) -> CalendarRow | None:
-    """The calendar that a product follows."""
+    """Return the calendar that a product follows."""
     calendar_id = calendar_id_of(state, product)
     found: CalendarRow | None = state.records["calendar"].get(calendar_id) if calendar_id else None
     return found
 
 
 def calendar_id_of(state: State, product: Product) -> str:
-    """The name of the calendar that a product follows, "" if it follows none."""
+    """Return the name of the calendar that a product follows, "" if it follows none."""
     group = state.records["group"].get(product.product_id)
     follows = state.records["follows"]
     for key in (
@@ -147,7 +147,7 @@ def calendar_id_of(state: State, product: Product) -> str:
 
 
 def session_end(state: State, product: Product) -> int:
-    """The time at which an order that is good for a day leaves, in nanoseconds since the epoch.
+    """Return the time at which an order that is good for a day leaves, in nanoseconds since the epoch.
 
     It is the next end of a session in the product's calendar, or the next midnight in its time zone if no session ends
     within a day, or the next midnight in UTC if the product follows no calendar. If the call of an auction ends the
@@ -189,7 +189,7 @@ def follow(state: State, product: Product) -> None:
 
 
 def is_moved(state: State, product: Product) -> bool:
-    """Whether the product's status will change by itself: it follows a calendar, or the price collar interrupted it."""
+    """Return whether the product's status will change by itself: it follows a calendar, or the price collar interrupted it."""
     row = state.records["phase"].get(product.product_id)
     return (row is not None and not row.by_hand) or state.records["interruption"].get(product.product_id) is not None
 
@@ -234,7 +234,7 @@ def _indicate(state: State, product: Product, found: auctions.Indication, extend
 
 
 def _extended(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow | None:
-    """The extended call, if the price moved late, or None."""
+    """Return the extended call, if the price moved late, or None."""
     if row.by_hand or not row.noted_price or row.extensions >= found.extensions_max or product.status != _AUCTION:
         return None
     indication = auctions.look(state, product)

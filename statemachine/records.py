@@ -53,15 +53,15 @@ class Records(Generic[R]):
         return key in self.rows
 
     def get(self, *key: Any) -> R | None:
-        """The row with these key fields."""
+        """Return the row with these key fields."""
         return self.rows.get(key)
 
     def in_order(self) -> list[R]:
-        """The rows by key. O(n log n)."""
+        """Return the rows by key. O(n log n)."""
         return [self.rows[key] for key in sorted(self.rows)]
 
     def key_of(self, row: R) -> Key:
-        """The key of a row."""
+        """Return the key of a row."""
         key: Key = self._key_of(row)
         return key
 
@@ -97,7 +97,7 @@ class Records(Generic[R]):
         return rows, removed
 
     def changes(self) -> tuple[list[R], list[Key]]:
-        """The rows that were added or changed since the last freeze, and the keys of the removed rows. O(changes)."""
+        """Return the rows that were added or changed since the last freeze, and the keys of the removed rows. O(changes)."""
         changed = self._changed
         rows = [self.rows[key] for key in changed if key in self.rows]
         return rows, [key for key, known in changed.items() if known and key not in self.rows]

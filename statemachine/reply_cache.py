@@ -91,7 +91,7 @@ class ReplyCache:
         return len(self._packed)
 
     def find(self, command_id: str) -> bytes | None:
-        """The packed entry of a command, for `fingerprint_of` and `outcome_of`."""
+        """Return the packed entry of a command, for `fingerprint_of` and `outcome_of`."""
         return self._packed.get(command_id)
 
     def add(self, command_id: str, packed: bytes) -> int:
@@ -143,20 +143,20 @@ class ReplyCache:
         return dropped
 
     def newest(self, count: int) -> CacheView:
-        """A view of the latest `count` entries, or of all if there are fewer."""
+        """Return a view of the latest `count` entries, or of all if there are fewer."""
         chunks, gone, known = list(self._chunks), self._gone, len(self._packed)
         stop = gone + known
         first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
         return CacheView(chunks, stop - min(count, known), stop, first)
 
     def has_room(self, before: int) -> bool:
-        """Whether one more entry fits without dropping one of the time `before` or later."""
+        """Return whether one more entry fits without dropping one of the time `before` or later."""
         if len(self._packed) < self.bound:
             return True
         return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
 
     def memory(self) -> int:
-        """The bytes of memory that the entries take. O(entries)."""
+        """Return the bytes of memory that the entries take. O(entries)."""
         entries = sum(getsizeof(command_id) + getsizeof(packed) for command_id, packed in self._packed.items())
         return entries + getsizeof(self._packed) + sum(map(getsizeof, self._chunks))
 
@@ -181,30 +181,30 @@ class ReplyCache:
 
 
 def pack(fingerprint: bytes, outcome: bytes) -> bytes:
-    """The packed entry of a command: its fingerprint and the encoded outcome, which contains the sequence."""
+    """Return the packed entry of a command: its fingerprint and the encoded outcome, which contains the sequence."""
     return fingerprint + outcome
 
 
 def fingerprint_fits(packed: bytes, fingerprint: bytes) -> bool:
-    """Whether a packed entry may be of a command with this fingerprint."""
+    """Return whether a packed entry may be of a command with this fingerprint."""
     return fingerprint == ANY_CONTENTS or fingerprint_of(packed) in (fingerprint, ANY_CONTENTS)
 
 
 def fingerprint_of(packed: bytes) -> bytes:
-    """The fingerprint in a packed entry."""
+    """Return the fingerprint in a packed entry."""
     return packed[:FINGERPRINT_SIZE]
 
 
 def packed_outcome(packed: bytes) -> bytes:
-    """The outcome in a packed entry, as msgpack."""
+    """Return the outcome in a packed entry, as msgpack."""
     return packed[FINGERPRINT_SIZE:]
 
 
 def sequence_of(packed: bytes) -> int:
-    """The sequence in a packed entry."""
+    """Return the sequence in a packed entry."""
     return _head_decoder.decode(packed_outcome(packed)).sequence
 
 
 def outcome_of(packed: bytes) -> AnyOutcome:
-    """The first outcome, decoded from a packed entry."""
+    """Return the first outcome, decoded from a packed entry."""
     return _decoder.decode(packed_outcome(packed))

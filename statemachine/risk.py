@@ -68,7 +68,7 @@ def put(state: State, command: PutRiskLimits) -> Reject | None:
 
 
 def _loosens(before: RiskRow, limits: dict[str, int]) -> bool:
-    """Whether a limit would become larger, or be removed."""
+    """Return whether a limit would become larger, or be removed."""
     return any(old and not 0 < limits[field] <= old for field, old in ((field, getattr(before, field)) for field in limits))
 
 
@@ -92,7 +92,7 @@ def _admit(state: State, command: PutRiskLimits) -> Reject | None:
 
 
 def today(state: State) -> int:
-    """The venue's date, in days since the epoch, in its calendar's time zone, or else in UTC. O(log offsets)."""
+    """Return the venue's date, in days since the epoch, in its calendar's time zone, or else in UTC. O(log offsets)."""
     found = state.calendar_of_venue()
     return calendar.day_at(found, state.time // SECOND_NS) if found is not None else state.time // (calendar.DAY_S * SECOND_NS)
 
@@ -189,8 +189,8 @@ def _held(account: Account, currency: str) -> int:
 
 
 def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
-    """The amount of the row's currency that is owned, and the amount that open orders would buy; None if there are too
-    many orders to read. O(open orders).
+    """Return the amount of the row's currency that is owned, and the amount that open orders would buy; None if there
+    are too many orders to read. O(open orders).
     """
     accounts = _accounts(state, row)
     looks = sum(account.open_count for account in accounts)
@@ -211,7 +211,7 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
 
 
 def _buying(order: Order) -> int:
-    """The size that an open buy order would buy. A market order by funds counts as in `_money`."""
+    """Return the size that an open buy order would buy. A market order by funds counts as in `_money`."""
     price = order.stop_price or order.product.last_price
     if order.size or not price:
         return order.remaining + order.reserve

@@ -133,20 +133,20 @@ class State:
         self.guarded = any(len(self.records[table]) for table in ("switch", "product_limits", "risk"))
 
     def calendar_of_venue(self) -> CalendarRow | None:
-        """The trading calendar of the whole venue."""
+        """Return the trading calendar of the whole venue."""
         row = self.records["follows"].get(Scope.VENUE, "")
         found: CalendarRow | None = self.records["calendar"].get(row.calendar_id) if row is not None else None
         return found
 
     def new_product(self, row: ProductRow) -> Product:
-        """A product from its row, with an empty book."""
+        """Return a product from its row, with an empty book."""
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
         product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:
-        """An account's balance in a currency. It is created on first use."""
+        """Return an account's balance in a currency. It is created on first use."""
         balance = account.balances.get(currency)
         if balance is None:
             balance = account.balances[currency] = Balance()
@@ -165,7 +165,7 @@ class State:
             account.paired = product
 
     def paying(self, order: Order) -> Balance:
-        """The balance in which an order holds: quote for a buy, base for a sell."""
+        """Return the balance in which an order holds: quote for a buy, base for a sell."""
         account = order.account
         self.pair(account, order.product)
         return account.quote if order.side == _BUY else account.base
@@ -192,7 +192,7 @@ class State:
                     self.next_expiry = order.expires_at
 
     def place_in_queue(self) -> int:
-        """The place of the next queued order."""
+        """Return the place of the next queued order."""
         self.last_queued += 1
         return self.last_queued
 

@@ -52,7 +52,7 @@ class Stream:
         self.active = row.active
 
     def row(self) -> StreamRow:
-        """The row of its table."""
+        """Return the row of its table."""
         return StreamRow(self.stream_id, self.account_id, self.sequence, self.base, self.taken, self.opened, self.active)
 
 
@@ -74,7 +74,7 @@ def _rest(account: Account, stream: Stream) -> None:
 
 
 def validate(state: State, account: Account, command: NoteStream) -> Reject | None:
-    """The reject of an invalid command, or None."""
+    """Return the reject of an invalid command, or None."""
     if _name(command.stream_id) is None:
         return Reject(Reason.INVALID_STREAM, "stream_id", "expected a name, a slash and a kind of 1 to 8 small letters")
     if len(command.text) > NOTE_MAX:

@@ -15,7 +15,7 @@ _FIELDS = {Scope.VENUE: "", Scope.FIRM: "account_id", Scope.ACCOUNT: "account_id
 
 
 def firm_of(state: State, account_id: str) -> str:
-    """The firm of an account; "" if it belongs to none."""
+    """Return the firm of an account; "" if it belongs to none."""
     row = state.records["firm_member"].get(account_id)
     return row.firm_id if row is not None else ""
 
@@ -50,7 +50,7 @@ def rejects(state: State, product: Product, account: Account, side: int) -> Reje
 
 
 def is_killed(state: State, product: Product, account: Account) -> bool:
-    """Whether a kill switch prevents all orders of an account in a product."""
+    """Return whether a kill switch prevents all orders of an account in a product."""
     reject = rejects(state, product, account, Side.BUY)
     return reject is not None and reject.reason == Reason.KILL_SWITCH
 

@@ -422,7 +422,7 @@ class Table(NamedTuple):
     kept: bool = False
 
     def references(self) -> tuple[Reference, ...]:
-        """The tables whose rows its rows refer to."""
+        """Return the tables whose rows its rows refer to."""
         return tuple(Reference(self.name, field, target, others) for field, target, others in self.names)
 
 

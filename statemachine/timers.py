@@ -48,7 +48,7 @@ def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
 
 
 def next_due(state: State) -> int:
-    """The time at which the next timer fires, or 0 if none is set."""
+    """Return the time at which the next timer fires, or 0 if none is set."""
     first: int = state.timers.peekitem(0)[0][0] if state.timers else 0
     return first
 

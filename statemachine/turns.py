@@ -17,7 +17,7 @@ PART = 512
 
 
 def parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """The items in slices of `PART`. Before each slice other threads can run."""
+    """Yield the items in slices of `PART`. Before each slice other threads can run."""
     for start in range(0, len(items), PART):
         yield items[start : start + PART]
 

@@ -174,7 +174,7 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
 
 
 def networks(addresses: str) -> str | Reject:
-    """A key's networks as they are stored, each in its canonical form. A single address is a network of one."""
+    """Return a key's networks as they are stored, each in its canonical form. A single address is a network of one."""
     texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
     if len(texts) > ADDRESSES_MAX:
         return Reject(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
@@ -189,8 +189,8 @@ def networks(addresses: str) -> str | Reject:
 
 
 def _network_text(network: IPv4Network | IPv6Network) -> str:
-    """A network as text, made of its numbers: the text that Python makes of an IPv6 network that maps IPv4 differs
-    between its versions.
+    """Return a network as text, made of its numbers: the text that Python makes of an IPv6 network that maps IPv4
+    differs between its versions.
 
     IPv6 as RFC 5952 says: lower case, no leading zeros, the first of the longest runs of two or more zeros left out. No
     dotted form.
@@ -419,12 +419,12 @@ def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | Non
 
 
 def can_rest(order_type: int, time_in_force: int) -> bool:
-    """Whether the remainder of such an order could go on the book."""
+    """Return whether the remainder of such an order could go on the book."""
     return order_type == _LIMIT and time_in_force in (_GTC, _GTT)
 
 
 def entry_hold(product: Product, command: Placing, available: int) -> int:
-    """The hold of an order at its entry, given its fee rates and the `available` balance. A larger result means
+    """Return the hold of an order at its entry, given its fee rates and the `available` balance. A larger result means
     insufficient funds.
 
     Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds
@@ -462,7 +462,7 @@ def _post_only(product: Product, command: Placing) -> Reject | None:
 
 
 def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | Order:
-    """The order to cancel, or the reject. An order of another account is reported as unknown."""
+    """Return the order to cancel, or the reject. An order of another account is reported as unknown."""
     if command.order_id != 0:
         field, order = "order_id", state.orders.find(command.order_id)
     else:

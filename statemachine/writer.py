@@ -57,16 +57,16 @@ class Writer:
         self._ends.append(self.size())
 
     def ends(self) -> Sequence[int]:
-        """The places of the marks."""
+        """Return the places of the marks."""
         return list(self._ends)
 
     def size(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         self._flush()
         return self._size
 
     def since(self, start: int) -> bytes:
-        """The bytes from place `start` on."""
+        """Return the bytes from place `start` on."""
         written = self._join()
         return written[start:] if start else written
 

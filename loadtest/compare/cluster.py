@@ -65,7 +65,7 @@ class LoadedCluster:
 
     @classmethod
     async def start(cls, directory: Path, *, nodes: int = 3, seed: int = 1, **settings: str | int | float | bool) -> Self:
-        """A fresh cluster in `directory`. Raises `LoadTestError`, `NodeStartError`, `SetupRefusedError`."""
+        """Return a fresh cluster in `directory`. Raises `LoadTestError`, `NodeStartError`, `SetupRefusedError`."""
         ground = prepare(directory, nodes=nodes, settings={"raft.archive_log": False, "raft.fsync": True, **settings})
         try:
             await ground.start()
@@ -88,35 +88,35 @@ class LoadedCluster:
         return self._ground
 
     def pids(self) -> list[int]:
-        """Every process of every node."""
+        """Return every process of every node."""
         return [pid for node_id in self._ground.cluster.node_ids for pid in self.pids_of(node_id)]
 
     def pids_of(self, node_id: str) -> list[int]:
-        """Every process of one node, its supervisor first; none while it is down."""
+        """Return every process of one node, its supervisor first; none while it is down."""
         pid = self._ground.cluster.pid(node_id)
         return [] if pid is None else [pid, *descendants(pid)]
 
     def cpu(self) -> float:
-        """CPU seconds that all nodes have used."""
+        """Return the CPU seconds that all nodes have used."""
         return cpu_seconds(self.pids())
 
     def memory(self) -> int:
-        """Resident bytes of all nodes."""
+        """Return the resident bytes of all nodes."""
         return resident_bytes(self.pids())
 
     async def leader(self) -> str:
-        """The leader's node id. Raises `LoadTestError` when there is none."""
+        """Return the leader's node id. Raises `LoadTestError` when there is none."""
         found = leader_of(await self._ground.cluster.status())
         if not found:
             raise LoadTestError("the cluster has no leader")
         return found
 
     async def term(self) -> int:
-        """The newest term that a node knows; it rises with each election."""
+        """Return the newest term that a node knows; it rises with each election."""
         return max(status.term for status in (await self._ground.cluster.status()).values() if status is not None)
 
     async def http(self, directory: Path, run: str, *, connections: int, seconds: float, count: int) -> wrk.Load:
-        """Signed orders over HTTP to the leader, one order a request."""
+        """Return a load of signed orders over HTTP to the leader, one order a request."""
         url = self.access.https[await self.leader()]
         requests = directory / f"orders-{run}"
         host = url.partition("://")[2]

@@ -98,7 +98,7 @@ class Etcd:
         return [member.pid for member in self._members]
 
     def leader_url(self) -> str:
-        """The client URL of the leader."""
+        """Return the client URL of the leader."""
         for client in self._clients:
             status = _post(client, "/v3/maintenance/status", {})
             if status["leader"] == status["header"]["member_id"]:

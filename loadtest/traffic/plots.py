@@ -87,16 +87,16 @@ class _Axes:
         return math.log10(value) if self._logarithmic else value
 
     def x(self, at_s: float) -> float:
-        """The horizontal place of a time after the start; times outside the plot are at its edges."""
+        """Return the horizontal place of a time after the start; times outside the plot are at its edges."""
         return LEFT + min(1.0, max(0.0, at_s / self._seconds)) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """The vertical place of a value."""
+        """Return the vertical place of a value."""
         part = (self._place(value) - self._low) / (self._high - self._low)
         return HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
 
     def grid(self) -> Iterator[str]:
-        """Lines and labels of the ticks."""
+        """Yield the lines and labels of the ticks."""
         for tick in self._ticks:
             y = self.y(tick)
             yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -106,7 +106,7 @@ class _Axes:
                 yield f'<text x="{self.x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick:g} s</text>'
 
     def lines(self, points: Sequence[float], width_s: float) -> Iterator[str]:
-        """The points of each unbroken line of a curve."""
+        """Yield the points of each unbroken line of a curve."""
         line: list[str] = []
         for number, value in enumerate(points):
             if value > 0 or not self._logarithmic:
@@ -123,7 +123,7 @@ def _number(value: float) -> str:
 
 
 def _steps(most: float) -> list[float]:
-    """About five round numbers from 0 to at least `most`."""
+    """Return about five round numbers from 0 to at least `most`."""
     rough = most / 5
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * part for part in (1, 2, 5, 10) if size * part >= rough)
@@ -131,6 +131,6 @@ def _steps(most: float) -> list[float]:
 
 
 def _powers(least: float, most: float) -> list[float]:
-    """Powers of ten that contain both numbers."""
+    """Return powers of ten that contain both numbers."""
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
     return [10.0**power for power in range(first, max(last, first + 1) + 1)]

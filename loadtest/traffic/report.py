@@ -65,12 +65,12 @@ class LoadResult(msgspec.Struct, kw_only=True):
         return not self.faults and all(check.holds for check in self.checks)
 
     def gap_at(self, mark: Mark) -> AnswerGap:
-        """The longest time without an answer that began with a mark or a little later."""
+        """Return the longest time without an answer that began with a mark or a little later."""
         near = [gap for gap in self.gaps if -GAP_BEFORE_S <= gap.begin_s - mark.at_s <= GAP_AFTER_S]
         return near[0] if near else AnswerGap(0.0, mark.at_s)
 
     def shown_gaps(self) -> list[AnswerGap]:
-        """The longest gap, and those of the marks."""
+        """Return the longest gap, and those of the marks."""
         return list(dict.fromkeys([*self.gaps[:1], *(gap for mark in self.marks if (gap := self.gap_at(mark)).seconds)]))
 
     @property
@@ -102,7 +102,7 @@ class ProtocolLine(msgspec.Struct, frozen=True):
 
 
 def by_protocol(result: LoadResult) -> list[ProtocolLine]:
-    """Commands by protocol, all commands, reads and feeds."""
+    """Return the commands by protocol, all commands, reads and feeds."""
     if not result.bins:
         return []
     names = sorted({(not one.commands, one.protocol) for one in result.bins})
@@ -136,7 +136,7 @@ def protocol_lines(result: LoadResult) -> list[str]:
 
 
 def gap_lines(result: LoadResult) -> list[str]:
-    """Return lines about the gaps of the marks, and about the longest gap of all."""
+    """Return the lines about the gaps of the marks, and about the longest gap of all."""
     lines = [f"{mark.text}: {result.gap_at(mark).seconds:.2f} s without an answer" for mark in result.marks]
     longest = f"{result.gaps[0].seconds:.2f} s (from {_clock(result.gaps[0].begin_s)})" if result.gaps else "0.00 s"
     return [*lines, f"longest time without an answer {longest}"]
@@ -172,7 +172,7 @@ def read(directory: Path) -> LoadResult:
 
 
 def page(result: LoadResult) -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     verdict = "holds" if result.holds else "FAILS"
     state = "verdict" if result.holds else "verdict bad"
     parts = [

@@ -96,17 +96,17 @@ class Cluster:
                 await self._look()
 
     def ordered_urls(self) -> list[str]:
-        """The public URLs, the leader's first."""
+        """Return the public URLs, the leader's first."""
         return sorted(self.urls, key=lambda url: url != self.leader_url)
 
     def rest(self, person: Trader | None) -> AsyncRestClient:
-        """A client of the REST API; it acts for `person`, or makes public calls only."""
+        """Return a client of the REST API; it acts for `person`, or makes public calls only."""
         key = KeyFile(person.key_id, person.secret, person.passphrase) if person is not None else None
         authority = self.access.authority if self.leader_url.startswith("https") else ""
         return AsyncRestClient(self.ordered_urls(), key, authority=authority, deadline=PATIENCE_S)
 
     def native(self, person: Trader) -> ClusterClient:
-        """A client of the native protocol that acts for `person`."""
+        """Return a client of the native protocol that acts for `person`."""
         credentials = Credentials(person.key_id, person.secret, person.passphrase)
         access = msgspec.structs.replace(self.access, credentials=credentials)
         return access.client(client="load test", deadline=PATIENCE_S)
@@ -148,7 +148,7 @@ class HttpSession:
         return Reply(f"status {status}: {str(answer)[:200]}" if wrong else "")
 
     async def _call(self, method: str, target: str, body: Mapping[str, object] | None) -> tuple[int, Any]:
-        """Status and decoded answer; status 0 if no node answered."""
+        """Return the status and the decoded answer; status 0 if no node answered."""
         leader = self._cluster.leader_url
         if leader != self._leader:
             self._leader = leader

@@ -86,7 +86,7 @@ class OrderSocket:
             self._waiting.pop(request_id, None)
 
     async def _connected(self) -> tuple[aiohttp.ClientWebSocketResponse, dict[str, object]]:
-        """The connection, and the signature that the first message over it carries."""
+        """Return the connection, and the signature that the first message over it carries."""
         async with self._opening:
             if self._socket is not None and not self._socket.closed:
                 return self._socket, {}

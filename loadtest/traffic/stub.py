@@ -48,12 +48,12 @@ READY = "ready"
 
 
 def order_number_of(client_oid: str) -> int:
-    """The id that the stub gives to an order: the same each time."""
+    """Return the id that the stub gives to an order: the same each time."""
     return zlib.crc32(client_oid.encode()) + 1
 
 
 def outcome(command: AnyCommand) -> AnyOutcome:
-    """The answer to a command of the load test."""
+    """Return the answer to a command of the load test."""
     match command:
         case PlaceOrder():
             return Placed(1, 1, False, _accepted(command))
@@ -95,14 +95,14 @@ def _accepted(command: PlaceOrder) -> OrderState:
 
 
 def order_json(body: dict[str, Any]) -> dict[str, Any]:
-    """The answer to the body of POST /orders."""
+    """Return the answer to the body of POST /orders."""
     rests = body["type"] == "limit" and body["time_in_force"] in ("GTC", "GTT")
     status = "active" if "stop" in body else "open" if rests else "done"
     return {**body, "id": order_text(order_number_of(body["client_oid"])), "status": status, "filled_size": "0"}
 
 
 def result_json(message: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a message of the WebSocket."""
+    """Return the answer to a message of the WebSocket."""
     if message["type"] == "subscribe":
         return {"type": "subscriptions", "channels": []}
     result: dict[str, Any] = {
@@ -160,7 +160,7 @@ def found(query: OrderQuery) -> OrderState:
 
 
 def status(config: NodeConfig) -> NodeStatus:
-    """The status of a leader."""
+    """Return the status of a leader."""
     own = config.address(config.node_id)
     return NodeStatus(
         config.node_id,

@@ -115,7 +115,7 @@ class Timeline:
         return [self._bins[key] for key in sorted(self._bins)]
 
     def gaps(self, until_s: float = math.inf, most: int = GAPS_KEPT) -> list[AnswerGap]:
-        """The longest times without an answer between the first one and the last one before `until_s`, longest first."""
+        """Return the longest times without an answer between the first one and the last one before `until_s`, longest first."""
         slots = sorted(slot for slot in self._slots if slot * SLOT_S <= until_s)
         steps = [(after - before - 1, before + 1) for before, after in itertools.pairwise(slots) if after > before + 1]
         return [AnswerGap(empty * SLOT_S, begin * SLOT_S) for empty, begin in sorted(steps, reverse=True)[:most]]
@@ -129,15 +129,15 @@ def _add(bins: dict[tuple[int, str], Bin], one: Bin) -> None:
 
 
 def bucket_of(latency_s: float) -> int:
-    """The bucket of a latency."""
+    """Return the bucket of a latency."""
     if latency_s <= SHORTEST_S:
         return 0
     return math.ceil(math.log(latency_s / SHORTEST_S) / _LOG_GROWTH - 1e-9)
 
 
 def quantile(bins: Iterable[Bin], part: float) -> float:
-    """The latency in seconds that `part` (0 to 1) of the answers do not exceed: the end of its bucket, at most the
-    slowest one. 0 if there are no answers.
+    """Return the latency in seconds that `part` (0 to 1) of the answers do not exceed: the end of its bucket, at most
+    the slowest one. 0 if there are no answers.
     """
     total = Bin(0, "")
     for one in bins:
@@ -152,8 +152,8 @@ def quantile(bins: Iterable[Bin], part: float) -> float:
 
 
 def joined(bins: Sequence[Bin], most: int) -> tuple[float, list[list[Bin]]]:
-    """Consecutive bins in at most `most` groups of equal duration, empty ones included: the duration of a group in
-    seconds, and the groups, the first of which begins with the first bin.
+    """Return consecutive bins in at most `most` groups of equal duration, empty ones included: the duration of a group
+    in seconds, and the groups, the first of which begins with the first bin.
     """
     if not bins:
         return BIN_S, []

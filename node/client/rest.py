@@ -170,7 +170,8 @@ class AsyncRestClient:
         return self._session
 
     async def stream(self, product_id: str, channel: str = "full", from_sequence: int | None = None) -> AsyncGenerator[Any, None]:
-        """The messages of a channel of one product, without the answers to subscriptions: objects, and on `level3` arrays.
+        """Yield the messages of a channel of one product, without the answers to subscriptions: objects, and on
+        `level3` arrays.
 
         On the channels `full`, `level3`, `matches` and `user` the stream continues at another node after the last
         sequence that it yielded. On `full` and `level3` there is no gap and no repetition. Other channels start again,

@@ -111,8 +111,8 @@ def split_address(address: str) -> tuple[str, int] | None:
 
 
 def is_host(text: str) -> bool:
-    """Whether `text` can stand before a port: a name (RFC 1123, section 2.1), an IPv4 address, or an IPv6 address in
-    brackets. A name whose last label is a number is an IPv4 address or not valid.
+    """Return whether `text` can stand before a port: a name (RFC 1123, section 2.1), an IPv4 address, or an IPv6
+    address in brackets. A name whose last label is a number is an IPv4 address or not valid.
     """
     try:
         if text.startswith("["):
@@ -240,7 +240,7 @@ def _check_url(key: str, text: str, fault: Fault) -> None:
 
 
 def _is_endpoint(text: str) -> bool:
-    """Whether a text is a URL of HTTP with a host."""
+    """Return whether a text is a URL of HTTP with a host."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -311,7 +311,7 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
 
 
 def _is_database(text: str) -> bool:
-    """Whether the database's library can read a URL."""
+    """Return whether the database's library can read a URL."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

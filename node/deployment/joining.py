@@ -59,7 +59,7 @@ def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
 
 
 def places(address: NodeAddress) -> tuple[str, str, str]:
-    """The addresses on which a node listens, as "host:port": Raft, native, HTTP."""
+    """Return the addresses on which a node listens, as "host:port": Raft, native, HTTP."""
     return address.raft, address.native, address.http.partition("://")[2]
 
 

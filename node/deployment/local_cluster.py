@@ -81,7 +81,7 @@ class LocalCluster:
         return pid if pid is not None and alive(pid) else None
 
     def running(self) -> list[str]:
-        """The nodes whose supervisor runs."""
+        """Return the nodes whose supervisor runs."""
         return [node_id for node_id in self.node_ids if self.pid(node_id) is not None]
 
     def start(self, node_ids: Iterable[str] | None = None, *, rejoin: bool = False, seconds: float = 20.0) -> None:
@@ -178,7 +178,7 @@ class LocalCluster:
             await asyncio.sleep(0.05)
 
     def _prepares(self, node_id: str) -> bool:
-        """Whether a node's engine is still reading or migrating its data and cannot answer yet."""
+        """Return whether a node's engine is still reading or migrating its data and cannot answer yet."""
         note = locked_note(self.layout.configs[node_id].data_path / ENGINE_PID_FILE)
         return note in (Mode.STARTED, Mode.BOOTSTRAPPING)
 
@@ -222,11 +222,11 @@ class LocalCluster:
             os.close(log)
 
     def _settled(self, node_id: str) -> bool:
-        """Whether a node that was spawned holds its data directory, or has ended."""
+        """Return whether a node that was spawned holds its data directory, or has ended."""
         return self.pid(node_id) == self._started[node_id] or not _lives(self._started[node_id])
 
     def _log_end(self, node_id: str) -> str:
-        """The last lines of a node's log, none of them from before it was started here."""
+        """Return the last lines of a node's log, none of them from before it was started here."""
         path = self.layout.log_file(node_id)
         try:
             text = path.read_bytes()[self._log_begins.get(node_id, 0) :].decode("utf-8", "replace")

@@ -25,7 +25,7 @@ Statuses = dict[str, NodeStatus | None]
 async def ask_all(
     addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, as_node: ssl.SSLContext | None = None
 ) -> Statuses:
-    """All nodes' statuses over fresh connections, by the ids that the nodes have.
+    """Return all nodes' statuses over fresh connections, by the ids that the nodes have.
 
     These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no
     longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
@@ -90,7 +90,7 @@ async def _ask(address: str, tls: ssl.SSLContext, credentials: Credentials | Non
 
 
 def leader_of(statuses: Statuses) -> str:
-    """The ready leader of the highest term, "" when there is none."""
+    """Return the ready leader of the highest term, "" when there is none."""
     leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
     return max(leaders, key=lambda status: status.term).node_id if leaders else ""
 

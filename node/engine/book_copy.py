@@ -53,14 +53,14 @@ class LongAnswer(msgspec.Struct, frozen=True):
     chunks: Chunks
 
     def frame(self) -> list[bytes]:
-        """The bytes of its frame, in chunks. The first one has the length and the fields before the body."""
+        """Return the bytes of its frame, in chunks. The first one has the length and the fields before the body."""
         size = sum(map(len, self.chunks))
         head = b"\x93\x04" + _encode(self.request_id)
         return [(len(head) + size).to_bytes(LENGTH_BYTES, "big") + head, *self.chunks]
 
 
 def is_large(engine: Engine, product_id: str) -> bool:
-    """Whether one side of a book fills a page. Such a book is copied one page at a time."""
+    """Return whether one side of a book fills a page. Such a book is copied one page at a time."""
     return any(len(engine.book_page(product_id, side, (0, 0, 0), PAGE)) == PAGE for side in _SIDES)
 
 
@@ -83,8 +83,8 @@ class _Side:
         level[order_id] = remaining
 
     def will_be_read(self, price: int) -> bool:
-        """Whether an order that opens at this price now will be read on a later page. It stands behind all others of
-        its price.
+        """Return whether an order that opens at this price now will be read on a later page. It stands behind all
+        others of its price.
         """
         if self.whole:
             return False
@@ -107,7 +107,7 @@ class _Side:
         return True
 
     def rows(self) -> Iterator[BookOrder]:
-        """Every order, in the order in which they trade."""
+        """Yield every order, in the order in which they trade."""
         for key, level in self.levels.items():
             price = key * self._best_first
             for order_id, remaining in level.items():
@@ -275,6 +275,6 @@ class BookCopies:
 
 
 def _sequence(chunks: Chunks) -> int:
-    """The product sequence in a `BookView`."""
+    """Return the product sequence in a `BookView`."""
     head = msgspec.msgpack.decode(b"\x94" + chunks[0][1:], type=tuple[str, int, list[int], list[int]])
     return head[1]

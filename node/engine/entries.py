@@ -41,5 +41,5 @@ class Entries:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
 
     def encode(self, time_ns: int, commands: Sequence[AnyCommand]) -> bytes:
-        """The log entry. The commands must have passed `check` at this level."""
+        """Return the log entry. The commands must have passed `check` at this level."""
         return encoded(self._abi(), time_ns, commands)

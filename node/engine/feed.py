@@ -198,7 +198,7 @@ class Ring:
         return self._blocks[at][begin : begin + count]
 
     def latest(self, count: int) -> list[bytes]:
-        """The latest events, up to `count`, oldest first."""
+        """Return the latest events, up to `count`, oldest first."""
         found: list[list[bytes]] = []
         for block in reversed(self._blocks):
             if count <= 0:
@@ -340,14 +340,14 @@ class Feed:
             channel.behind.pop(subscription, None)
 
     def trades(self, product_id: str, limit: int) -> list[OrderMatched]:
-        """The latest trades kept, newest first."""
+        """Return the latest trades kept, newest first."""
         channel = self._channels.get(product_id)
         if channel is None:
             return []
         return [_trades.decode(trade) for trade in channel.trades.newest(limit, public=False)]
 
     def encoded_trades(self, product_id: str, limit: int, audience: Audience) -> msgspec.Raw:
-        """The same trades as a msgpack list, in the form that the audience may see."""
+        """Return the same trades as a msgpack list, in the form that the audience may see."""
         channel = self._channels.get(product_id)
         if channel is None:
             return msgspec.Raw(b"\x90")
@@ -387,7 +387,7 @@ class Feed:
         return ring.slice(start, count)
 
     def next_sequence(self, product_id: str) -> int:
-        """The sequence of the product's next event."""
+        """Return the sequence of the product's next event."""
         return self._channel(product_id).ring.next_sequence
 
     def _channel(self, product_id: str) -> _Channel:
@@ -457,8 +457,8 @@ class Feed:
 
 
 def is_stream(name: str) -> bool:
-    """Whether a name is that of a report stream (`statemachine.streams`), which is private to one account. Any other
-    name is that of a product.
+    """Return whether a name is that of a report stream (`statemachine.streams`), which is private to one account. Any
+    other name is that of a product.
     """
     return "/" in name
 
@@ -482,7 +482,7 @@ _OF_WAITING_STOP: dict[str, object] = {"price": 0, "old": 0, "new": 0, "new_pric
 
 
 def redact(event: AnyEvent) -> AnyEvent:
-    """The event as the public may see it."""
+    """Return the event as the public may see it."""
     if isinstance(event, OrderChanged) and event.of_waiting_stop:
         return msgspec.structs.replace(event, **_PRIVATE_FIELDS[OrderChanged], **_OF_WAITING_STOP)
     return msgspec.structs.replace(event, **_PRIVATE_FIELDS[type(event)])

@@ -136,5 +136,5 @@ class SnapshotSchedule:
         self._seconds = config.snapshot.every_seconds
 
     def due(self, commands: int, seconds: float) -> bool:
-        """Whether a snapshot is due `commands` applied commands and `seconds` after the latest, or after the start."""
+        """Return whether a snapshot is due `commands` applied commands and `seconds` after the latest, or after the start."""
         return commands >= self._commands or (0 < self._seconds <= seconds and commands > 0)

@@ -58,7 +58,7 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
     state_hash: str
 
     def differs(self, other: Migrated) -> bool:
-        """Whether one of the two is wrong: the steps differ, or the states differ at the same log index."""
+        """Return whether one of the two is wrong: the steps differ, or the states differ at the same log index."""
         if (self.from_abi, self.to_abi) != (other.from_abi, other.to_abi):
             return False
         same_entry = (self.last_index, self.last_term) == (other.last_index, other.last_term)
@@ -259,7 +259,7 @@ Places = tuple[str, str, str]
 
 
 def own_places(config: NodeConfig) -> Places:
-    """A node's addresses by its own node.toml."""
+    """Return a node's addresses by its own node.toml."""
     own = next(node for node in config.nodes if node.node_id == config.node_id)
     return own.raft, own.native, own.http
 

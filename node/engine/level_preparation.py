@@ -156,7 +156,7 @@ class Preparation:
                 clear(*tables.values())
 
     async def _base(self) -> Manifest:
-        """The newest snapshot, from which the changes of the state count.
+        """Return the newest snapshot, from which the changes of the state count.
 
         Raises:
             SnapshotError: there is none, because the latest one could not be written.

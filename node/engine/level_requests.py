@@ -84,8 +84,8 @@ class LevelRequests:
 def asking(
     config: NodeConfig,
 ) -> tuple[Callable[[MemberStatus], Awaitable[NodeStatus]], Callable[[MemberStatus, str], Awaitable[None]]]:
-    """How a leader asks the other members for their status and to prepare their states. It authenticates with this
-    node's certificate.
+    """Return how a leader asks the other members for their status and to prepare their states. It authenticates with
+    this node's certificate.
     """
 
     async def connect(member: MemberStatus) -> NativeConnection:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def runs_as_it_is(data: Path) -> bool:
-    """Whether this software can run the levels of a data directory. If so, no migration is needed.
+    """Return whether this software can run the levels of a data directory. If so, no migration is needed.
 
     Raises:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
@@ -39,8 +39,8 @@ def runs_as_it_is(data: Path) -> bool:
 
 
 def of_data(data: Path) -> Level:
-    """The level with which a node starts on a data directory: the level of its newest snapshot, else of its log's first
-    entry, else of this software.
+    """Return the level with which a node starts on a data directory: the level of its newest snapshot, else of its
+    log's first entry, else of this software.
 
     Raises:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.

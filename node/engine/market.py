@@ -82,7 +82,7 @@ _TRADE = OrderMatched.__struct_config__.tag
 
 
 def array(events: Sequence[bytes]) -> msgspec.Raw:
-    """Encoded events as one msgpack array."""
+    """Return encoded events as one msgpack array."""
     assert len(events) < _ARRAY_MAX
     return msgspec.Raw(b"\xdd" + len(events).to_bytes(4, "big") + b"".join(events))
 
@@ -95,7 +95,7 @@ def trades_of(events: Iterable[bytes]) -> list[bytes]:
 
 
 def encode(index: int, products: Sequence[SavedProduct]) -> bytes:
-    """The file of the snapshot at a log index."""
+    """Return the file of the snapshot at a log index."""
     rows = [_encode(_Product(row.product_id, row.sequence, array(row.trades), row.figures, array(row.tail))) for row in products]
     return _encode(_Market(FORMAT, index, [msgspec.Raw(row) for row in rows]))
 
@@ -156,7 +156,7 @@ class LatestTrades:
         return list(islice(reversed(self._public if public else self._trades), limit))
 
     def encoded(self, limit: int, *, public: bool) -> bytes:
-        """The msgpack array of `newest`."""
+        """Return the msgpack array of `newest`."""
         found = self.newest(limit, public=public)
         return array_head(len(found)) + b"".join(found)
 

@@ -31,7 +31,9 @@ CODES = {
 
 
 def first_members(config: NodeConfig) -> tuple[Member, ...]:
-    """The members in the configuration, all of them voters. They count until the log holds a change of the membership."""
+    """Return the members in the configuration, all of them voters. They count until the log holds a change of the
+    membership.
+    """
     return tuple(Member(node.node_id, Role.VOTER, node.raft, node.native, node.http) for node in config.nodes)
 
 
@@ -58,7 +60,7 @@ def _one(state: MemberState, node_id: str) -> MemberStatus:
 
 
 def address_of(member: MemberStatus) -> NodeAddress:
-    """The addresses of a member."""
+    """Return the addresses of a member."""
     return NodeAddress(member.node_id, member.raft, member.native, member.http)
 
 
@@ -93,8 +95,8 @@ def removal(request: RemoveMember, members: Sequence[MemberStatus]) -> membershi
 
 
 def removal_fault(members: Sequence[MemberStatus], node_id: str, *, force: bool) -> str:
-    """Why a member should not be removed, by the leader's view of the members. Returns "" if it may be removed, is not
-    a member, or has no vote.
+    """Return why a member should not be removed, by the leader's view of the members. Returns "" if it may be removed,
+    is not a member, or has no vote.
     """
     voters = [member for member in members if member.role == Role.VOTER.value]
     rest = [member for member in voters if member.node_id != node_id]
@@ -114,14 +116,14 @@ def removal_fault(members: Sequence[MemberStatus], node_id: str, *, force: bool)
 
 
 def failure(result: ChangeResult) -> RequestFailed:
-    """The error that a client gets for a change that was not made."""
+    """Return the error that a client gets for a change that was not made."""
     assert result.error is not None
     return RequestFailed(CODES.get(result.error, FailCode.CONFLICT), result.text or result.error.value)
 
 
 def public(status: NodeStatus) -> NodeStatus:
-    """The part of a status that a trader's key may see: enough to find the leader and to know whether the node serves.
-    It shows nothing of the structure or health of the cluster.
+    """Return the part of a status that a trader's key may see: enough to find the leader and to know whether the node
+    serves. It shows nothing of the structure or health of the cluster.
     """
     members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
     hidden: dict[str, object] = {

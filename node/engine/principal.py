@@ -107,8 +107,8 @@ class Principal(msgspec.Struct, frozen=True):
         return Audience.FULL if self.operator else Audience.PUBLIC
 
     def audience_of(self, query: AnyQuery, held: Held) -> Audience:
-        """The form of the trades in an answer: with both parties also for a user or a key that may correct trades of the
-        product, because a correction names them.
+        """Return the form of the trades in an answer: with both parties also for a user or a key that may correct
+        trades of the product, because a correction names them.
         """
         correct = Permission.CORRECT
         if isinstance(query, TradesQuery) and self.row is not None and self.permissions & correct:
@@ -116,7 +116,8 @@ class Principal(msgspec.Struct, frozen=True):
         return self.audience
 
     def own(self, commands: list[AnyCommand], proposed: Proposed = lambda _proposal_id: None) -> list[AnyCommand]:
-        """The commands as this client sends them: the operator's commands of a key say which key or user sent them.
+        """Return the commands as this client sends them: the operator's commands of a key say which key or user sent
+        them.
 
         Raises:
             RequestFailed: FORBIDDEN, naming the first command that this client may not send. NO_LEADER for a decision about
@@ -150,7 +151,7 @@ class Principal(msgspec.Struct, frozen=True):
             raise RequestFailed(FailCode.FORBIDDEN, text)
 
     def own_query(self, query: Query, held: Held) -> Query:
-        """The query as this client asks it: lists of controls and keys have what it may see.
+        """Return the query as this client asks it: lists of controls and keys have what it may see.
 
         Raises:
             RequestFailed: FORBIDDEN for a read of data that belongs to others.

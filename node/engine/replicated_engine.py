@@ -73,7 +73,7 @@ class _Conversion:
         self.over = True
 
     def _from_prepared(self) -> Engine | None:
-        """The prepared state, after it took over what changed last; None if it cannot be used."""
+        """Return the prepared state, after it took over what changed last; None if it cannot be used."""
         prepared = self._prepared
         if prepared is None or prepared.engine is not self.engine or prepared.to != self.to:
             return None
@@ -96,7 +96,7 @@ class _Conversion:
         return self._made
 
     def take(self) -> Engine | None:
-        """The converted state, if there is one, to be released."""
+        """Return the converted state, if there is one, to be released."""
         made, self._made = self._made, None
         return made
 
@@ -187,9 +187,9 @@ class ReplicatedEngine:
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:
-        """Whether an entry can be applied now. An entry that changes or checks the level first starts a conversion of the
-        state in a thread. Nothing is applied during the conversion, so the state does not change; reads and heartbeats
-        continue.
+        """Return whether an entry can be applied now. An entry that changes or checks the level first starts a
+        conversion of the state in a thread. Nothing is applied during the conversion, so the state does not change;
+        reads and heartbeats continue.
         """
         if self.beside is None or not is_level_entry(payload) or self.is_prepared:
             return True
@@ -211,7 +211,7 @@ class ReplicatedEngine:
         return takes_effect(self.engine, entry)
 
     def _conversion_for(self, to: Level) -> _Conversion | None:
-        """The conversion of the present state to a level, if one was begun. An entry with commands ends it."""
+        """Return the conversion of the present state to a level, if one was begun. An entry with commands ends it."""
         conversion = self._conversion
         return conversion if conversion is not None and conversion.engine is self.engine and conversion.to == to else None
 
@@ -286,7 +286,7 @@ class ReplicatedEngine:
         return obstacles
 
     def digest(self) -> bytes:
-        """The engine's running hash, which covers commands, outcomes and events."""
+        """Return the engine's running hash, which covers commands, outcomes and events."""
         return self.engine.state_hash
 
     def market(self) -> list[SavedProduct]:

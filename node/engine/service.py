@@ -316,7 +316,7 @@ class EngineService:
         return self._entries.encode(self._time_ns(), commands)
 
     def expires_within(self, seconds: float) -> bool:
-        """Whether orders or timers expire within so many seconds, or work is unfinished now. O(products)."""
+        """Return whether orders or timers expire within so many seconds, or work is unfinished now. O(products)."""
         engine = self._machine.engine
         return engine.has_pending_work or 0 < engine.next_expiry <= self._time_ns() + int(seconds * 1e9)
 
@@ -350,7 +350,7 @@ class EngineService:
             self._pending.release()
 
     def _waits_for_leader(self, share: str, units: int, again: Callable[[], None]) -> bool:
-        """Whether a request waits for the next leader. Its client then need not search the nodes for the leader."""
+        """Return whether a request waits for the next leader. Its client then need not search the nodes for the leader."""
         return self._raft.election_in_progress and not self.stopping and self._pending.admit(units, again, share)
 
     # ------------------------------------------------------------------ reads
@@ -430,8 +430,8 @@ class EngineService:
         return Answer(request.request_id, msgspec.Raw(_encode(found)))
 
     def _is_ready(self, raft: RaftStatus) -> bool:
-        """Whether this node has applied what its leader has committed. A follower that did so before may be behind for
-        `READY_LAG_S`: under load it nearly always is, by an entry or two.
+        """Return whether this node has applied what its leader has committed. A follower that did so before may be
+        behind for `READY_LAG_S`: under load it nearly always is, by an entry or two.
         """
         if raft.ready:
             self._caught_up_s = self._clock()
@@ -596,7 +596,7 @@ class EngineService:
         return self._batcher
 
     def holds_log_up(self) -> str:
-        """A description of the operation that stops proposing now, or ""."""
+        """Return a description of the operation that stops proposing now, or ""."""
         if self.seeding is not None:
             return "the dataset is being loaded: wait until it is"
         if self._transfer.under_way:
@@ -606,11 +606,11 @@ class EngineService:
         return self._doubt()
 
     def _held(self) -> bool:
-        """Whether proposing is stopped now, except for the operation that stopped it."""
+        """Return whether proposing is stopped now, except for the operation that stopped it."""
         return self._transfer.under_way or (self.levels is not None and self.levels.under_way)
 
     def members(self) -> list[MemberStatus]:
-        """The members of the cluster by this node's log."""
+        """Return the members of the cluster by this node's log."""
         return membership.member_status(self._raft.status().members, self.config.node_id)
 
     def begin_stop(self) -> None:
@@ -626,8 +626,8 @@ class EngineService:
     # ------------------------------------------------------------------ failures
 
     def _hint(self) -> LeaderHint | None:
-        """The address of the leader. None if there is no leader, or if this node's log does not hold its address yet
-        because the leader joined while this node was disconnected.
+        """Return the address of the leader. None if there is no leader, or if this node's log does not hold its address
+        yet because the leader joined while this node was disconnected.
         """
         leader_id = self._raft.leader_id
         for member in self.members() if leader_id else ():

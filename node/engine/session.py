@@ -308,7 +308,7 @@ class Session(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _wait(self) -> float:
-        """Seconds until the key and its account have budget again. The next request may overdraw it."""
+        """Return the seconds until the key and its account have budget again. The next request may overdraw it."""
         if not self.key_id:
             return 0.0
         return max(self._server.key_rates.wait(self.key_id), self._service.account_rates.wait(self._account_id))
@@ -432,7 +432,7 @@ class Session(asyncio.Protocol):
         return self._service.gate.authenticate(request, time.time(), self._address)
 
     def _certified_node(self) -> str | None:
-        """The node of this cluster whose certificate the peer presented."""
+        """Return the node of this cluster whose certificate the peer presented."""
         channel = self._transport.get_extra_info("ssl_object")
         node_id = None if channel is None else self._server.peer_node_id(channel)
         known = {member.node_id for member in self._service.members()}

@@ -219,7 +219,7 @@ class SnapshotPort:
         self._taken = (manifest, engine, market)
 
     def counters(self) -> dict[str, int]:
-        """Counters since the start, for the status."""
+        """Return the counters since the start, for the status."""
         return {"snapshots_taken": self.taken, "snapshots_failed": self.failed, "snapshot_pause_last_ms": self.pause_last_ms}
 
     def cancel(self) -> None:

@@ -44,7 +44,7 @@ def commands_cost(commands: Sequence[AnyCommand]) -> float:
 
 
 def rate_limited(what: str, seconds: float) -> RequestFailed:
-    """The refusal of a request whose sender is out of budget for so many seconds."""
+    """Return the refusal of a request whose sender is out of budget for so many seconds."""
     return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")
 
 

@@ -75,7 +75,7 @@ class FixMessage:
             seen.add(tag)
 
     def has(self, tag: int) -> bool:
-        """Whether the message has the field."""
+        """Return whether the message has the field."""
         return tag in self._values
 
     def text(self, tag: int) -> str:

@@ -159,7 +159,7 @@ class LogonCheck:
         return wanted
 
     async def sees(self, identity: Identity, account_id: str) -> bool:
-        """Whether the user's roles allow the key to see an account. Raises UnavailableError, RequestFailed."""
+        """Return whether the user's roles allow the key to see an account. Raises UnavailableError, RequestFailed."""
         if not identity.user_id:
             return False
         held: int = await self._backend.query(RightsQuery(identity.sender, Scope.ACCOUNT, account_id))

@@ -274,7 +274,7 @@ class FixServer:
         return await self._doorkeeper.admit(message, address)
 
     def may_be_garbled(self, connection: FixConnection, count: int) -> bool:
-        """Whether a connection may continue after `count` more garbled messages. They are charged to its address."""
+        """Return whether a connection may continue after `count` more garbled messages. They are charged to its address."""
         return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -151,7 +151,7 @@ class FixSession:
     # Numbers
 
     def _next(self, message: FixMessage, number: int) -> bool:
-        """Whether a message has the next number. If not, this method handles it."""
+        """Return whether a message has the next number. If not, this method handles it."""
         if number == self.expected:
             return True
         if number > self.expected:
@@ -180,7 +180,7 @@ class FixSession:
             self._sender.resend(*_range(message))
 
     def _is_reset(self, message: FixMessage) -> bool:
-        """Whether the message is a SequenceReset in reset mode, whose own number is ignored."""
+        """Return whether the message is a SequenceReset in reset mode, whose own number is ignored."""
         try:
             return not message.flag(tags.GAP_FILL)
         except FieldError:

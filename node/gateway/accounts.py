@@ -193,7 +193,7 @@ async def account(call: Call) -> Answer[AccountJson]:
 
 
 async def _accounts(call: Call) -> dict[str, AccountJson]:
-    """The account's balances by their ids."""
+    """Return the account's balances by their ids."""
     account_id = call.account_id
     currencies = await call.gateway.catalogue.all_currencies()
     try:
@@ -223,7 +223,7 @@ async def profile(call: Call) -> Answer[ProfileJson]:
 
 
 def _active(call: Call) -> bool:
-    """Whether active profiles are requested. Raises BadRequestError."""
+    """Return whether active profiles are requested. Raises BadRequestError."""
     active = call.parameters().get("active", "true")
     if active not in ("true", "false"):
         raise BadRequestError("active must be true or false", "active")

@@ -207,7 +207,7 @@ class Authenticator:
         return msgspec.structs.replace(identity, accounts=frozenset([*own, *(row.account_id for row in members.firm_member)]))
 
     def is_current(self, identity: Identity) -> bool:
-        """Whether the identity's key is still the cached one, which means that it has not changed."""
+        """Return whether the identity's key is still the cached one, which means that it has not changed."""
         if identity.key_id == self.admin.key_id:
             return self._bootstrap_off is False
         return self._keys.get(identity.key_id) is identity.key
@@ -249,7 +249,7 @@ class Authenticator:
         return await asyncio.shield(self._asking[key_id])
 
     async def _is_bootstrap_off(self) -> bool:
-        """Whether the operator's key of the configuration file is switched off."""
+        """Return whether the operator's key of the configuration file is switched off."""
         while self._bootstrap_off is None:
             before = self._changes
             off = await self._asked_bootstrap_off()

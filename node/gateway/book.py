@@ -69,7 +69,7 @@ class Book:
         self.stale_blocks: dict[Block, int] = {}
 
     def __len__(self) -> int:
-        """The number of resting orders."""
+        """Return the number of resting orders."""
         return len(self._orders)
 
     def __contains__(self, order_id: int) -> bool:

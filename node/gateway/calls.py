@@ -176,7 +176,7 @@ class Call:
             raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
     def freshness(self) -> dict[str, str]:
-        """The headers that state up to which sequence the answer is complete."""
+        """Return the headers that state up to which sequence the answer is complete."""
         if self.status is None:
             return {}
         sequence = self.status.sequence if self.sequence is None else self.sequence
@@ -307,7 +307,7 @@ class Call:
         return found
 
     def signs(self, command: AnyCommand) -> bool:
-        """Whether a command's id comes from the request's signature."""
+        """Return whether a command's id comes from the request's signature."""
         return bool(self._signed_id) and command.command_id == self._signed_id
 
     def carried_out(self, outcomes: Sequence[AnyOutcome]) -> None:
@@ -342,9 +342,9 @@ class Call:
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
-        """Whether an equal request is a new one and not a replay. That is so if its timestamp has whole seconds and is
-        less than `REPEAT_SECONDS` away, and if the request either only cancels, or cannot be a repetition of the first
-        one (ADR 0034) because that one was answered on this connection before this one began.
+        """Return whether an equal request is a new one and not a replay. That is so if its timestamp has whole seconds
+        and is less than `REPEAT_SECONDS` away, and if the request either only cancels, or cannot be a repetition of the
+        first one (ADR 0034) because that one was answered on this connection before this one began.
         """
         assert self.signed is not None, "only private routes send commands"
         timestamp = self.signed.timestamp

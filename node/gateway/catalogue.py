@@ -50,7 +50,7 @@ class Product:
         return bool(self.switched_off & Switch.KILL) or self.switched_off & both == both
 
     def message(self) -> str:
-        """The switches as text for a client."""
+        """Return the switches as text for a client."""
         names = ", ".join(switch.name.lower().replace("_", " ") for switch in Switch if self.switched_off & switch)
         return f"switched off: {names}{f' ({self.note})' if self.note else ''}" if names else ""
 

@@ -133,7 +133,7 @@ class Outcomes:
         self._done = False
 
     def done(self) -> bool:
-        """Whether the outcome has arrived or will never arrive."""
+        """Return whether the outcome has arrived or will never arrive."""
         return self._done
 
     def set_result(self, outcomes: list[AnyOutcome]) -> None:

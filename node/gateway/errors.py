@@ -59,7 +59,7 @@ class ApiError(QuorumbookError):
         self.headers = headers or {}
 
     def body(self) -> ErrorJson:
-        """The JSON object of the answer. It always has `message`, and the other fields if they are not empty."""
+        """Return the JSON object of the answer. It always has `message`, and the other fields if they are not empty."""
         return ErrorJson(
             message=self.message, field=self.field or UNSET, reason=self.reason or UNSET, detail=self.detail or UNSET
         )
@@ -103,7 +103,7 @@ class ProposedError(ApiError):
         """The key that the proposal stores once it is approved."""
 
     def body(self) -> ProposedJson:  # type: ignore[override]  # of a 202
-        """The JSON object of the answer."""
+        """Return the JSON object of the answer."""
         return ProposedJson(message=self.message, proposal_ids=self._ids, expires_at=self._expires_at, key=self.key)
 
 

@@ -71,7 +71,7 @@ class Monitor:
             return self.status
 
     def age(self) -> float:
-        """Seconds since the latest status was queried."""
+        """Return the seconds since the latest status was queried."""
         return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
@@ -135,7 +135,7 @@ class Gateway:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def trusts(self, peer: str) -> bool:
-        """Whether a connection comes from a trusted proxy, which forwards the requests of any client."""
+        """Return whether a connection comes from a trusted proxy, which forwards the requests of any client."""
         return bool(self.proxies) and addresses.allowed(peer, self.proxies)
 
     async def start(self) -> None:

@@ -83,8 +83,8 @@ async def status(gateway: Gateway, request: Request) -> Response:
 
 
 async def _inside(gateway: Gateway, request: Request) -> bool:
-    """Whether the answer may show everything: to this machine, and to operators. A request of anybody else is charged to its
-    address.
+    """Return whether the answer may show everything: to this machine, and to operators. A request of anybody else is
+    charged to its address.
 
     Raises ApiError 429.
     """

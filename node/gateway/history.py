@@ -405,7 +405,7 @@ async def spark_lines(call: Call) -> Answer[dict[str, list[list[int | str]]]]:
 
 
 def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int | str]]:
-    """Rows of time, low, high, open, close and volume, newest first."""
+    """Return the rows of time, low, high, open, close and volume, newest first."""
     return [
         [
             candle.start,

@@ -161,7 +161,7 @@ class SocketLimits:
         self._shares.spend(address, cost)
 
     def overfull(self, waiting: int) -> bool:
-        """Whether a connection with `waiting` bytes in its queue must be cut off, because too many wait in total."""
+        """Return whether a connection with `waiting` bytes in its queue must be cut off, because too many wait in total."""
         return self.waiting > WAITING_MAX and waiting > WAITING_FAIR
 
 

@@ -57,7 +57,7 @@ def signed_id(key_id: str, signature: str) -> str:
 
 
 def is_signed(command_id: str) -> bool:
-    """Whether a command id was derived from a signature."""
+    """Return whether a command id was derived from a signature."""
     return command_id.startswith(_PREFIX) and len(command_id) >= len(_PREFIX) + 64
 
 
@@ -83,7 +83,7 @@ class Replays:
         self._seen[request_id] = (now + self._seconds, UNDER_WAY)
 
     def knows(self, request_id: str) -> bool:
-        """Whether a request was recorded before."""
+        """Return whether a request was recorded before."""
         return request_id in self._seen
 
     def done(self, request_id: str, outcomes: Sequence[AnyOutcome]) -> None:

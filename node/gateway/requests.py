@@ -67,7 +67,7 @@ def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:
 
 
 def _may_repeat(body: bytes) -> bool:
-    """Whether an object in valid JSON may have a key twice. The check is cheap, and False is always right.
+    """Return whether an object in valid JSON may have a key twice. The check is cheap, and False is always right.
 
     Without escapes `_KEY` matches each key, and perhaps other text that looks like a key.
     """
@@ -111,7 +111,7 @@ def _field(path: str | None, name: str) -> str:
 
 
 def given(raw: msgspec.Raw) -> bool:
-    """Whether the client gave the field. null counts as absent."""
+    """Return whether the client gave the field. null counts as absent."""
     return bytes(raw) not in (b"", b"null")
 
 
@@ -231,5 +231,5 @@ def _stored(time: int | None) -> int | None:
 
 
 def within(time: int, start: int | None, end: int | None) -> bool:
-    """Whether a time lies in a `period`."""
+    """Return whether a time lies in a `period`."""
     return (start is None or time >= start) and (end is None or time < end)

@@ -238,7 +238,7 @@ def _state_before(config: NodeConfig, record: cutover.MigrationRecord) -> Engine
 
 
 def _at_the_end(found: Found) -> Engine:
-    """The state at the end of a log of one level."""
+    """Return the state at the end of a log of one level."""
     assert found.abi is not None
     engine, index = states.empty(states.level_with(found.abi)), 0
     if found.manifest is not None:

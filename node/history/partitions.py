@@ -119,7 +119,7 @@ def alone(home: Path) -> Iterator[None]:
 
 
 def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
-    """What moves of a table: the column with the time, and the condition that rows must meet."""
+    """Return what moves of a table: the column with the time, and the condition that rows must meet."""
     return [
         (tables.trades, tables.trades.c.time, None),
         (tables.ledger, tables.ledger.c.time, None),

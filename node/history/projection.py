@@ -114,7 +114,7 @@ class HistoryRows:
         self.operations: list[Row] = []
 
     def candles(self) -> dict[tuple[str, int], list[Candle]]:
-        """The candles of these trades alone, by product and granularity."""
+        """Return the candles of these trades alone, by product and granularity."""
         by_product: dict[str, list[Candle]] = {}
         for trade in self.trades:
             candle = of_trade(trade["time"], trade["price"], trade["size"], trade["notional"])
@@ -126,7 +126,7 @@ class HistoryRows:
         }
 
     def volumes(self) -> dict[tuple[str, int, str], tuple[int, int]]:
-        """Volume and value of these trades alone, by account, hour and product."""
+        """Return the volume and value of these trades alone, by account, hour and product."""
         found: dict[tuple[str, int, str], tuple[int, int]] = {}
         for trade in self.trades:
             start = bucket(trade["time"] // SECOND_NS, HOUR)

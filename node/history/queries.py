@@ -51,7 +51,7 @@ class HistoryReader:
         self._engine.dispose()
 
     def progress(self) -> HistoryProgress:
-        """The place up to which the history goes, or the beginning if the database does not exist yet.
+        """Return the place up to which the history goes, or the beginning if the database does not exist yet.
 
         Raises:
             HistoryError: the database has another schema than this version.
@@ -67,7 +67,7 @@ class HistoryReader:
         return progress_of(rows[0]) if rows else HistoryProgress()
 
     def confirmed_by(self) -> str:
-        """The start of the engine whose log was last confirmed to be this history's; "" if there is none yet."""
+        """Return the start of the engine whose log was last confirmed to be this history's; "" if there is none yet."""
         rows = self._rows(select(tables.progress.c.confirmed_by)) if self._checked else []
         return str(rows[0]["confirmed_by"]) if rows else ""
 
@@ -138,7 +138,7 @@ class HistoryReader:
         return own + [row for row in more if row not in own]
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:
-        """Return entries of an account's balance in one currency, or of one kind."""
+        """Return the entries of an account's balance in one currency, or of one kind."""
 
         def mine(own: Any) -> Any:
             wanted = (own.account_id == account_id) & (own.currency == currency)
@@ -188,7 +188,7 @@ class HistoryReader:
         return self._rows(found.order_by(own.product_sequence.desc()).limit(limit))
 
     def operations(self, sender: str, limit: int, below: int, above: int) -> list[RowMapping]:
-        """Return commands of the operator, newest first, with sequences above `above` and, unless it is 0, below `below`.
+        """Return the commands of the operator, newest first, with sequences above `above` and, unless it is 0, below `below`.
         `sender` "" means all.
         """
         own = tables.operations.c
@@ -260,7 +260,7 @@ class HistoryReader:
         return order_of(rows[0]) if rows else None
 
     def _newest(self, table: Table, wanted: RowRequest) -> list[Row]:
-        """Return rows from the database and from files."""
+        """Return the rows from the database and from files."""
         with self._engine.connect() as connection:
             return newest(connection, self._home, table, wanted)
 

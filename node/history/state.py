@@ -66,7 +66,7 @@ class StateStore:
         return found
 
     def is_due(self, engine: Engine) -> bool:
-        """Whether a state should be written."""
+        """Return whether a state should be written."""
         applied = engine.sequence - self._sequence
         return applied >= self._every or (applied > 0 and time.monotonic() >= self._since + self._seconds)
 
@@ -114,7 +114,7 @@ class StateStore:
         self._sequence, self._since = manifest.sequence, time.monotonic()
 
     def poll(self) -> bool:
-        """Whether the snapshot in progress has just come to be on disk.
+        """Return whether the snapshot in progress has just come to be on disk.
 
         Raises:
             SnapshotError: the state contradicts itself.

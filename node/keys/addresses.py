@@ -58,8 +58,8 @@ def parse(text: str) -> Address | None:
 
 
 def allowed(address: str, limits: Sequence[Network]) -> bool:
-    """Whether a key with these networks may be used from the address. A key without networks may be used from any
-    address. An unreadable address is in no network.
+    """Return whether a key with these networks may be used from the address. A key without networks may be used from
+    any address. An unreadable address is in no network.
     """
     if not limits:
         return True

@@ -75,11 +75,11 @@ class ApiKey:
         return OPERATOR if self.bootstrap else access.sender_of_key(self.key_id)
 
     def allows(self, address: str) -> bool:
-        """Whether the key may be used from an address."""
+        """Return whether the key may be used from an address."""
         return not self.networks or addresses.allowed(address, self.networks)
 
     def proves(self, signature: str, message: bytes) -> bool:
-        """Whether the signature is the base64 text of the message's HMAC-SHA256 under the key's secret."""
+        """Return whether the signature is the base64 text of the message's HMAC-SHA256 under the key's secret."""
         first, second = self._hmac_states
         inner, outer = first.copy(), second.copy()
         inner.update(message)
@@ -196,7 +196,7 @@ class ClusterKeys:
         return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses), row.user_id)
 
     def opens(self, row: ApiKeyRow) -> bool:
-        """Whether this node can decrypt the key."""
+        """Return whether this node can decrypt the key."""
         try:
             self.open(row)
         except ClusterKeyError:

@@ -71,7 +71,7 @@ class Rewind(msgspec.Struct, frozen=True):
     term: int
 
     def undid(self, index: int, term: int) -> bool:
-        """Whether an entry is one of those."""
+        """Return whether an entry is one of those."""
         return index > self.last_index and term <= self.term
 
 
@@ -106,7 +106,7 @@ def former(data: Path) -> list[MigrationRecord]:
 
 
 def may_go_back(data: Path) -> bool:
-    """Whether there is a migration that was not finalized yet."""
+    """Return whether there is a migration that was not finalized yet."""
     return any((data / FORMER).glob(f"*/{RECORD}"))
 
 

@@ -151,7 +151,7 @@ def _line(sign: str, cells: Cells) -> str:
 
 
 def _extends(was: str, now: str) -> bool:
-    """Whether a cell with a value of several parts has all that it had."""
+    """Return whether a cell with a value of several parts has all that it had."""
     if was[:1] not in ("{", "["):
         return False
     try:

@@ -163,7 +163,7 @@ class OutcomesTaker(Protocol):
     """The receiver of outcomes: a future, or an object with the same methods."""
 
     def done(self) -> bool:
-        """Whether the outcomes have arrived or are no longer wanted."""
+        """Return whether the outcomes have arrived or are no longer wanted."""
 
     def set_result(self, outcomes: list[AnyOutcome], /) -> None:
         """Set the outcomes."""

@@ -140,7 +140,7 @@ class FeedReader:
             self._nodes.rotate(-1)
 
     async def _serves(self, connection: NativeConnection) -> bool:
-        """Whether the node still follows the cluster. An isolated node has no new events and does not notice that."""
+        """Return whether the node still follows the cluster. An isolated node has no new events and does not notice that."""
         try:
             status = await connection.query(StatusQuery())
         except (ConnectionLost, RequestFailed):

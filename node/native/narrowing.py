@@ -22,12 +22,12 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 def is_former(abi: str) -> bool:
-    """Whether a node with this ABI has a native protocol that is narrower than the present one."""
+    """Return whether a node with this ABI has a native protocol that is narrower than the present one."""
     return abi == V0_2_0.abi != OWN.abi
 
 
 def narrowed(message: AnyRequest) -> msgspec.Raw:
-    """The message as version 0.2.0 reads it, encoded.
+    """Return the message as version 0.2.0 reads it, encoded.
 
     Raises:
         RequestFailed: BAD_REQUEST: the request needs a later version.

@@ -148,8 +148,8 @@ class Streamer:
         log.info("streaming after log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
-        """Whether another node is streaming. This waits until the broker's place moves (True), or until it has stood still for
-        `streams.takeover` seconds while it was behind this node's applied index (False).
+        """Return whether another node is streaming. This waits until the broker's place moves (True), or until it has
+        stood still for `streams.takeover` seconds while it was behind this node's applied index (False).
         """
         loop = asyncio.get_running_loop()
         first = await asyncio.to_thread(self._broker.standing)

@@ -50,7 +50,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def counts_file(data_path: Path, process: str) -> Path:
-    """The file of the process with this name."""
+    """Return the file of the process with this name."""
     return data_path / f"{process}.counts"
 
 
@@ -62,7 +62,7 @@ def write(path: Path, families: Sequence[Family]) -> None:
 
 
 def read(path: Path) -> list[Family] | None:
-    """The figures of the file; None where there are none, or they are old or damaged."""
+    """Return the figures of the file; None where there are none, or they are old or damaged."""
     try:
         with path.open("rb") as file:
             found = msgspec.json.decode(file.read(SIZE_MAX), type=_File)

@@ -101,7 +101,7 @@ def issue(
 
 
 def fits(certificate: x509.Certificate, key: bytes) -> bool:
-    """Whether a certificate is that of a private key in PEM. Raises ValueError or TypeError for what is no such key."""
+    """Return whether a certificate is that of a private key in PEM. Raises ValueError or TypeError for what is no such key."""
     private = serialization.load_pem_private_key(key, password=None)
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return private.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)

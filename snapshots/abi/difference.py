@@ -49,8 +49,8 @@ def stored_types(schema: Schema) -> list[str]:
 
 
 def _unused_is_fine(schema: Schema, name: str) -> bool:
-    """Whether the removal of a type needs no change of its own: the fields of a plain struct show it, an option of a choice
-    does not.
+    """Return whether the removal of a type needs no change of its own: the fields of a plain struct show it, an option
+    of a choice does not.
     """
     return name in schema.structs and schema.structs[name].tag is None
 
@@ -144,7 +144,7 @@ def _enum(name: str, old: dict[str, int | str], new: dict[str, int | str]) -> It
 
 
 def widens(old: TypeNode, new: TypeNode) -> bool:
-    """Whether every value of the old type is one of the new type. Changes of a struct or an enumeration are separate."""
+    """Return whether every value of the old type is one of the new type. Changes of a struct or an enumeration are separate."""
     if new.kind == "any":
         return True
     if new.kind == "union":
@@ -158,7 +158,7 @@ def widens(old: TypeNode, new: TypeNode) -> bool:
 
 
 def _looser(old: TypeNode, new: TypeNode) -> bool:
-    """Whether the new bounds allow every value that the old ones allow."""
+    """Return whether the new bounds allow every value that the old ones allow."""
     before = dict(old.bounds)
     for name, bound in new.bounds:
         if name not in _UNBOUNDED or name not in before:

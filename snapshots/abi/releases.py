@@ -67,7 +67,7 @@ class Releases:
 
 
 def _descriptions(directory: Path) -> list[tuple[str, str, Path]]:
-    """Version, ABI and file, by version."""
+    """Return the version, ABI and file, by version."""
     found = [(match, path) for path in directory.glob("*.json") if (match := _NAME.fullmatch(path.name)) is not None]
     found.sort(key=lambda item: [int(part) for part in item[0].group(1).split(".")])
     return [(match.group(1), match.group(2), path) for match, path in found]

@@ -189,7 +189,7 @@ def _collect(schema: Schema, node: TypeNode, found: dict[str, None]) -> None:
 
 
 def same_type(source: Schema, target: Schema, text: str) -> bool:
-    """Whether a type's text means the same bytes in both schemas."""
+    """Return whether a type's text means the same bytes in both schemas."""
     names = references(source, text)
     return names == references(target, text) and all(
         source.structs.get(name) == target.structs.get(name) and source.enums.get(name) == target.enums.get(name)

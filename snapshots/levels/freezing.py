@@ -32,17 +32,17 @@ _INIT = '"""The core of version {version}, frozen."""\n\nCORE = "plain"\n'
 
 
 def archive_path(version: str) -> Path:
-    """The path of a release's archive."""
+    """Return the path of a release's archive."""
     return RELEASED / f"core-{version}.zip"
 
 
 def package_name(version: str) -> str:
-    """The name under which a frozen core is imported."""
+    """Return the name under which a frozen core is imported."""
     return f"core_{version.replace('.', '_')}"
 
 
 def frozen_source(text: str, version: str) -> str:
-    """A module's text with its imports of `statemachine` under the frozen name."""
+    """Return a module's text with its imports of `statemachine` under the frozen name."""
     return _IMPORT.sub(rf"\g<1>{PACKAGE}.{package_name(version)}", text)
 
 
@@ -61,7 +61,7 @@ def freeze(source: Path, version: str, target: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of an archive, in hex."""
+    """Return the SHA-256 of an archive, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -57,12 +57,12 @@ ACCEPTED = frozenset(level.abi for level in SUPPORTED)
 
 
 def by_abi(abi: str) -> Level | None:
-    """The supported level with this ABI."""
+    """Return the supported level with this ABI."""
     return next((level for level in SUPPORTED if level.abi == abi), None)
 
 
 def by_version(version: str) -> Level | None:
-    """The supported level of a version, or with an ABI that begins with `version` (at least twelve digits)."""
+    """Return the supported level of a version, or with an ABI that begins with `version` (at least twelve digits)."""
     return next(
         (level for level in SUPPORTED if level.version == version or (len(version) >= 12 and level.abi.startswith(version))),
         None,
@@ -70,7 +70,7 @@ def by_version(version: str) -> Level | None:
 
 
 def rules_of(version: str, abi: str) -> int:
-    """The rules number of a released version, or of this software by its ABI; 0 if it is unknown."""
+    """Return the rules number of a released version, or of this software by its ABI; 0 if it is unknown."""
     return RULES if abi == ABI else RELEASED_RULES.get(version, 0)
 
 
@@ -98,12 +98,12 @@ _decoder: msgspec.msgpack.Decoder[LevelEntry] = msgspec.msgpack.Decoder(LevelEnt
 
 
 def encode_level_entry(entry: LevelEntry) -> bytes:
-    """The entry's bytes."""
+    """Return the entry's bytes."""
     return ENTRY_MARK + msgspec.msgpack.encode(entry)
 
 
 def decode_level_entry(payload: bytes) -> LevelEntry | None:
-    """The entry about the level that the bytes contain; None for an entry with commands.
+    """Return the entry about the level that the bytes contain; None for an entry with commands.
 
     Raises:
         msgspec.DecodeError: the entry begins like one about the level and cannot be decoded.
@@ -112,23 +112,23 @@ def decode_level_entry(payload: bytes) -> LevelEntry | None:
 
 
 def decode_set_level(payload: bytes) -> SetLevel | None:
-    """The change of the level in an entry; None for any other entry. Raises as `decode_level_entry`."""
+    """Return the change of the level in an entry; None for any other entry. Raises as `decode_level_entry`."""
     entry = decode_level_entry(payload)
     return entry if isinstance(entry, SetLevel) else None
 
 
 def is_level_entry(payload: bytes) -> bool:
-    """Whether an entry is about the level. Such an entry has no commands."""
+    """Return whether an entry is about the level. Such an entry has no commands."""
     return payload[:1] == ENTRY_MARK
 
 
 def is_earlier(level: Level, than: Level) -> bool:
-    """Whether a supported level is earlier than another one."""
+    """Return whether a supported level is earlier than another one."""
     return level in SUPPORTED and than in SUPPORTED and SUPPORTED.index(level) < SUPPORTED.index(than)
 
 
 def abi_behind(payload: bytes) -> str | None:
-    """The ABI of the entries after this one; None if it does not set one."""
+    """Return the ABI of the entries after this one; None if it does not set one."""
     if payload[:1] != ENTRY_MARK:
         return None
     try:

@@ -35,7 +35,7 @@ class LossError(SnapshotError):
 
 
 def lowered(engine: Engine, to: Level) -> Engine:
-    """The state of this software's level at the level before. O(everything); `engine` is not changed.
+    """Return the state of this software's level at the level before. O(everything); `engine` is not changed.
 
     Raises:
         LossError: something would be lost.
@@ -46,8 +46,8 @@ def lowered(engine: Engine, to: Level) -> Engine:
 def lowered_rows(
     tables: Mapping[str, Iterable[Row]], state_hash: bytes, to: Level, lowering: Lowering | None = None
 ) -> FormerEngine:
-    """The state at the level before, from the tables of a state of this software's level, and its running hash. Raises
-    as `lowered`.
+    """Return the state at the level before, from the tables of a state of this software's level, and its running hash.
+    Raises as `lowered`.
 
     Args:
         lowering: converts the rows. It can convert those that change later.
@@ -68,12 +68,12 @@ def lowered_rows(
 
 
 def broken(to: Level, error: Exception) -> LossError:
-    """The error for a state that the earlier version does not accept."""
+    """Return the error for a state that the earlier version does not accept."""
     return LossError(to, [f"the state breaks an invariant of version {to.version}: {error}"])
 
 
 def refusal(to: Level, found: Obstacles) -> LossError:
-    """The error that names these obstacles."""
+    """Return the error that names these obstacles."""
     obstacles = found.texts()
     more = len(obstacles) - OBSTACLES_SHOWN
     return LossError(to, obstacles[:OBSTACLES_SHOWN] + ([f"and {more} more"] if more > 0 else []))

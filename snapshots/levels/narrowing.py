@@ -43,7 +43,7 @@ class Narrowing:
         self._added: dict[type, list[tuple[str, Any]]] = {}
 
     def command(self, command: AnyCommand) -> Any:
-        """The earlier version's command.
+        """Return the earlier version's command.
 
         Raises:
             NotAtLevelError: it has a value that the earlier version does not have.
@@ -70,7 +70,7 @@ class Narrowing:
             raise NotAtLevelError(f"{kind.__name__}: not known at level {self._version}: {error}") from error
 
     def _find_added(self, kind: type[msgspec.Struct]) -> list[tuple[str, Any]]:
-        """The fields that the earlier version does not have, with their defaults as they are encoded."""
+        """Return the fields that the earlier version does not have, with their defaults as they are encoded."""
         length = self._lengths.get(kind.__struct_config__.tag)
         if length is None:
             raise NotAtLevelError(f"{kind.__name__}: the cluster runs at level {self._version}, which does not have this command")

@@ -35,7 +35,7 @@ class Obstacles:
         found[0] += 1
 
     def texts(self) -> list[str]:
-        """A text for each table and field, in the order in which they were found."""
+        """Return a text for each table and field, in the order in which they were found."""
         return [
             f"table {table}: {what} ({count:,} row{'s' if count > 1 else ''}, the first is {row})"
             for (table, what), (count, row) in self._found.items()
@@ -60,7 +60,7 @@ class Narrow:
         self._present = msgspec.msgpack.Decoder(TABLES[table]).decode
 
     def __call__(self, key: bytes, payload: bytes) -> Row:
-        """The row. It is valid only if no obstacle was recorded."""
+        """Return the row. It is valid only if no obstacle was recorded."""
         try:
             former = _encode(self._former(payload))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -75,5 +75,5 @@ class Narrow:
 
 
 def named(key: bytes) -> str:
-    """A row's key for a person."""
+    """Return a row's key for a person."""
     return " ".join(str(part) for part in _raw(key)) or "the only one"

@@ -25,7 +25,7 @@ converted = v0_2_0_rows.converted
 
 
 def raised(engine: Engine, _old: Level, to: Level) -> Engine:
-    """The engine's state at the level of this software. O(everything); `engine` is not changed.
+    """Return the engine's state at the level of this software. O(everything); `engine` is not changed.
 
     Raises:
         StateError: the state cannot be converted.
@@ -35,13 +35,13 @@ def raised(engine: Engine, _old: Level, to: Level) -> Engine:
 
 
 def first_hash(before: bytes, to: Level) -> bytes:
-    """The running hash with which a level begins."""
+    """Return the running hash with which a level begins."""
     return blake2b(before + f" {to.abi} {to.rules}".encode(), digest_size=16).digest()
 
 
 def widened(rows: Mapping[str, Iterable[Row]]) -> dict[str, list[Row]]:
-    """Rows of an earlier version in the present structs, for reading. Fields and tables that were added have their
-    defaults. Nothing else is converted.
+    """Return the rows of an earlier version in the present structs, for reading. Fields and tables that were added have
+    their defaults. Nothing else is converted.
     """
     made: dict[str, list[Row]] = {name: [] for name in TABLES}
     for name, found in rows.items():

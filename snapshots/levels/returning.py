@@ -123,7 +123,7 @@ class PreparedReturn:
             return taken
 
     def take(self) -> Engine:
-        """The state at the level before, equal to a conversion of the whole present state, which does not change
+        """Return the state at the level before, equal to a conversion of the whole present state, which does not change
         meanwhile. O(changes since the last snapshot that was taken over).
 
         Raises:
@@ -178,7 +178,7 @@ class PreparedReturn:
                 made.release()
 
     def _rest(self) -> Frozen:
-        """What changed since the last snapshot, after all snapshots were taken over."""
+        """Return what changed since the last snapshot, after all snapshots were taken over."""
         end = time.monotonic() + ENCODED_SECONDS
         while True:
             self._follow(max(end - time.monotonic(), 0.0))

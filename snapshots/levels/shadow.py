@@ -93,7 +93,7 @@ class Shadow:
                 pass
 
     def take(self, to: Level) -> Engine:
-        """The state of the next level, with which its first entry begins. O(tables).
+        """Return the state of the next level, with which its first entry begins. O(tables).
 
         Raises:
             ShadowError: it is not ready, or has another number of rows than the state that it follows.

@@ -159,21 +159,21 @@ _OWN = {"restore", "patch", "apply"}
 
 
 def module_names(version: str) -> tuple[str, str, str]:
-    """The file names of the three modules."""
+    """Return the file names of the three modules."""
     name = f"v{version.replace('.', '_')}"
     return f"{name}.py", f"{name}_rows.py", f"{name}_back.py"
 
 
 def modules(version: str, source: Schema, target: Schema) -> dict[str, str]:
-    """The texts of the modules with which a version with the schema `target` runs at the level of the released `version`
-    with the schema `source`, by file name.
+    """Return the texts of the modules with which a version with the schema `target` runs at the level of the released
+    `version` with the schema `source`, by file name.
     """
     texts = engine_module(version), rows_module(version, source, target), back_module(version, source, target)
     return dict(zip(module_names(version), texts, strict=True))
 
 
 def engine_module(version: str) -> str:
-    """The text of the module with the engine: each public method and property of the present engine, passed on."""
+    """Return the text of the module with the engine: each public method and property of the present engine, passed on."""
     text = _ENGINE.format(version=version, package=f"{PACKAGE}.{package_name(version)}")
     for name, value in vars(Engine).items():
         if name.startswith("_") or name in _OWN:
@@ -194,7 +194,7 @@ def _method(name: str, signature: inspect.Signature) -> str:
 
 
 def rows_module(version: str, source: Schema, target: Schema) -> str:
-    """The text of the module with the rows, with what changed between the schemas."""
+    """Return the text of the module with the rows, with what changed between the schemas."""
     changes = "\n".join(
         f"- {change.place}: {change.text}" + ("" if change.automatic else " (needs code)")
         for change in difference(source, target)
@@ -203,7 +203,7 @@ def rows_module(version: str, source: Schema, target: Schema) -> str:
 
 
 def back_module(version: str, source: Schema, target: Schema) -> str:
-    """The text of the module with the way back, with what the author decides for each table and column."""
+    """Return the text of the module with the way back, with what the author decides for each table and column."""
     tables = _changes_by_table(source, target)
     functions = [_back_table(version, table, found) for table, found in tables.items()]
     new = ", ".join(table.name for table in target.tables if source.table(table.name) is None)
@@ -227,8 +227,8 @@ def _back_table(version: str, table: str, changes: Sequence[str]) -> str:
 
 
 def _changes_by_table(source: Schema, target: Schema) -> dict[str, list[str]]:
-    """For each table of both schemas that differs: the columns, fields of structs in columns, and values that the earlier
-    one lacks or stores in another form.
+    """Return for each table of both schemas that differs: the columns, fields of structs in columns, and values that
+    the earlier one lacks or stores in another form.
     """
     changes = difference(source, target)
     found: dict[str, list[str]] = {}
@@ -246,7 +246,7 @@ def _changes_by_table(source: Schema, target: Schema) -> dict[str, list[str]]:
 
 
 def _places(schema: Schema, table: TableType) -> Iterator[tuple[str, str]]:
-    """Where `difference` says what changed in a table's rows, and how a text about it begins."""
+    """Yield where `difference` says what changed in a table's rows, and how a text about it begins."""
     yield f"table {table.name}", ""
     yield f"struct {table.row}", ""
     for name in references(schema, table.row):

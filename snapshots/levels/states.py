@@ -30,20 +30,19 @@ if TYPE_CHECKING:
 
 @cache
 def _v0_2_0() -> Any:
-    """The module of version 0.2.0. It is imported on first use, because reading its core from the archive takes
-    time."""
+    """Return the module of version 0.2.0. It is imported on first use, because reading its core from the archive takes time."""
     from snapshots.levels import v0_2_0
 
     return v0_2_0
 
 
 def level_of(engine: Engine) -> Level:
-    """The level of a state."""
+    """Return the level of a state."""
     return OWN if type(engine) is Engine else V0_2_0
 
 
 def level_with(abi: str) -> Level:
-    """The supported level with this ABI.
+    """Return the supported level with this ABI.
 
     Raises:
         LevelError: there is none.
@@ -55,13 +54,13 @@ def level_with(abi: str) -> Level:
 
 
 def empty(level: Level = OWN) -> Engine:
-    """An empty state."""
+    """Return an empty state."""
     engine: Engine = _v0_2_0().FormerEngine() if level.abi == V0_2_0.abi else Engine()
     return engine
 
 
 def restored(abi: str, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
-    """The state in the tables of a snapshot with this ABI. See `Engine.restore`.
+    """Return the state in the tables of a snapshot with this ABI. See `Engine.restore`.
 
     Raises:
         LevelError: its level is not supported here.
@@ -72,7 +71,7 @@ def restored(abi: str, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, v
 
 
 def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
-    """The log entry of commands at the level with this ABI.
+    """Return the log entry of commands at the level with this ABI.
 
     Raises:
         NotAtLevelError: a command needs a later level.
@@ -86,7 +85,7 @@ def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
 
 
 def encoded_migrated(time: int, commands: Sequence[AnyCommand]) -> bytes:
-    """The log entry of commands of an earlier version, converted to `level.BROUGHT_TO`.
+    """Return the log entry of commands of an earlier version, converted to `level.BROUGHT_TO`.
 
     Raises:
         NotAtLevelError: a command needs a later level.
@@ -106,7 +105,7 @@ def check_commands(abi: str, commands: Sequence[AnyCommand]) -> None:
 
 
 def narrow_commands(abi: str, commands: Sequence[AnyCommand]) -> list[Any]:
-    """Commands as the earlier level with this ABI writes them. Raises NotAtLevelError as `check_commands`."""
+    """Return the commands as the earlier level with this ABI writes them. Raises NotAtLevelError as `check_commands`."""
     assert abi == V0_2_0.abi
     narrow = _v0_2_0().NARROWING.command
     made = []
@@ -119,7 +118,7 @@ def narrow_commands(abi: str, commands: Sequence[AnyCommand]) -> list[Any]:
 
 
 def commands_of(abi: str, payload: bytes) -> Batch:
-    """The batch in a log entry of the level with this ABI, as the present structs.
+    """Return the batch in a log entry of the level with this ABI, as the present structs.
 
     Raises:
         msgspec.DecodeError: it is none.
@@ -131,7 +130,7 @@ def commands_of(abi: str, payload: bytes) -> Batch:
 
 
 def is_migrated(payload: bytes) -> bool:
-    """Whether a log entry with commands is of an earlier version, and was converted to `level.BROUGHT_TO`.
+    """Return whether a log entry with commands is of an earlier version, and was converted to `level.BROUGHT_TO`.
 
     Raises:
         msgspec.DecodeError: it is no entry with commands.
@@ -161,13 +160,13 @@ def prepare_return(engine: Engine, to: Level) -> PreparedReturn:
 
 
 def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:
-    """The tables of a state in this software's schema."""
+    """Return the tables of a state in this software's schema."""
     rows = {name: list(found) for name, found in engine.tables()}
     return rows if level_of(engine) is OWN else widened(rows)
 
 
 def converted(engine: Engine, old: Level, to: Level) -> Engine:
-    """The state converted to the next level or to the one before. `engine` is not changed.
+    """Return the state converted to the next level or to the one before. `engine` is not changed.
 
     Raises:
         MigrationError, StateError: it cannot be converted.
@@ -199,7 +198,7 @@ def apply(engine: Engine, payload: bytes, convert: Convert = converted) -> tuple
 
 
 def takes_effect(engine: Engine, change: SetLevel) -> bool:
-    """Whether an entry changes the level of this state.
+    """Return whether an entry changes the level of this state.
 
     Raises:
         LevelError: it does, and this software does not support the new one.

@@ -54,7 +54,8 @@ NARROWING = Narrowing(V0_2_0.version, core_commands.AnyCommand.__args__, core_co
 
 
 def encode_batch(time: int, commands: Iterable[AnyCommand], *, migrated: bool = False) -> bytes:
-    """The log entry of these commands, as version 0.2.0 writes it. `migrated`: they were applied by 0.1.0's rules.
+    """Return the log entry of these commands, as version 0.2.0 writes it. `migrated`: they were applied by 0.1.0's
+    rules.
 
     Raises:
         NotAtLevelError: a command has a value that version 0.2.0 does not know.
@@ -175,7 +176,7 @@ class FormerEngine(Engine):
     # ------------------------------------------------------------------ whole
 
     def counts(self) -> dict[str, int]:
-        """The number of rows of each table."""
+        """Return the number of rows of each table."""
         found: dict[str, int] = core_rows.counts(self._core._state)
         return found
 
@@ -261,7 +262,7 @@ class FormerEngine(Engine):
         """None: version 0.2.0 has no calendars."""
 
     def fees_of(self, account_id: str, product_id: str = "") -> Fees | None:
-        """The rates of the products, because version 0.2.0 has no others and counts no volume."""
+        """Return the rates of the products, because version 0.2.0 has no others and counts no volume."""
         products = [row for row in self._core.products() if row.product_id == product_id or not product_id]
         if not self.account_exists(account_id) or (product_id and not products):
             return None
@@ -395,5 +396,5 @@ class FormerEngine(Engine):
 
 
 def _present(found: Any, decoder: msgspec.msgpack.Decoder[Row]) -> Row:
-    """Rows of version 0.2.0 as the present ones: later fields have their defaults."""
+    """Return the rows of version 0.2.0 as the present ones: later fields have their defaults."""
     return decoder.decode(_encode(found))

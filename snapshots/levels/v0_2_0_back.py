@@ -46,7 +46,8 @@ _LIMIT, _BUY, _ACTIVE = OrderType.LIMIT, Side.BUY, OrderStatus.ACTIVE
 
 
 def lowered(rows: Mapping[str, Iterable[Row]], first_hash: bytes, lowering: Lowering) -> dict[str, list[Row]]:
-    """All tables of a state of 0.3.0, as 0.2.0 has them. They are of no use if obstacles were noted. O(everything).
+    """Return all tables of a state of 0.3.0, as 0.2.0 has them. They are of no use if obstacles were noted.
+    O(everything).
 
     Args:
         first_hash: the running hash with which the level begins.
@@ -103,11 +104,11 @@ class Lowering:
             self.obstacles.add(table, "0.2.0 has no such table", named(key))
 
     def row(self, table: str, key: bytes, payload: bytes, first_hash: bytes = b"") -> Row:
-        """A row of any table but `outcome`. `first_hash` is for the counters."""
+        """Return a row of any table but `outcome`. `first_hash` is for the counters."""
         return self._narrow[table](key, self._without_dropped(table, key, payload, first_hash))
 
     def _without_dropped(self, table: str, key: bytes, payload: bytes, first_hash: bytes) -> bytes:
-        """A row without the fields that may be dropped."""
+        """Return a row without the fields that may be dropped."""
         if table == "done_order":
             order = _order(payload)
             order.fee_credit = 0
@@ -137,7 +138,7 @@ class Lowering:
         return order
 
     def balance(self, payload: bytes) -> bytes:
-        """A balance, after every open order was converted once."""
+        """Return a balance, after every open order was converted once."""
         row = msgspec.msgpack.decode(payload, type=BalanceRow)
         released = self._released.get((row.account_id, row.currency), 0)
         if not released:
@@ -155,7 +156,7 @@ class Lowering:
             latest[product_id, side, price] = max(opened_sequence, before)
 
     def outcome(self, account_id: str, row: OutcomeRow) -> Row | None:
-        """An entry in the one reply cache of an account. None if 0.2.0 does not have such an outcome."""
+        """Return an entry in the one reply cache of an account. None if 0.2.0 does not have such an outcome."""
         outcome = _former_outcome(row.outcome)
         if type(outcome).__name__ not in _OUTCOMES:
             self.obstacles.add("outcome", f"an answer {type(outcome).__name__}, which 0.2.0 does not have", account_id)
@@ -174,7 +175,7 @@ class Lowering:
 
 
 def _outcomes(found: list[Row], lowering: Lowering) -> Iterator[Row]:
-    """The table `outcome`: the reply caches of each account as one."""
+    """Yield the table `outcome`: the reply caches of each account as one."""
     caches: dict[str, dict[int, OutcomeRow]] = {}
     for _, payload in found:
         row: OutcomeRow = outcome_row(payload)
@@ -194,7 +195,7 @@ def _outcomes(found: list[Row], lowering: Lowering) -> Iterator[Row]:
 
 
 def _former_outcome(outcome: AnyOutcome) -> AnyOutcome:
-    """An outcome without what may be dropped. Its orders are changed."""
+    """Return an outcome without what may be dropped. Its orders are changed."""
     if isinstance(outcome, Rejected):
         known = outcome.reason in _REASONS
         return outcome if known else msgspec.structs.replace(outcome, reason=Reason.INVALID_ORDER)

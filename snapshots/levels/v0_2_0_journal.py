@@ -168,7 +168,7 @@ class Follower:
         self._products.add(product_id)
 
     def _order(self, order: Any) -> OrderState:
-        """An order in the present struct. Its product is put first if it was added after this round began."""
+        """Return an order in the present struct. Its product is put first if it was added after this round began."""
         if order.product_id not in self._products:
             self._currencies()
             self._product(order.product_id)

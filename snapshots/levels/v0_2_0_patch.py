@@ -256,7 +256,7 @@ class Patch:
             self._state.done_count -= 1
 
     def _side(self, order: Any) -> Any:
-        """The side of the book on which an order rests, or on which an auction has collected it."""
+        """Return the side of the book on which an order rests, or on which an auction has collected it."""
         product = self._state.products[order.product_id]
         return (product.collected if order.status is _ACTIVE else product.book).side(order.side)
 
@@ -354,7 +354,7 @@ class Patch:
 
 
 def _time(order: Any) -> tuple[int, int]:
-    """The place of an order among those of its price."""
+    """Return the place of an order among those of its price."""
     return order.opened_sequence, order.order_id
 
 
@@ -363,6 +363,6 @@ def _sequence(row: OutcomeRow) -> int:
 
 
 def _has(memory: Any, command_id: str, sequence: int) -> bool:
-    """Whether a reply cache has the entry of a command with this sequence."""
+    """Return whether a reply cache has the entry of a command with this sequence."""
     packed = memory.find(command_id)
     return packed is not None and core_remember.sequence_of(packed) == sequence

@@ -37,7 +37,7 @@ _product = msgspec.msgpack.Decoder(ProductRow).decode
 
 
 def open_order(row: OrderState, unit: int) -> OrderState:
-    """An open order. `unit`: one whole coin of its product's base currency, in base units. The row itself is changed."""
+    """Return an open order. `unit`: one whole coin of its product's base currency, in base units. The row itself is changed."""
     if row.side == Side.BUY and row.order_type == OrderType.LIMIT:
         cost = row.price * row.remaining // unit
         row.fee_credit = cost * max(row.maker_fee_ppm, row.taker_fee_ppm) % PPM
@@ -45,13 +45,13 @@ def open_order(row: OrderState, unit: int) -> OrderState:
 
 
 def product(row: ProductRow) -> ProductRow:
-    """A product."""
+    """Return a product."""
     return row if row.version else msgspec.structs.replace(row, version=1)
 
 
 def outcome(owner: str, encoded: bytes) -> tuple[bytes, list[str]]:
-    """An outcome in a reply cache: encoded in the present schema, and the further reply caches that have it, as the
-    table `outcome` names them.
+    """Return an outcome in a reply cache: encoded in the present schema, and the further reply caches that have it, as
+    the table `outcome` names them.
     """
     found = _outcome.decode(encoded)
     return _encode(found), _further(owner, found)
@@ -66,7 +66,7 @@ def _further(owner: str, found: AnyOutcome) -> list[str]:
 
 
 def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str, list[Row]]:
-    """All tables of a state of 0.2.0, as 0.3.0 has them. `first_hash`: the running hash with which its level begins."""
+    """Return all tables of a state of 0.2.0, as 0.3.0 has them. `first_hash`: the running hash with which its level begins."""
     tables = {name: found if isinstance(found, list) else list(found) for name, found in rows.items()}
     scales = {row.currency: row.scale for row in (_currency(payload) for _, payload in tables["currency"])}
     units = {row.product_id: 10 ** scales[row.base] for row in (_product(payload) for _, payload in tables["product"])}
@@ -94,8 +94,9 @@ def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
 
 
 def _outcomes(found: list[Row], decode: Callable[[bytes], OutcomeRow]) -> Iterator[Row]:
-    """The table `outcome`. Its rows are merged and not sorted, because sorting a million rows would hold the
-    interpreter lock for a second."""
+    """Yield the table `outcome`. Its rows are merged and not sorted, because sorting a million rows would hold the
+    interpreter lock for a second.
+    """
     own: list[Row] = []
     moved: dict[str, deque[Row]] = {}
     for key, payload in found:

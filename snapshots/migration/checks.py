@@ -140,7 +140,7 @@ def finish(rows: Mapping[str, list[Row]], codec: Codec) -> dict[str, list[Row]]:
 
 
 def summary(facts: Facts, engine: Engine) -> list[CheckReport]:
-    """The checks that a state has passed, with their figures."""
+    """Return the checks that a state has passed, with their figures."""
     money = ", ".join(f"{amount} {currency}" for currency, amount in sorted(facts.money.items())) or "no money"
     orders = sum(len(ids) for ids in facts.queues.values())
     return [

@@ -38,7 +38,7 @@ class Converter:
         return None if table in self.migration.removed_tables else name
 
     def is_unchanged(self, table: str) -> bool:
-        """Whether the rows' bytes stay the same, so that they need not be decoded."""
+        """Return whether the rows' bytes stay the same, so that they need not be decoded."""
         source, target = self.source.schema, self.target.schema
         old, new = source.table(table), target.table(self.new_table(table) or "")
         if old is None or new is None or table in self.migration.rows or (old.row, old.key) != (new.row, new.key):
@@ -205,8 +205,8 @@ class Converter:
         return fields, {field.name: field.default for field in added}
 
     def _follows(self, old: TypeNode, new: TypeNode) -> bool:
-        """Whether values can be converted from one type to the other part by part. An option that a choice no longer has is an
-        error of the value that has it.
+        """Return whether values can be converted from one type to the other part by part. An option that a choice no
+        longer has is an error of the value that has it.
         """
         if old.kind == "union" or new.kind == "union":
             return True

@@ -9,7 +9,7 @@ from snapshots.migration.plan import Migration
 
 
 def batch(values: Values) -> Values:
-    """An entry that 0.1.0 wrote."""
+    """Return an entry that 0.1.0 wrote."""
     return {**values, "migrated": True}
 
 

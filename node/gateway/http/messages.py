@@ -99,7 +99,7 @@ class Request:
         return [value] if isinstance(value, str) else value
 
     def has_any(self, names: frozenset[str]) -> bool:
-        """Whether the request has one of these headers. The names are in lower case."""
+        """Return whether the request has one of these headers. The names are in lower case."""
         return not names.isdisjoint(self._headers)
 
     @property

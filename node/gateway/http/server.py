@@ -134,7 +134,7 @@ class HttpServer:
             connection.holder = ""
 
     def is_socket(self, request: Request) -> bool:
-        """Whether the request begins a WebSocket."""
+        """Return whether the request begins a WebSocket."""
         upgrade = request.header("upgrade")
         return (
             request.method == "GET"
@@ -145,7 +145,7 @@ class HttpServer:
 
     @staticmethod
     def is_local(peer: str) -> bool:
-        """Whether the peer is on this machine."""
+        """Return whether the peer is on this machine."""
         return peer == "::1" or peer.removeprefix("::ffff:").startswith("127.")
 
     async def _run_clock(self) -> None:

@@ -70,7 +70,7 @@ class Page:
         return routes
 
     def wanted_by(self, request: Request) -> bool:
-        """Whether a request for the root comes from a browser that wants a page."""
+        """Return whether a request for the root comes from a browser that wants a page."""
         return "text/html" in (request.header("accept") or "")
 
     async def _redirect(self, request: Request, _names: Mapping[str, str]) -> Response:
@@ -132,7 +132,7 @@ class Page:
         return shared
 
     def _trusts(self, request: Request) -> bool:
-        """Whether the request comes from the page of a member."""
+        """Return whether the request comes from the page of a member."""
         origin = request.header("origin")
         return origin is not None and origin in self._members()
 
