@@ -1,9 +1,9 @@
-"""Follows the node's log with a separate engine: from the broker's place to the entry that the node has applied.
+"""Follows the node's log with a separate engine: from the broker's position to the entry that the node has applied.
 
 The engine's state is written to disk at intervals (`data/streams/state`), so that a start does not apply the whole log
-again. At a start the entries between that state and the broker's place are applied without publishing them. A state
-after the broker's place cannot be used. If another node has streamed in the meantime, the engine is brought forward to
-the place that `Broker.begin` returns.
+again. At a start the entries between that state and the broker's position are applied without publishing them. A state
+after the broker's position cannot be used. If another node has streamed in the meantime, the engine is brought forward
+to the position that `Broker.begin` returns.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NodeStream:
         self._state = StateStore(config.streams_path / STATE, STATE_EVERY, STATE_SECONDS)
         data = config.data_path
         self._directories = [data / "log", data / cutover.ARCHIVE, self.fetched]
-        self._place = StreamProgress(config.cluster_id, 0, 0)
+        self._position = StreamProgress(config.cluster_id, 0, 0)
         self._before: StreamProgress | None = None
         self._engine, self._index = Engine(), 0
         self._tail: LogTail | None = None
@@ -78,40 +78,40 @@ class NodeStream:
         return self._config.streams_path / FETCHED
 
     @property
-    def place(self) -> StreamProgress:
-        """The broker's place."""
-        return self._place
+    def position(self) -> StreamProgress:
+        """The broker's position."""
+        return self._position
 
     def begin(self) -> None:
-        """Take the stream over, and read the broker's place.
+        """Take the stream over, and read the broker's position.
 
         Raises:
             BrokerError: the broker cannot be reached.
-            StreamError: the broker's place belongs to another cluster.
+            StreamError: the broker's position belongs to another cluster.
         """
         found = self._broker.begin()
-        self._place = found or StreamProgress(self._config.cluster_id, 0, 0)
-        if self._place.cluster_id != self._config.cluster_id:
+        self._position = found or StreamProgress(self._config.cluster_id, 0, 0)
+        if self._position.cluster_id != self._config.cluster_id:
             raise StreamError(
-                f"the topics hold the stream of cluster {self._place.cluster_id!r}, and this is {self._config.cluster_id!r}: "
+                f"the topics hold the stream of cluster {self._position.cluster_id!r}, and this is {self._config.cluster_id!r}: "
                 "set another streams.prefix"
             )
-        undone = self.undone(self._place)
+        undone = self.undone(self._position)
         if undone is not None:
             self._begin_cut(undone)
             return
         pending = self._pending
-        if pending is not None and pending[1] == self._place:
+        if pending is not None and pending[1] == self._position:
             self._pending = None  # the batch was committed, and only the answer was lost
         elif pending is not None and found != self._before:
             self._pending = None  # another node has streamed in the meantime
-            self._restore(self._place.index)
-        elif self._tail is None or (pending is None and self._index > self._place.index):
-            self._restore(self._place.index)
+            self._restore(self._position.index)
+        elif self._tail is None or (pending is None and self._index > self._position.index):
+            self._restore(self._position.index)
 
-    def undone(self, place: StreamProgress) -> int | None:
-        """Return the last log entry that the rollbacks of this node's data kept, or None if they did not undo this place."""
-        ways = [way.last_index for way in cutover.rewinds(self._config.data_path) if way.undid(place.index, place.term)]
+    def undone(self, position: StreamProgress) -> int | None:
+        """Return the last log entry that the rollbacks of this node's data kept, or None if they did not undo this position."""
+        ways = [way.last_index for way in cutover.rewinds(self._config.data_path) if way.undid(position.index, position.term)]
         return min(ways, default=None)
 
     def _forget_undone(self) -> None:
@@ -137,31 +137,31 @@ class NodeStream:
             if entry is None:
                 return False
             self._apply(entry)
-        place = StreamProgress(self._config.cluster_id, self._cut_to, 0, self._config.node_id)
-        self._broker.cut(self._writer.cuts(self._engine, self._cut_to), place)
-        self._cut_to, self._place = None, place
+        position = StreamProgress(self._config.cluster_id, self._cut_to, 0, self._config.node_id)
+        self._broker.cut(self._writer.cuts(self._engine, self._cut_to), position)
+        self._cut_to, self._position = None, position
         return True
 
     def begin_behind_snapshot(self) -> bool:
-        """Begin after the node's newest snapshot, if the broker has no place yet and the log before the snapshot is gone.
-        Returns False if that is not possible.
+        """Begin after the node's newest snapshot, if the broker has no position yet and the log before the snapshot is
+        gone. Returns False if that is not possible.
         """
-        if self._place.index or node_state(self._config.data_path / "snapshots", inf) is None:
+        if self._position.index or node_state(self._config.data_path / "snapshots", inf) is None:
             return False
         self._restore(inf)
-        self._place = StreamProgress(self._config.cluster_id, self._index, 0, self._config.node_id)
+        self._position = StreamProgress(self._config.cluster_id, self._index, 0, self._config.node_id)
         log.warning("the log before entry %d is gone: the stream begins after it", self._index + 1)
         return True
 
-    def stand_by(self, place: StreamProgress) -> None:
-        """Prepare to take over while another node publishes, without applying the log: the newest of the node's snapshots
-        that the broker's place covers becomes the stream's state. The log before it is released. Otherwise the log of a
-        node that never publishes would grow without bound.
+    def stand_by(self, position: StreamProgress) -> None:
+        """Prepare to take over while another node publishes, without applying the log: the newest of the node's
+        snapshots that the broker's position covers becomes the stream's state. The log before it is released. Otherwise
+        the log of a node that never publishes would grow without bound.
         """
         snapshots = self._config.data_path / "snapshots"
         paths = snapshot_paths(snapshots) if snapshots.is_dir() else []
-        covered = [path for path in paths if self._state.index < int(path.name) <= place.index]
-        if not covered or self.undone(place) is not None:
+        covered = [path for path in paths if self._state.index < int(path.name) <= position.index]
+        if not covered or self.undone(position) is not None:
             return
         try:
             self._state.adopt(covered[-1])
@@ -188,7 +188,7 @@ class NodeStream:
         Raises:
             MissingEntriesError: the next entry is missing. Put a segment that has it into `fetched`.
             FencedError, BrokerError: as `Broker.publish`.
-            StreamError: the broker's place does not belong to this log.
+            StreamError: the broker's position does not belong to this log.
         """
         assert self._tail is not None, "begin comes first"
         self._poll_state()
@@ -203,17 +203,17 @@ class NodeStream:
             if entry is None:
                 break
             records += self._taken(entry)
-            if entry.index > self._place.index:
+            if entry.index > self._position.index:
                 last = entry
         if last is None:
             return False
         return self._publish(records, StreamProgress(self._config.cluster_id, last.index, last.term, self._config.node_id))
 
-    def _publish(self, records: list[Record], place: StreamProgress) -> bool:
+    def _publish(self, records: list[Record], position: StreamProgress) -> bool:
         """Publish a batch. It is kept until the broker has accepted it."""
-        self._pending, self._before = (records, place), self._place if self._place.index else None
-        self._broker.publish(records, place)
-        self._pending, self._place = None, place
+        self._pending, self._before = (records, position), self._position if self._position.index else None
+        self._broker.publish(records, position)
+        self._pending, self._position = None, position
         self.published += len(records)
         self._tend_state()
         return True
@@ -226,13 +226,13 @@ class NodeStream:
 
     def _taken(self, entry: LogEntry) -> list[Record]:
         """Apply an entry, and return its records, or none if the broker has them."""
-        if entry.index == self._place.index and self._place.term not in (0, entry.term):
+        if entry.index == self._position.index and self._position.term not in (0, entry.term):
             raise StreamError(
-                f"the broker has log entry {entry.index} of term {self._place.term}, and this log one of term {entry.term}: a rollback undid "
+                f"the broker has log entry {entry.index} of term {self._position.term}, and this log one of term {entry.term}: a rollback undid "
                 "what was published. Consumers must know of this: begin with another streams.prefix"
             )
         steps = self._apply(entry)
-        return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
+        return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._position.index else []
 
     def _apply(self, entry: LogEntry) -> list[HistoryStep]:
         """Apply an entry. Returns the steps of its commands."""
@@ -263,8 +263,8 @@ class NodeStream:
             self.write_state()
 
     def write_state(self) -> None:
-        """Begin to write the state. It never includes entries after the broker's place."""
-        if self._index and self._index == self._place.index and not self._queued:
+        """Begin to write the state. It never includes entries after the broker's position."""
+        if self._index and self._index == self._position.index and not self._queued:
             self._state.begin(self._engine, self._index)
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """NATS JetStream: one stream of messages, each published on condition that it follows the previous one.
 
-JetStream has no transactions. A place is a message after the records that it covers. Messages after the last place are
-the next records. Their order is the same on every node, so the stream skips as many records when it continues. A node
-that has just restarted makes small batches, so that may take several. No place is published before all are skipped: it
-would be after records that it does not cover. If a second process publishes, the condition of the first process fails,
-and the first process is fenced.
+JetStream has no transactions. A position is a message after the records that it covers. Messages after the last
+position are the next records. Their order is the same on every node, so the stream skips as many records when it
+continues. A node that has just restarted makes small batches, so that may take several. No position is published before
+all are skipped: it would be after records that it does not cover. If a second process publishes, the condition of the
+first process fails, and the first process is fenced.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ class JetStreamBroker:
         self._last = 0
         """The expected stream sequence of the last message."""
         self._skip = 0
-        """Records after the last place, which were already published."""
+        """Records after the last position, which were already published."""
 
     def begin(self) -> StreamProgress | None:
         """See `Broker.begin`."""
         return self._do(self._begin())
 
-    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
-        """See `Broker.publish`. Records may become visible before the place. No record is published twice."""
-        self._do(self._publish(records, place))
+    def publish(self, records: Sequence[Record], position: StreamProgress) -> None:
+        """See `Broker.publish`. Records may become visible before the position. No record is published twice."""
+        self._do(self._publish(records, position))
 
-    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
-        """See `Broker.cut`. Records after the last place were undone, so they do not count as published."""
+    def cut(self, records: Sequence[Record], position: StreamProgress) -> None:
+        """See `Broker.cut`. Records after the last position were undone, so they do not count as published."""
         self._skip = 0
-        self.publish(records, place)
+        self.publish(records, position)
 
     def standing(self) -> StreamProgress | None:
         """See `Broker.standing`."""
@@ -109,14 +109,14 @@ class JetStreamBroker:
             await context.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
         # The end first: what another process publishes meanwhile is behind it, and fences this one.
         self._last = (await context.stream_info(self._stream)).state.last_seq
-        place, at = await self._standing()
+        position, at = await self._standing()
         if at > self._last:
             raise FencedError("another process publishes")
         self._skip = self._last - at
-        return place
+        return position
 
     async def _standing(self) -> tuple[StreamProgress | None, int]:
-        """Return the last place and its sequence in the stream, or None and 0."""
+        """Return the last position and its sequence in the stream, or None and 0."""
         context = await self._context()
         try:
             message = await context.get_last_msg(self._stream, f"{self._prefix}.places")
@@ -125,15 +125,15 @@ class JetStreamBroker:
         try:
             return msgspec.json.decode(message.data or b"", type=StreamProgress), int(message.seq or 0)
         except msgspec.DecodeError as error:
-            raise BrokerError(f"{self._prefix}.places: its last message is no place of a stream: {error}") from error
+            raise BrokerError(f"{self._prefix}.places: its last message is no position of a stream: {error}") from error
 
-    async def _publish(self, records: Sequence[Record], place: StreamProgress) -> None:
+    async def _publish(self, records: Sequence[Record], position: StreamProgress) -> None:
         if self._skip > len(records):
             self._skip -= len(records)
             return
         context = await self._context()
         left = [(f"{record.topic}.{_token(record.key)}", record.value, record.headers()) for record in records[self._skip :]]
-        left.append((f"{self._prefix}.places", msgspec.json.encode(place), {}))
+        left.append((f"{self._prefix}.places", msgspec.json.encode(position), {}))
         for start in range(0, len(left), IN_FLIGHT):
             chunk = left[start : start + IN_FLIGHT]
             sent = [

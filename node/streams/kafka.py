@@ -1,13 +1,13 @@
-"""Kafka: publishes records and place in one transaction. The transactional id fences a second streaming process.
+"""Kafka: publishes records and position in one transaction. The transactional id fences a second streaming process.
 
-The place is a record in a separate topic with one partition. It is produced after the broker has acknowledged the
+The position is a record in a separate topic with one partition. It is produced after the broker has acknowledged the
 records before it.
 
 A streaming process that fails leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see
-it. Some compatible brokers show such records nevertheless, so the stream does not rely on the abort. At the beginning it
-reads the last record of every partition as a consumer sees it, and does not publish again what a partition has. For this
-purpose each record has the header `place`: its log entry, and its number within the entry. The stream chooses partitions
-by CRC32 of the key.
+it. Some compatible brokers show such records nevertheless, so the stream does not rely on the abort. At the beginning
+it reads the last record of every partition as a consumer sees it, and does not publish again what a partition has. For
+this purpose each record has the header `place`: its log entry, and its number within the entry. The stream chooses
+partitions by CRC32 of the key.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class KafkaBroker:
     Args:
         servers: "host:port,host:port".
         cluster_id: the exchange's cluster id, from which the transactional id is derived.
-        places: the topic of the place.
+        places: the topic of the position.
         partitions: the number of partitions of new topics. Existing topics keep theirs.
         replication: the replication factor of new topics.
         options: additional settings of librdkafka, such as `security.protocol`.
@@ -108,16 +108,16 @@ class KafkaBroker:
         except KafkaException as error:
             self._drop()
             raise _failure(error) from error
-        place = self.standing()
+        position = self.standing()
         self._read_ends()
-        return place
+        return position
 
-    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
+    def publish(self, records: Sequence[Record], position: StreamProgress) -> None:
         """See `Broker.publish`."""
-        self._transact(records, place, [])
+        self._transact(records, position, [])
 
-    def _transact(self, records: Sequence[Record], place: StreamProgress, everywhere: Sequence[tuple[Record, int]]) -> None:
-        """Publish records, records of `everywhere` in the given partitions, and the place, in one transaction."""
+    def _transact(self, records: Sequence[Record], position: StreamProgress, everywhere: Sequence[tuple[Record, int]]) -> None:
+        """Publish records, records of `everywhere` in the given partitions, and the position, in one transaction."""
         producer = self._producer
         if producer is None:
             raise BrokerError("the stream has not begun")
@@ -129,7 +129,7 @@ class KafkaBroker:
                 self._produce(producer, record)
             if producer.flush(ANSWER_S):
                 raise BrokerError(f"no acknowledgement within {ANSWER_S:g} s")
-            producer.produce(self._places, key=place.cluster_id, value=msgspec.json.encode(place), partition=0)
+            producer.produce(self._places, key=position.cluster_id, value=msgspec.json.encode(position), partition=0)
             producer.commit_transaction(ANSWER_S)
         except (KafkaException, BufferError, BrokerError) as error:
             failure = error if isinstance(error, BrokerError) else _failure(error)
@@ -139,10 +139,10 @@ class KafkaBroker:
             self._drop()
             raise failure from error
 
-    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
+    def cut(self, records: Sequence[Record], position: StreamProgress) -> None:
         """See `Broker.cut`."""
         everywhere = [(record, partition) for record in records for partition in range(self._counts.get(record.topic, 0))]
-        self._transact([], place, everywhere)
+        self._transact([], position, everywhere)
         self._ends = {(record.topic, partition): (record.index, record.ordinal) for record, partition in everywhere}
 
     def _produce(self, producer: Producer, record: Record, partition: int | None = None) -> None:
@@ -171,7 +171,7 @@ class KafkaBroker:
         try:
             return msgspec.json.decode(last.value() or b"", type=StreamProgress)
         except msgspec.DecodeError as error:
-            raise BrokerError(f"{self._places}: its last record is no place of a stream: {error}") from error
+            raise BrokerError(f"{self._places}: its last record is no position of a stream: {error}") from error
 
     def _read_ends(self) -> None:
         """Read the last record of each partition."""
@@ -291,7 +291,8 @@ def make_topics(common: Mapping[str, Any], wanted: Mapping[str, int], replicatio
 
 
 class OrdersTopic:
-    """The topic of orders. Records are read in order, and committed after they are carried out. Nodes share its partitions.
+    """The topic of orders. Records are read in order, and committed after they are carried out. Nodes share its
+    partitions.
 
     Args:
         group: the consumer group.
@@ -319,8 +320,8 @@ class OrdersTopic:
         self._consumer.subscribe([topic])
 
     def read(self, count: int, seconds: float) -> list[tuple[str, int, int, bytes]]:
-        """Return at most `count` records as (topic, partition, offset, value). The list is empty if the broker has none or does
-        not answer within `seconds`.
+        """Return at most `count` records as (topic, partition, offset, value). The list is empty if the broker has none
+        or does not answer within `seconds`.
         """
         found = []
         for message in self._consumer.consume(count, seconds):
@@ -328,19 +329,19 @@ class OrdersTopic:
             if error is not None:
                 log.warning("the topic with orders: %s", error.str())
                 continue
-            place = message.topic(), message.partition(), message.offset()
-            found.append((str(place[0]), int(place[1] or 0), int(place[2] or 0), message.value() or b""))
+            where = message.topic(), message.partition(), message.offset()
+            found.append((str(where[0]), int(where[1] or 0), int(where[2] or 0), message.value() or b""))
         return found
 
     def done(self, found: Sequence[tuple[str, int, int, bytes]]) -> None:
-        """Commit the offsets of carried-out records. If that fails, the records are read again, and their command ids prevent
-        second orders.
+        """Commit the offsets of carried-out records. If that fails, the records are read again, and their command ids
+        prevent second orders.
         """
         ends: dict[tuple[str, int], int] = {}
         for topic, partition, offset, _ in found:
             ends[topic, partition] = max(offset + 1, ends.get((topic, partition), 0))
         try:
-            self._consumer.commit(offsets=[TopicPartition(*place, end) for place, end in ends.items()], asynchronous=False)
+            self._consumer.commit(offsets=[TopicPartition(*where, end) for where, end in ends.items()], asynchronous=False)
         except KafkaException as error:
             log.warning("the offsets of carried-out records were not committed: %s", _failure(error))
 

@@ -111,8 +111,8 @@ def _funds(record: OrderRecord, of: Product) -> int:
 
 
 def _check_names(record: OrderRecord) -> None:
-    """Raise BadRecordError unless the names are such that the exchange answers the command. A node refuses a request with a
-    command of a user of the operator, or a frame that is too long: the stream would send it again for ever.
+    """Raise BadRecordError unless the names are such that the exchange answers the command. A node refuses a request
+    with a command of a user of the operator, or a frame that is too long: the stream would send it again for ever.
     """
     if not is_name(record.account_id) or record.account_id == OPERATOR:
         raise BadRecordError(f"account_id: expected the name of an account, not {record.account_id[:40]!r}")

@@ -1,7 +1,7 @@
 """`python -m node.streams.process --config node.toml`: the stream of a node, until SIGTERM.
 
-The supervisor starts it if `streams.url` is set. If several nodes have a stream, one of them publishes. The others watch
-the place at the broker, and one takes over when the place stands still although its log grows.
+The supervisor starts it if `streams.url` is set. If several nodes have a stream, one of them publishes. The others
+watch the position at the broker, and one takes over when the position stands still although its log grows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BROKER_PAUSE_MIN_S, BROKER_PAUSE_MAX_S = 0.2, 5.0
 """Minimum and maximum seconds before the next attempt to reach the broker. The pause doubles."""
 
 WATCH_S = 1.0
-"""Seconds between two reads of the place of another node's stream."""
+"""Seconds between two reads of the position of another node's stream."""
 
 ASK_AGAIN_S = 2.0
 
@@ -109,7 +109,7 @@ class Streamer:
 
     def figures(self) -> list[Family]:
         """Return the stream's metrics."""
-        return families(self._following.place.index, self._following.published, self._failures, publishes=self._publishes)
+        return families(self._following.position.index, self._following.published, self._failures, publishes=self._publishes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stream until `stop` is set.
@@ -138,18 +138,18 @@ class Streamer:
     async def _take_over(self, stop: asyncio.Event) -> None:
         """Begin unless another node is streaming."""
         if await self._is_streamed_elsewhere(stop):
-            place = await asyncio.to_thread(self._broker.standing)
-            if place is not None:
-                await asyncio.to_thread(self._following.stand_by, place)
-            raise FencedError("its place at the broker moves on")
+            position = await asyncio.to_thread(self._broker.standing)
+            if position is not None:
+                await asyncio.to_thread(self._following.stand_by, position)
+            raise FencedError("its position at the broker moves on")
         await asyncio.to_thread(self._following.begin)
         self._backoff.reset()
         self._publishes = True
-        log.info("streaming after log entry %d", self._following.place.index)
+        log.info("streaming after log entry %d", self._following.position.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
-        """Return whether another node is streaming. This waits until the broker's place moves (True), or until it has
-        stood still for `streams.takeover` seconds while it was behind this node's applied index (False).
+        """Return whether another node is streaming. This waits until the broker's position moves (True), or until it
+        has stood still for `streams.takeover` seconds while it was behind this node's applied index (False).
         """
         loop = asyncio.get_running_loop()
         first = await asyncio.to_thread(self._broker.standing)
@@ -191,7 +191,7 @@ class Streamer:
             await pause(stop, ASK_AGAIN_S)
         elif found is FetchResult.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
             raise StreamError(
-                f"log entry {index} is no longer on any node, so events after entry {self._following.place.index} are lost to the stream. "
+                f"log entry {index} is no longer on any node, so events after entry {self._following.position.index} are lost to the stream. "
                 "Begin with another streams.prefix, and have consumers read the state again"
             )
 

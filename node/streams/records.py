@@ -6,9 +6,9 @@
 | `commands` | account | a command with its outcome, also a rejected one | the command's number; increases, with gaps for other accounts |
 | `accounts` | account | the balances of an account after a command that changed it | the command's number |
 
-A value is an object. `type` names its struct in `docs/native.md`, `time_ns` is the exchange's time, and the other fields
-are those of the struct. Amounts are whole numbers of smallest units. In JSON every integer is a string, because many
-readers lose digits above 2**53. Enumerated values are lower-case words.
+A value is an object. `type` names its struct in `docs/native.md`, `time_ns` is the exchange's time, and the other
+fields are those of the struct. Amounts are whole numbers of smallest units. In JSON every integer is a string, because
+many readers lose digits above 2**53. Enumerated values are lower-case words.
 """
 
 from __future__ import annotations
@@ -65,13 +65,15 @@ class RecordWriter:
         return list(self._names.values())
 
     def records(self, engine: Engine, steps: Iterable[HistoryStep], index: int = 0) -> list[Record]:
-        """Return the records of one log entry's steps, in order. `engine` is in the state after them; `index` is the log index."""
+        """Return the records of one log entry's steps, in order. `engine` is in the state after them; `index` is the
+        log index.
+        """
         made = self._made(engine, steps)
         return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
 
     def cuts(self, engine: Engine, index: int) -> list[Record]:
-        """Return one record for each topic, which says that all log entries after `index` were undone. `engine` is in the state
-        after entry `index`.
+        """Return one record for each topic, which says that all log entries after `index` were undone. `engine` is in
+        the state after entry `index`.
         """
         products = {row.product_id: self._number(row.product_sequence) for row in engine.products()}
         body = {

@@ -16,7 +16,7 @@ from node.streams import kafka
 from node.streams.kafka import KafkaBroker
 from tests.clients import mock_brokers as mock
 from tests.clients.mock_brokers import MockBrokers
-from tests.clients.test_kafka_mock import PLACES, TOPIC, consumed, place, records
+from tests.clients.test_kafka_mock import PLACES, TOPIC, consumed, position, records
 
 BATCHES = 6
 
@@ -38,7 +38,7 @@ def stream(broker: Broker, batches: int = BATCHES) -> int:
             if at is None:
                 found = broker.begin()
                 at = found.index if found is not None else 0
-            broker.publish(records(at + 1), place(at + 1))
+            broker.publish(records(at + 1), position(at + 1))
             at += 1
         except BrokerError:
             failures += 1
@@ -83,11 +83,11 @@ def test_a_stream_survives_a_broker_that_answers_with_errors(brokers: MockBroker
 def test_a_broker_that_no_longer_knows_the_producer_fences_it(brokers: MockBrokers) -> None:
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
-    broker.publish(records(1), place(1))
+    broker.publish(records(1), position(1))
     brokers.fail(mock.ADD_PARTITIONS, mock.WRONG_EPOCH)
     with pytest.raises(FencedError):
-        broker.publish(records(2), place(2))
-    assert broker.begin() == place(1)
+        broker.publish(records(2), position(2))
+    assert broker.begin() == position(1)
     stream(broker)
     broker.close()
     check(brokers.servers)
@@ -97,9 +97,9 @@ def test_a_stream_continues_after_all_brokers_were_away(brokers: MockBrokers, mo
     monkeypatch.setattr(kafka, "ANSWER_S", 2.0)
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
-    broker.publish(records(1), place(1))
+    broker.publish(records(1), position(1))
     with brokers.down(*MockBrokers.BROKERS), pytest.raises(BrokerError):
-        broker.publish(records(2), place(2))
+        broker.publish(records(2), position(2))
     stream(broker)
     broker.close()
     check(brokers.servers)
@@ -109,7 +109,7 @@ def test_a_stream_continues_with_one_broker_of_three_away_and_the_others_slow(br
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     brokers.slow(20)
     broker.begin()
-    broker.publish(records(1), place(1))
+    broker.publish(records(1), position(1))
     with brokers.down(2):
         pass
     stream(broker)
@@ -121,14 +121,14 @@ def test_a_cut_is_in_every_partition_and_what_follows_comes_behind_it(brokers: M
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
     for index in (1, 2, 3):
-        broker.publish(records(index), place(index))
+        broker.publish(records(index), position(index))
     cut = Record(TOPIC, "cut_back", b"cut", 100, "cut_back", 1)
     broker.cut([cut], StreamProgress("trial", 1, 0, "n1"))
-    broker.publish(records(2), place(2))
+    broker.publish(records(2), position(2))
     broker.close()
     again = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
-    assert again.begin() == place(2)
-    again.publish(records(2) + records(3), place(3))
+    assert again.begin() == position(2)
+    again.publish(records(2) + records(3), position(3))
     again.close()
     found = [(value, headers["type"]) for _, value, headers in consumed(brokers.servers)]
     assert sum(kind == b"cut_back" for _, kind in found) == 4, "one in each partition"

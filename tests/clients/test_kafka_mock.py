@@ -34,7 +34,7 @@ def records(index: int, count: int = 20) -> list[Record]:
     return [Record(TOPIC, f"P{n % 5}", f"{index}.{n}".encode(), 100 * index + n, "x", index, n) for n in range(count)]
 
 
-def place(index: int) -> StreamProgress:
+def position(index: int) -> StreamProgress:
     return StreamProgress("trial", index, 1, "n1")
 
 
@@ -71,13 +71,13 @@ def consumed(servers: str) -> list[tuple[str, str, dict[str, bytes]]]:
 def test_a_stream_continues_after_its_position_and_skips_what_is_published(servers: str) -> None:
     first = opened(servers)
     assert first.begin() is None
-    first.publish(records(1), place(1))
-    first.publish(records(2), place(2))
+    first.publish(records(1), position(1))
+    first.publish(records(2), position(2))
     first.close()
     second = opened(servers)
-    assert second.begin() == place(2)
-    second.publish(records(2) + records(3), place(3))
-    assert second.standing() == place(3)
+    assert second.begin() == position(2)
+    second.publish(records(2) + records(3), position(3))
+    assert second.standing() == position(3)
     second.close()
     found = consumed(servers)
     assert sorted(value for _, value, _ in found) == sorted(f"{index}.{n}" for index in (1, 2, 3) for n in range(20))
@@ -91,12 +91,12 @@ def test_what_was_published_before_the_position_is_not_published_again(servers: 
     """The topic has records without a position after them, as on a broker that does not abort transactions."""
     broker = opened(servers)
     broker.begin()
-    broker.publish(records(1), place(1))
-    broker.publish(records(2, 7), place(1))
+    broker.publish(records(1), position(1))
+    broker.publish(records(2, 7), position(1))
     broker.close()
     again = opened(servers)
-    assert again.begin() == place(1)
-    again.publish(records(2), place(2))
+    assert again.begin() == position(1)
+    again.publish(records(2), position(2))
     again.close()
     values = [value for _, value, _ in consumed(servers)]
     assert sorted(values) == sorted(f"{index}.{n}" for index in (1, 2) for n in range(20))
@@ -110,7 +110,7 @@ def test_topics_of_somebody_else_are_refused(servers: str) -> None:
         opened(servers).begin()
     producer.produce(PLACES, b"foreign", partition=0)
     producer.flush(10)
-    with pytest.raises(BrokerError, match="no place of a stream"):
+    with pytest.raises(BrokerError, match="no position of a stream"):
         opened(servers).standing()
 
 
@@ -120,7 +120,7 @@ def test_a_missing_broker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BrokerError):
         broker.begin()
     with pytest.raises(BrokerError, match="has not begun"):
-        broker.publish([], place(1))
+        broker.publish([], position(1))
 
 
 def test_orders_are_read_again_until_they_are_done(servers: str) -> None:

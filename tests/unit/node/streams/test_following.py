@@ -46,32 +46,32 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.place: StreamProgress | None = None
+        self.position: StreamProgress | None = None
         self.failures: list[tuple[BrokerError, bool]] = []
         self.begun = 0
         self.cuts: list[tuple[int, Record]] = []
         """Each with how many records were there before it."""
 
-    def cut(self, records: Sequence[Record], place: StreamProgress) -> None:
+    def cut(self, records: Sequence[Record], position: StreamProgress) -> None:
         if self.failures:
             raise self.failures.pop(0)[0]
         self.cuts += [(len(self.records), record) for record in records]
-        self.place = place
+        self.position = position
 
     def begin(self) -> StreamProgress | None:
         self.begun += 1
-        return self.place
+        return self.position
 
-    def publish(self, records: Sequence[Record], place: StreamProgress) -> None:
+    def publish(self, records: Sequence[Record], position: StreamProgress) -> None:
         failure = self.failures.pop(0) if self.failures else None
         if failure is None or failure[1]:
             self.records += records
-            self.place = place
+            self.position = position
         if failure is not None:
             raise failure[0]
 
     def standing(self) -> StreamProgress | None:
-        return self.place
+        return self.position
 
     def close(self) -> None:
         pass
@@ -116,10 +116,10 @@ def test_all_is_published_once(config: NodeConfig) -> None:
     broker = MemoryBroker()
     following = stream(config, broker)
     drain(following, 17)
-    assert broker.place == StreamProgress("trial", 17, 1, "n1")
+    assert broker.position == StreamProgress("trial", 17, 1, "n1")
     drain(following)
     assert broker.sequences == EXPECTED
-    assert broker.place == StreamProgress("trial", ENTRIES, 3, "n1")
+    assert broker.position == StreamProgress("trial", ENTRIES, 3, "n1")
     following.close()
 
 
@@ -182,10 +182,10 @@ def test_two_streams_publish_each_entry_once_between_them(config: NodeConfig) ->
 
 def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig) -> None:
     broker = MemoryBroker()
-    broker.place = StreamProgress("other", 5, 1)
+    broker.position = StreamProgress("other", 5, 1)
     with pytest.raises(StreamError, match="set another"):
         stream(config, broker)
-    broker.place = StreamProgress("trial", 25, 1)
+    broker.position = StreamProgress("trial", 25, 1)
     following = stream(config, broker)
     with pytest.raises(StreamError, match="a rollback undid"):
         drain(following)
@@ -235,7 +235,7 @@ def test_after_a_rollback_the_stream_is_cut_back_and_goes_on(config: NodeConfig,
     kept = [record for record in broker.records[:at] if record.index <= 12] + broker.records[at:]
     assert [record.sequence for record in kept if record.topic == "qb.commands"] == list(range(1, 28))
     assert b"D13" in next(record for record in commands if record.index == 13 and record in broker.records[at:]).value
-    assert broker.place == StreamProgress("trial", 30, 9, "n1")
+    assert broker.position == StreamProgress("trial", 30, 9, "n1")
     again = stream(config, broker)
     assert not again.advance(30)
     assert len(broker.cuts) == 3, "once"
@@ -314,7 +314,7 @@ def test_a_stream_goes_on_over_a_change_of_the_level_and_its_return(config: Node
         drain(following, end)
         following.close()
     assert again.records == whole.records
-    assert again.place == whole.place == StreamProgress("trial", len(steps), 1, "n1")
+    assert again.position == whole.position == StreamProgress("trial", len(steps), 1, "n1")
 
 
 def archived(config: NodeConfig, snapshot_index: int) -> Path:
@@ -355,10 +355,10 @@ def test_a_stream_that_stands_by_releases_the_log_and_can_take_over(
     segments = sorted(archive.iterdir())
     assert len(segments) > 3
     following.stand_by(StreamProgress("trial", 19, 1, "n2"))
-    assert sorted(archive.iterdir()) == segments, "the snapshot goes beyond the place"
-    broker.place = StreamProgress("trial", 25, 2, "n2")
+    assert sorted(archive.iterdir()) == segments, "the snapshot goes beyond the position"
+    broker.position = StreamProgress("trial", 25, 2, "n2")
     for _ in range(2):
-        following.stand_by(broker.place)
+        following.stand_by(broker.position)
     assert not list(archive.iterdir())
     shutil.rmtree(config.data_path / "snapshots")  # the node has pruned it
     broker.records.clear()

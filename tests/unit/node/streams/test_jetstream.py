@@ -70,14 +70,14 @@ def broker(server: Server) -> Iterator[Connected]:
 
 
 def batch(first: int, last: int) -> tuple[list[Record], StreamProgress]:
-    """Return the records from `first` to `last`, one for each log entry, and the place after them."""
+    """Return the records from `first` to `last`, one for each log entry, and the position after them."""
     made = [Record("qb.events", "BTC-USD", str(number).encode(), number, "event", number) for number in range(first, last + 1)]
     return made, StreamProgress("trial", last, 1, "n1")
 
 
 def test_small_batches_after_a_large_one_that_failed(server: Server, broker: Connected) -> None:
-    """A process dies in a batch of 20 records, 12 of them published. The next one makes batches of 5, because its node has
-    just restarted.
+    """A process dies in a batch of 20 records, 12 of them published. The next one makes batches of 5, because its node
+    has just restarted.
     """
     assert broker.begin() is None
     broker.publish(*batch(1, 3))
@@ -99,7 +99,7 @@ def test_small_batches_after_a_large_one_that_failed(server: Server, broker: Con
 
 
 def test_a_place_that_another_process_publishes_at_the_beginning(server: Server, broker: Connected) -> None:
-    """It is published between the two reads. Its records are not counted as the first ones after the former place."""
+    """It is published between the two reads. Its records are not counted as the first ones after the former position."""
     broker.begin()
     broker.publish(*batch(1, 3))
     read = server.get_last_msg

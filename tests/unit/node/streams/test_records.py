@@ -144,6 +144,6 @@ def test_a_bust_that_moves_money_gives_the_balances_of_both_accounts() -> None:
 
 
 def test_a_record_has_the_headers_that_its_consumers_compare() -> None:
-    """Only the place tells apart two balances of an account that changed with time alone."""
+    """Only the position tells apart two balances of an account that changed with time alone."""
     record = Record("quorumbook.accounts", "ann", b"{}", 7, "balances", 3, 2)
     assert record.headers() == {"sequence": "7", "type": "balances", "place": "3.2"}
