@@ -116,7 +116,7 @@ class _Turns(Generic[Item]):
         return self._heap[0][2].items[0]
 
     def pop(self) -> _Queued[Item]:
-        """Take it."""
+        """Remove the item whose turn it is, and return it."""
         active = len(self._heap)
         start, _, share = heapq.heappop(self._heap)
         queued = share.items.popleft()
@@ -132,7 +132,7 @@ class _Turns(Generic[Item]):
         return queued
 
     def clear(self) -> list[_Queued[Item]]:
-        """Take all items."""
+        """Remove all items, and return them."""
         waiting = [queued for share in self._shares.values() for queued in share.items]
         self._begin_again()
         return waiting

@@ -49,8 +49,8 @@ class Captures:
         return self._capturing > 0
 
     def begin_if_due(self) -> bool:
-        """Begin a snapshot if one is due. Returns whether a new log entry is needed first, because the newest snapshot is
-        damaged and the log has no entry after it.
+        """Begin a snapshot if one is due. Returns whether a new log entry is needed first, because the newest snapshot
+        is damaged and the log has no entry after it.
         """
         if self._capturing or self._clock() < self._not_before:
             return False

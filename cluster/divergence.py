@@ -76,17 +76,16 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ this node's state
 
     def applied(self, index: int, digest: Callable[[], bytes]) -> None:
-        """The command at `index` was applied. `digest` is called only if this is the first command of its block."""
+        """Note that the command at `index` was applied. `digest` is called only if this is the first command of its
+        block.
+        """
         if index >= self._next:
             self._begin_behind(index)
             _remember(self._own, index, digest())
             self._unsaid.append(index)
 
     def restored(self, index: int) -> None:
-        """The state was replaced by a snapshot up to `index`, so earlier hashes of this node are dropped.
-
-        The next digest is that of the next block: which command is the first one of this block is not known here.
-        """
+        """Note that a snapshot up to `index` replaced the state, so earlier hashes of this node are dropped."""
         self._own.clear()
         self._unsaid.clear()
         self._begin_behind(index)

@@ -40,8 +40,8 @@ class PreVoting:
         return self._clock() - self._leader_heard < self._settings.election_timeout_min
 
     def short_delay(self) -> float:
-        """Return the seconds to wait before campaigning after the leader's connection broke. They are random, so that two
-        nodes seldom collide.
+        """Return the seconds to wait before campaigning after the leader's connection broke. They are random, so that
+        two nodes seldom collide.
         """
         return self._settings.heartbeat * (0.2 + 1.8 * self._randomness.random())
 

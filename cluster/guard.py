@@ -291,15 +291,15 @@ class Guard:
         self.reply(peer, message.prev_index + count + 1, reset=True, success=False, from_future=True)
 
     def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
-        """Handle a message whose entries are all in the log, which has further entries. PySyncObj would cut these, so it gets
-        a heartbeat, and the leader gets a success.
+        """Handle a message whose entries are all in the log, which has further entries. PySyncObj would cut these, so
+        it gets a heartbeat, and the leader gets a success.
         """
         self.core.follow(peer, message.term, min(message.commit_index, verified))
         self.reply(peer, verified + 1, reset=False, success=True)
 
     def _mismatch(self, peer: str, message: m.AppendEntries) -> None:
-        """The previous entry is not in the log: ask for the entries after the commit index, up to which every leader's
-        log matches.
+        """Ask for the entries after the commit index, up to which every leader's log is the same. The previous entry is
+        not in the log.
         """
         commit_index = self._raft_log.commit_index
         self.core.follow(peer, message.term, min(message.commit_index, commit_index))

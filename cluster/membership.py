@@ -80,8 +80,8 @@ class ChangeError(Enum):
     NOT_READY = "leader_not_ready"
     """Nothing was done: this leader has committed nothing in its term yet. Try again soon."""
     NO_MAJORITY = "no_majority"
-    """Nothing was done: no majority of the voters after the change is connected and has answered this leader that it is not
-    recovering, so it could not be committed.
+    """Nothing was done: no majority of the voters after the change is connected and has answered this leader that it is
+    not recovering, so it could not be committed.
     """
     INVALID = "invalid_member"
     """Nothing was done: an id, a role or an address is invalid; the text says which and what was expected."""

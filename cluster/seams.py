@@ -6,15 +6,16 @@ gives the reasons.
 
 These names of the library are replaced, for all nodes of a process:
 
-==============================  ============================================================  ====================================
-name                            why                                                           goes when
-==============================  ============================================================  ====================================
-`syncobj.createJournal`         the log is ours (`raft_log.py`); only while `Core` is made    PySyncObj takes a journal object
-`syncobj.monotonicTime`         the owner's clock, virtual in the simulation                  it takes a clock
-`syncobj.random`                the owner's randomness, seeded in the simulation              it takes a source of randomness
-`syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed                       it opens the pipe with `autoTick` only
-`syncobj.pickle`                nothing is ever pickled: using it stops the node              it pickles in its own transport only
-==============================  ============================================================  ====================================
+==============================  ============================================================
+==================================== name                            why
+goes when ==============================  ============================================================
+==================================== `syncobj.createJournal`         the log is ours (`raft_log.py`); only while `Core`
+is made    PySyncObj takes a journal object `syncobj.monotonicTime`         the owner's clock, virtual in the simulation
+it takes a clock `syncobj.random`                the owner's randomness, seeded in the simulation              it takes
+a source of randomness `syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed                       it
+opens the pipe with `autoTick` only `syncobj.pickle`                nothing is ever pickled: using it stops the node
+it pickles in its own transport only ==============================
+============================================================  ====================================
 
 PySyncObj gets these messages although no peer sent them in this form:
 
@@ -70,7 +71,7 @@ class Randomness(Protocol):
     """The functions of the module `random` that PySyncObj uses."""
 
     def random(self) -> float:
-        """From 0 to 1."""
+        """Return a random number from 0 to 1."""
 
 
 class PeerNode(Node):  # type: ignore[misc]  # PySyncObj has no types

@@ -30,9 +30,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     is connected, this node included and followers that refuse this leader's stamps excluded. `members_index`: the log
     entry that says who belongs, 0 for the configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: snapshots of a leader that this node refused. The wire counts its refusals itself.
-    `snapshots_not_taken`: snapshots of this leader that a peer did not install. `entries_from_future`: entries that this
-    node did not append (`clocks.py`).
-    `digests_...`: see `DivergenceWatch`.
+    `snapshots_not_taken`: snapshots of this leader that a peer did not install. `entries_from_future`: entries that
+    this node did not append (`clocks.py`). `digests_...`: see `DivergenceWatch`.
     """
 
     role: str

@@ -76,8 +76,8 @@ class TlsTransport(asyncio.Transport):
 
 
 class TlsProtocol(asyncio.Protocol):
-    """The server's end of a connection, between the transport and the protocol inside. `make` creates the latter after the
-    handshake.
+    """The server's end of a connection, between the transport and the protocol inside. `make` creates the latter after
+    the handshake.
 
     Args:
         threads: runs the steps of handshakes. The bytes of the session are encrypted in the loop's thread.
@@ -152,8 +152,8 @@ class TlsProtocol(asyncio.Protocol):
     # ------------------------------------------------------------------ the handshake
 
     def _step(self) -> None:
-        """Pass the received bytes to OpenSSL in another thread. Until it returns, the loop's thread does not use the channel,
-        and reading is paused, because the peer may already send data of any length.
+        """Pass the received bytes to OpenSSL in another thread. Until it returns, the loop's thread does not use the
+        channel, and reading is paused, because the peer may already send data of any length.
         """
         if self._channel is None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -181,8 +181,8 @@ class TlsProtocol(asyncio.Protocol):
             self._step()
 
     def _begin_safely(self) -> None:
-        """Begin the session. As for any protocol, an exception ends this connection and is passed to the loop's exception
-        handler, and the loop continues.
+        """Begin the session. As for any protocol, an exception ends this connection and is passed to the loop's
+        exception handler, and the loop continues.
         """
         try:
             self._begin()

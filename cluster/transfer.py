@@ -60,8 +60,8 @@ class Senders:
         return any(peer.sending is not None for peer in self._peers)
 
     def start(self, peer: Progress, term: int) -> bool:
-        """Begin to send a snapshot, unless one is being sent. Returns whether one is being sent. A damaged snapshot is not
-        sent. A snapshot that the peer did not install is not sent again soon.
+        """Begin to send a snapshot, unless one is being sent. Returns whether one is being sent. A damaged snapshot is
+        not sent. A snapshot that the peer did not install is not sent again soon.
         """
         if peer.sending is not None:
             return True

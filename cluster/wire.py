@@ -1,11 +1,11 @@
 """The Raft port: TLS 1.3 with certificates on both sides, length-prefixed frames, no pickle.
 
 Each pair of nodes has one connection. The node with the greater id calls. If it does not, because it does not know the
-other node or was removed, the other one calls after a while. Of two connections, the one that the greater id made stays.
-A caller is accepted only if its certificate is of this cluster's authority and names a peer, or any node while this node
-looks for a leader (`ports.Wire.accepts_unknown`). Both nodes then send `Hello` (cluster, node, protocol, ABI), and only
-after that other messages. `channel.py` has the frames. An invalid frame or caller is refused and counted by kind in `refused`, and the
-connection is closed; the node continues.
+other node or was removed, the other one calls after a while. Of two connections, the one that the greater id made
+stays. A caller is accepted only if its certificate is of this cluster's authority and names a peer, or any node while
+this node looks for a leader (`ports.Wire.accepts_unknown`). Both nodes then send `Hello` (cluster, node, protocol,
+ABI), and only after that other messages. `channel.py` has the frames. An invalid frame or caller is refused and counted
+by kind in `refused`, and the connection is closed; the node continues.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ CALL_AFTER = 2.0
 CONNECTED_CHECK = 0.5
 """Seconds between checks whether a connection that the other node made still exists."""
 PAUSE_NOTED = 0.5
-"""Seconds by which a check may be late. If it is later, this process was paused or had no CPU time, and the peer's silence
-does not count.
+"""Seconds by which a check may be late. If it is later, this process was paused or had no CPU time, and the peer's
+silence does not count.
 """
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The first frame of both sides. Protocol 1 has the first four fields.
 
-    `abi` is the schema of the sender's state, and `accepts` the schemas that it can read. `log_abi` is the schema of the
-    first command in its log, or "" if the log does not go back to the first entry.
+    `abi` is the schema of the sender's state, and `accepts` the schemas that it can read. `log_abi` is the schema of
+    the first command in its log, or "" if the log does not go back to the first entry.
     """
 
     protocol: int
@@ -70,7 +70,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 @dataclass(frozen=True)
 class WireSettings:
-    """This node's identity, its listening address, the initial addresses of the peers ("host:port" by node id), and TLS.
+    """This node's identity, its listening address, the initial addresses of the peers ("host:port" by node id), and
+    TLS.
 
     `peer_node_id` returns the node id in a verified certificate, or None. `introduce` returns this node's current hello
     for a protocol. `met` is called with a peer's hello before any other message is handled. `narrow` converts a message
@@ -90,7 +91,7 @@ class WireSettings:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return "host:port" in its parts."""
+    """Return the parts of "host:port"."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -353,8 +354,8 @@ class TlsWire:
         self._called.discard(peer)
 
     async def _call(self, peer: str) -> bool:
-        """Call a peer once, and serve the connection until it ends. Returns whether the peer was reached. The peer may have
-        been removed since the caller's decision.
+        """Call a peer once, and serve the connection until it ends. Returns whether the peer was reached. The peer may
+        have been removed since the caller's decision.
         """
         address = self._peers.get(peer)
         if address is None:

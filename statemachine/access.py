@@ -10,8 +10,8 @@ it:
 | `operator/<user>` | a key of this user | what the user's roles allow at this place of the log |
 | `operator/key/<key>` | a key that belongs to no user | what the key's permissions allow, for the venue |
 
-Nodes write the account; no client chooses it (`node/engine/principal.py`). The check is part of applying the command, so
-a role that was taken away is gone from that entry on, whatever a node still has in memory.
+Nodes write the account; no client chooses it (`node/engine/principal.py`). The check is part of applying the command,
+so a role that was taken away is gone from that entry on, whatever a node still has in memory.
 
 - **A narrower scope cannot loosen.** What was set by somebody with the permission for the whole venue, somebody with a
   narrower scope may only make tighter (`by_venue` in switches and risk limits).
@@ -76,8 +76,8 @@ CONSENTED = OF_OPERATOR - Permission.CLUSTER
 SEES_ALL = _VIEW | OF_OPERATOR
 """Permissions for the venue of which one shows every row of the controls."""
 OF_ALL_ACCOUNTS = ("fee_override", "fee_volume")
-"""Tables that may have a row of each account. Only a sender who sees every row may read them, so that nobody else has all
-rows searched for a few: `Engine.fees_of` has those of one account.
+"""Tables that may have a row of each account. Only a sender who sees every row may read them, so that nobody else has
+all rows searched for a few: `Engine.fees_of` has those of one account.
 """
 OF_ACCOUNT = Permission.VIEW + Permission.TRADE + Permission.TRANSFER
 """The permissions that an administrator of a firm may give to a key of its accounts."""

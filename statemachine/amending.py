@@ -57,7 +57,9 @@ def find(state: State, account: Account, command: AmendOrder | ReplaceOrder) -> 
 
 
 def amend(state: State, account: Account, order: Order, command: AmendOrder) -> Reject | None:
-    """Amend an open order that may be cancelled. Returns the reject if it may not be amended. The account was touched."""
+    """Amend an open order that may be cancelled. Returns the reject if it may not be amended. The caller has recorded
+    the account (`Changes.touch`).
+    """
     product = order.product
     reject = _shape(order, command) or _name(account, order, command.new_client_oid)
     if reject is not None:
@@ -209,7 +211,7 @@ def _funds(state: State, product: Product, order: Order, price: int, remaining: 
 
 
 def _decrease(state: State, product: Product, order: Order, size: int, remaining: int) -> None:
-    """Reduce the size; the order keeps its place in time. The order was touched."""
+    """Reduce the size; the order keeps its place in time. The caller has recorded the order (`Changes.touch_order`)."""
     if not remaining:
         close_order(state, order, _CANCELLED)
         return
@@ -226,7 +228,7 @@ def _decrease(state: State, product: Product, order: Order, size: int, remaining
 
 
 def _requeue(state: State, product: Product, order: Order, changed: Placing, remaining: int) -> None:
-    """Let the order enter again, with its new numbers. The order was touched."""
+    """Let the order enter again, with its new numbers. The caller has recorded the order (`Changes.touch_order`)."""
     hold = _needed(product, order, changed.price, remaining)
     price, before, resting = order.price, order.remaining, order.status == _OPEN
     detach(product, order)
@@ -253,8 +255,8 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
 
 
 def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
-    """Check whether an order may enter in place of another one of its account. Nothing is changed afterwards; meanwhile
-    the old order is, so it is touched.
+    """Check whether an order may enter in place of another one of its account. The check changes the old order and
+    restores it, so the order is recorded (`Changes.touch_order`).
 
     The check sees the account without the old order, and with what that order holds as available. A post-only order
     must not cross the old order either.

@@ -149,7 +149,7 @@ def indicate(product: Product) -> Indication:
 
 
 def look(state: State, product: Product) -> Indication:
-    """As `indicate`, counted as work of the entry."""
+    """Return the result of `indicate`, and count its price levels as work of the entry."""
     found, levels = _indicate(product)
     state.work += 1 + levels // LEVELS_PER_UNIT
     return found

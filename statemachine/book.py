@@ -309,7 +309,7 @@ class Collection:
         return bool(others[best] <= price) if side == _BUY else bool(others[best] >= price)
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`)."""
+        """Empty the book in small steps (`teardown`)."""
         clear(self.orders, self.own)
 
 
@@ -440,7 +440,7 @@ class StopBook:
         return sorted([order_id for _, order_id in taken])
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`)."""
+        """Empty the book in small steps (`teardown`)."""
         clear(self.losses, self.entries, self.rising, self.falling)
         self._update()
 

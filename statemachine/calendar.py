@@ -51,8 +51,8 @@ class Now(NamedTuple):
 
 
 def offset_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
-    """Return the seconds by which the local clock is ahead of UTC. Before the table begins its first offset holds, after
-    its end its last.
+    """Return the seconds by which the local clock is ahead of UTC. Before the table begins its first offset holds,
+    after its end its last.
     """
     place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
     return calendar.offsets[max(place - 1, 0)][1]

@@ -66,8 +66,9 @@ class Changes:
     A freeze calls:   `accounts`, `start_over`; see `freezing`
 
     Attributes:
-        epoch: the number of the latest freeze, starting with 1. An account or order with the same number was touched
-        since then. last_order_id: the last order id at the latest freeze.
+        epoch: the number of the latest freeze, starting with 1. An account or order with the same number in `touched` is
+            recorded already.
+        last_order_id: the last order id at the latest freeze.
     """
 
     __slots__ = ("_accounts", "_frozen", "_operator", "epoch", "last_order_id")
@@ -100,7 +101,7 @@ class Changes:
                 frozen.keep_account(OPERATOR)
 
     def touch_order(self, order: Order) -> None:
-        """Record an open order before it changes. Its account was touched."""
+        """Record an open order before it changes. The caller has recorded its account (`touch`)."""
         if order.touched != self.epoch:
             frozen = self._frozen
             if frozen is not None:
@@ -112,14 +113,14 @@ class Changes:
         """Record an order that becomes open."""
         order.touched = self.epoch
         changes = order.account.changes
-        assert changes is not None, "the account was touched"
+        assert changes is not None, "the caller has recorded the account"
         changes.note(order)
 
     def order_left(self, order: Order) -> None:
-        """Record that an open order is no longer open. It was touched."""
+        """Record that an open order is no longer open. The caller has recorded it (`touch_order`)."""
         if order.order_id <= self.last_order_id:
             changes = order.account.changes
-            assert changes is not None, "the account was touched"
+            assert changes is not None, "the caller has recorded the account"
             changes.left.append(order.order_id)
 
     def view_is_over(self, frozen: FrozenView) -> None:
@@ -128,8 +129,8 @@ class Changes:
             self._frozen = None
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). This also drops the latest frozen view, which refers to the state and
-        may not be iterated afterwards.
+        """Empty the object in small steps (`teardown`). This also drops the latest frozen view, which refers to the
+        state and may not be iterated afterwards.
         """
         self._frozen = None
         while self._accounts:

@@ -454,8 +454,8 @@ class CorrectTrade(Command, frozen=True, tag=49):
 
 
 class PutFeeTiers(Command, frozen=True, tag=51):
-    """Set the fee tiers of all products quoted in a currency, or with `product_id` of one of them. An empty list removes
-    them.
+    """Set the fee tiers of all products quoted in a currency, or with `product_id` of one of them. An empty list
+    removes them.
 
     A tier is (30-day volume from which it holds, maker's rate, taker's rate): the volume in units of the currency,
     rising from 0, the rates in parts per million. A negative maker's rate is a rebate. The command is rejected if a

@@ -46,7 +46,7 @@ class DecimalError(StateMachineError, ValueError):
 
 
 def _shown(text: str) -> str:
-    """`text` for a message: quoted, and cut where it is long."""
+    """Return `text` for a message: quoted, and cut where it is long."""
     return repr(text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "...")
 
 
@@ -74,12 +74,12 @@ def to_units(text: str, scale: int, field: str, largest: int = AMOUNT_MAX) -> in
 
 
 def signed_units(text: str, scale: int, field: str) -> int:
-    """As `to_units`, for a number that may have a minus sign."""
+    """Convert a number that may have a minus sign; otherwise like `to_units`."""
     return -to_units(text[1:], scale, field) if text.startswith("-") else to_units(text, scale, field)
 
 
 def to_text(units: int, scale: int) -> str:
-    """`units` of 10**-`scale` as the shortest plain decimal: no exponent, no zeros at the end of the fraction."""
+    """Write `units` of 10**-`scale` as the shortest plain decimal: no exponent, no zeros at the end of the fraction."""
     sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(scale + 1, "0")
     if scale == 0:
         return sign + digits

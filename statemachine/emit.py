@@ -383,7 +383,7 @@ def stream_noted(state: State, stream: Stream, origin: str, text: str) -> None:
 
 
 def _begin_in_stream(state: State, stream: Stream, tag: int, fields: int) -> None:
-    """Like `_begin`, for a report stream."""
+    """Begin an event of a report stream, as `_begin` begins one of a product."""
     stream.sequence += 1
     events = state.events
     events.array(fields + 1)

@@ -533,8 +533,8 @@ def _answer_first(state: State, account: Account | None, replies: ReplyCache, en
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
-    """As `_answer`, for a deposit, withdrawal or transfer. Each kind has a reply cache of its own, which drops no
-    recent entry.
+    """Answer a deposit, withdrawal or transfer; otherwise like `_answer`. Each kind has a reply cache of its own, which
+    drops no recent entry.
     """
     fingerprint, kind = entry.fingerprint(), entry.tag
     replies = account.other_replies.get(kind)
@@ -568,7 +568,9 @@ def _rejected_before(account: Account, kind: int, command_id: str) -> bytes | No
 
 
 def _cache_reject(state: State, account: Account, kind: int, command_id: str) -> None:
-    """Cache the current outcome, which changed nothing, apart from the outcomes of changes. The account was touched."""
+    """Cache the current outcome, which changed nothing, apart from the outcomes of changes. The caller has recorded the
+    account (`Changes.touch`).
+    """
     replies = account.other_replies.get(kind)
     if replies is None:
         replies = account.other_replies[kind] = ReplyCache(REJECTS_CACHED)

@@ -100,7 +100,7 @@ class Currency:
             self.turnover += 1
 
     def row(self) -> CurrencyRow:
-        """As it is stored and shown."""
+        """Return the row as it is stored and shown."""
         return CurrencyRow(self.name, self.scale, self.deposited, self.withdrawn, self.fees, self.turnover)
 
 
@@ -299,7 +299,7 @@ class Product:
         return self.buys if side == _BUY else self.sells
 
     def row(self) -> ProductRow:
-        """As it is stored and shown."""
+        """Return the row as it is stored and shown."""
         return ProductRow(
             self.product_id,
             self.base,
@@ -715,7 +715,7 @@ class Order:
         return msgspec.structs.replace(self.terms, visible=self.remaining)
 
     def row(self) -> OrderState:
-        """As it is shown and stored: a copy."""
+        """Return the row as it is stored and shown: a copy."""
         return OrderState(
             self.order_id,
             self.account.account_id,

@@ -255,7 +255,7 @@ def volume_of(state: State, account: Account, currency: str) -> int:
 
 
 def _at(row: FeeVolumeRow, day: int) -> FeeVolumeRow:
-    """Return the row on a day that is not before its own."""
+    """Return a row brought forward to a day that is not before its own."""
     passed = day - row.day
     if not passed:
         return row

@@ -33,8 +33,8 @@ def split(order: Order) -> None:
 
 
 def refresh(state: State, product: Product, side: BookSide, order: Order) -> None:
-    """Show the next slice of a resting order whose slice was traded, at the end of the queue of its price. The order
-    was touched.
+    """Show the next slice of a resting order whose slice was traded, at the end of the queue of its price. The caller
+    has recorded the order (`Changes.touch_order`).
     """
     assert order.terms is not None, "an order with a reserve has a display size"
     side.remove(order)

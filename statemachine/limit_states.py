@@ -47,8 +47,8 @@ def is_behind(product: Product, side: int) -> bool:
 
 
 def holds(state: State, product: Product, order: Order) -> bool:
-    """Handle an order that is about to rest, if its price is outside the collar: let it rest at the collar, or cancel it.
-    Returns False, and does nothing, if its price is not outside. The product has limits.
+    """Handle an order that is about to rest, if its price is outside the collar: let it rest at the collar, or cancel
+    it. Returns False, and does nothing, if its price is not outside. The product has limits.
     """
     row = product.controls
     assert row is not None, "the product has limits"

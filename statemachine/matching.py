@@ -186,7 +186,9 @@ def _held_at_collar(state: State, product: Product, order: Order) -> bool:
 
 
 def close_order(state: State, order: Order, reason: int) -> None:
-    """Remove an open order, on its owner's request or because it expired. Its account was touched."""
+    """Remove an open order, on its owner's request or because it expired. The caller has recorded its account
+    (`Changes.touch`).
+    """
     product, resting = order.product, order.status == _OPEN
     state.work += 1
     state.changes.touch_order(order)

@@ -13,7 +13,7 @@ class OrdersById(dict[int, Order]):
     """Every known order, open or recently done, by its id."""
 
     def find(self, order_id: int) -> Order | None:
-        """As `get`."""
+        """Return the order with an id, or None. O(1)."""
         return self.get(order_id)
 
     def put(self, order: Order) -> None:
@@ -29,7 +29,7 @@ class OrdersByOid(dict[str, Order]):
     """The latest known order of an account under each `client_oid`. Orders without one are not here."""
 
     def find(self, client_oid: str) -> Order | None:
-        """As `get`."""
+        """Return the order with a `client_oid`, or None. O(1)."""
         return self.get(client_oid)
 
     def put(self, order: Order) -> None:

@@ -244,7 +244,7 @@ class Chosen(NamedTuple):
 
 def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:
     """Cancel the selected orders of the account that may be cancelled, oldest first. Returns the cancelled orders, and
-    whether the next entries cancel more. The account was touched.
+    whether the next entries cancel more. The caller has recorded the account (`Changes.touch`).
     """
     of_account = [row for row in state.mass_cancels if row.account_id == account.account_id] if state.mass_cancels.rows else []
     if len(of_account) >= MASS_CANCELS_PER_ACCOUNT:

@@ -5,7 +5,8 @@ Each account has a bounded one, first in, first out. It is part of the replicate
 the same log entry. Entries are stored as bytes: an outcome contains a copy of an order's state, an account may have ten
 thousand of them, and they are seldom read.
 
-This is the plain form. The compiled core has `reply_cache.pyx` in its place, which keeps the entries in blocks of memory.
+This is the plain form. The compiled core has `reply_cache.pyx` in its place, which keeps the entries in blocks of
+memory.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class ReplyCache:
         return entries + getsizeof(self._packed) + sum(map(getsizeof, self._chunks))
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). It may not be used afterwards. O(entries)."""
+        """Empty the cache in small steps (`teardown`). It may not be used afterwards. O(entries)."""
         clear(self._packed, self._chunks)
 
     def check(self, last_sequence: int) -> None:

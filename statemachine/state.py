@@ -154,8 +154,8 @@ class State:
         return balance
 
     def pair(self, account: Account, product: Product) -> None:
-        """Let `base` and `quote` of an account be its balances in the currencies of a product. They are created on first
-        use.
+        """Let `base` and `quote` of an account be its balances in the currencies of a product. They are created on
+        first use.
 
         An account mostly trades the product that it traded last, so most orders need no look-up. A balance is never
         replaced by another object, so the pair stays right.
@@ -232,7 +232,7 @@ class State:
             self._forget(account, done.popleft())
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). It may not be used afterwards. O(everything).
+        """Empty the state in small steps (`teardown`). It may not be used afterwards. O(everything).
 
         Orders refer to each other, so without this they would never be freed.
         """

@@ -193,8 +193,8 @@ class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
 class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
     """The switches of a scope in which something is switched off; see `commands.SetSwitches`. `cancelling`: its kill
     switch has not cancelled all orders yet. `set_by` is the account of the command that set them. `by_venue`: its
-    sender may switch the whole venue, so nobody with a narrower scope may switch anything on again. It also holds when such
-    a sender sets the same switches again.
+    sender may switch the whole venue, so nobody with a narrower scope may switch anything on again. It also holds when
+    such a sender sets the same switches again.
     """
 
     scope: Scope
@@ -230,8 +230,8 @@ class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
     """A volatility interruption: the halt, or the call of the auction, until the time `ends_at`. Then the product
     returns to the status `resume`.
 
-    With a `limit_side` it is a limit state (`limit_states`): the product trades, and is interrupted at `ends_at`. Orders
-    of that side (1 buys, 2 sells) rest at the collar, which stays from `low` to `high`.
+    With a `limit_side` it is a limit state (`limit_states`): the product trades, and is interrupted at `ends_at`.
+    Orders of that side (1 buys, 2 sells) rest at the collar, which stays from `low` to `high`.
     """
 
     product_id: str
@@ -383,8 +383,9 @@ class AccessRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProposalRow(msgspec.Struct, frozen=True, array_like=True):
-    """A command that waits for consent. Its id is the sequence of the command that proposed it. `proposer` is the account
-    of that command (`access`), `permission` what the command and each decision about it need, `command` its msgpack.
+    """A command that waits for consent. Its id is the sequence of the command that proposed it. `proposer` is the
+    account of that command (`access`), `permission` what the command and each decision about it need, `command` its
+    msgpack.
     """
 
     proposal_id: int

@@ -147,7 +147,7 @@ class Preparation:
                 return
 
     def _build_return(self, returning: PreparedReturn, manifest: Manifest) -> None:
-        """Runs in a thread."""
+        """Build the returning state from a snapshot. Runs in a thread."""
         with collector_off():
             tables = self._store.load(manifest)
             try:
@@ -215,7 +215,7 @@ class Preparation:
             raise RequestFailed(FailCode.CONFLICT, "it wrote no snapshot in time: see its log") from error
 
     def _build(self, shadow: Shadow) -> None:
-        """Runs in a thread."""
+        """Build the second state from the newest snapshot. Runs in a thread."""
         manifest = self._store.newest()
         if manifest is None or self._machine.shadow is not shadow:
             return

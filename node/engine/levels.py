@@ -63,7 +63,7 @@ class Changed:
         self._executor = ThreadPoolExecutor(1, "data of levels")
 
     def changed(self, change: SetLevel, index: int) -> None:
-        """The entry at `index` has changed the level."""
+        """Act on the entry at `index`, which has changed the level."""
         earlier = is_earlier(change.to, change.old)
         if earlier:
             self.request_snapshot()
@@ -72,7 +72,7 @@ class Changed:
         self._executor.submit(self._forget if earlier else self._keep, change, index)
 
     def _keep(self, change: SetLevel, index: int) -> None:
-        """Runs in a thread."""
+        """Keep the data of the previous level. Runs in a thread."""
         try:
             kept = keep(self._config.data_path, self._config.node_id, change, index)
         except (OSError, SnapshotError, ClusterError) as error:
@@ -82,7 +82,7 @@ class Changed:
             log.info("the data of level %s is kept until: quorumbook migrate --finalize", change.old)
 
     def _forget(self, change: SetLevel, _index: int) -> None:
-        """Runs in a thread."""
+        """Remove the data that was kept of the earlier level. Runs in a thread."""
         try:
             forget(self._config.data_path, change.to.abi)
         except OSError as error:

@@ -194,7 +194,7 @@ class DiskFigures:
 
 
 def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
-    """Runs work in a thread with the garbage collector off, and wakes Raft at the end."""
+    """Return a function that runs work in a thread with the garbage collector off, and wakes Raft at the end."""
     loop = asyncio.get_running_loop()
 
     def work(action: Callable[[], None]) -> None:

@@ -301,7 +301,7 @@ class IncomingSnapshot:
         self._state = self._executor.submit(self._check)
 
     def _check(self) -> tuple[Engine, Market]:
-        """Runs in the executor."""
+        """Verify the snapshot, and build its state. Runs in the executor."""
         tables: defaultdict[str, list[Row]] = defaultdict(list)
         try:
             with collector_off():

@@ -113,7 +113,7 @@ def to_units(text: str, scale: int, field: str) -> int:
 
 
 def signed_units(text: str, scale: int, field: str) -> int:
-    """As `to_units`, for a number that may have a minus sign."""
+    """Convert a number that may have a minus sign; otherwise like `to_units`."""
     return -to_units(text[1:], scale, field) if text.startswith("-") else to_units(text, scale, field)
 
 

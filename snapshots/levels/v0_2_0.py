@@ -252,14 +252,14 @@ class FormerEngine(Engine):
         return int(self._core.product_sequence(product_id))
 
     def stream(self, stream_id: str) -> None:
-        """None: version 0.2.0 has no report streams."""
+        """Return None, because version 0.2.0 has no report streams."""
 
     def records(self, table: str) -> list[Any]:  # noqa: ARG002 - as in `Engine`
-        """None: version 0.2.0 has no controls."""
+        """Return no rows, because version 0.2.0 has no controls."""
         return []
 
     def phase(self, product_id: str) -> None:
-        """None: version 0.2.0 has no calendars."""
+        """Return None, because version 0.2.0 has no calendars."""
 
     def fees_of(self, account_id: str, product_id: str = "") -> Fees | None:
         """Return the rates of the products, because version 0.2.0 has no others and counts no volume."""
@@ -306,7 +306,7 @@ class FormerEngine(Engine):
         return bool(self.held_by(sender, Scope.VENUE, "") & access.OF_OPERATOR)
 
     def proposed_permission(self, proposal_id: int) -> None:
-        """None: version 0.2.0 has no proposals."""
+        """Return None, because version 0.2.0 has no proposals."""
 
     @property
     def access(self) -> AccessRow:
