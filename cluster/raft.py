@@ -76,8 +76,8 @@ class ProposeError(Enum):
 
 
 class ProposeResult(msgspec.Struct, frozen=True):
-    """The result of a proposal. `index` is its place in the log, `value` the result of apply; both are set only without
-    an error.
+    """The result of a proposal. `index` is its position in the log, `value` the result of apply; both are set only
+    without an error.
     """
 
     error: ProposeError | None = None

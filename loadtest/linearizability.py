@@ -80,7 +80,7 @@ class AnomalyKind(Enum):
     LOST = "lost"
     """A command was answered with an outcome, and is not in the log."""
     APPLIED_TWICE = "applied twice"
-    """A command had an effect at two places of the log."""
+    """A command had an effect at two positions in the log."""
     WRONG_OUTCOME = "wrong outcome"
     """The replay of the log gives another outcome or another sequence."""
     CHANGED_ANSWER = "changed answer"
@@ -209,8 +209,8 @@ class _Writes:
             sent.answers[_plain(write.outcome)] = (write.outcome.sequence, write.outcome)
 
     def place(self, log: Iterable[Batch], *, complete: bool) -> None:
-        """Find each command's first place in the log, which is the order of the exchange, and compare that order with the
-        times.
+        """Find each command's first position in the log, which is the order of the exchange, and compare that order
+        with the times.
         """
         sequence = 0
         for batch in log:
@@ -287,8 +287,8 @@ class _Writes:
 
 
 def _as_sent(command: AnyCommand) -> bytes:
-    """Return the identity of a command: its contents without a key's secret and passphrase, which nodes encrypt before they
-    propose them.
+    """Return the identity of a command: its contents without a key's secret and passphrase, which nodes encrypt before
+    they propose them.
     """
     if isinstance(command, PutApiKey):
         command = msgspec.structs.replace(command, secret="", passphrase="", sealed_by=0)
@@ -369,8 +369,8 @@ def _open(read: Read, writes: _Writes) -> _Open:
 
 
 def body_of(engine: Engine, query: AnyQuery, known: dict[AnyQuery, bytes | None]) -> bytes | None:
-    """Return a node's answer to a query in the engine's state; None for "does not exist". `known` has the answers of this
-    state so far.
+    """Return a node's answer to a query in the engine's state; None for "does not exist". `known` has the answers of
+    this state so far.
 
     Raises:
         ValueError: the query is not well formed, so no node has answered it.

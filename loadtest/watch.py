@@ -103,7 +103,7 @@ class Watcher:
         Raises:
             DeadlineError: not within `seconds`.
         """
-        return await self.wait(all_caught_up, "common place in the log of all nodes", seconds)
+        return await self.wait(all_caught_up, "common position in the log of all nodes", seconds)
 
 
 async def reached(condition: Callable[[], bool], seconds: float) -> bool:

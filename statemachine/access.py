@@ -7,7 +7,7 @@ it:
 | account of the command | sender | may do |
 |---|---|---|
 | `operator` | the cluster itself, or the operator's key of the configuration file | everything |
-| `operator/<user>` | a key of this user | what the user's roles allow at this place of the log |
+| `operator/<user>` | a key of this user | what the user's roles allow at this position in the log |
 | `operator/key/<key>` | a key that belongs to no user | what the key's permissions allow, for the venue |
 
 Nodes write the account; no client chooses it (`node/engine/principal.py`). The check is part of applying the command,

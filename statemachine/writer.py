@@ -49,7 +49,7 @@ class Writer:
         self._append(encoded)
 
     def copy(self, other: Writer, start: int) -> None:
-        """What another has written from place `start` on."""
+        """Append what `other` has written from position `start` on."""
         self.raw(other.since(start))
 
     def mark(self) -> None:

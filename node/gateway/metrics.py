@@ -1,9 +1,10 @@
-"""The metrics at /metrics: requests, latencies and connections of this gateway process, and its node's status and counters.
+"""The metrics at /metrics: requests, latencies and connections of this gateway process, and its node's status and
+counters.
 
-Several gateway processes may share a port. Each one answers with its own metrics, which the label `worker` distinguishes.
-Names of counters end in `_total`. One counter with labels counts refused connections and requests. Its label `by` is the
-kind of peer, so that an alert on unauthenticated peers ("stranger") ignores clients that followers redirect to the leader
-in normal operation.
+Several gateway processes may share a port. Each one answers with its own metrics, which the label `worker`
+distinguishes. Names of counters end in `_total`. One counter with labels counts refused connections and requests. Its
+label `by` is the kind of peer, so that an alert on unauthenticated peers ("stranger") ignores clients that followers
+redirect to the leader in normal operation.
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ class Metrics(Collector):
             "quorumbook_build_info", "1, with the node's software and ABI", ["node", "software", "abi"], registry=own
         )
         self._expires = Gauge(
-            "quorumbook_certificate_expires_timestamp_seconds", "When the node's certificate in use ends", ["node"], registry=own
+            "quorumbook_certificate_expires_timestamp_seconds",
+            "When the node's certificate in use expires",
+            ["node"],
+            registry=own,
         )
         self._member = {
             name: Gauge(f"quorumbook_member_{name}", text, ["node", "member"], registry=own)
@@ -131,8 +135,8 @@ class Metrics(Collector):
         self.sent = self._sent.labels(**self._labels)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request and its latency in seconds. Every request calls this, so it only adds to plain counters,
-        which `collect` converts.
+        """Count one answered request and its latency in seconds. Every request calls this, so it only adds to plain
+        counters, which `collect` converts.
         """
         answers = self._answers.get((method, route))
         if answers is None:
@@ -193,8 +197,8 @@ class Metrics(Collector):
         self._slow.labels(**self._labels, reason=reason).inc()
 
     def engine(self, status: NodeStatus | None) -> None:
-        """Store the node's status, or None while the engine does not answer. The gauges are set when Prometheus reads them,
-        because the status changes more often.
+        """Store the node's status, or None while the engine does not answer. The gauges are set when Prometheus reads
+        them, because the status changes more often.
         """
         self._node_status = status
         if status is not None:
@@ -269,9 +273,9 @@ UNAUTHENTICATED: Mapping[str, frozenset[str]] = {
     "raft": frozenset({"certificate", "unknown_node", "too_many"}),
     "native": frozenset({"handshake", "silent", "framing", "unauthorized", "unproven", "revoked", "too_many"}),
 }
-"""By port, the kinds of refusal that only an unauthenticated peer causes: a missing certificate of the cluster, an invalid
-key, a missing greeting, or bytes that are no message of the protocol. A follower counts a key that it does not accept as
-unproven, and the leader judges it.
+"""By port, the kinds of refusal that only an unauthenticated peer causes: a missing certificate of the cluster, an
+invalid key, a missing greeting, or bytes that are no message of the protocol. A follower counts a key that it does not
+accept as unproven, and the leader judges it.
 """
 
 NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "busy", "overloaded", "outcome_unknown", "conflict"})
@@ -294,8 +298,8 @@ _WORDS = {
 
 
 def who(port: str, kind: str) -> str:
-    """Return the kind of refused peer: "stranger" (not authenticated), "state" (a legitimate client that this node could not
-    serve at the time), "member" or "client".
+    """Return the kind of refused peer: "stranger" (not authenticated), "state" (a legitimate client that this node
+    could not serve at the time), "member" or "client".
     """
     if kind in UNAUTHENTICATED.get(port, ()):
         return "stranger"

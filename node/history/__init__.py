@@ -2,6 +2,6 @@
 
 `process` runs it on nodes that are configured to keep one. `keeper` follows the node's log on disk and applies the
 committed entries to an engine of its own (`state`). `projection` and `candles` make rows of the results, and `store`
-writes them with the place in the log in one transaction. `queries` reads for the gateways. `partitions` moves old days
-to Parquet files. `tables` is the schema; `database` and `migrations` bring a database to it.
+writes them with the position in the log in one transaction. `queries` reads for the gateways. `partitions` moves old
+days to Parquet files. `tables` is the schema; `database` and `migrations` bring a database to it.
 """

@@ -1,9 +1,9 @@
-"""Cuts a history back to an earlier place in its log, for a rollback, or sets it aside.
+"""Cuts a history back to an earlier position in its log, for a rollback, or sets it aside.
 
-Rows that are only ever added are deleted by the sequence of their command, and by their time: what time alone caused has
-the sequence of the command before it. Rows that change in place are made again:
-orders that were open at that place come from the exchange's state there, and the last candles and hourly volumes come
-from the remaining trades. Days in Parquet files that end after that place return to the database.
+Rows that are only ever added are deleted by the sequence of their command, and by their time: what time alone caused
+has the sequence of the command before it. Rows that change in place are made again: orders that were open at that place
+come from the exchange's state there, and the last candles and hourly volumes come from the remaining trades. Days in
+Parquet files that end after that place return to the database.
 
 A rollback cuts the history before the node's data goes back, because the earlier version's software cannot do that. It
 also returns the database to the schema that the earlier version knows. If this version is started again instead, it

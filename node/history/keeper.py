@@ -55,7 +55,7 @@ class OtherLogError(HistoryError):
 
 
 class Keeper:
-    """One history, its place in the log, and its engine.
+    """One history, its position in the log, and its engine.
 
     Args:
         config: the node's.
@@ -151,7 +151,7 @@ class Keeper:
 
     @property
     def progress(self) -> HistoryProgress:
-        """The place up to which everything is stored."""
+        """The position up to which everything is stored."""
         return self._store.progress
 
     def advance(self, applied: int) -> bool:

@@ -1,4 +1,4 @@
-"""A history's place in its node's log: whether the log still has what was stored, and which segments are not needed.
+"""A history's position in its node's log: whether the log still has what was stored, and which segments are not needed.
 
 What was stored is compared entry for entry by index, term and digest, never by counts. Two Raft logs that have an entry
 of the same index and term are equal up to that entry. Therefore one look at the last stored entry is enough. Where the

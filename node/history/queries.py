@@ -51,7 +51,7 @@ class HistoryReader:
         self._engine.dispose()
 
     def progress(self) -> HistoryProgress:
-        """Return the place up to which the history goes, or the beginning if the database does not exist yet.
+        """Return the position up to which the history goes, or the beginning if the database does not exist yet.
 
         Raises:
             HistoryError: the database has another schema than this version.
@@ -111,8 +111,8 @@ class HistoryReader:
     def fills(self, account_id: str, product_id: str, order_id: int, page: PageRequest) -> list[Row]:
         """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders.
 
-        What time alone causes has the sequence of the command before it. So trades of several products may have the same
-        place, when auctions open at the same time. A page has all trades of its last place, even above its limit:
+        What time alone causes has the sequence of the command before it. So trades of several products may have the
+        same place, when auctions open at the same time. A page has all trades of its last place, even above its limit:
         the next page begins behind that place.
         """
 
@@ -188,8 +188,8 @@ class HistoryReader:
         return self._rows(found.order_by(own.product_sequence.desc()).limit(limit))
 
     def operations(self, sender: str, limit: int, below: int, above: int) -> list[RowMapping]:
-        """Return the commands of the operator, newest first, with sequences above `above` and, unless it is 0, below `below`.
-        `sender` "" means all.
+        """Return the commands of the operator, newest first, with sequences above `above` and, unless it is 0, below
+        `below`. `sender` "" means all.
         """
         own = tables.operations.c
         found = select(tables.operations).where(own.sequence > above)

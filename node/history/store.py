@@ -1,5 +1,5 @@
-"""Writes a history: rows and the place in the log that they lead to, in one transaction. So each row is stored exactly
-once, whenever the process ends.
+"""Writes a history: rows and the position in the log that they lead to, in one transaction. So each row is stored
+exactly once, whenever the process ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOKUP_MAX = 500
 
 
 class HistoryProgress(msgspec.Struct, frozen=True):
-    """The place up to which a history goes: log entry, command, and the time of the latest batch.
+    """The position up to which a history goes: log entry, command, and the time of the latest batch.
 
     `term` and `digest` distinguish a log entry from another one at the same index. `digest` is compared only with an
     entry in the same `abi`. A term of 0 is unknown: an earlier version stored it.

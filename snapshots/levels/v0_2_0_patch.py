@@ -1,8 +1,8 @@
-"""Puts single rows into a live state of version 0.2.0, as `statemachine/patching.py` does for this software's state. The
-core of 0.2.0 was frozen before that module existed; every later one has it.
+"""Puts single rows into a live state of version 0.2.0, as `statemachine/patching.py` does for this software's state.
+The core of 0.2.0 was frozen before that module existed; every later one has it.
 
-`Patch` takes the changes of one freeze (`statemachine/freezing.py`) of a state of this software, row by row converted by
-`v0_2_0_back.Lowering`. After each freeze the state equals the conversion of all rows.
+`Patch` takes the changes of one freeze (`statemachine/freezing.py`) of a state of this software, row by row converted
+by `v0_2_0_back.Lowering`. After each freeze the state equals the conversion of all rows.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Patch:
         return not stays
 
     def _index(self, account: Any, order: Any) -> None:
-        """Find the order by its time of expiry and by its `client_oid`, unless a later order has it."""
+        """Index the order by its time of expiry and by its `client_oid`, unless a later order has that `client_oid`."""
         if order.expires_at and order.status is not core_types.OrderStatus.DONE:
             self._state.expiring[order.expires_at, order.order_id] = order
         if order.client_oid:
@@ -267,8 +267,9 @@ class Patch:
             self._side(order).remove(order)
 
     def _put_on(self, order: Any) -> None:
-        """Put an open order on its place, behind all others of its price. If some of them came later, the price is sorted
-        at the end."""
+        """Put an open order on its place, behind all others of its price. If some of them came later, the price is
+        sorted at the end.
+        """
         if order.status is _ACTIVE and order.stop:
             self._state.products[order.product_id].stops.add(order)
             return
