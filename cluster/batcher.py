@@ -142,6 +142,7 @@ class _Turns(Generic[Item]):
         heapq.heappush(self._heap, (share.start, self._number, share))
 
     def _leave(self, share: _Share[Item]) -> None:
+        """Forget a share without items. A share that is ahead of the others keeps its start until they have caught up."""
         del self._shares[share.key]
         if not self._heap:
             self._begin_again()
@@ -282,6 +283,7 @@ class Batcher(Generic[Item]):
         return self._in_flight < self._in_flight_max and self._units_in_flight < IN_FLIGHT_ENTRIES * self._units_max
 
     def _pump(self) -> None:
+        """Propose batches while items wait and proposing is allowed."""
         self._scheduled = False
         while self._turns and self._may_propose and not self._holds:
             batch = self._take()
@@ -308,6 +310,7 @@ class Batcher(Generic[Item]):
         return batch
 
     def _resolved(self, batch: list[_Queued[Item]], result: ProposeResult) -> None:
+        """Answer the items of a batch with the result of its proposal."""
         self._in_flight -= 1
         self._units_in_flight -= sum(queued.units for queued in batch)
         if self._turns:

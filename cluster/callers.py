@@ -116,6 +116,9 @@ class Doorkeeper:
             del self._unknown[caller]
 
     def _allowance(self, caller: str, now: float, *, peer: bool) -> Allowance:
+        """Return the allowance of a caller; it is created on first use, in place of the one that was unused for
+        longest.
+        """
         key = (caller, peer)
         allowance = self._allowances.get(key)
         if allowance is None:

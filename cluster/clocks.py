@@ -97,6 +97,7 @@ class Clocks:
         self._refusers.pop(peer, None)
 
     def _judge(self, peer: str, skew: float) -> None:
+        """Log once that the clocks of two nodes have differed for a while, and once that they agree again."""
         if abs(skew) < SKEW_WARNING:
             self._skewed_since.pop(peer, None)
             if peer in self._warned:
@@ -129,6 +130,7 @@ class Clocks:
         return len(entries)
 
     def _note_refusal(self, leader: str, entry: LogEntry, stamp: int) -> None:
+        """Count an entry that is not taken because of its timestamp, and log it, at most once a minute for each leader."""
         self.refused += 1
         if self._is_logged(leader):
             log.warning(

@@ -146,6 +146,7 @@ class DivergenceWatch:
         self._outbox.append((peer, StateDigest(self._term(), index, node, digest)))
 
     def _count(self, index: int, peers: Iterable[str]) -> None:
+        """Count the comparisons of this node's digest at an index with those of peers."""
         own = self._own.get(index)
         for peer in peers:
             digest = self._heard[peer].get(index)
@@ -164,6 +165,9 @@ class DivergenceWatch:
         return camps
 
     def _judge(self, index: int, *, pass_on: bool) -> None:
+        """Compare the known digests at an index. Raises DivergedError if a majority agrees on another digest than this
+        node's.
+        """
         camps = self._camps(index)
         known = sum(map(len, camps.values()))
         if len(camps) < 2:
@@ -194,6 +198,7 @@ class DivergenceWatch:
                 self._say(node, witness, index, agreed)
 
     def _undecided(self, index: int, camps: dict[bytes, list[str]]) -> None:
+        """Count and log that digests differ and no majority agrees."""
         self.undecided += 1
         silent = set(self._membership.voters).difference(*camps.values())
         hopeless = not any(self._membership.have_majority(silent.union(nodes)) for nodes in camps.values())

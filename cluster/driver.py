@@ -44,6 +44,7 @@ class RaftDriver:
             self._call_soon(self._tick)
 
     def _tick(self) -> None:
+        """Tick, and set the timer for the next tick. An error ends `run`."""
         assert self._ended is not None
         self._woken = False
         if self._ended.done():
@@ -71,6 +72,7 @@ class RaftDriver:
         self._timer = loop.call_at(due_at, self._timer_is_due)
 
     def _timer_is_due(self) -> None:
+        """Tick if one is due now; otherwise set the timer again. Log a pause of the process."""
         assert self._ended is not None
         self._timer = None
         if self._ended.done():

@@ -180,6 +180,7 @@ class Guard:
         return work
 
     def _handle(self, peer: str, message: m.AnyMessage) -> bool:
+        """Handle a message. Returns whether the node should tick at once."""
         kind = type(message)
         if isinstance(message, m.AppendReply):
             return self._append_reply(peer, message)
@@ -192,6 +193,7 @@ class Guard:
         return before != (core.role, core.leader_id, self._raft_log.term, core.commit_index)
 
     def _introduced(self, peer: str, message: m.Introduction) -> None:
+        """Pass a peer's introduction to the owner, with what the peer has acknowledged. An objection is sent back."""
         if self.introductions is None:
             return
         # A peer in a later term may have replaced the end of its log. A peer that lost its disk reports it.
@@ -245,6 +247,7 @@ class Guard:
         return True
 
     def _append_entries(self, peer: str, message: m.AppendEntries) -> None:
+        """Append the entries that the log lacks, and answer, if the previous entry matches."""
         if not self._from_leader(peer, message.term):
             return
         raft_log = self._raft_log
@@ -306,6 +309,7 @@ class Guard:
         self.reply(peer, commit_index + 1, reset=True, success=False)
 
     def _heartbeat(self, peer: str, message: m.Heartbeat) -> None:
+        """Follow the leader, and acknowledge its heartbeat."""
         if self._from_leader(peer, message.term):
             self._clocks.heard(peer, message.clock)
             self.core.follow(peer, message.term, 0)
@@ -385,6 +389,7 @@ class Guard:
         return (last_term, last_index) >= (self._raft_log.last_term, self._raft_log.last_index)
 
     def _pre_vote(self, peer: str, message: m.PreVote) -> None:
+        """Answer whether this node would vote for a candidate."""
         granted = (
             not self._raft_log.recovering
             and message.term > self._raft_log.term
@@ -423,6 +428,7 @@ class Guard:
             self.core.take_vote_request(peer, message.term, message.last_index, message.last_term)
 
     def _vote(self, peer: str, message: m.Vote) -> None:
+        """Count a vote for this node, once for each peer and term."""
         if message.term != self._raft_log.term or peer not in self._members.other_voters:
             return
         if self._votes[0] != message.term:
@@ -434,6 +440,7 @@ class Guard:
     # ------------------------------------------------------------------ snapshots
 
     def _snapshot_chunk(self, peer: str, message: m.SnapshotChunk) -> None:
+        """Receive a part of the leader's snapshot, unless the log has all of it committed."""
         if not self._from_leader(peer, message.term):
             return
         self.leader_commit = max(self.leader_commit or 0, message.index)

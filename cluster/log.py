@@ -313,6 +313,7 @@ class DurableLog:
         return self._abis[0][1] if self._segments else self._schemas.in_force()
 
     def _begin_segment(self, first_index: int) -> _Segment:
+        """Begin a segment file, and write its header."""
         self._close_last()
         segment = _Segment(segment_name(first_index), first_index, 0)
         self._segments.append(segment)

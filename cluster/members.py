@@ -79,6 +79,7 @@ class Members:
         self._refresh()
 
     def _take(self, membership: Membership) -> None:
+        """Put a membership in force."""
         node_id = self._settings.node_id
         self.current = membership
         self.ids = frozenset(member.node_id for member in membership.others(node_id))
@@ -157,6 +158,7 @@ class Members:
             self._promote(learner)
 
     def _settle(self) -> None:
+        """Notice that the commit index covers a change. Raises RemovedError if it removed this node."""
         before, settled = self.settled, self._at_commit()
         self.settled = settled
         if settled == before:
@@ -169,6 +171,7 @@ class Members:
     # ------------------------------------------------------------------ the leader's part
 
     def _begin(self, change: Change, done: ChangeDone) -> None:
+        """Append the entry of a change, or answer why it is refused."""
         try:
             after = self._checked(change)
         except ChangeRefusedError as refusal:
@@ -177,6 +180,7 @@ class Members:
         self._pending = (self._append(after), done)
 
     def _checked(self, change: Change | PromoteMember) -> Membership:
+        """Return the membership after a change. Raises ChangeRefusedError."""
         self._check_settled()
         self._check_own_term()
         after = self.current.changed(change)

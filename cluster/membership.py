@@ -176,6 +176,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
         return Membership(self.others(member.node_id), (*self.removed, member.node_id))
 
     def _with(self, member: Member) -> Membership:
+        """Return the membership with one more member. Raises ChangeRefusedError."""
         if self.get(member.node_id) is not None:
             raise ChangeRefusedError(ChangeError.ALREADY_MEMBER, f"{member.node_id} is a member already")
         if member.node_id in self.removed:

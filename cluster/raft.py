@@ -244,6 +244,7 @@ class Raft:
             self._members.refuse_queued()
 
     def _submit(self, payload: bytes, done: Done) -> None:
+        """Queue a payload for the next tick, or queue its refusal."""
         self.wake()
         if self._stopped:
             done(ProposeResult(error=ProposeError.NOT_LEADER))
@@ -282,6 +283,7 @@ class Raft:
             raise
 
     def _tick(self) -> None:
+        """Do the work of one tick in its order: send, sync, commit, apply."""
         self._ticked_at = self._clock()
         self._refuse()
         if self._captures.begin_if_due() and self.is_leader:
@@ -414,6 +416,7 @@ class Raft:
         )
 
     def _member_state(self, member: Member) -> MemberState:
+        """Return what this node knows of a member."""
         node_id = member.node_id
         if node_id == self._settings.node_id:
             return MemberState(member, True, self._raft_log.last_index, None)
@@ -423,6 +426,7 @@ class Raft:
         return MemberState(member, node_id in self._peers.connected, match_index, progress, self._clocks.skew(node_id))
 
     def _ready(self) -> bool:
+        """Return whether this node has applied everything that the leader had committed: a leader from its own term on."""
         core = self._core
         if core.leads:
             return core.applied_index >= core.no_op_index > 0
@@ -473,6 +477,7 @@ class Raft:
             self._fail_pending()
 
     def _fail_pending(self) -> None:
+        """Answer all proposals when leadership is lost: those in the log with an unknown outcome."""
         pending, self._pending = self._pending, {}
         self._refusals.extend(done for _, done in self._proposals)
         self._proposals.clear()
@@ -485,6 +490,7 @@ class Raft:
         self.wake()
 
     def _tell_role(self) -> None:
+        """Report a new role or leader, and log why nothing is committed."""
         now = (self._core.role, self._core.leader_id)
         if now != self._told:
             self._told = now

@@ -102,6 +102,7 @@ class Replication:
                 self._send_to(peer, now, encoded)
 
     def _send_to(self, peer: Progress, now: int, encoded: dict[int, tuple[bytes, int]]) -> None:
+        """Send a peer the entries that it lacks, as far as they are allowed, or begin to send the snapshot."""
         until = self._clock() + self._settings.heartbeat
         while True:
             behind = peer.next_index <= self._raft_log.first_index

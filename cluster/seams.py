@@ -158,6 +158,7 @@ class _Transport(Transport):  # type: ignore[misc]  # PySyncObj has no types
 
 @contextmanager
 def _replaced(**names: object) -> Iterator[None]:
+    """Replace names of PySyncObj's module during the block."""
     old = {name: getattr(syncobj, name) for name in names}
     for name, value in names.items():
         setattr(syncobj, name, value)

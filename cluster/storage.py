@@ -80,6 +80,7 @@ class Opener:
         raise AssertionError("the last try returns or raises")
 
     def _note_shortage(self, attempt: int, path: Path, error: OSError) -> None:
+        """Count and log that a file could not be opened."""
         if not attempt:
             self.shortages += 1
         if not self._short:
@@ -228,6 +229,7 @@ class RealDisk:
 
     @contextlib.contextmanager
     def _opened(self, path: Path, flags: int) -> Iterator[int]:
+        """Open a file for the block. Yields its descriptor."""
         descriptor = self._opener.open(path, flags)
         try:
             yield descriptor

@@ -166,6 +166,7 @@ class TlsProtocol(asyncio.Protocol):
         step.add_done_callback(self._stepped)
 
     def _stepped(self, step: asyncio.Future[bool]) -> None:
+        """Continue after a step of the handshake: with the next step, or with the connection."""
         self._stepping = False
         if self._closed or step.cancelled():
             return
@@ -192,6 +193,7 @@ class TlsProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _begin(self) -> None:
+        """Begin the connection after the handshake, with the bytes that arrived early."""
         assert self._channel is not None, "the handshake is done"
         self._inside = self._make()
         self._inside.connection_made(TlsTransport(self, self._transport, self._channel))

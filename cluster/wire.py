@@ -258,6 +258,7 @@ class TlsWire:
     # ------------------------------------------------------------------ becoming connected
 
     async def _accepted(self, caller: socket.socket, name: object) -> None:
+        """Make a connection with a caller, or refuse it. Serves the connection until it ends."""
         host = str(name[0]) if isinstance(name, tuple) else str(name)
         refusal = self._door.refusal(host)
         if refusal is not None:
@@ -287,6 +288,7 @@ class TlsWire:
         await self._serve(_Connection(peer, channel, preferred=peer > self._node_id))
 
     async def _handshake(self, caller: socket.socket) -> Channel:
+        """Do the TLS handshake with a caller."""
         loop = asyncio.get_running_loop()
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         greeted: asyncio.Future[Channel] = loop.create_future()
@@ -308,6 +310,7 @@ class TlsWire:
             raise WireRefusedError("unknown_node", f"{peer!r} is no member of the cluster, or not yet")
 
     async def _hello(self, channel: Channel, peer: str) -> Hello:
+        """Exchange hellos with a peer. Returns the peer's. Raises WireRefusedError if the two do not fit."""
         protocol = _protocol(channel)
         ours = self._settings.introduce(msgspec.structs.replace(self._settings.hello, protocol=protocol))
         former = [ours.protocol, ours.cluster_id, ours.node_id, ours.abi]
@@ -385,6 +388,7 @@ class TlsWire:
     # ------------------------------------------------------------------ while connected
 
     async def _serve(self, connection: _Connection) -> None:
+        """Serve a connection until it ends. Of two connections with one peer, both nodes keep the same one."""
         peer, channel = connection.peer, connection.channel
         old = self._connections.get(peer)
         if old is not None and old.preferred and not connection.preferred:
