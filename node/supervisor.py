@@ -140,6 +140,7 @@ class Supervisor:
             pause = min(2 * pause, self._patience.pause_max)
 
     async def _run_once(self, name: str, arguments: Iterable[str]) -> int:
+        """Run a process until it ends. Returns its exit code."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *arguments,
@@ -174,6 +175,7 @@ class Supervisor:
         await everyone
 
     def _signal(self, names: Iterable[str], number: signal.Signals) -> None:
+        """Send a signal to processes that run."""
         for name in list(names):
             process = self._running.get(name)
             if process is not None:
@@ -181,6 +183,7 @@ class Supervisor:
                     process.send_signal(number)
 
     def _last_words(self, code: int) -> str:
+        """Return why the node stops, by the exit code of its engine."""
         if code == exit_codes.IN_DOUBT:
             return f"{self._engine.name}: its state is in doubt, and it was stopped; read its last message before starting the node again"
         if code == exit_codes.REMOVED:
@@ -266,6 +269,7 @@ def run_node(config_path: Path, *, rejoin: bool) -> int:
 
 
 async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: NodeConfig) -> int:
+    """Run the processes of a node until they stop."""
     supervisor = Supervisor(engine, gateways, report=lambda line: log.warning("%s", line))
     bounding = asyncio.create_task(_bound_log(config))
     loop = asyncio.get_running_loop()

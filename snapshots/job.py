@@ -89,6 +89,7 @@ class WriteJob:
             self._end()
 
     def _end(self) -> None:
+        """Read what the ended process has printed: the manifest, or the reason of its failure."""
         self._feeder.join()
         code = self._process.returncode
         with self._output as output, self._errors as errors:

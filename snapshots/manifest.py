@@ -24,8 +24,8 @@ class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
     """The fields of the manifest that the engine process knows.
 
     `index` and `term` are those of the last log entry in it; `mark` is the Raft position of that entry, as bytes that
-    this package does not read. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A non-empty `full_hash`
-    is compared with the rows.
+    this package does not read. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A
+    non-empty `full_hash` is compared with the rows.
     """
 
     index: int
@@ -129,6 +129,7 @@ class RowHasher:
         return self._done, self._full.digest()
 
     def _close(self) -> None:
+        """Finish the summary of the current table. Raises ValueError if it has another number of rows than announced."""
         if self._seen != self._announced:
             raise ValueError(f"table {self._name}: {self._announced} rows were announced and {self._seen} came")
         if self._name:

@@ -61,6 +61,7 @@ Keep = Callable[[str, list[Row]], None]
 
 
 def _options() -> Any:
+    """Return the options with which a snapshot is written."""
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
@@ -161,6 +162,7 @@ class RocksWriter:
 def _read_tables(
     database: Any, counts: Mapping[str, int], keep: Keep | None, hasher: RowHasher
 ) -> tuple[list[TableSummary], bytes]:
+    """Read and hash all tables. Returns their summaries and the full hash."""
     with ThreadPoolExecutor(1, "row hasher") as thread:
         for name, count in counts.items():
             hasher.begin(name, count)
@@ -190,8 +192,8 @@ def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -
     """Read every table, and compare row counts, the full hash and the stored manifest with `manifest`.
 
     The full hash covers every row of every table. The hashes of the tables are compared only if it differs, to name the
-    table. So a manifest with a wrong hash of a table beside the right full hash is accepted: its rows are those that were
-    written. Hashing each row twice would cost 0.4 us a row.
+    table. So a manifest with a wrong hash of a table beside the right full hash is accepted: its rows are those that
+    were written. Hashing each row twice would cost 0.4 us a row.
 
     Args:
         keep: takes the rows, in chunks; without it they are only checked.
@@ -239,6 +241,7 @@ def _check_families(directory: Path, names: list[str]) -> None:
 
 
 def _compare_manifest(directory: Path, database: Any, manifest: Manifest) -> None:
+    """Check that the database has the same manifest as the file SEAL."""
     try:
         stored = database.get_column_family(MANIFEST_FAMILY).get(_MANIFEST_KEY)
         same = stored is not None and manifest_decoder.decode(stored) == manifest

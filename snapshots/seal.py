@@ -75,6 +75,7 @@ def decode_seal(data: bytes) -> Seal:
 
 
 def _check_names(files: list[FileEntry]) -> None:
+    """Check the names and sizes of the files that a seal lists. Raises ValueError."""
     names = [entry.name for entry in files]
     if len(set(names)) != len(names):
         raise ValueError("a file comes twice")

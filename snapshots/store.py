@@ -68,6 +68,7 @@ class SnapshotStore:
         self._clean()
 
     def _clean(self) -> None:
+        """Remove what an interrupted write has left. Waits while another process writes."""
         until = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -98,7 +99,8 @@ class SnapshotStore:
         return manifest
 
     def check(self, manifest: Manifest) -> Path:
-        """Compare all files of a snapshot with their checksums, and return its directory. O(bytes). May run in another thread.
+        """Compare all files of a snapshot with their checksums, and return its directory. O(bytes). May run in another
+        thread.
 
         Raises:
             SnapshotDamagedError: a file is missing, or not what was written.
@@ -174,8 +176,8 @@ class SnapshotStore:
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:
-        """Delete older snapshots, after the writer or a sink has published one. Until then the older ones were the newest that
-        this node had.
+        """Delete older snapshots, after the writer or a sink has published one. Until then the older ones were the
+        newest that this node had.
         """
         if self._newest is None or manifest.index >= self._newest.index:
             self._newest = manifest
@@ -208,8 +210,8 @@ class SnapshotStore:
         return manifest
 
     def open_source(self) -> Source:
-        """Open the newest snapshot as a sequence of bytes. It stays readable until it is closed, even if it is pruned before
-        that.
+        """Open the newest snapshot as a sequence of bytes. It stays readable until it is closed, even if it is pruned
+        before that.
 
         Raises:
             NoSnapshotError: there is none.

@@ -70,6 +70,7 @@ class Source:
         return b"".join(parts)
 
     def _read_part(self, offset: int, end: int) -> bytes:
+        """Read bytes from the header or from one file."""
         if offset < len(self._header):
             return self._header[offset:end]
         position = bisect_right(self._starts, offset) - 1

@@ -220,6 +220,7 @@ def widened(permissions: int) -> int:
 
 
 def _held(state: State, user: UserRow, scope: Scope, name: str) -> int:
+    """Return the permissions for a scope that a user has by its roles."""
     held = 0
     for grant in user.grants:
         if _covers(state, grant, scope, name):
@@ -299,6 +300,7 @@ def put_user(state: State, command: PutUser) -> Reject | None:
 
 
 def _check_user(state: State, command: PutUser) -> Reject | None:
+    """Return the reject of an invalid user, or None."""
     if not is_name(command.user_id):
         return Reject(Reason.INVALID_ID, "user_id", "expected a name")
     if len(command.note) > REMARK_MAX:

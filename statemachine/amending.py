@@ -169,6 +169,7 @@ def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
 
 
 def _numbers(product: Product, changed: Placing) -> Reject | None:
+    """Check the new numbers of an order against the product's bounds."""
     if changed.order_type == _LIMIT:
         reject = check_limit_numbers(product, changed)
     else:

@@ -165,6 +165,7 @@ def check_hours(command: PutCalendar | CalendarRow) -> Reject | None:
 
 
 def _durations(command: PutCalendar) -> Reject | None:
+    """Check the durations and counts of a calendar."""
     for field in ("random_ns", "late_ns", "extension_ns", "imbalance_ns"):
         if not 0 <= getattr(command, field) <= DURATION_MAX:
             return _fault(field, f"expected 0 to {DURATION_MAX} nanoseconds")

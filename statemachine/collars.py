@@ -78,6 +78,7 @@ def put(state: State, command: PutProductLimits) -> Reject | None:
 
 
 def _admit(product: Product | None, command: PutProductLimits) -> Reject | None:
+    """Check the limits of a product. Returns the reject, or None."""
     if product is None:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
     for field in ("dynamic_ppm", "static_ppm", "distance_ppm"):

@@ -56,6 +56,7 @@ def _is_of_venue(state: State, sender: str, need: access.Need) -> bool:
 
 
 def _propose(state: State, command: Command, need: access.Need) -> Reject | None:
+    """Store a command as a proposal. Returns the reject if that is not possible."""
     rows = state.records["proposal"]
     encoded = _encode(command)
     if len(encoded) > PROPOSAL_BYTES_MAX:

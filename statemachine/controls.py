@@ -76,6 +76,7 @@ def check_contents(state: State) -> None:
 
 
 def _check_name(state: State, scope: Scope, name: str) -> None:
+    """Assert that the scope that controls name exists."""
     known = {
         Scope.VENUE: name == "",
         Scope.FIRM: state.records["firm"].get(name) is not None,
@@ -121,6 +122,7 @@ def check_arrangement(state: State) -> None:
 
 
 def _open_orders(state: State, scope: Scope, name: str) -> list[int]:
+    """Return the ids of all open orders of a scope."""
     return [
         order.order_id
         for account in state.accounts.values()

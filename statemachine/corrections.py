@@ -82,6 +82,7 @@ def correct_trade(state: State, command: CorrectTrade) -> Reject | None:
 
 
 def _admit(state: State, product: Product, command: CorrectTrade) -> Reject | None:
+    """Check the correction of a trade. Returns the reject, or None."""
     if not 1 <= command.trade_id <= product.last_trade_id:
         return Reject(Reason.UNKNOWN_TRADE, "trade_id", f"expected 1 to {product.last_trade_id}")
     if state.records["correction"].get(command.product_id, command.trade_id) is not None:
@@ -127,6 +128,7 @@ def _moves(product: Product, command: CorrectTrade) -> tuple[int, int, int, int,
 
 
 def _covered(account: Account, field: str, moves: tuple[int, ...], product: Product) -> Reject | None:
+    """Check that an account can give back what a correction takes from it."""
     for currency, amount in zip((product.base, product.quote), moves, strict=True):
         available = account.available(currency)
         if available + amount < 0:

@@ -290,6 +290,7 @@ def report(state: State, product: Product, order: Order, kind: int, price: int, 
 def _report(
     state: State, product: Product, order: Order, stream: Stream, kind: int, price: int, size: int, fee: int, taking: bool
 ) -> None:
+    """Emit a report of an event of an order in a report stream."""
     named = _named(state, order, kind)
     _begin_in_stream(state, stream, 20, 29)
     events = state.events

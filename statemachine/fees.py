@@ -81,6 +81,7 @@ def put_tiers(state: State, command: PutFeeTiers) -> Reject | None:
 
 
 def _check_tiers(state: State, command: PutFeeTiers) -> Reject | None:
+    """Check the tiers of a currency. Returns the reject, or None."""
     if command.currency not in state.currencies:
         return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.product_id:

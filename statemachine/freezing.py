@@ -133,6 +133,7 @@ class Frozen:
         self.complete = True
 
     def _chunks(self) -> Iterator[RowChunk]:
+        """Yield the rows of the view: the small tables first, then account by account."""
         yield from self._small
         for name, (changed, deleted) in self._records.items():
             yield RowChunk(
@@ -160,6 +161,7 @@ class Frozen:
         return found
 
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
+        """Return what changed in an account since the freeze before."""
         account = self._state.accounts.get(account_id)
         if account is None:
             replies = self._state.operator_replies

@@ -179,6 +179,7 @@ def _check_book(state: State, product: Product) -> None:
 
 
 def _check_side(state: State, product: Product, side: BookSide, orders_side: int, status: int) -> None:
+    """Check the levels and the orders of one side of a book."""
     name, orders, accounts = product.product_id, state.orders, state.accounts
     levels = list(side.in_order())
     assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"

@@ -116,6 +116,7 @@ def set_switches(state: State, command: SetSwitches) -> Reject | None:
 
 
 def _admit(state: State, command: SetSwitches) -> Reject | None:
+    """Check a change of switches. Returns the reject, or None."""
     if not 0 <= command.switches <= _ALL:
         return Reject(Reason.INVALID_SWITCHES, "switches", f"expected 0 to {_ALL}")
     if len(command.note) > REMARK_MAX:
@@ -161,6 +162,7 @@ def _begin_kill(state: State, scope: Scope, name: str) -> None:
 
 
 def _set_cancelling(state: State, row: SwitchRow, cancelling: bool) -> None:
+    """Record whether the orders of a kill switch are still being cancelled."""
     state.records["switch"].put(msgspec.structs.replace(row, cancelling=cancelling))
     if cancelling:
         state.killing[row.scope, row.name] = None

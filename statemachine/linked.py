@@ -120,6 +120,7 @@ def settle(state: State) -> None:
 
 
 def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
+    """Enter the take-profit order and the stop-loss order of an entry that has traded."""
     account, product = entry.account, entry.product
     buys = entry.side != _BUY
     if state.guarded and switches.is_killed(state, product, account):
@@ -156,6 +157,7 @@ def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
 
 
 def _exit_legs(entry: Order, terms: OrderTerms, size: int) -> tuple[Placing | None, Placing | None]:
+    """Return the fields of the take-profit order and of the stop-loss order; None for one that the entry does not have."""
     side = Side.SELL if entry.side == _BUY else Side.BUY
     pair = PlacePair(
         "",

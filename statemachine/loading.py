@@ -120,6 +120,7 @@ def _in_key_order(name: str, found: Iterable[Row]) -> tuple[list[Row], list[byte
 
 
 def _rise(keys: list[bytes]) -> bool:
+    """Return whether the keys are sorted and different."""
     last = b""
     for part in parts(keys):
         for key in part:
@@ -179,6 +180,7 @@ def _check_field_keys(name: str, keys: list[bytes], found: list[Any]) -> None:
 
 
 def _load_counter(state: State, keys: list[bytes], found: list[CounterRow]) -> None:
+    """Load the one row of counters."""
     _check_field_keys("counter", keys, found)
     if len(found) != 1:
         raise StateError(f"table counter: expected one row, not {len(found)}")
@@ -217,6 +219,7 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
 
 
 def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
+    """Load the open orders into the books and queues that their rows name."""
     ids = _ids(orders)
     _check_keys("order", keys, [encode((order_id,)) for part in parts(ids) for order_id in part])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
@@ -261,6 +264,7 @@ def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
 
 
 def _ids(orders: list[Order]) -> list[int]:
+    """Return the ids of orders."""
     ids: list[int] = []
     for part in parts(orders):
         for order in part:
@@ -287,6 +291,7 @@ def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -
 
 
 def _load_done(state: State, key: bytes, row: OrderState) -> None:
+    """Load a done order, which follows the done order with the number before."""
     account, number = state.accounts[row.account_id], _done_number(key, row)
     if account.done and number != account.done_count + 1:
         raise StateError(f"table done_order: number {account.done_count + 1} of account {row.account_id} is missing")
@@ -327,6 +332,7 @@ def _reply_cache(state: State, owner: str) -> ReplyCache:
 
 
 def _load_outcome(state: State, _keys: list[bytes], found: list[tuple[str, str, bytes]]) -> None:
+    """Load the reply caches. Their rows are sorted by account."""
     for account_id, group in groupby(found, _owner):
         turn()
         replies = _reply_cache(state, account_id)
@@ -340,6 +346,7 @@ def _load_outcome(state: State, _keys: list[bytes], found: list[tuple[str, str, 
 
 
 def _load_stream(state: State, keys: list[bytes], found: list[StreamRow]) -> None:
+    """Load the report streams."""
     _check_field_keys("stream", keys, found)
     for row in found:
         if not (0 <= row.base <= row.sequence and row.taken >= 0 and row.account_id in state.accounts):

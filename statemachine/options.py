@@ -63,6 +63,7 @@ def terms_of(options: OrderOptions) -> OrderTerms:
 
 
 def _lifetime(state: State, product: Product, placing: Placing, options: OrderOptions) -> Reject | None:
+    """Check until when an order with options may rest."""
     if options.good_for == GoodFor.AUCTION:
         if options.expires_at or placing.time_in_force != _GTC:
             return Reject(Reason.INVALID_ORDER, "good_for", "an order that is good for an auction is good till cancelled")
@@ -81,6 +82,7 @@ def _lifetime(state: State, product: Product, placing: Placing, options: OrderOp
 
 
 def _display(product: Product, placing: Placing, display: int) -> Reject | None:
+    """Check the displayed size of an iceberg."""
     if placing.order_type != _LIMIT or not can_rest(placing.order_type, placing.time_in_force):
         return Reject(Reason.INVALID_ORDER, "display_size", "only a limit order that may rest has it")
     if display < product.min_size or display % product.lot or display > placing.size:
@@ -107,6 +109,7 @@ def _trail(product: Product, placing: Placing, trail: int) -> Reject | None:
 
 
 def _exits(product: Product, placing: Placing, options: OrderOptions) -> Reject | None:
+    """Check the prices of an order's take-profit and stop-loss orders."""
     profit, loss, limit = options.take_profit, options.stop_loss, options.stop_loss_limit
     for field, price in (("take_profit", profit), ("stop_loss", loss), ("stop_loss_limit", limit)):
         if not 0 <= price <= AMOUNT_MAX or price % product.tick:

@@ -181,6 +181,7 @@ class Patch:
             state.outcome_count -= replies.forget_before(first_sequence)
 
     def _reply_cache(self, owner: str) -> ReplyCache:
+        """Return the reply cache that a row of the table `outcome` names; it is created on first use."""
         if owner == OPERATOR:
             return self._state.operator_replies
         account_id, _, kind = owner.partition("/")

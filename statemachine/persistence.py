@@ -116,6 +116,7 @@ def _done_orders(state: State) -> Iterator[Row]:
 
 
 def _outcomes(state: State) -> Iterator[Row]:
+    """Yield the rows of all reply caches."""
     memories = [(OPERATOR, state.operator_replies), *((name, each.replies) for name, each in state.accounts.items())]
     for name, each in state.accounts.items():
         memories += [(reply_cache_owner(name, kind), memory) for kind, memory in each.other_replies.items()]

@@ -129,6 +129,7 @@ class ReplyCache:
         self.added = len(packed)
 
     def _forget_oldest(self) -> None:
+        """Drop the oldest entry."""
         del self._packed[cast("str", self._chunks[0][2 * self._gone])]
         self._gone += 1
         if self._gone == _CHUNK:

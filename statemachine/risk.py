@@ -73,6 +73,7 @@ def _loosens(before: RiskRow, limits: dict[str, int]) -> bool:
 
 
 def _admit(state: State, command: PutRiskLimits) -> Reject | None:
+    """Check the risk limits of an account or a firm. Returns the reject, or None."""
     if command.scope not in (Scope.ACCOUNT, Scope.FIRM):
         return Reject(Reason.INVALID_SCOPE, "scope", "expected an account or a firm")
     if command.scope == Scope.ACCOUNT and command.name not in state.accounts:
@@ -153,6 +154,7 @@ def _counts(state: State, row: RiskRow, amended: Order | None, more: int = 0) ->
 
 
 def _money(state: State, row: RiskRow, product: Product, command: Placing, pays: bool, amended: Order | None) -> Reject | None:
+    """Check an order against the limits in money of a row."""
     price = command.price or command.stop_price or product.last_price
     size = command.size - (amended.filled_size if amended is not None and command.size else 0)
     notional = command.funds or size * price // product.unit

@@ -94,6 +94,7 @@ def validate(state: State, account: Account, command: NoteStream) -> Reject | No
 
 
 def _validate_new(state: State, account: Account, command: NoteStream) -> Reject | None:
+    """Check that a new report stream may be created."""
     if not command.open:
         return Reject(Reason.INVALID_STREAM, "open", "there is no such stream")
     own = sum(1 for stream in state.streams.values() if stream.account_id == account.account_id)

@@ -116,6 +116,7 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
 
 
 def _sizes(state: State, command: PutProduct) -> Reject | None:
+    """Check a product's tick, lot and sizes."""
     for field in ("tick", "lot", "min_size", "max_size"):
         if not 1 <= getattr(command, field) <= AMOUNT_MAX:
             return Reject(Reason.INVALID_PRODUCT, field, f"expected 1 to {AMOUNT_MAX}")
@@ -128,6 +129,7 @@ def _sizes(state: State, command: PutProduct) -> Reject | None:
 
 
 def _fees(state: State, command: PutProduct) -> Reject | None:
+    """Check a product's fee rates."""
     if not 0 <= command.taker_fee_ppm <= FEE_PPM_MAX:
         return Reject(Reason.INVALID_FEE, "taker_fee_ppm", f"expected 0 to {FEE_PPM_MAX} parts per million")
     least = -command.taker_fee_ppm
@@ -137,6 +139,7 @@ def _fees(state: State, command: PutProduct) -> Reject | None:
 
 
 def _unchanged(state: State, command: PutProduct) -> Reject | None:
+    """Check that a product keeps its currencies, tick and lot."""
     known = state.products.get(command.product_id)
     if known is None:
         return None
@@ -234,6 +237,7 @@ def transfer(state: State, account: Account, command: Transfer) -> Reject | None
 
 
 def _amount(state: State, command: Withdraw | Transfer) -> Reject | None:
+    """Check the currency and the amount of a transfer."""
     if command.currency not in state.currencies:
         return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
@@ -244,6 +248,7 @@ def _amount(state: State, command: Withdraw | Transfer) -> Reject | None:
 
 
 def _receiver(state: State, command: Transfer) -> Reject | None:
+    """Check the account that receives a transfer."""
     if command.to_account_id not in state.accounts:
         return Reject(Reason.UNKNOWN_ACCOUNT, "to_account_id", "no such account")
     if command.to_account_id == command.account_id:
@@ -318,6 +323,7 @@ def _collected(command: Placing) -> Reject | None:
 
 
 def _limit_shape(command: Placing) -> Reject | None:
+    """Check which fields a limit order may have."""
     if command.funds != 0:
         return Reject(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
     if command.post_only and not can_rest(command.order_type, command.time_in_force):
@@ -341,6 +347,7 @@ def check_limit_numbers(product: Product, command: Placing) -> Reject | None:
 
 
 def _market_shape(command: Placing) -> Reject | None:
+    """Check which fields a market order may have."""
     if command.price != 0:
         return Reject(Reason.INVALID_ORDER, "price", "a market order has no price")
     if command.post_only:
@@ -353,6 +360,7 @@ def _market_shape(command: Placing) -> Reject | None:
 
 
 def _market_numbers(product: Product, command: Placing) -> Reject | None:
+    """Check the size and the funds of a market order."""
     if command.funds < 0 or (command.funds == 0 and command.size == 0):
         return Reject(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
     if command.funds > _AMOUNT_MAX:
@@ -394,6 +402,7 @@ def check_stop(product: Product, command: Placing) -> Reject | None:
 
 
 def _cancel_after(state: State, command: Placing) -> Reject | None:
+    """Check how long a good-till-time order may rest."""
     if command.time_in_force != _GTT:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
     longest = _TIME_MAX - state.time
@@ -444,6 +453,7 @@ def entry_hold(product: Product, command: Placing, available: int) -> int:
 
 
 def _funds(product: Product, account: Account, command: Placing) -> Reject | None:
+    """Check that the account can pay for the order."""
     buys = command.side == _BUY
     if account.paired is product:
         available = account.quote.available if buys else account.base.available

@@ -88,6 +88,7 @@ class Writer:
         return self._written[0] if self._written else b""
 
     def _flush(self) -> None:
+        """Encode the values written so far in one call."""
         count = len(self._values)
         if count:
             header = 1 if count < 16 else 3

@@ -158,6 +158,7 @@ class EngineKeys:
         return commands, faults
 
     def _reencrypted(self, row: ApiKeyRow) -> PutApiKey:
+        """Return the command that stores a key under the newest cluster key."""
         key = self._cluster_keys.open(row)
         texts = (key.secret, key.passphrase)
         command_id = f"reseal:{uuid.uuid4()}"
@@ -216,6 +217,7 @@ class Reencryption:
             self._step()
 
     def _step(self) -> None:
+        """Encrypt the next keys, once earlier proposals are applied."""
         if not self._raft.is_leader or self._held():
             self._end(RequestFailed(FailCode.BUSY, "leadership changes; begin again at the next leader"))
             return
@@ -238,6 +240,7 @@ class Reencryption:
             self._end(None)
 
     def _applied(self, result: ProposeResult) -> None:
+        """Continue after a step, or end with its error."""
         if result.error is not None:
             self._end(RequestFailed(FailCode.BUSY, "leadership was lost before the end; begin again at the next leader"))
             return

@@ -138,6 +138,7 @@ class BookCopy:
         return next(self._work, False)
 
     def _steps(self) -> Iterator[bool]:
+        """Yield between bounded parts of the work: read each side page by page, then write."""
         for side in _SIDES:
             more = True
             while more:
@@ -156,6 +157,7 @@ class BookCopy:
             yield True
 
     def _read_page(self, side: Side) -> bool:
+        """Read one page of a side. Returns whether there are more."""
         copy = self._sides[side]
         page = self.engine.book_page(self.product_id, side, copy.reached, PAGE)
         self.orders += len(page)
@@ -177,6 +179,7 @@ class BookCopy:
         return len(events)
 
     def _apply(self, event: AnyEvent) -> None:
+        """Apply an event to the part of the book that was read."""
         match event:
             case OrderOpened():
                 copy = self._sides[event.side]
@@ -247,6 +250,7 @@ class BookCopies:
             self._go_on()
 
     def _go_on(self) -> None:
+        """Continue the current copy. It begins again if it fell too far behind."""
         copy = self._copy
         assert copy is not None, "a copy has begun"
         if copy.engine is not self._engine():
@@ -266,6 +270,7 @@ class BookCopies:
         self._end(copy.product_id, copy.chunks, copy.orders)
 
     def _end(self, product_id: str, result: Chunks | RequestFailed, orders: int) -> None:
+        """Give the result to all that wait for it, and begin the next copy."""
         if not isinstance(result, RequestFailed):
             self._kept = (product_id, _sequence(result), result, orders)
         waiting = self._waiting.pop(product_id)

@@ -183,6 +183,7 @@ def _leave(places: Places[str], holder: str) -> Leave:
 
 
 def _taken(places: Places[str], holder: str, what: str) -> Leave:
+    """Take a place for a holder. Raises RequestFailed (OVERLOADED)."""
     if not places.enter(holder):
         count = places.held(holder) if places.held(holder) >= places.each else places.taken
         raise RequestFailed(

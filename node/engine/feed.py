@@ -400,6 +400,7 @@ class Feed:
         return min(self._events_kept, STREAM_EVENTS_KEPT) if is_stream(name) else self._events_kept
 
     def _send_live(self, channel: _Channel, product_id: str, events: Sequence[bytes]) -> None:
+        """Send new events to the subscriptions that have everything before them."""
         if len(events) > EVENTS_PER_FRAME:
             self._send_long(channel, len(events))
             return

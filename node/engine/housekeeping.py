@@ -73,6 +73,7 @@ class Housekeeping:
             self._timer = None
 
     def _run(self) -> None:
+        """Do the periodic work, and choose when it is due again."""
         self._look()
         sequence = self._machine.engine.sequence
         self._quiet = self._quiet + 1 if sequence == self._sequence else 0
@@ -101,6 +102,7 @@ class Housekeeping:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._run)
 
     def _look(self) -> None:
+        """Enter the next mode, expire orders, and request a snapshot when one is due."""
         if self._service.modes.current is Mode.INITIALISING and self._raft.status().ready:
             self._when_ready()
         self._service.expire()
@@ -112,6 +114,7 @@ class Housekeeping:
             self._settled()
 
     def _when_ready(self) -> None:
+        """Load the dataset, or enter the mode READY."""
         seeding = self._service.seeding
         if seeding is None:
             self._service.modes.enter(Mode.READY)

@@ -178,6 +178,7 @@ class Introductions:
     # ------------------------------------------------------------------ what is stored of the peers
 
     def _read(self) -> dict[str, Known]:
+        """Read what peers stated before. Raises DataDirectoryError."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Known])
         except FileNotFoundError:
@@ -188,6 +189,7 @@ class Introductions:
             ) from error
 
     def _store(self, peer: str, known: Known | None, body: Body) -> None:
+        """Store what a peer states, if it is new."""
         retired = known.retired if known is not None else ()
         if known is not None and known.incarnation != body.incarnation:
             retired = (*retired, known.incarnation)[-RETIRED_MAX:]
@@ -299,6 +301,7 @@ class Addresses:
         return self._warnings
 
     def _against_log(self) -> list[str]:
+        """Compare this node's node.toml with the members in the log."""
         members, index = self._members()
         if not index:
             return []
@@ -316,6 +319,7 @@ class Addresses:
         return found
 
     def _against_peers(self) -> list[str]:
+        """Compare the members in use with what the peers state."""
         members, index = self._members()
         found = []
         for member in members:

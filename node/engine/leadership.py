@@ -135,6 +135,7 @@ class LeadershipTransfer:
             self._step()
 
     def _step(self) -> None:
+        """Ask for the transfer, and wait for its end or the time limit."""
         if self._raft.is_leader and not self._asked and self._raft.transfer_leadership(self._successor):
             self._asked = True
             self._until = self._clock() + ELECTED_SECONDS
@@ -273,6 +274,7 @@ class Barriers:
             self._begin()
 
     def _begin(self) -> None:
+        """Propose a barrier for all reads that wait."""
         self._begun = self._clock()
         joined, self._waiting = self._waiting, []
 
@@ -289,6 +291,7 @@ class Barriers:
         self._log.barrier(done)
 
     def _answer(self) -> None:
+        """Answer some reads, so that other work is not delayed."""
         self._scheduled = False
         for _ in range(min(ANSWERS_PER_TURN, len(self._passed))):
             answered, passed = self._passed.popleft()

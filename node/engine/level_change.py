@@ -146,6 +146,7 @@ class LevelChange:
             self._running = False
 
     async def _change(self, version: str, *, check: bool, earlier: bool | None) -> LevelReport:
+        """Change the level, or check whether it can be changed. Returns the report."""
         now, to = self._level(), self._wanted(version)
         if to.abi == now.abi:
             return LevelReport(now.version, to.version, [], [], 0)
@@ -170,6 +171,7 @@ class LevelChange:
         return LevelReport(now.version, to.version, members, [], index)
 
     def _wanted(self, version: str) -> Level:
+        """Return the level with a version. Raises RequestFailed."""
         found = by_version(version)
         if found is None:
             known = ", ".join(level.version for level in SUPPORTED)
@@ -180,6 +182,7 @@ class LevelChange:
         return found
 
     def _of_the_cluster(self, members_index: int) -> list[str]:
+        """Return what prevents the change in the cluster as a whole."""
         status = self._raft.status()
         problems = []
         if status.change_under_way:
@@ -199,6 +202,7 @@ class LevelChange:
         return list(await asyncio.gather(*(self._look_at(member, to, target, seconds) for member in self._members())))
 
     async def _look_at(self, member: MemberStatus, to: Level, target: int, seconds: float) -> LevelMember:
+        """Return whether a member can follow the change."""
         node_id = member.node_id
         if member.role == Role.LEARNER.value:
             return LevelMember(

@@ -172,6 +172,7 @@ class Preparation:
                 await asyncio.sleep(POLL)
 
     async def _prepare(self, title: str) -> None:
+        """Make a second state at the next level, and let it follow the present one."""
         began = time.monotonic()
         shadow = follow(self._machine.engine)
         self._machine.prepare(shadow)
@@ -190,6 +191,7 @@ class Preparation:
         log.info("the state of level %s is prepared; it took %.1f s", title, time.monotonic() - began)
 
     def _drop(self, shadow: Shadow) -> None:
+        """Drop a second state."""
         if self._machine.shadow is shadow:
             self._machine.prepare(None)
         made = shadow.stop()
@@ -237,6 +239,7 @@ class Preparation:
         self._end = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
+        """Drop prepared states that were not used in time."""
         if self._machine.returning is not None:
             log.warning("the level did not return within %.0f s; the prepared state is dropped", KEEP_SECONDS)
             self._machine.prepare_return(None)

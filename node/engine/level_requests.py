@@ -72,6 +72,8 @@ class LevelRequests:
         self._begin(request.request_id, work(), send)
 
     def _begin(self, request_id: int, work: Coroutine[Any, Any, msgspec.Raw], send: Send) -> None:
+        """Do the work of a request in a task, and send its answer."""
+
         async def answered() -> None:
             try:
                 send(Answer(request_id, await work))

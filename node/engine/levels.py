@@ -164,6 +164,7 @@ class Joining:
 
     @property
     def _has_nothing(self) -> bool:
+        """Return whether this node has neither state nor log."""
         raft = self.raft
         if raft is None or self._machine.engine.sequence:
             return False

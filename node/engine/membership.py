@@ -43,6 +43,7 @@ def member_status(states: Iterable[MemberState], node_id: str) -> list[MemberSta
 
 
 def _one(state: MemberState, node_id: str) -> MemberStatus:
+    """Return the status of one member."""
     member = state.member
     sent, size = state.snapshot or (0, 0)
     return MemberStatus(

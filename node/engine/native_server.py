@@ -149,6 +149,7 @@ class NativeServer:
         self._look_again()
 
     def _local_session(self) -> asyncio.Protocol:
+        """Return the session of a connection over the Unix socket."""
         leave = self.limits.enter_local()
         if leave is None:
             self.count("too_many")
@@ -219,6 +220,7 @@ class NativeServer:
         self._look_again()
 
     def _make_room(self, held: int) -> None:
+        """Cut the connections with the most waiting bytes until they hold no more than allowed."""
         for session in sorted(self._sessions, key=lambda each: each.waiting, reverse=True):
             if held <= HELD_MAX:
                 return

@@ -81,6 +81,7 @@ class Outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Hand queued bytes to the transport, unless it accepts no more."""
         self._scheduled = False
         if self._chunks and not self.blocked:
             self._transport.write(self._take())

@@ -184,6 +184,7 @@ class DiskFigures:
         return self._found
 
     def _taken(self) -> dict[str, int]:
+        """Return the figures of the disk now."""
         found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
         with contextlib.suppress(OSError):
             usage = os.statvfs(self._data)

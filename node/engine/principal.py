@@ -346,6 +346,7 @@ class Gate:
 
 
 def _check_age(timestamp: str, now: float) -> None:
+    """Check that a greeting is recent. Raises RequestFailed (UNAUTHORIZED)."""
     try:
         age = now - float(timestamp)
     except ValueError:

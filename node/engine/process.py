@@ -146,6 +146,7 @@ def _failures_of_callbacks() -> asyncio.Future[None]:
 
 
 async def _listen(parts: Parts, config: NodeConfig) -> None:
+    """Open the ports, and log that the node is up."""
     await parts.server.listen_local(config.engine_socket)
     context = pki.server_context(config, require_client_cert=False)
     await parts.server.listen_tls(config.native.listen, context)
@@ -306,6 +307,7 @@ def _acquire(path: Path) -> PidFile:
 
 
 async def _until_signal(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -> int:
+    """Run the engine until a signal stops it. Returns the exit code."""
     stop = stop_event()
     # The thread that feeds a snapshot's writer must release the interpreter to the event loop quickly: the loop needs
     # it back after every fsync of Raft's.

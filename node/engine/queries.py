@@ -132,6 +132,7 @@ class Views:
         return _encode(self._rows(engine, query))
 
     def _rows(self, engine: Engine, query: AnyQuery) -> object:
+        """Return the rows that answer a query."""
         match query:
             case ProductsQuery():
                 return engine.products()
@@ -171,6 +172,7 @@ class Views:
         return bytes(self._feed.encoded_trades(query.product_id, _limit(query.limit, TRADES_MAX), audience))
 
     def _market(self, engine: Engine, query: MarketQuery, audience: Audience) -> _EncodedMarket:
+        """Return the figures and the latest trades of a product."""
         row = engine.product(query.product_id)
         if row is None:
             raise NotFoundError(f"product {query.product_id!r} does not exist")
@@ -180,6 +182,7 @@ class Views:
         return _EncodedMarket(row.product_sequence, in_auction, row.last_trade_id, row.last_price, trades, figures)
 
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
+        """Return a book, encoded. The last answer of each product and level is kept."""
         if query.level not in (1, 2, 3):
             raise BadQueryError(f"level: expected 1, 2 or 3, got {query.level}")
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
@@ -250,6 +253,7 @@ def book_view(engine: Engine, product_id: str, level: int) -> BookView:
 
 
 def _book_page(engine: Engine, query: BookPageQuery) -> BookPage:
+    """Return a page of resting orders."""
     _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
     after = query.after_price, query.after_opened, query.after_order_id
     if min(after) < 0 or max(after) > AMOUNT_MAX:
@@ -260,6 +264,7 @@ def _book_page(engine: Engine, query: BookPageQuery) -> BookPage:
 
 
 def _order(engine: Engine, query: OrderQuery) -> object:
+    """Return an order of an account."""
     if query.order_id:
         order = engine.order(query.order_id)
         if order is not None and order.account_id != query.account_id:
@@ -270,6 +275,7 @@ def _order(engine: Engine, query: OrderQuery) -> object:
 
 
 def _wanted(query: OrdersQuery) -> Wanted:
+    """Check the filters of a list of orders."""
     for name in ("before_id", "above_id"):
         if (value := getattr(query, name)) < 0:
             raise BadQueryError(f"{name}: expected 0 or an order id, got {value}")
@@ -296,6 +302,7 @@ def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
 
 
 def _controls(engine: Engine, query: ControlsQuery) -> object:
+    """Return a page of a table of controls that the sender may see."""
     _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
     first, sender = max(query.after, 0), query.sender or OPERATOR
     if engine.held_by(sender, Scope.VENUE, "") & access.SEES_ALL:
@@ -367,6 +374,7 @@ class LogChunks:
             reading.add_done_callback(lambda done: self._done(done, found))
 
     def _done(self, reading: asyncio.Future[LogChunk | None], found: Found) -> None:
+        """Answer with the part of the log that a thread has read."""
         self._reading = False
         if reading.cancelled():
             return
@@ -376,6 +384,7 @@ class LogChunks:
         found(RequestFailed(FailCode.NOT_FOUND, text) if chunk is None else chunk)
 
     def _chunk(self, query: LogQuery, applied_index: int) -> LogChunk | None:
+        """Read a part of a log file; None if it is gone. Runs in a thread."""
         opened = self._open(query.index)
         if opened is None:
             return None

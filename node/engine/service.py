@@ -278,6 +278,7 @@ class EngineService:
         return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
     def _submit(self, request: Submit, share: str, size: int, send: Send) -> None:
+        """Queue commands for the log, or send why not."""
         commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
@@ -377,6 +378,7 @@ class EngineService:
             self._read(principal, request, send, charge)
 
     def _read(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
+        """Answer a query after a barrier, as the leader."""
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
             return
@@ -411,6 +413,7 @@ class EngineService:
         self._books.ask(wanted.product_id, done)
 
     def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
+        """Answer a query from the present state."""
         if isinstance(request.query, StatusQuery):
             status = self.status()
             seen = status if principal.operates_cluster else membership.public(status)
@@ -486,6 +489,7 @@ class EngineService:
         return self._machine.engine.sequence
 
     def _counters(self, raft: RaftStatus) -> dict[str, int]:
+        """Return the counters of the status."""
         counts = self._batcher.counts
         counters = {
             "commands_proposed": counts.units,
@@ -636,6 +640,7 @@ class EngineService:
         return None
 
     def _not_here(self, request_id: int) -> Failed:
+        """Return the error of a node that does not lead, with the leader if it is known."""
         hint = self._hint()
         if hint is not None and hint.node_id != self.config.node_id:
             self.refused["not_leader"] += 1
@@ -646,6 +651,7 @@ class EngineService:
         return Failed(request_id, FailCode.NO_LEADER, "no leader is known at the moment")
 
     def _refusal(self, request_id: int, refusal: Refusal) -> Failed:
+        """Return the error for a refusal of the batcher."""
         if refusal is Refusal.NOT_LEADER:
             return self._not_here(request_id)
         self.refused[refusal.value] += 1

@@ -269,6 +269,7 @@ class Session(asyncio.Protocol):
     # ------------------------------------------------------------------ turns
 
     def _schedule_turn(self, seconds: float = 0.0) -> None:
+        """Let the session read its next messages soon, or after some seconds."""
         if self._open and not self._scheduled:
             self._scheduled = True
             loop = asyncio.get_running_loop()
@@ -344,6 +345,7 @@ class Session(asyncio.Protocol):
         self._transport.abort()
 
     def _message(self, body: bytes) -> None:
+        """Handle a message of the client."""
         if not self._open:
             return
         if self.key_id:
@@ -380,6 +382,7 @@ class Session(asyncio.Protocol):
         self._out.flush()
 
     def _malformed_message(self, error: MalformedError) -> None:
+        """Answer a malformed message. Too many of them end the session."""
         self._count("malformed")
         self._charge(Cost.MALFORMED)
         if self._principal is None:
@@ -390,6 +393,7 @@ class Session(asyncio.Protocol):
             self._refuse(FailCode.BAD_REQUEST, "too many malformed messages")
 
     def _greet(self, request: msgspec.Struct) -> None:
+        """Authenticate the client by its first message."""
         try:
             self._principal = principal = self._identify(request)
             self._greeted(principal, self._address)
@@ -418,6 +422,7 @@ class Session(asyncio.Protocol):
         )
 
     def _identify(self, request: msgspec.Struct) -> Principal:
+        """Return who sent the first message. Raises RequestFailed."""
         if not isinstance(request, Hello):
             raise RequestFailed(FailCode.BAD_REQUEST, "the first message must be Hello")
         if request.version != PROTOCOL_VERSION:
@@ -439,6 +444,7 @@ class Session(asyncio.Protocol):
         return node_id if node_id in known else None
 
     def _other(self, principal: Principal, request: msgspec.Struct) -> None:
+        """Handle a request other than commands."""
         self._principal = principal
         self.audience = principal.audience
         match request:
@@ -463,6 +469,7 @@ class Session(asyncio.Protocol):
                 self._reply(Failed(0, FailCode.BAD_REQUEST, "Hello is sent once"))
 
     def _query(self, principal: Principal, request: Query) -> None:
+        """Answer a query."""
         if not request.linearizable:
             self._service.query(principal, request, self._reply, self._charge)
             return
@@ -478,6 +485,7 @@ class Session(asyncio.Protocol):
         self._reply(message)
 
     def _subscribe(self, request: Subscribe) -> None:
+        """Subscribe to the events of a product."""
         self._charge(Cost.SUBSCRIBE)
         try:
             subscription = self._service.subscribe(self, request)
@@ -510,6 +518,7 @@ class Session(asyncio.Protocol):
     # ------------------------------------------------------------------ API keys
 
     def _follow_keys(self, principal: Principal, request: FollowKeys) -> None:
+        """Follow changes of API keys."""
         try:
             principal.check_node("following API keys")
         except RequestFailed as error:
@@ -530,6 +539,7 @@ class Session(asyncio.Protocol):
     # ------------------------------------------------------------------ writing and ending
 
     def _reply(self, message: msgspec.Struct) -> None:
+        """Send a message."""
         if not self._open:
             return
         if isinstance(message, LongAnswer):
@@ -554,6 +564,7 @@ class Session(asyncio.Protocol):
             self._transport.abort()
 
     def _cut(self, kind: str, text: str) -> None:
+        """Cut the connection, count the reason, and log it."""
         if self._open:
             self._open = False
             self._count(kind)

@@ -261,6 +261,7 @@ async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
 
 
 async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder]:
+    """Return the product and the command of one item of a batch."""
     command_id = call.command_id()  # before any error: in a replay each item must have the same id
     if (item.order_id is None) == (item.client_oid is None):
         raise BadRequestError("order_id or client_oid is required, and not both", "order_id")

@@ -241,6 +241,7 @@ class Application:
         self.server.begin(self._finished(call, work, begun, respond))
 
     async def _finished(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
+        """Finish a call whose work has begun, count it, and answer."""
         response = await _caught(call.request, finish(call, work))
         self.gateway.metrics.request(call.route.method, call.route.path, response.status, time.perf_counter() - begun)
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:

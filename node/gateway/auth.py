@@ -345,6 +345,7 @@ class Revocation:
         background.keep(self._tasks, self._settle(session, identity))
 
     async def _settle(self, session: Signed, identity: Identity) -> None:
+        """Look a session's identity up again until that succeeds. A revoked key ends it."""
         while session.identity is identity and not session.ended:
             try:
                 now = await self._auth.again(identity)

@@ -165,6 +165,7 @@ class NodeBackend:
             self.trace(commands, begun_ns, time.time_ns())
 
     async def _submit(self, commands: Sequence[AnyCommand], resent: Resent, begun: Outcomes | None) -> list[AnyOutcome]:
+        """Submit to this node; if it gives no outcome, submit to the leader until the deadline."""
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
         outcomes: list[AnyOutcome] | None = None
@@ -265,6 +266,7 @@ class NodeBackend:
             raise UnavailableError(str(error)) from None
 
     async def _at_leader(self, query: AnyQuery) -> Any:
+        """Ask the leader. Raises UnavailableError if it cannot be reached."""
         try:
             ask: Any = self._cluster.query
             return await ask(query, linearizable=True)
@@ -291,6 +293,7 @@ class NodeBackend:
         return found
 
     async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
+        """Ask this node, again while the connection is lost."""
         if isinstance(query, ApiKeyQuery):
             return await self._api_key(query, linearizable)
         backoff = Backoff(RETRY_MIN, RETRY_MAX)
@@ -422,6 +425,7 @@ class _Deadlines:
             self._timer.cancel()
 
     def _look(self) -> None:
+        """End what waited until its deadline, and set the timer for the next one."""
         self._timer = None
         loop, waiting = asyncio.get_running_loop(), self._waiting
         now = loop.time()

@@ -86,6 +86,7 @@ class Balances:
 
 
 def _tell(listener: Listener, account_id: str, found: dict[str, BalanceRow], currencies: dict[str, CurrencyRow]) -> None:
+    """Send a listener the balances that differ from those sent before."""
     now = time.time_ns()
     for currency, sent in list(listener.balance_sent.items()):
         row, known = found.get(currency), currencies.get(currency)

@@ -160,6 +160,7 @@ def event_json(event: AnyEvent, product: Product) -> Json:
 
 
 def _status(event: StatusChanged, product: Product) -> Json:
+    """Return the message about a change of status."""
     body: Json = {"type": "status_change", "status": event.status.name.lower()}
     if event.open_size:
         body |= {"open_price": product.price(event.open_price), "open_size": product.size(event.open_size)}
@@ -211,6 +212,7 @@ def _received(event: OrderReceived, product: Product) -> Json:
 
 
 def _as_placed(event: OrderReceived | OrderActivated, product: Product) -> Json:
+    """Return the fields of an order as it was placed."""
     body: Json = {"order_id": order_text(event.order_id), "order_type": ORDER_TYPE_WORDS[event.order_type]}
     if event.order_type is OrderType.LIMIT:
         body["price"] = product.price(event.price)
@@ -222,6 +224,7 @@ def _as_placed(event: OrderReceived | OrderActivated, product: Product) -> Json:
 
 
 def _match(event: OrderMatched, product: Product) -> Json:
+    """Return the message about a trade."""
     return {
         "type": "match",
         "trade_id": event.trade_id,

@@ -191,6 +191,7 @@ async def put_switches(call: Call) -> Answer[SwitchesJson]:
 
 
 async def _put_switches(call: Call, scope: Scope, name: str) -> Answer[SwitchesJson]:
+    """Set the switches of a scope."""
     request = parse(call.body, SwitchesRequest)
     chosen = {choice(text, SWITCHES, "switches") for text in request.switches}
     outcome = await call.command(SetSwitches(OPERATOR, call.command_id(), scope, name, sum(chosen), request.note))

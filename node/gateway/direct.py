@@ -173,6 +173,7 @@ class Outcomes:
         return None
 
     def _go_on(self, outcomes: list[AnyOutcome], error: Exception | None) -> None:
+        """Pass the outcome to the general path, which makes the answer."""
         begun: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
         if error is not None:
             begun.set_exception(error)
@@ -229,6 +230,7 @@ class DirectOrders:
         return outcomes is not None and self._send(call, outcomes, identity, status)
 
     def _send(self, call: Call, outcomes: Outcomes, identity: Identity, status: NodeStatus) -> bool:
+        """Queue a command for the engine. Returns False if the request must take the general path."""
         gateway, command = self._gateway, outcomes.command
         signs = call.signs(command)
         if not gateway.backend.ready or (signs and gateway.replays.knows(call.signed_id)):

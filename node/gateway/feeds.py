@@ -261,6 +261,7 @@ class ProductFeed:
     # Following
 
     def _arrived(self, events: list[AnyEvent]) -> None:
+        """Apply new events to the book, and pass them on to the readers."""
         fresh = [event for event in events if event.product_sequence > self.sequence]
         if not fresh:
             return
@@ -302,6 +303,7 @@ class ProductFeed:
         return None
 
     def _count(self, event: AnyEvent) -> None:
+        """Include an event in the figures of the market."""
         if isinstance(event, OrderMatched):
             self.stats.add(event)
             self.trades.append(event)
@@ -332,6 +334,7 @@ class ProductFeed:
             self._indicated = view.product_sequence
 
     def _repair(self, reason: str) -> None:
+        """Begin to restore the feed after an interruption."""
         self._generation += 1
         self.live.clear()
         if self._repairing is None:
@@ -425,6 +428,7 @@ class ProductFeed:
         return made.text, command
 
     async def _make_level3(self, command: int) -> _Level3:
+        """Make the text of the book at level 3, and remember how long it may be used."""
         loop, begun = asyncio.get_running_loop(), time.process_time()
         await prepare_level3(self.product, self.book)
         text = level3(self.product, self.book, self.sequence)

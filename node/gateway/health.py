@@ -99,6 +99,7 @@ async def _inside(gateway: Gateway, request: Request) -> bool:
 
 
 def _shown(status: NodeStatus | None, *, inside: bool) -> dict[str, object]:
+    """Return the part of a status that this client may see."""
     if status is None:
         return {}
     if not inside:

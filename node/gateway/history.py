@@ -359,6 +359,7 @@ async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
 
 
 async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
+    """Answer the transfers of an account in one currency, or in all ("")."""
     given = call.parameters()
     account_id, page = call.account_id, _page(given)
     kind = choice(given["type"], TRANSFER_TYPES, "type") if "type" in given else None
@@ -539,6 +540,7 @@ async def trading_volumes(call: Call) -> Answer[list[TrailingVolumeJson]]:
 
 
 async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJson]]:
+    """Answer the traded volumes of an account by product."""
     now = time.time_ns()
     first = _first_hour(now)
     source = await history(call)

@@ -200,6 +200,7 @@ class Turns:
             self._leave()
 
     async def _enter(self, holder: str) -> None:
+        """Wait until one of the turns is free. Raises TurnRefusedError."""
         if self._free and not self._queues:
             self._free -= 1
             return
@@ -218,6 +219,7 @@ class Turns:
             raise
 
     def _forget(self, holder: str, mine: asyncio.Future[None]) -> None:
+        """Remove a waiting request from its queue."""
         queue = self._queues.get(holder)
         if queue is not None and mine in queue:
             queue.remove(mine)

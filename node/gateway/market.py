@@ -229,6 +229,7 @@ async def _all_products(call: Call) -> list[Product]:
 
 
 async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
+    """Return the traded volumes of a product in a day and in 30 days."""
     stats, now = (await _feed(call, product)).stats, time.time_ns()
     row = product.row
     return VolumeSummaryJson(

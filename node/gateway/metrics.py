@@ -205,6 +205,7 @@ class Metrics(Collector):
             self._counters, self._durations = status.counters, status.durations
 
     def _show_status(self) -> None:
+        """Set the gauges that come from the engine's status."""
         node, status = self._labels["node"], self._node_status
         self._engine_up.labels(node=node).set(0 if status is None else 1)
         for role in ROLES:

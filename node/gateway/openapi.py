@@ -150,6 +150,7 @@ def answer_type(handler: Handler) -> Any:
 
 
 def _operation(route: Route, answer: Schema, proposed: Schema) -> Schema:
+    """Return the description of a route."""
     operation: Schema = {
         "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path).rstrip('_')}{'_' * route.path.endswith('/')}",
         "summary": _summary(route.handler.__doc__),
@@ -179,6 +180,7 @@ def _answer(route: Route, schema: Schema) -> Schema:
 
 
 def _machine(call: MachineCall) -> Schema:
+    """Return the description of a call for machines, such as a health check."""
     return {
         "operationId": f"get_{call.path.removeprefix('/')}",
         "summary": _summary(call.handler.__doc__),
@@ -196,6 +198,7 @@ def _summary(text: str | None) -> str:
 
 
 def _failure_responses(error: Schema) -> Schema:
+    """Return the answers that a failure may have, by status."""
     return {
         str(status): {
             "description": meaning,
@@ -212,6 +215,7 @@ def _closed(name: str, schema: Schema) -> Schema:
 
 
 def _parameters(route: Route) -> Iterable[Schema]:
+    """Yield the parameters of a path and of its query."""
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     names = (*route.query, "consistency") if route.method == "GET" else route.query
@@ -221,6 +225,7 @@ def _parameters(route: Route) -> Iterable[Schema]:
 
 
 def _security_schemes() -> Schema:
+    """Return the headers that sign a request."""
     meanings = ("the key's id", "the signature, see docs/api.md", "Unix time in seconds", "the key's passphrase")
     return {
         name: {"type": "apiKey", "in": "header", "name": name, "description": meaning}

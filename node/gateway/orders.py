@@ -344,6 +344,7 @@ def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
 
 
 def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
+    """Return the kind of stop of an order."""
     if request.stop is not None:
         choice(request.stop, STOPS, "stop")
         if not priced and not given(request.trail):
@@ -368,6 +369,7 @@ def _cancel_after(request: OrderRequest) -> int:
 
 
 def _size(request: OrderRequest, product: Product) -> int:
+    """Return the size of an order in units. Raises BadRequestError."""
     if not given(request.size):
         return 0
     try:
@@ -689,6 +691,7 @@ async def place_batch(call: Call) -> Answer[BatchJson]:
 
 
 def _placed(product: Product, command: PlaceOrder, outcome: AnyOutcome, client_oid: str | None) -> PlaceResultJson:
+    """Return the result of one order of a batch."""
     try:
         order = placed(outcome, product, command)
     except ApiError as error:

@@ -144,6 +144,7 @@ def summary(outcomes: Sequence[AnyOutcome]) -> str:
 
 
 def _summary_of(outcome: AnyOutcome) -> str:
+    """Return in words what a command did."""
     match outcome:
         case Placed(order=order):
             return f"it placed order {order_text(order.order_id)}"

@@ -150,6 +150,7 @@ class Subscriber:
         return len(self._queue) >= CATCH_UP_QUEUE
 
     async def _wait_for_room(self) -> None:
+        """Wait until the queue has room. A reader that is too slow is cut off."""
         try:
             async with asyncio.timeout(CATCH_UP_STALL):
                 while self._full:
@@ -257,6 +258,7 @@ class Subscriber:
         self.send(channels.encode({"type": "subscriptions", "channels": rows}))
 
     def _join(self, feed: ProductFeed) -> Following:
+        """Begin to follow a product, unless it is followed already."""
         following = self.following.get(feed.product_id)
         if following is None:
             following = self.following[feed.product_id] = Following(feed)
@@ -272,6 +274,7 @@ class Subscriber:
             self._leave(following.feed.product_id)
 
     def _leave(self, product_id: str) -> None:
+        """Stop following a product."""
         following = self.following.pop(product_id)
         following.feed.readers.pop(self, None)
         if following.catching_up is not None:
@@ -356,6 +359,7 @@ class Subscriber:
             following.flush = asyncio.get_running_loop().call_later(LEVEL2_BATCH_SECONDS, self._flush, following)
 
     def _flush(self, following: Following) -> None:
+        """Send the changed price levels to `level2_batch`."""
         feed, touched = following.feed, following.touched
         following.flush, following.touched = None, {}
         if "level2_batch" in following.channels:

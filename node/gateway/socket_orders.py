@@ -246,6 +246,7 @@ class SocketOrders:
         return found
 
     async def _carry_out(self, request_id: str, command: Command, product: Product | None) -> None:
+        """Submit a command, and send its result."""
         try:
             (outcome,) = await self._gateway.backend.submit([command])
             side = await side_of(outcome, command, self._find) if isinstance(command, AmendOrder) else Side.BUY

@@ -141,6 +141,7 @@ class Connection:
             self._subscriber.end(1000, "")
 
     async def _write(self) -> None:
+        """Write the waiting messages until the client is gone."""
         try:
             while True:
                 message = await self._subscriber.next_message()
@@ -168,6 +169,7 @@ class Connection:
             self._transport.abort()
 
     async def _received(self, text: str) -> None:
+        """Handle a message of the client."""
         try:
             self._charge(Cost.REQUEST + len(text) / BYTES_PER_UNIT)
             data = text.encode()
@@ -198,6 +200,7 @@ class Connection:
             raise ApiError(429, text, reason="rate_limit")
 
     async def _obey(self, request: FeedRequest) -> None:
+        """Carry out a request to subscribe or unsubscribe."""
         if request.type not in ("subscribe", "unsubscribe"):
             raise BadRequestError("type must be subscribe or unsubscribe", "type")
         wanted = expand(request, subscribes=request.type == "subscribe")
@@ -210,6 +213,7 @@ class Connection:
             self._subscriber.send(channels.error("Failed to subscribe", f"{name[:64]} is not a channel"))
 
     async def _subscribe(self, request: FeedRequest, wanted: RequestedChannels) -> None:
+        """Subscribe to channels. Raises ApiError."""
         identity = await self._identify(request)
         self._signed = identity or self._signed
         for channel in SIGNED:

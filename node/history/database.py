@@ -79,6 +79,7 @@ def _sqlite_begin(connection: Connection) -> None:
 
 
 def _pragmas(connection: DBAPIConnection, *settings: str) -> None:
+    """Set pragmas of SQLite on a new connection."""
     connection.isolation_level = None
     cursor: Any = connection.cursor()
     for setting in settings:

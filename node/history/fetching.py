@@ -86,6 +86,7 @@ class Fetcher:
         return found
 
     async def _fetch_from(self, member: MemberStatus, index: int) -> FetchResult:
+        """Fetch missing entries from a member."""
         self._tls = self._tls or client_context(self._config)
         connection = await NativeConnection.open(member.native, tls=self._tls, client=f"history of {self._config.node_id}")
         try:
@@ -123,6 +124,7 @@ class Fetcher:
         return FetchResult.HERE
 
     async def _chunk(self, connection: NativeConnection, index: int, offset: int) -> LogChunk:
+        """Return a part of a log entry. Asks again while the member is overloaded."""
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while True:
                 try:

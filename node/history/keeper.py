@@ -170,6 +170,7 @@ class Keeper:
             return True
 
     def _advance(self, applied: int) -> bool:
+        """Store the next entries. Returns whether there were any."""
         stored = self.progress.log_index
         self._compared = self._compared or self._is_of_this_log(applied)
         if not self._compared:
@@ -247,6 +248,7 @@ class Keeper:
         return chunk
 
     def _apply(self, entry: LogEntry) -> list[HistoryStep]:
+        """Apply an entry to the history's engine. Returns its steps."""
         payload = command_of(entry)
         if payload is None:
             return []

@@ -220,6 +220,7 @@ def _value(value: Any, kind: TypeEngine[Any]) -> Any:
 
 
 def _arrow_type(arrow: Any, kind: TypeEngine[Any]) -> Any:
+    """Return the Arrow type of a column."""
     if isinstance(kind, Sum):
         return arrow.decimal128(38, 0)
     for known, made in ((BigInteger, arrow.int64), (SmallInteger, arrow.int16), (Integer, arrow.int32), (Boolean, arrow.bool_)):

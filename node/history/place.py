@@ -77,6 +77,7 @@ def compare(data: Path, directories: Sequence[Path], progress: HistoryProgress, 
 
 
 def _entry(directories: Sequence[Path], index: int, applied: int) -> LogEntry | None:
+    """Return the log entry at an index, or None if the log no longer has it."""
     tail = LogTail(directories, ACCEPTED, index)
     try:
         return tail.read(applied)[0]

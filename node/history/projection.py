@@ -275,6 +275,7 @@ class Projection:
                 assert expected == total, f"the ledger of {account_id} gives {expected} {row.currency}, the engine {total}"
 
     def _administration(self, rows: HistoryRows, step: HistoryStep) -> None:
+        """Make the rows of a command of the operator."""
         command = step.command
         if command is not None and (command.account_id == OPERATOR or is_sender(command.account_id)):
             rows.operations.append(_operation(step, command))
@@ -399,6 +400,7 @@ class Projection:
         return event.price * event.size // self._market(event.product_id).unit
 
     def _market(self, product_id: str) -> ProductTerms:
+        """Return a product's currencies and unit."""
         market = self._markets.get(product_id)
         if market is None:
             product = self._engine.product(product_id)
@@ -423,6 +425,7 @@ def _operation(step: HistoryStep, command: AnyCommand) -> Row:
 
 
 def _outcome_word(outcome: AnyOutcome | None) -> str:
+    """Return the outcome of a command as the history stores it."""
     match outcome:
         case Rejected(reason=reason):
             return reason.name.lower()
@@ -455,6 +458,7 @@ def _place(step: HistoryStep) -> Row:
 
 
 def _fill(row: Row, size: int, notional: int, fee: int) -> None:
+    """Include a fill in the row of an order."""
     if row["size"]:
         row["remaining"] -= size
     row["filled_size"] += size

@@ -209,6 +209,7 @@ class ClusterKeys:
         return base64.b64encode(AESSIV(self._keys[number]).encrypt(text.encode(), _associated(key_id, name))).decode("ascii")
 
     def _opened(self, number: int, key_id: str, name: str, text: str) -> str:
+        """Decrypt one text of an API key. Raises ClusterKeyError."""
         self._refresh()
         if number not in self._keys:
             raise ClusterKeyError(
@@ -231,6 +232,7 @@ class ClusterKeys:
             log.warning("%s", error)
 
     def _read(self) -> None:
+        """Read the file of keys again if it has changed. Raises ClusterKeyError."""
         try:
             status = self.path.stat()
         except FileNotFoundError:

@@ -146,6 +146,7 @@ class Builder:
             )
 
     def _snapshot(self) -> tuple[Rows, Rows, int]:
+        """Convert the snapshot. Returns the rows before and after, and its log index."""
         if self._found.snapshot is None:
             return {}, {}, 0
         self._progress(f"reading the snapshot {self._found.snapshot.name}")
@@ -168,6 +169,7 @@ class Builder:
         return manifest, rows
 
     def _write(self, manifest: Manifest, rows: Rows) -> None:
+        """Write the converted snapshot."""
         fields = SnapshotFields(
             index=manifest.index,
             term=manifest.term,
@@ -190,6 +192,7 @@ class Builder:
         )
 
     def _convert_log(self) -> list[LogEntry]:
+        """Convert the log. Returns its entries."""
         target = RealDisk(self._out / LOG)
         if not (self._found.data / LOG).is_dir():
             return []

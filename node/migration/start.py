@@ -70,6 +70,7 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
 
 
 def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
+    """Migrate the data at a start."""
     assert found.abi is not None
     check_known(found, known.releases, software.version())
     out = cutover.draft(config.data_path)

@@ -150,6 +150,7 @@ class Arrivals(asyncio.Protocol):
         self._pass_on()
 
     def _pass_on(self) -> None:
+        """Pass waiting messages to the owner for a short time."""
         if len(self._waiting) > 1 and self._owner.reading:
             self._urgent_first()
         until = self._clock() + TURN_SECONDS

@@ -222,6 +222,7 @@ class ClusterClient:
         await background.cancel(self._watchers)  # a feed that is still open would otherwise never end them
 
     async def _open(self, node_id: str) -> NativeConnection:
+        """Open a connection with a node. Raises ConnectionLost."""
         if node_id not in self._addresses:
             raise ConnectionLost(f"the address of node {node_id!r} is not known")
         opened = await NativeConnection.open(
@@ -237,6 +238,7 @@ class ClusterClient:
         on_resend: Callable[[], None] = lambda: None,
         final: frozenset[FailCode] = frozenset(),
     ) -> _Result:
+        """Make attempts at the leader until one succeeds or the deadline passes."""
         loop = asyncio.get_running_loop()
         seconds = self._deadline if deadline is None else deadline
         until = loop.time() + seconds
@@ -349,6 +351,7 @@ class _Search:
         return self._backoff.next_s()
 
     def _choose(self, error: Exception) -> None:
+        """Choose the node for the next attempt by the error of the last one."""
         client = self._client
         if isinstance(error, RequestFailed) and error.code in _SAME_NODE:
             return
@@ -396,6 +399,7 @@ async def _watch(connection: NativeConnection, learn: Callable[[NodeStatus], Non
 
 
 async def _answers(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> bool:
+    """Return whether a node answers a query for its status in time."""
     try:
         async with asyncio.timeout(PING_TIMEOUT):
             learn(await connection.query(StatusQuery()))

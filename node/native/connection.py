@@ -495,6 +495,7 @@ class NativeConnection:
             self._wire.go_on()
 
     async def _connect(self, address: str, tls: ssl.SSLContext | None) -> None:
+        """Connect to a Unix socket or over TLS. Raises ConnectionLost."""
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
             with reachable(Path(address.removeprefix("unix:"))) as name:
@@ -509,6 +510,7 @@ class NativeConnection:
         await loop.create_connection(lambda: self._wire, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
 
     async def _request(self, message: _Request) -> Any:
+        """Send a request, and wait for its answer."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[message.request_id] = answer
         try:
@@ -522,6 +524,7 @@ class NativeConnection:
                 answer.exception()  # marks the exception of an abandoned request as retrieved
 
     async def _send(self, message: AnyRequest) -> None:
+        """Send a message after those submitted before. Raises ConnectionLost."""
         if not self._wire.writable.is_set():
             await self._wire.writable.wait()
         if self._queued:
@@ -564,6 +567,7 @@ class NativeConnection:
             answer.set_result(message)
 
     def _welcomed(self, welcome: Welcome) -> None:
+        """Accept the greeting of a node with the same version of the protocol."""
         if self._greeting.done():
             return
         self._former = is_former(welcome.abi)
@@ -574,6 +578,7 @@ class NativeConnection:
         self._greeting.set_exception(RequestFailed(FailCode.BAD_REQUEST, text))
 
     def _failed(self, failed: Failed) -> None:
+        """Pass an error to the request that it answers."""
         error = RequestFailed(failed.code, failed.message, failed.leader)
         joined = self._submitted.pop(failed.request_id, None)
         if joined is not None:

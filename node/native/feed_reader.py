@@ -109,6 +109,7 @@ class FeedReader:
         self._nodes = deque([*stay, *(node_id for node_id in known if node_id not in stay)])
 
     async def _subscribe(self, node_id: str) -> None:
+        """Subscribe at a node, from the next event on."""
         connection = await self._open_node(node_id)
         self._ended = None
         self._reading = True
@@ -148,6 +149,7 @@ class FeedReader:
         return status.ready or len(self._nodes) == 1
 
     def _on_events(self, message: Events) -> None:
+        """Take the new events of a message. A gap ends the connection."""
         events = message.events
         expected = self._next or events[0].product_sequence
         skip = expected - events[0].product_sequence

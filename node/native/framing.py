@@ -94,6 +94,7 @@ class FrameSplitter:
         return frames
 
     def _cut(self, data: bytes) -> tuple[list[bytes], int]:
+        """Return the complete frames in the bytes, and where the rest begins."""
         frames: list[bytes] = []
         start, end = 0, len(data)
         while True:
@@ -222,6 +223,7 @@ def _elements(data: bytes | memoryview | None) -> list[msgspec.Raw]:
 
 
 def _name_path(steps: list[int], body: bytes, kind: object) -> str:
+    """Return the path to a field as text, such as `commands[2].price`."""
     name = ""
     left = len(steps)
     value: bytes | memoryview | None = body

@@ -49,6 +49,7 @@ def narrowed(message: AnyRequest) -> msgspec.Raw:
 
 
 def _cut(parts: list[object], lengths: dict[int, int], name: str) -> list[object]:
+    """Return the fields that version 0.2.0 has. Raises RequestFailed if another one is set."""
     tag = parts[0]
     length = lengths.get(tag) if isinstance(tag, int) else None
     added = [] if length is None else parts[length:]

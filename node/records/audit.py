@@ -175,6 +175,7 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
 
 
 def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
+    """Return the facts about a replayed command with which an acknowledgement is compared."""
     remembered = not (isinstance(outcome, Rejected) and outcome.reason in NOT_REMEMBERED)
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
     if isinstance(outcome, Cancelled) and len(outcome.orders) == 1:
@@ -184,6 +185,7 @@ def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
 
 
 def _check_logs(log: CommittedLog) -> AuditCheck:
+    """Check that the logs agree."""
     nodes = ", ".join(each.node_id for each in log.logs)
     return AuditCheck(
         "the logs of all nodes have the same committed entries",
@@ -210,6 +212,7 @@ def _replay(log: CommittedLog, progress: Callable[[int, int], None] | None = Non
 
 
 def _check_state(engine: Engine) -> AuditCheck:
+    """Check the invariants of the replayed state."""
     claim = "the state that follows from the log keeps every invariant"
     try:
         engine.check()
@@ -241,6 +244,7 @@ def _check_money(engine: Engine) -> AuditCheck:
 
 
 def _check_acknowledged(replay: _Replay, lines: Iterable[Acknowledged]) -> AuditCheck:
+    """Check that every acknowledged command is in the log with the acknowledged outcome."""
     wrong: list[str] = []
     checked: set[tuple[str, str]] = set()
     unanswered = 0
@@ -280,6 +284,7 @@ def _fault(line: Acknowledged, applied: list[_Applied]) -> str:
 
 
 def _check_hashes(replay: _Replay, statuses: Mapping[str, NodeStatus | None]) -> AuditCheck:
+    """Check that each node's hash is that of the replay at its sequence."""
     wrong: list[str] = []
     right: list[str] = []
     for node_id, status in statuses.items():

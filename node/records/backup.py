@@ -114,6 +114,7 @@ def verify(path: Path, progress: Progress = no_progress) -> Manifest:
 
 
 def _verified(path: Path, progress: Progress) -> tuple[Manifest, Engine]:
+    """Read a snapshot and check all of it."""
     progress(f"{path}: the files are compared", 0, 0)
     manifest = check_files(path).manifest
     tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
@@ -182,6 +183,7 @@ def _source(path: Path) -> Iterator[Source]:
 
 
 def _copy(source: Source, store: SnapshotStore, what: str, progress: Progress) -> Manifest:
+    """Copy a snapshot into a store."""
     sink = store.open_sink()
     try:
         for offset in range(0, source.size, CHUNK_BYTES):
@@ -229,6 +231,7 @@ def restore(path: Path, layout: ClusterDirectory, progress: Progress = no_progre
 
 
 def _check_unused(config: NodeConfig) -> None:
+    """Check that a node has never run. Raises DataDirectoryError."""
     known = identity.read(config, restoring=True)
     log = config.data_path / "log"
     stored = RealDisk(log).names() if log.is_dir() else []

@@ -74,6 +74,7 @@ class NodeLog:
                 self.memberships[entry.index] = membership
 
     def _check_abis(self) -> None:
+        """Check that this software can read all segments. Raises AuditError."""
         others = {abi for directory in self.directories for abi in segment_abis(directory).values() if abi not in ACCEPTED}
         if others:
             raise AuditError(

@@ -133,6 +133,7 @@ def _try(directory: Path, rows: Sequence[ParsedRow], commands: list[AnyCommand])
 
 
 def _command(seed: msgspec.Struct, command_id: str) -> AnyCommand:
+    """Return the command that creates an object of a dataset."""
     fields = msgspec.structs.asdict(seed)
     match seed:
         case CurrencySeed():
@@ -206,6 +207,7 @@ class Seeding:
         return len(self._dataset.commands)
 
     def _done(self, result: ProposeResult) -> None:
+        """Log the end of a step, or its failure."""
         self._under_way = False
         if result.error is not None:
             log.warning("dataset %s: %s; the next leader continues", self._dataset.name, result.error.value)

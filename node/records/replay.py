@@ -237,6 +237,7 @@ async def _send(
     progress: Progress | None,
     reader: asyncio.Task[None],
 ) -> None:
+    """Submit the commands in chunks."""
     size = min(plan.chunk, COMMANDS_PER_SUBMIT_MAX)
     for start in range(0, len(commands), size):
         if reader.done():
@@ -275,6 +276,7 @@ def _possible(trades: list[RecordedTrade], sent: set[str]) -> list[RecordedTrade
 
 
 def _report(names: Names, tally: _Tally, executed: int, comparison: Comparison | None, seconds: float) -> ReplayReport:
+    """Return the report of a replay."""
     return ReplayReport(
         product_id=names.product_id,
         commands=tally.answered,

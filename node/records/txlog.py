@@ -199,6 +199,7 @@ def of_file(path: Path) -> Txlog:
 
 
 def _read_lines(path: Path) -> Iterator[TxEntry]:
+    """Yield the entries of a transaction log as JSON lines."""
     decoder = msgspec.json.Decoder(_Line)
     before = 0
     with path.open("rb") as file:
@@ -219,6 +220,7 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
 
 
 def _command(position: int, value: Any) -> AnyCommand:
+    """Decode a command of a line. Raises ValueFault."""
     try:
         command: AnyCommand = _codec.decode(value)
     except ValueFault as fault:

@@ -87,6 +87,7 @@ class JetStreamBroker:
             raise BrokerError(str(error) or type(error).__name__) from error
 
     async def _context(self) -> JetStreamContext:
+        """Return the connection; it is made again after a loss."""
         if self._nats is None or not self._nats.is_connected:
             if self._nats is not None:
                 await self._nats.close()
@@ -102,6 +103,7 @@ class JetStreamBroker:
         return self._nats.jetstream(timeout=ANSWER_S)
 
     async def _begin(self) -> StreamProgress | None:
+        """Create the stream if necessary, and find its position. Records after the position are skipped later."""
         context = await self._context()
         try:
             await context.stream_info(self._stream)
@@ -128,6 +130,7 @@ class JetStreamBroker:
             raise BrokerError(f"{self._prefix}.places: its last message is no position of a stream: {error}") from error
 
     async def _publish(self, records: Sequence[Record], position: StreamProgress) -> None:
+        """Publish records and the position in order, without those that were published before."""
         if self._skip > len(records):
             self._skip -= len(records)
             return

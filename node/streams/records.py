@@ -88,6 +88,7 @@ class RecordWriter:
         return [Record(topic, CUT, value, engine.sequence, CUT, index) for topic in self.topics]
 
     def _made(self, engine: Engine, steps: Iterable[HistoryStep]) -> list[Record]:
+        """Return the records of an entry: events, commands, balances."""
         made: list[Record] = []
         touched: dict[str, HistoryStep] = {}
         for step in steps:
@@ -104,6 +105,7 @@ class RecordWriter:
         return Record(self._names[EVENTS], event.product_id, self._encode(body), event.product_sequence, kind)
 
     def _command(self, step: HistoryStep) -> Record:
+        """Return the record of a command with its outcome."""
         command, outcome = step.command, step.outcome
         assert command is not None
         kind = kind_of(type(command))
@@ -118,6 +120,7 @@ class RecordWriter:
         return Record(self._names[COMMANDS], command.account_id, self._encode(body), step.sequence, kind)
 
     def _account(self, engine: Engine, account_id: str, step: HistoryStep) -> Record:
+        """Return the record of the balances of an account."""
         balances = [
             {"currency": row.currency, "available": self._number(row.available), "hold": self._number(row.hold)}
             for row in engine.balances(account_id)
@@ -148,6 +151,7 @@ def _fields(struct: msgspec.Struct, text: bool) -> dict[str, Any]:
 
 
 def _plain(value: object, text: bool) -> object:
+    """Return a value as JSON."""
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, bool) or value is None:

@@ -47,6 +47,7 @@ class _Schemas:
         return self._object(kind_of(kind), {"schema": {"const": SCHEMA}, **fields})
 
     def command(self, kind: type[msgspec.Struct]) -> dict[str, Any]:
+        """Return the schema of a record of a command."""
         return self._object(
             kind_of(kind),
             {

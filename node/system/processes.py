@@ -173,6 +173,7 @@ def watch_parent() -> bool:
 
 
 def _wait_for_end(descriptor: int) -> None:
+    """End this process when the supervisor has ended. Runs in a thread."""
     while os.read(descriptor, 64):
         continue
     sys.stderr.write("the supervisor is gone; this process ends too\n")

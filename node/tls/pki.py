@@ -238,6 +238,7 @@ def _builder(
     now: datetime.datetime,
     lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
+    """Return the builder of a certificate, without extensions."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -250,6 +251,7 @@ def _builder(
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Return the key usage of an authority, or of a node."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,

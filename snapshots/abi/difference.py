@@ -60,6 +60,7 @@ def _title(schema: Schema, name: str) -> str:
 
 
 def _tables(source: Schema, target: Schema) -> Iterator[Change]:
+    """Yield the changes of tables."""
     for table in source.tables:
         other = target.table(table.name)
         if other is None:
@@ -82,6 +83,7 @@ def _table(old: TableType, new: TableType) -> Iterator[Change]:
 
 
 def _struct_or_enum(source: Schema, target: Schema, name: str) -> Iterator[Change]:
+    """Yield the changes of a type that both schemas have under one name."""
     if name in source.structs and name in target.structs:
         yield from _struct(name, source.structs[name], target.structs[name])
     elif name in source.enums and name in target.enums:
@@ -91,6 +93,7 @@ def _struct_or_enum(source: Schema, target: Schema, name: str) -> Iterator[Chang
 
 
 def _struct(name: str, old: StructType, new: StructType) -> Iterator[Change]:
+    """Yield the changes of the fields of a struct."""
     place = f"struct {name}"
     for field in old.fields:
         other = new.field(field.name)
@@ -110,6 +113,7 @@ def _struct(name: str, old: StructType, new: StructType) -> Iterator[Change]:
 
 
 def _field(place: str, old: FieldType, new: FieldType) -> Iterator[Change]:
+    """Yield the changes of the type and the default of a field."""
     if old.type != new.type:
         wider = widens(parse_type(old.type), parse_type(new.type))
         yield Change(place, f"field {old.name}{_brief(new.type, old.type)}", wider)
@@ -133,6 +137,7 @@ def _option_names(text: str) -> list[str]:
 
 
 def _enum(name: str, old: dict[str, int | str], new: dict[str, int | str]) -> Iterator[Change]:
+    """Yield the changes of the values of an enumeration."""
     for member, value in old.items():
         if member not in new:
             yield Change(f"enum {name}", f"value {member} removed", False)

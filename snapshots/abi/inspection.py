@@ -66,6 +66,7 @@ class _Inspector:
         raise TypeError(f"the schema uses {info!r}, which has no canonical text yet")
 
     def _struct(self, info: inspect.StructType) -> str:
+        """Record a struct and the types of its fields. Returns its name."""
         if info.cls not in self.structs:
             self.structs[info.cls] = None
             form = "array" if info.array_like else "map"
@@ -81,6 +82,7 @@ def _constraints(info: inspect.Type) -> list[tuple[str, Any]]:
 
 
 def _default(field: inspect.Field) -> Any:
+    """Return the default of a field; UNSET if it has none."""
     if field.required:
         return msgspec.UNSET
     if field.default_factory is not msgspec.NODEFAULT:

@@ -1,8 +1,8 @@
 """A schema as data: tables, messages, structs, enumerations. The ABI is the checksum of its canonical JSON.
 
-Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` parses
-them. The parts of a table's key are paths into its row (`outcome.sequence`). A part that names no field of the row is a
-number that only the key has.
+Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type`
+parses them. The parts of a table's key are paths into its row (`outcome.sequence`). A part that names no field of the
+row is a number that only the key has.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class TableType(msgspec.Struct, frozen=True):
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that is stored or sent. Tables in the order of restoring; all else by name. `rules`: the rules number,
-    so that two versions that behave differently have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which
-    had none."""
+    so that two versions that behave differently have two ABIs, whatever they store; 0 in descriptions before 0.3.0,
+    which had none.
+    """
 
     format: int
     tables: list[TableType]
@@ -99,6 +100,7 @@ def describe(schema: Schema) -> str:
 
 
 def _lines(schema: Schema) -> Iterator[str]:
+    """Yield the lines of the description that the ABI is the checksum of."""
     if schema.rules:
         yield f"rules {schema.rules}"
     for table in schema.tables:
@@ -149,6 +151,7 @@ def parse_type(text: str) -> TypeNode:
 
 
 def _node(tree: ast.expr) -> TypeNode:
+    """Return the type that a syntax tree describes."""
     match tree:
         case ast.Name(id=name):
             return TypeNode(name) if name in PLAIN else TypeNode("ref", name)
@@ -179,6 +182,7 @@ def references(schema: Schema, text: str) -> list[str]:
 
 
 def _collect(schema: Schema, node: TypeNode, found: dict[str, None]) -> None:
+    """Collect the names of all types to which a type refers."""
     if node.kind == "ref" and node.name not in found:
         found[node.name] = None
         struct = schema.structs.get(node.name)

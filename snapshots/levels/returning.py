@@ -2,8 +2,8 @@
 commands wait only for the conversion of what changed in the last moments.
 
 It is made from the newest snapshot, in a thread. Each later snapshot is incremental: what it writes is also taken over
-here. At the entry that checks the states nothing is applied, so the rest is read from the live state. Whatever cannot be
-taken over ends it, and the whole state is converted at the entry. It exists in memory only.
+here. At the entry that checks the states nothing is applied, so the rest is read from the live state. Whatever cannot
+be taken over ends it, and the whole state is converted at the entry. It exists in memory only.
 
 The order of use:  `build`, then `follow` after each snapshot, both in a thread; `take` at the check, in a thread
 """
@@ -209,6 +209,7 @@ class PreparedReturn:
             return self._waiting[0] if self._waiting else None
 
     def _take_over(self, chunks: list[RowChunk]) -> None:
+        """Apply changes to the returning state. A failure makes the state unusable."""
         if self._patch is None or self.failure:
             raise ReturnError(self.failure or "the state is not made yet")
         try:

@@ -186,6 +186,7 @@ def engine_module(version: str) -> str:
 
 
 def _method(name: str, signature: inspect.Signature) -> str:
+    """Return the text of a method that passes its call on."""
     parameters = [each.replace(annotation="Any") for each in signature.parameters.values()]
     parameters[0] = parameters[0].replace(annotation=inspect.Parameter.empty)
     passed = [f"{each.name}={each.name}" if each.kind is inspect.Parameter.KEYWORD_ONLY else each.name for each in parameters[1:]]

@@ -1,7 +1,8 @@
 """The exchange of version 0.2.0: its frozen core behind the interface of the present engine.
 
-Everything that goes into the log, comes out of an entry or lies in a snapshot is made by the frozen core, in its encoding. The schema is append-only,
-so the present structs read what it wrote: fields that came later have their defaults. Only reads are this module's own work.
+Everything that goes into the log, comes out of an entry or lies in a snapshot is made by the frozen core, in its
+encoding. The schema is append-only, so the present structs read what it wrote: fields that came later have their
+defaults. Only reads are this module's own work.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ _of_0_1_0 = False
 """The entry under way is of version 0.1.0, and was brought to this level with its snapshot (`level.BROUGHT_TO`).
 
 Some nodes have its results in a snapshot that 0.1.0 wrote. So whoever applies it must get the same rows: the place of
-an order in time, the last price and the event of a status, which 0.2.0 added, are left out. 0.2.0 itself does not leave them out.
+an order in time, the last price and the event of a status, which 0.2.0 added, are left out. 0.2.0 itself does not leave
+them out.
 """
 
 _rest, _status_changed = core_matching._rest, core_handlers._status_changed
@@ -95,6 +97,7 @@ class _Core(core_engine.Engine):  # type: ignore[misc]  # the frozen core is not
     ends: list[int]
 
     def apply(self, batch: Any) -> Any:
+        """Apply a batch; one of version 0.1.0 by the rules of that version."""
         if not batch.migrated:
             return super().apply(batch)
         global _of_0_1_0
@@ -108,6 +111,7 @@ class _Core(core_engine.Engine):  # type: ignore[misc]  # the frozen core is not
                 product.last_price = prices.get(name, 0)
 
     def _answer(self, *arguments: Any) -> Any:
+        """Answer a command, and record where its events end."""
         if not self.ends:
             self.ends.append(len(self._state.events))
         answer = super()._answer(*arguments)
@@ -336,6 +340,7 @@ class FormerEngine(Engine):
         return msgspec.msgpack.encode(self.order_list(account_id, wanted, limit))
 
     def _wanted(self, order: Any, wanted: Wanted) -> bool:
+        """Return whether an order belongs to the wanted list."""
         if wanted.holds:
             product = self._core._state.products[order.product_id]
             held = product.quote if order.side is core_types.Side.BUY else product.base

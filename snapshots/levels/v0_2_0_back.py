@@ -123,6 +123,7 @@ class Lowering:
         return payload
 
     def _open(self, key: bytes, order: OrderState) -> OrderState:
+        """Convert an open order, and record what 0.2.0 cannot express."""
         if order.maker_fee_ppm < 0 or order.taker_fee_ppm < 0:
             self.obstacles.add("order", "a rebate, which 0.2.0 does not have", named(key))
         if order.status is _ACTIVE and not order.stop and not order.queued:

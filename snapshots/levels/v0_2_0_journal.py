@@ -92,6 +92,7 @@ class Journal(core_changes.Changes):  # type: ignore[misc]  # the frozen core is
         self.noted.keys[key_id] = None
 
     def _note(self, order: Any) -> None:
+        """Record an order that changed. Beyond a bound the record is full, and the second state is of no use."""
         noted = self.noted
         if len(noted.orders) < NOTED_MAX:
             noted.orders[order.order_id] = order
@@ -175,6 +176,7 @@ class Follower:
         return _order(_encode(order))
 
     def _account(self, account_id: str) -> None:
+        """Take over what changed in an account."""
         core, patch = self._core, self._patch
         account = core.accounts.get(account_id)
         if account is None:
@@ -196,6 +198,7 @@ class Follower:
             self._patch.done_order(number, self._order(order))
 
     def _outcomes(self, owner: str, memory: Any) -> None:
+        """Take over the new entries of a reply cache."""
         upto = self._upto.get(owner, self._sequence)
         count = 4
         while True:

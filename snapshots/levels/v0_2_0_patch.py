@@ -53,6 +53,7 @@ class Patch:
         self._begin()
 
     def _begin(self) -> None:
+        """Begin a new set of changes."""
         self._orders: list[Any] = []
         self._done: list[Any] = []
         self._accounts: set[str] = set()
@@ -102,6 +103,7 @@ class Patch:
             assert expires_at > state.time, f"order {order_id}: leaves at {expires_at}"
 
     def _converted(self, name: str, rows: dict[str, list[tuple[bytes, bytes]]]) -> Iterable[Any]:
+        """Yield the rows of a table, converted to version 0.2.0. Raises PatchError."""
         decode, lowering = _decode[name], self._lowering
         for key, payload in rows.get(name, ()):
             former = lowering.row(name, key, payload)[1]
@@ -118,6 +120,7 @@ class Patch:
         currency.deposited, currency.withdrawn, currency.fees = row.deposited, row.withdrawn, row.fees
 
     def _product(self, row: Any) -> None:
+        """Add or change a product. Raises PatchError."""
         product = self._state.products.get(row.product_id)
         if product is None:
             unit = 10 ** self._state.currencies[row.base].scale
@@ -136,6 +139,7 @@ class Patch:
             self._state.accounts[row.account_id] = core_state.Account(row.account_id, row.opened_at)
 
     def _api_keys(self, chunks: list[RowChunk], rows: dict[str, list[tuple[bytes, bytes]]]) -> None:
+        """Add, change and remove API keys."""
         keys = self._state.api_keys
         for chunk in chunks:
             for key in chunk.deleted:
@@ -151,6 +155,7 @@ class Patch:
     # ------------------------------------------------------------------ orders
 
     def _change_orders(self, by_table: dict[str, list[RowChunk]], rows: dict[str, list[tuple[bytes, bytes]]]) -> None:
+        """Apply the changes of open and done orders."""
         for chunk in by_table["order"]:
             for key in chunk.deleted:
                 self._close(_key(key)[0])
@@ -238,6 +243,7 @@ class Patch:
             del account.by_client_oid[order.client_oid]
 
     def _done_order(self, number: int, order: Any) -> None:
+        """Record that an order is done. Raises PatchError if a done order before it is missing."""
         state = self._state
         self._close(order.order_id)
         account = state.accounts[order.account_id]
@@ -285,6 +291,7 @@ class Patch:
     # ------------------------------------------------------------------ reply caches
 
     def _outcomes(self, chunks: list[RowChunk]) -> None:
+        """Apply the changes of the reply caches."""
         came: defaultdict[str, list[OutcomeRow]] = defaultdict(list)
         gone: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         moved = self._lowering.moved

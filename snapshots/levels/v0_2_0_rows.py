@@ -58,6 +58,7 @@ def outcome(owner: str, encoded: bytes) -> tuple[bytes, list[str]]:
 
 
 def _further(owner: str, found: AnyOutcome) -> list[str]:
+    """Return the further reply caches to which an outcome belongs in 0.3.0."""
     if owner == OPERATOR:
         return []
     if isinstance(found, Transferred):
@@ -86,6 +87,7 @@ def converted(rows: Mapping[str, Iterable[Row]], first_hash: bytes) -> dict[str,
 
 
 def _present(row: msgspec.Struct, first_hash: bytes) -> msgspec.Struct:
+    """Return a row of 0.2.0 as 0.3.0 has it."""
     if isinstance(row, ProductRow):
         return product(row)
     if isinstance(row, CounterRow):

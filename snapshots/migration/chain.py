@@ -85,6 +85,9 @@ class Chains:
         return steps
 
     def _step(self, at: Schema, goal: Schema) -> Step:
+        """Return the step from one schema towards the goal: an operator's executable, a migration, or an automatic
+        step.
+        """
         script = self._scripts / at.abi if self._scripts is not None else None
         migration = self._migrations.get(at.abi)
         if script is not None and script.is_file():
@@ -103,6 +106,7 @@ class Chains:
         return Step(at, following, Migration(at.abi, following.abi), "automatic")
 
     def _next(self, at: Schema, goal: Schema) -> Schema:
+        """Return the schema of the release after this one. Raises MigrationError."""
         abis = self.releases.abis
         position = abis.index(at.abi) + 1
         if position == len(abis) or abis.index(goal.abi) < position:
@@ -112,6 +116,7 @@ class Chains:
         return self.releases.schema(abis[position])
 
     def _no_way(self, at: Schema, following: Schema, needed: list[Change]) -> str:
+        """Return the text of the error that a migration is missing."""
         changes = "; ".join(f"{change.place}: {change.text}" for change in needed)
         gone = [loss.name for loss in losses.losses(at, following, Migration(at.abi, following.abi))]
         vanish = f" Without it these would be lost: {', '.join(gone)}." if gone else ""

@@ -94,8 +94,8 @@ def check_references(tables: Tables, there: Collection[str]) -> None:
 
 
 def check_engine(rows: Mapping[str, list[Row]], facts: Facts, abi: str) -> Engine:
-    """Restore an engine of the level with this ABI from the rows, and check that its books have the orders of `facts` in their order. Returns the
-    engine.
+    """Restore an engine of the level with this ABI from the rows, and check that its books have the orders of `facts`
+    in their order. Returns the engine.
 
     Raises:
         MigrationError: the engine rejects the rows, or a book differs.
@@ -111,6 +111,7 @@ def check_engine(rows: Mapping[str, list[Row]], facts: Facts, abi: str) -> Engin
 
 
 def _check_side(engine: Engine, facts: Facts, product_id: str, side: Side) -> None:
+    """Check that a side of a book has the same queues as before."""
     queues: dict[int, list[int]] = {}
     for price, _, order_id in engine.book_orders(product_id, side):
         queues.setdefault(price, []).append(order_id)

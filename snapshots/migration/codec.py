@@ -92,6 +92,7 @@ class Codec:
 
     @staticmethod
     def _key(parts: list[str], values: Values) -> list[Any]:
+        """Return the values of a row's key. Raises CodecError."""
         key = []
         for part in parts:
             value: Any = values
@@ -128,12 +129,14 @@ class Codec:
         of_struct: Callable[[str, StructType], Reader],
         of_enum: Callable[[str, dict[str, int | str]], Reader],
     ) -> Reader:
+        """Return the reader or writer of a struct or enumeration; each is made once."""
         if name not in known:
             struct = self.schema.structs.get(name)
             known[name] = of_struct(name, struct) if struct is not None else of_enum(name, self.schema.enums[name])
         return known[name]
 
     def _other(self, node: TypeNode, of: Callable[[TypeNode], Reader], of_union: Callable[[TypeNode], Reader]) -> Reader:
+        """Return the reader or writer of a type without a name."""
         match node.kind:
             case "union":
                 return of_union(node)
@@ -148,6 +151,7 @@ class Codec:
         return _plain(node)
 
     def _struct_reader(self, name: str, struct: StructType) -> Reader:
+        """Return a function that makes a dict of an encoded struct."""
         if struct.form != "array":
             raise CodecError(name, "is a map; only structs that are arrays can be migrated")
         fields = [(field.name, self._reader(parse_type(field.type)), field.default) for field in struct.fields]
@@ -172,6 +176,7 @@ class Codec:
         return read
 
     def _struct_writer(self, name: str, struct: StructType) -> Reader:
+        """Return a function that encodes a dict as a struct."""
         if struct.form != "array":
             raise CodecError(name, "is a map; only structs that are arrays can be migrated")
         fields = [(field.name, self._writer(parse_type(field.type)), field.default) for field in struct.fields]
@@ -197,6 +202,7 @@ class Codec:
 
     @staticmethod
     def _enum_reader(name: str, members: dict[str, int | str]) -> Reader:
+        """Return a function from a value of an enumeration to its name."""
         names = {value: member for member, value in members.items()}
 
         def read(raw: Any) -> str:
@@ -208,6 +214,8 @@ class Codec:
 
     @staticmethod
     def _enum_writer(name: str, members: dict[str, int | str]) -> Reader:
+        """Return a function from a name of an enumeration to its value."""
+
         def write(value: Any) -> int | str:
             if not isinstance(value, str) or value not in members:
                 raise CodecError("", f"expected one of {name} ({', '.join(members)}), not {value!r}")
@@ -216,6 +224,7 @@ class Codec:
         return write
 
     def _union_reader(self, node: TypeNode) -> Reader:
+        """Return the reader of a union: by the tag of a struct, or the first type that fits."""
         structs = {self._tag(part): self._reader(part) for part in node.parts if self._tag(part) is not None}
         others = [self._reader(part) for part in node.parts if self._tag(part) is None]
 
@@ -227,6 +236,7 @@ class Codec:
         return read
 
     def _union_writer(self, node: TypeNode) -> Reader:
+        """Return the writer of a union: by the name of a struct, or the first type that fits."""
         structs = {part.name: self._writer(part) for part in node.parts if self._tag(part) is not None}
         others = [self._writer(part) for part in node.parts if self._tag(part) is None]
 
@@ -250,6 +260,7 @@ def _unpacked(data: bytes) -> Any:
 
 
 def _first_fit(readers: list[Reader], value: Any) -> Any:
+    """Return the result of the first reader that accepts the value. Raises CodecError."""
     for reader in readers:
         try:
             return reader(value)
@@ -260,6 +271,7 @@ def _first_fit(readers: list[Reader], value: Any) -> Any:
 
 
 def _plain(node: TypeNode) -> Reader:
+    """Return a function that checks a plain value and its bounds."""
     wanted = _PYTHON[node.kind]
     bounds = [(name, _BOUNDS[name], bound) for name, bound in node.bounds if name in _BOUNDS]
 
@@ -275,6 +287,8 @@ def _plain(node: TypeNode) -> Reader:
 
 
 def _list_of(item: Reader) -> Reader:
+    """Return the reader or writer of a list."""
+
     def each(raw: Any) -> list[Any]:
         if not isinstance(raw, list):
             raise CodecError("", f"expected a list, not {raw!r}"[:200])
@@ -290,6 +304,8 @@ def _list_of(item: Reader) -> Reader:
 
 
 def _tuple_of(items: list[Reader]) -> Reader:
+    """Return the reader or writer of a tuple."""
+
     def each(raw: Any) -> list[Any]:
         if not isinstance(raw, list) or len(raw) != len(items):
             raise CodecError("", f"expected {len(items)} values, not {raw!r}"[:200])
@@ -299,6 +315,8 @@ def _tuple_of(items: list[Reader]) -> Reader:
 
 
 def _dict_of(key: Reader, value: Reader) -> Reader:
+    """Return the reader or writer of a mapping."""
+
     def each(raw: Any) -> dict[Any, Any]:
         if not isinstance(raw, dict):
             raise CodecError("", f"expected a mapping, not {raw!r}"[:200])

@@ -57,6 +57,7 @@ class Converter:
         return self._rows[table](values)
 
     def _row(self, table: str) -> Callable[[Values], Values | Drop]:
+        """Return the function that converts the rows of a table."""
         source, target = self.source.schema.table(table), self.target.schema.table(self.new_table(table) or "")
         assert source is not None
         assert target is not None
@@ -85,6 +86,7 @@ class Converter:
         return {**converted, "commands": commands}
 
     def _command(self, command: Values) -> Values:
+        """Convert a command of the log."""
         name = command[TYPE]
         converted: Values = self._struct(name)(command) if self._new_struct(name) is not None else command
         function = self.migration.commands.get(name)
@@ -126,6 +128,7 @@ class Converter:
         return _same
 
     def _union(self, old: TypeNode) -> Convert:
+        """Return the function that converts a value of a union."""
         enums = [self._enum(part.name) for part in old.parts if part.kind == "ref" and part.name in self.source.schema.enums]
 
         def convert(value: Any) -> Any:
@@ -138,6 +141,7 @@ class Converter:
         return convert
 
     def _enum(self, name: str) -> Convert:
+        """Return the function that converts a value of an enumeration."""
         members = self.target.schema.enums.get(name, {})
         moved = self.migration.enums.get(name, {})
 
@@ -218,8 +222,8 @@ class Converter:
 
 
 def _only(values: Any, allowed: set[str], before: Values) -> Values:
-    """Remove the old fields that the new schema does not have. A field that is neither old nor known stays, and the codec
-    refuses it.
+    """Remove the old fields that the new schema does not have. A field that is neither old nor known stays, and the
+    codec refuses it.
     """
     if not isinstance(values, dict):
         raise CodecError("", f"the migration's function returned {values!r}; expected a dict"[:200])

@@ -104,6 +104,7 @@ def _holder(source: Schema, target: Schema, migration: Migration, name: str) -> 
 
 
 def _table_losses(source: Schema, target: Schema, migration: Migration) -> Iterator[Loss]:
+    """Yield the tables and columns that the new schema does not have and the migration does not declare."""
     nested = _nested(source)
     for table in source.tables:
         other = target.table(migration.renamed_tables.get(table.name, table.name))
@@ -133,8 +134,8 @@ def _renamed(migration: Migration, *holders: str) -> dict[str, str]:
 
 
 def _struct_losses(source: Schema, target: Schema, migration: Migration) -> Iterator[Loss]:
-    """Return losses of structs that are part of others or of log entries. A removed struct is a loss of the field that had
-    it.
+    """Return losses of structs that are part of others or of log entries. A removed struct is a loss of the field that
+    had it.
     """
     nested = _nested(source)
     for name in stored_types(source):

@@ -87,8 +87,8 @@ class StateMigration:
         self.engine: Engine | None = None
 
     def run(self, rows: Rows, current: Schema) -> Rows:
-        """Return the rows in the last step's schema. If it is `current`, the schema of a supported level, an engine loads the
-        rows, and every check is made.
+        """Return the rows in the last step's schema. If it is `current`, the schema of a supported level, an engine
+        loads the rows, and every check is made.
 
         Raises:
             MigrationError: a step or a check failed.
@@ -151,6 +151,7 @@ class _StepRun:
 
     @staticmethod
     def _facts(read: Callable[[Tables], Facts], tables: PlainTables) -> Facts:
+        """Read the facts about a state that the checks compare. Raises MigrationError."""
         try:
             return read(tables)
         except KeyError as error:
@@ -161,6 +162,7 @@ class _StepRun:
             ) from error
 
     def _by_rows(self) -> Rows:
+        """Convert all rows, table by table."""
         rows: Rows = {table.name: [] for table in self._step.target.tables}
         for table in self._step.source.tables:
             name = self._converter.new_table(table.name)
@@ -191,6 +193,7 @@ class _StepRun:
                 self._count("", name, 0, len(found), {})
 
     def _convert(self, table: str, name: str) -> tuple[list[Row], dict[str, int]]:
+        """Convert the rows of a table. Returns them, and the number of dropped rows by reason."""
         converted: list[Row] = []
         reasons: dict[str, int] = {}
         for number, row in enumerate(self._rows[table]):
@@ -210,6 +213,7 @@ class _StepRun:
         return converted, reasons
 
     def _whole(self, rows: Rows) -> Rows:
+        """Apply the migration's function for whole tables."""
         whole = self._step.migration.whole
         assert whole is not None
         codec = self._converter.target
@@ -234,6 +238,7 @@ class _StepRun:
         return done
 
     def _by_script(self, progress: Callable[[str], None]) -> Rows:
+        """Convert all rows by the operator's executable."""
         assert self._step.script is not None
         rows = scripts.run(self._step.script, self._rows, self._step.source, self._step.target, progress)
         for table in self._step.source.tables:

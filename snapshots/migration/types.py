@@ -48,6 +48,7 @@ class Types:
         return IntEnum(name, members) if whole else Enum(name, members)
 
     def _struct(self, name: str, struct: StructType) -> type[msgspec.Struct]:
+        """Return the class of a struct of a schema."""
         fields: list[Any] = []
         for field in struct.fields:
             kind = self._type(parse_type(field.type))
@@ -64,6 +65,7 @@ class Types:
         return msgspec.defstruct(name, fields, frozen=True, **options)
 
     def _type(self, node: TypeNode) -> Any:
+        """Return the Python type of a type of a schema."""
         match node.kind:
             case "ref":
                 return self._named(node.name)

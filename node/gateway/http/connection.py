@@ -218,6 +218,7 @@ class Connection:
             self._transport.resume_reading()
 
     def _feed(self, data: bytes) -> None:
+        """Give bytes to the parser, and refuse a request that is too large."""
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -312,6 +313,7 @@ class Connection:
         self._begin()
 
     def _request(self, keep_alive: bool) -> Request:
+        """Return the request that was parsed."""
         name = self._parser.get_method()
         method = _METHODS.get(name)
         if method is None:
@@ -352,6 +354,7 @@ class Connection:
     # ------------------------------------------------------------------ answering
 
     def _serve(self, request: Request) -> None:
+        """Serve a request: by the fast path for orders, or by a task."""
         self._busy = True
         self._deadline = _NEVER
         direct = self._server.direct
@@ -375,6 +378,7 @@ class Connection:
             self._next()
 
     async def _answer(self, request: Request) -> None:
+        """Handle a request, and write its answer."""
         response = await self._server.handle(request)
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             await asyncio.sleep(limits.REFUSAL_PAUSE)
@@ -503,6 +507,7 @@ class Connection:
             self._timed_out()
 
     def _timed_out(self) -> None:
+        """End a connection whose time is over. A request that has begun to arrive gets 408."""
         assert self._transport is not None
         if self._reading is _Reading.BODY or (self._reading is _Reading.HEAD and self._fed):
             self._refuse(_Refusal(408, "the request did not arrive in time", "slow"))

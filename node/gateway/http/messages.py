@@ -251,6 +251,7 @@ class Router(Generic[Served]):
         return {}, {}
 
     def _methods(self, path: str) -> dict[str, Served]:
+        """Return the methods of a path, to which routes are added."""
         if "{" not in path:
             if path not in self._constant:
                 self.paths.append(path)
@@ -268,6 +269,7 @@ class Router(Generic[Served]):
 
 
 def _match(pattern: tuple[str, ...], parts: list[str]) -> dict[str, str] | None:
+    """Return the named parts of a path that fits a pattern, or None."""
     names = {}
     for expected, part in zip(pattern, parts, strict=True):
         if expected[:1] == "{":

@@ -82,6 +82,7 @@ class Page:
         return Response(302, b"", {"Location": PREFIX, "Cache-Control": "no-cache", "Vary": "Accept"})
 
     async def _file(self, file: StaticFile, request: Request, _names: Mapping[str, str]) -> Response:
+        """Answer a static file, with the security headers."""
         self._charge(request)
         response = file.response(request)
         policy = content_policy(self._members())
