@@ -56,6 +56,8 @@ _REFUSAL = {ProposeError.NOT_LEADER: Refusal.NOT_LEADER, ProposeError.OUTCOME_UN
 
 
 class _Queued(Generic[Item]):
+    """An item that waits, with its units, its size in bytes and its callback."""
+
     __slots__ = ("done", "item", "size", "units")
 
     def __init__(self, item: Item, units: int, size: int, done: ItemDone) -> None:

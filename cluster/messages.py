@@ -28,6 +28,8 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A message of the protocol, with the term of its sender."""
+
     term: Natural
 
 
@@ -69,7 +71,7 @@ class AppendReply(_Message, frozen=True, tag=3):
 
 
 class RequestVote(_Message, frozen=True, tag=4):
-    """Section 5.2."""
+    """A candidate asks for a vote (section 5.2)."""
 
     last_index: Natural
     last_term: Natural

@@ -128,11 +128,11 @@ class SnapshotSink(Protocol):
     """An incoming snapshot from the leader. It is not visible before `finish`."""
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes."""
 
     def finish(self) -> None:
-        """The snapshot is completely written: begin to check it (ABI, counts, hash) and to build its state. Returns at
-        once.
+        """Begin to check the snapshot, which is completely written (ABI, counts, hash), and to build its state. Returns
+        at once.
         """
 
     def poll(self) -> SnapshotMark | None:

@@ -52,7 +52,7 @@ class Delivered:
 
 @dataclass(slots=True)
 class Progress:
-    """One peer.
+    """What this node knows of one peer.
 
     Attributes:
         votes: whether the peer is a voter. A learner's acknowledgements do not count.

@@ -237,7 +237,7 @@ class TlsWire:
             self._connections[peer].channel.transport.abort()
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
-        """See the port."""
+        """See `ports.Wire`."""
         self._know(peers)
         self._removed_peers = dict(removed_peers)
         self._call_all()
@@ -248,7 +248,7 @@ class TlsWire:
                 connection.channel.transport.close()
 
     def stop(self) -> None:
-        """Close everything."""
+        """Close all connections and the port."""
         for task in self._tasks:
             task.cancel()
         for connection in list(self._connections.values()):

@@ -1,5 +1,5 @@
-"""The demo: clients trade on three nodes, the leader is killed with SIGKILL, and trading continues. A verdict follows, each
-line of which is checked.
+"""The demo: clients trade on three nodes, the leader is killed with SIGKILL, and trading continues. A verdict follows,
+each line of which is checked.
 
     python -m loadtest.demo [--flow FILE] [--keep] [--seed N] [--seconds N] [--repeat N --results FILE]
     python -m loadtest.demo --ui MINUTES      a market to look at in a browser
@@ -73,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demo:
-    """One run."""
+    """One run of the demonstration."""
 
     def __init__(self, settings: Settings, ground: Ground, scenario: Scenario, view: View) -> None:
         self._settings = settings
@@ -210,8 +210,8 @@ def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
 
 
 async def demonstrate(settings: Settings, console: Console) -> DemoResult:
-    """Make one run in `settings.directory`, from an empty directory to the verdict. The nodes are stopped at the end, unless
-    they are to be kept.
+    """Make one run in `settings.directory`, from an empty directory to the verdict. The nodes are stopped at the end,
+    unless they are to be kept.
     """
     view = View(console)
     ground = prepare(settings.directory, usual_ports=settings.keep)

@@ -147,6 +147,8 @@ def _ids() -> Any:
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
     class Ids(RandomIdGenerator):
+        """Returns the ids of the next trace, where they are given; otherwise random ids."""
+
         next: TraceIds | None = None
 
         def generate_trace_id(self) -> int:

@@ -41,7 +41,7 @@ class MoneyCheck:
         self._held[currency] = self._held.get(currency, 0) + amount
 
     def finish(self) -> None:
-        """Compare.
+        """Compare the balances and fees with the deposits less the withdrawals.
 
         Raises:
             MoneyError: the sums differ; the text names the currency and both sums.

@@ -240,7 +240,7 @@ def tsv_files(directory: Path) -> list[Path]:
     """Return the TSV files of a directory, sorted by name.
 
     Raises:
-        TsvError: there are none, or it is not a directory.
+        TsvError: there are no TSV files, or no such directory.
     """
     paths = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
     if not paths:
@@ -345,8 +345,8 @@ def _read_line(place: Line, text: str, shape: Columns, lines: list[Line], faults
 
 
 def _scales_of(lines: Mapping[str, list[Line]]) -> Scales:
-    """Return the digits in the tables of currencies and products, as far as they can be read. Parsing these tables finds
-    their faults.
+    """Return the digits in the tables of currencies and products, as far as they can be read. Parsing these tables
+    finds their faults.
     """
     currencies: dict[str, int] = {}
     products: dict[str, tuple[str, str]] = {}

@@ -1,8 +1,8 @@
 """Rates and latencies over time, of several processes together.
 
-Time is divided into bins; each has a latency histogram for every protocol. A bin also records the slots in which an answer
-arrived, so the longest time without an answer is exact to a slot. All numbers are sums, so that timelines of several
-processes, on machines with synchronous clocks, can be added.
+Time is divided into bins; each has a latency histogram for every protocol. A bin also records the slots in which an
+answer arrived, so the longest time without an answer is exact to a slot. All numbers are sums, so that timelines of
+several processes, on machines with synchronous clocks, can be added.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Timeline:
         self._slots.update(news.slots)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop all samples."""
         self._bins.clear()
         self._slots.clear()
         self.news()

@@ -235,7 +235,7 @@ class _Channel:
 
 
 class Feed:
-    """All products.
+    """The event feeds of all products and report streams.
 
     Written by the state machine: publish, restart.
     Read by sessions: subscribe, resume, unsubscribe, trades, figures.

@@ -78,8 +78,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Objected(msgspec.Struct, frozen=True, array_like=True):
-    """An objection to a peer's introduction: the latest known start on its data directory, or (`acknowledged`) the index
-    that its log must reach.
+    """An objection to a peer's introduction: the latest known start on its data directory, or (`acknowledged`) the
+    index that its log must reach.
     """
 
     incarnation: str
@@ -136,11 +136,11 @@ class Introductions:
         self.doubt = ""
 
     def own(self) -> bytes:
-        """See the port."""
+        """See `cluster.introductions.Introductions`."""
         return msgspec.msgpack.encode(self._own)
 
     def heard(self, peer: str, claim: Claim) -> bytes | None:
-        """See the port.
+        """See `cluster.introductions.Introductions`.
 
         Raises:
             MigratedOtherwiseError: the migration gave a majority other data than this node.
@@ -164,7 +164,7 @@ class Introductions:
         return None
 
     def objected(self, peer: str, body: bytes) -> None:
-        """See the port.
+        """See `cluster.introductions.Introductions`.
 
         Raises:
             StaleDataError: the peer shows that this node runs on an old or second copy.

@@ -6,8 +6,8 @@ created money never becomes a snapshot, and the node stops.
 
 A thread checks a snapshot that the leader sends and builds its state, so the node continues to answer. No step keeps
 the interpreter for long: rows are read in chunks, and the state is built in parts (`statemachine.turns`), so the event
-loop runs after each of these or `SWITCH_INTERVAL`. An old state is freed in chunks (`statemachine.teardown`). At the end the event loop only
-renames the snapshot and replaces the old engine by the new one.
+loop runs after each of these or `SWITCH_INTERVAL`. An old state is freed in chunks (`statemachine.teardown`). At the
+end the event loop only renames the snapshot and replaces the old engine by the new one.
 """
 
 from __future__ import annotations
@@ -90,18 +90,18 @@ class SnapshotPort:
 
     @property
     def base(self) -> int | None:
-        """The index of the snapshot on disk from which the state's changes count; None while one is written, or if there
-        is none.
+        """The index of the snapshot on disk from which the state's changes count; None while one is written, or if
+        there is none.
         """
         return self._base if self._based is self._machine.engine else None
 
     def newest(self) -> SnapshotMark | None:
-        """See the port."""
+        """See `ports.Snapshots`."""
         manifest = self._store.newest()
         return None if manifest is None else mark_of(manifest)
 
     def restore(self, mark: SnapshotMark) -> None:
-        """See the port."""
+        """See `ports.Snapshots`."""
         manifest = self._store.newest()
         assert manifest is not None
         assert mark_of(manifest) == mark
@@ -121,8 +121,8 @@ class SnapshotPort:
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
     def capture(self, mark: SnapshotMark) -> None:
-        """See the port. The engine pauses while references to its rows are copied. Most rows are encoded after it
-        continues.
+        """See `ports.Snapshots`. The engine pauses while references to its rows are copied. Most rows are encoded after
+        it continues.
         """
         started = time.monotonic()
         engine = self._machine.engine
@@ -156,7 +156,7 @@ class SnapshotPort:
         self.since = time.monotonic()
 
     def poll(self) -> CaptureState:
-        """See the port."""
+        """See `ports.Snapshots`."""
         job = self._job
         if job is None:
             return CaptureState.IDLE
@@ -182,14 +182,14 @@ class SnapshotPort:
 
     @property
     def damaged(self) -> bool:
-        """See the port."""
+        """See `ports.Snapshots`."""
         if self._look is None or not self._look.done():
             return False
         found = self._look.result()
         return found is not None and found is self._store.newest()
 
     def examine(self) -> None:
-        """See the port."""
+        """See `ports.Snapshots`."""
         manifest = self._store.newest()
         if manifest is not None and (self._look is None or self._look.done()):
             self._look = self._executor.submit(self._compare, manifest)
@@ -207,12 +207,12 @@ class SnapshotPort:
         return None
 
     def open_source(self) -> SnapshotSource:
-        """See the port."""
+        """See `ports.Snapshots`."""
         with _reading():
             return _Source(self._store.open_source())
 
     def open_sink(self) -> SnapshotSink:
-        """See the port."""
+        """See `ports.Snapshots`."""
         return IncomingSnapshot(self._store.open_sink(), self._executor, self._came_in)
 
     def _came_in(self, manifest: Manifest, engine: Engine, market: Market) -> None:
@@ -250,12 +250,12 @@ class _Source:
         self.size = source.size
 
     def read(self, offset: int, length: int) -> bytes:
-        """See the port."""
+        """See `ports.SnapshotSource`."""
         with _reading():
             return self._source.read(offset, length)
 
     def close(self) -> None:
-        """See the port."""
+        """See `ports.SnapshotSource`."""
         self._source.close()
 
 
@@ -292,11 +292,11 @@ class IncomingSnapshot:
         self._state: Future[tuple[Engine, Market]] | None = None
 
     def write(self, data: bytes) -> None:
-        """See the port."""
+        """See `ports.SnapshotSink`."""
         self._sink.write(data)
 
     def finish(self) -> None:
-        """See the port."""
+        """See `ports.SnapshotSink`."""
         assert self._state is None
         self._state = self._executor.submit(self._check)
 
@@ -312,7 +312,7 @@ class IncomingSnapshot:
             clear(*tables.values())
 
     def poll(self) -> SnapshotMark | None:
-        """See the port."""
+        """See `ports.SnapshotSink`."""
         assert self._state is not None
         if not self._state.done():
             return None
@@ -329,7 +329,7 @@ class IncomingSnapshot:
         return mark_of(manifest)
 
     def abort(self) -> None:
-        """See the port."""
+        """See `ports.SnapshotSink`."""
         self._sink.abort()
         state, self._state = self._state, None
         if state is not None and not state.cancel():

@@ -49,6 +49,8 @@ _CAUSES = {
 
 @dataclass
 class _Request:
+    """A subscription to the status of a product."""
+
     feed: ProductFeed
     changed: bool = False
     """Whether a change was already sent."""

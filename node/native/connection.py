@@ -153,6 +153,8 @@ class Querier(Protocol):
 
 
 class _Subscription:
+    """A subscription to the events of a product, with its callbacks."""
+
     def __init__(self, request_id: int, on_events: EventsCallback, on_end: EndCallback | None) -> None:
         self.request_id = request_id
         self.on_events = on_events

@@ -84,6 +84,8 @@ class AuditReport(msgspec.Struct):
 
 
 class _Applied(msgspec.Struct, frozen=True, array_like=True):
+    """The facts about a replayed command with which an acknowledgement is compared."""
+
     sequence: int
     kind: str
     order_id: int

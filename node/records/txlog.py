@@ -169,6 +169,8 @@ def _exported(command: AnyCommand, secrets: bool) -> AnyCommand:
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the file: a log entry."""
+
     index: int
     term: int
     time: str | int = 0
@@ -181,7 +183,7 @@ def of_file(path: Path) -> Txlog:
     """Read a transaction log from a file of JSON lines.
 
     Raises:
-        TxlogError: it is none, or of another ABI. The entries raise it too, naming file, line and field.
+        TxlogError: the file is no transaction log, or has another ABI. The entries raise it too, naming file, line and field.
     """
     try:
         with path.open("rb") as file:

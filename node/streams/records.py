@@ -47,7 +47,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class RecordWriter:
-    """Makes records.
+    """Makes the records of the stream from the steps of an engine.
 
     Args:
         prefix: the prefix of the topics' names.

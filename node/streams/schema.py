@@ -36,6 +36,8 @@ def schema(form: str) -> dict[str, Any]:
 
 
 class _Schemas:
+    """Makes the JSON schemas of records. `text`: numbers are texts."""
+
     def __init__(self, text: bool) -> None:
         self._text = text
         self._integer: dict[str, Any] = _INTEGER_TEXT if text else {"type": "integer"}

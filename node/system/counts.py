@@ -45,6 +45,8 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of the file, with the time of writing in Unix seconds."""
+
     written_at: float
     families: list[Family]
 

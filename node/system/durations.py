@@ -64,7 +64,7 @@ class DurationCounts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Durations:
-    """Counts observations."""
+    """A histogram of durations."""
 
     __slots__ = ("_counts", "_total_s")
 

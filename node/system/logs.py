@@ -47,6 +47,8 @@ def _visible(found: re.Match[str]) -> str:
 
 
 class _TextFormatter(logging.Formatter):
+    """Formats a log line as text, with the name of the process."""
+
     converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:

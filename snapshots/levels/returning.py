@@ -1,9 +1,10 @@
-"""A second state, at the level before, that is kept ready for a return of the level while this one trades. With it
+"""A second state at the level before. It is prepared for a return of the level while the present state trades, so that
 commands wait only for the conversion of what changed in the last moments.
 
-It is made from the newest snapshot, in a thread. Each later snapshot is incremental: what it writes is also taken over
-here. At the entry that checks the states nothing is applied, so the rest is read from the live state. Whatever cannot
-be taken over ends it, and the whole state is converted at the entry. It exists in memory only.
+The second state is made from the newest snapshot, in a thread. Each later snapshot is incremental, and the second state
+takes over what it writes. The entry that checks the states applies nothing else, so the last changes are then read from
+the present state. If a change cannot be taken over, the second state is dropped, and the whole present state is
+converted at the entry. The second state exists in memory only.
 
 The order of use:  `build`, then `follow` after each snapshot, both in a thread; `take` at the check, in a thread
 """

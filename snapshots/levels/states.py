@@ -121,7 +121,7 @@ def commands_of(abi: str, payload: bytes) -> Batch:
     """Return the batch in a log entry of the level with this ABI, as the present structs.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: the bytes are not a batch.
     """
     if abi == OWN.abi:
         return msgspec.msgpack.decode(payload, type=Batch)

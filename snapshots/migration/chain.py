@@ -51,7 +51,7 @@ def written_migrations() -> dict[str, Migration]:
 
 
 class Chains:
-    """Finds chains.
+    """Finds the steps that lead from the schema of some data to a later one.
 
     Args:
         scripts: the directory with the operator's executables, if there is one.

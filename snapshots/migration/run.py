@@ -113,7 +113,7 @@ class StateMigration:
 
 
 class _StepRun:
-    """One step."""
+    """The execution of one step of a migration."""
 
     def __init__(self, step: Step, rows: Rows, counted: Counted) -> None:
         self._step = step

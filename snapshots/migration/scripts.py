@@ -72,6 +72,8 @@ def migration_of(script: Path, source: str, target: str) -> Migration:
 
 
 class _Declarations(msgspec.Struct, forbid_unknown_fields=True):
+    """What an executable declares to drop, each with its reason."""
+
     removed: dict[str, str] = {}
     removed_tables: dict[str, str] = {}
 

@@ -53,7 +53,7 @@ class Origin:
 
 
 class Request:
-    """One request.
+    """One HTTP request.
 
     Attributes:
         method: as sent; methods are upper case.
@@ -216,7 +216,8 @@ Served = TypeVar("Served")
 
 
 class Router(Generic[Served]):
-    """Routes by method and path. Each part of a path is constant or a `{name}`. A constant part has precedence over a name.
+    """Routes by method and path. Each part of a path is constant or a `{name}`. A constant part has precedence over a
+    name.
 
     Percent escapes are decoded in each part separately, so an escaped slash does not separate parts.
     """
