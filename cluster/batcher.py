@@ -154,6 +154,7 @@ class _Turns(Generic[Item]):
             heapq.heappush(self._ends, (share.start, self._number, share.key))
 
     def _forget(self) -> None:
+        """Forget the shares that are no longer ahead of the others."""
         while self._ends and self._ends[0][0] <= self._now:
             end, _, key = heapq.heappop(self._ends)
             if self._ahead.get(key) == end:

@@ -82,6 +82,7 @@ class Channel(asyncio.Protocol):
             self._cut()
 
     def _end(self, reason: BaseException) -> None:
+        """Record why the connection ended; only the first reason counts."""
         self._lost = self._lost or reason
         self._more.set()
 

@@ -36,6 +36,7 @@ Digests = dict[int, bytes]
 
 
 def _remember(digests: Digests, index: int, digest: bytes) -> None:
+    """Keep a digest, in place of the oldest one when there are too many."""
     digests.pop(index, None)
     digests[index] = digest
     if len(digests) > KEPT:
@@ -91,6 +92,7 @@ class DivergenceWatch:
         self._begin_behind(index)
 
     def _begin_behind(self, index: int) -> None:
+        """Begin with the first block after an index."""
         self._next = (index // self._interval + 1) * self._interval
 
     # ------------------------------------------------------------------ the others
@@ -143,6 +145,7 @@ class DivergenceWatch:
         return outbox
 
     def _say(self, peer: str, node: str, index: int, digest: bytes) -> None:
+        """Queue a digest for a peer."""
         self._outbox.append((peer, StateDigest(self._term(), index, node, digest)))
 
     def _count(self, index: int, peers: Iterable[str]) -> None:

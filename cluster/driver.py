@@ -117,6 +117,7 @@ class RaftDriver:
             self._ended.cancel()
 
     def _wire_ended(self, failed: asyncio.Future[None]) -> None:
+        """End `run` with the error of the wire."""
         error = None if failed.cancelled() else failed.exception()
         if error is not None and self._ended is not None and not self._ended.done():
             self._ended.set_exception(error)

@@ -327,6 +327,7 @@ class Guard:
             self.core.take_over(peer, message.term)
 
     def _reached(self) -> set[str]:
+        """Return the nodes that this node reaches, itself included."""
         return {*self.peers.connected, self._settings.node_id}
 
     # ------------------------------------------------------------------ leader
@@ -344,6 +345,7 @@ class Guard:
         return self._replication.replied(progress, message)
 
     def _recovered(self, peer: str, message: m.Recovered) -> None:
+        """End recovery, if the leader says so and the log holds the entry that it names."""
         raft_log = self._raft_log
         held = raft_log.term_at(message.index) == message.term or message.index <= raft_log.commit_index
         if raft_log.recovering and message.term == raft_log.term and self.core.leader_id == peer and held:
@@ -358,6 +360,7 @@ class Guard:
             self._newer_term(peer, message.term)
 
     def _removed(self, _peer: str, message: m.Removed) -> None:
+        """Stop, because the cluster has removed this node."""
         raise RemovedError(self._settings.node_id, message.index)
 
     # ------------------------------------------------------------------ elections

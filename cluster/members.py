@@ -102,6 +102,7 @@ class Members:
         )
 
     def _at_commit(self) -> Membership:
+        """Return the membership at the commit index."""
         return self._raft_log.memberships.at(self._raft_log.commit_index) or self._first
 
     def tell_wire(self) -> None:

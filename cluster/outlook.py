@@ -74,6 +74,7 @@ class Outlook:
             )
 
     def _due(self, now: float, since: float) -> bool:
+        """Return whether a lasting problem is due to be logged, or logged again."""
         if now - since < NOTED_AFTER or now - self._said_at < REPEATED_EVERY:
             return False
         self._said, self._said_at = True, now

@@ -211,6 +211,7 @@ class Raft:
             self._raft_log.close()
 
     def _alive(self) -> None:
+        """Raise RaftFatalError if this node has failed."""
         if self._failure is not None:
             raise RaftFatalError(f"this node has failed and must stop: {self._failure}") from self._failure
 

@@ -1,9 +1,9 @@
 """The order flow of a client: generated from a seed, or read from a recording.
 
 A generated flow is endless and a pure function of its arguments. It does not depend on answers, because a fast client
-does not wait for them. It therefore also cancels orders that have traded, which the exchange rejects. All clients of one
-seed place their prices around the same moving mid, so they trade with each other. A client remembers at most `OPEN_MAX`
-orders and then cancels the oldest one, which bounds the books.
+does not wait for them. It therefore also cancels orders that have traded, which the exchange rejects. All clients of
+one seed place their prices around the same moving mid, so they trade with each other. A client remembers at most
+`OPEN_MAX` orders and then cancels the oldest one, which bounds the books.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ class ClientFlow(Iterator[FlowCommand]):
         return CancelAll(self._account_id, f"a:{self._new_oid()}", product_id)
 
     def _place(self, kind: Kind) -> PlaceOrder:
+        """Return a new order of a kind. Orders that stay open are recorded, to be cancelled later."""
         spec = self._random.choice(self._products)
         side = self._random.choice((Side.BUY, Side.SELL))
         lots = 1 + self._random.randrange(spec.typical_lots) * self._random.choice((1, 1, 1, 2, 5))
@@ -203,8 +204,8 @@ class ClientFlow(Iterator[FlowCommand]):
 
 
 def recorded_flow(path: Path, buyer: str, seller: str, run: str = "") -> Iterator[PlaceOrder | CancelOrder]:
-    """Yield a recording's commands on the product `market.RECORDED`, in its order. `buyer` places all buys, `seller` all
-    sells. Every id begins with `run`, unless that is empty. Each run on a cluster needs another one.
+    """Yield a recording's commands on the product `market.RECORDED`, in its order. `buyer` places all buys, `seller`
+    all sells. Every id begins with `run`, unless that is empty. Each run on a cluster needs another one.
 
     Raises:
         OSError, RecordingError: the file cannot be read, or is no recording.

@@ -98,6 +98,7 @@ class Soak:
         )
 
     def _finished(self, begin: float) -> bool:
+        """Return whether the time is over, or all commands are sent and each node was restarted."""
         if time.monotonic() - begin > self._plan.seconds:
             return True
         each_restarted = all(self._kills[name] + self._stops[name] for name in self._kills)

@@ -215,6 +215,7 @@ async def _all_ended(tasks: Iterable[asyncio.Task[int]]) -> bool:
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Return whether an event is set within some seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -205,6 +205,7 @@ class Columns:
 
 
 def _reached(row: msgspec.Struct, path: str) -> Any:
+    """Return the value of a field, or of a field of a nested struct."""
     value: Any = row
     for name in path.split("."):
         value = getattr(value, name)

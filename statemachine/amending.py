@@ -205,6 +205,7 @@ def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
 
 
 def _funds(state: State, product: Product, order: Order, price: int, remaining: int) -> Reject | None:
+    """Check that the account can pay for the order with its new numbers."""
     needed, available = _needed(product, order, price, remaining), state.paying(order).available + order.hold
     if needed <= available:
         return None

@@ -192,6 +192,7 @@ def _enter(state: State, product: Product, order: Order) -> None:
 
 
 def _may_be_collected(state: State, product: Product, order: Order) -> bool:
+    """Return whether an auction may collect the order."""
     if order.post_only or not can_rest(order.order_type, order.time_in_force):
         return False
     return not auctions.crosses_own(state, order.account, product, order.side, order.price)

@@ -203,6 +203,7 @@ def by_hand(state: State, product: Product) -> None:
 
 
 def _put(state: State, row: PhaseRow) -> None:
+    """Store the phase of a product, and set the timer for its next moment."""
     state.records["phase"].put(row)
     at = min(time for time in (row.ends_at, row.note_at, row.imbalance_at) if time)
     timers.put(state, Timer.PHASE, row.product_id, "", at)

@@ -186,6 +186,7 @@ def _reject(row: RiskRow, field: str, found: str) -> Reject:
 
 
 def _held(account: Account, currency: str) -> int:
+    """Return an account's amount on hold in a currency."""
     balance = account.balances.get(currency)
     return balance.hold if balance is not None else 0
 

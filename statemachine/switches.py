@@ -56,4 +56,5 @@ def is_killed(state: State, product: Product, account: Account) -> bool:
 
 
 def _named(scope: Scope, name: str) -> str:
+    """Return a scope in words."""
     return f"the {scope.name.lower()} {name}" if name else "the venue"

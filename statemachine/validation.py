@@ -257,6 +257,7 @@ def _receiver(state: State, command: Transfer) -> Reject | None:
 
 
 def _covered(account: Account, command: Withdraw | Transfer) -> Reject | None:
+    """Check that the account has the amount."""
     available = account.available(command.currency)
     if command.amount > available:
         return Reject(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")

@@ -80,6 +80,7 @@ def _call(state: State, product: Product, row: ProductLimitsRow, resume: Product
 
 
 def _end(state: State, product: Product, row: ProductLimitsRow) -> int:
+    """Return the random time at which an interruption ends."""
     return state.time + row.call_ns + draw(state, f"call {product.product_id} {product.sequence}", row.random_ns)
 
 

@@ -84,6 +84,7 @@ class _Axes:
         self._low, self._high = self._place(ticks[0]), self._place(ticks[-1])
 
     def _place(self, value: float) -> float:
+        """Return a value on the axis: its logarithm, if the axis is logarithmic."""
         return math.log10(value) if self._logarithmic else value
 
     def x(self, at_s: float) -> float:

@@ -82,6 +82,7 @@ class Cluster:
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def _look(self) -> None:
+        """Learn the addresses of the members and of the leader."""
         status = await self.operator.query(StatusQuery())
         urls = [member.http for member in status.members if member.http]
         if status.leader is not None and status.leader.http:

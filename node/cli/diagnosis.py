@@ -213,6 +213,7 @@ def line(level: Severity, findings: list[Finding]) -> str:
 
 
 def _about(finding: Finding) -> str:
+    """Return a finding as one line."""
     return " ".join(filter(None, (finding.check, f"of {finding.node_id}:" if finding.node_id else "-", finding.text)))
 
 

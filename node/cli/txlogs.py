@@ -280,6 +280,7 @@ class LogViews:
             return f"{value} smallest units"
 
     def _learn(self, command: msgspec.Struct) -> None:
+        """Learn the scales of a currency or product from its command."""
         if isinstance(command, PutCurrency):
             self._currencies[command.currency] = command.scale
         elif isinstance(command, PutProduct):

@@ -241,6 +241,7 @@ class AsyncClient:
     # ------------------------------------------------------------------ inside
 
     def _acting(self) -> str:
+        """Return the account for which the client acts. Raises DirectoryError."""
         if not self.account:
             raise DirectoryError("the key file names no account; name the acting account: account=...")
         return self.account

@@ -249,6 +249,7 @@ def _is_endpoint(text: str) -> bool:
 
 
 def _within(key: str, fault: Fault) -> Fault:
+    """Return a fault that names keys below `key`."""
     return lambda name, text: fault(f"{key}.{name}", text)
 
 

@@ -205,6 +205,7 @@ class Bundle:
             self._lacks(f"{node_id}/node.log", f"there is no {path}, and no journal")
 
     def _process(self, name: str, pid: int) -> None:
+        """Add what the system says about a process."""
         for file in PROCESS_FILES:
             with contextlib.suppress(OSError):
                 self._files[f"{name}/{file}"] = Path(f"/proc/{pid}/{file}").read_bytes().replace(b"\0", b" ")
@@ -224,6 +225,7 @@ class Bundle:
         self._files[name] = msgspec.json.format(msgspec.json.encode(value), indent=2)
 
     def _lacks(self, name: str, why: str) -> None:
+        """Record that a file is missing, and why."""
         self._missing.append(Entry(name, missing=why))
 
 

@@ -354,6 +354,7 @@ class Doctor:
                 yield self._reached(f"{node.node_id} at {node.raft}", address, Severity.WARNING, todo, check="other nodes")
 
     def _reached(self, what: str, address: tuple[str, int], level: Severity, todo: str, *, check: str = "ports") -> Finding:
+        """Return the finding of a connection to an address."""
         host = "127.0.0.1" if address[0] == "0.0.0.0" else "::1" if address[0] == "[::]" else address[0].strip("[]")
         begun = time.perf_counter()
         try:

@@ -118,6 +118,7 @@ def examine(seen: Observation, names: list[str], limits: Mapping[str, Thresholds
 
 
 def _alive(seen: Observation) -> dict[str, NodeStatus]:
+    """Return the status of each node that answered."""
     return {node_id: status for node_id, status in seen.after.items() if status is not None}
 
 

@@ -443,6 +443,7 @@ class Feed:
             self.resume(subscription)
 
     def _fall_behind(self, channel: _Channel, subscription: Subscription, next_sequence: int) -> None:
+        """Make a live subscription one that is behind, which gets its events by a replay."""
         del channel.live[subscription]
         subscription.live = False
         subscription.next_sequence = next_sequence

@@ -24,8 +24,8 @@ this.
 """
 
 INTERVAL_IDLE = 1.0
-"""The same on a follower, which only looks whether a snapshot is due, and on a leader with nothing to expire in this time
-that has applied no entry for `QUIET_RUNS` runs.
+"""The same on a follower, which only looks whether a snapshot is due, and on a leader with nothing to expire in this
+time that has applied no entry for `QUIET_RUNS` runs.
 """
 
 QUIET_RUNS = 5
@@ -81,6 +81,7 @@ class Housekeeping:
         self._schedule_next(INTERVAL_IDLE if self._idle() else INTERVAL)
 
     def _idle(self) -> bool:
+        """Return whether the work may be done at the longer interval."""
         if self._service.modes.current is not Mode.READY:
             return False
         return not self._raft.is_leader or (self._quiet >= QUIET_RUNS and not self._service.expires_within(INTERVAL_IDLE))

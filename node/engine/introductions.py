@@ -249,6 +249,7 @@ def _difference(one: Migrated, other: Migrated) -> str:
 
 
 def _otherwise(own: Migrated, theirs: Migrated, agreeing: list[str]) -> str:
+    """Return the text of the error that this node was migrated in another way than the majority."""
     return (
         f"the data of {', '.join(sorted(agreeing))} was migrated in another way, and they are the majority ({_difference(theirs, own)}). Nothing "
         "was applied here. Go back with quorumbook rollback on this node, put right what differs, and start it again"

@@ -40,8 +40,8 @@ def ahead_of_tick(
 ) -> Callable[[Callable[[], None]], None]:
     """Return a function that runs another one in the next turn of the loop, and Raft's tick directly after it.
 
-    A proposal wakes Raft, too. If that were the first call of `wake`, the tick would run one turn later, after the messages
-    that arrived in between.
+    A proposal wakes Raft, too. If that were the first call of `wake`, the tick would run one turn later, after the
+    messages that arrived in between.
 
     Args:
         call_soon: `loop.call_soon`.
@@ -149,6 +149,7 @@ class LeadershipTransfer:
         self._tell(False)
 
     def _tell(self, asked: bool) -> None:
+        """Answer the requests that wait: whether the transfer was asked for."""
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(asked)
@@ -190,6 +191,7 @@ class PendingQueue:
         return True
 
     def _time_is_over(self, number: int) -> None:
+        """Release the queue, if it is still the one whose time is over."""
         if number == self._released:
             self.release()
 
@@ -268,6 +270,7 @@ class Barriers:
             self._begin()
 
     def _due(self) -> None:
+        """Propose the next barrier, unless proposing is stopped."""
         if self._held():
             self._under_way = False
         else:

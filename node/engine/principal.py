@@ -199,8 +199,8 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 def _of_decision(place: int, command: DecideProposal, proposed: Proposed) -> Permission:
-    """Return the permission that a decision needs. The exchange knows what the user may do, but not what the key may do, so
-    a decision must not reach the log before its proposal is known here.
+    """Return the permission that a decision needs. The exchange knows what the user may do, but not what the key may
+    do, so a decision must not reach the log before its proposal is known here.
     """
     needed = proposed(command.proposal_id)
     if needed is None:
@@ -262,6 +262,7 @@ def refresh(principal: Principal, keys: Keys) -> Principal:
 
 
 def _still_good(before: ApiKey, now: ApiKey, address: str) -> bool:
+    """Return whether a changed key still authenticates the session that used it."""
     return (now.secret, now.passphrase) == (before.secret, before.passphrase) and now.allows(address)
 
 

@@ -249,6 +249,7 @@ def _progress(parts: Parts) -> str:
 
 
 async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.Future[None]) -> None:
+    """Wait until a condition holds, the time is over, or the engine has ended."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition() and loop.time() < deadline and not ended.done():

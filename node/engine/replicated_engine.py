@@ -206,6 +206,7 @@ class ReplicatedEngine:
         return conversion.over
 
     def _needs_conversion(self, entry: LevelEntry) -> bool:
+        """Return whether an entry about the level needs a converted state."""
         if isinstance(entry, CheckLevel):
             return entry.old.abi == self.level.abi and is_earlier(entry.to, self.level)
         return takes_effect(self.engine, entry)

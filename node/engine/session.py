@@ -228,6 +228,7 @@ class Session(asyncio.Protocol):
             self._refuse(FailCode.STOPPING, f"no request for {IDLE_MAX:g} s")
 
     def _stalled(self, now: float) -> bool:
+        """Return whether the client has taken no bytes for too long."""
         taken = self._out.written - self._out.waiting
         if taken != self._took_bytes or not self._out.waiting:
             self._took, self._took_bytes = now, taken

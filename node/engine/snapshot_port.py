@@ -152,6 +152,7 @@ class SnapshotPort:
             self._executor.submit(engine.release)
 
     def _note(self) -> None:
+        """Record the sequence and the time of the latest snapshot."""
         self.sequence = self._machine.engine.sequence
         self.since = time.monotonic()
 
@@ -216,6 +217,7 @@ class SnapshotPort:
         return IncomingSnapshot(self._store.open_sink(), self._executor, self._came_in)
 
     def _came_in(self, manifest: Manifest, engine: Engine, market: Market) -> None:
+        """Keep the state of a received snapshot for `restore`."""
         self._taken = (manifest, engine, market)
 
     def counters(self) -> dict[str, int]:

@@ -62,8 +62,9 @@ _ORDER_TYPES = {
     tags.STOP_LIMIT: (OrderType.LIMIT, True),
 }
 DEAD_MAN_MIN = 10
-"""Minimum seconds after the failure of a node before the client's orders are cancelled. The client can log on at another
-node in this time. The timer is three heartbeat intervals if these are longer."""
+"""Minimum seconds after the failure of a node before the client's orders are cancelled. The client can log on at
+another node in this time. The timer is three heartbeat intervals if these are longer.
+"""
 
 _Handler = Callable[[FixMessage, int], Awaitable[None]]
 
@@ -219,8 +220,8 @@ class OrderEntry:
     # Cancel on disconnect
 
     async def keep_armed(self) -> None:
-        """Set the exchange's timer again and again while the connection lasts, until cancelled. If the node fails, the timer
-        expires and the exchange cancels the orders.
+        """Set the exchange's timer again and again while the connection lasts, until cancelled. If the node fails, the
+        timer expires and the exchange cancels the orders.
         """
         timeout = max(DEAD_MAN_MIN, 3 * self._terms.heartbeat)
         while True:
@@ -243,11 +244,13 @@ class OrderEntry:
         return "" if self._terms.cancel is CancelOnDisconnect.ACCOUNT else self._tag
 
     def _arm(self, timeout: int) -> None:
+        """Set the account's timer, or clear it (0)."""
         self._sender.submissions.put(
             Item(CancelAllAfter(self._account_id, self._mark("arm"), timeout, self._cancelled_tag), no_answer)
         )
 
     def _mark(self, what: str) -> str:
+        """Return a command id that no other command has."""
         return f"f:{what}:{self._terms.identity.key_id[:32]}:{time.time_ns()}"
 
     # OrderStatusRequest
@@ -368,6 +371,7 @@ def _named(message: FixMessage, tag: int) -> tuple[int, str]:
 
 
 def _asked(request_id: str) -> Fields:
+    """Return the field that repeats the id of a status request, if there is one."""
     return [(tags.ORD_STATUS_REQ_ID, request_id)] if request_id else []
 
 

@@ -107,8 +107,8 @@ class Item:
 
 
 class Submissions:
-    """Submits a session's commands in order. One request is under way at a time; commands that arrive meanwhile go into the
-    next request.
+    """Submits a session's commands in order. One request is under way at a time; commands that arrive meanwhile go into
+    the next request.
 
     A request is repeated with the same command ids until it is answered or the session ends. `refused` is called with a
     note that was refused.
@@ -212,6 +212,7 @@ class Submissions:
                 self._answers.append(self._noting(fields, taken))
 
     def _noting(self, fields: Fields, taken: int) -> Item:
+        """Return the command that writes a message and the number of the client's processed messages into the stream."""
         return Item(self._note(join(fields) if fields else "", taken), self._check_note, settles=taken > 0)
 
     def _check_note(self, outcome: AnyOutcome, _resent: bool) -> Answers:
@@ -278,8 +279,8 @@ class StreamSender:
         self._closing = True
 
     async def run(self) -> None:
-        """Send the stream's events, those kept and all later ones. Returns when the stream cannot be followed, or when another
-        connection has taken it over.
+        """Send the stream's events, those kept and all later ones. Returns when the stream cannot be followed, or when
+        another connection has taken it over.
         """
         backoff = Backoff(RETRY_MIN, RETRY_MAX)
         while True:
@@ -427,8 +428,8 @@ class StreamSender:
 
 
 class LocalSender:
-    """Sends under numbers that start at 1 with each connection. Market data uses it, because its sessions do not outlive
-    the connection. Messages are not sent again.
+    """Sends under numbers that start at 1 with each connection. Market data uses it, because its sessions do not
+    outlive the connection. Messages are not sent again.
     """
 
     def __init__(self, link: Link, terms: Terms) -> None:

@@ -1,8 +1,8 @@
 """The server of FIX clients: accepts connections within bounds, logs clients on, and serves their sessions.
 
 Each client pays for its own connections. The server counts connections by address from the beginning, and by API key
-after the Logon. A message costs its key units (`node.budget`), and the server stops reading from a key without units. It
-cuts off a client that does not read, or sends nothing for too long.
+after the Logon. A message costs its key units (`node.budget`), and the server stops reading from a key without units.
+It cuts off a client that does not read, or sends nothing for too long.
 """
 
 from __future__ import annotations
@@ -188,6 +188,7 @@ class FixConnection:
             await session.take(message, frame.number)
 
     async def _look(self, session: FixSession) -> None:
+        """Check the times of the session every second, and end a connection whose message does not end."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             session.look()
@@ -218,6 +219,7 @@ class FixConnection:
 
 
 def _sound(message: FixMessage, tag: int) -> bool:
+    """Return whether a message has a valid value of a field."""
     try:
         return message.optional(tag) is not None
     except QuorumbookError:

@@ -109,8 +109,8 @@ class Claim(msgspec.Struct, frozen=True):
 
 @dataclass
 class Authenticator:
-    """Checks claims. `now` is the wall clock in seconds since the epoch. `on_change` is called with the ids of changed keys;
-    an empty list means that any key may have changed.
+    """Checks claims. `now` is the wall clock in seconds since the epoch. `on_change` is called with the ids of changed
+    keys; an empty list means that any key may have changed.
     """
 
     backend: Backend
@@ -133,16 +133,16 @@ class Authenticator:
         self.backend.follow_keys(self._changed)
 
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
-        """Return the identity of a signed request from an address. Raises ApiError: 401 with the text that foreign clients
-        recognise, or 503 if this node lacks the cluster key.
+        """Return the identity of a signed request from an address. Raises ApiError: 401 with the text that foreign
+        clients recognise, or 503 if this node lacks the cluster key.
         """
         self._check_age(claim.timestamp)
         message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
         return await self.prove(claim, address, message)
 
     async def prove(self, claim: Claim, address: str, message: bytes, *, at_leader: bool = False) -> Identity:
-        """Return the identity if the claim's key has signed the message. The caller checks the message's age. `at_leader`
-        queries the leader for the key. Raises as `identify`.
+        """Return the identity if the claim's key has signed the message. The caller checks the message's age.
+        `at_leader` queries the leader for the key. Raises as `identify`.
         """
         try:
             key = await self._key(claim.key_id, at_leader=at_leader)
@@ -174,9 +174,10 @@ class Authenticator:
         return _identity(key, address)
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
-        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer be used
-        from the address, or cannot be decrypted by this node. The limit on unknown keys does not delay this lookup.
-        `at_leader` queries the leader."""
+        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer
+        be used from the address, or cannot be decrypted by this node. The limit on unknown keys does not delay this
+        lookup. `at_leader` queries the leader.
+        """
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
             off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
@@ -193,8 +194,8 @@ class Authenticator:
         return await self.with_accounts(now) if identity.accounts or identity.all_accounts else now
 
     async def with_accounts(self, identity: Identity) -> Identity:
-        """Return the identity with the accounts that it may see. A key without an account sees those of the user's roles. The
-        key of an account sees only that account.
+        """Return the identity with the accounts that it may see. A key without an account sees those of the user's
+        roles. The key of an account sees only that account.
         """
         if not identity.user_id or identity.account_id != OPERATOR:
             return identity
@@ -230,8 +231,8 @@ class Authenticator:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
     async def _key(self, key_id: str, *, guessed: bool = True, at_leader: bool = False) -> ApiKey | None:
-        """Return the key, or None if it does not exist. `at_leader` passes the cache by. Raises ClusterKeyError, and ApiError
-        429 after too many lookups of unknown keys.
+        """Return the key, or None if it does not exist. `at_leader` passes the cache by. Raises ClusterKeyError, and
+        ApiError 429 after too many lookups of unknown keys.
         """
         if key_id == self.admin.key_id:
             return None if await self._is_bootstrap_off() else self._operator
@@ -282,7 +283,9 @@ class Authenticator:
         return key
 
     async def _asked(self, key_id: str, *, linearizable: bool = False) -> ApiKey | None:
-        """Return the engine's key, or None if it is unknown or revoked. Raises ClusterKeyError if this node cannot decrypt it."""
+        """Return the engine's key, or None if it is unknown or revoked. Raises ClusterKeyError if this node cannot
+        decrypt it.
+        """
         try:
             row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id), linearizable)
         except RequestFailed as failure:
@@ -342,6 +345,7 @@ class Revocation:
                 self._look_again(session, identity)
 
     def _look_again(self, session: Signed, identity: Identity) -> None:
+        """Look the session's identity up again, in a task."""
         background.keep(self._tasks, self._settle(session, identity))
 
     async def _settle(self, session: Signed, identity: Identity) -> None:

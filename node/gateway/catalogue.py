@@ -1,9 +1,9 @@
 """The gateway's copy of the currencies and products. All requests share it.
 
-Scales, ticks and lots of a product never change, so a copy of any age converts the numbers of an order correctly, and no
-order waits for a newer copy. Status, fees and switches change, and are read from a copy that is at most `AGE_MAX`
-seconds old. A request with an id that is not in the copy causes a new copy, at most every `REFRESH_MIN` seconds, so that
-unknown ids cost the engine little.
+Scales, ticks and lots of a product never change, so a copy of any age converts the numbers of an order correctly, and
+no order waits for a newer copy. Status, fees and switches change, and are read from a copy that is at most `AGE_MAX`
+seconds old. A request with an id that is not in the copy causes a new copy, at most every `REFRESH_MIN` seconds, so
+that unknown ids cost the engine little.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Product:
         return amount_text(units, self.base_scale)
 
     def correction(self, trade_id: int, corrections: Mapping[int, int]) -> tuple[str | UnsetType, str | UnsetType]:
-        """Return what an operator did to a trade and its corrected price, UNSET if there is none. `corrections` are those of
-        the product by trade: the new price, 0 for a bust.
+        """Return what an operator did to a trade and its corrected price, UNSET if there is none. `corrections` are
+        those of the product by trade: the new price, 0 for a bust.
         """
         price = corrections.get(trade_id)
         if price is None:
@@ -124,8 +124,9 @@ class ProductJson(msgspec.Struct, kw_only=True):
 
 
 def _least_notional(product: Product) -> int:
-    """Return the notional of the minimum size at the last trade's price, or at the lowest possible price before the first
-    trade. Clients that do not read `base_min_size` use it as the minimum order."""
+    """Return the notional of the minimum size at the last trade's price, or at the lowest possible price before the
+    first trade. Clients that do not read `base_min_size` use it as the minimum order.
+    """
     row = product.row
     whole: int = 10**product.base_scale
     return -(-(row.last_price or row.tick) * row.min_size // whole)
@@ -245,6 +246,7 @@ class Catalogue:
         return list(self.currencies.values())
 
     async def _at_most(self, age: float) -> None:
+        """Wait for a copy that is at most `age` seconds old."""
         now = asyncio.get_running_loop().time()
         if now - self._taken_at > age:
             await self._newer_than(now)

@@ -246,6 +246,7 @@ class DirectOrders:
 
     @staticmethod
     def _claim(request: Request) -> Claim | None:
+        """Return the headers that sign a request, or None if one is missing."""
         key_id, signature, timestamp, passphrase = map(request.header, SIGNED_HEADERS)
         return Claim(key_id, signature, timestamp, passphrase) if key_id and signature and timestamp and passphrase else None
 

@@ -89,6 +89,7 @@ class HistorySource:
         return self._progress
 
     def _has(self, log_index: int, start: str) -> bool:
+        """Return whether the history includes a log entry, and was compared with the log of this engine's start."""
         return self._progress.log_index >= log_index and self._confirmed_by == start
 
     @property

@@ -219,6 +219,7 @@ class NodeStream:
         return True
 
     def _next(self, applied: int) -> LogEntry | None:
+        """Return the next committed entry, or None if there is none yet."""
         if not self._queued:
             assert self._tail is not None
             self._queued = self._tail.read(applied)

@@ -222,6 +222,7 @@ def certified_hosts(certificate: x509.Certificate) -> list[str]:
 
 
 def _only_node_id(names: Iterable[object]) -> str | None:
+    """Return the node id in the names of a certificate, or None unless there is exactly one."""
     found = [name.removeprefix(NODE_NAME_PREFIX) for name in names if isinstance(name, str) and name.startswith(NODE_NAME_PREFIX)]
     return found[0] if len(found) == 1 and found[0] else None
 

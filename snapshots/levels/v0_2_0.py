@@ -77,6 +77,7 @@ _rest, _status_changed = core_matching._rest, core_handlers._status_changed
 
 
 def _rest_at(state: Any, product: Any, order: Any) -> None:
+    """Let an order rest; under the rules of 0.1.0 it has no sequence."""
     _rest(state, product, order)
     if _of_0_1_0:
         order.opened_sequence = 0

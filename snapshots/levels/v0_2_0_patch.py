@@ -267,6 +267,7 @@ class Patch:
         return (product.collected if order.status is _ACTIVE else product.book).side(order.side)
 
     def _take_off(self, order: Any) -> None:
+        """Remove an order from the book, or from the waiting stop orders."""
         if order.status is _ACTIVE and order.stop:
             self._state.products[order.product_id].stops.remove(order)
         else:
