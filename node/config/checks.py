@@ -188,7 +188,7 @@ def _check_times(config: NodeConfig, fault: Fault) -> None:
     if raft.election_timeout_max <= raft.election_timeout_min:
         raise fault(
             "raft.election_timeout_max",
-            f"expected more than raft.election_timeout_min ({raft.election_timeout_min:g} s), so that nodes do not stand at the "
+            f"expected more than raft.election_timeout_min ({raft.election_timeout_min:g} s), so that nodes do not campaign at the "
             f"same moment; it is {raft.election_timeout_max:g} s",
         )
     if raft.leader_fallback < raft.election_timeout_max:

@@ -1,8 +1,8 @@
 """The phases of a failover and their durations, from the surviving nodes' logs and the clients' records.
 
-    kill ── stand ──▶ a node campaigns ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an answer
+    kill ── detect ──▶ a node campaigns ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an answer
 
-*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry with
+*Detect* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry with
 which a leader begins its term. *Answer* is the time until the clients reach it. All times are of one machine's clock. The
 lines of the nodes' logs have milliseconds.
 """
@@ -23,7 +23,7 @@ from node.records.audit import UNANSWERED
 LATE_SECONDS = 0.05
 """A leader may send its first answers a moment before it logs that it serves."""
 
-PHASES = ("stand", "elect", "commit", "answer")
+PHASES = ("detect", "elect", "commit", "answer")
 
 _LINE = re.compile(
     r"^(?P<stamp>\S+Z) (?P<node>\S+) engine INFO (?:\S+ \S+ is (?P<role>candidate|leader);|cluster\.raft serves as the leader)"

@@ -49,7 +49,7 @@ def test_a_failover_is_taken_apart() -> None:
     earlier = [Turn(NOON + 0.01, "n3", "candidate"), Turn(NOON + 0.02, "n3", "leader")]
     parts = phases(NOON, [*turns(LOG), *earlier], NOON + 0.2)
     assert {name: round(seconds, 6) for name, seconds in parts.items()} == {
-        "stand": 0.1,
+        "detect": 0.1,
         "elect": 0.01,
         "commit": 0.015,
         "answer": 0.075,
