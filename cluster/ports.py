@@ -206,7 +206,7 @@ class DiskFile(Protocol):
         """Cut the file to `size` bytes."""
 
     def close(self) -> None:
-        """Close."""
+        """Close the file."""
 
 
 class Disk(Protocol):

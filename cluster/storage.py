@@ -138,7 +138,7 @@ class RealFile:
             os.ftruncate(self._fd, size)
 
     def close(self) -> None:
-        """Close."""
+        """Close the file."""
         self._opener.close(self._fd)
 
 
@@ -205,7 +205,7 @@ class RealDisk:
         self.sync_names()
 
     def remove(self, name: str) -> None:
-        """Delete."""
+        """Delete a file."""
         (self._directory / name).unlink()
 
     def archive(self, name: str) -> None:

@@ -67,14 +67,14 @@ class AppliedBatch:
 
     @property
     def outcomes(self) -> list[AnyOutcome]:
-        """The outcomes."""
+        """The outcomes, decoded on first use."""
         if self._outcomes is None:
             self._outcomes = [_outcome.decode(each) for each in self.encoded_outcomes]
         return self._outcomes
 
     @property
     def events(self) -> list[AnyEvent]:
-        """The events."""
+        """The events, decoded on first use."""
         if self._events is None:
             self._events = [_event.decode(each) for each in self.encoded_events]
         return self._events

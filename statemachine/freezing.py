@@ -200,7 +200,9 @@ class Frozen:
         return RowChunk("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
 
     def _all_orders(self, account_id: str) -> list[Order]:
-        """Return the account's open orders at the freeze. Their queue may change while it is read, which leaves some out."""
+        """Return the account's open orders at the freeze. If their queue changes while it is read, the list that was
+        kept before the change counts (`keep_account`).
+        """
         found = self._open_orders(account_id)
         found = self._kept_open.get(account_id, found)
         return [order for order in found if order.order_id <= self._last_order_id]

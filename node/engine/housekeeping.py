@@ -67,7 +67,7 @@ class Housekeeping:
         self._run()
 
     def stop(self) -> None:
-        """Stop."""
+        """Stop the periodic work."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -335,7 +335,7 @@ class Revocation:
             self._look_again(session, identity)
 
     async def close(self) -> None:
-        """Stop checking."""
+        """Stop looking up sessions."""
         await background.cancel(self._tasks)
 
     def _changed(self, key_ids: list[str]) -> None:

@@ -420,7 +420,7 @@ class _Deadlines:
             self._timer = asyncio.get_running_loop().call_at(end, self._look)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

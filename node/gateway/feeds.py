@@ -437,7 +437,7 @@ class ProductFeed:
         return self._level3
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following the product."""
         self._generation += 1
         for task in (self._repairing, self._rendering):
             if task is not None:

@@ -75,7 +75,7 @@ class Monitor:
         return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
-        """Poll once."""
+        """Ask the engine for its status once."""
         begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(STATUS_TIMEOUT):

@@ -528,8 +528,8 @@ DOLLARS = "USD"
 
 
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/self/trailing-volume: the volume of 30 days for each product that the account traded in this time. It is
-    counted from a full hour on.
+    """GET /users/self/trailing-volume: the volume of 30 days for each product that the account traded in this time. The
+    30 days begin at a full hour.
     """
     return await _volumes(call, call.account_id)
 
