@@ -63,7 +63,7 @@ def trade(directory: Path, client_oid: str) -> str:
     return str(json.loads(answer)["id"])
 
 
-def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_path: Path) -> None:
+def test_trading_continues_after_every_kind_of_failure(make_ground: MakeGround, tmp_path: Path) -> None:
     ground = make_ground()
     directory, cluster = ground.directory, ground.cluster
     for line in (

@@ -117,7 +117,7 @@ def _entered(ground: Ground, node_id: str, mode: Mode, before: int) -> bool:
     return modes(ground, node_id).count(mode.value) > before
 
 
-def test_what_a_node_begins_with_can_be_chosen(prepared: Prepare) -> None:
+def test_the_initial_state_of_a_node_can_be_chosen(prepared: Prepare) -> None:
     ground = prepared({"start.from": "snapshot"})
     path = ground.cluster.layout.config_paths["n1"]
     assert 'start.from is "snapshot", and there is none in' in refused(ground)

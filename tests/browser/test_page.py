@@ -362,7 +362,7 @@ def test_the_leader_dies_and_no_event_is_missing(viewer: Viewer, stage: Stage, p
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", ["market", "cluster"])
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (1_440, 900), (2_560, 1_440)])
-def test_it_fits_and_everybody_can_use_it(
+def test_the_page_fits_the_window_and_is_accessible(
     browser: Browser, stage: Stage, pictures: Path, width: int, height: int, view: str, scheme: Scheme
 ) -> None:
     """The page does not scroll sideways, and axe-core finds no fault in it. This test makes the pictures of the README."""

@@ -87,7 +87,7 @@ def test_a_stream_continues_after_its_position_and_skips_what_is_published(serve
     assert found[0][2]["type"] == b"x"
 
 
-def test_what_was_published_before_the_position_is_not_published_again(servers: str) -> None:
+def test_records_published_without_a_position_are_not_published_again(servers: str) -> None:
     """The topic has records without a position after them, as on a broker that does not abort transactions."""
     broker = opened(servers)
     broker.begin()

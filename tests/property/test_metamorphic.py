@@ -272,7 +272,7 @@ def of_one(command: AnyCommand, accounts: list[str], product: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_what_others_do_elsewhere_changes_nothing(seed: int) -> None:
+def test_trading_of_others_in_another_product_changes_nothing(seed: int) -> None:
     """There are two products with accounts of their own. However their commands are interleaved, each product's events
     are the same except for ids.
     """

@@ -222,7 +222,7 @@ class TestShares:
         bench.run()
         assert (1_000, 1) in bench.sealed[0] + bench.sealed[1]
 
-    def test_shares_get_as_much_each_whatever_the_size_of_their_items(self) -> None:
+    def test_shares_get_equal_parts_whatever_the_size_of_their_items(self) -> None:
         bench = Bench(units_max=50, bytes_max=10**9, queue_max=100_000, in_flight_max=1)
         for number in range(40):
             bench.submit(number, units=50, share="large items")

@@ -37,7 +37,7 @@ class TestEntries:
         assert hands.clocks.allowed("n2", [at(2, 0), at(3, AHEAD_MAX), at(4, AHEAD_MAX + 0.001), at(5, 0)], 1) == 2
         assert hands.clocks.refused == 1
 
-    def test_what_is_committed_is_never_refused(self) -> None:
+    def test_committed_entries_are_never_refused(self) -> None:
         assert Hands().clocks.allowed("n2", [at(2, 1e9), at(3, 1e9)], 2) == 1
         assert Hands().clocks.allowed("n2", [at(2, 1e9), at(3, 1e9)], 3) == 2
 
@@ -134,14 +134,14 @@ class TestNode:
         ]
         assert node.raft.status().entries_from_future == 1
 
-    def test_it_takes_the_entry_when_a_majority_has_it(self) -> None:
+    def test_a_follower_takes_an_entry_from_the_future_when_a_majority_has_it(self) -> None:
         node = self.node()
         node.append("n2", 1, at(2, 60))
         assert node.raft_log.last_index == 1
         node.append("n2", 1, at(2, 60), commit=2)
         assert (node.raft_log.last_index, node.raft_log.commit_index) == (2, 2)
 
-    def test_what_comes_before_is_committed_all_the_same(self) -> None:
+    def test_entries_before_a_refused_one_are_committed(self) -> None:
         node = self.node()
         node.append("n2", 1, at(2, 0))
         assert node.raft_log.commit_index == 1

@@ -108,7 +108,7 @@ class TestThreeNodes:
         for part in ("index 640", BAD.hex(), GOOD.hex(), "n2, n3", "evidence", "quorumbook audit", "--rejoin"):
             assert part in str(error)
 
-    def test_it_leaves_also_if_the_others_sent_first(self) -> None:
+    def test_a_diverged_node_leaves_also_if_the_others_sent_first(self) -> None:
         watch = watch_of()
         says(watch, "n2", 640, GOOD)
         says(watch, "n3", 640, GOOD)
@@ -174,7 +174,7 @@ class TestThreeNodes:
         says(watch, "n3", 641, GOOD)
         assert counts(watch) == (0, 0, 0)
 
-    def test_what_a_peer_said_counts_no_longer_than_its_connection(self) -> None:
+    def test_digests_of_a_peer_count_no_longer_than_its_connection(self) -> None:
         watch = watch_of()
         own(watch, 640, BAD)
         says(watch, "n2", 640, GOOD)
@@ -262,7 +262,7 @@ class TestTheLog:
             assert part in text
         assert watch.undecided == 3
 
-    def test_it_is_logged_again_after_all_agreed(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_divergence_is_logged_again_after_all_nodes_agreed(self, caplog: pytest.LogCaptureFixture) -> None:
         watch = watch_of()
         for index, digest in ((640, BAD), (704, GOOD), (768, BAD)):
             own(watch, index, GOOD)

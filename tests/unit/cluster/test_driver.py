@@ -52,7 +52,7 @@ def driven(*, interval: float = 0.001, wire_failed: asyncio.Future[None] | None 
     return ticks, RaftDriver(cast(Raft, ticks), wire_failed=wire_failed)
 
 
-async def test_it_ticks_by_the_clock_until_stopped() -> None:
+async def test_a_driver_ticks_by_the_clock_until_it_is_stopped() -> None:
     ticks, driver = driven()
     running = asyncio.create_task(driver.run())
     for _ in range(5):
@@ -82,7 +82,7 @@ async def test_many_wakes_are_one_tick_at_once() -> None:
 
 
 @pytest.mark.parametrize("woken", [False, True])
-async def test_what_a_tick_raises_ends_the_run(woken: bool) -> None:
+async def test_an_error_of_a_tick_ends_the_run(woken: bool) -> None:
     ticks, driver = driven(interval=1000 if woken else 0.001)
     running = asyncio.create_task(driver.run())
     await ticks.next()
@@ -97,7 +97,7 @@ async def test_what_a_tick_raises_ends_the_run(woken: bool) -> None:
     assert ticks.count == count, "a node that failed does nothing more"
 
 
-async def test_what_stops_the_wire_ends_the_run() -> None:
+async def test_an_error_of_the_wire_ends_the_run() -> None:
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     ticks, driver = driven(wire_failed=failed)
     running = asyncio.create_task(driver.run())
@@ -155,7 +155,7 @@ async def test_a_node_that_has_nothing_to_do_does_not_tick() -> None:
     await asyncio.wait_for(running, 10)
 
 
-async def test_what_is_due_at_once_leaves_room_for_others() -> None:
+async def test_a_driver_whose_tick_is_always_due_leaves_time_for_other_tasks() -> None:
     ticks, driver = driven(interval=-1.0)
     running = asyncio.create_task(driver.run())
     for _ in range(3):

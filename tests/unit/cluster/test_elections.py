@@ -79,7 +79,7 @@ class TestOfANode:
         assert node.wire.sent == []
         assert node.raft_log.term == 0
 
-    def test_it_asks_again_and_again_without_raising_its_term(self) -> None:
+    def test_a_node_repeats_its_pre_vote_without_raising_its_term(self) -> None:
         node = Node()
         node.connect()
         node.pass_time(3.0)
@@ -119,7 +119,7 @@ class TestOfANode:
         ],
         ids=["equal log", "longer log", "old term", "shorter log", "older log"],
     )
-    def test_it_would_vote_only_for_an_up_to_date_log_in_a_new_term(self, message: m.PreVote, granted: bool) -> None:
+    def test_a_node_grants_a_pre_vote_only_for_an_up_to_date_log_in_a_new_term(self, message: m.PreVote, granted: bool) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, command(2, 1))
@@ -127,7 +127,7 @@ class TestOfANode:
         assert node.hear("n3", message) == [m.PreVoteReply(message.term, granted, 1)]
         assert node.raft_log.term == 1
 
-    def test_it_would_not_vote_while_its_leader_lives(self) -> None:
+    def test_a_node_grants_no_pre_vote_while_its_leader_lives(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, command(2, 1))

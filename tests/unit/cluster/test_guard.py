@@ -282,7 +282,7 @@ class TestSnapshots:
         assert node.raft_log.last_index == 5
         assert node.store == []
 
-    def test_what_the_log_holds_behind_it_is_kept(self) -> None:
+    def test_entries_after_the_snapshots_index_are_kept(self) -> None:
         """The follower acknowledged entries up to 5 and restarted with an old commit index. It must keep these entries."""
         node = follower(*TWO_TO_FIVE)
         snapshot = chunk_of(stored(4, 1), 1)
@@ -340,7 +340,7 @@ class TestSnapshots:
         node.pass_time(0.1)
         assert node.raft.status().applied_index == 40
 
-    def test_what_the_log_holds_by_the_end_of_the_check_is_not_replaced_by_the_snapshot(self) -> None:
+    def test_a_snapshot_does_not_replace_entries_that_arrived_during_its_check(self) -> None:
         node = Node()
         node.connect()
         node.snapshots.check_polls = 2
@@ -394,7 +394,7 @@ class TestSnapshots:
         assert node.said(m.Heartbeat, "n2")
         assert node.said(m.SnapshotChunk, "n3") == []
 
-    def test_what_follows_a_snapshot_leaves_with_its_acknowledgement_while_the_log_still_holds_it(self) -> None:
+    def test_entries_after_a_snapshot_are_sent_with_its_acknowledgement_before_a_compaction(self) -> None:
         disk = SimDisk(random.Random(3))
         hardstate.store(disk, HardState(term=1))
         node = Node(disk=disk, store=[stored(40, 1)], snapshot_entries=3, trailing_entries=0)

@@ -27,7 +27,7 @@ def test_a_missing_hard_state_reads_as_none() -> None:
         recovering=st.booleans(),
     )
 )
-def test_what_was_stored_survives_a_power_loss(state: HardState) -> None:
+def test_a_stored_hard_state_survives_a_power_loss(state: HardState) -> None:
     disk = SimDisk(random.Random(1))
     hardstate.store(disk, state)
     disk.crash(power_loss=True)

@@ -57,7 +57,7 @@ def with_bytes(name: str, data: bytes) -> SimDisk:
     return disk
 
 
-def test_what_was_synced_comes_back_after_a_power_loss() -> None:
+def test_synced_entries_survive_a_power_loss() -> None:
     disk, _, _ = small_log()
     disk.crash(power_loss=True)
     log, entries = opened(disk)

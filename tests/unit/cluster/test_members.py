@@ -82,7 +82,7 @@ class TestLeader:
         node.pass_time(0.1)
         assert errors(node) == [ChangeError.OUTCOME_UNKNOWN]
 
-    def test_what_waits_is_answered_when_the_node_stops(self) -> None:
+    def test_waiting_proposals_are_answered_when_the_node_stops(self) -> None:
         node = leader()
         node.change(LEARNER)
         node.raft.change_members(RemoveMember("n3"), node.changes.append)
@@ -238,7 +238,7 @@ class TestFollower:
         assert node.store[-1].mark.members == Membership(three(Member("n4", Role.READ_ONLY)).members, (), 2)
         assert node.restart().members()["n4"] is Role.READ_ONLY
 
-    def test_without_a_change_the_configuration_goes_on_saying_it(self) -> None:
+    def test_a_snapshot_names_no_members_without_a_membership_change(self) -> None:
         node = Node()
         node.connect()
         node.append("n2", 1, *(command(index, 1) for index in range(2, 30)), commit=29)

@@ -108,7 +108,7 @@ def test_a_history_may_be_empty() -> None:
     assert MembershipHistory(None).newest is None
 
 
-def test_what_the_snapshot_names_is_not_named_twice() -> None:
+def test_the_membership_of_the_snapshot_is_not_recorded_twice() -> None:
     base = Membership(VOTERS.members, (), 5)
     history = MembershipHistory(base)
     history.add(Membership(VOTERS.members, (), 5))

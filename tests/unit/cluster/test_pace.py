@@ -84,7 +84,7 @@ class TestTicks:
         node.now += 0.3
         assert node.raft.due_in() <= 0
 
-    def test_what_is_waited_for_is_looked_at_and_not_put_off(self) -> None:
+    def test_a_snapshot_in_progress_is_polled_in_short_intervals(self) -> None:
         node = follower(snapshot_entries=1)
         node.snapshots.state = CaptureState.RUNNING
         node.raft.request_snapshot()
@@ -262,7 +262,7 @@ class TestMessagesThatArriveTogether:
         assert isinstance(reply, m.AppendReply)
         assert reply.next_index == 5
 
-    def test_it_is_dropped_with_the_leadership_and_the_connection(self) -> None:
+    def test_a_held_acknowledgement_is_dropped_with_the_leadership_or_the_connection(self) -> None:
         node = follower()
         self._append(node, 3, more=True)
         replies = node.hear("n2", m.RequestVote(2, 3, 1))
@@ -273,7 +273,7 @@ class TestMessagesThatArriveTogether:
         node.raft.tick()
         assert not node.said(m.AppendReply)
 
-    def test_it_leaves_with_the_next_tick_if_the_message_behind_it_is_lost(self) -> None:
+    def test_a_held_acknowledgement_is_sent_with_the_next_tick_if_the_next_message_is_lost(self) -> None:
         node = follower()
         self._append(node, 3, more=True)
         node.forget_said()

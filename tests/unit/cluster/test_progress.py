@@ -59,7 +59,7 @@ def test_a_peer_that_recovers_is_counted_for_nothing() -> None:
     assert not known["n2"].recovering
 
 
-def test_a_peer_has_its_disk_as_far_as_its_answer_on_this_connection_says_so() -> None:
+def test_a_peer_has_its_disk_only_if_it_says_so_on_the_present_connection() -> None:
     known = peers(n2=40, n3=10)
     known.connected |= {"n2", "n3"}
     assert known.acknowledging == set(), "neither has answered"

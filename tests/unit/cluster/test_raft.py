@@ -31,7 +31,7 @@ class TestPropose:
         assert node.results == [ProposeResult(None, 3, 1), ProposeResult(None, 4, 2)]
         assert node.machine.commands == [(3, b"first"), (4, b"second")]
 
-    def test_it_is_not_answered_before_a_majority_has_it(self) -> None:
+    def test_a_command_is_not_answered_before_a_majority_has_it(self) -> None:
         node = Node(nodes=5)
         node.elect()
         node.propose()
@@ -68,7 +68,7 @@ class TestPropose:
         assert not node.raft.is_leader
         assert errors(node) == [ProposeError.OUTCOME_UNKNOWN]
 
-    def test_what_waits_is_answered_when_the_node_stops(self) -> None:
+    def test_waiting_proposals_are_answered_when_the_node_stops(self) -> None:
         node = Node()
         node.raft.propose(b"no", node.results.append)
         node.elect()
@@ -112,7 +112,7 @@ def last_of(node: Node) -> LogEntry:
 
 
 class TestBarrier:
-    def test_it_passes_behind_everything_before_it_and_changes_nothing(self) -> None:
+    def test_a_barrier_ends_after_everything_before_it_and_changes_nothing(self) -> None:
         node = Node()
         node.elect()
         node.propose(b"first")
@@ -272,7 +272,7 @@ class TestSnapshots:
             node.propose()
         node.acknowledge("n2")
 
-    def test_a_snapshot_is_taken_after_so_many_entries_and_the_log_is_compacted(self) -> None:
+    def test_a_snapshot_is_taken_after_a_number_of_entries_and_the_log_is_compacted(self) -> None:
         node = Node(snapshot_entries=20, trailing_entries=5)
         self._leader_with(30, node)
         node.pass_time(0.1)

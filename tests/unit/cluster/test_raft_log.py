@@ -213,7 +213,7 @@ def test_the_term_of_each_index_is_known() -> None:
     assert [raft_log.term_at(index) for index in (0, 1, 2, 3)] == [None, 0, 3, None]
 
 
-def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
+def test_the_log_of_a_killed_process_is_synced_before_it_is_read() -> None:
     """The process is killed between write and sync and started again, and then the power fails. The entries that the
     second process relied on are there.
     """

@@ -28,7 +28,7 @@ class TestWithoutAVote:
         node.pass_time(0.1)
         assert node.said(m.RequestVote) == []
 
-    def test_it_is_readmitted_by_its_leader_for_what_it_holds_and_durably(self) -> None:
+    def test_only_the_leader_of_the_term_ends_recovery_durably_for_an_entry_in_the_log(self) -> None:
         node = self._recovering()
         node.append("n2", 5, command(2, 5))
         for peer, message in (("n3", m.Recovered(5, 2)), ("n2", m.Recovered(4, 2)), ("n2", m.Recovered(5, 3))):
@@ -72,7 +72,7 @@ class TestWithoutAVote:
         assert node.raft_log.last_index >= threshold, "a barrier makes sure that there is such an entry"
         return threshold
 
-    def test_it_is_readmitted_behind_an_entry_that_a_majority_of_others_committed_meanwhile(self) -> None:
+    def test_a_recovering_node_votes_again_after_an_entry_that_a_majority_of_others_committed(self) -> None:
         node = Node()
         term = node.elect()
         node.acknowledge("n2", "n3")

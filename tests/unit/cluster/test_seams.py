@@ -187,7 +187,7 @@ def test_an_entry_with_a_membership_is_of_a_type_that_pysyncobj_does_not_know() 
     assert MEMBERS > 3
 
 
-def test_what_pysyncobj_says_and_nobody_expects_stops_the_node() -> None:
+def test_an_unexpected_message_of_pysyncobj_stops_the_node() -> None:
     core = Node().raft._core
     with pytest.raises(RaftFatalError, match="apply_command"):
         core._own_transport.send(seams.peer_node("n2"), {"type": "apply_command", "command": b"x"})

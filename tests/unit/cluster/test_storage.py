@@ -22,7 +22,7 @@ from cluster.storage import OPEN_TRIES, RealDisk
 from tests.unit.cluster.fakes import FIRST
 
 
-def test_what_is_appended_is_there(tmp_path: Path) -> None:
+def test_appended_bytes_are_in_the_file(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path / "deep" / "log")
     file = disk.open("a")
     file.append(b"one")
@@ -182,7 +182,7 @@ def test_settling_syncs_before_it_drops_the_cache(tmp_path: Path, monkeypatch: p
     assert calls.made == ["fsync a", "posix_fadvise a"]
 
 
-def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
+def test_bytes_of_a_killed_process_are_synced_before_the_next_process_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process is killed between the write of an entry and its sync. The bytes are in the page cache, and no sync of

@@ -247,7 +247,7 @@ def test_a_leader_that_gave_up_too_soon_learns_the_position() -> None:
 
 
 @pytest.mark.parametrize("what", ["disconnect", "newer snapshot", "stop"])
-def test_a_check_that_is_no_longer_wanted_changes_nothing(what: str) -> None:
+def test_a_cancelled_check_changes_nothing(what: str) -> None:
     target = snapshots()
     target.check_polls = 1
     receiver = Receiver(target)

@@ -174,7 +174,7 @@ async def test_messages_go_both_ways_in_order(ours: Certificates) -> None:
     ],
     ids=["http", "broken tls", "garbage", "pickle", "oversized"],
 )
-async def test_what_is_not_tls_is_refused(ours: Certificates, data: bytes) -> None:
+async def test_a_caller_without_tls_is_refused(ours: Certificates, data: bytes) -> None:
     async with pair(ours) as (n1, n2):
         await call(n1, None, data)
         await until(lambda: n1.wire.refused == {"certificate": 1})
@@ -337,7 +337,7 @@ async def test_a_caller_does_not_talk_to_another_node_than_it_called(ours: Certi
     await n1.stop()
 
 
-async def test_what_the_owner_raises_stops_the_node(ours: Certificates) -> None:
+async def test_an_error_of_the_wires_owner_stops_the_node(ours: Certificates) -> None:
     def fail(peer: str, data: bytes) -> None:
         raise RaftFatalError("the disk is gone")
 
@@ -405,7 +405,9 @@ async def test_the_smaller_id_calls_who_does_not_call(ours: Certificates, monkey
     await n1.stop()
 
 
-async def test_of_two_connections_that_of_the_greater_id_stays(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_connection_made_by_the_greater_id_replaces_the_other_one(
+    ours: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     async with pair(ours) as (n1, n2):
         first = n1.wire._connections["n2"]
@@ -436,7 +438,7 @@ async def test_a_node_removed_during_a_call_learns_it_too(ours: Certificates, mo
     await n1.stop()
 
 
-async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None:
+async def test_a_former_peer_is_not_called(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         n2.wire.set_peers({}, {})
         n1.wire._connections["n2"].channel.transport.abort()

@@ -70,7 +70,7 @@ async def test_an_open_loop_has_a_bound_and_its_rate() -> None:
     assert not under_way, "it ends when everything is answered"
 
 
-async def test_what_a_request_raises_ends_the_loop() -> None:
+async def test_an_error_of_a_request_ends_the_open_loop() -> None:
     async def send(_: float) -> None:
         raise RuntimeError("broken")
 

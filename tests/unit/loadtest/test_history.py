@@ -54,7 +54,7 @@ def written(path: Path, history: Sequence[Operation], most: int = 1000) -> Histo
     return kept
 
 
-def test_what_was_written_is_read_again_and_holds(tmp_path: Path) -> None:
+def test_a_written_history_is_read_again_and_is_linearizable(tmp_path: Path) -> None:
     exchange = traded()
     kept = written(tmp_path / "history", exchange.history)
     assert list(operations(kept.path)) == exchange.history

@@ -256,7 +256,7 @@ def test_an_old_read_is_right_at_its_own_sequence(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("query", [TradesQuery(PRODUCT), StatusQuery()])
-def test_what_does_not_follow_from_the_state_cannot_be_judged(query: AnyQuery) -> None:
+def test_reads_that_do_not_follow_from_the_state_cannot_be_judged(query: AnyQuery) -> None:
     with pytest.raises(ValueError, match="does not follow"):
         judge([Read(query, 0.0, 1.0, b"")], [])
     with pytest.raises(ValueError, match="of which sequence"):

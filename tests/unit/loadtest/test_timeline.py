@@ -43,7 +43,7 @@ def test_failures_and_reads_do_not_end_a_gap() -> None:
     assert sum(one.failures for one in timeline.bins) == 1
 
 
-def test_what_one_process_lacks_another_one_has() -> None:
+def test_the_answers_of_several_processes_are_merged() -> None:
     one, other = of(10.0, 11.0, 12.0), of(10.5, 11.5)
     news = msgspec.convert(msgspec.to_builtins(one.news(), str_keys=True), News, strict=False)
     assert one.news() == News(), "everything is reported once"

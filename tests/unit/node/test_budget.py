@@ -18,7 +18,7 @@ def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
     assert bucket.take(1) == pytest.approx(0.1)
 
 
-def test_what_costs_more_than_the_burst_needs_a_full_bucket_and_is_paid_off() -> None:
+def test_a_cost_above_the_burst_needs_a_full_bucket_and_is_paid_off() -> None:
     bucket = Bucket(rate=10, burst=20, now=0)
     assert bucket.take(0, cost=50) == 0
     assert bucket.take(0) == pytest.approx(3.1)

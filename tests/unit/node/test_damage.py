@@ -93,7 +93,7 @@ def damage(path: Path, random: Random) -> str:
 
 
 @pytest.mark.parametrize("part", ["log", "hard state", "snapshot", "identity", "configuration"])
-def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, template: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_by_name_or_nothing_is_lost(part: str, template: Path, tmp_path: Path) -> None:
     good = Begun(template / "n1" / "node.toml")
     random = Random(part)
     refused = 0
@@ -147,7 +147,7 @@ def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: 
     assert failures.diagnosis_of_start(load(template / "n1" / "node.toml"), caught.value).code == exit_codes.CANNOT_START
 
 
-def test_damage_of_data_of_another_version_is_no_question_of_versions(template: Path) -> None:
+def test_damaged_data_of_another_version_is_reported_as_damage(template: Path) -> None:
     """Formerly a flipped byte was reported with exit code 3 and "the version that wrote it can still start on it"."""
     from snapshots.errors import MigrationError, SnapshotDamagedError
 

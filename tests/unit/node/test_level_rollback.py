@@ -134,7 +134,7 @@ def test_killed_at_each_step_it_is_whole(
     assert "killed" in ends or function in ("unlink", "rmdir")
 
 
-def test_what_is_undone_can_be_exported(config: NodeConfig) -> None:
+def test_undone_commands_can_be_exported(config: NodeConfig) -> None:
     since = [entry.index for entry in way_back(config.data_path).since()]
     assert since == list(range(LAST + 2, LAST + 3 + SINCE))
     cutover.go_back(config.data_path, way_back(config.data_path).record)

@@ -378,7 +378,7 @@ def test_a_gap_in_the_entries_since_the_migration_is_reported(config: NodeConfig
         list(way_back(config.data_path).since())
 
 
-def test_once_final_there_is_no_way_back(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_a_final_migration_cannot_be_rolled_back(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     kept = config.data_path / cutover.ARCHIVE / "log-00000000000000000001.seg"
     kept.parent.mkdir()

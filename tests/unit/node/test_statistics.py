@@ -48,7 +48,7 @@ def test_the_figures_are_those_of_24_hours_and_30_days(steps: list[tuple[int, in
         assert stats.month_volume(now) == month
 
 
-def test_what_was_frozen_stays_as_it_was() -> None:
+def test_frozen_statistics_do_not_change() -> None:
     stats = Statistics()
     stats.add(trade(1, 10, 1))
     frozen = stats.freeze()

@@ -145,7 +145,7 @@ async def test_an_engine_that_gives_up_is_not_started_again(tmp_path: Path) -> N
     assert node.lines == ["engine gave up (exit code 2); the node stops"]
 
 
-async def test_who_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+async def test_a_process_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     async with Running(spec("engine", tmp_path, DEAF, engine=True), spec("g0", tmp_path)) as node:
         await until((tmp_path / "deaf").exists, "a process that ignores SIGTERM")
         assert await node.stop() == 128 + signal.SIGKILL

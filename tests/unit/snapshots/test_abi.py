@@ -127,7 +127,7 @@ def test_a_description_is_read_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", SCHEMA.encode().replace(b'"format": 2', b'"format": 3')])
-def test_what_is_no_description_is_refused(data: bytes) -> None:
+def test_bytes_that_are_no_schema_description_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="description"):
         decode_schema(data)
 

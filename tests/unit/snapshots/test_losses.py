@@ -86,7 +86,7 @@ def before(rows: Rows) -> Tables:
     [(RENAMED, "product.last_price"), (SPLIT, "account.opened_at"), (ORDERS, "OrderState.filled_size")],
     ids=["renamed", "split", "nested"],
 )
-def test_what_vanishes_is_refused_by_name(target: Schema, named: str, tmp_path: Path) -> None:
+def test_undeclared_losses_are_refused_by_name(target: Schema, named: str, tmp_path: Path) -> None:
     """There is no module, or one that does not mention the loss, or one with an empty reason, or one whose reason is
     for something else.
     """

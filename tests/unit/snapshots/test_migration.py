@@ -264,7 +264,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_must_not_be_is_refused_and_named(name: str, engine: Engine, tmp_path: Path) -> None:
+def test_a_wrong_migration_is_refused_with_the_failed_check(name: str, engine: Engine, tmp_path: Path) -> None:
     changes, message = BAD[name]
     rows = in_version(rows_of(engine), THREE, tmp_path)
     rows = with_row(rows, THREE, "done_order", 0, done_reason="LAPSED")

@@ -26,7 +26,7 @@ def check(currencies: list[Row], *balances: list[Row]) -> None:
     money.finish()
 
 
-def test_what_adds_up_passes_in_any_chunks() -> None:
+def test_balanced_money_passes_in_any_chunks() -> None:
     check(rows(USD), rows(ALICE), rows(BOB))
     check(rows(USD), rows(ALICE, BOB))
     check([], [])

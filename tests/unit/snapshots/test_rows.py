@@ -24,7 +24,7 @@ ROWS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=200)), max_
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=5), ROWS, max_size=4))
-def test_what_is_framed_comes_back(content: dict[str, list[Row]]) -> None:
+def test_framed_rows_are_read_back(content: dict[str, list[Row]]) -> None:
     begin = Begin(fields(5), "abi", list(content))
     data = b"".join(frames(begin, content))
     found = list(read_frames(io.BytesIO(data)))

@@ -64,7 +64,7 @@ def refused(receiver: SnapshotStore, data: bytes, directory: Path) -> str:
 
 
 @pytest.mark.parametrize("piece", [997, 65_536, 10**9])
-def test_what_is_sent_arrives(sender: SnapshotStore, receiver: SnapshotStore, run: bytes, tmp_path: Path, piece: int) -> None:
+def test_a_sent_snapshot_arrives(sender: SnapshotStore, receiver: SnapshotStore, run: bytes, tmp_path: Path, piece: int) -> None:
     manifest = receive(receiver, run, piece)
     assert manifest == sender.newest() == receiver.newest()
     assert names(tmp_path / "receiver") == [f"{5:020d}"]
@@ -85,7 +85,7 @@ def test_any_part_can_be_read(sender: SnapshotStore, run: bytes, data: st.DataOb
         source.close()
 
 
-def test_what_was_received_can_be_sent_on(receiver: SnapshotStore, run: bytes) -> None:
+def test_a_received_snapshot_can_be_sent(receiver: SnapshotStore, run: bytes) -> None:
     receive(receiver, run)
     source = receiver.open_source()
     assert source.read(0, source.size) == run

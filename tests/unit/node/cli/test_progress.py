@@ -39,7 +39,7 @@ def old(run: Run, tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
-def test_what_copies_a_state_shows_its_stages(
+def test_commands_that_copy_a_state_show_their_stages(
     run: Run, watched: Watched, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = watched("export", "tables", "--cluster", str(old))

@@ -104,7 +104,7 @@ def test_a_currency_that_is_too_coarse_is_one_line(run: Run, ops: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "op,id\n", OPS + "new,7,buy,1e,1,\n", OPS + "cancel,77,,,,\n"])
-def test_what_is_no_recording_is_one_line(run: Run, tmp_path: Path, content: str) -> None:
+def test_an_invalid_recording_is_reported_in_one_line(run: Run, tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(content)
     assert run("replay", str(path), code=1).stderr.count("\n") == 1

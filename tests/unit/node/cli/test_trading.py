@@ -342,7 +342,7 @@ def test_a_product_that_is_the_same_may_be_put_again(market: Run) -> None:
     assert "exists already with these values" in market("product", "put", "BTC-USD", "--taker-fee", "0.001").stdout
 
 
-def test_what_is_known_of_the_market_is_shown(market: Run, run_json: RunJson) -> None:
+def test_ticker_and_trades_show_the_market(market: Run, run_json: RunJson) -> None:
     market("order", "place", "--account", "bob", "BTC-USD", "sell", "2", "--price", "100")
     market("order", "place", "--account", "alice", "BTC-USD", "buy", "0.5", "--price", "100")
     (tick,) = run_json("ticker")

@@ -92,7 +92,7 @@ def test_level3_has_arrays_and_goes_on_too() -> None:
     asyncio.run(with_nodes([level3, level3], work))
 
 
-def test_what_every_node_refuses_is_raised() -> None:
+def test_a_stream_that_every_node_refuses_raises_an_error() -> None:
     async def work(client: AsyncRestClient) -> None:
         with pytest.raises(RestError, match="too old"):
             async for _ in client.stream("BTC-USD", "level3", 5):

@@ -13,7 +13,7 @@ from node.deployment.setup import Host, initialise
 HOSTS = [Host(f"n{number}", f"10.0.0.{number}") for number in (1, 2, 3)]
 
 
-def test_what_init_makes_needs_no_advice(tmp_path: Path) -> None:
+def test_a_configuration_made_by_init_needs_no_advice(tmp_path: Path) -> None:
     for path in [*initialise(tmp_path / "a"), *initialise(tmp_path / "b", HOSTS, https=True)]:
         assert advice(load(path), path) == []
 

@@ -40,7 +40,7 @@ def fault(home: Path, text: str) -> ConfigError:
     return caught.value
 
 
-def test_what_init_writes_loads(home: Path) -> None:
+def test_a_configuration_written_by_init_loads(home: Path) -> None:
     config = load(home / "node.toml")
     assert (config.cluster_id, config.node_id, config.log_level) == ("demo", "n1", "info")
     assert [node.node_id for node in config.nodes] == ["n1", "n2", "n3"]

@@ -105,7 +105,7 @@ def test_a_node_that_does_not_start_shows_the_end_of_its_log(cluster: LocalClust
         cluster.start()
 
 
-def test_who_does_not_stop_in_time_is_killed(cluster: LocalCluster) -> None:
+def test_a_process_that_does_not_stop_in_time_is_killed(cluster: LocalCluster) -> None:
     (home(cluster, "n1") / "deaf").touch()
     cluster.start(["n1"])
     everyone = [_pid(cluster, "n1"), *descendants(_pid(cluster, "n1"))]

@@ -165,7 +165,7 @@ class TestReencryption:
             kinds = [[type(command).__name__ for command in decode_batch(entry).commands] for entry in node.raft.entries]
             assert kinds[1] == ["PutApiKey"], "the change is in the log before the reseal looks"
 
-    async def test_it_lets_nothing_through_while_leadership_is_handed_over(self, tmp_path: Path) -> None:
+    async def test_encryption_of_keys_proposes_nothing_during_a_transfer_of_leadership(self, tmp_path: Path) -> None:
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
             await put_and_rotate(node, gateway)
             reseal = asyncio.ensure_future(gateway.control(ControlAction.RESEAL))

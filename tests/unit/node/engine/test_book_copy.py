@@ -67,7 +67,7 @@ def decoded(chunks: list[bytes]) -> BookView:
 
 
 @given(seed=st.integers(0, 10**6), orders=st.integers(0, 40), busy=st.integers(0, 4))
-def test_it_is_the_book_of_the_moment_in_which_it_is_done(seed: int, orders: int, busy: int) -> None:
+def test_a_book_copy_is_the_book_of_the_moment_in_which_it_is_complete(seed: int, orders: int, busy: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(book_copy, "PAGE", 3)
         random, exchange = Random(seed), Exchange()

@@ -34,5 +34,5 @@ def test_the_disk_is_read_once_in_a_while(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(reads) == 2
 
 
-def test_what_cannot_be_read_is_zero(tmp_path: Path) -> None:
+def test_disk_figures_that_cannot_be_read_are_zero(tmp_path: Path) -> None:
     assert set(DiskFigures(tmp_path / "none").now().values()) == {0}

@@ -119,7 +119,7 @@ class TestRing:
             for count in (1, 10, 10_000):
                 assert ring.latest(count) == kept[-count:]
 
-    def test_what_one_apply_gave_stays_until_as_much_came_behind_it_as_is_kept(self) -> None:
+    def test_the_events_of_one_entry_stay_in_the_ring_until_its_capacity_of_later_events_has_arrived(self) -> None:
         ring = Ring(100)
         ring.extend(encoded(*(opened(sequence) for sequence in range(1, 1_001)))[1])
         assert ring.first_sequence == 1
@@ -421,7 +421,7 @@ class TestOneLargeApply:
 
 
 class TestSaved:
-    def test_a_feed_goes_on_from_what_a_snapshot_kept(self) -> None:
+    def test_a_feed_continues_from_the_events_of_a_snapshot(self) -> None:
         feed = Feed(1_000)
         events = [matched(number, number // 2 + 1) if number % 2 else opened(number) for number in range(1, 50)]
         feed.publish(*encoded(*events))
@@ -437,7 +437,7 @@ class TestSaved:
         subscribe(again, other, 1)
         assert other.events == reader.events
 
-    def test_what_is_of_another_moment_is_not_believed(self) -> None:
+    def test_a_market_file_of_another_log_index_is_ignored(self) -> None:
         feed = Feed(1_000)
         publish(feed, 1, 5)
         file = encode(7, feed.freeze())

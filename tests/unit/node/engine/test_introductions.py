@@ -66,7 +66,7 @@ def test_a_log_that_ends_before_what_it_acknowledged_is_noticed_by_the_leader(tm
     node(tmp_path / "n2", "n2", Body("d2", 2, "b"), last_index=162).objected("n1", objection)
 
 
-def test_what_was_noticed_is_noted_and_no_start_serves_from_it_again(tmp_path: Path) -> None:
+def test_evidence_of_a_stale_directory_prevents_every_later_start(tmp_path: Path) -> None:
     evidence.refuse_start(tmp_path)
     evidence.keep_staleness(tmp_path, evidence.Staleness("n2", "n1", "this is start 3, and start 4 was met before"))
     with pytest.raises(DataDirectoryError, match=r"n1 noticed: this is start 3.*--rejoin"):

@@ -182,7 +182,7 @@ def resealing(cluster: Cluster) -> None:
         (resealing, "API keys are being encrypted again"),
     ],
 )
-async def test_what_speaks_against_it_is_named_and_nothing_is_changed(
+async def test_the_problems_of_a_level_change_are_named_and_nothing_changes(
     cluster: Cluster, make: Callable[[Cluster], None], said: str
 ) -> None:
     make(cluster)
@@ -276,7 +276,7 @@ async def test_the_way_back_is_checked_by_all_before_the_entry(cluster: Cluster)
     assert not cluster.held
 
 
-async def test_what_is_in_use_is_named_before_anything_is_held_back(cluster: Cluster) -> None:
+async def test_features_in_use_are_named_before_any_command_waits(cluster: Cluster) -> None:
     cluster.at_the_later_level()
     cluster.in_use = ["table firm: 0.2.0 has no such table (1 row, the first is acme)"]
     report = await cluster.change.change("0.2.0", check=True)
@@ -419,7 +419,7 @@ async def test_a_command_that_was_killed_is_given_again_at_each_step(cluster: Cl
     assert not cluster.held
 
 
-async def test_what_changed_while_members_made_ready_is_looked_at_again(cluster: Cluster) -> None:
+async def test_the_cluster_is_checked_again_after_the_members_are_ready(cluster: Cluster) -> None:
     async def prepare(_member: MemberStatus, _abi: str) -> None:
         cluster.raft.members_index = 5
 

@@ -55,7 +55,7 @@ def abis(config: Any) -> list[str]:
     return list(segment_abis(config.data_path / "log").values())
 
 
-def test_what_a_snapshot_of_the_level_before_covers_is_removed(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_a_snapshot_of_the_level_before_covers_is_removed(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with_snapshot(monkeypatch, V0_2_0, 4)
     levels.leave_to_former(config, V0_2_0, disk_of(config))
     assert abis(config) == [V0_2_0.abi]
@@ -72,7 +72,9 @@ def test_what_a_snapshot_of_the_level_before_covers_is_removed(config: Any, monk
         (OWN, 3, OWN),  # the cluster did not return
     ],
 )
-def test_what_is_needed_stays(config: Any, monkeypatch: pytest.MonkeyPatch, snapshot: Level, index: int, level: Level) -> None:
+def test_data_that_is_still_needed_stays(
+    config: Any, monkeypatch: pytest.MonkeyPatch, snapshot: Level, index: int, level: Level
+) -> None:
     with_snapshot(monkeypatch, snapshot, index)
     levels.leave_to_former(config, level, disk_of(config))
     assert abis(config) == [OWN.abi, V0_2_0.abi]

@@ -205,7 +205,7 @@ async def test_a_state_that_differs_is_not_taken(node: Node, caplog: pytest.LogC
     assert node.machine.engine.full_hash() == whole.full_hash()
 
 
-async def test_it_is_given_up_when_the_level_does_not_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_prepared_state_is_dropped_when_the_level_does_not_change(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(level_preparation, "KEEP_SECONDS", 0.01)
     await node.preparation.prepare(OWN.abi)
     async with asyncio.timeout(10):
@@ -268,7 +268,7 @@ class TestTheWayBack:
         assert machine.apply(102, self.BACK) is True
         machine.engine.check()
 
-    async def test_what_is_in_use_is_the_answer_of_every_node_and_the_level_stays(self, raised_node: Node) -> None:
+    async def test_every_node_answers_with_the_features_in_use_and_the_level_stays(self, raised_node: Node) -> None:
         machine = raised_node.machine
         machine.apply(99, encoded(OWN.abi, self.FIRM.time, self.FIRM.commands))
         machine.beside = None
@@ -324,7 +324,7 @@ class TestTheWayBack:
         monkeypatch.setattr(replicated_engine, "converted", None)
         self.check_and_return(raised_node)
 
-    async def test_what_cannot_be_used_is_replaced_by_a_conversion_of_the_whole_state(
+    async def test_an_unusable_prepared_state_is_replaced_by_a_conversion_of_the_whole_state(
         self, raised_node: Node, caplog: pytest.LogCaptureFixture
     ) -> None:
         await raised_node.preparation.prepare(V0_2_0.abi)
@@ -333,7 +333,7 @@ class TestTheWayBack:
         self.check_and_return(raised_node)
         assert "cannot be used" in caplog.text
 
-    async def test_what_came_into_use_since_is_the_answer_of_the_check(self, raised_node: Node) -> None:
+    async def test_the_check_names_features_that_came_into_use_since_the_preparation(self, raised_node: Node) -> None:
         machine = raised_node.machine
         await raised_node.preparation.prepare(V0_2_0.abi)
         machine.apply(99, encoded(OWN.abi, self.FIRM.time, self.FIRM.commands))

@@ -61,7 +61,7 @@ async def test_a_snapshot_in_progress_is_in_the_status(node: FakeNode, client: C
         (NodeAddress("n4", "127.0.0.1:1", "127.0.0.1:2", "ftp://127.0.0.1:3"), "http: expected http://host:port"),
     ],
 )
-async def test_what_is_malformed_is_named(client: ClusterClient, address: NodeAddress, text: str) -> None:
+async def test_a_malformed_address_is_named(client: ClusterClient, address: NodeAddress, text: str) -> None:
     with pytest.raises(RequestFailed, match=text) as caught:
         await client.add_member(address)
     assert caught.value.code is FailCode.BAD_REQUEST
@@ -88,7 +88,7 @@ async def test_each_refusal_of_raft_has_its_code(
 @pytest.mark.parametrize(
     "error", [ChangeError.UNDER_WAY, ChangeError.NOT_READY, ChangeError.OUTCOME_UNKNOWN, ChangeError.NOT_LEADER]
 )
-async def test_what_may_be_possible_a_moment_later_is_asked_for_again(
+async def test_a_change_that_may_soon_be_possible_is_requested_again(
     node: FakeNode, client: ClusterClient, error: ChangeError
 ) -> None:
     node.raft.change_error = error

@@ -109,7 +109,7 @@ async def test_an_order_leaves_at_its_time_without_a_command(config: NodeConfig)
     assert status.sequence == len(WORLD) + 1
 
 
-async def test_a_snapshot_stands_for_the_log_behind_it(config: NodeConfig) -> None:
+async def test_a_snapshot_replaces_the_log_before_it(config: NodeConfig) -> None:
     async with engine(config), operator(config) as client:
         await client.submit([*WORLD, buy(1)])
         assert await client.control(ControlAction.SNAPSHOT)
@@ -209,7 +209,7 @@ async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, capl
     assert any("a defect" in record.getMessage() for record in caplog.records)
 
 
-async def test_what_stays_in_memory_is_settled_when_the_node_opens_and_after_each_snapshot(config: NodeConfig) -> None:
+async def test_the_garbage_collector_is_frozen_when_the_node_opens_and_after_each_snapshot(config: NodeConfig) -> None:
     times: list[int] = []
     async with engine(config, settled=lambda: times.append(1)), operator(config) as client:
         await client.submit([*WORLD, buy(1)])
@@ -347,7 +347,7 @@ def test_a_second_engine_on_one_directory_is_refused(
         ((), ("--config", "/does/not/exist.toml"), "/does/not/exist.toml"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(
+def test_an_engine_that_cannot_start_prints_one_line(
     config_path: Path, python: tuple[str, ...], arguments: tuple[str, ...], text: str
 ) -> None:
     with process(*(arguments or ("--config", str(config_path))), python=python) as child:

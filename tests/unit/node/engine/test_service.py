@@ -69,7 +69,7 @@ class TestCommands:
         desk.submit(1, buy(1))
         assert desk.answers == [Failed(1, FailCode.NO_LEADER, "no leader is known at the moment")]
 
-    def test_what_waits_for_a_leader_is_done_by_this_node_if_it_leads(self, desk: Desk) -> None:
+    def test_pending_requests_are_executed_by_this_node_if_it_becomes_leader(self, desk: Desk) -> None:
         desk.submit(1, *WORLD)
         desk.run()
         desk.answers.clear()
@@ -84,7 +84,7 @@ class TestCommands:
         desk.wait()
         assert {answer.request_id: type(answer) for answer in desk.answers} == {2: Results, 3: Answer}
 
-    def test_what_waits_for_a_leader_is_sent_to_the_next_one(self, tmp_path: Path) -> None:
+    def test_pending_requests_are_redirected_to_the_next_leader(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False)
         desk.raft.leader_id, desk.raft.election_in_progress = "n3", True
         desk.submit(1, buy(1))

@@ -22,5 +22,5 @@ def test_the_stamp_of_a_batch_is_its_time(commands: int) -> None:
 
 
 @pytest.mark.parametrize("entry", [b"", b"\x92", b"\x92\xcf\x01", b"\xa3abcdefghijkl", b"\x92\x05" + bytes(20)])
-def test_what_has_no_stamp_has_none(entry: bytes) -> None:
+def test_an_entry_without_a_stamp_has_the_stamp_zero(entry: bytes) -> None:
     assert stamp_of(entry) == 0

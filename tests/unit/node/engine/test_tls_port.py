@@ -123,7 +123,7 @@ class TestHandshakes:
             assert one.node.service.refused["handshake"] == 1
             writer.close()
 
-    async def test_what_comes_with_its_last_message_is_not_lost(self, port: Make) -> None:
+    async def test_a_greeting_in_the_last_packet_of_the_handshake_is_not_lost(self, port: Make) -> None:
         """A client may greet in the same packet as the end of its handshake."""
         async with port() as one:
             for _ in range(10):
@@ -207,7 +207,7 @@ class TestSession:
 
 
 class TestPlaces:
-    async def test_a_key_has_so_many_sessions_and_nobody_else_has_fewer(
+    async def test_the_number_of_sessions_of_a_key_is_bounded_apart_from_others(
         self, port: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection_limits, "SESSIONS_PER_KEY", 2)
@@ -225,7 +225,7 @@ class TestPlaces:
             for connection in [*held, *others]:
                 await connection.close()
 
-    async def test_an_address_has_so_many_sessions(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_number_of_sessions_of_an_address_is_bounded(self, port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection_limits, "SESSIONS_PER_ADDRESS", 1)
         async with port() as one:
             first = await one.open(ALICE)
@@ -311,7 +311,7 @@ class TestBudget:
             await asyncio.wait_for(alice.closed.wait(), 5)
             assert one.node.service.refused["slow"] == 1
 
-    async def test_who_holds_most_is_cut_off_where_all_together_hold_too_much(
+    async def test_the_session_with_the_most_unread_bytes_is_cut_when_all_hold_too_much(
         self, port: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(native_server, "HELD_MAX", 60_000)

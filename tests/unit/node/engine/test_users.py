@@ -151,7 +151,7 @@ async def test_a_decision_waits_for_its_proposal(node: FakeNode) -> None:
     assert refused.reason is Reason.UNKNOWN_PROPOSAL
 
 
-async def test_who_may_correct_a_trade_sees_its_parties(node: FakeNode) -> None:
+async def test_a_key_that_may_correct_trades_sees_their_parties(node: FakeNode) -> None:
     """A correction names them. Nobody else sees them in a list of trades."""
     olga, otto = (Credentials(f"k-{name}", SECRET, "pass") for name in ("olga", "otto"))
     async with connected(node) as gateway:

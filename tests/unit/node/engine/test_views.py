@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_an_auction_s_price_takes_its_share_of_the_time_and_no_more() -> None:
+def test_the_price_of_an_auction_takes_at_most_its_share_of_the_time() -> None:
     engine, clock = Engine(), Clock()
     views = Views(Feed(1), clock)
 

@@ -72,7 +72,7 @@ async def test_the_top_of_the_book_is_sent() -> None:
         assert (better[268], better[279]) == ("2", "2")
 
 
-async def test_what_cannot_be_had_is_refused() -> None:
+async def test_invalid_market_data_requests_are_refused() -> None:
     async with serving() as served:
         client = await client_of(served)
         ask(client, "a", symbol="NO-SUCH")
@@ -102,7 +102,7 @@ async def test_a_lost_feed_begins_with_a_new_snapshot() -> None:
         assert (await client.next())[35] in ("W", "X")
 
 
-async def test_what_was_sent_is_filled_on_a_resend() -> None:
+async def test_sent_market_data_is_replaced_by_a_gap_fill_on_a_resend() -> None:
     async with serving() as served:
         client = await client_of(served)
         ask(client, "book")

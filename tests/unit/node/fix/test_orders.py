@@ -103,7 +103,7 @@ async def test_a_mass_cancel_reports_how_many() -> None:
         assert (refused[35], refused[531]) == ("r", "0")
 
 
-async def test_what_the_exchange_refuses_is_rejected_in_words() -> None:
+async def test_rejects_of_the_exchange_have_a_reason_in_words() -> None:
     async with serving() as served:
         client = await served.logged_on()
         cases = (

@@ -54,7 +54,7 @@ class TestLogon:
             ({"target": "SOMEBODY"}, "TargetCompID must be one of"),
         ],
     )
-    async def test_who_cannot_prove_who_they_are_is_logged_out(self, how: dict[str, Any], text: str) -> None:
+    async def test_a_session_with_wrong_credentials_is_logged_out(self, how: dict[str, Any], text: str) -> None:
         async with serving() as served:
             client = await served.connect()
             client.logon(**how)
@@ -136,7 +136,7 @@ class TestNumbers:
             client.number -= 1
             assert (await client.next())[373] == "5"
 
-    async def test_a_number_that_was_taken_ends_the_session_unless_it_says_so(self) -> None:
+    async def test_a_used_sequence_number_ends_the_session_unless_it_is_a_possible_duplicate(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
             client.order("one")
@@ -243,7 +243,7 @@ class TestAnotherNode:
             other.send("1", (112, "x"))
             assert (await other.next())[35] == "0"
 
-    async def test_what_is_not_kept_any_more_is_filled(self) -> None:
+    async def test_messages_that_are_no_longer_kept_are_replaced_by_a_gap_fill(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
             for number in range(9):

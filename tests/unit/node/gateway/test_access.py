@@ -209,7 +209,7 @@ async def test_the_secret_of_a_key_that_waits_for_consent_is_not_lost(exchange: 
         ("POST", "/admin/proposals/7/approve", None, 404, "proposal_id"),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_a_wrong_field_of_a_control_is_named(
     exchange: Exchange, method: str, target: str, body: object, status: int, field: str
 ) -> None:
     found, answer = await exchange.call("admin", method, target, body)

@@ -140,7 +140,7 @@ async def test_an_order_good_for_a_day_leaves_at_midnight(exchange: Exchange, fi
     assert order["expire_time"].endswith("T00:00:00.000000Z")
 
 
-async def test_of_a_pair_one_order_ends_the_other(exchange: Exchange) -> None:
+async def test_each_order_of_a_pair_cancels_the_other(exchange: Exchange) -> None:
     body = {"product_id": "BTC-USD", "side": "sell", "size": "1", "price": "120", "stop_price": "80", "client_oid": "up"}
     status, answer = await exchange.call("alice", "POST", "/orders/pair", body)
     assert status == 200, answer
@@ -177,7 +177,7 @@ async def test_a_timer_cancels_what_is_open_when_it_goes_off(exchange: Exchange)
         assert (status, answer["field"]) == (400, field), answer
 
 
-async def test_what_an_amended_sell_lacks_is_told_in_coins(exchange: Exchange) -> None:
+async def test_the_missing_amount_of_an_amended_sell_is_shown_in_base_currency(exchange: Exchange) -> None:
     order = await exchange.order("alice", "sell", "100", "1")
     lacks = "500 needed, 100 available"
     assert (await exchange.call("alice", "PUT", f"/orders/{order['id']}", {"size": "500"}))[1]["detail"] == lacks

@@ -138,7 +138,7 @@ async def test_an_auction_that_does_not_open_is_not_complete(exchange: Exchange)
     assert states == ["auction", "cancel_only", "auction", "limit_only", "opening", "complete"]
 
 
-async def test_what_was_collected_may_open_after_a_pause(exchange: Exchange) -> None:
+async def test_collected_orders_may_open_after_a_pause(exchange: Exchange) -> None:
     socket = await subscribed(exchange, ["auction"])
     await put_status(exchange, "auction")
     await exchange.order("alice", "buy", "102", "2")

@@ -176,7 +176,7 @@ async def test_a_follower_sends_the_operators_commands_on(tmp_path: Path) -> Non
         assert await answer == 200
 
 
-async def test_what_was_revoked_while_the_engine_was_away_is_known_when_it_is_back(tmp_path: Path) -> None:
+async def test_a_key_revoked_while_the_engine_was_down_is_refused_when_it_is_back(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         one = w.nodes["n1"]
         assert (await w.place(ORDER))[0] == 200

@@ -42,9 +42,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
     return CountingBackend()
 
 
-async def test_what_never_changes_is_read_from_a_copy_of_any_age(
-    backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_constant_fields_are_read_from_a_copy_of_any_age(backend: CountingBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Catalogue(cast(Backend, backend))
     first = await kept.product("BTC-USD")
     monkeypatch.setattr(subject, "AGE_MAX", -1.0)  # every copy is too old
@@ -54,7 +52,9 @@ async def test_what_never_changes_is_read_from_a_copy_of_any_age(
     assert backend.asked == 1
 
 
-async def test_what_changes_is_read_from_a_recent_copy(backend: CountingBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changeable_fields_of_a_product_are_read_from_a_recent_copy(
+    backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = Catalogue(cast(Backend, backend))
     await kept.recent("BTC-USD")
     await kept.recent("BTC-USD")

@@ -193,7 +193,7 @@ async def test_the_auction_channel_has_the_name_of_coinbase_too(exchange: Exchan
 
 
 class TestBalance:
-    async def test_it_sends_the_present_balances_and_their_changes(self, exchange: Exchange) -> None:
+    async def test_the_channel_balance_sends_the_present_balances_and_their_changes(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         message = {"type": "subscribe", "channels": ["balance"], "account_ids": ["alice:USD", "alice:BTC"]}
         await socket.send_json(message | exchange.socket_signature("alice"))

@@ -129,7 +129,9 @@ async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
         ("/admin/calendars/c", {"time_zone": "UTC", "week": {"mon": ["nine continuous"]}}, 400, "week.mon"),
     ],
 )
-async def test_what_is_wrong_is_named(exchange: Exchange, target: str, body: object, status: int, field: str) -> None:
+async def test_a_wrong_field_of_a_control_is_named(
+    exchange: Exchange, target: str, body: object, status: int, field: str
+) -> None:
     answered, answer = await exchange.call("admin", "PUT", target, body)
     assert (answered, answer.get("field")) == (status, field), answer
     assert (await exchange.call("alice", "PUT", target, body))[0] == 403

@@ -136,7 +136,9 @@ async def test_answers_that_nobody_reads_are_bounded_in_bytes(monkeypatch: pytes
             writer.close()
 
 
-async def test_an_address_has_so_many_connections_and_gets_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_connections_of_an_address_is_bounded_and_closed_ones_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_EACH", 3)
     async with serving() as served:
         held = [await served.connect() for _ in range(3)]

@@ -62,9 +62,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_ambiguous_requests_are_refused_and_the_connection_is_closed(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing after it is served, because that may be the smuggled request."""
     caplog.set_level(logging.INFO)
     async with serving() as served:

@@ -298,7 +298,7 @@ class TestLookingUp:
                 await authenticator.identify(claim("key-1"), "127.0.0.1", "GET", "/", b"")
         assert backend.queried == [ApiKeyQuery("key-1")] * 3
 
-    async def test_what_is_known_is_asked_for_once_and_after_a_loss_again(self, tmp_path: Path) -> None:
+    async def test_a_key_is_queried_once_and_again_after_a_lost_connection(self, tmp_path: Path) -> None:
         backend = FakeBackend()
         backend.apply(put(1, 1))
         authenticator = Authenticator(backend, config().admin, ClusterKeys(tmp_path / "none"), 30.0)
@@ -325,7 +325,7 @@ class TestLookingUp:
         (tmp_path / "elsewhere").write_bytes(path.read_bytes())
         assert (await authenticator.identify(claim("key-1"), "127.0.0.1", "GET", "/", b"")).key_id == "key-1"
 
-    async def test_an_engine_that_cannot_judge_is_no_wrong_key(self, tmp_path: Path) -> None:
+    async def test_an_engine_that_cannot_judge_a_key_does_not_count_as_a_wrong_key(self, tmp_path: Path) -> None:
         class Unready(FakeBackend):
             async def query(self, query: AnyQuery, linearizable: bool = False) -> object:
                 raise UnavailableError("not caught up")

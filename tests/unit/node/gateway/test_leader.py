@@ -91,7 +91,7 @@ async def test_a_linearizable_read_goes_through_a_barrier_at_the_leader(exchange
     assert (status, answer["field"]) == (400, "consistency")
 
 
-async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchange) -> None:
+async def test_an_answer_404_names_the_sequence_of_the_node(exchange: Exchange) -> None:
     """Only so a client that learned of an order from another node knows whether this node is behind."""
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711

@@ -79,7 +79,7 @@ async def test_all_products_change_in_one_entry(exchange: Exchange) -> None:
     assert (await exchange.call("alice", "PATCH", "/admin/products", {"status": "online"}))[0] == 403
 
 
-async def test_what_is_put_again_is_what_the_leader_has(exchange: Exchange) -> None:
+async def test_a_follower_redirects_a_change_of_a_product_to_the_leader(exchange: Exchange) -> None:
     exchange.backend.leads = False
     response = await exchange.send("admin", "PATCH", "/admin/products/BTC-USD", {"status": "auction"})
     assert (response.status, response.headers["Location"]) == (307, f"{LEADER.http}/admin/products/BTC-USD")

@@ -113,7 +113,7 @@ async def test_a_client_oid_gets_the_first_outcome_as_before(exchange: Exchange)
     assert await send() == await send()
 
 
-async def test_what_was_never_carried_out_may_come_again(exchange: Exchange) -> None:
+async def test_a_request_that_was_never_executed_may_be_repeated(exchange: Exchange) -> None:
     send = await again(exchange, "alice", "POST", "/orders", ORDER)
     for unknown in (False, True):
         exchange.backend.fail.append(UnavailableError("nobody", outcome_unknown=unknown))

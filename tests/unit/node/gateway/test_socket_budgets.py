@@ -295,7 +295,7 @@ class TestTurns:
         assert served.count("crowd") == 12
         assert not turns.waited_for
 
-    async def test_who_gives_up_waiting_takes_no_place_along(self) -> None:
+    async def test_a_caller_that_stops_waiting_leaves_its_turn_to_the_next(self) -> None:
         turns, order = Turns(1, 4), []
 
         async def want(name: str) -> None:
@@ -311,7 +311,7 @@ class TestTurns:
         async with asyncio.timeout(5), turns.turn("again"):
             assert order == ["stays"]
 
-    async def test_a_place_given_to_one_who_is_just_leaving_goes_on(self) -> None:
+    async def test_a_place_given_to_a_leaving_reader_passes_to_the_next(self) -> None:
         turns = Turns(1, 4)
         async with turns.turn("first"):
             late = asyncio.create_task(turns.turn("late").__aenter__())
@@ -321,7 +321,7 @@ class TestTurns:
         async with asyncio.timeout(5), turns.turn("again"):
             pass
 
-    async def test_so_many_of_one_holder_may_wait(self) -> None:
+    async def test_the_number_of_waiting_requests_of_one_holder_is_bounded(self) -> None:
         turns = Turns(1, 2)
         async with turns.turn("first"):
             waiting = [asyncio.create_task(turns.turn("crowd").__aenter__()) for _ in range(2)]
@@ -379,7 +379,7 @@ class TestSlowReaders:
         reader.tick()
         assert ended == [sessions.SLOW]
 
-    async def test_what_waits_for_all_has_a_bound_and_the_slowest_pay(
+    async def test_the_waiting_bytes_of_all_readers_are_bounded_and_the_slowest_are_cut_off(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(bounds, "WAITING_MAX", 1_000)

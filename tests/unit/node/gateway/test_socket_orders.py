@@ -92,7 +92,7 @@ async def test_a_follower_that_does_not_know_the_order_yet_asks_the_leader(
 
 
 @pytest.mark.parametrize("field", ["stop_limit_price", "max_floor"])
-async def test_what_orders_do_not_have_is_refused_as_over_rest(exchange: Exchange, field: str) -> None:
+async def test_fields_that_orders_do_not_have_are_refused_as_over_rest(exchange: Exchange, field: str) -> None:
     socket = await trader(exchange)
     refused = await ask(socket, "place", "1", order=ORDER | {field: "1"})
     assert (refused["status"], refused["error"]["field"]) == (400, field)
@@ -133,7 +133,7 @@ async def test_a_message_that_comes_again_is_carried_out_once(exchange: Exchange
     assert (other["success"], other["error"]["reason"]) == (False, "command_id_reused")
 
 
-async def test_who_has_not_signed_or_may_not_trade_is_refused(exchange: Exchange) -> None:
+async def test_orders_without_signature_or_permission_are_refused(exchange: Exchange) -> None:
     socket = await exchange.socket()
     assert (await ask(socket, "place", "1", order=ORDER))["status"] == 401
     viewer = Credentials("viewer", exchange.keys["alice"].secret, "p")
@@ -246,7 +246,7 @@ class TestCancelOnDisconnect:
         await socket.close()
         await self.gone(exchange, 0)
 
-    async def test_what_was_taken_back_cancels_nothing(self, exchange: Exchange) -> None:
+    async def test_a_cleared_cancel_on_disconnect_cancels_nothing(self, exchange: Exchange) -> None:
         socket = await trader(exchange)
         await exchange.order("alice", "buy", "50", "1")
         await ask(socket, "cancel_on_disconnect", "1")

@@ -67,7 +67,7 @@ async def test_a_bad_transfer_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["from", "to", "currency", "amount"])
-async def test_what_is_missing_is_named(exchange: Exchange, name: str) -> None:
+async def test_a_missing_field_is_named(exchange: Exchange, name: str) -> None:
     body = {key: value for key, value in BODY.items() if key != name}
     status, answer = await exchange.call("alice", "POST", "/profiles/transfer", body)
     assert (status, answer["field"]) == (400, name)

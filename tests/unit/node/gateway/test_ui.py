@@ -160,7 +160,7 @@ def test_origins_are_those_that_browsers_write() -> None:
     assert "http://h ws://h" in content_policy(("http://h",)).replace("https", "")
 
 
-def test_what_does_not_belong_to_a_page_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_does_not_belong_to_a_page_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.pem").write_text("x")
     with pytest.raises(ValueError, match=r"secret\.pem is no file of a page"):
         files.load(tmp_path)

@@ -17,7 +17,7 @@ from tests.unit.node.history.answers import NOON, all_orders, all_pages, answers
 from tests.unit.node.history.logs import BEFORE, NodeLog
 
 
-def test_what_moved_is_answered_all_the_same(three_days: NodeLog) -> None:
+def test_archived_rows_are_answered_in_the_same_pages(three_days: NodeLog) -> None:
     """Every order, fill, ledger entry, transfer and trade is in the same pages, wherever it is now."""
     before = answers(three_days)
     assert archive_days(three_days.config, BEFORE)

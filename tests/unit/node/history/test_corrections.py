@@ -53,7 +53,7 @@ def test_the_ledger_has_the_money_that_a_correction_moved(new_price: int) -> Non
     assert {trade for *_, trade in kinds} == {1}
 
 
-def test_what_a_second_user_approves_is_stored_as_if_it_needed_no_consent(tmp_path: Path) -> None:
+def test_an_approved_command_is_stored_as_if_it_needed_no_consent(tmp_path: Path) -> None:
     """The approval is the command with the outcome, and the proposed command is what was done."""
     node = NodeLog(tmp_path / "cluster")
     node.add(foundations((0, 0), 50_000))

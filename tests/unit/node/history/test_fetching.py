@@ -178,7 +178,7 @@ async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, a
     assert away.stored() == whole.stored()
 
 
-async def test_what_no_node_has_is_a_gap(nodes: Nodes, away: NodeLog, tmp_path: Path) -> None:
+async def test_entries_that_no_node_has_are_a_gap(nodes: Nodes, away: NodeLog, tmp_path: Path) -> None:
     empty = Peer(NodeLog(tmp_path / "empty"))
     empty.applied = away.applied
     nodes.peers = {"own": Peer(away), "first": empty, "second": empty}
@@ -234,7 +234,7 @@ async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_n
     assert keeps.asked > 10
 
 
-def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
+def test_entries_that_were_not_applied_are_cut(whole: NodeLog) -> None:
     """Another leader's entries may replace it. An entry that is cut does not exist, and neither does one that was not
     requested.
     """
@@ -259,7 +259,7 @@ def bad_header() -> bytes:
     return front + pack("<I", crc32(front)) + body + pack("<I", crc32(body))
 
 
-async def test_what_is_no_log_comes_from_another_node(
+async def test_a_log_part_that_is_invalid_is_fetched_from_another_node(
     nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a node sends, the history asks the next one."""

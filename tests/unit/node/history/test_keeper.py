@@ -280,7 +280,7 @@ def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
     keeper.close()
 
 
-def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
+def test_entries_that_the_log_no_longer_has_are_a_gap_and_later_rows_are_right(tmp_path: Path) -> None:
     """The node takes a snapshot from another one in place of its log. Orders and balances are right again after it, and
     the gap is reported.
     """

@@ -80,7 +80,9 @@ def test_an_interrupted_move_is_made_again(three_days: NodeLog, monkeypatch: pyt
         whole(before[table], key, three_days, table)
 
 
-def test_a_history_that_goes_on_meanwhile_hinders_nothing(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_days_to_files_and_storing_new_rows_do_not_wait_for_each_other(
+    three_days: NodeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A busy market is stored several times a second, and a day's file takes longer. Neither waits for the other."""
     before = three_days.stored()
     keeper = three_days.keeper()

@@ -23,9 +23,7 @@ from tests.unit.node.history.logs import BEFORE, NodeLog, begun, entries_of, gon
 
 @pytest.mark.parametrize(("undone", "instead"), [(3, 3), (3, 1)], ids=["as many commands", "other numbers of commands"])
 @pytest.mark.parametrize("written", [False, True], ids=["", "state on disk"])
-def test_what_was_undone_goes_by_itself_and_what_came_instead_is_there(
-    undone: int, instead: int, written: bool, tmp_path: Path
-) -> None:
+def test_undone_orders_are_deleted_and_later_ones_are_stored(undone: int, instead: int, written: bool, tmp_path: Path) -> None:
     """There are 10 orders, 20 undone ones and 30 others. Counts alone do not show the difference, and once the 20 were
     shown.
     """
@@ -44,7 +42,7 @@ def test_what_was_undone_goes_by_itself_and_what_came_instead_is_there(
     assert node.stored()["progress"][0]["log_index"] == node.applied
 
 
-def test_it_is_cut_back_before_the_log_has_come_as_far_again(tmp_path: Path) -> None:
+def test_a_history_is_cut_back_before_the_log_is_as_long_again(tmp_path: Path) -> None:
     node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
     at = node.applied
     market(node, 2, 8, 2, 1_000)

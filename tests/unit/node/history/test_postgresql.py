@@ -136,7 +136,7 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(server: str, tmp_path
     assert earlier.stored() == known_to_0001(whole.stored())
 
 
-def test_what_a_way_back_undid_goes_and_another_log_is_set_aside(server: str, tmp_path: Path) -> None:
+def test_rows_that_a_rollback_undid_are_deleted_and_the_history_of_another_log_is_set_aside(server: str, tmp_path: Path) -> None:
     calm, node = begun(tmp_path / "calm"), begun(tmp_path / "node", database=server, node_id="n10")
     at = node.applied
     market(node, 2, 8, 3, 1_000)

@@ -62,7 +62,9 @@ def test_a_key_of_before_is_used_as_it_is(path: Path) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(min_size=1, max_size=TEXT_BYTES_MAX * 3 // 4), passphrase=st.text(max_size=60))
-def test_whatever_fits_comes_back_and_the_exchange_takes_it(path: Path, data: bytes, passphrase: str) -> None:
+def test_a_secret_of_any_allowed_length_is_decrypted_and_accepted_by_the_exchange(
+    path: Path, data: bytes, passphrase: str
+) -> None:
     keys = ClusterKeys(path)
     secret = base64.b64encode(data).decode()
     if len(passphrase.encode()) > TEXT_BYTES_MAX:

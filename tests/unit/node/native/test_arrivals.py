@@ -171,7 +171,7 @@ async def test_answers_that_wait_are_passed_on_when_the_connection_ends() -> Non
 
 
 @pytest.mark.parametrize("data", [b"\0\0\0\0", b"\0\0\0\1\xc1", b"\0\0\0\2\x93\x63"])
-async def test_what_is_not_the_protocol_ends_the_connection(data: bytes) -> None:
+async def test_bytes_of_another_protocol_end_the_connection(data: bytes) -> None:
     owner = Owner(0.0)
     owner.arrivals.data_received(data)
     assert "not the native protocol" in owner.reason

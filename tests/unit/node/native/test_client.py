@@ -92,7 +92,7 @@ class TestSubmitting:
             assert isinstance(outcome, Placed)
             assert not outcome.duplicate
 
-    async def test_what_was_applied_before_the_leader_fell_is_not_applied_again(self, tmp_path: Path) -> None:
+    async def test_a_command_applied_before_the_leader_failed_is_not_applied_again(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit(WORLD)
             nodes["n1"].raft.hold = True
@@ -217,7 +217,7 @@ class TestEvents:
             await client.submit([sell(1)])
             assert [event.product_sequence for event in await reading] == [2, 3, 4, 5, 6, 7, 8, 9]
 
-    async def test_it_goes_on_at_another_node_without_gap_or_repetition(self, tmp_path: Path) -> None:
+    async def test_a_reader_continues_at_another_node_without_gap_or_repetition(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit(WORLD)
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])

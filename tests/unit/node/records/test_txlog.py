@@ -76,7 +76,7 @@ def test_the_state_after_each_command_has_the_clock_of_then() -> None:
     assert rebuild(log(), last_index=4).index == 2
 
 
-def test_what_the_log_does_not_hold_is_said() -> None:
+def test_commands_that_the_log_does_not_have_are_reported() -> None:
     with pytest.raises(TxlogError, match=r"the log ends with command \d+; there is no command 1000"):
         rebuild(log(), 1000)
     with pytest.raises(TxlogError, match=r"the log begins with entry 4, and entry 1 is needed: raft\.archive_log"):

@@ -70,7 +70,7 @@ def test_a_cancel_in_json_is_read() -> None:
         ({"product_id": "x" * 1_000_000}, "product_id: expected one of BTC-USD"),
     ],
 )
-def test_what_is_no_order_is_explained(changed: dict[str, Any], text: str) -> None:
+def test_an_invalid_record_of_an_order_is_explained(changed: dict[str, Any], text: str) -> None:
     with pytest.raises(BadRecordError, match=text) as caught:
         read(**changed)
     assert len(str(caught.value)) < 400

@@ -14,7 +14,7 @@ from tests.waiting import until
 FIGURES = [Family("fix_sessions", "Sessions", {"orders": 2.0}, label="service")]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_figures_are_read_back(tmp_path: Path) -> None:
     path = counts_file(tmp_path, "fix")
     assert read(path) is None
     write(path, FIGURES)

@@ -85,7 +85,7 @@ def test_a_state_raised_and_lowered_equals_one_that_stayed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_was_traded_at_the_new_level_is_kept(seed: int) -> None:
+def test_trades_at_the_new_level_are_kept(seed: int) -> None:
     engine, _ = former(seed, 40)
     up = raised(engine, V0_2_0, OWN)
     flow = Market(seed + 500)
@@ -167,7 +167,7 @@ def test_outcomes_of_every_reply_cache_are_kept() -> None:
         ),
     ],
 )
-def test_what_is_in_use_is_named(command: AnyCommand, said: str) -> None:
+def test_features_in_use_are_named_as_obstacles(command: AnyCommand, said: str) -> None:
     up = market(command)
     with pytest.raises(LossError, match=said):
         lowered(up, V0_2_0)

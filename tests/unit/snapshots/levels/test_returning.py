@@ -136,7 +136,7 @@ def test_entries_of_every_reply_cache_that_were_dropped_meanwhile_are_dropped(re
 
 
 @pytest.mark.parametrize("followed", [False, True])
-def test_what_came_into_use_meanwhile_is_named(followed: bool) -> None:
+def test_a_feature_that_came_into_use_meanwhile_is_named_as_an_obstacle(followed: bool) -> None:
     node = Node(market(buy()))
     node.build()
     node.apply([PutFirm(OPERATOR, "f", "acme"), SetSwitches(OPERATOR, "s", Scope.ACCOUNT, "ann", 1)])
@@ -200,7 +200,7 @@ def test_a_state_with_another_number_of_rows_is_not_taken() -> None:
         node.prepared.take()
 
 
-def test_it_cannot_be_taken_before_it_is_made_nor_after_it_ended() -> None:
+def test_a_returning_state_cannot_be_taken_before_it_is_made_or_after_it_ended() -> None:
     node = Node(market(buy()))
     assert not node.prepared.ready
     with pytest.raises(ReturnError, match="not made yet"):

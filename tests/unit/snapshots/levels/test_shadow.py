@@ -126,7 +126,7 @@ def test_outcomes_that_were_dropped_meanwhile_are_dropped_beside() -> None:
     same(shadow.take(OWN), raised(former, V0_2_0, OWN))
 
 
-def test_it_is_not_taken_before_it_follows_nor_after_it_stopped() -> None:
+def test_a_second_state_cannot_be_taken_before_it_follows_or_after_it_stopped() -> None:
     former, flow = market(1, 5)
     shadow = Shadow(former)
     with pytest.raises(ShadowError, match="not ready"):
