@@ -22,7 +22,7 @@ from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import LongText
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, ProposedError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, in_origin_form, json_response
-from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, summary
+from node.gateway.replays import REPEAT_SECONDS, find, is_signed, replayed, signed_id, summary, with_new_ids
 from node.gateway.requests import parameters
 from node.gateway.values import iso
 from node.keys import addresses
@@ -327,7 +327,7 @@ class Call:
             except ApiError:
                 if not self._is_repeatable(commands):
                     raise
-                return await self.gateway.backend.submit(anew(commands))
+                return await self.gateway.backend.submit(with_new_ids(commands))
         try:
             outcomes = await self.gateway.backend.submit(commands, resent, begun)
         except BaseException:
@@ -336,7 +336,7 @@ class Call:
         self.carried_out(outcomes)
         before = find(commands, outcomes, self.known, resent=resent.happened)
         if before and self._is_repeatable(commands):
-            return await self.gateway.backend.submit(anew(commands))
+            return await self.gateway.backend.submit(with_new_ids(commands))
         if before:
             raise replayed(summary(outcomes))
         return outcomes

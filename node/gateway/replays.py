@@ -98,7 +98,7 @@ class Replays:
         self._seen.pop(request_id, None)
 
 
-def anew(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
+def with_new_ids(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
     """Return the commands, with a new id where the id comes from the signature, so that they are carried out again. An order
     with a `client_oid` keeps its id, and is placed once.
     """
