@@ -29,7 +29,7 @@ HUNTS = {
     "no_barrier": Hunt("wrong read", ExchangeFaults(pause_leader=0.01), range(2, 40)),
     "early_reply": Hunt("lost: |wrong outcome: ", ExchangeFaults(crash=0.02), steps=200),
     "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
-    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0), range(5, 40)),
+    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0), range(25, 60)),
     "torn_snapshots": Hunt("SEAL: |there is no snapshot"),
     "unsynced_snapshots": Hunt("SEAL: |there is no snapshot|the log begins with", seeds=range(3, 40)),
     "snapshot_name_not_synced": Hunt("there is no snapshot|the log begins with", seeds=range(8, 60)),
