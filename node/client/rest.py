@@ -18,7 +18,7 @@ from node.client.blocking import Blocking, Loop
 from node.cluster_directory import KeyFile, read_key
 from node.errors import ConnectionLost, QuorumbookError
 from node.keys.credentials import sign
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from node.tls import pki
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5

@@ -32,7 +32,7 @@ from node.gateway.backend import Backend, Resent
 from node.gateway.catalogue import Catalogue, Product
 from node.gateway.errors import ApiError, UnavailableError
 from node.native.protocol import FailCode
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from statemachine.commands import AnyCommand, NoteStream
 from statemachine.events import AnyEvent, AnyOutcome, Noted, OrderReported, Rejected, StreamNoted
 from statemachine.types import Reason

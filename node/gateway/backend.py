@@ -21,7 +21,7 @@ from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import FULL, ClusterClient, NativeConnection
 from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 from statemachine.tables import ApiKeyRow

@@ -42,7 +42,7 @@ from node.native.protocol import (
     MarketView,
 )
 from node.statistics import Statistics
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from statemachine.auctions import TRADING
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged, TradeCorrected, TradingSwitched
 from statemachine.types import ProductStatus, Side

@@ -19,7 +19,7 @@ from node.native.connection import EndCallback, EventsCallback, NativeConnection
 from node.native.feed_reader import FeedReader
 from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, LevelReport, NodeStatus, StatusQuery
 from node.system import tasks as background
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from snapshots.levels.level import by_abi
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.protocol import Events, FailCode, StatusQuery
-from node.system.backoff import Backoff
+from node.system.tasks import Backoff
 from statemachine.events import AnyEvent
 
 IDLE_CHECK = 1.0

@@ -24,9 +24,9 @@ from node.streams.broker import Broker, BrokerError, FencedError
 from node.streams.following import NodeStream
 from node.streams.records import RecordWriter
 from node.system import tasks as background
-from node.system.backoff import Backoff
 from node.system.counts import Family, counts_file, keep_writing
 from node.system.processes import watch_parent
+from node.system.tasks import Backoff
 from snapshots.errors import SnapshotError
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from node.client import Client
 from node.client.shapes import scaled, units_of
 from node.cluster_directory import KeyFile
 from node.records.recording import Executions
-from node.system.backoff import Backoff
 from node.system.sockets import host_and_port
+from node.system.tasks import Backoff
 from node.tls import pki
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
@@ -108,5 +108,5 @@ def test_the_examples_of_the_client_library_run() -> None:
 
 def test_the_other_examples_run() -> None:
     run(list(examples(ROOT / "node" / "system" / "sockets.py")), {"host_and_port": host_and_port})
-    run(list(examples(ROOT / "node" / "system" / "backoff.py")), {"Backoff": Backoff})
+    run(list(examples(ROOT / "node" / "system" / "tasks.py")), {"Backoff": Backoff})
     run(list(examples(ROOT / "node" / "records" / "recording.py")), {"Executions": Executions})
