@@ -34,8 +34,7 @@ from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.errors import QuorumbookError
 from node.system import logs, stop_times
-from node.system.descriptors import raise_limit
-from node.system.processes import PARENT_PIPE, PID_FILE, PidFile
+from node.system.processes import PARENT_PIPE, PID_FILE, PidFile, raise_limit
 
 LOG_SECONDS = 5.0
 """Seconds between two checks of the log's size."""

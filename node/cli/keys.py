@@ -16,7 +16,7 @@ from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import KeyFile
 from node.errors import DirectoryError, QuorumbookError, RequestFailed
 from node.keys import addresses
-from node.keys.issue import PERMISSIONS, generate, names, revocation
+from node.keys.credentials import PERMISSIONS, generate, permission_names, revocation
 from node.native.protocol import ApiKeysQuery, ControlAction, FailCode
 from node.system import files
 from statemachine.commands import PutApiKey
@@ -111,7 +111,7 @@ def list_keys(target: Target, as_json: bool) -> None:
         {
             "key_id": row.key_id,
             "account_id": row.owner_id,
-            "permissions": ",".join(names(row.permissions)) or "revoked",
+            "permissions": ",".join(permission_names(row.permissions)) or "revoked",
             "addresses": row.addresses or "any",
             "user": row.user_id,
             "cluster_key": row.sealed_by,

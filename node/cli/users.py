@@ -13,7 +13,7 @@ from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
-from node.keys.issue import PERMISSIONS, names
+from node.keys.credentials import PERMISSIONS, permission_names
 from statemachine.access import ROLE_SCOPES
 from statemachine.commands import DecideProposal, Grant, PutApiKey, PutUser, SetAccess, command_decoder
 from statemachine.limits import OPERATOR, SECOND_NS
@@ -104,7 +104,7 @@ def show_access(target: Target, as_json: bool) -> None:
 
     def view(row: AccessRow, _: MarketScales) -> list[str]:
         seconds = str(row.consent_ns // SECOND_NS)
-        return ["off" if row.bootstrap_off else "on", ",".join(names(row.consent)) or "none", seconds]
+        return ["off" if row.bootstrap_off else "on", ",".join(permission_names(row.consent)) or "none", seconds]
 
     show_rows(target, as_json, "access", ("operator's key", "consent", "seconds"), view)
 

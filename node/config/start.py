@@ -17,8 +17,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
 from node.system import logs
-from node.system.descriptors import raise_limit
-from node.system.processes import watch_parent
+from node.system.processes import raise_limit, watch_parent
 
 config_option = click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
 

@@ -30,7 +30,7 @@ from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress, gateways
 from node.data_directory import identity
 from node.errors import SetupError
 from node.keys import encryption
-from node.keys.issue import generate
+from node.keys.credentials import generate
 from node.system import files
 from node.system.sockets import host_of
 from node.tls import pki

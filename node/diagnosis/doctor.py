@@ -33,8 +33,7 @@ from node.errors import ConfigError, QuorumbookError
 from node.migration import cutover
 from node.native.protocol import NodeStatus
 from node.records import backup
-from node.system.descriptors import DESCRIPTORS_MIN
-from node.system.processes import PID_FILE, locked_pid
+from node.system.processes import DESCRIPTORS_MIN, PID_FILE, locked_pid
 from node.tls.certificates import WARN_DAYS, days_left, validity
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError

@@ -15,8 +15,8 @@ from node.engine.entries import Encode, Entries
 from node.engine.leadership import After, Leader, ProposalQueue
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
+from node.keys.credentials import is_revocation
 from node.keys.encryption import ApiKey, ClusterKeys
-from node.keys.issue import is_revocation
 from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, DecideProposal, PutApiKey, command_decoder
 from statemachine.events import AnyOutcome, Rejected

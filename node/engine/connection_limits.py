@@ -2,7 +2,7 @@
 
 Connections are counted from the moment they are accepted, long before the client has authenticated. Places are reserved
 by kind of client: no client can take those of the node's gateways, of other nodes or of operators. The sum of all
-places is below the number of descriptors that a process is guaranteed (`node.system.descriptors`).
+places is below the number of descriptors that a process is guaranteed (`node.system.processes`).
 
 A connection that has not greeted yet waits and has no place. If too many connections wait, of one address or in total,
 the oldest is dropped in favour of the new one. An honest client greets within milliseconds; an old waiting connection

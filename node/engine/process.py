@@ -38,9 +38,8 @@ from node.engine.startup import check_other_nodes
 from node.errors import NodeRunningError, QuorumbookError
 from node.migration.start import at_start, finish_interrupted
 from node.system import software, stop_times
-from node.system.descriptors import raise_limit
 from node.system.logs import set_up
-from node.system.processes import ENGINE_PID_FILE, PidFile, watch_parent
+from node.system.processes import ENGINE_PID_FILE, PidFile, raise_limit, watch_parent
 from node.tls import pki
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError

@@ -15,7 +15,7 @@ document is generated from these structs.
 - auth: keys, signatures, replayed requests
 - limits: limits of connections and requests
 - feeds: the products that are followed: book, trades, events
-- channels: the messages of the WebSocket; candles has those of candles
+- channels: the messages of the WebSocket
 - sessions: one connection's subscriptions and its queue; balances polls accounts for them
 - sockets: the WebSocket endpoint; socket_orders places, amends and cancels over it, also when a connection ends
 - book: the copy of a product's book, and its JSON texts

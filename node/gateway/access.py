@@ -15,7 +15,7 @@ from node.gateway.calls import Answer, Call
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
 from node.gateway.requests import choice, parse
 from node.gateway.values import check_name, iso
-from node.keys.issue import PERMISSIONS, names
+from node.keys.credentials import PERMISSIONS, permission_names
 from node.native.protocol import ControlsQuery, ControlsView
 from statemachine import access
 from statemachine.commands import DecideProposal, Grant, PutApiKey, PutUser, SetAccess, command_decoder
@@ -143,7 +143,7 @@ async def settings(call: Call) -> Answer[AccessJson]:
     rows = (await _rows(call, "access", 1)).access
     row = rows[0] if rows else AccessRow(Scope.VENUE, "")
     return Answer(
-        AccessJson(bootstrap=not row.bootstrap_off, consent=names(row.consent), consent_seconds=row.consent_ns // SECOND_NS)
+        AccessJson(bootstrap=not row.bootstrap_off, consent=permission_names(row.consent), consent_seconds=row.consent_ns // SECOND_NS)
     )
 
 

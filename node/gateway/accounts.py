@@ -13,7 +13,7 @@ from node.gateway.errors import ApiError, BadRequestError, rejection
 from node.gateway.history import DOLLARS, own_user, usd_volume
 from node.gateway.requests import DecimalText, decimal_units, parse
 from node.gateway.values import account_text, check_name, iso, product_text, rate
-from node.keys.issue import names
+from node.keys.credentials import permission_names
 from node.native.protocol import BalancesQuery, FailCode, FeesQuery, FeesView
 from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
@@ -233,7 +233,7 @@ def _active(call: Call) -> bool:
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: the account and the permissions of the key."""
     return Answer(
-        UserJson(id=call.caller.account_id, permissions=names(call.caller.permissions), user=call.caller.user_id or UNSET)
+        UserJson(id=call.caller.account_id, permissions=permission_names(call.caller.permissions), user=call.caller.user_id or UNSET)
     )
 
 

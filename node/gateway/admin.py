@@ -21,8 +21,8 @@ from node.gateway.errors import ApiError, BadRequestError, NewKeyJson, ProposedE
 from node.gateway.requests import DecimalText, absent, choice, decimal_units, given, page_limit, parse
 from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, optional_name, product_text
 from node.keys import addresses
+from node.keys.credentials import PERMISSIONS, generate, permission_names, revocation
 from node.keys.encryption import TEXT_BYTES_MAX, check_texts
-from node.keys.issue import PERMISSIONS, generate, names, revocation
 from node.native.products import put_again
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
@@ -141,7 +141,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
         return cls(
             id=row.key_id,
             account_id=row.owner_id,
-            permissions=names(row.permissions),
+            permissions=permission_names(row.permissions),
             addresses=row.addresses.split(",") if row.addresses else [],
             encrypted=row.sealed_by != 0,
             user_id=row.user_id or UNSET,

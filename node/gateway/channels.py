@@ -5,6 +5,10 @@ subscribes to several of them gets each event once. `level3` carries the same ev
 `level1`, `level2` and the candles are derived from events; `heartbeat` and `status` are sent by a timer. `ticker_batch`
 and `level2_batch` carry the same data as `ticker` and `level2`, less often. `auction` carries the state of a product's
 auction every second while orders are collected, and at its opening.
+
+There is one channel of candles for each granularity of the REST API. A candle is made from the minutes that `Statistics`
+keeps, so it is exact even if the gateway began to follow the product in the middle of the bucket. The minutes go back 24
+hours, which is the longest bucket.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from typing import Protocol, Self
 import msgspec
 
 from node.gateway.book import Book
-from node.gateway.candles import CANDLES
 from node.gateway.catalogue import Product
 from node.gateway.values import DONE_WORDS, ORDER_TYPE_WORDS, SIDE_WORDS, STOP_WORDS, account_text, iso, order_text, rate
+from node.history.candles import GRANULARITIES, MINUTE, bucket
 from node.native.protocol import AuctionView
 from node.statistics import Statistics
 from statemachine.decimals import to_text
@@ -36,9 +40,12 @@ from statemachine.events import (
     TradeCorrected,
     TradingSwitched,
 )
+from statemachine.limits import SECOND_NS
 from statemachine.tables import CurrencyRow
 from statemachine.types import ChangeReason, CorrectionKind, DoneReason, OrderType, Side, StatusCause, Switch
 
+CANDLES = {f"candles_{granularity}": granularity for granularity in GRANULARITIES}
+"""The channels of candles, and the seconds of their buckets."""
 CHANNELS = (
     "heartbeat",
     "status",
@@ -546,3 +553,37 @@ def error(message: str, reason: str = "") -> bytes:
 def authentication_failed(why: str) -> bytes:
     """Return the `error` that Coinbase Exchange sends here. Clients recognise its `message`; its `reason` is JSON text."""
     return error("Authentication Failed", encode({"message": why}).decode())
+
+
+def candle(product: Product, stats: Statistics, last: OrderMatched, granularity: int) -> bytes:
+    """Return the message with the candle of `granularity` seconds of the latest trade, `last`, which is also the latest
+    in `stats`.
+    """
+    start = bucket(last.time // SECOND_NS, granularity)
+    span = stats.since(start // MINUTE)
+    prices = (span.low, span.high, span.open, last.price)
+    row = [start, *(product.price(price) for price in prices), product.size(span.volume)]
+    return msgspec.json.encode(
+        {
+            "type": "candles",
+            "product_id": last.product_id,
+            "granularity": granularity,
+            "sequence": last.product_sequence,
+            "time": iso(last.time),
+            "candles": [row],
+        }
+    )
+
+
+def finished(product: Product, stats: Statistics, last: OrderMatched | None, trade: OrderMatched) -> dict[str, bytes]:
+    """Return the candles that `trade` ends, by channel, in their final form. `last` is the trade before it and the
+    latest in `stats`.
+    """
+    if last is None or last.time // (MINUTE * SECOND_NS) == trade.time // (MINUTE * SECOND_NS):
+        return {}
+    before, now = last.time // SECOND_NS, trade.time // SECOND_NS
+    return {
+        channel: candle(product, stats, last, granularity)
+        for channel, granularity in CANDLES.items()
+        if bucket(before, granularity) != bucket(now, granularity)
+    }

@@ -24,9 +24,8 @@ from node.gateway.auth import Signed
 from node.gateway.backend import Backend
 from node.gateway.balances import Listener
 from node.gateway.book import Book, BookLoader, LongText, level2, level3, prepare_level2, prepare_level3
-from node.gateway.candles import candle, finished
 from node.gateway.catalogue import Catalogue, CurrencyJson, Product, ProductJson
-from node.gateway.channels import Frame, auction, encode, heartbeat, opened
+from node.gateway.channels import Frame, auction, candle, encode, finished, heartbeat, opened
 from node.gateway.errors import UnavailableError
 from node.gateway.metrics import Metrics
 from node.native.protocol import (

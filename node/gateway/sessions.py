@@ -18,8 +18,7 @@ from node.budget import caller_of
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway import channels
 from node.gateway.auth import Identity
-from node.gateway.candles import CANDLES
-from node.gateway.channels import EVENT_CHANNELS, Frame, parties
+from node.gateway.channels import CANDLES, EVENT_CHANNELS, Frame, parties
 from node.gateway.feeds import Feeds, ProductFeed
 from node.gateway.limits import SocketLimits, TurnRefusedError
 from node.gateway.metrics import Metrics

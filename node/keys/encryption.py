@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from node.errors import ClusterKeyError, UnfitSecretError
 from node.keys import addresses
 from node.keys.addresses import Network
-from node.keys.issue import is_revocation
+from node.keys.credentials import is_revocation
 from node.system import files
 from statemachine import access
 from statemachine.commands import PutApiKey

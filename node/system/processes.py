@@ -1,4 +1,5 @@
-"""Information on other processes (Linux, /proc), a node's pid file, and the end of a child with its supervisor.
+"""Information on other processes (Linux, /proc), a node's pid file, the end of a child with its supervisor, and the file
+descriptors that a process may have.
 
 A pid alone proves nothing, because numbers are reused. Therefore a node's supervisor holds a lock on its pid file while
 it lives, and a pid in an unlocked file means nothing.
@@ -6,6 +7,10 @@ it lives, and a pid in an unlocked file means nothing.
 The supervisor keeps the write end of a pipe and never writes. Each child gets the read end, whose number is in the
 environment variable `PARENT_PIPE`. Whatever ends the supervisor, SIGKILL included, closes the pipe, and the child then
 ends at once. That is safe at any moment, because everything that a node has promised is already on disk.
+
+A process without free descriptors cannot store a vote or open a log segment, and must stop. Therefore each process of a
+node raises its soft limit to the hard limit at its start, refuses to start below a minimum, and limits its connections
+so that its files always have room.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import struct
 import sys
@@ -21,7 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from node import exit_codes
-from node.errors import NodeRunningError
+from node.errors import NodeRunningError, QuorumbookError
 
 PID_FILE = "node.pid"
 """Name of the supervisor's pid file in a node's data directory."""
@@ -179,3 +185,36 @@ def _wait_for_end(descriptor: int) -> None:
     sys.stderr.write("the supervisor is gone; this process ends too\n")
     sys.stderr.flush()
     os._exit(exit_codes.ORPHANED)
+
+
+DESCRIPTORS_MIN = 8_192
+"""Descriptors that each process of a node must be able to open. An engine has at most `engine.connection_limits.CONNECTIONS_MAX`
+connections (2,752), about 80 on its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096
+connections of clients and a few to engines."""
+
+DESCRIPTORS_WANTED = 65_536
+"""No process needs more."""
+
+
+class DescriptorsError(QuorumbookError):
+    """This process may open too few files."""
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard limit, or to `DESCRIPTORS_WANTED` if that is less. Returns the limit in force.
+
+    Raises:
+        DescriptorsError: even the hard limit is below `DESCRIPTORS_MIN`; the text says what to change.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    reachable = DESCRIPTORS_WANTED if hard == unlimited else min(hard, DESCRIPTORS_WANTED)
+    if soft != unlimited and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+        soft = reachable
+    if soft != unlimited and soft < DESCRIPTORS_MIN:
+        raise DescriptorsError(
+            f"this process may open {soft} files (hard limit {hard}); a node needs {DESCRIPTORS_MIN}. Raise the hard limit: "
+            "LimitNOFILE=65536 in a systemd unit, --ulimit nofile=65536 for a container, nofile in /etc/security/limits.conf for a login"
+        )
+    return DESCRIPTORS_WANTED if soft == unlimited else soft

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, traders
 from loadtest.scenario import Plan, Scenario
-from node.keys.credentials import Credentials
-from node.keys.issue import generate
+from node.keys.credentials import Credentials, generate
 from node.native.products import put_again
 from node.native.protocol import OrdersQuery, ProductsQuery
 from statemachine.commands import AnyCommand, Grant, PlaceOrder, PutApiKey, PutUser, SetAccess

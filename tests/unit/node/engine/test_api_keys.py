@@ -14,9 +14,8 @@ import pytest
 from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
-from node.keys.credentials import Credentials
+from node.keys.credentials import Credentials, revocation
 from node.keys.encryption import ApiKey, ClusterKeys, read_keys, with_another, write_keys
-from node.keys.issue import revocation
 from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch

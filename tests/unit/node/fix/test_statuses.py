@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from node.fix import statuses as subject
-from node.fix.statuses import Statuses
+from node.fix import market as subject
+from node.fix.market import Statuses
 from node.gateway.errors import UnavailableError
 from statemachine.types import ProductStatus
 from tests.waiting import until
@@ -40,7 +40,7 @@ async def test_after_lost_events_the_status_is_sent_as_soon_as_it_can_be_read(mo
     made = Statuses(
         cast(Any, None), cast(Any, SimpleNamespace(recent=recent)), cast(Any, sender), cast(Any, None), "k", cast(Any, None)
     )
-    made._requests["s"] = subject._Request(feed)
+    made._requests["s"] = subject._StatusRequest(feed)
     made.gap(feed)
     await until(lambda: bool(sender.sent))
     assert (sender.sent[0][35], sender.sent[0][324], fails) == ("f", "s", -1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.gateway.candles import CANDLES
+from node.gateway.channels import CANDLES
 from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, trade
 
 

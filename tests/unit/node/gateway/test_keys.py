@@ -13,9 +13,8 @@ import pytest
 from node.errors import RequestFailed
 from node.gateway.auth import Authenticator
 from node.gateway.errors import ApiError, UnavailableError
-from node.keys.credentials import Credentials
+from node.keys.credentials import Credentials, revocation
 from node.keys.encryption import ClusterKeys, write_keys
-from node.keys.issue import revocation
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
 from statemachine.limits import ADDRESSES_MAX, OPERATOR

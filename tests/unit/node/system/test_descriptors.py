@@ -11,8 +11,8 @@ import pytest
 
 from node.deployment.setup import initialise
 from node.engine.connection_limits import CONNECTIONS_MAX
-from node.system import descriptors
-from node.system.descriptors import DESCRIPTORS_MIN, DescriptorsError, raise_limit
+from node.system import processes
+from node.system.processes import DESCRIPTORS_MIN, DescriptorsError, raise_limit
 
 OTHERS = 280
 """Descriptors of an engine that are no connections of the native protocol: see `DESCRIPTORS_MIN`."""
@@ -47,14 +47,14 @@ class Limits:
 )
 def test_the_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, result: int) -> None:
     limits = Limits(soft, hard)
-    monkeypatch.setattr(descriptors, "resource", limits)
+    monkeypatch.setattr(processes, "resource", limits)
     assert raise_limit() == result
     assert limits.now[0] in (result, resource.RLIM_INFINITY)
     assert limits.now[1] == hard
 
 
 def test_too_low_a_hard_limit_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "resource", Limits(1_024, 2_048))
+    monkeypatch.setattr(processes, "resource", Limits(1_024, 2_048))
     with pytest.raises(DescriptorsError, match=r"may open 2048 files \(hard limit 2048\); a node needs 8192.*LimitNOFILE=65536"):
         raise_limit()
 
