@@ -29,7 +29,7 @@ from node.config.file import load
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.renewing import rotate
 from node.deployment.statuses import Statuses, ask_all, asking, leader_of
-from node.diagnosis.stopping import wait_until_may_stop
+from node.diagnosis.health import wait_until_may_stop
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 from node.system.processes import ENGINE_PID_FILE, locked_note

@@ -16,9 +16,8 @@ from node.cli.target import CLUSTER_VARIABLE, default_place, deprecated, json_op
 from node.config.settings import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupError
 from node.migration import cutover
-from node.migration.differences import Column, TableDifference
-from node.migration.rehearsal import NodeData, Rehearsal, places, rehearse
-from node.migration.rollback import WayBack, ways_back
+from node.migration.cutover import WayBack, ways_back
+from node.migration.rehearsal import Column, NodeData, Rehearsal, TableDifference, places, rehearse
 from node.records.txlog import to_lines
 from node.system import files
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile, locked_note

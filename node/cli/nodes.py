@@ -21,7 +21,7 @@ from node.config.file import load
 from node.data_directory import identity
 from node.deployment.setup import Host, initialise, is_loopback
 from node.deployment.statuses import asking
-from node.diagnosis.stopping import wait_until_may_stop
+from node.diagnosis.health import wait_until_may_stop
 from node.engine.modes import Mode
 from node.errors import NodeStartError
 from node.gateway import CODE

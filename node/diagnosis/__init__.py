@@ -1,3 +1,3 @@
-"""Answers an operator's questions: is the machine fit (`doctor`), is the cluster healthy (`health`), may this node stop
-(`stopping`). Collects a support bundle (`bundle`) and measures a cluster (`bench`, `rates`).
+"""Answers an operator's questions: is the machine fit (`doctor`), is the cluster healthy, and may this node stop
+(`health`)? Collects a support bundle (`bundle`) and measures a cluster (`bench`, `rates`).
 """

@@ -30,9 +30,8 @@ from node.engine.feed import Feed
 from node.engine.housekeeping import staggered
 from node.engine.introductions import Addresses, Body, Introductions, Migrated, own_places
 from node.engine.leadership import ahead_of_tick
-from node.engine.level_change import LevelChange
+from node.engine.level_change import LevelChange, LevelRequests, asking
 from node.engine.level_preparation import Preparation
-from node.engine.level_requests import LevelRequests, asking
 from node.engine.modes import Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of

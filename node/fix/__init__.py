@@ -9,8 +9,7 @@ sending     sends messages from a report stream (`statemachine.streams`), so tha
             same numbers
 orders      a client's requests, their commands, and the answers to refused ones
 reports     converts a report of the stream to an ExecutionReport
-market      market data: subscriptions, snapshots and changes
-statuses    product statuses
+market      market data and product statuses: subscriptions, snapshots and changes
 counting    counters for Prometheus
 server      connections and their bounds
 process     the process

@@ -143,7 +143,9 @@ async def settings(call: Call) -> Answer[AccessJson]:
     rows = (await _rows(call, "access", 1)).access
     row = rows[0] if rows else AccessRow(Scope.VENUE, "")
     return Answer(
-        AccessJson(bootstrap=not row.bootstrap_off, consent=permission_names(row.consent), consent_seconds=row.consent_ns // SECOND_NS)
+        AccessJson(
+            bootstrap=not row.bootstrap_off, consent=permission_names(row.consent), consent_seconds=row.consent_ns // SECOND_NS
+        )
     )
 
 

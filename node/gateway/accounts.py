@@ -233,7 +233,9 @@ def _active(call: Call) -> bool:
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: the account and the permissions of the key."""
     return Answer(
-        UserJson(id=call.caller.account_id, permissions=permission_names(call.caller.permissions), user=call.caller.user_id or UNSET)
+        UserJson(
+            id=call.caller.account_id, permissions=permission_names(call.caller.permissions), user=call.caller.user_id or UNSET
+        )
     )
 
 

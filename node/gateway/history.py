@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from node.gateway.catalogue import Product
     from node.gateway.history_source import HistorySource
-    from node.history.archived import Row
+    from node.history.partitions import Row
     from node.history.queries import HistoryReader
 
 _Result = TypeVar("_Result")

@@ -26,10 +26,9 @@ from sqlalchemy import Engine as Database
 from cluster.log import command_of, read_segments
 from node.config.settings import NodeConfig
 from node.history import tables
-from node.history.archived import up_to
 from node.history.candles import HOUR, MINUTE, bucket
 from node.history.database import alembic_config, connect, database_url, head, is_made, schema_name
-from node.history.partitions import DIRECTORY, alone
+from node.history.partitions import DIRECTORY, alone, up_to
 from node.history.place import FETCHED
 from node.history.projection import HistoryRows, order_row
 from node.history.store import HistoryProgress, HistoryStore, add_volumes, put, put_candles

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, RowMapping, Select, Table, select
 
 from node.config.settings import NodeConfig
 from node.history import tables
-from node.history.archived import ID_MAX, Row, RowRequest, Times, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import check, connect, is_made
 from node.history.pages import PageRequest, Place, TransferKind
+from node.history.partitions import ID_MAX, Row, RowRequest, Times, Where, latest, newest
 from node.history.projection import NOT_STORED, terms_of
 from node.history.store import HistoryProgress, LogGap, progress_of
 from statemachine.events import OrderMatched, OrderState

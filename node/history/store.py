@@ -15,8 +15,8 @@ from sqlalchemy.sql.dml import Insert
 
 from node.errors import HistoryError
 from node.history import tables
-from node.history.archived import RowRequest, newest
 from node.history.candles import Candle
+from node.history.partitions import RowRequest, newest
 from node.history.projection import HistoryRows, Row
 from statemachine.types import DoneReason, OrderStatus
 

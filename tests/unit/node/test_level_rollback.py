@@ -25,7 +25,7 @@ from node.deployment.setup import initialise
 from node.engine import levels, process
 from node.migration import cutover, keeping
 from node.migration.contents import LOG, look
-from node.migration.rollback import way_back
+from node.migration.cutover import way_back
 from node.migration.start import finish_interrupted
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, SetLevel, abi_behind, encode_level_entry

@@ -28,8 +28,8 @@ from node.deployment.setup import initialise
 from node.errors import DataDirectoryError, DirectoryError
 from node.migration import cutover
 from node.migration.contents import LOG, SNAPSHOTS, check_known, look
+from node.migration.cutover import way_back, ways_back
 from node.migration.rehearsal import places, rehearse
-from node.migration.rollback import way_back, ways_back
 from node.migration.start import at_start
 from node.system import software
 from snapshots.abi import ABI

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from node.migration.differences import Column, TableDifference, differences, new_names
+from node.migration.rehearsal import Column, TableDifference, differences, new_names
 from snapshots import tsv
 from snapshots.migration.report import StepReport, TableCount
 

@@ -21,7 +21,7 @@ from node.config.settings import HistoryConfig
 from node.deployment.setup import initialise
 from node.history import tables
 from node.history.database import connect, head
-from node.migration import cutover, rollback
+from node.migration import cutover
 from node.migration.contents import LOG
 from node.migration.start import at_start
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile
@@ -172,7 +172,7 @@ def test_another_version_than_the_one_that_migrated_does_not_go_back(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrated(data)
-    monkeypatch.setattr(rollback, "ACCEPTED", frozenset({ONE.abi}))
+    monkeypatch.setattr(cutover, "ACCEPTED", frozenset({ONE.abi}))
     output = run("rollback", "cluster", "--without-export", code=1).stderr
     assert "roll back with the version that made the migration" in output
     assert len(cutover.former(data)) == 1

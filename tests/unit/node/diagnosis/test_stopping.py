@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from node.deployment.statuses import Statuses
-from node.diagnosis.stopping import verdict, wait_until_may_stop
+from node.diagnosis.health import stop_verdict, wait_until_may_stop
 from tests.unit.node.diagnosis.statuses import member, status, three
 
 LEARNER = [member("n1"), member("n2"), member("n3"), member("n4", role="learner")]
@@ -43,7 +43,7 @@ def five(*silent: str) -> Statuses:
     ],
 )
 def test_a_node_may_stop_while_the_others_are_a_majority(statuses: Statuses, node_id: str, may_stop: bool, text: str) -> None:
-    found = verdict(statuses, node_id)
+    found = stop_verdict(statuses, node_id)
     assert (found.may_stop, text in found.text) == (may_stop, True), found
 
 
@@ -60,7 +60,7 @@ def test_a_node_may_stop_while_the_others_are_a_majority(statuses: Statuses, nod
 )
 def test_where_no_majority_serves_a_stop_makes_nothing_worse(statuses: Statuses, stands_still: bool) -> None:
     """The last node of a cluster that is being stopped reports for a moment that it leads."""
-    assert verdict(statuses, "n1").stands_still is stands_still
+    assert stop_verdict(statuses, "n1").stands_still is stands_still
 
 
 def test_waiting_ends_when_the_other_node_is_back() -> None:

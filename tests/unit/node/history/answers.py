@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from node.history.archived import Row
 from node.history.pages import PageRequest, TransferKind
-from node.history.partitions import DAY
+from node.history.partitions import DAY, Row
 from node.history.projection import LedgerKind
 from node.history.queries import HistoryReader
 from statemachine.events import OrderState

@@ -11,10 +11,9 @@ import pytest
 
 from node.errors import HistoryError
 from node.history import tables
-from node.history.archived import up_to
 from node.history.cutting import cut
 from node.history.database import connect
-from node.history.partitions import archive_days
+from node.history.partitions import archive_days, up_to
 from node.history.store import HistoryProgress
 from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
