@@ -21,7 +21,7 @@ from node.errors import ClusterKeyError, ConfigError
 from node.keys import addresses
 from node.keys.encryption import ClusterKeys
 from node.system.sockets import host_of
-from node.tls.checks import check_tls
+from node.tls.certificates import check_tls
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
 Fault = Callable[[str, str], ConfigError]

@@ -22,8 +22,7 @@ from node.errors import ClusterKeyError, SetupError
 from node.keys.encryption import read_keys, with_another, write_keys
 from node.system import files
 from node.tls import pki
-from node.tls.certificates import Validity, validity
-from node.tls.checks import signed_by
+from node.tls.certificates import Validity, signed_by, validity
 
 FORMER_KEY = "ca.key.former"
 """File with the key of the former authority, until a roll is finished."""

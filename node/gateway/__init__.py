@@ -25,6 +25,7 @@ document is generated from these structs.
 - backend: the engine, over the native protocol
 - openapi: the OpenAPI document
 - gateway, process: the parts, their wiring and the poller of the status; the process
+- page: the web page, whose files are under ui/static/
 - http/: the HTTP server
 
 `node/fix` uses its backend, catalogue and feeds. The command line and the load test use the texts of ids and words.

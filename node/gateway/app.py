@@ -26,7 +26,7 @@ from node.gateway.http.limits import REFUSAL_PAUSE
 from node.gateway.http.messages import JSON, Request, Response, Router, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
-from node.gateway.ui.page import Page
+from node.gateway.page import Page
 from node.system import software
 from statemachine.types import Permission
 

@@ -297,7 +297,7 @@ class Times(NamedTuple):
 
 
 class RowRequest(NamedTuple):
-    """A request for the last `limit` rows in the order of some columns; the ids (`partitions.id_of`) grow with the
+    """A request for the last `limit` rows in the order of some columns; the ids (`id_of`) grow with the
     first of these. Only ids from `first` to `last`, and times within `times`, need to be read.
     """
 

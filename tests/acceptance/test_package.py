@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("statemachine", "snapshots", "cluster", "node", "loadtest")
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 SECONDS = 100
-SHOW = "from node.gateway.ui import files; print(files.ROOT); print(len(files.load()))"
+SHOW = "from node.gateway import page; print(page.ROOT); print(len(page.load()))"
 
 
 @pytest.mark.timeout(2 * SECONDS)

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from node.gateway.ui import files
-from node.gateway.ui.page import content_policy, origins
+from node.gateway import page
+from node.gateway.page import content_policy, origins
 from node.native.protocol import MemberStatus
 from tests.unit.node.gateway.harness import Exchange
 
@@ -30,7 +30,7 @@ def base(exchange: Exchange) -> str:
 
 async def test_every_file_is_served_with_its_type_and_policy(exchange: Exchange) -> None:
     async with ClientSession() as session:
-        for name, file in files.load().items():
+        for name, file in page.load().items():
             async with session.get(f"{base(exchange)}/ui/{name}") as answer:
                 assert answer.status == 200
                 assert await answer.read() == file.body
@@ -163,14 +163,14 @@ def test_origins_are_those_that_browsers_write() -> None:
 def test_a_file_that_does_not_belong_to_a_page_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.pem").write_text("x")
     with pytest.raises(ValueError, match=r"secret\.pem is no file of a page"):
-        files.load(tmp_path)
+        page.load(tmp_path)
 
 
 def test_the_files_of_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large.js").write_text("x" * 100)
-    monkeypatch.setattr(files, "TOTAL_MAX", 99)
+    monkeypatch.setattr(page, "TOTAL_MAX", 99)
     with pytest.raises(ValueError, match="more than 99 bytes"):
-        files.load(tmp_path)
+        page.load(tmp_path)
 
 
 HEADER_TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=60)

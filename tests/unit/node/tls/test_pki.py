@@ -16,7 +16,7 @@ from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
 from node.errors import ConfigError
 from node.tls import pki
-from node.tls.checks import check_tls
+from node.tls.certificates import check_tls
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
