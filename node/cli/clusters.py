@@ -19,11 +19,10 @@ from rich.text import Text
 
 from node import exit_codes
 from node.cli import levels, members
-from node.cli.arguments import Finite
 from node.cli.output import duration, instant, plain_console, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.session import CliSession, run
-from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
+from node.cli.target import Finite, Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
 from node.deployment.local_cluster import LocalCluster

@@ -10,11 +10,10 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.arguments import COUNT, INT64_MAX, WHOLE_SECONDS, above_zero
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
-from node.cli.target import Target, cluster_option, json_option
+from node.cli.target import COUNT, INT64_MAX, WHOLE_SECONDS, Target, above_zero, cluster_option, json_option
 from node.config.calendars import DAYS, CalendarError, CalendarText, clock, command_of
 from node.errors import DirectoryError
 from node.native.protocol import ControlsQuery, ControlsView, TradesQuery

@@ -16,10 +16,9 @@ from rich.live import Live
 from rich.text import Text
 
 from node.cli import session
-from node.cli.arguments import Finite
 from node.cli.output import ProgressBar, plain_console, print_json, progress, show, table
 from node.cli.session import MarketScales
-from node.cli.target import Target, cluster_option, json_option, place_option
+from node.cli.target import Finite, Target, cluster_option, json_option, place_option
 from node.cluster_directory import Access, ClusterDirectory
 from node.config.file import load
 from node.deployment.statuses import Statuses, ask_all, asking

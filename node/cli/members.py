@@ -12,10 +12,9 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from node.cli.arguments import Finite
 from node.cli.output import print_json, show, table
 from node.cli.session import CliSession, run
-from node.cli.target import Target, cluster_option, deprecated, earlier_place, json_option, place_option
+from node.cli.target import Finite, Target, cluster_option, deprecated, earlier_place, json_option, place_option
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import click
 
-from node.cli.arguments import Finite
 from node.cli.output import print_json
 from node.cli.program import Commands
-from node.cli.target import json_option
+from node.cli.target import Finite, json_option
 from node.config.checks import advice
 from node.config.file import load
 from node.data_directory import identity

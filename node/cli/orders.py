@@ -10,11 +10,10 @@ from typing import Any
 import click
 import msgspec
 
-from node.cli.arguments import above_zero
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
-from node.cli.target import Target, account_options, json_option
+from node.cli.target import Target, above_zero, account_options, json_option
 from node.gateway.errors import SIZES
 from node.gateway.values import ORDER_ID_MAX, PERIOD_EXPECTED, STOPS, lifetime, order_text, stop_type
 from node.native.protocol import OrdersQuery

@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "limits": ("controls.limits", "Price collars and order limits of products."),
     "risk": ("controls.risk", "Risk limits of accounts and firms."),
-    "fees": ("fees.fees", "Fee tiers by 30-day volume, the rates of single accounts, and what an account pays."),
+    "fees": ("accounts.fees", "Fee tiers by 30-day volume, the rates of single accounts, and what an account pays."),
     "user": ("users.user", "Users and their roles."),
     "access": ("users.access", "The operator's key of the configuration file, and which commands need a second user's consent."),
     "proposal": ("users.proposal", "Commands that wait for the consent of another user."),

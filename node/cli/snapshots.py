@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
-from node.cli.arguments import Finite
 from node.cli.output import instant, print_json, progress, show, table
 from node.cli.program import Commands
 from node.cli.records import warn_of_keys
 from node.cli.session import CliSession, run
-from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
+from node.cli.target import Finite, Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.errors import DirectoryError, NodeStartError
 from node.native.protocol import ControlAction, NodeStatus, StatusQuery

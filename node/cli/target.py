@@ -3,11 +3,15 @@
 `--cluster` (or `QUORUMBOOK_CLUSTER`) names either the directory that `quorumbook init` made, or a key file with the
 nodes' addresses. With such a file alone, a command works from any machine. `--url` names other nodes than the file, and
 `--key` another key than the operator's.
+
+The types of arguments that several commands share are here too. Each has bounds: what does not fit is a wrong command
+line, never an exception.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -19,6 +23,7 @@ import msgspec
 from node.cluster_directory import Access, ClusterDirectory, KeyFile, read_key
 from node.config.checks import split_address
 from node.errors import DirectoryError
+from statemachine.limits import SECOND_NS
 
 CLUSTER_VARIABLE = "QUORUMBOOK_CLUSTER"
 URL_VARIABLE = "QUORUMBOOK_URL"
@@ -31,6 +36,12 @@ EARLIER_DEFAULT = "cluster"
 """
 
 SCHEME = "tls://"
+
+INT64_MAX = 2**63 - 1
+COUNT = click.IntRange(0, INT64_MAX)
+"""A count or an id: a number that a command of the exchange can hold."""
+WHOLE_SECONDS = click.IntRange(0, INT64_MAX // SECOND_NS)
+"""A duration of the exchange, which stores nanoseconds."""
 
 Function = Callable[..., Any]
 
@@ -241,3 +252,28 @@ def earlier_place(name: str = "", *declarations: str) -> Callable[[Function], Fu
 def json_option(function: Function) -> Function:
     """Add `--json`, passed on as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def above_zero(units: int, option: str, omitted: str = "") -> int:
+    """Return the amount that an option gives. It must not be 0, because 0 in a command means that there is no amount.
+
+    Args:
+        omitted: a sentence of the error that says how to give no amount, after a space.
+
+    Raises:
+        click.UsageError: it is 0.
+    """
+    if not units:
+        raise click.UsageError(f"--{option}: expected more than 0.{omitted}")
+    return units
+
+
+class Finite(click.FloatRange):
+    """A number within bounds. Not NaN, which compares with no bound, and not infinity, for which no clock can wait."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises click.BadParameter."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, not {value!r}", param, ctx)
+        return float(number)

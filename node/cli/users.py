@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import click
 import msgspec
 
-from node.cli.arguments import COUNT, WHOLE_SECONDS
 from node.cli.controls import rows_of, send, show_rows
 from node.cli.output import instant, print_json, show, table, word
 from node.cli.program import Commands
 from node.cli.session import CliSession, MarketScales, fresh_id, run
-from node.cli.target import Target, cluster_option, json_option
+from node.cli.target import COUNT, WHOLE_SECONDS, Target, cluster_option, json_option
 from node.keys.credentials import PERMISSIONS, permission_names
 from statemachine.access import ROLE_SCOPES
 from statemachine.commands import DecideProposal, Grant, PutApiKey, PutUser, SetAccess, command_decoder
