@@ -1,18 +1,27 @@
-"""Reads the fields of a client's message. An error names the wrong field and the reason."""
+"""Reads the fields of a client's message. An error names the wrong field and the reason.
+
+The dictionaries, `FIXT11.xml` and `FIX50SP2.xml`, are given to clients and enforced here. A field that a message does not
+have is refused and not ignored: an order must not trade without something that its client asked for.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
+from xml.etree.ElementTree import Element, fromstring
 
 from node.errors import QuorumbookError
-from node.fix.dictionary import fields_by_type, header, known
 from node.fix.tags import MSG_TYPE
 from node.fix.wire import FixFrame
 
 Value = TypeVar("Value")
+
+DICTIONARIES = Path(__file__).parent / "dictionary"
+FILES = ("FIXT11.xml", "FIX50SP2.xml")
 
 INVALID_TAG, MISSING, NOT_OF_TYPE, NO_VALUE, INCORRECT, FORMAT = 0, 1, 2, 4, 5, 6
 COMP_ID, SENDING_TIME_PROBLEM, INVALID_TYPE, REPEATED, OUT_OF_ORDER, GROUP_COUNT, OTHER = 9, 10, 11, 13, 14, 16, 99
@@ -32,6 +41,34 @@ class FieldError(QuorumbookError):
         super().__init__(text)
         self.tag = tag
         self.reason = reason
+
+
+@cache
+def fields_by_type() -> dict[str, frozenset[int]]:
+    """The fields that each type of message may have, header and trailer included."""
+    roots = [fromstring((DICTIONARIES / name).read_text(encoding="utf-8")) for name in FILES]
+    numbers = {field.attrib["name"]: int(field.attrib["number"]) for root in roots for field in root.iterfind("fields/field")}
+
+    def of(part: Element | None) -> frozenset[int]:
+        found = part.iter() if part is not None else ()
+        return frozenset(numbers[each.attrib["name"]] for each in found if each.tag in ("field", "group"))
+
+    always = of(roots[0].find("header")) | of(roots[0].find("trailer"))
+    return {each.attrib["msgtype"]: of(each) | always for root in roots for each in root.iterfind("messages/message")}
+
+
+@cache
+def header() -> frozenset[int]:
+    """The fields of the header."""
+    root = fromstring((DICTIONARIES / FILES[0]).read_text(encoding="utf-8"))
+    numbers = {field.attrib["name"]: int(field.attrib["number"]) for field in root.iterfind("fields/field")}
+    return frozenset(numbers[field.attrib["name"]] for field in root.iterfind("header/field"))
+
+
+@cache
+def known() -> frozenset[int]:
+    """Every field of any message."""
+    return frozenset[int]().union(*fields_by_type().values())
 
 
 class FixMessage:
