@@ -41,7 +41,7 @@ A name with dots is the module and the class.
     ├── native.framing.MalformedError       a frame of the native protocol does not decode
     ├── records.recording.RecordingError    a file is not a recorded order flow
     ├── streams.orders.BadRecordError       a record of the orders' topic is not an order
-    └── system.descriptors.DescriptorsError the process may open too few files
+    └── system.processes.DescriptorsError the process may open too few files
 
 A client's mistake is answered and is not an exception. A bug fails an assertion and ends the process.
 """

@@ -99,7 +99,7 @@ class Answered(Protocol):
 
 
 class LevelRequests(Protocol):
-    """The part of `level_requests.LevelRequests` that is used here."""
+    """The part of `level_change.LevelRequests` that is used here."""
 
     @property
     def under_way(self) -> bool: ...
