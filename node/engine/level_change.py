@@ -409,6 +409,8 @@ class LevelRequests:
         self._begin(request.request_id, work(), send)
 
     def _begin(self, request_id: int, work: Coroutine[Any, Any, msgspec.Raw], send: Send) -> None:
+        """Do the work of a request in a task, and send its answer."""
+
         async def answered() -> None:
             try:
                 send(Answer(request_id, await work))
@@ -421,8 +423,8 @@ class LevelRequests:
 def asking(
     config: NodeConfig,
 ) -> tuple[Callable[[MemberStatus], Awaitable[NodeStatus]], Callable[[MemberStatus, str], Awaitable[None]]]:
-    """How a leader asks the other members for their status and to prepare their states. It authenticates with this
-    node's certificate.
+    """Return how a leader asks the other members for their status and to prepare their states. It authenticates with
+    this node's certificate.
     """
 
     async def connect(member: MemberStatus) -> NativeConnection:

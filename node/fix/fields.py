@@ -45,7 +45,7 @@ class FieldError(QuorumbookError):
 
 @cache
 def fields_by_type() -> dict[str, frozenset[int]]:
-    """The fields that each type of message may have, header and trailer included."""
+    """Return the fields that each type of message may have, header and trailer included."""
     roots = [fromstring((DICTIONARIES / name).read_text(encoding="utf-8")) for name in FILES]
     numbers = {field.attrib["name"]: int(field.attrib["number"]) for root in roots for field in root.iterfind("fields/field")}
 
@@ -59,7 +59,7 @@ def fields_by_type() -> dict[str, frozenset[int]]:
 
 @cache
 def header() -> frozenset[int]:
-    """The fields of the header."""
+    """Return the fields of the header."""
     root = fromstring((DICTIONARIES / FILES[0]).read_text(encoding="utf-8"))
     numbers = {field.attrib["name"]: int(field.attrib["number"]) for field in root.iterfind("fields/field")}
     return frozenset(numbers[field.attrib["name"]] for field in root.iterfind("header/field"))
@@ -67,7 +67,7 @@ def header() -> frozenset[int]:
 
 @cache
 def known() -> frozenset[int]:
-    """Every field of any message."""
+    """Return every field of any message."""
     return frozenset[int]().union(*fields_by_type().values())
 
 

@@ -54,6 +54,8 @@ _CAUSES = {
 
 @dataclass
 class _StatusRequest:
+    """A subscription to the status of a product."""
+
     feed: ProductFeed
     changed: bool = False
     """Whether a change was already sent."""
@@ -75,7 +77,7 @@ class Statuses:
         self._reading: set[asyncio.Task[None]] = set()
 
     def follows(self, product_id: str) -> bool:
-        """Whether the session has subscribed to the status of the product."""
+        """Return whether the session has subscribed to the status of the product."""
         return any(request.feed.product_id == product_id for request in self._requests.values())
 
     async def handle(self, message: FixMessage, number: int) -> list[ProductFeed]:

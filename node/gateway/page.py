@@ -110,7 +110,7 @@ def load(root: Path = ROOT) -> dict[str, StaticFile]:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names the tag. Weak tags count, because compressing proxies make tags weak."""
+    """Return whether an If-None-Match header names the tag. Weak tags count, because compressing proxies make tags weak."""
     if header is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
@@ -118,7 +118,7 @@ def _names(header: str | None, etag: str) -> bool:
 
 
 def _accepts_gzip(header: str | None) -> bool:
-    """Whether an Accept-Encoding header allows gzip."""
+    """Return whether an Accept-Encoding header allows gzip."""
     if header is None:
         return False
     for part in header.split(","):

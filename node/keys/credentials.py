@@ -81,5 +81,5 @@ def revocation(row: ApiKeyRow, command_id: str) -> PutApiKey:
 
 
 def is_revocation(command: PutApiKey) -> bool:
-    """Whether a command is a revocation, which contains nothing secret."""
+    """Return whether a command is a revocation, which contains nothing secret."""
     return not command.permissions and (command.secret, command.passphrase) == (NO_SECRET, "")

@@ -129,6 +129,7 @@ def differences(
 
 
 def _compared(was: _Side, now: _Side) -> TableDifference:
+    """Compare two states of a table, by key where both have the same key."""
     # A key of other columns does not show which new row an old row has become.
     pairs = was.keyed() if was.key == now.key else {}
     common = [(name, was.places[name], place) for name, place in now.places.items() if name in was.places]
@@ -167,7 +168,7 @@ def _line(sign: str, cells: Cells) -> str:
 
 
 def _extends(was: str, now: str) -> bool:
-    """Whether a cell with a value of several parts has all that it had."""
+    """Return whether a cell with a value of several parts has all that it had."""
     if was[:1] not in ("{", "["):
         return False
     try:
@@ -177,6 +178,7 @@ def _extends(was: str, now: str) -> bool:
 
 
 def _has(now: Any, was: Any) -> bool:
+    """Return whether a new value contains everything that the old one has."""
     if isinstance(was, dict) and isinstance(now, dict):
         return all(name in now and _has(now[name], value) for name, value in was.items())
     if isinstance(was, list) and isinstance(now, list):

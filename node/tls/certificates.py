@@ -64,6 +64,7 @@ def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
 
 
 def _check_key(config: NodeConfig, certificate: x509.Certificate, fault: Fault, *, fits: bool) -> None:
+    """Check that the private key can be read and fits the certificate."""
     path = config.path(config.tls.key)
     try:
         fitting = pki.fits(certificate, _bytes("tls.key", path, fault))
@@ -92,6 +93,7 @@ def _certificates(key: str, path: Path, fault: Fault) -> list[x509.Certificate]:
 
 
 def _check_dates(key: str, path: Path, certificate: x509.Certificate, now: datetime.datetime, fault: Fault) -> None:
+    """Check that a certificate is valid now."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         raise fault(key, f"expected a certificate that is valid now; {path} expired on {end:%Y-%m-%d}")
