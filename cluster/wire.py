@@ -39,14 +39,18 @@ HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
 """Threads for the handshakes of callers, so that unknown callers take no time of Raft's thread."""
 KEEPALIVE = 0.5
-"""Seconds without a message after which a keepalive is sent. Only connections between followers need keepalives."""
+"""Seconds between two checks of all connections. A connection on which nothing was sent for half of that time gets a
+keepalive. Only connections between followers need keepalives.
+"""
+CHECK_SLACK = 0.15
+"""Seconds for which a check waits for a message. A message wakes the process anyway, and the heartbeats of a leader (every
+0.07 s) arrive often enough, so only a node that hears nothing is woken by the timer.
+"""
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 CALL_AFTER = 2.0
 """Seconds that the smaller id waits to be called before it calls."""
-CONNECTED_CHECK = 0.5
-"""Seconds between checks whether a connection that the other node made still exists."""
 PAUSE_NOTED = 0.5
 """Seconds by which a check may be late. If it is later, this process was paused or had no CPU time, and the peer's
 silence does not count.
@@ -104,6 +108,8 @@ class _Connection:
         self.channel = channel
         self.former = _protocol(channel) == FORMER_PROTOCOL
         self.preferred = preferred
+        self.ended = asyncio.Event()
+        """Set when the connection no longer counts."""
 
     def send(self, data: bytes) -> bool:
         """Send a message. Returns False if it certainly does not arrive."""
@@ -151,6 +157,8 @@ class TlsWire:
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
+        self._check: asyncio.TimerHandle | None = None
+        self._check_at = 0.0
         clock = asyncio.get_running_loop().time
         self._door = Doorkeeper(clock)
         self._threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="raft-handshake")
@@ -253,6 +261,9 @@ class TlsWire:
             task.cancel()
         for connection in list(self._connections.values()):
             connection.channel.transport.close()
+        self._check_at = float("inf")
+        if self._check is not None:
+            self._check.cancel()
         self._threads.shutdown(wait=False)
 
     # ------------------------------------------------------------------ becoming connected
@@ -342,13 +353,15 @@ class TlsWire:
             channel.transport.abort()
 
     async def _keep_calling(self, peer: str) -> None:
-        """Call a peer whenever there is no connection to it, until it is no longer a peer."""
+        """Call a peer whenever there is no connection to it, until it is no longer a peer. While there is one, this waits for
+        its end.
+        """
         pause = RETRY_MIN
         while peer in self._peers:
             if peer > self._node_id:
                 await asyncio.sleep(CALL_AFTER)
-            if peer in self._connections:
-                await asyncio.sleep(CONNECTED_CHECK)
+            if (connection := self._connections.get(peer)) is not None:
+                await connection.ended.wait()
                 continue
             if await self._call(peer):
                 pause = RETRY_MIN
@@ -399,7 +412,7 @@ class TlsWire:
             self._tell_disconnected(peer)
         self._connections[peer] = connection
         self._refusals.connected(peer)
-        watch = asyncio.get_running_loop().create_task(self._watch(connection))
+        self._check_later()
         try:
             self._on_connected(peer)
             await channel.serve(partial(self._take, connection))
@@ -409,11 +422,11 @@ class TlsWire:
         except Exception as error:  # noqa: BLE001  # an internal error stops the node
             self._fail(error)
         finally:
-            watch.cancel()
             channel.transport.abort()
             if self._connections.get(peer) is connection:
                 del self._connections[peer]
                 self._tell_disconnected(peer)
+            connection.ended.set()
 
     def _tell_disconnected(self, peer: str) -> None:
         try:
@@ -429,20 +442,33 @@ class TlsWire:
         """Pass on a message unless another connection to the same peer has replaced this one."""
         if self._connections.get(connection.peer) is not connection:
             return False
+        if connection.channel.heard >= self._check_at:
+            self._check_now()
         self._on_message(connection.peer, message, more)
         return True
 
-    async def _watch(self, connection: _Connection) -> None:
-        """Send keepalives, and detect a peer that sends nothing."""
-        loop, channel = asyncio.get_running_loop(), connection.channel
-        while not channel.transport.is_closing():
-            due = loop.time() + KEEPALIVE
-            await asyncio.sleep(KEEPALIVE)
-            now = loop.time()
-            if now - due > PAUSE_NOTED:
+    def _check_later(self) -> None:
+        """Set the timer of the next check, if it is not set."""
+        if self._check is None:
+            loop = asyncio.get_running_loop()
+            self._check_at = loop.time() + KEEPALIVE
+            self._check = loop.call_at(self._check_at + CHECK_SLACK, self._check_now)
+
+    def _check_now(self) -> None:
+        """Send keepalives, and detect peers that send nothing."""
+        now = asyncio.get_running_loop().time()
+        paused = now - self._check_at > CHECK_SLACK + PAUSE_NOTED
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+        for connection in list(self._connections.values()):
+            channel = connection.channel
+            if paused:
                 channel.heard = max(channel.heard, now - KEEPALIVE)  # its latest frames may not have been read yet
             if now - channel.heard > SILENCE_MAX:
                 log.warning("%s has been silent for %.1f s", connection.peer, now - channel.heard)
                 channel.transport.abort()
-            elif now - channel.wrote > KEEPALIVE:
+            elif now - channel.wrote > KEEPALIVE / 2:
                 connection.send(b"")
+        if self._connections:
+            self._check_later()

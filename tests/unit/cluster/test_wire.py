@@ -285,11 +285,50 @@ async def test_a_silent_peer_counts_as_gone(ours: Certificates, monkeypatch: pyt
 async def test_signs_of_life_keep_an_idle_connection(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_module, "SILENCE_MAX", 0.25)
     monkeypatch.setattr(wire_module, "KEEPALIVE", 0.05)
+    monkeypatch.setattr(wire_module, "CHECK_SLACK", 0.02)
     async with pair(ours) as (n1, n2):
         loop = asyncio.get_running_loop()
         end = loop.time() + 0.6
         await until(lambda: loop.time() > end)
         assert n1.heard == []
+        await still_talk(n1, n2)
+
+
+async def test_a_message_takes_the_place_of_the_timer(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that gets heartbeats is not woken for the check of its connections."""
+    monkeypatch.setattr(wire_module, "KEEPALIVE", 0.02)
+    monkeypatch.setattr(wire_module, "CHECK_SLACK", 60.0)
+    async with pair(ours) as (n1, n2):
+        channel = n2.wire._connections["n1"].channel
+        for _ in range(2):
+            heard = channel.heard
+
+            def sent(before: float = heard) -> bool:
+                return n2.wire.send("n1", b"heartbeat") and channel.heard > before
+
+            await until(sent)
+        assert n1.wire._check is not None
+        assert n1.wire._check.when() > asyncio.get_running_loop().time() + 50
+        assert n2.heard == []
+
+
+async def test_a_connected_node_has_no_timer_for_calls(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "CALL_AFTER", 0.03)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noting(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    async with pair(ours) as (n1, n2):
+        loop = asyncio.get_running_loop()
+        n1.wire.set_peers({"n2": "127.0.0.1:1"}, {})  # n3 is never reached, and called again and again
+        await until(lambda: "n3" not in n1.wire._called)
+        monkeypatch.setattr(asyncio, "sleep", noting)
+        end = loop.time() + 0.1
+        await until(lambda: loop.time() > end)
+        assert [seconds for seconds in slept if seconds >= 0.03] == []
         await still_talk(n1, n2)
 
 
