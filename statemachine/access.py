@@ -26,7 +26,6 @@ Regulation (EU) 2017/584 (RTS 7), article 18: a venue acts on members, a member 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -49,7 +48,6 @@ from statemachine.commands import (
     SetAccess,
     SetCalendar,
     SetSwitches,
-    command_decoder,
 )
 from statemachine.entry import is_name
 from statemachine.limits import (
@@ -73,12 +71,6 @@ OF_OPERATOR = sum(permission for permission in Permission if permission >= Permi
 """The permissions that commands of the operator need. ADMIN is all of them."""
 CONSENTED = OF_OPERATOR - Permission.CLUSTER
 """The permissions whose commands may need consent."""
-SEES_ALL = _VIEW | OF_OPERATOR
-"""Permissions for the venue of which one shows every row of the controls."""
-OF_ALL_ACCOUNTS = ("fee_override", "fee_volume")
-"""Tables that may have a row of each account. Only a sender who sees every row may read them, so that nobody else has
-all rows searched for a few: `Engine.fees_of` has those of one account.
-"""
 OF_ACCOUNT = Permission.VIEW + Permission.TRADE + Permission.TRANSFER
 """The permissions that an administrator of a firm may give to a key of its accounts."""
 
@@ -253,29 +245,6 @@ def effective(state: State, key: ApiKeyRow) -> ApiKeyRow:
         if not _held(state, user, Scope.VENUE, "") & _CLUSTER:
             held &= ~_CLUSTER
     return msgspec.structs.replace(key, permissions=widened(key.permissions) & held)
-
-
-def sees(state: State, sender: str, table: str, row: Any) -> bool:
-    """Return whether a sender of the operator's commands may read a row of the controls, of the API keys or of the
-    proposals.
-    """
-    if held_by(state, sender, Scope.VENUE, "") & SEES_ALL:
-        return True
-    if table in OF_ALL_ACCOUNTS:
-        return False
-    match table:
-        case "switch" | "risk":
-            return bool(held_by(state, sender, row.scope, row.name) & _VIEW)
-        case "firm" | "firm_member":
-            return bool(held_by(state, sender, Scope.FIRM, row.firm_id) & _VIEW)
-        case "api_key":
-            return bool(held_by(state, sender, Scope.ACCOUNT, row.owner_id) & _ACCESS)
-        case "user":
-            return bool(row.user_id == user_of(sender))
-        case "proposal":
-            need = needed(state, command_decoder.decode(row.command))
-            return row.proposer == sender or bool(held_by(state, sender, *need[1:]) & need[0])
-    return True
 
 
 def put_user(state: State, command: PutUser) -> Reject | None:

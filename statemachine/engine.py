@@ -13,7 +13,20 @@ from typing import Any
 
 import msgspec
 
-from statemachine import access, auctions, consent, fees, invariants, limit_states, linked, loading, pending, persistence, timers
+from statemachine import (
+    access,
+    auctions,
+    consent,
+    fees,
+    invariants,
+    limit_states,
+    linked,
+    loading,
+    pending,
+    persistence,
+    timers,
+    visibility,
+)
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REJECTS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -272,8 +285,12 @@ class Engine:
         return self._state.api_keys.get(key_id)
 
     def api_keys(self) -> list[ApiKeyRow]:
-        """Return all API keys, by id."""
+        """Return all API keys, by id. O(n log n)."""
         return self._state.api_keys.in_order()
+
+    def visible_keys(self, sender: str, after: str, limit: int) -> list[ApiKeyRow]:
+        """Return a page of the API keys that a sender of the operator's commands may read (`visibility.visible_keys`)."""
+        return visibility.visible_keys(self._state, sender, after, limit)
 
     def usable_key(self, key_id: str) -> ApiKeyRow | None:
         """Return one API key, with the permissions that it has by its user's roles (`access.effective`)."""
@@ -285,8 +302,8 @@ class Engine:
         return access.held_by(self._state, sender, scope, name)
 
     def sees(self, sender: str, table: str, row: Any) -> bool:
-        """Return whether a sender of the operator's commands may read a row (`access.sees`)."""
-        return access.sees(self._state, sender, table, row)
+        """Return whether a sender of the operator's commands may read a row (`visibility.sees`)."""
+        return visibility.sees(self._state, sender, table, row)
 
     def proposed_permission(self, proposal_id: int) -> Permission | None:
         """Return the permission that a decision about a proposal needs, None if there is no such proposal."""
@@ -358,6 +375,10 @@ class Engine:
         phases, corrections. O(n log n).
         """
         return self._state.records[table].in_order()
+
+    def visible(self, sender: str, table: str, first: int, limit: int) -> list[Any]:
+        """Return a page of the rows of such a table that a sender of the operator's commands may read (`visibility.visible`)."""
+        return visibility.visible(self._state, sender, table, first, limit)
 
     def phase(self, product_id: str) -> PhaseRow | None:
         """Return the product's phase in its calendar, or None if it follows no calendar."""

@@ -261,7 +261,9 @@ class State:
             if changes is not None:  # they may be those of the freeze before, to which nothing else refers
                 clear(changes.came, changes.left)
             account.changes = account.streams = None
-        clear(self.busy, self.limited, self.streams, *(records.rows for records in self.records.values()), self.orders)
+        clear(
+            self.busy, self.limited, self.streams, *(part for each in self.records.values() for part in each.parts), self.orders
+        )
 
     def __del__(self) -> None:
         """Break the reference cycles of orders; see `clear`. At the interpreter's end there is nothing to do, and the

@@ -13,7 +13,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -55,13 +54,12 @@ from node.native.protocol import (
     TradesQuery,
 )
 from node.statistics import Figures
-from statemachine import access
 from statemachine.commands import PutApiKey, command_decoder
 from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.order_lists import Wanted
 from statemachine.tables import ProposalRow
-from statemachine.types import ProductStatus, Scope, Side
+from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
@@ -296,22 +294,14 @@ def _wanted(query: OrdersQuery) -> Wanted:
 
 
 def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
-    sender = query.sender or OPERATOR
-    behind = (row for row in engine.api_keys() if row.key_id > query.after and engine.sees(sender, "api_key", row))
-    return [msgspec.structs.replace(row, secret="", passphrase="") for row in islice(behind, _limit(query.limit, KEYS_MAX))]
+    rows = engine.visible_keys(query.sender or OPERATOR, query.after, _limit(query.limit, KEYS_MAX))
+    return [msgspec.structs.replace(row, secret="", passphrase="") for row in rows]
 
 
 def _controls(engine: Engine, query: ControlsQuery) -> object:
     """Return a page of a table of controls that the sender may see."""
     _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
-    first, sender = max(query.after, 0), query.sender or OPERATOR
-    if engine.held_by(sender, Scope.VENUE, "") & access.SEES_ALL:
-        rows = engine.records(query.table)
-    elif query.table in access.OF_ALL_ACCOUNTS:
-        rows = []
-    else:
-        rows = [row for row in engine.records(query.table) if engine.sees(sender, query.table, row)]
-    rows = rows[first : first + _limit(query.limit, KEYS_MAX)]
+    rows = engine.visible(query.sender or OPERATOR, query.table, max(query.after, 0), _limit(query.limit, KEYS_MAX))
     if query.table == "proposal":
         rows = [_without_secrets(row) for row in rows]
     return ControlsView(**{query.table: rows})

@@ -310,6 +310,16 @@ class FormerEngine(Engine):
         """See `Engine`."""
         return bool(self.held_by(sender, Scope.VENUE, "") & access.OF_OPERATOR)
 
+    def visible(self, sender: str, table: str, first: int, limit: int) -> list[Any]:  # noqa: ARG002 - as in `Engine`
+        """Return no rows, because version 0.2.0 has no controls."""
+        return []
+
+    def visible_keys(self, sender: str, after: str, limit: int) -> list[ApiKeyRow]:
+        """See `Engine`."""
+        if not self.sees(sender, "api_key", None):
+            return []
+        return [row for row in self.api_keys() if row.key_id > after][:limit]
+
     def proposed_permission(self, proposal_id: int) -> None:
         """Return None, because version 0.2.0 has no proposals."""
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from statemachine import access
-from statemachine.commands import AnyCommand, Batch, DecideProposal, Grant, OpenAccount, PutApiKey, PutFirm, PutUser, SetAccess
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    DecideProposal,
+    Grant,
+    OpenAccount,
+    PutApiKey,
+    PutCurrency,
+    PutFeeOverride,
+    PutFirm,
+    PutMember,
+    PutProduct,
+    PutRiskLimits,
+    PutUser,
+    SetAccess,
+    SetSwitches,
+)
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Done, Proposed, Rejected
 from statemachine.limits import GRANTS_PER_USER, KEYS_PER_USER, OPERATOR, PROPOSALS_MAX, PROPOSALS_PER_SENDER, USERS_MAX
-from statemachine.tables import FeeOverrideRow, FeeVolumeRow
+from statemachine.tables import KEPT, FeeOverrideRow, FeeVolumeRow
 from statemachine.types import Decision, Permission, Reason, Role, Scope
 
 MINUTE = 60 * 10**9
@@ -87,6 +103,54 @@ def test_the_same_command_again_is_the_same_proposal() -> None:
     assert isinstance(apply(engine, approval)[0], Done)
     assert engine.account_exists("ann")
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+def test_the_visible_rows_are_those_of_a_look_at_each_row() -> None:
+    """`visible` looks rows up by the user's roles; `sees` judges a row."""
+    engine = with_two_administrators(int(Permission.ACCOUNTS))
+    commands: list[AnyCommand] = [PutFirm(OPERATOR, f"firm-{firm}", firm) for firm in ("acme", "best", "cost")]
+    commands += [PutCurrency(OPERATOR, "usd", "USD", 2), PutCurrency(OPERATOR, "btc", "BTC", 8)]
+    commands.append(PutProduct(OPERATOR, "pair", "BTC-USD", "BTC", "USD", 1, 10**8, 10**8, 10**10, 0, 0))
+    for number, firm in enumerate(("acme", "acme", "best", "cost", "")):
+        name = f"a{number}"
+        commands += [OpenAccount(OPERATOR, name, name), PutFeeOverride(OPERATOR, f"fee-{name}", name, "", 1, 2)]
+        commands += [PutMember(OPERATOR, f"member-{name}", name, firm)] if firm else []
+        commands += [
+            PutRiskLimits(OPERATOR, f"risk-{name}-{each}", Scope.ACCOUNT, name, each, volume_max=9) for each in ("USD", "BTC")
+        ]
+    for scope, name in (
+        (Scope.FIRM, "acme"),
+        (Scope.FIRM, "cost"),
+        (Scope.ACCOUNT, "a0"),
+        (Scope.PRODUCT, "BTC-USD"),
+        (Scope.VENUE, ""),
+    ):
+        commands.append(SetSwitches(OPERATOR, f"switch-{scope}-{name}", scope, name, 1))
+    viewer, officer = Role.VIEWER, Role.RISK_OFFICER
+    commands.append(user("tom", [Grant(viewer, Scope.FIRM, "acme"), Grant(officer, Scope.ACCOUNT, "a4")]))
+    commands.append(
+        user(
+            "una",
+            [Grant(viewer, Scope.ACCOUNT, "a0"), Grant(officer, Scope.PRODUCT, "BTC-USD"), Grant(officer, Scope.FIRM, "best")],
+        )
+    )
+    commands += [key("bare"), user("nobody", [])]
+    assert not [outcome for outcome in apply(engine, *commands) if isinstance(outcome, Rejected)]
+    apply(engine, OpenAccount(access.sender_of_user("ada"), "open", "ann"))
+    senders = [OPERATOR, access.sender_of_key("bare"), *map(access.sender_of_user, ("ada", "tom", "una", "nobody", "unknown"))]
+    for table in (table.name for table in KEPT if table.name not in ("api_key", "timer", "mass_cancel")):
+        for sender in senders:
+            rows = [row for row in engine.records(table) if engine.sees(sender, table, row)]
+            assert engine.visible(sender, table, 0, 1_000) == rows, (table, sender)
+            assert engine.visible(sender, table, 1, 2) == rows[1:3]
+    assert len(engine.visible(access.sender_of_user("tom"), "risk", 0, 9)) == 6
+    apply(engine, user("fay", [Grant(Role.ADMINISTRATOR, Scope.FIRM, "acme"), Grant(viewer, Scope.FIRM, "best")]))
+    apply(engine, *[key(f"k-{name}", permissions=1, owner=name) for name in ("a0", "a1", "a2", "a4")])
+    for sender in [*senders, access.sender_of_user("fay")]:
+        keys = [row for row in engine.api_keys() if engine.sees(sender, "api_key", row)]
+        assert engine.visible_keys(sender, "", 100) == keys, sender
+        assert engine.visible_keys(sender, "k-a0", 2) == [row for row in keys if row.key_id > "k-a0"][:2]
+    assert [row.key_id for row in engine.visible_keys(access.sender_of_user("fay"), "", 9)] == ["k-a0", "k-a1"]
 
 
 def test_commands_of_the_cluster_itself_need_no_consent() -> None:
