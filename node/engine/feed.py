@@ -9,7 +9,8 @@ subscriptions. Otherwise it is *behind*: it is sent events from the ring as fast
 reader costs no memory. When the ring has dropped the next event of a subscription, the subscription ends with TOO_OLD.
 
 Account data is private. Sessions that are neither gateways nor operators get events with empty account ids and client
-order ids, and only the id and side of a waiting stop order.
+order ids, with fees of 0 (a fee divided by the notional is the account's rate), and with only the id and side of a
+waiting stop order.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ FRAMES_KEPT = 64
 
 
 class Audience(Enum):
-    """What a reader may see: everything, or events without account ids and client order ids."""
+    """What a reader may see: everything, or events without account ids, client order ids and fees."""
 
     FULL = 1
     PUBLIC = 2
@@ -73,7 +74,7 @@ class Audience(Enum):
 _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
     OrderReceived: {"account_id": "", "client_oid": ""},
     OrderOpened: {"account_id": ""},
-    OrderMatched: {"maker_account_id": "", "taker_account_id": ""},
+    OrderMatched: {"maker_account_id": "", "taker_account_id": "", "maker_fee": 0, "taker_fee": 0},
     OrderChanged: {"account_id": "", "new_stop_price": 0},
     OrderDone: {"account_id": ""},
     OrderActivated: {
@@ -89,7 +90,7 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
     StatusChanged: {},
     TradingSwitched: {},
     AuctionIndicated: {},
-    TradeCorrected: {"buyer_account_id": "", "seller_account_id": ""},
+    TradeCorrected: {"buyer_account_id": "", "seller_account_id": "", "buyer_fee": 0, "seller_fee": 0},
     OrderReported: {},
     StreamNoted: {},
 }

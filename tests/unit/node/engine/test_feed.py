@@ -349,6 +349,24 @@ class TestAudiences:
         subscribe(feed, late, 1)
         assert late.events == public.events
 
+    def test_the_public_sees_no_fees(self) -> None:
+        """A fee divided by the notional is the account's rate."""
+        feed, gateway, public = Feed(100), Reader(), Reader(Audience.PUBLIC)
+        subscribe(feed, gateway, 0)
+        subscribe(feed, public, 0)
+        trade = msgspec.structs.replace(matched(1, 1), maker_fee=-3, taker_fee=7)
+        moved = TradeCorrected("BTC-USD", 2, 0, CorrectionKind.PRICE, 1, "alice", "bob", 5, 5, 6, 8, -4)
+        feed.publish(*encoded(trade, moved))
+        assert gateway.events == [trade, moved]
+        seen, corrected = public.events
+        assert isinstance(seen, OrderMatched)
+        assert isinstance(corrected, TradeCorrected)
+        assert (seen.maker_fee, seen.taker_fee, corrected.buyer_fee, corrected.seller_fee) == (0, 0, 0, 0)
+        assert (seen.price, seen.size, corrected.new_price) == (trade.price, trade.size, 6)
+        (latest,) = msgspec.msgpack.decode(feed.encoded_trades("BTC-USD", 1, Audience.PUBLIC), type=list[OrderMatched])
+        assert latest == seen
+        assert feed.trades("BTC-USD", 1) == [trade]
+
     def test_an_amended_stop_order_that_waits_stays_hidden(self) -> None:
         """Its limit is near its stop price. The amendment of an order on the book is public."""
         feed, public = Feed(100), Reader(Audience.PUBLIC)
