@@ -250,10 +250,14 @@ class CancelAllAfter(Command, frozen=True, tag=13):
     """Cancel the account's open orders in `timeout` nanoseconds, unless another such command with the same tag comes
     before. If `session` is not empty, only orders with this tag are cancelled. A `timeout` of 0 removes the timer. The
     timer belongs to no connection and no node: it fires by the time of the log.
+
+    With `whole_account` the tag chooses no orders: it only distinguishes this timer, which cancels all orders, from
+    the timers of other sessions and from the one without a tag.
     """
 
     timeout: int
     session: str = ""
+    whole_account: bool = False
 
 
 class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

@@ -99,7 +99,7 @@ def check_arrangement(state: State) -> None:
     assert sorted(state.killing) == sorted((row.scope, row.name) for row in records["switch"] if row.cancelling), "who cancels"
     times = sorted((row.at, int(row.kind), row.subject, row.tag) for row in records["timer"])
     assert list(state.timers) == times, "the index of timers"
-    own = Counter(row.subject for row in records["timer"] if row.kind == Timer.CANCEL_AFTER)
+    own = Counter(row.subject for row in records["timer"] if row.kind in timers.OF_ACCOUNTS)
     assert state.cancel_afters == own, "the numbers of timers of accounts"
     for name, product in state.products.items():
         assert product.controls == records["product_limits"].get(name), f"product {name}: its limits"

@@ -7,7 +7,8 @@
 - While a cluster has no leader no timer fires. The first entry of the next leader advances the log's time, and the
   timer fires then.
 - It cancels the orders that `CancelAll` with the tag would cancel at that moment, over several entries if there are
-  many (`pending`). The reason is `DoneReason.TIMER`.
+  many (`pending`). The reason is `DoneReason.TIMER`. A timer of the whole account has a tag of its own and cancels
+  what `CancelAll` without a tag would: a session can take it back without the timer that the account set elsewhere.
 - If the account has as many unfinished mass cancels as it may have, the timer fires again with a later entry.
 - A command that sets a timer does not displace the outcomes of orders in the reply cache. Its outcome is kept among
   those that changed nothing.
@@ -41,19 +42,20 @@ _AGAIN = 10**8
 def cancel_all_after(state: State, account: Account, command: CancelAllAfter) -> Reject | None:
     """Set, change or remove the timer of the account and tag."""
     name, tag = account.account_id, command.session
+    kind = Timer.CANCEL_WHOLE if command.whole_account else Timer.CANCEL_AFTER
     if tag and not is_command_id(tag):
         return bad_command_id("session", Reason.INVALID_ID)
     if command.timeout == 0:
-        timers.remove(state, Timer.CANCEL_AFTER, name, tag)
+        timers.remove(state, kind, name, tag)
         answer.armed(state, 0)
         return None
     longest = min(CANCEL_ALL_AFTER_MAX, TIME_MAX - state.time)
     if not CANCEL_ALL_AFTER_MIN <= command.timeout <= longest:
         return Reject(Reason.INVALID_TIMEOUT, "timeout", f"expected 0, or {CANCEL_ALL_AFTER_MIN} to {longest} nanoseconds")
-    known = (int(Timer.CANCEL_AFTER), name, tag) in state.records["timer"]
+    known = (int(kind), name, tag) in state.records["timer"]
     if not known and state.cancel_afters.get(name, 0) >= CANCEL_AFTERS_PER_ACCOUNT:
         return Reject(Reason.TOO_MANY_TIMERS, "session", f"at most {CANCEL_AFTERS_PER_ACCOUNT} timers an account")
-    timers.put(state, Timer.CANCEL_AFTER, name, tag, state.time + command.timeout)
+    timers.put(state, kind, name, tag, state.time + command.timeout)
     answer.armed(state, state.time + command.timeout)
     return None
 
@@ -63,10 +65,12 @@ def _go_off(state: State, row: TimerRow) -> None:
     account = state.accounts[row.subject]
     unfinished = sum(1 for each in state.mass_cancels if each.account_id == row.subject)
     if unfinished >= MASS_CANCELS_PER_ACCOUNT:
-        timers.put(state, Timer.CANCEL_AFTER, row.subject, row.tag, state.time + _AGAIN)
+        timers.put(state, row.kind, row.subject, row.tag, state.time + _AGAIN)
         return
     state.changes.touch(account)
-    pending.cancel_all(state, account, pending.Chosen(session=row.tag, reason=int(DoneReason.TIMER)))
+    tag = row.tag if row.kind == Timer.CANCEL_AFTER else ""
+    pending.cancel_all(state, account, pending.Chosen(session=tag, reason=int(DoneReason.TIMER)))
 
 
-timers.HANDLERS[int(Timer.CANCEL_AFTER)] = _go_off
+for _kind in timers.OF_ACCOUNTS:
+    timers.HANDLERS[int(_kind)] = _go_off

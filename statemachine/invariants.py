@@ -26,8 +26,9 @@ from statemachine.limits import (
 )
 from statemachine.pending import is_unfinished
 from statemachine.state import State
+from statemachine.timers import OF_ACCOUNTS
 from statemachine.turns import parts, turn
-from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce, Timer
+from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
 from statemachine.validation import can_rest
 
 _ORDERS_PER_COMMAND = 3
@@ -240,9 +241,8 @@ def _check_records(state: State) -> None:
         for key, row in records.rows.items():
             assert records.key_of(row) == key, f"table {records.table.name}: a row under the key {key}"
     for timer in state.records["timer"]:
-        assert timer.kind != Timer.CANCEL_AFTER or timer.subject in state.accounts, (
-            f"a timer of the unknown account {timer.subject}"
-        )
+        known = timer.kind not in OF_ACCOUNTS or timer.subject in state.accounts
+        assert known, f"a timer of the unknown account {timer.subject}"
     for row in state.mass_cancels:
         assert 0 <= row.last_order_id <= state.last_order_id, (
             f"account {row.account_id}: cancels orders up to {row.last_order_id}"

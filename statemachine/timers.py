@@ -17,6 +17,9 @@ from statemachine.types import Timer
 
 Handler = Callable[[State, TimerRow], None]
 
+OF_ACCOUNTS = (Timer.CANCEL_AFTER, Timer.CANCEL_WHOLE)
+"""The kinds of timers that accounts set; the subject is the account."""
+
 HANDLERS: dict[int, Handler] = {}
 """The handlers by kind. A module that sets timers registers its handler when it is imported."""
 
@@ -32,7 +35,7 @@ def put(state: State, kind: Timer, subject: str, tag: str, at: int) -> None:
 def index(state: State, row: TimerRow) -> None:
     """Add a timer to the indexes. O(log n)."""
     state.timers[row.at, int(row.kind), row.subject, row.tag] = None
-    if row.kind == Timer.CANCEL_AFTER:
+    if row.kind in OF_ACCOUNTS:
         state.cancel_afters[row.subject] = state.cancel_afters.get(row.subject, 0) + 1
 
 
@@ -41,7 +44,7 @@ def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
     row = state.records["timer"].remove(int(kind), subject, tag)
     if row is not None:
         del state.timers[row.at, int(kind), subject, tag]
-        if row.kind == Timer.CANCEL_AFTER:
+        if row.kind in OF_ACCOUNTS:
             left = state.cancel_afters.pop(subject) - 1
             if left:
                 state.cancel_afters[subject] = left

@@ -217,6 +217,8 @@ class Timer(IntEnum):
     """Orders of an account are cancelled unless it repeats its `CancelAllAfter`."""
     PROPOSAL = 4
     """A proposal expires; the subject is its id."""
+    CANCEL_WHOLE = 5
+    """The same as CANCEL_AFTER for a `CancelAllAfter` of the whole account: the tag chooses no orders."""
 
 
 class CorrectionKind(IntEnum):

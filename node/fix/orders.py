@@ -160,7 +160,8 @@ class OrderEntry:
 
     async def _product(self, message: FixMessage) -> Product:
         try:
-            return await self._catalogue.product(message.text(tags.SYMBOL))
+            symbol = message.text(tags.SYMBOL)
+            return self._catalogue.known(symbol) or await self._catalogue.listed(symbol)
         except UnknownHereError:
             raise _Refusal("1", f"there is no product {message.text(tags.SYMBOL)[:64]}") from None
 
@@ -229,8 +230,12 @@ class OrderEntry:
             await asyncio.sleep(timeout / 3)
 
     def disarm(self) -> None:
-        """Clear the timer of an earlier connection. This session owns the orders now and has no cancel on disconnect."""
-        self._arm(0)
+        """Clear the timers of earlier connections that this session does not set itself: it owns the orders now, whatever
+        8013 said before. The account's timer without a tag belongs to REST and stays.
+        """
+        for cancel in (CancelOnDisconnect.ACCOUNT, CancelOnDisconnect.SESSION):
+            if self._terms.cancel is not cancel:
+                self._arm(0, cancel)
 
     async def cancel_on_disconnect(self) -> None:
         """Cancel the orders that the session's terms name, and wait for the outcome."""
@@ -243,11 +248,11 @@ class OrderEntry:
         """Return the tag of the orders to cancel, or "" for all orders of the account."""
         return "" if self._terms.cancel is CancelOnDisconnect.ACCOUNT else self._tag
 
-    def _arm(self, timeout: int) -> None:
-        """Set the account's timer, or clear it (0)."""
-        self._sender.submissions.put(
-            Item(CancelAllAfter(self._account_id, self._mark("arm"), timeout, self._cancelled_tag), no_answer)
-        )
+    def _arm(self, timeout: int, cancel: CancelOnDisconnect | None = None) -> None:
+        """Set the timer of the session's terms, or of `cancel`; or clear it (0)."""
+        whole = (cancel or self._terms.cancel) is CancelOnDisconnect.ACCOUNT
+        mark = self._mark("arm-all" if whole else "arm")
+        self._sender.submissions.put(Item(CancelAllAfter(self._account_id, mark, timeout, self._tag, whole), no_answer))
 
     def _mark(self, what: str) -> str:
         """Return a command id that no other command has."""

@@ -386,10 +386,10 @@ class FixServer:
             running = [sender.run(), sender.run_resends()]
             trades = terms.service is Service.ORDERS and not too_low
             cancels = trades and terms.cancel is not CancelOnDisconnect.NONE
+            if trades:
+                orders.disarm()
             if cancels:
                 running.append(orders.keep_armed())
-            elif trades:
-                orders.disarm()
             if terms.is_of_another:
                 running.append(self._watch_rights(connection, terms))
             await connection.serve(session, running)

@@ -20,7 +20,7 @@ _LASTING = (TimeInForce.GTC, TimeInForce.GTT)
 class TwinOptions(TwinCorrections):
     """The effects of options."""
 
-    timers: dict[tuple[str, str], int] = field(default_factory=dict)
+    timers: dict[tuple[Timer, str, str], int] = field(default_factory=dict)
     """When the orders of an account with a tag ("": all) leave."""
     has_exits: bool = False
     """Did exits enter after the command under way?"""
@@ -207,9 +207,10 @@ class TwinOptions(TwinCorrections):
             return Reason.INVALID_ID
         if c.timeout and not SECOND <= c.timeout <= DAY:
             return Reason.INVALID_TIMEOUT
-        self.timers.pop((c.account_id, c.session), None)
+        kind = Timer.CANCEL_WHOLE if c.whole_account else Timer.CANCEL_AFTER
+        self.timers.pop((kind, c.account_id, c.session), None)
         if c.timeout:
-            self.timers[c.account_id, c.session] = self.now + c.timeout
+            self.timers[kind, c.account_id, c.session] = self.now + c.timeout
         return "armed", self.now + c.timeout if c.timeout else 0
 
     def session_end(self, product_id: str) -> int:
@@ -224,7 +225,7 @@ class TwinOptions(TwinCorrections):
         their numbers.
         """
         ends = [(until, Timer.INTERRUPTION, name, "") for name, (_, _, until, _) in self.interrupted.items()]
-        return ends + [(at, Timer.CANCEL_AFTER, name, tag) for (name, tag), at in self.timers.items()]
+        return ends + [(at, *timer) for timer, at in self.timers.items()]
 
     def go_off(self) -> None:
         """Do what is due, the earliest first."""
@@ -235,7 +236,8 @@ class TwinOptions(TwinCorrections):
         if kind is Timer.INTERRUPTION:
             self.end_interruption(name)
             return
-        del self.timers[name, tag]
+        del self.timers[kind, name, tag]
+        tag = tag if kind is Timer.CANCEL_AFTER else ""
         for order in [each for each in self.known() if each.owner == name and tag in ("", self.session(each))]:
             if self.products[order.product.product_id].status is not ProductStatus.OFFLINE:
                 self.leave(order, DoneReason.TIMER)

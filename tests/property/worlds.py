@@ -304,7 +304,8 @@ def options_command(random: Random, number: int) -> AnyCommand:
     account, command_id = random.choice(ACCOUNTS), f"c{number}"
     kind, tag = random.random(), random.choice(["", "", "s1", "s2"])
     if kind < 0.05:
-        return CancelAllAfter(account, command_id, random.choice([0, 1, 2, 5, 5, 20, 100_000]) * SECOND, tag)
+        timeout = random.choice([0, 1, 2, 5, 5, 20, 100_000]) * SECOND
+        return CancelAllAfter(account, command_id, timeout, tag, random.random() < 0.3)
     if kind < 0.08:
         return CancelAll(account, command_id, random.choice(["", *PRODUCTS]), 0, session=tag)
     if kind < 0.12:

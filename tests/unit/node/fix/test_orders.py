@@ -13,10 +13,21 @@ from node.fix import server
 from node.fix.wire import timestamp
 from node.gateway.backend import Outcomes, Resent
 from node.native.protocol import FailCode
-from statemachine.commands import AmendOrder, AnyCommand, CancelOrder, CorrectTrade, Grant, PutApiKey, PutFirm, PutMember, PutUser
+from statemachine.commands import (
+    AmendOrder,
+    AnyCommand,
+    CancelAllAfter,
+    CancelOrder,
+    CorrectTrade,
+    Grant,
+    PutApiKey,
+    PutFirm,
+    PutMember,
+    PutUser,
+)
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
-from statemachine.types import Permission, Role, Scope, Side
+from statemachine.types import Permission, Role, Scope, Side, Timer
 from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with
 from tests.unit.node.gateway.harness import SECRET
 from tests.waiting import until
@@ -338,6 +349,33 @@ async def test_a_client_that_comes_back_elsewhere_keeps_its_orders() -> None:
         assert await client.end() == []
         await until(lambda: not one.server.connections)
         backend.advance(seconds=60)
+        assert [order.client_oid for order in backend.engine.orders("alice")] == ["stays"]
+
+
+@pytest.mark.parametrize("later", ["N", "S"])
+async def test_a_client_that_comes_back_with_other_terms_keeps_its_orders(later: str) -> None:
+    """The node that served it with 8013=Y is dead. The timer that the account set over REST stays."""
+    backend = exchange()
+    backend.apply(CancelAllAfter("alice", "rest", 600 * 10**9))
+
+    def timers() -> list[tuple[Timer, str]]:
+        return [(row.kind, row.tag) for row in backend.engine.records("timer")]
+
+    async with serving(backend) as one, serving(backend) as two:
+        client = await one.logged_on("alice-key", "QUORUMBOOK", (8013, "Y"))
+        client.order("stays")
+        await client.next()
+        for task in list(one.server._tasks):
+            task.cancel()  # nobody is left to notice that the client is gone
+        await until(lambda: not one.server.connections)
+        assert timers() == [(Timer.CANCEL_AFTER, ""), (Timer.CANCEL_WHOLE, "fix:alice-key")]
+        other = await two.connect()
+        other.number = client.number
+        other.logon((8013, later), reset=False)
+        assert (await other.next())[35] == "A"
+        own = [(Timer.CANCEL_AFTER, "fix:alice-key")] if later == "S" else []
+        await until(lambda: timers() == [(Timer.CANCEL_AFTER, ""), *own])
+        backend.advance(seconds=80)
         assert [order.client_oid for order in backend.engine.orders("alice")] == ["stays"]
 
 
