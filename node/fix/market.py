@@ -23,8 +23,8 @@ from node.gateway.channels import Frame
 from node.gateway.errors import ApiError
 from node.gateway.feeds import Feeds, ProductFeed, Reader
 from node.system import tasks as background
-from statemachine.events import OrderMatched, StatusChanged
-from statemachine.types import ProductStatus, Side, StatusCause
+from statemachine.events import OrderMatched, StatusChanged, TradeCorrected
+from statemachine.types import CorrectionKind, ProductStatus, Side, StatusCause
 
 STATUS_REQUESTS_MAX = 100
 """Subscriptions of one session. It suffices for one subscription of each product."""
@@ -286,7 +286,7 @@ class MarketData:
         feeds: list[ProductFeed] = []
         try:
             for symbol in symbols:
-                feeds.append(await self._feeds.feed(await self._catalogue.recent(symbol)))  # noqa: PERF401 - some may be there
+                feeds.append(await self._feeds.feed(await self._catalogue.listed(symbol)))  # noqa: PERF401 - some may be there
         except ApiError as error:
             self._refuse(request.request_id, UNKNOWN_SYMBOL, error.message)
             return
@@ -331,8 +331,8 @@ class MarketData:
                 for price, size, _ in book.levels(side, 1 if request.top else None):
                     entries.append(_entry(kind, product, price, size))
                 request.best[feed.product_id, side] = book.best(side)
-        if TRADES in request.types and feed.last is not None:
-            entries.append(_entry(TRADES, product, feed.last.price, feed.last.size))
+        if TRADES in request.types:
+            entries += _last_trade(feed)
         head: Fields = [(tags.MSG_TYPE, "W"), (tags.MD_REQ_ID, request.request_id), (tags.SYMBOL, feed.product_id)]
         head += [(tags.RPT_SEQ, str(feed.sequence)), (tags.NO_MD_ENTRIES, str(len(entries)))]
         self._sender.send([*head, *[each for entry in entries for each in entry]])
@@ -372,7 +372,20 @@ class MarketData:
                 taker = Side.SELL if event.side is Side.BUY else Side.BUY
                 more = [(tags.MD_ENTRY_ID, str(event.trade_id)), (tags.AGGRESSOR_SIDE, tags.SIDE_CODES[taker])]
                 entries.append(entry + more)
+            elif isinstance(event, TradeCorrected):
+                action, price = (DELETE, event.old_price) if event.kind is CorrectionKind.BUST else (CHANGE, event.new_price)
+                entry = _change(action, TRADES, product, (price, event.size), frame, event.product_sequence)
+                entries.append([*entry, (tags.MD_ENTRY_ID, str(event.trade_id))])
         return entries
+
+
+def _last_trade(feed: ProductFeed) -> list[Fields]:
+    """Return the last trade that was not busted, at its corrected price; nothing if there is none."""
+    for trade in reversed(feed.trades):
+        price = feed.corrections.get(trade.trade_id, trade.price)
+        if price:
+            return [[*_entry(TRADES, feed.product, price, trade.size), (tags.MD_ENTRY_ID, str(trade.trade_id))]]
+    return []
 
 
 def _entry(kind: str, product: Product, price: int, size: int) -> Fields:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from statemachine.commands import PutProduct
+from statemachine.commands import CorrectTrade, PutProduct
+from statemachine.events import Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.types import ProductStatus, Side
 from tests.unit.node.fix.harness import PRODUCT, Client, Fields, Served, serving, trade_with
@@ -58,6 +59,28 @@ async def test_trades_have_the_sequence_of_rest() -> None:
         trade = await client.next()
         assert (*entry_of(trade), trade[278], trade[2446]) == ("0", "2", "100", "0.02", "1", "2")
         assert int(trade[83]) > 0
+
+
+async def test_a_bust_and_a_corrected_price_refer_to_the_trade() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        alice = await served.logged_on()
+        trade_with(served.backend, Side.SELL, 100_00, 15_000_000)
+        for name in ("one", "two", "three"):
+            alice.order(name, "1", "100", "0.05")
+            assert [(await alice.next("8"))[150] for _ in range(2)] == ["0", "F"]
+        served.backend.apply(CorrectTrade(OPERATOR, "c3", PRODUCT, 3, "alice", "bob", 100_00, 5_000_000, 1, 1))
+        ask(client, "trades", types="2")
+        assert (await client.next())[278] == "2", "the third is busted"
+        correct = CorrectTrade(OPERATOR, "c1", PRODUCT, 1, "alice", "bob", 100_00, 5_000_000, 1, 1, 99_00)
+        bust = CorrectTrade(OPERATOR, "c2", PRODUCT, 2, "alice", "bob", 100_00, 5_000_000, 1, 1)
+        for command, entry in ((correct, ("1", "2", "99", "0.05", "1")), (bust, ("2", "2", "100", "", "2"))):
+            assert not isinstance(served.backend.apply(command)[0], Rejected)
+            sent = await client.next()
+            assert (*entry_of(sent), sent[278]) == entry
+        ask(client, "now", "0", types="2")
+        last = await client.next()
+        assert (last[35], last[268], last[270], last[278]) == ("W", "1", "99", "1")
 
 
 async def test_the_top_of_the_book_is_sent() -> None:
