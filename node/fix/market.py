@@ -135,7 +135,7 @@ class Statuses:
 
     async def _begin(self, request_id: str, symbol: str, *, keep: bool) -> None:
         """Subscribe and send the current status. The subscription comes first, so that no change is missed."""
-        product = await self._catalogue.recent(symbol)
+        product = await self._catalogue.listed(symbol)
         request = _StatusRequest(await self._feeds.feed(product))
         if keep:
             self._requests[request_id] = request

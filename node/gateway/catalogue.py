@@ -9,6 +9,7 @@ that unknown ids cost the engine little.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -16,9 +17,9 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from node.errors import RequestFailed
+from node.errors import QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
-from node.gateway.errors import ApiError, UnknownHereError
+from node.gateway.errors import ApiError, UnavailableError, UnknownHereError
 from node.gateway.values import amount_text, product_text, rate
 from node.native.protocol import ControlsQuery, CurrenciesQuery, FailCode, OrderQuery, ProductsQuery
 from statemachine.decimals import to_text
@@ -30,6 +31,10 @@ SWITCHES_PAGE = 1_000
 """Rows of one query: the most that a node answers."""
 AGE_MAX = 1.0
 REFRESH_MIN = 0.05
+LEADER_MIN = 0.25
+"""Seconds between two queries of the leader's products. Only an id that this node does not know causes one."""
+APPLIED_MAX = 1.0
+"""Seconds for which a caller waits until this node has applied the listing of a product that the leader has."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,9 @@ class Catalogue:
     currencies: dict[str, CurrencyRow] = field(default_factory=dict)
     _taken_at: float = float("-inf")
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _at_leader: frozenset[str] = frozenset()
+    _leader_asked_at: float = float("-inf")
+    _leader_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def known(self, product_id: str) -> Product | None:
         """Return the product for its scales, if the copy has it."""
@@ -209,6 +217,39 @@ class Catalogue:
             raise UnknownHereError(404, "Product not found", "product_id", detail=f"no product {product_id[:64]!r}")
         return self.products[product_id]
 
+    async def listed(self, product_id: str) -> Product:
+        """Return the product as `recent`, also if it was listed a moment ago and this node has not applied that yet.
+        Sessions use this, because they cannot forward a message to the leader.
+
+        Raises:
+            UnknownHereError: 404. Neither this node nor the leader knows it, or the leader does not answer.
+            UnavailableError: this node is too far behind.
+        """
+        try:
+            return await self.recent(product_id)
+        except UnknownHereError:
+            if not await self._leader_has(product_id):
+                raise
+        until = asyncio.get_running_loop().time() + APPLIED_MAX
+        while product_id not in self.products:
+            if asyncio.get_running_loop().time() >= until:
+                raise UnavailableError(f"this node has not caught up: it does not have the product {product_id[:64]!r} yet")
+            await self._newer_than_now()
+        return self.products[product_id]
+
+    async def _leader_has(self, product_id: str) -> bool:
+        """Whether the leader had the product after this call began. Concurrent callers share a query."""
+        loop = asyncio.get_running_loop()
+        called_at = loop.time()
+        async with self._leader_lock:
+            if self._leader_asked_at < called_at:
+                await asyncio.sleep(max(0.0, self._leader_asked_at + LEADER_MIN - loop.time()))
+                self._leader_asked_at, self._at_leader = loop.time(), frozenset()
+                with contextlib.suppress(QuorumbookError):
+                    rows: list[ProductRow] = await self.backend.query_leader(ProductsQuery())
+                    self._at_leader = frozenset(row.product_id for row in rows)
+            return product_id in self._at_leader
+
     async def product_of(
         self, product_id: str | None, query: OrderQuery, ask: Callable[[OrderQuery], Awaitable[Any]], unknown: ApiError
     ) -> Product:
@@ -225,7 +266,8 @@ class Catalogue:
                     raise
                 raise unknown from None
             product_id = order.product_id
-        return await self.product(product_text(product_id))
+        name = product_text(product_id)
+        return self.known(name) or await self.listed(name)
 
     async def currency(self, name: str) -> CurrencyRow:
         """Return the currency, whose scale never changes. Raises UnknownHereError 404."""

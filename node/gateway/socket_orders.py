@@ -196,12 +196,12 @@ class SocketOrders:
 
     async def _command(self, message: SignedMessage, account_id: str) -> tuple[Command, Product | None]:
         """Return the command of a message and its product. Raises ApiError, UnavailableError."""
-        catalogue, command_id = self._gateway.catalogue, f"w:{message.request_id}"
+        command_id = f"w:{message.request_id}"
         match message:
             case PlaceMessage(order=order):
                 if order.profile_id not in (None, account_id):
                     raise BadRequestError("profile_id must be the account of the API key", "profile_id")
-                product = await catalogue.product(product_text(order.product_id))
+                product = await self._listed(product_text(order.product_id))
                 return place_command(order, account_id, product, command_id), product
             case AmendMessage(order=item):
                 order_id, client_oid = _named(item.order_id, item.client_oid)
@@ -213,7 +213,7 @@ class SocketOrders:
                 order_id, client_oid = _named(message.order_id, message.client_oid)
                 return CancelOrder(account_id, command_id, order_id, client_oid), None
             case CancelAllMessage():
-                found = await catalogue.product(product_text(message.product_id)) if message.product_id is not None else None
+                found = await self._listed(product_text(message.product_id)) if message.product_id is not None else None
                 side = choice(message.side, SIDES, "side") if message.side is not None else 0
                 texts = {"price_min": message.price_min, "price_max": message.price_max}
                 low, high = price_range({name: raw_text(raw, name) for name, raw in texts.items() if given(raw)}, found)
@@ -228,6 +228,11 @@ class SocketOrders:
                     self._on_disconnect.pause()
                 return CancelAllAfter(account_id, command_id, timeout, session), None
         raise AssertionError(f"no command for {type(message).__name__}")
+
+    async def _listed(self, product_id: str) -> Product:
+        """Return the product for its scales. Raises ApiError 404, UnavailableError."""
+        catalogue = self._gateway.catalogue
+        return catalogue.known(product_id) or await catalogue.listed(product_id)
 
     async def _product(self, account_id: str, product_id: str | None, order_id: int, client_oid: str) -> Product:
         """Return the named product, or else the product of the order. Raises ApiError 404."""

@@ -263,7 +263,7 @@ class Connection:
         return await self._gateway.auth.with_accounts(identity)
 
     async def _feed(self, product_id: str) -> ProductFeed:
-        product = await self._gateway.catalogue.recent(product_id)
+        product = await self._gateway.catalogue.listed(product_id)
         return await self._gateway.feeds.feed(product)
 
     def _resume(self, request: FeedRequest, wanted: RequestedChannels) -> dict[str, int]:
