@@ -128,10 +128,14 @@ def _moves(product: Product, command: CorrectTrade) -> tuple[int, int, int, int,
 
 
 def _covered(account: Account, field: str, moves: tuple[int, ...], product: Product) -> Reject | None:
-    """Check that an account can give back what a correction takes from it."""
-    for currency, amount in zip((product.base, product.quote), moves, strict=True):
+    """Check that an account can give back what a correction takes from it.
+
+    The text has no names, because names have digits, and interfaces convert the numbers: after a bust the buyer
+    lacks units of the base currency, in all other cases units of the quote currency.
+    """
+    for part, currency, amount in zip(("base", "quote"), (product.base, product.quote), moves, strict=True):
         available = account.available(currency)
         if available + amount < 0:
-            text = f"{account.account_id} has {available} {currency} available and gives back {-amount}"
+            text = f"{available} of the {part} currency available, {-amount} to give back"
             return Reject(Reason.INSUFFICIENT_FUNDS, field, text)
     return None

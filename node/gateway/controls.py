@@ -7,7 +7,6 @@ seconds.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,7 +36,7 @@ from statemachine.commands import (
 )
 from statemachine.events import Rejected, Switched
 from statemachine.limits import EXTENSIONS_MAX, OPERATOR, PPM_DIGITS, SECOND_NS
-from statemachine.types import CollarAction, Scope, Switch
+from statemachine.types import CollarAction, Reason, Scope, Switch
 
 SCOPES = {"firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
 CALENDAR_SCOPES = {"group": Scope.GROUP, "product": Scope.PRODUCT}
@@ -51,8 +50,6 @@ CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in 
 """The tables of `GET /admin/controls`. Users, settings and proposals have separate calls. The traded volumes are no setting:
 they have a row of each account, which the engine would sort for each answer, and the page asks every few seconds.
 """
-_LACKS = re.compile(r"(?P<account>\S+) has (?P<has>\d+) (?P<currency>\S+) available and gives back (?P<amount>\d+)", re.ASCII)
-"""The detail of a correction that is rejected because an account lacks what it has to give back."""
 
 
 class SwitchesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -368,19 +365,10 @@ async def correct(call: Call) -> Answer[PutJson]:
     )
     outcome = await call.command(command)
     if isinstance(outcome, Rejected):
-        raise _not_corrected(outcome, product)
+        # Only the buyer of a busted trade gives coins back.
+        lacks = outcome.reason is Reason.INSUFFICIENT_FUNDS and outcome.field == "buyer_id" and not command.new_price
+        raise rejection(outcome, number=product.size if lacks or outcome.reason in SIZES else product.price)
     return Answer(PutJson(id=text, changed=True, sequence=outcome.sequence))
-
-
-def _not_corrected(outcome: Rejected, product: Product) -> ApiError:
-    """Return the answer to a rejected correction. Either account may lack coins or money, and its name may have digits."""
-    error = rejection(outcome, number=product.size if outcome.reason in SIZES else product.price)
-    lacks = _LACKS.fullmatch(outcome.detail)
-    if lacks is not None:
-        number = product.size if lacks["currency"] == product.row.base else product.price
-        has, amount = number(int(lacks["has"])), number(int(lacks["amount"]))
-        error.detail = f"{lacks['account']} has {has} {lacks['currency']} available and gives back {amount}"
-    return error
 
 
 async def _product(call: Call) -> Product:
