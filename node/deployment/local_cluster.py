@@ -60,7 +60,7 @@ class LocalCluster:
         self._command = command
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()
-        self._as_node = certified(self.layout.configs.values())
+        self._as_node = functools.cache(lambda: certified(self.layout.configs.values()))
         self._started: dict[str, int] = {}
         self._log_begins: dict[str, int] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -21,9 +22,12 @@ ANSWER_SECONDS = 1.0
 Statuses = dict[str, NodeStatus | None]
 """Node id to status, None for a node that does not answer."""
 
+AsNode = Callable[[], ssl.SSLContext | None]
+"""Returns a context with the certificate of a node, None if there is none."""
+
 
 async def ask_all(
-    addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, as_node: ssl.SSLContext | None = None
+    addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, as_node: AsNode = lambda: None
 ) -> Statuses:
     """Return all nodes' statuses over fresh connections, by the ids that the nodes have.
 
@@ -31,8 +35,7 @@ async def ask_all(
     longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
 
     Args:
-        as_node: a context with the certificate of a node, for nodes that refuse the credentials: the operator's key may be
-            switched off.
+        as_node: called for each node that refuses the credentials, because the operator's key may be switched off.
     """
 
     async def ask(places: Mapping[str, str]) -> Statuses:
@@ -53,9 +56,10 @@ def asking(config: NodeConfig) -> Callable[[], Coroutine[Any, Any, Statuses]]:
     node's certificate if the operator's key is switched off.
     """
     addresses = {node.node_id: node.native for node in config.nodes}
+    as_node = functools.cache(lambda: certified([config]))
     admin, tls = config.admin, pki.client_context(config, with_cert=False)
     credentials = Credentials(admin.key_id, admin.secret, admin.passphrase)
-    return lambda: ask_all(addresses, tls, credentials, certified([config]))
+    return lambda: ask_all(addresses, tls, credentials, as_node)
 
 
 def certified(configs: Iterable[NodeConfig]) -> ssl.SSLContext | None:
@@ -66,17 +70,16 @@ def certified(configs: Iterable[NodeConfig]) -> ssl.SSLContext | None:
     return None
 
 
-async def _status(
-    address: str, tls: ssl.SSLContext, credentials: Credentials, as_node: ssl.SSLContext | None
-) -> NodeStatus | None:
+async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials, as_node: AsNode) -> NodeStatus | None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             try:
                 return await _ask(address, tls, credentials)
             except RequestFailed as error:
-                if as_node is None or error.code is not FailCode.UNAUTHORIZED:
+                context = as_node() if error.code is FailCode.UNAUTHORIZED else None
+                if context is None:
                     raise
-            return await _ask(address, as_node, None)
+            return await _ask(address, context, None)
     except (ConnectionLost, RequestFailed, TimeoutError):
         return None
 
