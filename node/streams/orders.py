@@ -32,7 +32,7 @@ from statemachine.decimals import DecimalError
 from statemachine.entry import is_name
 from statemachine.events import Rejected
 from statemachine.limits import NAME_MAX, OPERATOR
-from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, TimeInForce
 
 log = logging.getLogger(__name__)
 
@@ -204,5 +204,15 @@ async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, b
             continue
         for command, outcome in zip(commands, outcomes, strict=True):
             if isinstance(outcome, Rejected):
-                log.info("%s is refused: %s %s", command.command_id, outcome.reason.name.lower(), outcome.field)
+                log.log(*_refusal(command.command_id, outcome))
         return
+
+
+def _refusal(command_id: str, outcome: Rejected) -> tuple[int, str]:
+    """Return the level and the text of the log line about a rejected record. An id that stands for another command is a
+    fault of the topic, not of the record: the exchange executes none of its records whose ids it knows.
+    """
+    if outcome.reason is Reason.COMMAND_ID_REUSED and outcome.field == "command_id":
+        text = "the exchange carried out another command under this id. A topic that was deleted and created again repeats"
+        return logging.ERROR, f"{command_id} is refused: {text} its offsets: set streams.orders to a topic with a new name"
+    return logging.INFO, f"{command_id} is refused: {outcome.reason.name.lower()} {outcome.field}"

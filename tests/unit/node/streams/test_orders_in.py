@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
 
 from node.client.shapes import product
-from node.streams.orders import BadRecordError, command_of
+from node.streams.orders import BadRecordError, _refusal, command_of
 from statemachine.commands import CancelOrder, PlaceOrder
+from statemachine.events import Rejected
 from statemachine.tables import ProductRow
-from statemachine.types import OrderType, ProductStatus, Side, TimeInForce
+from statemachine.types import OrderType, ProductStatus, Reason, Side, TimeInForce
 
 ROW = ProductRow("BTC-USD", "BTC", "USD", 1, 1, 1, 10**12, 0, 0, ProductStatus.ONLINE)
 PRODUCTS = {"BTC-USD": product(ROW, {"BTC": 8, "USD": 2})}
@@ -80,3 +82,13 @@ def test_an_invalid_record_of_an_order_is_explained(changed: dict[str, Any], tex
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
     with pytest.raises(BadRecordError):
         command_of(data, "k:orders:0:1", PRODUCTS)
+
+
+def test_a_repeated_offset_is_an_error_of_the_topic() -> None:
+    """A topic that was deleted and created again begins at offset 0."""
+    level, text = _refusal("k:orders:0:7", Rejected(1, 1, False, Reason.COMMAND_ID_REUSED, "command_id", "5"))
+    assert level == logging.ERROR
+    assert "k:orders:0:7" in text
+    assert "a topic with a new name" in text
+    level, text = _refusal("k:orders:0:8", Rejected(1, 1, False, Reason.INSUFFICIENT_FUNDS, "size", "5"))
+    assert (level, text) == (logging.INFO, "k:orders:0:8 is refused: insufficient_funds size")
