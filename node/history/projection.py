@@ -75,7 +75,8 @@ class LedgerKind(IntEnum):
 class HistoryStep(NamedTuple):
     """A command that was applied, with its place, its time and its results. A step without a command has the results of
     time that a batch advanced, after the command with that sequence. `approved` is the proposed command that the command
-    approved: the results are those of `approved`.
+    approved: the results are those of `approved`. The last step of a log entry has `entered`: the states after the entry of
+    orders that entered with it and are in no outcome.
     """
 
     sequence: int
@@ -84,6 +85,7 @@ class HistoryStep(NamedTuple):
     outcome: AnyOutcome | None
     events: list[AnyEvent]
     approved: AnyCommand | None = None
+    entered: tuple[OrderState, ...] = ()
 
     @property
     def applied(self) -> AnyCommand | None:
@@ -162,7 +164,8 @@ def apply(engine: Engine, payload: bytes) -> list[HistoryStep]:
             ):
                 approved = proposals[command.proposal_id]
             steps.append(HistoryStep(before + place + 1, engine.time, command, outcome, events, approved))
-    return steps
+    entered = tuple(filter(None, map(engine.order, _brought(steps))))
+    return [*steps[:-1], steps[-1]._replace(entered=entered)] if entered else steps
 
 
 def _proposals(engine: Engine, commands: Sequence[AnyCommand]) -> dict[int, AnyCommand]:
@@ -230,15 +233,14 @@ class Projection:
         brought = _brought(steps)
         rows.orders.update(known(_orders_from_before(steps) | brought.keys()))
         brought = {order_id: sequence for order_id, sequence in brought.items() if order_id not in rows.orders}
-        for order_id, sequence in brought.items():
-            order = self._engine.order(order_id)
-            if order is not None:
-                rows.orders[order_id] = order_row(order, sequence)
         touched: Totals = {}
         for step in steps:
             self._administration(rows, step)
             self._sessions(rows, step)
             self._orders(rows, step, brought)
+            for order in step.entered:
+                if order.order_id in brought:
+                    rows.orders[order.order_id] = order_row(order, brought.pop(order.order_id))
             for entry in self._entries(rows, step):
                 key = entry["account_id"], entry["currency"]
                 balance = self._totals[key] = self._totals.get(key, 0) + entry["amount"]
@@ -298,7 +300,9 @@ class Projection:
                 rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
     def _orders(self, rows: HistoryRows, step: HistoryStep, brought: Mapping[int, int]) -> None:
-        """Update orders after a step. Orders that another command placed are in `rows` in their state after all steps."""
+        """Update orders after a step. Those in `brought` get their rows at the end of their log entry, which includes what
+        happens to them before that.
+        """
         placed = placed_by(step.outcome)
         for order in placed:
             rows.orders[order.order_id] = order_row(order, step.sequence)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node.history.pages import PageRequest, Place
 from node.history.queries import HistoryReader
-from statemachine.commands import Deposit, PlaceOrder, PutProductLimits
+from statemachine.commands import Deposit, OrderOptions, PlaceOrder, PutProductLimits
 from statemachine.limits import OPERATOR, SECOND_NS
-from statemachine.types import CollarAction, OrderType, ProductStatus, Side
+from statemachine.types import CollarAction, OrderStatus, OrderType, ProductStatus, Side, TimeInForce
 from tests.property.worlds import foundations
 from tests.unit.node.history.logs import NodeLog, gone_back, rows
 
@@ -78,3 +79,31 @@ def test_no_fill_is_lost_between_two_pages(tmp_path: Path) -> None:
         after = page[-1]["sequence"], page[-1]["trade_id"]
     past.close()
     assert sorted(found) == [(product.product_id, number) for product in node.engine.products() for number in (1, 2)]
+
+
+def test_an_exit_that_is_done_and_forgotten_within_a_transaction_has_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of an exit is in no outcome, and the engine keeps the last done orders of an account."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 5)
+    node = NodeLog(tmp_path / "node")
+    node.add(foundations((0, 0), 10**9))
+    product = node.engine.products()[0]
+
+    def order(account: str, name: str, side: Side, price: int, **more: Any) -> PlaceOrder:
+        terms = OrderType.LIMIT, price * product.tick, 4 * product.lot
+        return PlaceOrder(account, name, product.product_id, side, *terms, **more)
+
+    node.add([order("ann", "sell", Side.SELL, 100)])
+    node.add([order("bob", "buy", Side.BUY, 100, options=OrderOptions(take_profit=200 * product.tick))])
+    (leaves,) = node.engine.orders("bob", done=False)
+    node.add([order("ann", "profit", Side.BUY, 200)])
+    whole = node.engine.order(leaves.order_id)
+    assert whole is not None
+    assert whole.status is OrderStatus.DONE
+    node.add([order("bob", f"i{each}", Side.BUY, 1, time_in_force=TimeInForce.IOC) for each in range(5)])
+    assert node.engine.order(leaves.order_id) is None
+    node.follow()
+    (row,) = (row for row in node.stored()["orders"] if row["order_id"] == leaves.order_id)
+    assert (row["status"], row["filled_size"], row["remaining"]) == (OrderStatus.DONE, whole.filled_size, 0)
+    assert (row["executed_value"], row["done_at"]) == (whole.executed_value, whole.done_at)
