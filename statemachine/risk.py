@@ -8,7 +8,8 @@
 | `volume_max` | notionals traded in the quote currency since the day began |
 | `position_max` | what is owned of the base currency, on hold or not, and what open orders would buy |
 
-A firm's limit is compared with the sum over its accounts. The hold of an order is not known before it is accepted, so
+Of a linked pair the position counts one order, the larger one: when one of them trades, the other is cancelled. A
+firm's limit is compared with the sum over its accounts. The hold of an order is not known before it is accepted, so
 `open_max` counts the notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A
 market order without a price counts with the price of the last trade. Cancels, and orders that were accepted before, are
 never rejected.
@@ -208,9 +209,19 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
         order = account.oldest
         while order is not None:
             if order.side == _BUY and order.product.base == row.currency and order is not amended and order.status != _DONE:
-                position += _buying(order)
+                link = order.terms.link if order.terms is not None else 0
+                position += _buying(order) if not link else _buying_of_pair(order, state.orders.get(link))
             order = order.newer
     return position
+
+
+def _buying_of_pair(order: Order, partner: Order | None) -> int:
+    """The size that a linked pair would buy, counted with its first order. If the partner is done, or about to be replaced,
+    the order leaves too.
+    """
+    if partner is None or partner.status == _DONE or partner.order_id < order.order_id:
+        return 0
+    return max(_buying(order), _buying(partner))
 
 
 def _buying(order: Order) -> int:

@@ -286,10 +286,20 @@ class TwinControls(TwinFees):
                     return Reason.RISK_LIMIT
                 if limit.position_max and currency == product.base and c.side is Side.BUY:
                     owned = sum(self.totals().get((account, currency), 0) for account in members)
-                    buying = sum(self.would_buy(order) for order in opened if order.buys and order.product.base == currency)
-                    if owned + buying + size > limit.position_max:
+                    buys = [order for order in opened if order.buys and order.product.base == currency]
+                    if owned + self.would_buy_in_all(buys, size) > limit.position_max:
                         return Reason.RISK_LIMIT
         return None
+
+    def would_buy_in_all(self, buys: list[TwinOrder], size: int) -> int:
+        """Return what the orders and a new one of this size would buy. Only one order of a pair trades: the larger counts."""
+        groups: dict[int, list[int]] = {0: [size]}
+        for order in buys:
+            if order.partner is None:
+                groups[order.order_id] = [self.would_buy(order)]
+            elif order.partner in buys:  # else it leaves together with the order that is replaced
+                groups.setdefault(min(order.order_id, order.partner.order_id), []).append(self.would_buy(order))
+        return sum(map(max, groups.values()))
 
     def is_full(self, key: tuple[Scope, str, str], members: list[str], amended: TwinOrder | None, more: int = 0) -> bool:
         """Return whether no further order may enter, where `more` orders beside it are not counted yet."""

@@ -13,14 +13,16 @@ from statemachine.commands import (
     Batch,
     CancelAll,
     CancelAllAfter,
+    NewOrder,
     OrderOptions,
     PlaceOrder,
     PlacePair,
     PutProduct,
     PutRiskLimits,
+    ReplaceOrder,
 )
 from statemachine.engine import Engine
-from statemachine.events import AnyOutcome, OrderDone, Paired, Placed, Rejected
+from statemachine.events import AnyOutcome, OrderDone, Paired, Placed, Rejected, Replaced
 from statemachine.limits import AMOUNT_MAX, DISPLAYS_PER_ORDER, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
 from statemachine.types import (
     DoneReason,
@@ -72,6 +74,23 @@ def test_the_position_counts_what_a_stop_order_by_funds_would_buy() -> None:
     placed(engine, stop)
     assert refused(send(engine, change(stop, command_id="again"))) == (Reason.RISK_LIMIT, "position_max")
     placed(engine, limit("ann", "less", Side.BUY, 100, 5))
+
+
+def test_the_position_counts_one_order_of_a_pair() -> None:
+    """When one order of a pair trades or leaves, the other one is cancelled."""
+    engine = market()
+    send(engine, risk(currency="XBT", position_max=MONEY + 1_000))
+    paired = send(engine, PlacePair("ann", "pair", PRODUCT, Side.BUY, 1_000, 5, 20, 21))
+    assert isinstance(paired, Paired)
+    assert refused(send(engine, limit("ann", "more", Side.BUY, 1, 5))) == (Reason.RISK_LIMIT, "position_max")
+    new = NewOrder(PRODUCT, Side.BUY, OrderType.LIMIT, price=5, size=1_001)
+    assert refused(send(engine, ReplaceOrder("ann", "larger", paired.limit.order_id, "", PRODUCT, new))) == (
+        Reason.RISK_LIMIT,
+        "position_max",
+    )
+    fits = ReplaceOrder("ann", "fits", paired.limit.order_id, "", PRODUCT, change(new, size=1_000))
+    assert isinstance(send(engine, fits), Replaced), "both orders of the pair leave"
+    assert refused(send(engine, limit("ann", "again", Side.BUY, 1, 5))) == (Reason.RISK_LIMIT, "position_max")
 
 
 @pytest.mark.parametrize("field", ["orders_max", "rate_max"])
