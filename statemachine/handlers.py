@@ -278,6 +278,8 @@ def place_pair(state: State, account: Account, command: PlacePair) -> Reject | N
         risk.accepted(state, account)
         risk.accepted(state, account)
     _enter(state, product, first)
+    if state.noted:
+        linked.settle(state)  # the limit order may be done, and the outcome says what became of its partner
     answer.paired(state, first, second)
     return None
 
