@@ -38,6 +38,10 @@ _METHODS: dict[bytes, str] = {}
 _NAMES: dict[bytes, str] = {}
 """Header names in lower case, by the spelling that clients use."""
 _NAMES_MAX = 1_000
+_NAME_LENGTH_MAX = 64
+"""Bytes of a header name that is kept. Clients choose the names, so longer ones could take 64 MB."""
+_LENGTH_DIGITS = 10
+"""Digits of a Content-Length that is read as a number: more than that of any body."""
 _PROGRESS = 4_096
 """Minimum bytes of a waiting answer that a client must accept within `limits.WRITE_TIMEOUT`."""
 _NEVER = float("inf")
@@ -263,7 +267,7 @@ class Connection:
         key = _NAMES.get(name)
         if key is None:
             key = name.decode("latin-1").lower()
-            if len(_NAMES) < _NAMES_MAX:
+            if len(_NAMES) < _NAMES_MAX and len(name) <= _NAME_LENGTH_MAX:
                 _NAMES[name] = key
         text = value.strip(b" \t").decode("utf-8", "surrogateescape")
         before = self._headers.setdefault(key, text)
@@ -285,9 +289,10 @@ class Connection:
             raise _Refusal(400, "Transfer-Encoding must be chunked, and only in HTTP/1.1", "malformed")
         if not isinstance(length, str) or not length.isdigit():
             raise _Refusal(400, "Content-Length must be given once", "malformed")
-        if int(length) > limits.BODY_MAX:
+        digits = length.lstrip("0")  # `int` raises ValueError for a text of more than 4,300 digits, zeros included
+        if len(digits) > _LENGTH_DIGITS or int(digits or "0") > limits.BODY_MAX:
             raise _Refusal(413, f"A body has at most {limits.BODY_MAX} bytes", "body")
-        has_body = coding is not None or int(length) > 0
+        has_body = coding is not None or digits != ""
         self._upgrading = self._parser.should_upgrade()
         if self._upgrading and has_body:
             raise _Refusal(400, "An upgrade has no body", "malformed")
