@@ -70,6 +70,8 @@ _NEEDED: dict[type[msgspec.Struct], Permission] = {
 command needs ADMIN.
 """
 
+_NOBODY = ApiKey("", "", "", "", 0)
+
 Held = Callable[[str, Scope, str], int]
 """The permissions of a sender of the operator's commands for a scope; see `Engine.held_by`."""
 
@@ -270,8 +272,8 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
     """Verify a signed greeting from an address. `now` is in Unix seconds.
 
     Raises:
-        RequestFailed: UNAUTHORIZED, naming the fault. A wrong key, passphrase or signature take the same time but have
-            different texts. CONFLICT: this node lacks the cluster key that the key is encrypted under.
+        RequestFailed: UNAUTHORIZED, naming the fault. An unknown key and a wrong signature get the same text, so that
+            nobody learns which keys exist. CONFLICT: this node lacks the cluster key that the key is encrypted under.
     """
     if not hello.key_id:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
@@ -283,7 +285,8 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
         return Principal(name="operator", operator=True)
     row = keys.find(hello.key_id)
     if row is None:
-        raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: invalid API key")
+        _check(hello, None, address)
+    assert row is not None, "nobody's greeting is refused"
     key = keys.open(row)
     _check(hello, key, address)
     return of_key(row, key, address)
@@ -357,10 +360,13 @@ def _check_age(timestamp: str, now: float) -> None:
         raise RequestFailed(FailCode.UNAUTHORIZED, text)
 
 
-def _check(hello: Hello, key: ApiKey, address: str) -> None:
-    """Raises `RequestFailed` (UNAUTHORIZED) unless the key signed the greeting and allows its address."""
+def _check(hello: Hello, key: ApiKey | None, address: str) -> None:
+    """Raises `RequestFailed` (UNAUTHORIZED) unless the key signed the greeting and allows its address. None is a key that
+    does not exist: it takes the same work.
+    """
     message = f"{hello.timestamp}{HELLO_METHOD}{HELLO_TARGET}".encode("utf-8", "surrogatepass")
-    if not key.proves(hello.signature, message):
+    proven = (key or _NOBODY).proves(hello.signature, message)
+    if key is None or not proven:
         raise RequestFailed(FailCode.UNAUTHORIZED, "signature: invalid signature")
     if not same_text(hello.passphrase, key.passphrase):
         raise RequestFailed(FailCode.UNAUTHORIZED, "passphrase: invalid passphrase")

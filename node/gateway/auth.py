@@ -3,8 +3,11 @@
 A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the
 target and the timestamp exactly as they were sent. The operator's key is in the configuration. Every other key is in
 the replicated state: it is looked up in the engine and cached, decrypted, until the engine reports a change or the
-connection to it is lost. Unknown ids are cached, too, and looked up at a bounded rate, which limits what guessing keys
-costs the engine.
+connection to it is lost.
+
+A claim that no cached key proves costs one look-up, whether its key exists or not, and an address has a bounded rate of
+them. So guessing keys costs the engine little, does not delay the clients of other addresses, and neither the answer
+nor its time says which keys exist.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from node.budget import Bucket
+from node.budget import AddressShares
 from node.config.settings import AdminConfig
 from node.errors import ClusterKeyError, QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
@@ -36,10 +39,10 @@ from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Scope
 
 KEYS_KEPT = 10_000
-"""Cached keys and unknown ids. The least recently used one is dropped first."""
-UNKNOWN_PER_SECOND = 100.0
-UNKNOWN_BURST = 500.0
-"""Lookups that found no key: the average per second, and the burst."""
+"""Cached keys. The least recently used one is dropped first."""
+UNPROVEN_PER_SECOND = 100.0
+UNPROVEN_BURST = 500.0
+"""Claims of one address that no key proves: the average per second, and the burst."""
 
 ROWS_MAX = 1_000
 """Rows of an answer. A user has at most `GRANTS_PER_USER` firms of `MEMBERS_PER_FIRM` accounts, which is fewer."""
@@ -119,10 +122,10 @@ class Authenticator:
     age_max: float
     now: Callable[[], float] = time.time
     on_change: Callable[[list[str]], None] = lambda _key_ids: None
-    _keys: OrderedDict[str, ApiKey | None] = field(default_factory=OrderedDict)
+    _keys: OrderedDict[str, ApiKey] = field(default_factory=OrderedDict)
     _asking: dict[str, asyncio.Task[ApiKey | None]] = field(default_factory=dict)
     _outdated: set[str] = field(default_factory=set)
-    _unknown: Bucket = field(default_factory=lambda: Bucket(UNKNOWN_PER_SECOND, UNKNOWN_BURST, time.monotonic()))
+    _unproven: AddressShares = field(default_factory=lambda: AddressShares(UNPROVEN_PER_SECOND, UNPROVEN_BURST))
 
     def __post_init__(self) -> None:
         admin = self.admin
@@ -141,18 +144,13 @@ class Authenticator:
         return await self.prove(claim, address, message)
 
     async def prove(self, claim: Claim, address: str, message: bytes, *, at_leader: bool = False) -> Identity:
-        """Return the identity if the claim's key has signed the message. The caller checks the message's age.
-        `at_leader` queries the leader for the key. Raises as `identify`.
+        """Return the identity if the claim's key has signed the message. The caller checks the message's age. `at_leader`
+        queries the leader for the key. Raises as `identify`, and ApiError 429 after too many claims of the address that no
+        key proved.
         """
-        try:
-            key = await self._key(claim.key_id, at_leader=at_leader)
-        except ClusterKeyError as error:
-            text = "This node lacks the cluster key of the API key"
-            raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
-        # An unknown id gets the same answer as a wrong signature, so that a client cannot learn which ids exist. A node
-        # that is behind may have an old secret, or may not have the key yet.
-        if not (key or self._nobody).proves(claim.signature, message) or key is None:
-            raise unproven()
+        key = None if at_leader else await self._known(claim.key_id)
+        if key is None or not key.proves(claim.signature, message):
+            key = await self._looked_up(claim, address, message, at_leader=at_leader)
         if not same_text(claim.passphrase, key.passphrase):
             raise _refused("Invalid Passphrase", "CB-ACCESS-PASSPHRASE")
         if not key.allows(address):
@@ -173,25 +171,36 @@ class Authenticator:
         self._keys.move_to_end(claim.key_id)
         return _identity(key, address)
 
+    async def _looked_up(self, claim: Claim, address: str, message: bytes, *, at_leader: bool) -> ApiKey:
+        """Return the key, as the engine has it now, if it has signed the message. Raises ApiError."""
+        if self._unproven.wait(address):
+            raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
+        try:
+            key = await self._asked_key(claim.key_id, at_leader=at_leader)
+        except ClusterKeyError as error:
+            text = "This node lacks the cluster key of the API key"
+            raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
+        # An unknown id gets the same answer as a wrong signature, so that a client cannot learn which ids exist. A node
+        # that is behind may have an old secret, or may not have the key yet.
+        if not (key or self._nobody).proves(claim.signature, message) or key is None:
+            self._unproven.take(address)  # never below zero, so that concurrent guesses do not block the address for long
+            raise unproven()
+        return key
+
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
-        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer
-        be used from the address, or cannot be decrypted by this node. The limit on unknown keys does not delay this
-        lookup. `at_leader` queries the leader.
-        """
+        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer be used
+        from the address, or cannot be decrypted by this node. `at_leader` queries the leader."""
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
             off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
             return None if off else identity
         try:
-            key = await (self._asked(key_id, linearizable=True) if at_leader else self._key(key_id, guessed=False))
+            key = await self._asked_key(key_id, at_leader=True) if at_leader else await self._key(key_id)
         except ClusterKeyError:
             return None
         if key is None or before is None or (key.secret, key.passphrase) != (before.secret, before.passphrase):
             return None
-        if not key.allows(identity.address):
-            return None
-        now = _identity(key, identity.address)
-        return await self.with_accounts(now) if identity.accounts or identity.all_accounts else now
+        return _identity(key, identity.address) if key.allows(identity.address) else None
 
     async def with_accounts(self, identity: Identity) -> Identity:
         """Return the identity with the accounts that it may see. A key without an account sees those of the user's
@@ -230,21 +239,28 @@ class Authenticator:
         if abs(self.now() - float(timestamp)) > self.age_max:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
-    async def _key(self, key_id: str, *, guessed: bool = True, at_leader: bool = False) -> ApiKey | None:
-        """Return the key, or None if it does not exist. `at_leader` passes the cache by. Raises ClusterKeyError, and
-        ApiError 429 after too many lookups of unknown keys.
-        """
+    async def _known(self, key_id: str) -> ApiKey | None:
+        """Return the operator's key or a cached key, or None."""
         if key_id == self.admin.key_id:
             return None if await self._is_bootstrap_off() else self._operator
+        key = self._keys.get(key_id)
+        if key is not None:
+            self._keys.move_to_end(key_id)
+        return key
+
+    async def _key(self, key_id: str) -> ApiKey | None:
+        """Return the key, or None if it does not exist. Raises ClusterKeyError."""
+        return await self._known(key_id) or await self._asked_key(key_id)
+
+    async def _asked_key(self, key_id: str, *, at_leader: bool = False) -> ApiKey | None:
+        """Return the key as the engine has it, or None if it does not exist. Concurrent callers share the query. `at_leader`
+        asks the leader, and does not cache the key. Raises ClusterKeyError.
+        """
         if NAME.fullmatch(key_id) is None:
             return None
-        if key_id in self._keys and not at_leader:
-            self._keys.move_to_end(key_id)
-            return self._keys[key_id]
-        if (at_leader or key_id not in self._asking) and guessed and self._unknown.wait(time.monotonic()):
-            raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
-        if at_leader:
-            return await self._asked(key_id, linearizable=True)
+        if at_leader or key_id == self.admin.key_id:
+            found = await self._asked(key_id, linearizable=at_leader)
+            return await self._known(key_id) if key_id == self.admin.key_id else found
         if key_id not in self._asking:
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
@@ -276,8 +292,9 @@ class Authenticator:
         finally:
             self._outdated.discard(key_id)
             del self._asking[key_id]
-        if self.backend.follows_keys:
-            self._keys[key_id] = key
+        before = self._keys.pop(key_id, None)
+        if key is not None and self.backend.follows_keys:
+            self._keys[key_id] = key = before if before == key else key  # `is_current` compares objects
         if len(self._keys) > KEYS_KEPT:
             self._keys.popitem(last=False)
         return key
@@ -291,7 +308,6 @@ class Authenticator:
         except RequestFailed as failure:
             if failure.code is not FailCode.NOT_FOUND:
                 raise
-            self._unknown.take(time.monotonic())  # never below zero, so that concurrent guesses do not block others for long
             return None
         return self.cluster_keys.open(row) if row.permissions else None
 
@@ -310,10 +326,13 @@ RETRY = 0.1
 
 
 class Signed(Protocol):
-    """A connection with an identity."""
+    """A connection with an identity. It keeps the identity while that has one of the permissions `enough`."""
 
     identity: Identity | None
     ended: bool
+
+    @property
+    def enough(self) -> int: ...
 
     def lose_identity(self, key_id: str) -> None:
         """Remove the identity. The connection must stop its private channels and inform the client."""
@@ -325,7 +344,7 @@ class Revocation:
     def __init__(self, auth: Authenticator, sessions: Iterable[Signed]) -> None:
         self._auth = auth
         self._sessions = sessions
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Signed, asyncio.Task[None]] = {}
         auth.on_change = self._changed
 
     def check(self, session: Signed) -> None:
@@ -335,8 +354,8 @@ class Revocation:
             self._look_again(session, identity)
 
     async def close(self) -> None:
-        """Stop looking up sessions."""
-        await background.cancel(self._tasks)
+        """Stop checking."""
+        await background.cancel(self._tasks.values())
 
     def _changed(self, key_ids: list[str]) -> None:
         for session in list(self._sessions):
@@ -345,20 +364,30 @@ class Revocation:
                 self._look_again(session, identity)
 
     def _look_again(self, session: Signed, identity: Identity) -> None:
-        """Look the session's identity up again, in a task."""
-        background.keep(self._tasks, self._settle(session, identity))
+        """Check a session. This ends an earlier check of it, whose answers may be older than the change."""
+        earlier = self._tasks.pop(session, None)
+        if earlier is not None:
+            earlier.cancel()
+        task = self._tasks[session] = asyncio.get_running_loop().create_task(self._settle(session, identity))
+        task.add_done_callback(lambda done: self._forget(session, done))
+
+    def _forget(self, session: Signed, done: asyncio.Task[None]) -> None:
+        if self._tasks.get(session) is done:
+            del self._tasks[session]
 
     async def _settle(self, session: Signed, identity: Identity) -> None:
         """Look a session's identity up again until that succeeds. A revoked key ends it."""
         while session.identity is identity and not session.ended:
             try:
                 now = await self._auth.again(identity)
+                if now is not None:
+                    now = await self._auth.with_accounts(now)
             except QuorumbookError:
                 await asyncio.sleep(RETRY)
                 continue
             if session.identity is not identity or session.ended:
                 return
-            if now is None or not now.permissions & Permission.VIEW:
+            if now is None or not now.permissions & session.enough:
                 session.lose_identity(identity.key_id)
             else:
                 session.identity = now

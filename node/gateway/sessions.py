@@ -25,7 +25,7 @@ from node.gateway.metrics import Metrics
 from node.gateway.values import account_text
 from node.native.protocol import FailCode
 from statemachine.events import AnyEvent, OrderMatched
-from statemachine.types import Side
+from statemachine.types import Permission, Side
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,11 @@ class Subscriber:
         self._ticks = 0
         self.ended = False
         feeds.join(self)
+
+    @property
+    def enough(self) -> int:
+        """See `auth.Signed`."""
+        return Permission.VIEW
 
     # The queue
 

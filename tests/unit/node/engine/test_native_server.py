@@ -207,7 +207,7 @@ class TestSignedGreetings:
     @pytest.mark.parametrize(
         ("change", "text"),
         [
-            ({"key_id": "nobody"}, "key_id: invalid API key"),
+            ({"key_id": "nobody"}, "signature: invalid signature"),
             ({"passphrase": "wrong"}, "passphrase: invalid passphrase"),
             ({"signature": "d3Jvbmc="}, "signature: invalid signature"),
             ({"signature": "\udc80".encode("utf-8", "replace").decode()}, "signature: invalid signature"),

@@ -10,10 +10,11 @@ import pytest
 from node.errors import RequestFailed
 from node.fix import sending
 from node.fix.wire import timestamp
+from node.gateway.auth import Revocation
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
 from statemachine.limits import OPERATOR
-from statemachine.types import Side
+from statemachine.types import Permission, Side
 from tests.unit.node.fix.harness import Client, Fields, FixBackend, exchange, serving, trade_with
 from tests.unit.node.gateway.harness import SECRET
 from tests.waiting import until
@@ -88,11 +89,22 @@ class TestLogon:
     async def test_a_revoked_key_ends_its_session(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
-            from node.gateway.auth import Revocation
-
             revocation = Revocation(served.server.auth, served.server.connections)
             served.backend.apply(PutApiKey(OPERATOR, "revoke", "alice-key", "alice", SECRET, "x", 0))
             assert await client.end() == []
+            await revocation.close()
+
+    async def test_a_session_of_a_key_that_only_trades_outlasts_a_change_of_keys(self) -> None:
+        """It was ended whenever the engine was connected again, because the key may not view."""
+        backend = exchange()
+        backend.apply(PutApiKey(OPERATOR, "only", "only-key", "alice", SECRET, "only's passphrase", Permission.TRADE))
+        async with serving(backend) as served:
+            client = await served.logged_on("only-key")
+            revocation = Revocation(served.server.auth, served.server.connections)
+            backend.on_keys([])
+            await until(lambda: not revocation._tasks)
+            client.order("one")
+            assert (await client.next())[11] == "one"
             await revocation.close()
 
     async def test_a_key_without_trade_enters_no_orders(self) -> None:

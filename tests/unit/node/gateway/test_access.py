@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
 from node.gateway.gateway import STATUS_AGE_MAX
 from node.keys.credentials import Credentials
-from node.native.protocol import AnyQuery, ControlsView
-from tests.unit.node.gateway.harness import SECRET, Exchange, receive
+from node.native.protocol import AnyQuery, ControlsQuery, ControlsView
+from statemachine.commands import PutMember
+from statemachine.limits import OPERATOR
+from tests.unit.node.gateway.harness import DEADLINE, SECRET, Exchange, receive
 from tests.waiting import until
 
 ALL = ["view", "trade", "transfer", "deposit", "admin"]
@@ -110,6 +115,49 @@ async def test_a_firms_key_follows_the_executions_of_all_its_accounts(exchange: 
         if match.get("taker_user_id") == "bob":
             break
     assert match["maker_user_id"] == "alice"
+
+
+async def test_a_drop_copy_that_began_without_accounts_gets_those_that_join(exchange: Exchange) -> None:
+    """A connection whose user saw no account was not asked again, and missed the orders of all that joined later."""
+    assert (await exchange.call("admin", "PUT", "/admin/firms/acme"))[0] == 200
+    await give(exchange, "rita", [{"role": "viewer", "scope": "firm", "id": "acme"}])
+    socket = await exchange.client.ws_connect("/")
+    message = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["user"]}
+    await socket.send_json(message | exchange.socket_signature("rita"))
+    await receive(socket, "subscriptions")
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/bob/firm", {"firm_id": "acme"}))[0] == 200
+    await until(lambda: not exchange.gateway.revocation._tasks)
+    await exchange.order("bob", "sell", "120", "1")
+    assert (await receive(socket, "received"))["user_id"] == "bob"
+
+
+async def test_the_later_of_two_changes_of_a_firm_counts(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
+    """While the first change was looked up, the second one was dropped: the user went on to see an account that had left."""
+    await with_firm(exchange)
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/bob/firm", {"firm_id": "acme"}))[0] == 200
+    socket = await exchange.client.ws_connect("/")
+    message = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["user"]}
+    await socket.send_json(message | exchange.socket_signature("rita"))
+    await receive(socket, "subscriptions")
+    ask, first, go_on = exchange.backend.query, asyncio.Event(), asyncio.Event()
+
+    async def slow(query: AnyQuery, linearizable: bool = False) -> Any:
+        found = await ask(query, linearizable)
+        if isinstance(query, ControlsQuery) and query.table == "user" and not first.is_set():
+            first.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(exchange.backend, "query", slow)
+    exchange.backend.apply(PutMember(OPERATOR, "bob-leaves", "bob", ""))
+    await asyncio.wait_for(first.wait(), DEADLINE)  # bob's leaving is known to it, alice's not yet
+    exchange.backend.apply(PutMember(OPERATOR, "alice-leaves", "alice", ""))
+    monkeypatch.setattr(exchange.backend, "query", ask)
+    go_on.set()
+    await until(lambda: not exchange.gateway.revocation._tasks)
+    (session,) = exchange.gateway.feeds.sessions
+    assert session.identity is not None
+    assert session.identity.accounts == frozenset()
 
 
 async def test_the_operators_key_is_switched_off_and_on(exchange: Exchange) -> None:

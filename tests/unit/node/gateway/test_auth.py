@@ -164,20 +164,36 @@ def claim(key_id: str) -> Claim:
     return Claim(key_id, sign(SECRET, stamp, "GET", "/"), stamp, "p")
 
 
-async def test_unknown_keys_are_asked_for_once_and_then_at_a_bounded_rate() -> None:
-    backend = FakeBackend()
-    authenticator = Authenticator(backend, config().admin, KEYS, 30.0)
-    for _ in range(20):
-        with pytest.raises(ApiError, match="invalid signature"):
-            await authenticator.identify(claim("nobody"), "127.0.0.1", "GET", "/", b"")
-    assert backend.queried == [ApiKeyQuery("nobody")]
+async def test_claims_that_no_key_proves_are_looked_up_at_a_bounded_rate_of_an_address(exchange: Exchange) -> None:
+    """One address that guesses kept the engine's answers from the clients of all others, whose keys were not cached."""
+    authenticator, backend = exchange.gateway.auth, exchange.backend
+    backend.queried.clear()
     messages = set()
-    for number in range(int(auth.UNKNOWN_BURST) + 100):
+    for number in range(int(auth.UNPROVEN_BURST) + 100):
         with pytest.raises(ApiError) as caught:
-            await authenticator.identify(claim(f"guess-{number}"), "127.0.0.1", "GET", "/", b"")
+            await authenticator.identify(claim(f"guess-{number}"), "192.0.2.1", "GET", "/", b"")
         messages.add((caught.value.status, caught.value.message))
     assert messages == {(401, "invalid signature"), (429, "Private rate limit exceeded")}
-    assert len(backend.queried) < auth.UNKNOWN_BURST + 100
+    assert len(backend.queried) < auth.UNPROVEN_BURST + 100
+    backend.on_keys(["alice-key"])
+    assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
+
+
+@pytest.mark.parametrize("spent", [False, True])
+async def test_neither_answer_nor_work_says_whether_a_key_exists(exchange: Exchange, spent: bool) -> None:
+    """An address without budget got 429 for a key that does not exist, and 401 for one that does and is cached."""
+    assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
+    authenticator, backend = exchange.gateway.auth, exchange.backend
+    if spent:
+        authenticator._unproven.spend("192.0.2.1", 1e6)
+    seen = []
+    for name in ("alice-key", "nobody", ADMIN.key_id, "bob-key") * 2:
+        backend.queried.clear()
+        with pytest.raises(ApiError) as caught:
+            await authenticator.identify(msgspec.structs.replace(claim(name), signature="wrong"), "192.0.2.1", "GET", "/", b"")
+        seen.append((caught.value.status, caught.value.message, [type(query) for query in backend.queried]))
+    assert seen == seen[:1] * len(seen)
+    assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
 
 
 async def test_guesses_that_come_together_do_not_shut_others_out(exchange: Exchange) -> None:
@@ -191,12 +207,13 @@ async def test_guesses_that_come_together_do_not_shut_others_out(exchange: Excha
         assert time.monotonic() < end, "a key that exists is not looked up"
 
 
-async def test_guesses_do_not_push_out_a_key_in_use(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
+async def test_guesses_do_not_push_out_a_key(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
     monkeypatch.setattr(auth, "KEYS_KEPT", 3)
+    assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
     for number in range(5):
-        assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
         with pytest.raises(ApiError):
             await exchange.gateway.auth.identify(claim(f"guess-{number}"), "127.0.0.1", "GET", "/", b"")
+    assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
     assert exchange.backend.queried.count(ApiKeyQuery("alice-key")) == 1
 
 
