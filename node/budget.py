@@ -58,6 +58,8 @@ class Cost:
     """A message that cannot be decoded and needs an explanation."""
     ROWS = 100
     """Rows (orders, price levels, trades, events) for each further unit."""
+    SHOWN = 4
+    """Rows that one row of an answer costs, in addition to finding it: the answer holds the whole object."""
     BYTES = 64 * 1024
     """Bytes of a request, received and decoded, for each further unit."""
 
@@ -65,6 +67,11 @@ class Cost:
     def rows(count: int) -> float:
         """Return the price of reading rows."""
         return count / Cost.ROWS
+
+    @staticmethod
+    def shown(count: int) -> float:
+        """Return the price of the rows of an answer, such as orders or trades: a unit for each full 25."""
+        return float(Cost.SHOWN * count // Cost.ROWS)
 
     @staticmethod
     def length(size: int) -> float:

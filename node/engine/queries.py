@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.tail import TRIES, first_index, segment_with
+from node.budget import Cost
 from node.config.settings import NodeConfig
 from node.engine.feed import Audience, Feed
 from node.errors import RequestFailed
@@ -71,9 +72,6 @@ ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
 KEYS_MAX = 1_000
 """Rows of one answer. Clients read more rows in pages."""
-
-SHOWN = 4
-"""Rows that encoding one listed order costs, in addition to finding it: the answer holds its whole state."""
 
 AUCTION_SHARE = 0.01
 """The share of the engine's time that the indicative prices of auctions may take, for all clients together. One
@@ -220,7 +218,7 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
     match query:
         case OrdersQuery():
             kept = engine.orders_kept(query.account_id)
-            return kept + SHOWN * min(max(query.limit, 0), ORDERS_MAX, kept)
+            return kept + Cost.SHOWN * min(max(query.limit, 0), ORDERS_MAX, kept)
         case TradesQuery():
             return min(max(query.limit, 0), TRADES_MAX)
         case BookPageQuery():

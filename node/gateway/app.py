@@ -18,7 +18,7 @@ from node.budget import Cost
 from node.config.calendars import CalendarText
 from node.errors import RequestFailed
 from node.gateway import access, accounts, admin, amending, controls, health, history, market, orders, sockets
-from node.gateway.calls import Call, Route, answer, failure_response, finish, peer_address
+from node.gateway.calls import Call, Route, answer, charge_address, failure_response, finish, peer_address
 from node.gateway.direct import DirectOrders, Respond, Work
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.gateway import Gateway
@@ -183,13 +183,13 @@ class Application:
                 self.router.add(method, call.path, _Served(call.path, partial(_of_machine, gateway, call)))
         described = Response(200, msgspec.json.encode(document(ROUTES, health.CALLS, software.version())))
         for method in ("GET", "HEAD"):
-            self.router.add(method, "/openapi.json", _Served("/openapi.json", partial(_constant, described)))
+            self.router.add(method, "/openapi.json", _Served("/openapi.json", partial(_constant, gateway, described)))
         self.page = Page(gateway)
         for path, served in self.page.routes():
             for method in ("GET", "HEAD"):
                 self.router.add(method, path, _Served("/ui", served))
         for path in SOCKET_PATHS:
-            self.router.add("GET", path, _Served(path, partial(_speaks_websocket, self.page)))
+            self.router.add("GET", path, _Served(path, partial(_speaks_websocket, gateway, self.page)))
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Start serving. Raises OSError if the address cannot be opened."""
@@ -223,17 +223,21 @@ class Application:
         begun = time.perf_counter()
         methods, names = self.router.find(request.path)
         served = methods.get(request.method)
-        if served is not None:
-            response = await _caught(request, served.answer(request, names))
-        elif (preflight := self.page.preflight(request)) is not None:
-            response = preflight
-        elif methods:
-            response = json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
-        else:
-            response = json_response({"message": "NotFound"}, 404)
+        answering = served.answer(request, names) if served is not None else self._unserved(request, methods)
+        response = await _caught(request, answering)
         method, name = (request.method, served.name) if served is not None else ("OTHER", "none")
         self.gateway.metrics.request(method, name, response.status, time.perf_counter() - begun)
         return self.page.share(request, response)
+
+    async def _unserved(self, request: Request, methods: Mapping[str, _Served]) -> Response:
+        """Answer a request for which there is no route. `methods` are those of its path. Raises ApiError 429."""
+        preflight = self.page.preflight(request)
+        if preflight is not None:
+            return preflight
+        charge_address(self.gateway, request)
+        if methods:
+            return json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
+        return json_response({"message": "NotFound"}, 404)
 
     def _finish(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
         """Finish a request by its remaining coroutine. The request arrived at `begun`."""
@@ -274,11 +278,13 @@ async def _of_machine(gateway: Gateway, call: health.MachineCall, request: Reque
     return await call.handler(gateway, request)
 
 
-async def _constant(response: Response, _request: Request, _names: Mapping[str, str]) -> Response:
+async def _constant(gateway: Gateway, response: Response, request: Request, _names: Mapping[str, str]) -> Response:
+    charge_address(gateway, request)
     return response
 
 
-async def _speaks_websocket(page: Page, request: Request, _names: Mapping[str, str]) -> Response:
+async def _speaks_websocket(gateway: Gateway, page: Page, request: Request, _names: Mapping[str, str]) -> Response:
+    charge_address(gateway, request)
     if page.wanted_by(request):
         return page.redirect()
     raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})

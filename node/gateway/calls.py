@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from node.budget import Cost
 from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity, unproven
 from node.gateway.backend import Outcomes, Resent
@@ -196,6 +197,13 @@ class Call:
         if not self._has_read:
             self.status, self._has_read = await self.gateway.monitor.recent(), True
         return await self.gateway.backend.query(query)
+
+    def pay(self, cost: float) -> None:
+        """Charge the key, or the address of a public call, for what the call costs beyond a request."""
+        if self.identity is None:
+            self.spend(cost)
+        else:
+            self.gateway.limits.keys.spend(self.identity.key_id, cost)
 
     def spend(self, cost: float) -> None:
         """Charge the client's address for what a public read costs beyond a request."""
@@ -384,14 +392,16 @@ class Route:
 
 async def answer(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
     """Answer a request of a route. Raises the exceptions that `failure_response` converts to an answer."""
-    if request.header("content-encoding") not in (None, "identity"):
+    encoded = request.header("content-encoding") not in (None, "identity")
+    # A signature does not cover the border between target and body. A call without a body therefore accepts no body,
+    # except one with which no target can end.
+    surplus = bool(request.body) and route.body is None and request.body.strip() not in NOTHING
+    if route.permission is None or encoded or surplus:
+        charge_address(gateway, request)
+    if encoded:
         raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
-    if request.body and route.body is None and request.body.strip() not in NOTHING:
-        # A signature does not cover the border between target and body. A call without a body therefore accepts no
-        # body, except one with which no target can end.
+    if surplus:
         raise ApiError(400, "This call takes no body")
-    if route.permission is None:
-        gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
     call = Call(gateway, route, request, names, gateway.monitor.status)
     return await finish(call, _served(call))
 
@@ -412,11 +422,14 @@ async def _served(call: Call) -> Answer[Any]:
     """Authenticate the request, and return the handler's answer."""
     route = call.route
     if route.permission is not None:
-        call.signed = claim = _claim(call.request)
+        call.signed = claim = _claim(call.gateway, call.request)
         call.identity = await _identify(call.gateway, call.request, claim)
         call.identity.require(route.permission)
     await call.begin()
-    return await route.handler(call)
+    found = await route.handler(call)
+    if isinstance(found.body, list):
+        call.pay(Cost.shown(len(found.body)))
+    return found
 
 
 async def _judged(call: Call, work: Awaitable[Answer[Any]]) -> Answer[Any]:
@@ -451,6 +464,11 @@ def client_address(gateway: Gateway, peer: str, forwarded: Sequence[str]) -> str
     return addresses.client_address(peer, forwarded, gateway.proxies)
 
 
+def charge_address(gateway: Gateway, request: Request) -> None:
+    """Charge a request to the address of its client. Raises ApiError 429."""
+    gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
+
+
 @lru_cache(maxsize=4_096)
 def peer_address(peer: str) -> str:
     """Return the address of a connection's peer. An IPv4-mapped IPv6 address becomes the IPv4 address."""
@@ -459,7 +477,7 @@ def peer_address(peer: str) -> str:
 
 async def identify(gateway: Gateway, request: Request) -> Identity:
     """Identify the client of a request. Raises ApiError as `Authenticator.identify`, and 429."""
-    return await _identify(gateway, request, _claim(request))
+    return await _identify(gateway, request, _claim(gateway, request))
 
 
 async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identity:
@@ -477,11 +495,14 @@ async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identit
     return identity
 
 
-def _claim(request: Request) -> Claim:
-    """Return the credentials in the CB-ACCESS headers. Raises ApiError 401 naming a missing header."""
+def _claim(gateway: Gateway, request: Request) -> Claim:
+    """Return the credentials in the CB-ACCESS headers. Raises ApiError 401 naming a missing header, or 429: nobody else
+    pays for a request without them than its address.
+    """
     key_id, signature, timestamp, passphrase = map(request.header, SIGNED_HEADERS)
     if key_id and signature and timestamp and passphrase:
         return Claim(key_id, signature, timestamp, passphrase)
+    charge_address(gateway, request)
     name = next(name for name in SIGNED_HEADERS if not request.header(name)).upper()
     raise ApiError(401, f"{name} header is required", name, reason="unauthorized")
 

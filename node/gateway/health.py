@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 
+METRICS_COST = 20.0
+"""Units of an answer with all metrics, which takes one to two milliseconds."""
+
 SHOWN_APART = frozenset({"members", "leader"})
 """Fields of a node's status that the answer shows separately."""
 
@@ -132,13 +135,16 @@ async def _history(gateway: Gateway) -> dict[str, int]:
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """GET /metrics: metrics of this gateway and its node. Raises ApiError 403 for an address outside the networks in
-    `http.metrics_from`.
+    """GET /metrics: metrics of this gateway and its node. Without `http.metrics_from` a request is charged to its address.
+
+    Raises ApiError 403 for an address outside the networks in `http.metrics_from`, and 429.
     """
     networks = gateway.config.http.metrics_from
     address = client_address(gateway, request.peer, request.headers(FORWARDED))
-    if networks and not HttpServer.is_local(address) and not addresses.allowed(address, addresses.networks(networks)):
-        raise ApiError(403, "Forbidden", reason="forbidden", detail="this address is in no network of http.metrics_from")
+    if not HttpServer.is_local(address) and not (networks and addresses.allowed(address, addresses.networks(networks))):
+        gateway.limits.addresses.take(address, METRICS_COST)
+        if networks:
+            raise ApiError(403, "Forbidden", reason="forbidden", detail="this address is in no network of http.metrics_from")
     gateway.metrics.history(await _history(gateway))
     configured = {"fix": bool(gateway.config.fix.listen), "streams": gateway.config.streams.enabled}
     files = {name: counts_file(gateway.config.data_path, name) for name, enabled in configured.items() if enabled}

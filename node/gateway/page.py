@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from node.gateway.calls import FORWARDED, client_address
+from node.gateway.calls import charge_address
 from node.gateway.http.messages import Request, Response
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Page:
         return "text/html" in (request.header("accept") or "")
 
     async def _redirect(self, request: Request, _names: Mapping[str, str]) -> Response:
-        self._charge(request)
+        charge_address(self._gateway, request)
         return self.redirect()
 
     def redirect(self) -> Response:
@@ -189,16 +189,11 @@ class Page:
 
     async def _file(self, file: StaticFile, request: Request, _names: Mapping[str, str]) -> Response:
         """Answer a static file, with the security headers."""
-        self._charge(request)
+        charge_address(self._gateway, request)
         response = file.response(request)
         policy = content_policy(self._members())
         response.headers = {**response.headers, **HEADERS, "Content-Security-Policy": policy}
         return response
-
-    def _charge(self, request: Request) -> None:
-        """Charge the request to its address. Raises ApiError 429."""
-        gateway = self._gateway
-        gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
 
     def _members(self) -> tuple[str, ...]:
         """Return the origins of the members' public URLs, as far as the node knows them."""
@@ -216,7 +211,7 @@ class Page:
         """
         if request.method != "OPTIONS" or request.header("access-control-request-method") is None or not self._trusts(request):
             return None
-        self._charge(request)
+        charge_address(self._gateway, request)
         allowed = {
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": REQUEST_HEADERS,

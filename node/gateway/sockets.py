@@ -58,10 +58,10 @@ async def serve(request: web.Request) -> web.StreamResponse:
     socket = web.WebSocketResponse(
         heartbeat=PING_EVERY, autoping=False, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT
     )
-    if not socket.can_prepare(request):
-        raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
     address = client_address(gateway, request.remote or "", request.headers.getall(FORWARDED, []))
     gateway.limits.addresses.take(address)
+    if not socket.can_prepare(request):
+        raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
     if gateway.socket_limits.wait(address):
         raise ApiError(429, "Public rate limit exceeded", reason="rate_limit", headers={"Retry-After": "1"})
     if not gateway.socket_limits.enter(address):

@@ -80,3 +80,35 @@ async def test_signatures_that_do_not_fit_count_for_the_address_not_for_the_key(
             statuses.append(response.status)
     assert statuses == [401, 401, 429]
     assert (await exchange.call("alice", "GET", "/accounts"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        ("GET", "/accounts", {}, 401),
+        ("POST", "/orders", {"Content-Encoding": "gzip"}, 415),
+        ("GET", "/nothing", {}, 404),
+        ("DELETE", "/time", {}, 405),
+        ("GET", "/ws", {}, 426),
+        ("GET", "/openapi.json", {}, 200),
+    ],
+)
+async def test_a_request_for_which_no_key_pays_is_paid_by_its_address(
+    exchange: Exchange, method: str, target: str, headers: dict[str, str], status: int
+) -> None:
+    """Requests without a signature and for paths that do not exist were free, so one address could take the process."""
+    exchange.gateway.limits = Limits(1000.0, 1.0, Clock())
+    statuses = []
+    for _ in range(3):
+        async with exchange.client.request(method, target, headers=headers, allow_redirects=False) as response:
+            statuses.append(response.status)
+    assert statuses == [status, status, 429]
+    assert (await exchange.call("alice", "GET", "/accounts"))[0] == 200
+
+
+async def test_the_rows_of_an_answer_count(exchange: Exchange) -> None:
+    for price in range(50, 101):
+        await exchange.order("alice", "buy", str(price), "1")
+    exchange.gateway.limits = Limits(3.0, 1000.0, Clock())
+    assert len((await exchange.call("alice", "GET", "/orders"))[1]) == 51
+    assert [(await exchange.call("alice", "GET", "/orders?limit=1"))[0] for _ in range(4)] == [200, 200, 200, 429]

@@ -6,15 +6,17 @@ import gzip
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, ClientTimeout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from node.gateway import page
+from node.gateway.limits import Limits
 from node.gateway.page import content_policy, origins
 from node.native.protocol import MemberStatus
 from tests.unit.node.gateway.harness import Exchange
+from tests.waiting import Clock
 
 MEMBERS = [
     MemberStatus("n1", True, 0, http="http://127.0.0.1:7301"),
@@ -144,6 +146,17 @@ async def test_a_preflight_is_answered_for_members_only(exchange: Exchange) -> N
         async with session.options(f"{base(exchange)}/orders", headers=asks | {"Origin": "https://elsewhere.example"}) as answer:
             assert answer.status == 405
             assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_preflights_beyond_the_rate_are_answered_too(exchange: Exchange) -> None:
+    """Such a request got no answer, and its connection stayed open for as long as the client kept it."""
+    exchange.backend.status["members"] = MEMBERS
+    await exchange.gateway.monitor.now()
+    exchange.gateway.limits = Limits(1000.0, 1.0, Clock())
+    asks = {"Access-Control-Request-Method": "POST", "Origin": PAGE_OF_N2}
+    async with ClientSession(timeout=ClientTimeout(total=10)) as session:
+        statuses = [(await session.options(f"{base(exchange)}/orders", headers=asks)).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
 
 
 def test_origins_are_those_that_browsers_write() -> None:
