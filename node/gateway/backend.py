@@ -20,7 +20,7 @@ from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import FULL, ClusterClient, NativeConnection
 from node.native.connection import KeysCallback, OutcomesTaker
-from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
+from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode
 from node.system.tasks import Backoff
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
@@ -232,7 +232,7 @@ class NodeBackend:
 
     async def _catch_up(self, sequence: int, end: float) -> None:
         """Wait up to `CATCH_UP_MAX` until this node has applied the leader's answer, so that a client reads its own write
-        here.
+        here. It does not wait for events, so the book of this gateway may follow a little later.
         """
         loop = asyncio.get_running_loop()
         until = min(end, loop.time() + CATCH_UP_MAX)
@@ -240,7 +240,7 @@ class NodeBackend:
             async with asyncio.timeout_at(until):
                 connection = await self._connect()
                 while True:
-                    if (await connection.query(StatusQuery())).sequence >= sequence:
+                    if (await connection.status_ahead_of_events()).sequence >= sequence:
                         return
                     await asyncio.sleep(CATCH_UP_POLL)
 

@@ -201,8 +201,8 @@ class NativeConnection:
         self._wire = Arrivals(self)
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._statuses: set[int] = set()
-        """Requests for the node's status."""
+        self._ahead: set[int] = set()
+        """Requests whose answers go ahead of events."""
         self._queued: list[_Submission] = []
         self._flushing = False
         self._written_at = 0
@@ -362,13 +362,7 @@ class NativeConnection:
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        request_id = next(self._request_ids)
-        if isinstance(query, StatusQuery):
-            self._statuses.add(request_id)
-        try:
-            answer: Answer = await self._request(Query(request_id, query, linearizable))
-        finally:
-            self._statuses.discard(request_id)
+        answer: Answer = await self._request(Query(next(self._request_ids), query, linearizable))
         return _body_decoders[type(query)].decode(answer.body)
 
     @property
@@ -377,6 +371,19 @@ class NativeConnection:
         linearizable ones ...) and `ConnectionLost`.
         """
         return self._query
+
+    async def status_ahead_of_events(self) -> NodeStatus:
+        """Return the node's status without waiting for events that arrived before it. Unlike after `query`, the events of
+        commands up to the status' sequence may not have been passed on yet. Raises as `query`.
+        """
+        request_id = next(self._request_ids)
+        self._ahead.add(request_id)
+        try:
+            answer: Answer = await self._request(Query(request_id, StatusQuery()))
+        finally:
+            self._ahead.discard(request_id)
+        status: NodeStatus = _body_decoders[StatusQuery].decode(answer.body)
+        return status
 
     async def subscribe(
         self, product_id: str, from_sequence: int, on_events: EventsCallback, on_end: EndCallback | None = None
@@ -542,7 +549,7 @@ class NativeConnection:
 
     def is_urgent(self, request_id: int) -> bool:
         """See `arrivals.Owner`."""
-        return request_id in self._submitted or request_id in self._statuses
+        return request_id in self._submitted or request_id in self._ahead
 
     def received(self, message: msgspec.Struct) -> None:
         """Handle a message of the node."""

@@ -128,13 +128,16 @@ async def test_a_refused_command_and_a_status_go_ahead() -> None:
     assert owner.got == ["Failed", "Answer", "3 events", "Answer", "Failed"]
 
 
-async def test_a_connection_names_its_commands_and_its_requests_for_the_status() -> None:
+async def test_a_connection_names_its_commands_and_what_goes_ahead() -> None:
     connection = NativeConnection()
     connection._wire.transport = cast(Any, Written())
     outcomes = connection.enqueue([CancelAll("alice", "c1", "BTC-USD")])
     pending = [asyncio.ensure_future(connection.query(query)) for query in (StatusQuery(), ProductsQuery())]
+    pending.append(asyncio.ensure_future(connection.status_ahead_of_events()))
     await asyncio.sleep(0)
-    assert [number for number in range(6) if connection.is_urgent(number)] == [1, 2], "the status, and the commands"
+    assert [number for number in range(6) if connection.is_urgent(number)] == [2, 4], (
+        "the commands, and the status ahead of events: the book of a gateway includes what `query` says"
+    )
     connection.lost("over")
     await asyncio.gather(outcomes, *pending, return_exceptions=True)
     assert not any(map(connection.is_urgent, range(6)))
