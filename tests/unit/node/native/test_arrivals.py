@@ -135,7 +135,7 @@ async def test_a_connection_names_its_commands_and_what_goes_ahead() -> None:
     pending = [asyncio.ensure_future(connection.query(query)) for query in (StatusQuery(), ProductsQuery())]
     pending.append(asyncio.ensure_future(connection.status_ahead_of_events()))
     await asyncio.sleep(0)
-    assert [number for number in range(6) if connection.is_urgent(number)] == [2, 4], (
+    assert [number for number in range(6) if connection.is_urgent(number)] == [1, 4], (
         "the commands, and the status ahead of events: the book of a gateway includes what `query` says"
     )
     connection.lost("over")
