@@ -257,23 +257,26 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
 
 
 def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
-    """Check whether an order may enter in place of another one of its account. The check changes the old order and
-    restores it, so the order is recorded (`Changes.touch_order`).
+    """Check whether an order may enter in place of another one of its account. The check changes the orders that leave
+    and restores them, so they are recorded (`Changes.touch_order`).
 
-    The check sees the account without the old order, and with what that order holds as available. A post-only order
-    must not cross the old order either.
+    The check sees the account without the old order and its partner (`linked`), and with what they hold as available. A
+    post-only order must not cross the old order either.
     """
-    state.changes.touch_order(old)
-    paying, hold, status = state.paying(old), old.hold, old.status
-    paying.unhold(hold)
-    account.open_count -= 1
-    old.status = _DONE
+    leaving = [old, *stops.partner(state, old)]
+    collected = next((order for order in leaving if order.status == _ACTIVE and not order.stop and not order.queued), None)
+    paying, holds, statuses = state.paying(old), [order.hold for order in leaving], [order.status for order in leaving]
+    for order in leaving:
+        state.changes.touch_order(order)
+        order.status = _DONE
+    paying.unhold(sum(holds))
+    account.open_count -= len(leaving)
     reject = place_order(state, account, new)
     product = state.products.get(new.product_id)
     if reject is None and product is not None and product.status == _AUCTION and not new.stop:
-        collected = old if status == _ACTIVE and not old.stop and not old.queued else None
         reject = auctions.check_own(state, account, product, new.side, new.price, collected)
-    old.status = status
-    account.open_count += 1
-    paying.lock(hold)
+    for order, status in zip(leaving, statuses, strict=True):
+        order.status = status
+    account.open_count += len(leaving)
+    paying.lock(sum(holds))
     return reject

@@ -349,6 +349,7 @@ def replace_order(state: State, account: Account, command: ReplaceOrder) -> Reje
     if reject is not None:
         return reject
     close_order(state, order, _CANCELLED)
+    stops.unlink(state, order)
     product = state.products[new.product_id]
     answer.replaced(state, order, _enter_new(state, account, product, new, _terms(command.order.options)))
     return None

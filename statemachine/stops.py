@@ -79,6 +79,12 @@ def trail(state: State, product: Product, lowest: int, highest: int) -> None:
         state.work += 1
 
 
+def partner(state: State, order: Order) -> list[Order]:
+    """The open order with which an order is linked, if there is one (`linked`)."""
+    linked = state.orders.get(order.terms.link) if order.terms is not None and order.terms.link else None
+    return [linked] if linked is not None and linked.status != _DONE else []
+
+
 def unlink(state: State, order: Order) -> None:
     """Cancel the partner of an order that traded, was decremented by self-trade prevention, was triggered, or is done."""
     terms = order.terms

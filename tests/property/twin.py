@@ -309,17 +309,19 @@ class Twin(TwinAccess):
         if isinstance(prepared, Reason):
             return prepared
         new = prepared
-        places = [(place, place.index(old)) for place in (self.resting, self.waiting, self.collected) if old in place]
-        for place, _ in places:
-            place.remove(old)
+        leaving = [old] if old.partner is None else [old, old.partner]
+        places = [(place, list(place)) for place in (self.resting, self.waiting, self.collected)]
+        for place, before in places:
+            place[:] = [order for order in before if order not in leaving]
         reject = self.refuse(new)
-        for place, number in places:
-            place.insert(number, old)
+        for place, before in places:
+            place[:] = before
         if reject is None and new.post_only and self.makers(TwinOrder(0, new, self.products[new.product_id], new.size)):
             reject = Reason.POST_ONLY_WOULD_TAKE
         if reject is not None:
             return reject
         self.leave(old, DoneReason.CANCELLED)
+        self.unlink(old)
         return "replaced", old, self.let_in(new)
 
     # -- entering
