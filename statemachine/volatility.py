@@ -2,7 +2,8 @@
 automatically.
 
 - The order that would have traded outside the collar keeps its trades up to the collar. Its remainder goes to the
-  auction book, if it may rest and would not cross orders of its own account; otherwise it is cancelled.
+  auction book, if it may rest and would not cross orders of its own account; otherwise it is cancelled. A stop order
+  that was triggered goes there as a plain order.
 - `CollarAction.HALT` halts first: for `halt_ns` orders can only be cancelled. Then the call begins. With
   `CollarAction.AUCTION` it begins at once.
 - The call lasts `call_ns`, and a random time of up to `random_ns` more (`chance`). If the indicative price at its end
@@ -29,10 +30,11 @@ from statemachine.entities import Order, Product
 from statemachine.matching import close
 from statemachine.state import State
 from statemachine.tables import InterruptionRow, ProductLimitsRow, TimerRow
-from statemachine.types import CollarAction, DoneReason, ProductStatus, StatusCause, TimeInForce, Timer
+from statemachine.types import CollarAction, DoneReason, ProductStatus, StatusCause, StopType, TimeInForce, Timer
 from statemachine.validation import can_rest
 
 _COLLARED: int = DoneReason.COLLARED
+_NO_STOP: int = StopType.NONE
 
 
 def interrupt(state: State, product: Product, order: Order) -> None:
@@ -47,11 +49,11 @@ def interrupt(state: State, product: Product, order: Order) -> None:
     interrupts = row.action != CollarAction.REJECT and order.time_in_force != TimeInForce.FOK
     collected = (
         interrupts
-        and not order.stop
         and can_rest(order.order_type, order.time_in_force)
         and not auctions.crosses_own(state, order.account, product, order.side, order.price)
     )
     if collected:
+        order.stop, order.stop_price = _NO_STOP, 0
         state.wait(order)
         auctions.add(state, product, order)
     else:

@@ -376,7 +376,8 @@ class TwinControls(TwinFees):
             return
         interrupts = limits.action is not CollarAction.REJECT and c.time_in_force is not TimeInForce.FOK
         lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
-        if interrupts and lasts and c.stop is StopType.NONE and not self.meets_own(c):
+        if interrupts and lasts and not self.meets_own(c):
+            order.command = msgspec.structs.replace(c, stop=StopType.NONE, stop_price=0)
             self.collected.append(order)
         else:
             self.leave(order, DoneReason.COLLARED)
