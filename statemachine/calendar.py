@@ -41,8 +41,8 @@ Moments = list[tuple[int, Phase]]
 
 
 class Now(NamedTuple):
-    """The phase at a moment, the second since the epoch at which it began, and the second at which another one begins
-    or the search is repeated.
+    """The phase at a moment, the second since the epoch at which it began (0 if it began before yesterday), and the
+    second at which another one begins or the search is repeated.
     """
 
     phase: Phase
@@ -105,6 +105,8 @@ def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
         if earlier != phase:
             break
         since = begins
+    else:
+        since = 0
     for begins, following in near:
         if begins > second and following != phase:
             return Now(phase, since, begins)

@@ -7,8 +7,8 @@
   (`commands.FollowCalendar`), also if it is the status that the product has already.
 - The end of a call is delayed by a random time of up to `random_ns` (`chance`). If the indicative price moves late, the
   call is extended.
-- If the time jumps over phases, the product enters only the last of them. An auction whose call was in progress opens
-  first.
+- If the time jumps over phases, the product enters only the last of them, also if it is of the same kind as the phase
+  before the jump. An auction whose call was in progress opens first.
 
 Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange,
 "Guide to the trading system": price monitoring extension; Nasdaq's net order imbalance indicator for the events during
@@ -257,7 +257,8 @@ def _entered(state: State, product: Product, row: PhaseRow, found: CalendarRow) 
         ends_at += draw(state, f"auction {product.product_id} {product.sequence}", found.random_ns)
         note_at = max(state.time + 1, ends_at - found.late_ns) if found.late_ns and found.extensions_max else 0
         imbalance_at = state.time + found.imbalance_ns if found.imbalance_ns else 0
-    if not row.by_hand and (row.phase != now.phase or not row.entered):
+    again = now.since * SECOND_NS > row.ends_at  # it ended, and began again
+    if not row.by_hand and (row.phase != now.phase or again or not row.entered):
         volatility.end(state, product)
         crosses = row.entered and row.phase in _CALLS
         statuses.change(state, product, _STATUS[now.phase], StatusCause.CALENDAR, until, cross=crosses)

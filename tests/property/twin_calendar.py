@@ -64,6 +64,13 @@ def phase_at(c: PutCalendar, second: int) -> tuple[Phase, int]:
     return begun[-1], later[0] if later else moment(c, today + LOOK_AHEAD_DAYS, 0)
 
 
+def has_restarted(c: PutCalendar, second: int, ends: int) -> bool:
+    """Return whether the phase of this second began after its previous instance ended, at `ends` nanoseconds."""
+    begun = [each for each in agenda(c, second) if each[0] <= second]
+    others = [place for place, (_, phase) in enumerate(begun) if phase is not begun[-1][1]]
+    return bool(others) and begun[others[-1] + 1][0] * SECOND > ends
+
+
 def calendar_fault(c: PutCalendar) -> bool:
     """Return whether the calendar is invalid."""
     days = [*c.week, *(phases for _, phases in c.days)]
@@ -246,7 +253,7 @@ class TwinCalendar(TwinOptions):
         """Begin the phase of this moment, or continue it. The auction of a call that is over opens."""
         phase, end = phase_at(c, self.now // SECOND)
         before = session.phase
-        if not session.by_hand and phase is not before:
+        if not session.by_hand and (phase is not before or has_restarted(c, self.now // SECOND, session.ends)):
             self.interrupted.pop(name, None)
             self.limit_states.pop(name, None)
             status = STATUS[phase]
