@@ -43,6 +43,8 @@ VIEWS = (
     tables.BalanceRow,
     tables.ApiKeyRow,
 )
+SUMMED = (types.Permission, types.Switch)
+"""Enumerations whose sums are sent. They are the type of no field."""
 UNIONS = {"AnyCommand": AnyCommand, "AnyOutcome": AnyOutcome, "AnyEvent": AnyEvent, "AnyQuery": AnyQuery}
 MODULES = (protocol, commands, events, tables, types)
 
@@ -92,7 +94,8 @@ def _enumerations(schema: Schema, found: dict[str, type]) -> Iterable[str]:
     yield ""
     yield "| name | numbers |"
     yield "|---|---|"
-    for name, members in schema.enums.items():
+    summed = {kind.__name__: {member.name: member.value for member in kind} for kind in SUMMED}
+    for name, members in sorted((schema.enums | summed).items()):
         numbers = ", ".join(f"{number} {member}" for member, number in members.items())
         yield f"| {name}: {_text(found[name])} | {numbers} |"
 
