@@ -7,8 +7,9 @@
 - While a cluster has no leader no timer fires. The first entry of the next leader advances the log's time, and the
   timer fires then.
 - It cancels the orders that `CancelAll` with the tag would cancel at that moment, over several entries if there are
-  many (`pending`). The reason is `DoneReason.TIMER`. A timer of the whole account has a tag of its own and cancels
-  what `CancelAll` without a tag would: a session can take it back without the timer that the account set elsewhere.
+  many (`pending`), and those of offline products: a client that is gone cannot cancel them later. The reason is
+  `DoneReason.TIMER`. A timer of the whole account has a tag of its own and cancels what `CancelAll` without a tag would:
+  a session can take it back without the timer that the account set elsewhere.
 - If the account has as many unfinished mass cancels as it may have, the timer fires again with a later entry.
 - A command that sets a timer does not displace the outcomes of orders in the reply cache. Its outcome is kept among
   those that changed nothing.

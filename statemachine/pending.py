@@ -47,6 +47,7 @@ _ACTIVE: int = OrderStatus.ACTIVE
 _EXPIRED: int = DoneReason.EXPIRED
 _CANCELLED: int = DoneReason.CANCELLED
 _KILLED: int = DoneReason.KILLED
+_TIMER: int = DoneReason.TIMER
 _AUCTION_OVER: int = DoneReason.AUCTION_OVER
 _FOR_AUCTION: int = GoodFor.AUCTION
 
@@ -229,7 +230,9 @@ class Chosen(NamedTuple):
     reason: int = _CANCELLED
 
     def has(self, order: Order) -> bool:
-        """Return whether an order is selected and may be cancelled, perhaps after the opening of an auction."""
+        """Return whether an order is selected and may be cancelled, perhaps after the opening of an auction. A timer
+        cancels the orders of offline products, too.
+        """
         if self.product_id and order.product.product_id != self.product_id:
             return False
         if self.side and order.side != self.side:
@@ -240,7 +243,7 @@ class Chosen(NamedTuple):
                 return False
         if self.session and (order.terms is None or order.terms.session != self.session):
             return False
-        return order.product.opening == _MEETING or may_cancel(order.product)
+        return self.reason == _TIMER or order.product.opening == _MEETING or may_cancel(order.product)
 
 
 def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:

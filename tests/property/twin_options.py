@@ -239,5 +239,4 @@ class TwinOptions(TwinCorrections):
         del self.timers[kind, name, tag]
         tag = tag if kind is Timer.CANCEL_AFTER else ""
         for order in [each for each in self.known() if each.owner == name and tag in ("", self.session(each))]:
-            if self.products[order.product.product_id].status is not ProductStatus.OFFLINE:
-                self.leave(order, DoneReason.TIMER)
+            self.leave(order, DoneReason.TIMER)
