@@ -18,8 +18,9 @@ While there is unfinished work:
 - *Each product by itself.* A product's unfinished work delays orders of other products only by its share of the entry
   (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
 - If the product accepts no orders when the turn of a queued order comes, the order is cancelled. In an auction, limit
-  orders that can rest go to the auction book. A post-only order is cancelled if it would trade by then, and an order
-  that is good for an auction if that is over.
+  orders that can rest go to the auction book. So does an order that is linked with a stop order (`linked`), in every
+  status: if it were cancelled, its stop order would leave, too. A post-only order is cancelled if it would trade by
+  then, and an order that is good for an auction if that is over.
 
 While there is unfinished work and nobody sends commands, the leader proposes empty entries (`Engine.has_pending_work`).
 """
@@ -184,7 +185,7 @@ def _enter(state: State, product: Product, order: Order) -> None:
             close(state, product, order, _AUCTION_OVER if left_over else _CANCELLED, False)
         else:
             match(state, product, order)
-    elif product.status == _AUCTION and _may_be_collected(state, product, order):
+    elif _may_be_collected(state, product, order):
         order.status = _ACTIVE
         auctions.add(state, product, order)
     else:
@@ -193,7 +194,10 @@ def _enter(state: State, product: Product, order: Order) -> None:
 
 
 def _may_be_collected(state: State, product: Product, order: Order) -> bool:
-    """Return whether an auction may collect the order."""
+    """Return whether an order goes to the auction book at its turn, in a product that does not trade."""
+    linked = order.terms is not None and order.terms.link
+    if product.status != _AUCTION and not linked:
+        return False
     if order.post_only or not can_rest(order.order_type, order.time_in_force):
         return False
     return not auctions.crosses_own(state, order.account, product, order.side, order.price)

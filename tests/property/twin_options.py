@@ -161,7 +161,7 @@ class TwinOptions(TwinCorrections):
         elif status in TRADING:
             self.go_on(order)
             self.trigger(c.product_id)
-        elif status is ProductStatus.AUCTION and not self.meets_own(c):
+        elif (status is ProductStatus.AUCTION or order.partner is not None) and not self.meets_own(c):
             self.collected.append(order)
         else:
             self.leave(order, DoneReason.CANCELLED)
