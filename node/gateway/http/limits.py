@@ -37,6 +37,11 @@ client that ignores refusals could use the whole process and delay all other cli
 refusals a second."""
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for a TLS handshake."""
+HANDSHAKES_MAX = 2_048
+"""TLS handshakes of one gateway process at the same time. Each takes a descriptor."""
+HANDSHAKE_RATE = 200.0
+HANDSHAKE_BURST = 1_000.0
+"""TLS handshakes of an address a second, and at once, as on the native port. Each takes about 1 ms of a core."""
 TICK = 0.5
 """Seconds between two checks of all connections' deadlines."""
 

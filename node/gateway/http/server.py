@@ -12,6 +12,7 @@ from node.budget import AddressShares, Places, caller_of
 from node.gateway.http import limits
 from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response
+from node.gateway.http.tls_port import TlsPort
 from node.system import tasks as background
 
 
@@ -58,21 +59,25 @@ class HttpServer:
         self._occupied = asyncio.Event()
         self._places = Places[str](limits.CONNECTIONS_MAX, limits.CONNECTIONS_EACH)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shaking = Places[str](limits.HANDSHAKES_MAX, limits.CONNECTIONS_EACH)
+        self._handshakes = AddressShares(limits.HANDSHAKE_RATE, limits.HANDSHAKE_BURST)
+        self._tls_port: TlsPort | None = None
         self._server: asyncio.Server | None = None
         self._clock: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Listen on a port, which other processes may share. Raises OSError."""
-        self._server = await self.loop.create_server(
-            lambda: cast(asyncio.Protocol, Connection(self)),
-            host,
-            port,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else limits.HANDSHAKE_TIMEOUT,
-            reuse_port=True,
-            backlog=limits.BACKLOG,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+
+        def made() -> asyncio.Protocol:
+            return cast(asyncio.Protocol, Connection(self))
+
+        if tls is None:
+            self._server = await self.loop.create_server(made, host, port, reuse_port=True, backlog=limits.BACKLOG)
+            self.port = self._server.sockets[0].getsockname()[1]
+        else:
+            self._tls_port = TlsPort(tls, made, self._may_shake, self._shaken)
+            await self._tls_port.listen(host, port)
+            self.port = self._tls_port.port
         self._clock = asyncio.create_task(self._run_clock())
 
     async def stop(self, timeout: float) -> None:
@@ -80,6 +85,8 @@ class HttpServer:
         self.stopping = True
         if self._server is not None:
             self._server.close()
+        if self._tls_port is not None:
+            await self._tls_port.close()
         for connection in list(self._connections):
             connection.stop()
         until = self.loop.time() + timeout
@@ -94,6 +101,22 @@ class HttpServer:
                 await self._empty.wait()
         for connection in list(self._connections):
             connection.abort()
+
+    def _may_shake(self, peer: str) -> bool:
+        """Return whether a peer may begin a TLS handshake, and count it."""
+        if self.exempt(peer):
+            return True
+        if self._trouble.take(peer, 0.0) or self._handshakes.take(peer) or not self._shaking.enter(caller_of(peer)):
+            self.refused("handshakes", peer)
+            return False
+        return True
+
+    def _shaken(self, peer: str, succeeded: bool) -> None:
+        """Count a TLS handshake that has ended."""
+        if not self.exempt(peer):
+            self._shaking.leave(caller_of(peer))
+        if not succeeded and not self.stopping:
+            self.refused("handshake", peer)
 
     def begin(self, answer: Coroutine[None, None, None]) -> None:
         """Run the coroutine that answers a request."""
@@ -119,7 +142,7 @@ class HttpServer:
 
     def refused(self, kind: str, peer: str) -> None:
         """Report a connection or request that was refused before it reached a handler."""
-        if kind != "trouble" and not self.exempt(peer):
+        if kind not in ("trouble", "handshakes") and not self.exempt(peer):
             self._trouble.spend(peer, 1.0)
         self._on_refused(kind, peer)
 

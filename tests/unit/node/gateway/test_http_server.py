@@ -334,6 +334,33 @@ class TestTls:
             await served.close()
         assert caplog.records == []
 
+    @pytest.mark.parametrize("bound", ["places", "budget"])
+    async def test_handshakes_of_an_address_are_bounded_and_other_addresses_go_on(
+        self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, bound: str
+    ) -> None:
+        """Connections that never finish the handshake were not counted, and could take all descriptors of the process."""
+        own, theirs = contexts
+        monkeypatch.setattr(limits, "CONNECTIONS_EACH" if bound == "places" else "HANDSHAKE_BURST", 5)
+        monkeypatch.setattr(limits, "HANDSHAKE_RATE", 1e-3)
+        served = Served()
+        await served.server.start(HOST, 0, own)
+        try:
+            silent = [await served.connect() for _ in range(8)]
+            ended = [asyncio.create_task(reader.read()) for reader, _ in silent]
+            await until(lambda: served.refused["handshakes"] == 3)
+            await until(lambda: sum(task.done() for task in ended) == 3)
+            reader, writer = await asyncio.open_connection(HOST, served.server.port, ssl=theirs, local_addr=("127.0.0.2", 0))
+            served.writers.append(writer)
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            for _, each in silent:
+                each.close()
+            await until(lambda: served.server._shaking.taken == 0)
+            assert served.refused["handshake"] == 5
+            await asyncio.gather(*ended, return_exceptions=True)
+        finally:
+            await served.close()
+
 
 FRAGMENTS = st.lists(
     st.sampled_from(
