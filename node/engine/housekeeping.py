@@ -17,6 +17,7 @@ from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
+from node.system import tasks as background
 
 INTERVAL = 0.1
 """Seconds between two runs before the node is ready, and on a leader that applies entries: orders expire as exactly as
@@ -25,7 +26,7 @@ this.
 
 INTERVAL_IDLE = 1.0
 """The same on a follower, which only looks whether a snapshot is due, and on a leader with nothing to expire in this
-time that has applied no entry for `QUIET_RUNS` runs.
+time that has applied no entry for `QUIET_RUNS` runs. The first pause may be shorter.
 """
 
 QUIET_RUNS = 5
@@ -100,7 +101,10 @@ class Housekeeping:
     def _schedule_next(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._run)
+        if seconds == INTERVAL_IDLE:
+            self._timer = background.at_next(INTERVAL_IDLE, self._run)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._run)
 
     def _look(self) -> None:
         """Enter the next mode, expire orders, and request a snapshot when one is due."""

@@ -25,6 +25,7 @@ from node.engine.service import EngineService
 from node.engine.session import Session
 from node.native.framing import pack
 from node.native.protocol import KeysChanged
+from node.system import tasks as background
 from node.system.sockets import host_and_port, host_of, reachable
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class NativeServer:
     def _look_again(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        self._timer = background.at_next(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Check every connection: about half a microsecond each."""

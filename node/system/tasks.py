@@ -1,11 +1,12 @@
-"""Work in the background: tasks that are kept while they run and cancelled together, and the pauses between attempts of
-something that may succeed soon, such as a connection to a node that restarts.
+"""Work in the background: tasks that are kept while they run and cancelled together, timers that wake a process together,
+and the pauses between attempts of something that may succeed soon, such as a connection to a node that restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import math
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 
@@ -22,6 +23,14 @@ async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
+
+
+def at_next(period_s: float, function: Callable[[], object]) -> asyncio.TimerHandle:
+    """Run a function at the next multiple of the period by the event loop's clock. Timers of a process with the same period
+    then wake it together: a wake-up of an idle process costs more than what such a function does.
+    """
+    loop = asyncio.get_running_loop()
+    return loop.call_at((math.floor(loop.time() / period_s) + 1) * period_s, function)
 
 
 class Backoff:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +35,11 @@ class Keeping:
         return self.until()
 
     def until(self) -> float:
-        """Return the seconds until the next run."""
+        """Return the seconds until the next run, or `INTERVAL_IDLE` if it is at the next whole second."""
         timer = self.made._timer
         assert timer is not None
+        if timer.when() == math.floor(asyncio.get_running_loop().time()) + INTERVAL_IDLE:
+            return INTERVAL_IDLE
         return round(timer.when() - asyncio.get_running_loop().time(), 1)
 
     async def apply(self, *commands: Any) -> None:
