@@ -50,6 +50,7 @@ from node.native.protocol import (
     LogQuery,
     MemberStatus,
     NodeStatus,
+    OrdersQuery,
     PrepareLevel,
     Query,
     RemoveMember,
@@ -239,15 +240,22 @@ class EngineService:
             request = msgspec.structs.replace(request, commands=commands)
         share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
-            seconds = self.account_rates.overdraw(share, commands_cost(commands))
-            if seconds:
-                text = f"account {share!r} has used up its share of {self.account_rates.rate:g} units a second"
-                send(self._failure(request.request_id, rate_limited(text, seconds)))
+            failed = self._overdrawn(request.request_id, share, commands_cost(commands))
+            if failed is not None:
+                send(failed)
                 return
         if self._raft.is_leader or not self._waits_for_leader(
             share, len(commands), lambda: self._submit(request, share, size, send)
         ):
             self._submit(request, share, size, send)
+
+    def _overdrawn(self, request_id: int, account_id: str, cost: float) -> Failed | None:
+        """Charge an account, and return None. If its share is used up, return the answer that says so."""
+        seconds = self.account_rates.overdraw(account_id, cost)
+        if not seconds:
+            return None
+        text = f"account {account_id!r} has used up its share of {self.account_rates.rate:g} units a second"
+        return self._failure(request_id, rate_limited(text, seconds))
 
     def _permission_of_decision(self, proposal_id: int) -> Permission | None:
         """Return the permission that a decision about a proposal needs: VIEW if it does not wait any more, which the
@@ -365,7 +373,14 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        charge(Cost.rows(rows_of(self._machine.engine, request.query)))
+        cost = Cost.rows(rows_of(self._machine.engine, request.query))
+        charge(cost)
+        if principal.node and isinstance(request.query, OrdersQuery):
+            # A gateway does not know how many orders the engine reads for a list, so their account pays for them here.
+            failed = self._overdrawn(request.request_id, request.query.account_id, cost)
+            if failed is not None:
+                send(failed)
+                return
         if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
         elif isinstance(request.query, LogQuery):

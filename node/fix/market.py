@@ -179,6 +179,14 @@ SYMBOLS_MAX = 100
 """Products of one request."""
 MARKET_REQUESTS_MAX = 50
 """Requests that one session may have open."""
+MARKET_REQUESTS_OF_PRODUCT_MAX = 4
+"""Open requests of one session that may name the same product. Each of them gets its own message at every change of the
+product, and no budget pays for these.
+"""
+REQUESTS_OF_PRODUCT_MAX = 4
+"""Open requests of one session that may name the same product. Each of them gets its own message at every change of the
+product, and no budget pays for these.
+"""
 
 BIDS, OFFERS, TRADES = "0", "1", "2"
 """Values of MDEntryType."""
@@ -239,8 +247,15 @@ class MarketData:
             self._refuse(request_id, DUPLICATE, "this MDReqID is in use")
         elif len(self._requests) >= MARKET_REQUESTS_MAX:
             self._refuse(request_id, TOO_MUCH, f"at most {MARKET_REQUESTS_MAX} requests may be open")
+        elif max(map(self._requests_of, symbols)) >= MARKET_REQUESTS_OF_PRODUCT_MAX:
+            text = f"at most {MARKET_REQUESTS_OF_PRODUCT_MAX} open requests may name a product"
+            self._refuse(request_id, TOO_MUCH, text)
         else:
             await self._begin(request, symbols, keep=kind == "1")
+
+    def _requests_of(self, symbol: str) -> int:
+        """Return the number of open requests that name a product."""
+        return sum(symbol in request.feeds for request in self._requests.values())
 
     def deliver(self, feed: ProductFeed, frame: Frame) -> None:
         """See `feeds.Reader`."""

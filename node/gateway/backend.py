@@ -88,8 +88,8 @@ class Backend(Protocol):
         """
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        """Return this node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable
-        query.
+        """Return this node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, ApiError 429 if the account of a list
+        of orders has used up its share, and NotLeaderError for a linearizable query.
         """
 
     async def query_leader(self, query: AnyQuery) -> Any:
@@ -309,6 +309,8 @@ class NodeBackend:
                     raise NotLeaderError(failure.leader) from None
                 if failure.code in (FailCode.NOT_FOUND, FailCode.BAD_REQUEST):
                     raise
+                if failure.code is FailCode.RATE_LIMITED:
+                    raise _too_many(failure) from None
                 if failure.code not in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
                     raise UnavailableError(failure.message) from None
             await backoff.wait()

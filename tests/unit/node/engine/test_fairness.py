@@ -65,6 +65,20 @@ def test_a_command_of_much_work_costs_more(tmp_path: Path) -> None:
     assert failed(desk) == [(1, FailCode.RATE_LIMITED), (2, FailCode.RATE_LIMITED)]
 
 
+def test_lists_of_orders_for_a_gateway_are_paid_by_their_account(tmp_path: Path) -> None:
+    """Over REST a list cost one request, whatever the engine read for it: with 10,000 open orders a millisecond."""
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=10, batch_commands_max=1_000))
+    submit(desk, OPERATOR, 1, *WORLD, *(buy(number) for number in range(1, 501)))
+    desk.run()
+    for _ in range(4):
+        desk.query(OrdersQuery("alice", "ETH-USD", limit=1), request_id=7)
+    assert failed(desk) == [(7, FailCode.RATE_LIMITED)] * 2, "500 orders are five units"
+    desk.query(OrdersQuery("bob"))
+    desk.seconds += 0.5
+    desk.query(OrdersQuery("alice"))
+    assert len(failed(desk)) == 2
+
+
 def test_the_operator_has_no_rate(tmp_path: Path) -> None:
     desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=1))
     for number in range(100):

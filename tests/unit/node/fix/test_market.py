@@ -113,6 +113,19 @@ async def test_invalid_market_data_requests_are_refused() -> None:
         assert (await client.next())[35] == "j"
 
 
+async def test_a_few_requests_of_a_session_may_name_the_same_product() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        for number in range(5):
+            ask(client, f"r{number}", types="2")
+        answers = [await client.next() for _ in range(5)]
+        assert [answer[35] for answer in answers] == ["W"] * 4 + ["Y"]
+        assert (answers[4][262], answers[4][281]) == ("r4", "2")
+        client.send("V", (262, "r0"), (263, 2))
+        ask(client, "r5", types="2")
+        assert (await client.next())[35] == "W"
+
+
 async def test_a_lost_feed_begins_with_a_new_snapshot() -> None:
     async with serving() as served:
         client = await client_of(served)

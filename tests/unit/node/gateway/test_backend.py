@@ -240,6 +240,16 @@ async def test_a_follower_says_at_once_that_the_leader_has_too_much_to_do(
         assert text in answer["message"]
 
 
+async def test_a_list_of_orders_beyond_the_share_of_its_account_is_429(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        signed = headers(ALICE, "GET", "/orders")
+        async with w.client.get("/orders", headers=signed) as response:
+            assert response.status == 200
+        w.nodes["n1"].service.account_rates.spend("alice", 1e6)
+        async with w.client.get("/orders", headers=headers(ALICE, "GET", "/orders")) as response:
+            assert (response.status, (await response.json())["reason"]) == (429, "rate_limit")
+
+
 async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:
     async with world(tmp_path, redirect=True) as w:
         w.nodes["n1"].raft.lose_leadership("n2")
