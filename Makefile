@@ -90,7 +90,9 @@ attack: $(STAMP) ## attacks on a live cluster, judged by what happens to an hone
 kills: $(STAMP) ## kill the leader under load KILLS times (default 1000), and show where the gaps come from
 	$(BIN)/python -m tests.chaos.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1) --report docs/reliability.md
 
-test: check ## lint, types, layers and all tests but those with foreign clients (`make clients`): what CI runs first
+# mypy uses one processor, so the tests begin beside it.
+test: $(STAMP) ## lint, types, layers and all tests but those with foreign clients (`make clients`): what CI runs first
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line check
 
 check: lint types layers tests
 
@@ -109,9 +111,10 @@ clients: $(STAMP) ## foreign clients, unmodified, against real nodes; REPORT=1 w
 	$(BIN)/python -m pytest $(if $(REPORT),--clients-report docs/clients.md,-n 2 --dist loadfile) tests/clients
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/browser
 
-tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, chaos and attacks included, two at a time
-	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(CLUSTERS)
+# Tests with clusters often wait, so three of them use two processors. A `make` that a test runs must not inherit -j.
+tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, chaos and attacks included, three at a time
+	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
+	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(CLUSTERS)
 
 api-docs: $(STAMP) ## the public Python API as pages, in run/api-docs
 	QUORUMBOOK_CORE=plain $(BIN)/pdoc --docformat google -o run/api-docs $(API)
