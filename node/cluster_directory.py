@@ -106,20 +106,13 @@ class ClusterDirectory:
             self.configs[config.node_id] = config
         if not self.configs:
             raise self.invalid[0]
-        self.removed = self._noted() | {
+        self.removed = noted_removed(self.directory) | {
             node_id for node_id, config in self.configs.items() if identity.stage_of(config) is identity.Stage.REMOVED
         }
 
-    def _noted(self) -> set[str]:
-        """Return nodes that were removed here. Their directories may be gone, and the other nodes' configurations still
-        name them.
-        """
-        path = self.directory / REMOVED
-        return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
-
     def note_removed(self, node_id: str) -> None:
         """Record that a node was removed from the cluster: an id is used once."""
-        noted = self._noted()
+        noted = noted_removed(self.directory)
         if node_id not in noted:
             files.replace(self.directory / REMOVED, "".join(f"{each}\n" for each in sorted(noted | {node_id})).encode())
             self.removed.add(node_id)
@@ -202,3 +195,11 @@ def read_key(path: Path) -> KeyFile:
         raise DirectoryError(f"{path}: cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DirectoryError(f"{path}: expected JSON with key_id, secret and passphrase: {error}") from error
+
+
+def noted_removed(directory: Path) -> set[str]:
+    """Return the nodes that were removed from the cluster in a directory. Their own directories may be gone, and the other
+    nodes' configurations still name them.
+    """
+    path = directory / REMOVED
+    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()

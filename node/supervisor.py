@@ -283,10 +283,15 @@ async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: N
 
 async def _bound_log(config: NodeConfig) -> None:
     """Rename the log file of the node's processes whenever it is too large, for ever."""
-    name = os.environ.get(logs.LOG_FILE)
+    name, fault = os.environ.get(logs.LOG_FILE), ""
     while name:
-        if logs.rotate(Path(name), config.log_bytes, config.log_files):
-            log.info("the log before this line is in %s.1", name)
+        try:
+            if logs.rotate(Path(name), config.log_bytes, config.log_files):
+                log.info("the log before this line is in %s.1", name)
+        except OSError as error:  # a later attempt may succeed, and the log grows until then
+            if str(error) != fault:
+                fault = str(error)
+                log.warning("the log cannot be renamed: %s", error)
         await asyncio.sleep(LOG_SECONDS)
 
 

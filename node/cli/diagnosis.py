@@ -19,7 +19,7 @@ from node.cli import session
 from node.cli.output import ProgressBar, plain_console, print_json, progress, show, table
 from node.cli.session import MarketScales
 from node.cli.target import Finite, Target, cluster_option, json_option, place_option
-from node.cluster_directory import Access, ClusterDirectory
+from node.cluster_directory import Access, ClusterDirectory, noted_removed
 from node.config.file import load
 from node.deployment.statuses import Statuses, ask_all, asking
 from node.diagnosis import bench as benchmark
@@ -67,7 +67,8 @@ def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool
 
 
 def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
-    """Return the configurations in a cluster's directory. They are not read here, because one of them may be invalid.
+    """Return the configurations of the named nodes in a cluster's directory, by default of all that were not removed from the
+    cluster. They are not read here, because one of them may be invalid.
 
     Raises:
         DirectoryError: there are none, or not those that were named.
@@ -77,7 +78,8 @@ def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
         raise DirectoryError(f"{directory}: no node in it (expected {directory}/n1/node.toml); name a node.toml with --config")
     if unknown := [node for node in nodes if node not in found]:
         raise DirectoryError(f"no node {', '.join(unknown)} in {directory}; there are: {', '.join(found)}")
-    return [found[node] for node in nodes] or list(found.values())
+    removed = noted_removed(directory)
+    return [found[node] for node in nodes] or [path for node, path in found.items() if node not in removed]
 
 
 def _examine(path: Path, deep: bool, shown: ProgressBar) -> list[Finding]:
@@ -87,7 +89,7 @@ def _examine(path: Path, deep: bool, shown: ProgressBar) -> list[Finding]:
         config = load(path)
         name = config.node_id
         statuses = asyncio.run(asking(config)())
-    except (ConfigError, OSError):
+    except (ConfigError, OSError, RequestFailed):
         pass  # the doctor reports what is wrong with it
     return Doctor(path, status=statuses.get(name), deep=deep, report=lambda what: shown.step(f"{name}: {what}")).examine()
 

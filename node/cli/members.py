@@ -14,7 +14,7 @@ from rich.text import Text
 
 from node.cli.output import print_json, show, table
 from node.cli.session import CliSession, run
-from node.cli.target import Finite, Target, cluster_option, deprecated, earlier_place, json_option, place_option
+from node.cli.target import Finite, Target, cluster_option, deprecated, earlier_place, json_option, keyed_place_option
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
@@ -85,7 +85,7 @@ def _names(target: Target, names: tuple[str, ...], *wanted: str) -> tuple[Target
 
 
 @click.command()
-@place_option
+@keyed_place_option
 @click.argument("names", metavar="NODE", nargs=-1)
 @_address_options
 @click.option("--read-only", is_flag=True, help="It never votes: for feeds, queries and history.")
@@ -108,11 +108,11 @@ def add(
     """
     target, (node_id,) = _names(target, names, "NODE")
     wanted = Addition(node_id, raft, native, http, read_only=read_only, start=not no_start)
-    _with_changes(target.directory, as_json, lambda changes: changes.add(wanted, seconds))
+    _with_changes(target, as_json, lambda changes: changes.add(wanted, seconds))
 
 
 @click.command()
-@place_option
+@keyed_place_option
 @click.argument("names", metavar="NODE", nargs=-1)
 @force_option
 @json_option
@@ -122,11 +122,11 @@ def remove(target: Target, as_json: bool, names: tuple[str, ...], force: bool) -
     It may be down. If it runs it stops, and does not start again. An id is used once.
     """
     target, (node_id,) = _names(target, names, "NODE")
-    _with_changes(target.directory, as_json, lambda changes: changes.remove(node_id, force=force))
+    _with_changes(target, as_json, lambda changes: changes.remove(node_id, force=force))
 
 
 @click.command()
-@place_option
+@keyed_place_option
 @click.argument("names", metavar="NODE NEW", nargs=-1)
 @_address_options
 @force_option
@@ -149,14 +149,15 @@ def replace(
     """
     target, (old, new) = _names(target, names, "NODE", "NEW")
     wanted = Addition(new, raft, native, http, start=not no_start)
-    _with_changes(target.directory, as_json, lambda changes: changes.replace(old, wanted, seconds, force=force))
+    _with_changes(target, as_json, lambda changes: changes.replace(old, wanted, seconds, force=force))
 
 
-def _with_changes(directory: Path, as_json: bool, work: Callable[[MemberChanges], Awaitable[None]]) -> None:
+def _with_changes(target: Target, as_json: bool, work: Callable[[MemberChanges], Awaitable[None]]) -> None:
     lines: list[str] = []
+    credentials = target.key.credentials() if target.key is not None else None
 
     async def connected() -> None:
-        changes = MemberChanges(LocalCluster(directory), lines.append if as_json else click.echo)
+        changes = MemberChanges(LocalCluster(target.directory), lines.append if as_json else click.echo, credentials)
         try:
             await work(changes)
         finally:

@@ -17,6 +17,7 @@ from node.cluster_directory import ClusterDirectory
 from node.errors import DirectoryError, NodeStartError
 from node.native.protocol import ControlAction, NodeStatus, StatusQuery
 from node.records import backup as backups
+from node.records.exporting import is_running, snapshot_now
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 COLUMNS = ("node", "index", "term", "sequence", "taken at", "rows", "MB", "shared", "software", "ABI")
@@ -184,10 +185,13 @@ def backup(destination: Path, target: Target, node_id: str, newest: bool, second
     """Make a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
     layout = ClusterDirectory(target.directory)
     (name,) = _chosen(layout, node_id)
+    config = layout.configs[name]
     with progress(f"{name}: its newest snapshot" if newest else f"{name} takes a snapshot") as shown:
         if not newest:
-            run(target, lambda session: _taken(session, name, seconds))
-        manifest = backups.back_up(backups.snapshots_of(layout.configs[name]), destination, shown.stage)
+            if not is_running(config):
+                raise NodeStartError(f"{name} does not run; --newest copies the newest snapshot that it has")
+            asyncio.run(snapshot_now(config, seconds))
+        manifest = backups.back_up(backups.snapshots_of(config), destination, shown.stage)
     path = destination / f"{manifest.index:020d}"
     if as_json:
         print_json(

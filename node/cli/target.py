@@ -145,12 +145,17 @@ def place_option(function: Function) -> Function:
     return _with_target(function, remote=False)
 
 
+def keyed_place_option(function: Function) -> Function:
+    """Add `--cluster` and `--key`, for commands that work on the files of a cluster and also ask its leader."""
+    return _with_target(function, remote=False, keyed=True)
+
+
 def cluster_option(function: Function) -> Function:
     """Add `--cluster`, `--url`, `--key` and `--ca`, passed on as `target`."""
     return _with_target(function, remote=True)
 
 
-def _with_target(function: Function, *, remote: bool) -> Function:
+def _with_target(function: Function, *, remote: bool, keyed: bool = False) -> Function:
     @functools.wraps(function)
     def wrapper(
         *args: Any,
@@ -162,7 +167,7 @@ def _with_target(function: Function, *, remote: bool) -> Function:
     ) -> Any:
         key = read_key(key_path) if key_path else None
         authority = _authority(ca_path) if ca_path else ""
-        if place is None and key_path is not None and key is not None and key.nodes:
+        if remote and place is None and key_path is not None and key is not None and key.nodes:
             place = key_path
         return function(*args, target=Target(place or default_place(), "", key, urls, authority), **kwargs)
 
@@ -190,12 +195,7 @@ def _with_target(function: Function, *, remote: bool) -> Function:
                 callback=_addresses,
                 help="Native address of a node, instead of those in the key file. May repeat; one reachable node is enough.",
             ),
-            click.option(
-                "--key",
-                "key_path",
-                type=click.Path(path_type=Path),
-                help="Sign with this API key (a file of `key put`) instead of the operator's.",
-            ),
+            _key_option(),
             click.option(
                 "--ca",
                 "ca_path",
@@ -203,10 +203,21 @@ def _with_target(function: Function, *, remote: bool) -> Function:
                 help="The cluster's ca.pem, if the key file does not contain it.",
             ),
         ]
+    elif keyed:
+        options.append(_key_option())
     wrapped: Function = wrapper
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
+
+
+def _key_option() -> Callable[[Function], Function]:
+    return click.option(
+        "--key",
+        "key_path",
+        type=click.Path(path_type=Path),
+        help="Sign with this API key (a file of `key put`) instead of the operator's.",
+    )
 
 
 def _authority(path: Path) -> str:

@@ -18,7 +18,7 @@ import msgspec
 
 from node.config.checks import check_address, split_address
 from node.config.file import Setting, changed, load
-from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
+from node.config.settings import NodeAddress, NodeConfig
 from node.data_directory import identity
 from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError
@@ -32,6 +32,14 @@ DRAFTS = ".joining"
 
 OWN_KEYS = frozenset({"listen", "public_url"})
 """Settings that are different on each node."""
+
+OWN_SECTIONS = frozenset({"nodes", "tls", "start"})
+"""Parts of the configuration that a joining node does not take over: its members and files are its own, and its state is the
+cluster's.
+"""
+
+OWN_NAMES = frozenset({"cluster_id", "node_id", "data_dir", "cluster_key", "directory"})
+"""Settings outside of sections that are not taken over, or that every configuration has."""
 
 
 def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
@@ -127,7 +135,8 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
     known = [member for member in members if member.node_id != address.node_id]
-    text = changed(node_toml(like.cluster_id, address, [*known, address], like.admin, listen=_listen(like)), _settings(like))
+    text = node_toml(like.cluster_id, address, [*known, address], like.admin, listen=_listen(like), fix=bool(like.fix.listen))
+    text = changed(text, _settings(like))
     try:
         shutil.rmtree(drafts, ignore_errors=True)
         drafts.mkdir(mode=0o700)
@@ -177,11 +186,21 @@ def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:
 
 
 def _settings(like: NodeConfig) -> dict[str, Setting]:
-    """Return another node's settings that are not defaults, without addresses."""
-    found: dict[str, Setting] = {"log_level": like.log_level}
-    for section, struct in (("raft", RaftConfig), ("snapshot", SnapshotConfig), ("native", NativeConfig), ("http", HttpConfig)):
-        for field in msgspec.structs.fields(struct):
-            value = getattr(getattr(like, section), field.name)
-            if field.name not in OWN_KEYS and value != field.default:
-                found[f"{section}.{field.name}"] = value
+    """Return another node's settings that are not defaults, without those of its own such as addresses. Whatever a later
+    version adds is taken over too.
+    """
+    found: dict[str, Setting] = {}
+    for field in msgspec.structs.fields(NodeConfig):
+        value = getattr(like, field.name)
+        if field.name in OWN_SECTIONS or field.name in OWN_NAMES:
+            continue
+        if not isinstance(value, msgspec.Struct):
+            if value != field.default:
+                found[field.name] = value
+            continue
+        for inner in msgspec.structs.fields(type(value)):
+            if inner.name not in OWN_KEYS and not inner.required and getattr(value, inner.name) != inner.default:
+                found[f"{field.name}.{inner.encode_name}"] = getattr(value, inner.name)
+    if like.history.database.startswith("sqlite:"):  # a file holds the history of one node
+        del found["history.database"]
     return found

@@ -17,6 +17,7 @@ from node.deployment import joining
 from node.deployment.local_cluster import LocalCluster
 from node.engine.membership import address_of, removal_fault
 from node.errors import DirectoryError, MembershipError, RequestFailed
+from node.keys.credentials import Credentials
 from node.native.client import ClusterClient
 from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 
@@ -49,17 +50,18 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 class MemberChanges:
-    """Changes the membership of the cluster in one directory. `report` gets each line for the operator.
+    """Changes the membership of the cluster in one directory. `report` gets each line for the operator. Requests are signed
+    with `credentials`, or with the operator's key if they are None.
 
     Raises, all methods:
         RequestFailed: no leader answered in time, or the leader rejected the change.
         MembershipError: the change is not possible, or was not complete in time; the message says where to look.
     """
 
-    def __init__(self, local: LocalCluster, report: Report) -> None:
+    def __init__(self, local: LocalCluster, report: Report, credentials: Credentials | None = None) -> None:
         self._local = local
         self._report = report
-        self._client: ClusterClient = local.layout.client()
+        self._client: ClusterClient = local.layout.client(credentials)
 
     async def close(self) -> None:
         """Close every connection."""

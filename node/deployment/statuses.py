@@ -34,16 +34,23 @@ async def ask_all(
     These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no
     longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
 
+    Raises:
+        RequestFailed: UNAUTHORIZED, if the nodes that answer refuse the key. It is not known then whether they serve.
+
     Args:
         as_node: called for each node that refuses the credentials, because the operator's key may be switched off.
     """
 
+    refusals: list[RequestFailed] = []
+
     async def ask(places: Mapping[str, str]) -> Statuses:
-        found = await asyncio.gather(*(_status(address, tls, credentials, as_node) for address in places.values()))
+        found = await asyncio.gather(*(_status(address, tls, credentials, as_node, refusals) for address in places.values()))
         return {status.node_id if status is not None else name: status for name, status in zip(places, found, strict=True)}
 
     statuses = await ask(addresses)
     members = {member.node_id: member for member in newest_members(statuses)}
+    if refusals and not members:
+        raise refusals[0]
     if not members:
         return dict(sorted(statuses.items()))
     more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
@@ -70,7 +77,10 @@ def certified(configs: Iterable[NodeConfig]) -> ssl.SSLContext | None:
     return None
 
 
-async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials, as_node: AsNode) -> NodeStatus | None:
+async def _status(
+    address: str, tls: ssl.SSLContext, credentials: Credentials, as_node: AsNode, refusals: list[RequestFailed]
+) -> NodeStatus | None:
+    """Return a node's status, None if it does not answer. A refusal of the key is added to `refusals`."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             try:
@@ -80,7 +90,9 @@ async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials, a
                 if context is None:
                     raise
             return await _ask(address, context, None)
-    except (ConnectionLost, RequestFailed, TimeoutError):
+    except (ConnectionLost, RequestFailed, TimeoutError) as error:
+        if isinstance(error, RequestFailed) and error.code is FailCode.UNAUTHORIZED:
+            refusals.append(error)
         return None
 
 

@@ -32,9 +32,10 @@ import msgspec
 
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
-from node.deployment.statuses import Statuses, ask_all
+from node.deployment.statuses import Statuses, ask_all, certified
 from node.diagnosis.doctor import Doctor
 from node.diagnosis.redaction import scrub, secrets_of, settings
+from node.errors import RequestFailed
 from node.keys.credentials import Credentials
 from node.native.protocol import NodeStatus
 from node.system import logs, software
@@ -114,7 +115,12 @@ class Bundle:
     async def collect(self) -> None:
         """Collect everything. A part that cannot be collected is recorded and is not an error."""
         self._report("status of all nodes")
-        statuses = await ask_all(self._addresses, self._tls, self._credentials)
+        statuses: Statuses = {}
+        try:
+            as_node = certified(self._layout.configs.values()) if self._layout is not None else None
+            statuses = await ask_all(self._addresses, self._tls, self._credentials, as_node)
+        except RequestFailed as error:
+            self._lacks("status.json", str(error))
         self._add_json("environment.json", _environment())
         urls = {member.node_id: member.http for status in statuses.values() if status is not None for member in status.members}
         for node_id, status in statuses.items():

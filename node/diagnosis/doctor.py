@@ -23,6 +23,7 @@ from cryptography import x509
 from cluster.errors import ClusterError
 from cluster.log import read_segments, segment_abis
 from cluster.tail import LogTail, first_index
+from node.cluster_directory import noted_removed
 from node.config import file as shape
 from node.config.checks import advice, split_address
 from node.config.file import load
@@ -346,7 +347,12 @@ class Doctor:
                 yield self._ok("ports", f"{name} {listen} is free")
 
     def _others(self, config: NodeConfig) -> Iterator[Finding]:
-        for node in config.nodes:
+        """Look for the members that the node names. If it does not run, they are those of its configuration which are not
+        known to be removed.
+        """
+        members = self._status.members if self._status is not None else []
+        removed = noted_removed(self._path.resolve().parent.parent)
+        for node in members or [each for each in config.nodes if each.node_id not in removed]:
             address = split_address(node.raft)
             if node.node_id != config.node_id and address is not None:
                 todo = f"start {node.node_id}, or open the port in the firewall between the machines"

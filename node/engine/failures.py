@@ -31,6 +31,7 @@ DAMAGED = (
 )
 NOT_MIGRATED = "the data in {} is intact and unchanged: the version that wrote it can still start on it"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_PORT = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -151,10 +152,18 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
     """Handle an OSError: either the Raft port could not be opened and no message was sent, or the disk failed and its
     contents are uncertain.
     """
-    if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-        log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
+    if is_of_port(error):
+        log.critical("%s cannot start: raft.listen %s: %s", config.node_id, config.raft.listen, error)
         return exit_codes.CANNOT_START
     text = diagnosis_of_disk(config.data_path, error)
     # For a full disk the traceback has no useful information.
     log.critical("%s must stop: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
     return exit_codes.IN_DOUBT
+
+
+def is_of_port(error: OSError) -> bool:
+    """Return whether an address could not be listened on: its name does not resolve, it is taken or not of this machine, or
+    this user may not. An error of a file names the file, such as one that may no longer be written.
+    """
+    number = error.errno or 0
+    return number < 0 or number in NO_PORT or (number == errno.EACCES and error.filename is None)  # below 0: of the resolver

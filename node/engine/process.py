@@ -40,6 +40,7 @@ from node.migration.start import at_start, finish_interrupted
 from node.system import software, stop_times
 from node.system.logs import set_up
 from node.system.processes import ENGINE_PID_FILE, PidFile, raise_limit, watch_parent
+from node.system.sockets import listening
 from node.tls import pki
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
@@ -148,7 +149,8 @@ async def _listen(parts: Parts, config: NodeConfig) -> None:
     """Open the ports, and log that the node is up."""
     await parts.server.listen_local(config.engine_socket)
     context = pki.server_context(config, require_client_cert=False)
-    await parts.server.listen_tls(config.native.listen, context)
+    with listening("native.listen", config.native.listen):
+        await parts.server.listen_tls(config.native.listen, context)
     status = parts.raft.status()
     log.info(
         "%s of %s is up: ABI %s, log %d to %d, snapshot %d, native %s, raft %s",

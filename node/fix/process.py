@@ -24,7 +24,7 @@ from node.gateway.metrics import Metrics
 from node.gateway.process import backend_of
 from node.keys.encryption import ClusterKeys
 from node.system.counts import counts_file, keep_writing
-from node.system.sockets import host_and_port
+from node.system.sockets import host_and_port, listening
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import server_context
 
@@ -46,7 +46,8 @@ async def run(config: NodeConfig, stop: asyncio.Event) -> None:
     watching = asyncio.create_task(CertificateWatch(config).run())
     counting = asyncio.create_task(keep_writing(counts_file(config.data_path, "fix"), server.counts.families))
     try:
-        await server.start(*host_and_port(config.fix.listen), server_context(config, require_client_cert=False))
+        with listening("fix.listen", config.fix.listen):
+            await server.start(*host_and_port(config.fix.listen), server_context(config, require_client_cert=False))
         log.info("the FIX server of %s listens on %s", config.node_id, config.fix.listen)
         await stop.wait()
     finally:

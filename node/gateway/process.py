@@ -20,7 +20,7 @@ from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
-from node.system.sockets import host_and_port
+from node.system.sockets import host_and_port, listening
 from node.tls.certificates import CertificateWatch
 from node.tls.pki import client_context, server_context
 from node.tracing import tracer_of
@@ -53,7 +53,8 @@ async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
     tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
     watching = asyncio.create_task(CertificateWatch(config).run())
     try:
-        await app.start(*host_and_port(config.http.listen), tls)
+        with listening("http.listen", config.http.listen):
+            await app.start(*host_and_port(config.http.listen), tls)
         _calm_collector()
         log.info("gateway %d of %s listens on %s", worker, config.node_id, config.http.listen)
         await stop.wait()

@@ -13,7 +13,7 @@ from cluster.messages import NO_OP
 from cluster.ports import LogEntry, SnapshotMark
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
-from node.errors import DirectoryError
+from node.errors import DirectoryError, NodeStartError
 from node.native.connection import NativeConnection
 from node.native.protocol import ControlAction, StatusQuery
 from node.records import backup
@@ -58,22 +58,25 @@ def is_running(config: NodeConfig) -> bool:
     return locked_pid(config.data_path / PID_FILE) is not None
 
 
-async def snapshot_now(config: NodeConfig) -> None:
-    """Make a running node of this machine take a snapshot of its present state, and wait for it.
+async def snapshot_now(config: NodeConfig, seconds: float = SNAPSHOT_SECONDS) -> None:
+    """Make a running node of this machine take a snapshot of its present state, and wait for it. It is asked over the socket
+    in its data directory, so no API key is needed.
 
     Raises:
         ConnectionLost, RequestFailed: it does not answer.
-        TimeoutError: it takes longer than `SNAPSHOT_SECONDS`.
+        NodeStartError: it takes longer than `seconds`.
     """
     connection = await NativeConnection.open(f"unix:{config.engine_socket}")
     try:
-        async with asyncio.timeout(SNAPSHOT_SECONDS):
+        async with asyncio.timeout(seconds):
             status = await connection.query(StatusQuery())
             wanted = status.applied_index
             while status.snapshot_index < wanted:
                 await connection.control(ControlAction.SNAPSHOT)
                 await asyncio.sleep(POLL)
                 status = await connection.query(StatusQuery())
+    except TimeoutError:
+        raise NodeStartError(f"{config.node_id} has no newer snapshot after {seconds:g} s; its log says why") from None
     finally:
         await connection.close()
 

@@ -31,6 +31,20 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
+@contextmanager
+def listening(key: str, address: str) -> Iterator[None]:
+    """Let an error of the block, which listens on an address, name the setting and the address: a name that does not resolve
+    has neither in its error.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{key} {address}: {error.strerror or error}") from error
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """Return the parts of a valid "host:port". An IPv6 address loses its brackets.
 

@@ -119,7 +119,7 @@ def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) ->
 
 def test_the_unit_knows_the_exit_codes_that_no_restart_helps() -> None:
     assert found(r"^RestartPreventExitStatus=(.*)$", UNIT) == [
-        f"{exit_codes.CANNOT_START} {exit_codes.NOT_MIGRATED} {exit_codes.REMOVED} {exit_codes.IN_DOUBT}"
+        f"{exit_codes.CANNOT_START} {exit_codes.NOT_MIGRATED} {exit_codes.REMOVED} {exit_codes.TOO_OLD} {exit_codes.IN_DOUBT}"
     ]
     assert found(r"^KillMode=(.*)$", UNIT) == ["mixed"], "the supervisor stops its children in order"
 

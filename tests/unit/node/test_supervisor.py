@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from node import exit_codes
+from node import exit_codes, supervisor
+from node.config.file import load
+from node.deployment.setup import initialise
 from node.supervisor import ChildSpec, Patience, Supervisor, describe_exit
+from node.system import logs
 from node.system.processes import alive, descendants
 from tests.waiting import until
 
@@ -229,6 +234,24 @@ async def test_children_do_not_outlive_a_supervisor_that_is_killed(tmp_path: Pat
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert not (tmp_path / "stopped").exists()
+
+
+async def test_a_log_that_cannot_be_renamed_is_renamed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly the first error ended the rotation, and the log grew for ever."""
+    (path,) = initialise(tmp_path / "cluster", 1)
+    log = tmp_path / "node.log"
+    log.write_bytes(bytes(100_000))
+    monkeypatch.setenv(logs.LOG_FILE, str(log))
+    monkeypatch.setattr(supervisor, "LOG_SECONDS", 0.01)
+    older = tmp_path / "node.log.1"
+    older.mkdir()
+    (older / "file").touch()
+    task = asyncio.create_task(supervisor._bound_log(msgspec.structs.replace(load(path), log_bytes=65_536, log_files=1)))
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    shutil.rmtree(older)
+    await until(older.is_file)
+    task.cancel()
 
 
 def test_ends_are_described_in_words() -> None:

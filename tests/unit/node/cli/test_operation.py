@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -14,12 +14,15 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
-from node.cli import clusters, records, session
+from node.cli import clusters, members, records, session, snapshots
 from node.cli.target import Target
+from node.cluster_directory import KeyFile
 from node.config.file import load
+from node.config.settings import NodeConfig
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.statuses import Statuses
 from node.errors import NodeStartError
+from node.keys.credentials import Credentials
 from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 from snapshots.abi import ABI
 from snapshots.job import JobState
@@ -410,6 +413,51 @@ def test_a_node_whose_data_directory_forbids_it_cannot_start(
     assert text in checked.stderr
     assert "n1 of trial can start" not in checked.stdout
     assert "n2 of trial can start" in checked.stdout
+
+
+class Changed:
+    """Records how the membership would be changed."""
+
+    made: ClassVar[list[Credentials | None]] = []
+
+    def __init__(self, _local: LocalCluster, _report: object, credentials: Credentials | None = None) -> None:
+        self.made.append(credentials)
+
+    async def add(self, *_arguments: object, **_options: object) -> None:
+        """Do nothing."""
+
+    remove = replace = add
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("words", [["add", "n4"], ["remove", "n3"], ["replace", "n3", "n4"]])
+def test_a_users_key_changes_the_members(
+    run: Run, local: FakeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Formerly nobody could while the operator's key was switched off, as docs/operations.md recommends."""
+    monkeypatch.setattr(members, "MemberChanges", Changed)
+    key = KeyFile("ada-1", "c2VjcmV0", "hush", "", {"n1": "127.0.0.1:1"}, "PEM")
+    (tmp_path / "ada.json").write_bytes(msgspec.json.encode(key))
+    run("cluster", *words, "--key", "ada.json")
+    run("cluster", *words)
+    assert Changed.made[-2:] == [key.credentials(), None]
+
+
+def test_a_backup_needs_no_key(run: Run, local: FakeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly it asked with the operator's key, and failed when that was switched off."""
+    asked: list[str] = []
+
+    async def snapshot_now(config: NodeConfig, _seconds: float) -> None:
+        asked.append(config.node_id)
+
+    assert "n1 does not run; --newest copies" in run("backup", "backups", "--node", "n1", code=1).stderr
+    monkeypatch.setattr(snapshots, "is_running", lambda _config: True)
+    monkeypatch.setattr(snapshots, "snapshot_now", snapshot_now)
+    monkeypatch.setattr(session, "open_client", None)
+    assert "there is no snapshot" in run("backup", "backups", "--node", "n1", code=1).stderr
+    assert asked == ["n1"]
 
 
 def test_clocks_that_differ_are_shown(run: Run, local: FakeLocal, client: FakeClient) -> None:

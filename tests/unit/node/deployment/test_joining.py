@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.config.file import change_settings, load
+from node.config.file import Setting, change_settings, load
 from node.config.settings import NodeAddress, NodeConfig
 from node.data_directory import identity
 from node.deployment import joining
@@ -55,6 +55,41 @@ def test_trusted_proxies_are_taken_over(directory: Path, like: NodeConfig) -> No
     like = msgspec.structs.replace(like, http=msgspec.structs.replace(like.http, trusted_proxies=("10.0.0.0/8", "::1/128")))
     made = load(joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like))
     assert made.http.trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+
+def test_every_setting_is_taken_over_but_those_of_a_node(directory: Path) -> None:
+    """Among them who may use the operator's key from where."""
+    path = directory / "n1" / "node.toml"
+    settings: dict[str, Setting] = {
+        "log_format": "json",
+        "log_bytes": 70_000,
+        "admin.addresses": ("10.0.0.0/8",),
+        "history.enabled": True,
+        "history.archive_days": 9,
+        "streams.url": "nats://127.0.0.1:4222",
+        "tracing.endpoint": "http://127.0.0.1:4318/v1/traces",
+        "fix.listen": "127.0.0.1:9031",
+        "fix.key_rate": 5.0,
+        "raft.heartbeat": 0.05,
+        "start.from": "snapshot",
+    }
+    change_settings(path, settings)
+    like = load(path)
+    made = load(joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like))
+    assert (made.log_format, made.log_bytes, made.raft.heartbeat) == ("json", 70_000, 0.05)
+    assert made.admin.addresses == ("10.0.0.0/8",)
+    assert (made.history, made.streams, made.tracing) == (like.history, like.streams, like.tracing)
+    assert (made.fix.listen, made.fix.key_rate) == ("127.0.0.1:9034", 5.0)
+    assert made.start.source == "auto", "its state is that of the cluster"
+
+
+def test_the_file_of_another_nodes_history_is_not_taken_over(directory: Path, tmp_path: Path) -> None:
+    path = directory / "n1" / "node.toml"
+    change_settings(path, {"history.enabled": True, "history.database": f"sqlite:///{tmp_path}/history"})
+    like = load(path)
+    made = load(joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like))
+    assert made.history.enabled
+    assert made.history.database == ""
 
 
 def test_the_same_call_again_finds_it(directory: Path, like: NodeConfig) -> None:

@@ -14,6 +14,7 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
+from node.cluster_directory import REMOVED
 from node.config.file import load
 from node.deployment.setup import initialise
 from node.diagnosis import doctor as doctors
@@ -61,6 +62,16 @@ def test_a_fresh_node_is_fit(path: Path) -> None:
 
 def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
     assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Severity.WARNING, Severity.CRITICAL))
+
+
+def test_only_members_are_expected_to_answer(path: Path) -> None:
+    """Formerly it said for ever that a removed node has to be started."""
+    members = [member("n1", raft="127.0.0.1:2"), member("n4", raft="127.0.0.1:1")]
+    (finding,) = found(path, "other nodes", status=status("n1", members=members))
+    assert "n4 at 127.0.0.1:1" in finding.text
+    (path.parent.parent / REMOVED).write_text("n2\n")
+    (finding,) = found(path, "other nodes")
+    assert finding.text.startswith("n3 at ")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -18,10 +19,11 @@ import msgspec
 import pytest
 
 from node import exit_codes
-from node.config.file import load
+from node.config.file import change_settings, load
 from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.deployment.setup import initialise
+from node.engine import failures
 from node.engine import process as engine_process
 from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine
@@ -238,6 +240,31 @@ async def test_a_port_in_use_is_named(config: NodeConfig, caplog: pytest.LogCapt
         async with engine(config) as task:
             assert await task == exit_codes.CANNOT_START
     assert port in caplog.text
+
+
+@pytest.mark.parametrize("section", ["native", "raft"])
+async def test_a_name_that_does_not_resolve_is_named(config_path: Path, caplog: pytest.LogCaptureFixture, section: str) -> None:
+    """Formerly the node said that its disk is in doubt (exit code 70), or only that a name is not known."""
+    change_settings(config_path, {f"{section}.listen": "no-such-host.invalid:7001"})
+    async with engine(load(config_path)) as task:
+        assert await task == exit_codes.CANNOT_START
+    assert f"{section}.listen no-such-host.invalid:7001: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/n1/data/log/hardstate.new"), exit_codes.IN_DOUBT),
+        (OSError(errno.EROFS, "Read-only file system", "/srv/n1/data/log/log-1.seg"), exit_codes.IN_DOUBT),
+        (PermissionError(errno.EACCES, "Permission denied"), exit_codes.CANNOT_START),
+        (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), exit_codes.CANNOT_START),
+    ],
+)
+def test_a_file_that_may_no_longer_be_written_is_not_taken_for_a_port(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture, error: OSError, code: int
+) -> None:
+    assert failures.must_stop(config, error, str) == code
+    assert ("raft.listen" in caplog.text) == (code == exit_codes.CANNOT_START)
 
 
 # ---------------------------------------------------------------------- as a process
