@@ -60,7 +60,8 @@ class LocalCluster:
         self._command = command
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()
-        self._as_node = functools.cache(lambda: certified(self.layout.configs.values()))
+        present = [self.layout.configs[node_id] for node_id in self.layout.node_ids]
+        self._as_node = functools.cache(lambda: certified(present))
         self._started: dict[str, int] = {}
         self._log_begins: dict[str, int] = {}
 

@@ -117,8 +117,8 @@ class Bundle:
         self._report("status of all nodes")
         statuses: Statuses = {}
         try:
-            as_node = certified(self._layout.configs.values()) if self._layout is not None else None
-            statuses = await ask_all(self._addresses, self._tls, self._credentials, as_node)
+            present = [self._layout.configs[node_id] for node_id in self._layout.node_ids] if self._layout is not None else []
+            statuses = await ask_all(self._addresses, self._tls, self._credentials, certified(present))
         except RequestFailed as error:
             self._lacks("status.json", str(error))
         self._add_json("environment.json", _environment())

@@ -218,7 +218,16 @@ class NativeServer:
             held += session.waiting
         if held > HELD_MAX:
             self._make_room(held)
+        self._end_removed()
         self._look_again()
+
+    def _end_removed(self) -> None:
+        """End the sessions with the certificates of nodes that are no longer members: a certificate may have been stolen."""
+        certified = [session for session in self._sessions if session.node_id]
+        members = {member.node_id for member in self.service.members()} if certified else set()
+        for session in certified:
+            if session.node_id not in members:
+                session.member_gone()
 
     def _make_room(self, held: int) -> None:
         """Cut the connections with the most waiting bytes until they hold no more than allowed."""

@@ -133,6 +133,7 @@ class Session(asyncio.Protocol):
     ) -> None:
         self.audience = Audience.PUBLIC
         self.key_id = ""
+        self.node_id = ""
         self._account_id = ""
         self._server = server
         self._service = server.service
@@ -434,6 +435,7 @@ class Session(asyncio.Protocol):
         if not request.key_id:
             node_id = self._certified_node()
             if self._local or node_id is not None:
+                self.node_id = node_id or ""
                 return gateway(f"gateway {request.client!r} of {node_id or self._service.config.node_id}")
         return self._service.gate.authenticate(request, time.time(), self._address)
 
@@ -536,6 +538,12 @@ class Session(asyncio.Protocol):
             if self._principal.key is None:
                 self._count("revoked")
                 self._refuse(FailCode.UNAUTHORIZED, "the API key was revoked or replaced")
+
+    def member_gone(self) -> None:
+        """Called when the node whose certificate the client presented is no longer a member."""
+        if self._open:
+            self._count("revoked")
+            self._refuse(FailCode.UNAUTHORIZED, f"{self.node_id} is not a member of the cluster any more")
 
     # ------------------------------------------------------------------ writing and ending
 

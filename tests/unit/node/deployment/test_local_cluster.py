@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from node.cluster_directory import REMOVED
+from node.deployment import local_cluster
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
 from node.deployment.statuses import Statuses, leader_of
@@ -194,3 +196,13 @@ def _pid(cluster: LocalCluster, node_id: str) -> int:
     pid = cluster.pid(node_id)
     assert pid is not None
     return pid
+
+
+def test_the_certificate_of_a_removed_node_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other nodes refuse it, and with it everything while the operator's key is off."""
+    initialise(tmp_path / "c", 3)
+    (tmp_path / "c" / REMOVED).write_text("n1\n")
+    shown: list[str] = []
+    monkeypatch.setattr(local_cluster, "certified", lambda configs: shown.extend(config.node_id for config in configs))
+    LocalCluster(tmp_path / "c")
+    assert shown == ["n2", "n3"]

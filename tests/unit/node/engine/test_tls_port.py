@@ -325,6 +325,21 @@ class TestBudget:
             modest.abort("done")
 
 
+async def test_the_certificate_of_a_removed_node_gives_no_access(port: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly a session that was open at the removal stayed, with all rights of the operator."""
+    monkeypatch.setattr(native_server, "LOOK_SECONDS", 0.05)
+    async with port() as one:
+        stolen = await one.open(None, certificate=True)
+        reader = await one.open(ALICE)
+        membership = one.node.raft.membership
+        one.node.raft.membership = msgspec.structs.replace(membership, members=membership.others("n2"), removed=("n2",))
+        await asyncio.wait_for(stolen.closed.wait(), 5)
+        with pytest.raises(RequestFailed, match="UNAUTHORIZED"):
+            await one.open(None, certificate=True)
+        assert not reader.closed.is_set()
+        await reader.close()
+
+
 async def test_a_nodes_machine_is_answered_when_the_operators_key_is_off(port: Make) -> None:
     """Starting, stopping and watching the nodes of a machine must not depend on a key that people may switch off."""
     async with port() as one:
