@@ -28,6 +28,7 @@ from typing import Self
 
 from node import exit_codes
 from node.errors import NodeRunningError, QuorumbookError
+from node.system import files
 
 PID_FILE = "node.pid"
 """Name of the supervisor's pid file in a node's data directory."""
@@ -65,8 +66,13 @@ class PidFile:
             holder, *_ = _words(descriptor)
             os.close(descriptor)
             raise NodeRunningError(f"{path.parent}: a node runs on this data directory already (pid {holder})") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            with files.named(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor)
 
     def note(self, word: str) -> None:

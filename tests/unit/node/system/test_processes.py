@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -77,3 +78,16 @@ def test_asking_after_a_lock_does_not_hinder_who_takes_it(tmp_path: Path) -> Non
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_pid_file_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly a start on a full disk said "No space left on device", and not where."""
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*node\.pid'"):
+            PidFile.acquire(tmp_path / "node.pid")
+    PidFile.acquire(tmp_path / "node.pid").release()
