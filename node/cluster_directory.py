@@ -86,6 +86,12 @@ class ClusterDirectory:
     def __init__(self, directory: Path, *, leave_out_invalid: bool = False) -> None:
         self.directory = directory.resolve()
         paths = sorted(self.directory.glob("*/node.toml"))
+        if not paths and (self.directory / "admin.json").exists():
+            key = shlex.quote(str(directory / "admin.json"))
+            raise DirectoryError(
+                f"{directory}: the directories of its nodes are not here (expected {directory}/n1/node.toml). Commands that need no "
+                f"files of nodes work with the operator's key: --cluster {key}"
+            )
         if not paths:
             raise DirectoryError(
                 f"{directory}: no node in it (expected {directory}/n1/node.toml); make one with: "

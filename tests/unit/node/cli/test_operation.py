@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -413,6 +414,15 @@ def test_a_node_whose_data_directory_forbids_it_cannot_start(
     assert text in checked.stderr
     assert "n1 of trial can start" not in checked.stdout
     assert "n2 of trial can start" in checked.stdout
+
+
+def test_a_directory_whose_nodes_have_moved_names_the_key_file(run: Run, local: FakeLocal, tmp_path: Path) -> None:
+    """Formerly the advice was to make another cluster."""
+    for node_id in ("n1", "n2", "n3"):
+        shutil.rmtree(tmp_path / "exchange" / node_id)
+    said = run("pki", "show", code=1).stderr
+    assert "--cluster exchange/admin.json" in said
+    assert "init" not in said
 
 
 class Changed:
