@@ -34,11 +34,11 @@ async def ask_all(
     These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no
     longer a member is left out. A node that answers is listed by its own id, whatever it is called in `addresses`.
 
-    Raises:
-        RequestFailed: UNAUTHORIZED, if the nodes that answer refuse the key. It is not known then whether they serve.
-
     Args:
         as_node: called for each node that refuses the credentials, because the operator's key may be switched off.
+
+    Raises:
+        RequestFailed: UNAUTHORIZED, if the nodes that answer refuse the key. It is not known then whether they serve.
     """
 
     refusals: list[RequestFailed] = []

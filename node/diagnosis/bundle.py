@@ -118,7 +118,7 @@ class Bundle:
         statuses: Statuses = {}
         try:
             present = [self._layout.configs[node_id] for node_id in self._layout.node_ids] if self._layout is not None else []
-            statuses = await ask_all(self._addresses, self._tls, self._credentials, certified(present))
+            statuses = await ask_all(self._addresses, self._tls, self._credentials, lambda: certified(present))
         except RequestFailed as error:
             self._lacks("status.json", str(error))
         self._add_json("environment.json", _environment())

@@ -204,5 +204,5 @@ def test_the_certificate_of_a_removed_node_is_not_shown(tmp_path: Path, monkeypa
     (tmp_path / "c" / REMOVED).write_text("n1\n")
     shown: list[str] = []
     monkeypatch.setattr(local_cluster, "certified", lambda configs: shown.extend(config.node_id for config in configs))
-    LocalCluster(tmp_path / "c")
+    LocalCluster(tmp_path / "c")._as_node()
     assert shown == ["n2", "n3"]
