@@ -232,7 +232,14 @@ class Doctor:
             yield self._finding(Severity.CRITICAL, "data directory", str(error), "see docs/operations.md, Failures")
             return
         yield self._ok("data directory", f"{config.data_path} is of {found.node_id} in {found.cluster_id}, {found.stage}")
-        if not os.access(config.data_path, os.W_OK):
+        if os.statvfs(config.data_path).f_flag & os.ST_RDONLY:
+            yield self._finding(
+                Severity.CRITICAL,
+                "data directory",
+                f"the file system of {config.data_path} is read-only",
+                "look for errors of the disk in dmesg, then mount it for writing",
+            )
+        elif not os.access(config.data_path, os.W_OK):
             yield self._finding(
                 Severity.CRITICAL,
                 "data directory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_a_fresh_node_is_fit(path: Path) -> None:
 
 def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
     assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Severity.WARNING, Severity.CRITICAL))
+
+
+def test_a_file_system_that_cannot_be_written_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly the advice was to change the owner of the files."""
+    read_only = SimpleNamespace(f_flag=os.ST_RDONLY, f_frsize=4096, f_blocks=1 << 30, f_bfree=1 << 29, f_bavail=1 << 29)
+    monkeypatch.setattr(os, "statvfs", lambda _path: read_only)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    bad = [finding for finding in found(path, "data directory") if finding.level]
+    assert ["is read-only" in finding.text for finding in bad] == [True]
 
 
 def test_only_members_are_expected_to_answer(path: Path) -> None:
