@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import shutil
@@ -135,7 +136,9 @@ class Doctor:
         try:
             return list(check())
         except (OSError, QuorumbookError, ClusterError, SnapshotError, ValueError) as error:
-            return [self._finding(Severity.UNKNOWN, name, f"cannot be checked: {error}", "run the doctor as the node's user")]
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            todo = "free space on the disk" if full else "run the doctor as the node's user"
+            return [self._finding(Severity.UNKNOWN, name, f"cannot be checked: {error}", todo)]
 
     def _finding(self, level: Severity, check: str, text: str, todo: str = "", **figures: float) -> Finding:
         return Finding(level, self._node_id, check, text, todo, figures)
@@ -348,7 +351,10 @@ class Doctor:
                 continue
             fault = _bind_fault(address)
             if fault:
-                todo = "stop what listens there (ss -ltnp), or set another address in node.toml and in the other nodes' files"
+                todo = (
+                    "stop what listens there (ss -ltnp), or set another address in node.toml and in the other nodes' files. A name that "
+                    "does not resolve: correct it, or listen on an address such as 0.0.0.0"
+                )
                 yield self._finding(Severity.CRITICAL, "ports", f"{name} {listen}: {fault}", todo)
             else:
                 yield self._ok("ports", f"{name} {listen} is free")

@@ -449,13 +449,17 @@ class EngineService:
 
     def _is_ready(self, raft: RaftStatus) -> bool:
         """Return whether this node has applied what its leader has committed. A follower that did so before may be
-        behind for `READY_LAG_S`: under load it nearly always is, by an entry or two.
+        behind for `READY_LAG_S`: under load it nearly always is, by an entry or two. It may be without a connection to its
+        leader for as long, because another leader is elected in less.
         """
-        if raft.ready:
+        reached = raft.role == "leader" or any(each.connected for each in raft.members if each.member.node_id == raft.leader_id)
+        if raft.ready and reached:
             self._caught_up_s = self._clock()
             return True
         if raft.role != "follower" or not raft.leader_id or self.modes.current is not Mode.READY:
             return False
+        if not reached:
+            return self._clock() - self._caught_up_s <= READY_LAG_S
         newest_entry_age_s = (self._time_ns() - self._machine.engine.time) / 1e9
         return min(self._clock() - self._caught_up_s, newest_entry_age_s) <= READY_LAG_S
 

@@ -405,6 +405,22 @@ class TestReads:
         desk.raft.leader_id = ""
         assert not desk.service.status().ready
 
+    def test_a_follower_without_its_leader_is_not_ready_for_long(self, desk: Desk) -> None:
+        """Formerly the last node of a cluster that had lost its majority was shown as ready for ever."""
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.raft.lose_leadership("n2")
+        for mode in (Mode.INITIALISING, Mode.READY):
+            desk.service.modes.enter(mode)
+        assert desk.service.status().ready
+        desk.raft.unreachable = {"n2"}
+        desk.seconds += READY_LAG_S
+        assert desk.service.status().ready, "another leader may be there in a moment"
+        desk.seconds += 1
+        assert not desk.service.status().ready
+        desk.raft.unreachable = set()
+        assert desk.service.status().ready
+
 
 class TestControl:
     def test_a_transfer_needs_somebody_to_take_over(self, desk: Desk) -> None:
