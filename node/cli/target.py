@@ -125,6 +125,14 @@ def default_place() -> Path:
     return Path(DEFAULT_CLUSTER)
 
 
+_key_option = click.option(
+    "--key",
+    "key_path",
+    type=click.Path(path_type=Path),
+    help="Sign with this API key (a file of `key put`) instead of the operator's.",
+)
+
+
 def _addresses(_context: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> tuple[str, ...]:
     """Parse the native addresses of `--url`."""
     found = []
@@ -195,7 +203,7 @@ def _with_target(function: Function, *, remote: bool, keyed: bool = False) -> Fu
                 callback=_addresses,
                 help="Native address of a node, instead of those in the key file. May repeat; one reachable node is enough.",
             ),
-            _key_option(),
+            _key_option,
             click.option(
                 "--ca",
                 "ca_path",
@@ -204,20 +212,11 @@ def _with_target(function: Function, *, remote: bool, keyed: bool = False) -> Fu
             ),
         ]
     elif keyed:
-        options.append(_key_option())
+        options.append(_key_option)
     wrapped: Function = wrapper
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped
-
-
-def _key_option() -> Callable[[Function], Function]:
-    return click.option(
-        "--key",
-        "key_path",
-        type=click.Path(path_type=Path),
-        help="Sign with this API key (a file of `key put`) instead of the operator's.",
-    )
 
 
 def _authority(path: Path) -> str:

@@ -365,11 +365,12 @@ class Doctor:
         """
         members = self._status.members if self._status is not None else []
         removed = noted_removed(self._path.resolve().parent.parent)
-        for node in members or [each for each in config.nodes if each.node_id not in removed]:
-            address = split_address(node.raft)
-            if node.node_id != config.node_id and address is not None:
-                todo = f"start {node.node_id}, or open the port in the firewall between the machines"
-                yield self._reached(f"{node.node_id} at {node.raft}", address, Severity.WARNING, todo, check="other nodes")
+        known = [(node.node_id, node.raft) for node in members or config.nodes if members or node.node_id not in removed]
+        for node_id, raft in known:
+            address = split_address(raft)
+            if node_id != config.node_id and address is not None:
+                todo = f"start {node_id}, or open the port in the firewall between the machines"
+                yield self._reached(f"{node_id} at {raft}", address, Severity.WARNING, todo, check="other nodes")
 
     def _reached(self, what: str, address: tuple[str, int], level: Severity, todo: str, *, check: str = "ports") -> Finding:
         """Return the finding of a connection to an address."""
