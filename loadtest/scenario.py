@@ -124,7 +124,7 @@ class Scenario:
 
     async def put_status(self, status: ProductStatus) -> None:
         """Change the status of the products that are followed."""
-        rows = await self._operator.query(ProductsQuery(), True)
+        rows = await self._operator.query(ProductsQuery(), linearizable=True)
         followed = [row for row in rows if row.product_id in self.plan.followed]
         mark = f"{self.plan.run}:session"
         commands = [put_again(row, f"{mark}:{row.product_id}:{row.product_sequence}", status=status) for row in followed]
@@ -133,7 +133,7 @@ class Scenario:
 
     async def opened(self, product_id: str) -> tuple[int, int]:
         """Return the price and the total size of the trades of the product's uncross that the node still has, or zeros."""
-        trades = [trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), True) if trade.auction]
+        trades = [trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), linearizable=True) if trade.auction]
         return (trades[0].price, sum(trade.size for trade in trades)) if trades else (0, 0)
 
     def start_trading(self) -> None:

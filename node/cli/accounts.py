@@ -150,8 +150,8 @@ def _transfer(
 
     async def work(session: CliSession) -> tuple[Transferred, MarketScales]:
         scales = await session.scales()
-        units = to_units(amount, scales.currency(currency), "amount")
         scale = scales.currency(currency)
+        units = to_units(amount, scale, "amount")
         outcome = await session.submit(command(account_id, command_id, currency, units), lambda number: to_text(number, scale))
         assert isinstance(outcome, Transferred), outcome
         return outcome, scales

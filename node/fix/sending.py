@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -287,11 +288,8 @@ class StreamSender:
             try:
                 async with self._backend.replay(self._terms.stream_id, self._next) as events:
                     backoff.reset()
-                    async for batch in events:
-                        async with self._writing:
-                            for event in batch:
-                                if not await self._deliver(event):
-                                    return
+                    if not await self._deliver_all(events):
+                        return
             except RequestFailed as failure:
                 if failure.code is FailCode.TOO_OLD:
                     self._link.close("the node no longer keeps the session's next reports")
@@ -308,6 +306,15 @@ class StreamSender:
                 last = self.last if end == 0 else min(end, self.last)
                 if begin <= last:
                     await self._resend(max(1, begin), last)
+
+    async def _deliver_all(self, events: AsyncIterator[list[AnyEvent]]) -> bool:
+        """Send events of the stream until they end. Returns False if one of them ends the session."""
+        async for batch in events:
+            async with self._writing:
+                for event in batch:
+                    if not await self._deliver(event):
+                        return False
+        return True
 
     async def _deliver(self, event: AnyEvent) -> bool:
         """Send an event of the stream. Returns False if it ends the session."""
@@ -355,15 +362,14 @@ class StreamSender:
     async def _resend(self, begin: int, last: int) -> None:
         """Send the messages from `begin` to `last` again. `last` must not exceed the session's last number."""
         gap = begin
+        end = self._base + last
         while begin <= last:
             try:
                 begin = max(begin, await self._first_kept(begin, last))
                 async with self._backend.replay(self._terms.stream_id, self._base + begin) as events:
                     async for batch in events:
-                        for event in batch:
+                        for event in itertools.takewhile(lambda each: each.product_sequence <= end, batch):
                             number = event.product_sequence - self._base
-                            if number > last:
-                                break
                             gap = await self._again(number, event, gap)
                             begin = number + 1
                         if begin > last:

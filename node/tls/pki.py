@@ -107,7 +107,7 @@ def fits(certificate: x509.Certificate, key: bytes) -> bool:
     return private.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
 
 
-def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.SSLContext:
+def server_context(config: NodeConfig, *, require_client_cert: bool = True) -> ssl.SSLContext:
     """Make a context for accepting connections as this node.
 
     With `require_client_cert` only peers with a certificate of this cluster can connect. Without it a peer may present
@@ -126,7 +126,7 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
     return context
 
 
-def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext:
+def client_context(config: NodeConfig, *, with_cert: bool = True) -> ssl.SSLContext:
     """Make a context for connecting to nodes of this cluster, as this node or, with `with_cert=False`, without a
     certificate.
 
