@@ -249,6 +249,14 @@ class Node:
         return {state.member.node_id: state.member.role for state in self.raft.status().members}
 
 
+def led_by_n2() -> Node:
+    """Return a node that is connected to both others and has the first entry of the leader n2."""
+    node = Node()
+    node.connect()
+    node.append("n2", 1, command(2, 1))
+    return node
+
+
 def stored(index: int, term: int, *, commands: int = 0) -> Stored:
     """Return a snapshot up to `index`, of a machine that applied `commands` commands just before it."""
     machine = Machine()

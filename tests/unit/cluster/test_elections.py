@@ -9,7 +9,7 @@ import pytest
 from cluster import messages as m
 from cluster.elections import PreVoting
 from cluster.settings import RaftSettings
-from tests.unit.cluster.fakes import Node, command
+from tests.unit.cluster.fakes import Node, command, led_by_n2
 from tests.waiting import Clock
 
 SETTINGS = RaftSettings("n1", ("n2", "n3"))
@@ -18,6 +18,16 @@ SETTINGS = RaftSettings("n1", ("n2", "n3"))
 def new() -> tuple[PreVoting, Clock]:
     clock = Clock()
     return PreVoting(SETTINGS, clock, random.Random(1)), clock
+
+
+def asking() -> Node:
+    """Return a node that has lost its leader and asks the other nodes whether they would vote for it."""
+    node = led_by_n2()
+    node.guard.on_disconnected("n2")
+    node.pass_time(0.12)
+    assert node.said(m.PreVote, "n3")
+    node.forget_said()
+    return node
 
 
 def test_a_round_is_won_once_by_a_majority_of_different_peers() -> None:
@@ -120,17 +130,13 @@ class TestOfANode:
         ids=["equal log", "longer log", "old term", "shorter log", "older log"],
     )
     def test_a_node_grants_a_pre_vote_only_for_an_up_to_date_log_in_a_new_term(self, message: m.PreVote, granted: bool) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
+        node = led_by_n2()
         node.pass_time(0.31)
         assert node.hear("n3", message) == [m.PreVoteReply(message.term, granted, 1)]
         assert node.raft_log.term == 1
 
     def test_a_node_grants_no_pre_vote_while_its_leader_lives(self) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
+        node = led_by_n2()
         assert node.hear("n3", m.PreVote(2, 9, 9)) == [m.PreVoteReply(2, False, 1)]
         node.guard.on_disconnected("n2")
         assert node.hear("n3", m.PreVote(2, 9, 9)) == [m.PreVoteReply(2, True, 1)]
@@ -141,25 +147,16 @@ class TestOfANode:
         assert node.hear("n3", m.PreVote(term + 1, 99, 99)) == [m.PreVoteReply(term + 1, False, term)]
 
     def test_losing_the_leaders_connection_hastens_the_pre_vote(self) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
-        node.guard.on_disconnected("n2")
-        node.pass_time(0.12)
-        assert node.said(m.PreVote, "n3")
+        asking()
 
     def test_losing_another_connection_does_not_hasten_the_question(self) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
+        node = led_by_n2()
         node.guard.on_disconnected("n3")
         node.pass_time(0.2)
         assert node.said(m.PreVote) == []
 
     def test_a_node_that_its_leader_asks_to_take_over_campaigns_at_once(self) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
+        node = led_by_n2()
         node.hear("n3", m.TimeoutNow(1))
         node.pass_time(0.02)
         assert node.said(m.RequestVote) == []
@@ -182,18 +179,8 @@ class TestOfANode:
 class TestTwoThatAsk:
     """The leader is down, and both other nodes notice. One of them goes first, so that they do not split the votes."""
 
-    def asking(self) -> Node:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
-        node.guard.on_disconnected("n2")
-        node.pass_time(0.12)
-        assert node.said(m.PreVote, "n3")
-        node.forget_said()
-        return node
-
     def test_the_smaller_id_steps_back_and_lets_the_other_campaign(self) -> None:
-        node = self.asking()
+        node = asking()
         assert node.hear("n3", m.PreVote(2, 2, 1)) == [m.PreVoteReply(2, True, 1)]
         node.hear("n3", m.PreVoteReply(2, True, 1))
         node.pass_time(0.1)
@@ -201,18 +188,18 @@ class TestTwoThatAsk:
         assert node.said(m.RequestVote) == []
 
     def test_the_greater_id_goes_first_and_asks_again(self) -> None:
-        node = self.asking()
+        node = asking()
         assert node.hear("n0", m.PreVote(2, 2, 1)) == [m.PreVote(2, 2, 1), m.PreVoteReply(2, False, 1)]
         node.hear("n3", m.PreVoteReply(2, True, 1))
         node.pass_time(0.02)
         assert node.said(m.RequestVote)
 
     def test_a_node_steps_back_for_a_longer_log_whatever_the_id(self) -> None:
-        node = self.asking()
+        node = asking()
         assert node.hear("n0", m.PreVote(2, 3, 1)) == [m.PreVoteReply(2, True, 1)]
 
     def test_a_node_asks_again_if_the_other_does_not_campaign(self) -> None:
-        node = self.asking()
+        node = asking()
         node.hear("n3", m.PreVote(2, 2, 1))
         node.pass_time(0.4)
         assert node.said(m.PreVote, "n3")

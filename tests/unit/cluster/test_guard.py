@@ -15,7 +15,7 @@ from cluster.hardstate import HardState
 from cluster.ports import LogEntry
 from cluster.raft_log import RaftLog
 from tests.simulation.disk import PowerLossError, SimDisk
-from tests.unit.cluster.fakes import FIRST, Node, Snapshots, chunk_of, command, no_op, stored
+from tests.unit.cluster.fakes import FIRST, Node, Snapshots, chunk_of, command, led_by_n2, no_op, stored
 
 
 def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
@@ -165,9 +165,7 @@ class TestOlderTerms:
     """Section 5.4.2."""
 
     def test_an_entry_of_an_older_term_is_committed_only_with_one_of_the_own(self) -> None:
-        node = Node()
-        node.connect()
-        node.append("n2", 1, command(2, 1))
+        node = led_by_n2()
         term = node.elect()
         assert term > 1
         for peer in node.peers:

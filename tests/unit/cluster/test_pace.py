@@ -137,7 +137,8 @@ class TestApplying:
 
 
 class TestCommit:
-    def test_a_commit_index_is_sent_with_the_next_entries(self) -> None:
+    def committed(self) -> Woken:
+        """Return a leader that has just committed an entry."""
         node = Woken()
         node.elect()
         node.acknowledge()
@@ -146,6 +147,10 @@ class TestCommit:
         node.forget_said()
         node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.raft.tick()
+        return node
+
+    def test_a_commit_index_is_sent_with_the_next_entries(self) -> None:
+        node = self.committed()
         assert node.raft.commit_index == node.raft_log.last_index
         assert not node.said(m.AppendEntries), "no round for the commit alone"
         node.propose(b"two")
@@ -153,14 +158,7 @@ class TestCommit:
         assert told == node.raft_log.last_index - 1
 
     def test_a_commit_index_is_sent_soon_if_there_are_no_entries(self) -> None:
-        node = Woken()
-        node.elect()
-        node.acknowledge()
-        node.pass_time(0.2)
-        node.propose(b"one")
-        node.forget_said()
-        node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
-        node.raft.tick()
+        node = self.committed()
         assert node.raft.due_in() <= COMMIT_SENT_AFTER + 1e-9
         node.now += COMMIT_SENT_AFTER + 0.0001
         node.raft.tick()

@@ -10,7 +10,7 @@ from cluster import messages as m
 from cluster.membership import Member, Membership, Role, encode_members
 from cluster.messages import MEMBERS
 from cluster.progress import Flow, Peers, Progress
-from tests.unit.cluster.fakes import Node, command, membership
+from tests.unit.cluster.fakes import Node, led_by_n2, membership
 
 
 def peers(**match: int) -> Peers:
@@ -122,9 +122,7 @@ def test_a_leader_steps_down_by_the_voters_alone() -> None:
 
 
 def test_a_message_with_only_a_commit_is_not_answered_unless_it_does_not_fit() -> None:
-    node = Node()
-    node.connect()
-    node.append("n2", 1, command(2, 1))
+    node = led_by_n2()
     told = m.AppendEntries(1, 2, 2, 1, [], quiet=True)
     assert node.hear("n2", told) == []
     assert node.raft.commit_index == 2

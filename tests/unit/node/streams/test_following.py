@@ -88,14 +88,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
     path = initialise(tmp_path / "exchange", 1, cluster_id="trial")[0]
     made = msgspec.structs.replace(load(path), streams=StreamsConfig(url="kafka://127.0.0.1:1"))
     made.streams_path.mkdir(parents=True)
-    log = DurableLog(RealDisk(made.data_path / "log"), node_id="n1", abi=ABI)
-    log.load()
-    for index in range(1, ENTRIES + 1):
-        commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"c{index}", f"C{index}", 2)]
-        payload = bytes([COMMAND]) + (b"" if index % 10 == 0 else encode_batch(Batch(index * 10**9, commands)))
-        log.append(LogEntry(payload, index, 1 + index // 20))
-    log.close()
+    write_log(made, ENTRIES)
     return made
+
+
+def write_log(config: NodeConfig, last: int, undone_after: int = ENTRIES, new_term: int = 0) -> None:
+    """Write entries up to `last`. Those behind `undone_after` have other commands, and the term `new_term`."""
+    log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", abi=ABI)
+    log.load()
+    for index in range(1, last + 1):
+        name, term = (f"C{index}", 1 + index // 20) if index <= undone_after else (f"D{index}", new_term)
+        commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"c{name}", name, 2)]
+        payload = bytes([COMMAND]) + (b"" if index % 10 == 0 else encode_batch(Batch(index * 10**9, commands)))
+        log.append(LogEntry(payload, index, term))
+    log.close()
 
 
 def stream(config: NodeConfig, broker: MemoryBroker) -> NodeStream:
@@ -196,15 +202,7 @@ def roll_back(config: NodeConfig, last_index: int, until: int, term: int) -> Non
     """Change the log as a rollback to `last_index` does: other commands of a later term follow it."""
     for path in (config.data_path / "log").glob("*.seg"):
         path.unlink()
-    log = DurableLog(RealDisk(config.data_path / "log"), node_id="n1", abi=ABI)
-    log.load()
-    for index in range(1, until + 1):
-        name = f"C{index}" if index <= last_index else f"D{index}"
-        commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"c{name}", name, 2)]
-        no_op = index % 10 == 0
-        payload = bytes([COMMAND]) + (b"" if no_op else encode_batch(Batch(index * 10**9, commands)))
-        log.append(LogEntry(payload, index, 1 + index // 20 if index <= last_index else term))
-    log.close()
+    write_log(config, until, last_index, term)
     (config.data_path / "rewinds.json").write_bytes(msgspec.json.encode([cutover.Rewind(last_index, term - 1)]))
 
 
