@@ -12,7 +12,7 @@ from node.native.client import ClusterClient
 from node.native.connection import NativeConnection
 
 
-class Access:
+class ClusterAccess:
     """The addresses and keys of a cluster whose nodes all have their directories on this machine. The constructor and
     `reload` read the configurations.
 

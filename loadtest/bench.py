@@ -20,7 +20,7 @@ import aiohttp
 import click
 import msgspec
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.errors import WrongAnswerError
 from loadtest.flow import ClientFlow, FlowCommand
 from loadtest.ground import prepare
@@ -75,7 +75,7 @@ def sync_rate(directory: Path) -> Figure:
 class Bench:
     """Measurements on a running cluster that has a market."""
 
-    def __init__(self, access: Access, people: Sequence[Trader], seed: int, seconds: float) -> None:
+    def __init__(self, access: ClusterAccess, people: Sequence[Trader], seed: int, seconds: float) -> None:
         self._access = access
         self._people = people
         self._seed = seed
@@ -179,7 +179,7 @@ async def measure(directory: Path, seed: int, seconds: float) -> list[Figure]:
     ground = prepare(directory / "cluster", settings={"raft.archive_log": False, "raft.fsync": True})
     try:
         await ground.start()
-        access = Access(ground.directory)
+        access = ClusterAccess(ground.directory)
         people = traders(CLIENTS, seed)
         operator = access.client()
         await set_up(operator, people)

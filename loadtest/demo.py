@@ -21,7 +21,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.errors import LoadTestError
 from loadtest.flow import recorded_flow
 from loadtest.ground import Ground, prepare
@@ -273,7 +273,7 @@ def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Con
 def _print_kept(settings: Settings, console: Console) -> None:
     """Print commands that can be copied to a shell."""
     directory = settings.directory
-    urls = Access(directory).https
+    urls = ClusterAccess(directory).https
     program = Path(sys.executable).with_name("quorumbook")
     console.print(f"\nThe cluster stays up. To look at it: {next(iter(urls.values()))}/ui/", markup=False)
     console.print("To trade on it:", markup=False)

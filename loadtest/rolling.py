@@ -26,7 +26,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.errors import LoadTestError
 from loadtest.ground import MARK, place_for
 from node.deployment.local_cluster import LocalCluster
@@ -149,7 +149,7 @@ class Roll:
         self.directory = directory
         self.former = prepare_former(directory, former)
         self.present = LocalCluster(directory, command=command_of(ROOT))
-        self.access = Access(directory)
+        self.access = ClusterAccess(directory)
         self.acknowledged: list[AcknowledgedOrder] = []
         self.refused: list[str] = []
         self._stop = asyncio.Event()

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import msgspec
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.books import BookFollower
 from loadtest.flow import ClientFlow
 from loadtest.history import History
@@ -84,7 +84,7 @@ class Scenario:
     def __init__(self, cluster: LocalCluster, directory: Path, plan: Plan) -> None:
         self.cluster = cluster
         self.plan = plan
-        self.access = Access(directory)
+        self.access = ClusterAccess(directory)
         self.people: list[Trader] = traders(plan.clients, plan.seed)
         self.others = False
         """Whether somebody else sends commands to this cluster as well."""
@@ -133,7 +133,9 @@ class Scenario:
 
     async def opened(self, product_id: str) -> tuple[int, int]:
         """Return the price and the total size of the trades of the product's uncross that the node still has, or zeros."""
-        trades = [trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), linearizable=True) if trade.auction]
+        trades = [
+            trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), linearizable=True) if trade.auction
+        ]
         return (trades[0].price, sum(trade.size for trade in trades)) if trades else (0, 0)
 
     def start_trading(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.errors import DeadlineError
 from node.errors import ConnectionLost, RequestFailed
 from node.native.client import ClusterClient
@@ -27,7 +27,7 @@ Statuses = Mapping[str, NodeStatus | None]
 class Watcher:
     """Keeps a connection to each node, as the operator, and sends queries over it."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ClusterAccess) -> None:
         self._access = access
         self._connections: dict[str, NativeConnection] = {}
 

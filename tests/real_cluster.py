@@ -16,7 +16,7 @@ from typing import Protocol
 import pytest
 from click.testing import CliRunner, Result
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.flow import ClientFlow
 from loadtest.ground import Ground, prepare
 from loadtest.market import ProductSpec, Trader, set_up, traders
@@ -38,7 +38,7 @@ class Exchange:
         self.ground = ground
         self.cluster = ground.cluster
         self.directory = ground.directory
-        self.access = Access(ground.directory)
+        self.access = ClusterAccess(ground.directory)
         self.people: list[Trader] = traders(6, SEED)
 
     async def leader_url(self) -> str:
@@ -105,7 +105,7 @@ async def put_market(exchange: Exchange) -> None:
 
 
 async def trader_flow(
-    access: Access, person: Trader, run: str, *, product: ProductSpec, requests: int, at_once: int
+    access: ClusterAccess, person: Trader, run: str, *, product: ProductSpec, requests: int, at_once: int
 ) -> list[AnyOutcome]:
     """Send a trader's random orders on a product, `at_once` commands in a request. Returns their outcomes."""
     client = access.trader_client(person, deadline=30.0)
@@ -119,7 +119,7 @@ async def trader_flow(
     return outcomes
 
 
-async def compacted_past(access: Access, node_id: str, index: int) -> None:
+async def compacted_past(access: ClusterAccess, node_id: str, index: int) -> None:
     """Let a node take snapshots until its log begins after `index`."""
     connection = await access.connect(node_id)
     try:

@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.compare import wrk
 from loadtest.compare.processes import cpu_seconds, resident_bytes
 from loadtest.compare.requests import http_orders, native_frames
@@ -55,7 +55,7 @@ class Native(msgspec.Struct, frozen=True):
 class LoadedCluster:
     """A running cluster that has a market. `start` makes it, `stop` ends it."""
 
-    def __init__(self, ground: Ground, access: Access, people: Sequence[Trader], seed: int) -> None:
+    def __init__(self, ground: Ground, access: ClusterAccess, people: Sequence[Trader], seed: int) -> None:
         self._ground = ground
         self.start_cpu = cpu_seconds(self.pids()) / len(ground.cluster.node_ids)
         """CPU seconds of a node's start with an empty log, before the market exists."""
@@ -69,7 +69,7 @@ class LoadedCluster:
         ground = prepare(directory, nodes=nodes, settings={"raft.archive_log": False, "raft.fsync": True, **settings})
         try:
             await ground.start()
-            bench = cls(ground, Access(ground.directory), traders(TRADERS, seed), seed)
+            bench = cls(ground, ClusterAccess(ground.directory), traders(TRADERS, seed), seed)
             operator = bench.access.client()
             await set_up(operator, bench.people)
             await operator.close()

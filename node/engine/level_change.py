@@ -96,7 +96,7 @@ ready when few changed rows are left to be converted. Raises as `Ask`.
 """
 
 
-class Obstacles(Protocol):
+class FindObstacles(Protocol):
     """What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed. `keep`: keep
     the converted state ready.
     """
@@ -114,7 +114,7 @@ class LevelChange:
         ask, prepare: see `Ask`, `Prepare`; not used for this node itself.
         own: this node's status.
         prepare_own: as `prepare`, for this node.
-        obstacles: see `Obstacles`.
+        obstacles: see `FindObstacles`.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class LevelChange:
         prepare: Prepare,
         own: Callable[[], NodeStatus],
         prepare_own: Callable[[str], Awaitable[None]],
-        obstacles: Obstacles,
+        obstacles: FindObstacles,
     ) -> None:
         self._node_id = node_id
         self._raft = raft

@@ -318,7 +318,7 @@ def for_books(event: AnyEvent, body: Json) -> Json:
     return body | {"type": "auction_match"} if isinstance(event, OrderMatched) and event.auction else body
 
 
-class Source(Protocol):
+class FeedState(Protocol):
     """The current state of a product's feed, as far as messages contain it."""
 
     @property
@@ -337,7 +337,7 @@ class Frame:
         candles: the messages of candles that have ended, each with its channel.
     """
 
-    def __init__(self, events: list[AnyEvent], product: Product, source: Source) -> None:
+    def __init__(self, events: list[AnyEvent], product: Product, source: FeedState) -> None:
         self.events = events
         self._product = product
         self._source = source
@@ -460,7 +460,7 @@ def compact(event: AnyEvent, product: Product) -> list[str]:
             return ["noop", *head, *tail]
 
 
-def ticker_json(product: Product, source: Source) -> Json:
+def ticker_json(product: Product, source: FeedState) -> Json:
     """Return the `ticker` message. The product must have a last trade."""
     trade, book, stats = source.last, source.book, source.stats
     assert trade is not None, "a ticker needs a last trade"

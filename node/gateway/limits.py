@@ -62,7 +62,7 @@ FEW = 10
 MESSAGES_PER_SECOND = 100.0
 MESSAGES_BURST = 200.0
 """Messages of one connection a second on average, and at once, including pings and pongs. A connection with more is cut
-off. Pings that answer messages do not count: see `Allowance`.
+off. Pings that answer messages do not count: see `MessageAllowance`.
 """
 
 PINGS_EARNED_MAX = 10_000
@@ -97,7 +97,7 @@ RESUMES_WAITING = 16
 """Readers of one address that may wait to catch up."""
 
 
-class Allowance:
+class MessageAllowance:
     """The number of messages that one connection may send.
 
     It is `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, plus one ping for each message that the server

@@ -83,7 +83,7 @@ class Following:
     candles: bool = False
 
 
-class Subscriber:
+class Subscriptions:
     """The subscriptions and the queue of one connection from `address`. `on_end` is called once, with a close code and
     a reason, when the server ends the connection.
     """

@@ -26,9 +26,9 @@ from node.gateway.channels import ALIASES, CHANNELS, EVENT_CHANNELS
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError
 from node.gateway.feeds import ProductFeed
 from node.gateway.gateway import Gateway
-from node.gateway.limits import BYTES_PER_UNIT, FLOOD, MESSAGES_BURST, MESSAGES_PER_SECOND, Allowance
+from node.gateway.limits import BYTES_PER_UNIT, FLOOD, MESSAGES_BURST, MESSAGES_PER_SECOND, MessageAllowance
 from node.gateway.requests import ABSENT, given, parse
-from node.gateway.sessions import Subscriber
+from node.gateway.sessions import Subscriptions
 from node.gateway.values import product_text, text_of
 from node.keys.addresses import FORWARDED
 from statemachine.types import Permission
@@ -69,7 +69,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     try:
         await socket.prepare(request)
         _bound_reads(request)
-        await Connection(gateway, socket, request, address).run()
+        await SocketConnection(gateway, socket, request, address).run()
     finally:
         gateway.socket_limits.leave(address)
     return socket
@@ -83,8 +83,8 @@ def _bound_reads(request: web.Request) -> None:
             own.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, RECEIVE_BUFFER)
 
 
-class Connection:
-    """A client's connection: its `Subscriber`, and the two directions of its socket."""
+class SocketConnection:
+    """A client's connection: its `Subscriptions`, and the two directions of its socket."""
 
     def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request, address: str) -> None:
         self._gateway = gateway
@@ -92,9 +92,9 @@ class Connection:
         self._socket = socket
         self._transport = request.transport
         self._address = address
-        self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._limits, address, self._end)
-        self._allowance = Allowance(asyncio.get_running_loop().time(), MESSAGES_PER_SECOND, MESSAGES_BURST)
-        self._orders = socket_orders.SocketOrders(gateway, self._subscriber.send)
+        self._subscriptions = Subscriptions(gateway.feeds, gateway.metrics, self._limits, address, self._end)
+        self._allowance = MessageAllowance(asyncio.get_running_loop().time(), MESSAGES_PER_SECOND, MESSAGES_BURST)
+        self._orders = socket_orders.SocketOrders(gateway, self._subscriptions.send)
         self._signed: Identity | None = None
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -111,11 +111,11 @@ class Connection:
                 if message.type is WSMsgType.TEXT:
                     await self._received(message.data)
                 elif message.type is WSMsgType.BINARY:
-                    self._subscriber.send(channels.error("messages must be text"))
+                    self._subscriptions.send(channels.error("messages must be text"))
                 elif message.type is WSMsgType.PING:
                     await self._answer_ping(message.data)
         finally:
-            self._subscriber.end(1000, "")
+            self._subscriptions.end(1000, "")
             if self._closing is not None:
                 await self._closing
             await self._orders.end(stopping=self._code == GOING_AWAY)
@@ -125,12 +125,12 @@ class Connection:
         """Count a message or control frame. A connection with too many is cut off and no longer read."""
         if self._allowance.take(asyncio.get_running_loop().time(), ping=kind is WSMsgType.PING):
             return True
-        if not self._subscriber.ended:
+        if not self._subscriptions.ended:
             if self._transport is not None:
                 self._transport.pause_reading()
             self._gateway.metrics.cut_off("flood")
             self._limits.spend(self._address, FLOOD)
-            self._subscriber.end(POLICY, "too many messages")
+            self._subscriptions.end(POLICY, "too many messages")
             log.debug("the connection of %s is closed: more than %d messages a second", self._address, MESSAGES_PER_SECOND)
         return False
 
@@ -138,17 +138,17 @@ class Connection:
         try:
             await self._socket.pong(data)
         except ConnectionError:
-            self._subscriber.end(1000, "")
+            self._subscriptions.end(1000, "")
 
     async def _write(self) -> None:
         """Write the waiting messages until the client is gone."""
         try:
             while True:
-                message = await self._subscriber.next_message()
+                message = await self._subscriptions.next_message()
                 self._allowance.sent()
                 await self._socket.send_frame(message, WSMsgType.TEXT)
         except ConnectionError:
-            self._subscriber.end(1000, "")
+            self._subscriptions.end(1000, "")
 
     def _end(self, code: int, reason: str) -> None:
         self._code = code
@@ -188,9 +188,9 @@ class Connection:
                 message = channels.error(error.message, error.detail or error.reason)
             if error.status in (400, 401):
                 self._limits.spend(self._address, Cost.MALFORMED)
-            self._subscriber.send(message)
+            self._subscriptions.send(message)
         except (UnavailableError, NotLeaderError, QuorumbookError) as error:
-            self._subscriber.send(channels.error("This node cannot serve the feed at the moment", str(error)))
+            self._subscriptions.send(channels.error("This node cannot serve the feed at the moment", str(error)))
 
     def _charge(self, cost: float) -> None:
         """Charge the client's address. Raises ApiError 429 if its budget is spent."""
@@ -204,13 +204,13 @@ class Connection:
         if request.type not in ("subscribe", "unsubscribe"):
             raise BadRequestError("type must be subscribe or unsubscribe", "type")
         wanted = expand(request, subscribes=request.type == "subscribe")
-        self._charge(Cost.rows(wanted.pairs + self._subscriber.pairs))
+        self._charge(Cost.rows(wanted.pairs + self._subscriptions.pairs))
         if request.type == "subscribe":
             await self._subscribe(request, wanted)
         elif wanted.channels:
-            self._subscriber.unsubscribe({channel: list(products) for channel, products in wanted.channels.items()})
+            self._subscriptions.unsubscribe({channel: list(products) for channel, products in wanted.channels.items()})
         for name in wanted.unknown:
-            self._subscriber.send(channels.error("Failed to subscribe", f"{name[:64]} is not a channel"))
+            self._subscriptions.send(channels.error("Failed to subscribe", f"{name[:64]} is not a channel"))
 
     async def _subscribe(self, request: FeedRequest, wanted: RequestedChannels) -> None:
         """Subscribe to channels. Raises ApiError."""
@@ -231,15 +231,15 @@ class Connection:
         for channel in ("level2", "level2_batch"):
             await self._render(feeds.get(channel, []), channel)
         if identity is not None and identity.permissions & Permission.VIEW:
-            self._subscriber.identity = identity
+            self._subscriptions.identity = identity
         if feeds:
-            self._subscriber.subscribe(feeds, resume, currencies)
-        self._gateway.revocation.check(self._subscriber)
+            self._subscriptions.subscribe(feeds, resume, currencies)
+        self._gateway.revocation.check(self._subscriptions)
 
     async def _render(self, feeds: list[ProductFeed], channel: str) -> None:
         """Prepare the snapshots with which the channel begins, and charge their cost."""
         for feed in feeds:
-            following = self._subscriber.following.get(feed.product_id)
+            following = self._subscriptions.following.get(feed.product_id)
             if following is None or channel not in following.channels:
                 self._charge(feed.snapshot_cost)
                 await feed.prepare_snapshot()
@@ -248,7 +248,7 @@ class Connection:
         """Return the connection's identity from this message or from an earlier one. Raises ApiError 401."""
         fields = (request.key, request.signature, request.passphrase)
         if not any(fields) and not given(request.timestamp):
-            return self._subscriber.identity
+            return self._subscriptions.identity
         for name, text in zip(("key", "signature", "passphrase"), fields, strict=True):
             if not text:
                 raise ApiError(401, f"{name} is required with the other fields of a signature", name)
@@ -257,7 +257,7 @@ class Connection:
         timestamp = text_of(request.timestamp, "timestamp")
         claim = Claim(request.key or "", request.signature or "", timestamp, request.passphrase or "")
         identity = await self._gateway.auth.identify(claim, self._address, SOCKET_METHOD, SOCKET_TARGET, b"")
-        before = self._signed or self._subscriber.identity
+        before = self._signed or self._subscriptions.identity
         if before is not None and (before.account_id, before.user_id) != (identity.account_id, identity.user_id):
             raise ApiError(401, "the connection is another account's already", "key")
         return await self._gateway.auth.with_accounts(identity)
@@ -281,7 +281,7 @@ class Connection:
             by_product = first if isinstance(first, dict) else dict.fromkeys(fresh, first)
             seen = {product_text(name): sequence - 1 for name, sequence in by_product.items()}
         for product_id, sequence in seen.items():
-            following = self._subscriber.following.get(product_id)
+            following = self._subscriptions.following.get(product_id)
             if product_id not in fresh or (following is not None and following.channels & EVENT_CHANNELS):
                 text = f"{field} names a product that this message does not newly subscribe to full, level3, user or matches"
                 raise BadRequestError(text, field)

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.books import BookFollower
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher, reached
@@ -27,7 +27,7 @@ CHUNKS, CHUNK = 10, 20
 """Requests of each trader in each part of the day, and commands in each."""
 
 
-async def flow(access: Access, person: Trader, run: str) -> int:
+async def flow(access: ClusterAccess, person: Trader, run: str) -> int:
     """Return a trader's flow of orders on the product."""
     outcomes = await trader_flow(access, person, run, product=PRODUCT, requests=CHUNKS, at_once=CHUNK)
     return sum(isinstance(each, Placed) and each.order.status is OrderStatus.ACTIVE for each in outcomes)
@@ -50,7 +50,7 @@ async def listen(url: str, heard: list[dict[str, Any]]) -> None:
 
 def test_an_auction_survives_the_death_of_the_leader(make_ground: MakeGround) -> None:
     ground = make_ground()
-    access, people = Access(ground.directory), traders(3, SEED)
+    access, people = ClusterAccess(ground.directory), traders(3, SEED)
 
     async def play() -> None:
         operator, watcher = access.client(deadline=30.0), Watcher(access)

@@ -16,7 +16,7 @@ import pytest
 from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.storage import RealDisk
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.market import set_up, traders
 from loadtest.watch import Watcher, all_caught_up, reached
 from node.errors import NodeStartError
@@ -55,7 +55,7 @@ def change_a_deposit(directory: Path, node_id: str) -> int:
 def test_a_changed_log_takes_the_node_out_of_service_until_it_has_a_new_disk(make_ground: MakeGround) -> None:
     # A snapshot at the stop would stand for the log that is changed then.
     ground = make_ground(settings={"snapshot.on_stop": False})
-    cluster, access = ground.cluster, Access(ground.directory)
+    cluster, access = ground.cluster, ClusterAccess(ground.directory)
 
     async def play() -> None:
         operator, watcher = access.client(), Watcher(access)

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.books import BookFollower
 from loadtest.market import PRODUCTS, set_up, traders
 from loadtest.watch import Watcher
@@ -27,7 +27,7 @@ flow = functools.partial(trader_flow, product=PRODUCT, requests=CHUNKS, at_once=
 
 def test_books_rebuilt_from_the_feeds_equal_the_engines(make_ground: MakeGround) -> None:
     ground = make_ground()
-    access, people = Access(ground.directory), traders(3, SEED)
+    access, people = ClusterAccess(ground.directory), traders(3, SEED)
 
     async def play() -> None:
         operator = access.client()

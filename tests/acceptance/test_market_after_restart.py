@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.flow import ClientFlow
 from loadtest.ground import Ground
 from loadtest.market import PRODUCTS, Trader, set_up, traders
@@ -39,7 +39,7 @@ def resting(person: Trader, run: str, place: int) -> PlaceOrder:
     return PlaceOrder(person.account_id, f"rest-{run}-{place}", PRODUCT, Side.BUY, OrderType.LIMIT, price, size)
 
 
-async def trade(access: Access, people: list[Trader], run: str) -> None:
+async def trade(access: ClusterAccess, people: list[Trader], run: str) -> None:
     """Play the traders' flows of orders on the product."""
 
     async def flow(person: Trader) -> None:
@@ -57,7 +57,7 @@ async def trade(access: Access, people: list[Trader], run: str) -> None:
     await asyncio.gather(*(flow(person) for person in people))
 
 
-async def snapshot(access: Access, node_id: str, index: int) -> None:
+async def snapshot(access: ClusterAccess, node_id: str, index: int) -> None:
     """Have a node take a snapshot of log entry `index` or of a later one, so that after a restart nothing before it
     comes from the log.
     """
@@ -99,7 +99,7 @@ async def market_of(url: str, first: int) -> dict[str, Any]:
     return answers
 
 
-async def caught_up(ground: Ground, access: Access) -> int:
+async def caught_up(ground: Ground, access: ClusterAccess) -> int:
     """Wait until all nodes have applied the same. Returns the index of the last entry."""
     watcher = Watcher(access)
     try:
@@ -111,7 +111,7 @@ async def caught_up(ground: Ground, access: Access) -> int:
 
 def test_the_market_is_there_after_a_restart(make_ground: MakeGround) -> None:
     ground = make_ground()
-    access, people = Access(ground.directory), traders(3, SEED)
+    access, people = ClusterAccess(ground.directory), traders(3, SEED)
 
     async def equal(first: int, wanted: dict[str, Any] | None, nodes: Iterable[str], when: str) -> dict[str, Any]:
         """Wait until these nodes report the same market data, or `wanted` if it is given. A gateway follows its engine

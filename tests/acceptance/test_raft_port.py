@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.watch import Watcher
 from node.deployment.setup import initialise
 from node.native.protocol import NodeStatus
@@ -60,7 +60,7 @@ def refused(status: NodeStatus) -> int:
 
 
 async def status_of(exchange: Exchange) -> NodeStatus:
-    watcher = Watcher(Access(exchange.directory))
+    watcher = Watcher(ClusterAccess(exchange.directory))
     try:
         status = await watcher.status("n1")
         assert status is not None

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.books import BookFollower
 from loadtest.watch import Watcher
 from node.records.replay import Names, ReplayPlan, replay
@@ -26,7 +26,7 @@ KILLED_AFTER = 2_500
 @pytest.mark.parametrize("recording", ["aapl_2012-06-21_sweeps"])
 def test_a_recorded_flow_is_replayed_exactly_over_a_failover(make_ground: MakeGround, recording: str) -> None:
     ground = make_ground()
-    access = Access(ground.directory)
+    access = ClusterAccess(ground.directory)
     ops, trades = RECORDINGS / f"{recording}_ops.csv.gz", RECORDINGS / f"{recording}_trades.csv"
     plan = ReplayPlan(ops, trades, limit=COMMANDS, run_id="one", chunk=100)
     product_id = Names.of("one").product_id

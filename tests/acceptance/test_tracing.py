@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.market import set_up, traders
 from node.client import AsyncRestClient
 from node.cluster_directory import KeyFile
@@ -29,7 +29,7 @@ def test_an_order_is_one_trace_from_gateway_to_apply(make_ground: MakeGround) ->
         ground = make_ground({"tracing.endpoint": receiver.url, "tracing.ratio": 1.0})
 
         async def trade() -> None:
-            access = Access(ground.directory)
+            access = ClusterAccess(ground.directory)
             await ground.cluster.wait_ready(ARRIVE_S)
             operator = access.client()
             people = traders(1, SEED)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.ground import Ground, prepare
 from node.errors import NodeStartError
 from node.keys.credentials import Credentials
@@ -71,7 +71,7 @@ def command_line(*arguments: str, code: int = 0) -> str:
 
 
 async def submitted(ground: Ground, command: AnyCommand, credentials: Credentials | None = None) -> AnyOutcome:
-    client = Access(ground.directory).client(credentials)
+    client = ClusterAccess(ground.directory).client(credentials)
     try:
         (outcome,) = await client.submit([command])
         return outcome

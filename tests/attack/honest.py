@@ -10,7 +10,7 @@ from collections import Counter
 import aiohttp
 import msgspec
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.recorder import percentile
 from tests.attack.target import HONEST, signed
 
@@ -46,7 +46,7 @@ class HonestTrader:
     node.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: ClusterAccess) -> None:
         self._urls = list(access.https.values())
         self._person = HONEST[0]
         self._ids = itertools.count()

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.ground import Ground, prepare
 from loadtest.market import set_up
 from tests.attack import processes
@@ -42,7 +42,7 @@ class Arena:
 
     def __init__(self, directory: Path) -> None:
         self.ground: Ground = prepare(directory)
-        self.access = Access(directory)
+        self.access = ClusterAccess(directory)
 
     async def open(self) -> None:
         """Start the nodes and put the market."""

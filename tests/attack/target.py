@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.market import Trader, traders
 from node.errors import ConnectionLost, RequestFailed
 from node.keys.credentials import Credentials, sign
@@ -43,7 +43,7 @@ class Target:
     """A cluster as an attacker reaches it."""
 
     def __init__(self, directory: Path) -> None:
-        self.access = Access(directory)
+        self.access = ClusterAccess(directory)
         self.natives = self.access.natives
         self.https = self.access.https
         self.people = ATTACKERS

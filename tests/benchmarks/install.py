@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 from cluster.settings import CHUNK_BYTES
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.ground import READY_SECONDS, Ground, prepare
 from loadtest.recorder import percentile
 from loadtest.watch import Watcher
@@ -72,7 +72,7 @@ class Bench:
 
     def __init__(self, ground: Ground, orders: int) -> None:
         self.ground = ground
-        self.access = Access(ground.directory)
+        self.access = ClusterAccess(ground.directory)
         self.watcher = Watcher(self.access)
         self.market = Market(orders)
         self.times = Times()

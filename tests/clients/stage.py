@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.ground import Ground, prepare
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher
@@ -33,7 +33,7 @@ class Stage:
     """The cluster. `people`: the accounts by name, for each client, the market maker and the flow."""
 
     ground: Ground
-    access: Access
+    access: ClusterAccess
     people: dict[str, Trader]
 
     async def begin(self) -> None:
@@ -114,4 +114,4 @@ def open_stage(directory: Path) -> Stage:
     ground = prepare(directory, settings={"history.enabled": True})
     names = ("ccxt", "ccxt.pro", "cbpro", "coinbase-pro", "coinbase-pro-node", "maker", "flow-1", "flow-2", "flow-3")
     people = traders(len(names), SEED)
-    return Stage(ground, Access(directory), dict(zip(names, people, strict=True)))
+    return Stage(ground, ClusterAccess(directory), dict(zip(names, people, strict=True)))

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 import node.fix
-from loadtest.access import Access
+from loadtest.access import ClusterAccess
 from loadtest.ground import prepare
 from loadtest.market import set_up, traders
 from node.config.file import change_settings
@@ -123,7 +123,7 @@ async def test_no_report_is_lost_doubled_or_out_of_order_over_three_leader_kills
     ground = prepare(tmp_path / "cluster")
     trader: Trader | None = None
     try:
-        cluster, access = ground.cluster, Access(ground.directory)
+        cluster, access = ground.cluster, ClusterAccess(ground.directory)
         ports: dict[int, str] = {}
         for path in sorted(ground.directory.glob("*/node.toml")):
             listen = re.search(r'\[http\]\nlisten = "([^"]+)"', path.read_text())
@@ -158,7 +158,7 @@ async def test_no_report_is_lost_doubled_or_out_of_order_over_three_leader_kills
         end(ground)
 
 
-async def lead(access: Access, node_id: str) -> None:
+async def lead(access: ClusterAccess, node_id: str) -> None:
     """Make a node the leader."""
     client = access.client()
     try:
@@ -175,7 +175,7 @@ async def lead(access: Access, node_id: str) -> None:
         await client.close()
 
 
-async def judge(access: Access, result: Any, accounts: list[str]) -> None:
+async def judge(access: ClusterAccess, result: Any, accounts: list[str]) -> None:
     """Compare what QuickFIX received with what the exchange has."""
     assert result["others"] == []
     client = access.client()

@@ -10,7 +10,7 @@ import pytest
 
 from node.gateway import sessions
 from node.gateway.channels import LEVEL3_SCHEMA
-from node.gateway.sessions import Subscriber
+from node.gateway.sessions import Subscriptions
 from node.native.products import put_again
 from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
 from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
@@ -94,7 +94,7 @@ def step(random: Random, number: int, row: Any) -> list[AnyCommand]:
     return commands
 
 
-def queued(reader: Subscriber) -> list[Any]:
+def queued(reader: Subscriptions) -> list[Any]:
     """Take out what waits for a reader."""
     found = [json.loads(message) for message in reader._queue]
     reader._queue.clear()
@@ -111,10 +111,10 @@ async def test_a_strict_reader_follows_every_channel_of_the_book(
     monkeypatch.setattr(sessions, "QUEUE_MAX", 10**6)
     random, backend = Random(seed), exchange.backend
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
-    readers: dict[str, Subscriber] = {}
+    readers: dict[str, Subscriptions] = {}
     for name in ("level2", "level2_batch", "level3"):
         limits, metrics = exchange.gateway.socket_limits, exchange.gateway.metrics
-        readers[name] = Subscriber(exchange.gateway.feeds, metrics, limits, "::1", lambda _code, _reason: None)
+        readers[name] = Subscriptions(exchange.gateway.feeds, metrics, limits, "::1", lambda _code, _reason: None)
     book = (await exchange.get("/products/BTC-USD/book?level=3"))[1]
     orders, levels = StrictOrders(book), {name: StrictLevels() for name in ("level2", "level2_batch")}
     for name, reader in readers.items():

@@ -15,7 +15,7 @@ from node.gateway import limits as bounds
 from node.gateway.errors import BadRequestError
 from node.gateway.limits import FEW, SOCKETS_MAX, SOCKETS_PER_ADDRESS, SOCKETS_RESERVED, SocketLimits, TurnRefusedError, Turns
 from node.gateway.requests import parse
-from node.gateway.sessions import Subscriber
+from node.gateway.sessions import Subscriptions
 from node.gateway.sockets import ENTRIES_MAX, NAMES_MAX, FeedRequest, expand
 from tests.unit.node.gateway.harness import FULL, Exchange, receive, subscribe, trade
 from tests.waiting import until
@@ -333,9 +333,9 @@ class TestTurns:
             await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def reader_of(exchange: Exchange, ended: list[int], address: str = "::1") -> Subscriber:
+def reader_of(exchange: Exchange, ended: list[int], address: str = "::1") -> Subscriptions:
     gateway = exchange.gateway
-    return Subscriber(gateway.feeds, gateway.metrics, gateway.socket_limits, address, lambda code, _reason: ended.append(code))
+    return Subscriptions(gateway.feeds, gateway.metrics, gateway.socket_limits, address, lambda code, _reason: ended.append(code))
 
 
 class TestSlowReaders:

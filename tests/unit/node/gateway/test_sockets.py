@@ -209,7 +209,7 @@ async def test_a_batched_channel_beside_its_own_sends_nothing_twice(exchange: Ex
     await exchange.order("alice", "buy", "100", "1")
     assert [(await receive(socket))["type"] for _ in range(3)] == ["received", "open", "l2update"]
     (session,) = exchange.gateway.feeds.sessions
-    assert isinstance(session, sessions.Subscriber)
+    assert isinstance(session, sessions.Subscriptions)
     assert session.following["BTC-USD"].flush is None, "nothing else will come"
 
 
@@ -399,7 +399,7 @@ async def test_a_reader_that_catches_up_too_slowly_gives_its_source_back(
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
     ended: list[int] = []
     limits, metrics = exchange.gateway.socket_limits, exchange.gateway.metrics
-    reader = sessions.Subscriber(exchange.gateway.feeds, metrics, limits, "::1", lambda code, _reason: ended.append(code))
+    reader = sessions.Subscriptions(exchange.gateway.feeds, metrics, limits, "::1", lambda code, _reason: ended.append(code))
     reader.subscribe({"full": [feed]}, {"BTC-USD": 0})
     await until(lambda: bool(ended))
     assert ended == [sessions.SLOW]
