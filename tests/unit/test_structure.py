@@ -14,6 +14,8 @@ PACKAGES = ("statemachine", "snapshots", "cluster", "node", "loadtest", "tests")
 
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
+OWN_FILE_LINES = 100
+"""A module below this joins the only module that imports it, unless it has a reason."""
 
 LONG_FILES = {
     "cluster/raft.py": "the facade of PySyncObj: every callback of the library in one class",
@@ -45,6 +47,21 @@ LONG_FUNCTIONS = {
     "node/engine/parts.py:build": "constructs all parts of the engine process once, in the order of their dependence",
 }
 """Functions that may be longer, each with its reason."""
+
+SMALL_MODULES = {
+    "cluster/captures.py": "when the log may be compacted: the rule is tested without a node",
+    "cluster/outlook.py": "the log lines about a missing majority: they change nothing, and the node beside them is long",
+    "loadtest/compare/growth.py": "runs in one process without a cluster, unlike the module that calls it",
+    "loadtest/locust_loop.py": "the only module that knows gevent",
+    "loadtest/traffic/arrival.py": "open and closed loop: an idea with a source, whatever the requests are",
+    "node/fix/counting.py": "the figures for Prometheus; with the server in one file it would pass the limit",
+    "node/native/narrowing.py": "the protocol of version 0.2.0: it goes with that version",
+    "snapshots/migration/types.py": "types of a described schema, which no stored type knows",
+    "snapshots/money.py": "the check that no money is lost or made: independent of what it checks",
+    "statemachine/dead_man.py": "the rules of the dead man's switch",
+    "statemachine/order_rows.py": "has a compiled twin, order_rows.pyx, which replaces the whole module",
+}
+"""Modules that are smaller and imported by one module, each with its reason."""
 
 
 def sources() -> list[tuple[str, ast.Module, int]]:
@@ -81,6 +98,29 @@ def test_a_long_file_has_a_reason() -> None:
 def test_a_long_function_has_a_reason() -> None:
     long = {f"{file}:{name}": lines for file, tree, _ in SOURCES for name, lines in functions(tree) if lines > FUNCTION_LINES_MAX}
     assert not {name: lines for name, lines in long.items() if name not in LONG_FUNCTIONS}
+
+
+def importers() -> dict[str, set[str]]:
+    """Return the product's modules that import each of its modules, by file name. Packages and programs are left out."""
+    names = {name.removesuffix(".py").replace("/", "."): name for name, _, _ in SOURCES if not name.startswith("tests/")}
+    found: dict[str, set[str]] = {module: set() for module in names}
+    programs = set()
+    for module, name in names.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if "__name__ ==" in text:
+            programs.add(module)
+        for place, imported in re.findall(r"^ *from ([\w.]+) import (\([^)]*\)|.*)", text, re.MULTILINE):
+            whole = {f"{place}.{each.split()[0]}" for each in imported.strip("()").split(",") if each.split()}
+            for target in (whole & found.keys()) or ({place} & found.keys()):
+                found[target].add(module)
+    return {names[module]: those for module, those in found.items() if module not in programs and "__init__" not in module}
+
+
+def test_a_small_module_with_one_importer_has_a_reason() -> None:
+    lengths = {name: lines for name, _, lines in SOURCES}
+    small = {name for name, those in importers().items() if len(those) == 1 and lengths[name] < OWN_FILE_LINES}
+    assert not small - SMALL_MODULES.keys(), "join it with its importer, or write the reason into SMALL_MODULES"
+    assert not SMALL_MODULES.keys() - small, "they are long, gone or imported elsewhere: remove their reasons"
 
 
 def _defined(package: str) -> dict[str, tuple[str, str]]:
