@@ -86,7 +86,7 @@ class PlainBook:
         kind, side, ioc, size, sequence, order, price = message
         if kind == NEW:
             self.lines.append(f"0,{sequence},{side},{order},{price},{size}")
-            if self._enter(sequence, side, order, price, size, not ioc) and ioc:
+            if self._enter(sequence, side, order, price, size, rests=not ioc) and ioc:
                 self.lines.append(f"2,{sequence},{side},{order},{price}")
         elif order not in self.orders:
             self.lines.append(f"{4 if kind == CANCEL else 5},{sequence},{order}")
@@ -96,10 +96,10 @@ class PlainBook:
             if kind == CANCEL:
                 self.lines.append(f"2,{sequence},{side},{order},{old}")
             else:
-                self._enter(sequence, side, order, price, size, True)
+                self._enter(sequence, side, order, price, size, rests=True)
                 self.lines.append(f"3,{sequence},{side},{order},{price},{size}")
 
-    def _enter(self, sequence: int, side: int, order: int, price: int, size: int, rests: bool) -> int:
+    def _enter(self, sequence: int, side: int, order: int, price: int, size: int, *, rests: bool) -> int:
         direction, other = (1, self.levels[1]) if side == 0 else (-1, self.levels[0])
         while size and other:
             key, level = other.peekitem(0)

@@ -73,7 +73,7 @@ async def run(access: Access, seconds: float, report: Callable[[str, float], Non
         report("setting up", 0.0)
         await _submit(clients[0], _setup(accounts, marks))
         try:
-            lone = await _alone(clients[0], accounts[0], seconds, seed, marks, report)
+            lone = await _alone(clients[0], _Orders(accounts[0], seed, f"{marks}:a"), seconds, report)
             loaded = _Load(accounts, seed, marks)
             begun = time.perf_counter()
             await loaded.run(clients, seconds, report)
@@ -142,11 +142,8 @@ class _Orders:
         return PlaceOrder(self._account_id, command_id, PRODUCT, side, OrderType.LIMIT, price, self._chance.randint(1, 100))
 
 
-async def _alone(
-    client: ClusterClient, account_id: str, seconds: float, seed: int, marks: str, report: Callable[[str, float], None]
-) -> list[float]:
+async def _alone(client: ClusterClient, orders: _Orders, seconds: float, report: Callable[[str, float], None]) -> list[float]:
     """Measure orders one after another. Returns their latencies."""
-    orders = _Orders(account_id, seed, f"{marks}:a")
     times: list[float] = []
     begun = now = time.perf_counter()
     while now - begun < seconds:
