@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,6 +33,9 @@ from statemachine.entry import is_name
 from statemachine.events import Rejected
 from statemachine.limits import NAME_MAX, OPERATOR
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+
+if TYPE_CHECKING:
+    from node.streams.kafka import OrdersTopic
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +145,9 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
     if not config.streams.url.startswith("kafka://"):
         raise StreamError("streams.orders: orders are taken from Kafka only")
     try:
-        from node.streams.kafka import OrdersTopic
+        from node.streams import kafka
     except ImportError as error:
         raise StreamError("confluent_kafka is not installed: pip install 'quorumbook[kafka]'") from error
-    streams = config.streams
-    options = dict(option.partition("=")[::2] for option in streams.options)
-    topic: OrdersTopic | None = None
     admin = config.admin
     client = ClusterClient(
         {node.node_id: node.native for node in config.nodes},
@@ -156,23 +156,10 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
         client="orders",
         abi=ABI,
     )
+    topic: OrdersTopic | None = None
     try:
-        while not stop.is_set():
-            if topic is None:
-                try:
-                    topic = await asyncio.to_thread(
-                        OrdersTopic,
-                        streams.url.partition("://")[2],
-                        streams.orders,
-                        f"quorumbook-orders-{config.cluster_id}",
-                        options,
-                        partitions=streams.partitions,
-                        replication=streams.replication,
-                    )
-                except BrokerError as error:
-                    log.warning("orders cannot be read yet: %s", error)
-                    await asyncio.sleep(BROKER_PAUSE_S)
-                    continue
+        topic = await _opened(kafka.OrdersTopic, config, stop)
+        while topic is not None and not stop.is_set():
             found = await asyncio.to_thread(topic.read, BATCH, POLL_S)
             if found:
                 await _carried_out(client, found, stop)
@@ -182,6 +169,27 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
         await client.close()
         if topic is not None:
             await asyncio.to_thread(topic.close)
+
+
+async def _opened(open_topic: type[OrdersTopic], config: NodeConfig, stop: asyncio.Event) -> OrdersTopic | None:
+    """Open the topic of orders as soon as the broker answers. Returns None if `stop` was set before that."""
+    streams = config.streams
+    options = dict(option.partition("=")[::2] for option in streams.options)
+    while not stop.is_set():
+        try:
+            return await asyncio.to_thread(
+                open_topic,
+                streams.url.partition("://")[2],
+                streams.orders,
+                f"quorumbook-orders-{config.cluster_id}",
+                options,
+                partitions=streams.partitions,
+                replication=streams.replication,
+            )
+        except BrokerError as error:
+            log.warning("orders cannot be read yet: %s", error)
+            await asyncio.sleep(BROKER_PAUSE_S)
+    return None
 
 
 async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, bytes]], stop: asyncio.Event) -> None:
