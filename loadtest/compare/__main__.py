@@ -19,11 +19,10 @@ import click
 import msgspec
 
 from loadtest.compare import wrk
-from loadtest.compare.cluster import LoadedCluster
+from loadtest.compare.cluster import LoadedCluster, cpu_seconds
 from loadtest.compare.etcd import Etcd, put_requests
 from loadtest.compare.growth import growth
 from loadtest.compare.openloop import OpenLoad, OpenLoop
-from loadtest.compare.processes import cpu_seconds
 from loadtest.compare.requests import http_orders
 from loadtest.compare.rows import Row, as_json, markdown, row
 from loadtest.errors import LoadTestError

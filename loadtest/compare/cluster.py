@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +14,6 @@ import msgspec
 
 from loadtest.access import ClusterAccess
 from loadtest.compare import wrk
-from loadtest.compare.processes import cpu_seconds, resident_bytes
 from loadtest.compare.requests import http_orders, native_frames
 from loadtest.errors import LoadTestError, WrongAnswerError
 from loadtest.ground import Ground, prepare
@@ -24,12 +24,15 @@ from node.keys.credentials import Credentials
 from node.native.connection import hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter
 from node.native.protocol import Failed, Results, Welcome, frame, response_decoder
-from node.system.processes import descendants
+from node.system.processes import descendants, stat_fields
 from node.system.sockets import host_and_port
 from statemachine.events import Rejected
 from statemachine.types import Reason
 
 TRADERS = 64
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 EXPECTED = frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE})
 """Expected reject reasons: a cancel may arrive after its order has traded."""
@@ -232,3 +235,15 @@ class _FrameClient(asyncio.Protocol):
         if rejected > commands // 100:
             raise WrongAnswerError(f"{rejected} of {commands} commands were rejected")
         return commands
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the user and system time that processes have used since they began, in seconds. Ended processes do not
+    count.
+    """
+    return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := stat_fields(pid))) / _TICKS
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Return the resident memory of processes. Shared pages count once for each process."""
+    return sum(int(fields[21]) for pid in pids if (fields := stat_fields(pid))) * _PAGE
