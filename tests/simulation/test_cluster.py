@@ -18,12 +18,6 @@ from tests.simulation.world import Faults, World
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log of nodes that are killed a hundred times."""
-    caplog.set_level("CRITICAL")
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_three_nodes_keep_every_guarantee(seed: int) -> None:
     assert len(run_seed(seed, 3).acknowledged) > 300

@@ -86,12 +86,6 @@ class DivergingWorld(World):
             assert places[payload] == index
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level(60)
-
-
 def started(world: DivergingWorld) -> DivergingWorld:
     for node in world.ids:
         world.start(node)

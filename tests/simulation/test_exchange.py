@@ -25,12 +25,6 @@ STEPS = 1000
 DAMAGE = ExchangeFaults(flip=0.01, lose_disk=0.001, copies=0.0)
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level(60)
-
-
 def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *, rocks: bool = False) -> ExchangeWorld:
     world = ExchangeWorld(seed, nodes, faults=faults, rocks=rocks)
     world.run(STEPS)

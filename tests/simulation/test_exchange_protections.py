@@ -54,8 +54,7 @@ def violation(seed: int, hunt: Hunt) -> str:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(60)
+def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
     hunt = HUNTS[name]
     noticed = next((text for seed in hunt.seeds if (text := violation(seed, hunt))), "nothing")
@@ -63,7 +62,6 @@ def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPa
     assert re.search(hunt.says, noticed), noticed
 
 
-def test_with_all_protections_the_same_faults_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(60)
+def test_with_all_protections_the_same_faults_do_no_harm() -> None:
     assert not violation(0, HUNTS["no_snapshot_check"])
     assert not violation(0, HUNTS["ignored_disk_errors"])

@@ -16,12 +16,6 @@ from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import ViolationError, World
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level("CRITICAL")
-
-
 def _started(world: World) -> tuple[str, ...]:
     """Return the leader of nodes that have caught up, then the others. No message is in flight."""
     for node in world.ids:

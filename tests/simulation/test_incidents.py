@@ -16,12 +16,6 @@ EVERYTHING = Faults(lose_disk=0.002, copies=0.0, power_loss_in_write=0.01, disk_
 DEADLINE = 400
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level("CRITICAL")
-
-
 def history(seed: int, incidents: list[Incident] | None = None) -> tuple[list[Incident], object]:
     world = World(seed, 3, faults=EVERYTHING, incidents=incidents)
     for node in world.ids:

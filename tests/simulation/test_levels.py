@@ -34,12 +34,6 @@ STEPS = 1000
 SEEDS = range(6)
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level(60)
-
-
 def test_the_level_changes_while_everything_goes_wrong() -> None:
     counts: Counter[str] = Counter()
     for seed in SEEDS:

@@ -15,12 +15,6 @@ from tests.simulation.test_histories import HISTORIES
 from tests.simulation.world import ViolationError
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log of nodes that are killed a hundred times."""
-    caplog.set_level("CRITICAL")
-
-
 @pytest.mark.parametrize(("seed", "nodes"), [*((seed, 3) for seed in range(3)), *((seed, 5) for seed in range(100, 102))])
 def test_members_are_added_and_removed_under_faults(seed: int, nodes: int) -> None:
     world = MembershipWorld(seed, nodes)

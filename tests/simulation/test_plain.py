@@ -11,12 +11,6 @@ LOSES = 7
 """A seed whose faults make it lose commands that clients were told of."""
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Suppress the log, which is not checked here."""
-    caplog.set_level("CRITICAL")
-
-
 def test_plain_pysyncobj_loses_acknowledged_commands() -> None:
     with pytest.raises(ViolationError, match=r"leads and does not have \d+ acknowledged commands"):
         PlainWorld(LOSES).run()

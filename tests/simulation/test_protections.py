@@ -70,8 +70,7 @@ HUNTS = {
 
 
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name not in HISTORIES and name not in ELSEWHERE])
-def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL")
+def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
     hunt = HUNTS.get(name, Hunt())
     for seed in hunt.seeds:
@@ -84,7 +83,6 @@ def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("hunt", HUNTS.values(), ids=HUNTS)
-def test_with_all_protections_the_same_faults_do_no_harm(hunt: Hunt, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL")
+def test_with_all_protections_the_same_faults_do_no_harm(hunt: Hunt) -> None:
     for seed in hunt.seeds[:2]:
         hunt.run(seed)
