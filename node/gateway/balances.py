@@ -17,9 +17,10 @@ from node.gateway import channels
 from node.gateway.auth import Identity
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
-from node.gateway.errors import BadRequestError
+from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.values import account_text
 from node.native.protocol import BalancesQuery
+from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow, CurrencyRow
 
 LOOK_EVERY = 0.2
@@ -31,8 +32,10 @@ LOOKS_PER_SECOND = 200
 
 async def wanted_currencies(catalogue: Catalogue, identity: Identity, account_ids: list[str]) -> list[str]:
     """Return the currencies of the named accounts, which must belong to the key, or all currencies if none is named. Raises
-    BadRequestError.
+    BadRequestError, and ApiError 403 for a key without an account.
     """
+    if identity.account_id == OPERATOR:
+        raise ApiError(403, "The key has no account, so it has no balances", "channels", reason="forbidden")
     known = {account_text(identity.account_id, row.currency): row.currency for row in await catalogue.all_currencies()}
     for name in account_ids:
         if name not in known:

@@ -131,6 +131,15 @@ async def test_a_drop_copy_that_began_without_accounts_gets_those_that_join(exch
     assert (await receive(socket, "received"))["user_id"] == "bob"
 
 
+async def test_a_key_without_an_account_cannot_follow_balances(exchange: Exchange) -> None:
+    """The subscription was confirmed for an account of the name `operator`, and no message ever came."""
+    await with_firm(exchange)
+    socket = await exchange.client.ws_connect("/")
+    await socket.send_json({"type": "subscribe", "channels": ["balance"]} | exchange.socket_signature("rita"))
+    answer = await receive(socket)
+    assert (answer["type"], answer["message"]) == ("error", "The key has no account, so it has no balances")
+
+
 async def test_the_later_of_two_changes_of_a_firm_counts(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
     """While the first change was looked up, the second one was dropped: the user went on to see an account that had left."""
     await with_firm(exchange)
