@@ -257,9 +257,11 @@ class Connection:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser has read a header, or a trailer of a chunked body, which is ignored."""
-        if self._reading is _Reading.BODY:
-            return
         self._header_count += 1
+        if self._reading is _Reading.BODY:
+            if self._header_count > 2 * limits.HEADERS_MAX:
+                raise _Refusal(413, "A chunked body has too many trailers", "body")
+            return
         self._head_size += len(name) + len(value)
         if self._header_count > limits.HEADERS_MAX or self._head_size > limits.HEAD_MAX:
             text = f"A request has at most {limits.HEADERS_MAX} headers of together {limits.HEAD_MAX} bytes"
@@ -309,6 +311,8 @@ class Connection:
         self._body_size += len(body)
         if self._body_size > limits.BODY_MAX:
             raise _Refusal(413, f"A body has at most {limits.BODY_MAX} bytes", "body")
+        if len(self._body) > limits.PIECES_MAX:
+            raise _Refusal(413, f"A body arrives in at most {limits.PIECES_MAX} pieces", "body")
 
     def on_message_complete(self) -> None:
         """The request is complete."""

@@ -15,6 +15,10 @@ from node.gateway.errors import BadRequestError
 
 PARAMETERS_MAX = 100
 """Query parameters of one request."""
+PARTS_MAX = 16
+"""Parts of a path with escapes. Every route has fewer."""
+ESCAPED_PATH_MAX = 1_024
+"""Characters of a path with escapes. A route has up to three names of 64 characters, each of which may be escaped."""
 JSON = "application/json"
 ANSWERED_KEPT = 64
 """Ids of answered requests that are kept for each connection. A client sends fewer, one after the other, in the two
@@ -241,6 +245,8 @@ class Router(Generic[Served]):
             return methods, {}
         parts = path.split("/")
         if "%" in path:
+            if len(parts) > PARTS_MAX or len(path) > ESCAPED_PATH_MAX:
+                return {}, {}  # no route, so nothing is decoded: 2,000 parts would take 3 ms
             parts = [unquote(part) for part in parts]
             methods = self._constant.get("/".join(parts)) if not any("/" in part for part in parts) else None
             if methods is not None:

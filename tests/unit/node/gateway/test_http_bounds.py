@@ -26,6 +26,8 @@ TOO_MUCH = {
     "a length of many digits": (post(b"Content-Length: " + b"0" * 5_000 + b"99999", body=b"a"), 413),
     "length beyond numbers": (post(b"Content-Length: 99999999999999999999999"), 400),
     "many chunks": (post(b"Transfer-Encoding: chunked", body=(b"1000\r\n" + b"a" * 4_096 + b"\r\n") * 20), 413),
+    "chunks of one byte": (post(b"Transfer-Encoding: chunked", body=b"1\r\na\r\n" * 2_000 + b"0\r\n\r\n"), 413),
+    "a few hundred trailers": (post(b"Transfer-Encoding: chunked", body=b"0\r\n" + b"A: b\r\n" * 200 + b"\r\n"), 413),
     "chunk extensions": (post(b"Transfer-Encoding: chunked", body=b"1;" + b"a" * 400_000), 413),
     "trailers": (post(b"Transfer-Encoding: chunked", body=b"0\r\n" + b"A: b\r\n" * 80_000), 413),
 }

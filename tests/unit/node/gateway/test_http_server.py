@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.gateway.http import limits
+from node.gateway.http import limits, messages
 from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response, json_response
 from node.tls.pki import issue, make_authority, trusting_context
@@ -271,6 +271,23 @@ async def test_connections_leave_nothing_behind() -> None:
         assert served.server._places.taken == 0
         assert served.server.waiting == 0
         assert not served.server._tasks
+
+
+def test_a_path_that_no_route_can_have_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def note(part: str) -> str:
+        decoded.append(part)
+        return part
+
+    monkeypatch.setattr(messages, "unquote", note)
+    router: messages.Router[str] = messages.Router()
+    router.add("GET", "/orders/{id}", "an order")
+    for path in ("/%41" * 2_000, "/orders/" + "%41" * 2_000):
+        assert router.find(path) == ({}, {})
+    assert decoded == []
+    assert router.find("/orders/%41")[0] == {"GET": "an order"}
+    assert decoded == ["", "orders", "%41"]
 
 
 class TestTls:
