@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from node.budget import Shares
 from node.errors import RequestFailed
 from node.fix import sending
-from node.fix.wire import timestamp
+from node.fix.wire import Framer, WireError, timestamp
 from node.gateway.auth import Revocation
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
@@ -17,7 +18,7 @@ from statemachine.limits import OPERATOR
 from statemachine.types import Permission, Side
 from tests.unit.node.fix.harness import Client, Fields, FixBackend, exchange, serving, trade_with
 from tests.unit.node.gateway.harness import SECRET
-from tests.waiting import until
+from tests.waiting import Clock, until
 
 
 async def refused(client: Client) -> str:
@@ -115,6 +116,32 @@ class TestLogon:
             client.logon()
             assert "trade" in await refused(client)
             assert (await served.logged_on("view-key", "QUORUMBOOK-DC")).got
+
+
+class TestWork:
+    async def test_a_message_of_too_many_fields_is_rejected_unread(self) -> None:
+        """1,500 fields took 5 ms, as much as 50 orders, also before the Logon. Such a message was charged as one."""
+        async with serving() as served:
+            client = await served.logged_on()
+            client.send("D", *[(58, "a")] * 1_500)
+            rejected = await client.next()
+            assert (rejected[35], rejected[45], rejected[373]) == ("3", "2", "0")
+            assert "more than 256 fields" in rejected[58]
+            client.order("one")
+            assert (await client.next())[11] == "one"
+
+    def test_garbled_bytes_end_the_reading(self) -> None:
+        with pytest.raises(WireError):
+            Framer().feed(b"8=FIX" * 1_000)
+
+    async def test_the_length_of_a_message_counts(self) -> None:
+        async with serving() as served:
+            client = await served.logged_on()
+            served.server.keys = Shares(10.0, 12.0, clock=Clock())
+            client.send("0", (112, "a" * 4_000))
+            client.send("1", (112, "ask"))
+            assert (await client.next())[112] == "ask"
+            assert served.server.keys.wait("alice-key", 8.0) > 0, "five and one are spent"
 
 
 class TestNumbers:
