@@ -35,6 +35,7 @@ from node.data_directory import identity
 from node.errors import QuorumbookError
 from node.system import logs, stop_times
 from node.system.processes import PARENT_PIPE, PID_FILE, PidFile, raise_limit
+from node.system.sockets import is_taken
 
 LOG_SECONDS = 5.0
 """Seconds between two checks of the log's size."""
@@ -45,7 +46,8 @@ log = logging.getLogger(__name__)
 
 class ChildSpec(msgspec.Struct, frozen=True):
     """A process to keep running. `final_codes`: a positive exit code ends the node. `first_args` apply to its first
-    start only. `may_give_up`: after `CANNOT_START` it is not restarted, and the node continues without it.
+    start only. `may_give_up`: after `CANNOT_START` it is not restarted, and the node continues without it. `shares_port`: it
+    listens on `http.listen`, as others of this node do.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     first_args: tuple[str, ...] = ()
     final_codes: bool = False
     may_give_up: bool = False
+    shares_port: bool = False
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -66,6 +69,8 @@ class Patience(msgspec.Struct, frozen=True):
     gateway_grace: float = stop_times.GATEWAY
     engine_grace: float = stop_times.ENGINE
     """From the request to stop until SIGKILL."""
+    port_poll: float = 0.1
+    """Between two checks whether the gateways' port is free."""
 
 
 class Supervisor:
@@ -73,15 +78,23 @@ class Supervisor:
 
     Args:
         report: takes each line that a person should read.
+        http: the address that gateways share; "" if it is not checked.
     """
 
     def __init__(
-        self, engine: ChildSpec, gateways: Sequence[ChildSpec], *, patience: Patience | None = None, report: Report
+        self,
+        engine: ChildSpec,
+        gateways: Sequence[ChildSpec],
+        *,
+        patience: Patience | None = None,
+        report: Report,
+        http: str = "",
     ) -> None:
         self._engine = engine
         self._gateways = list(gateways)
         self._patience = patience or Patience()
         self._report = report
+        self._http = http
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -96,6 +109,7 @@ class Supervisor:
     async def run(self) -> int:
         """Run the node. Returns the exit code for this process: 0 after a requested stop, otherwise the engine's."""
         self._pipe, write_end = os.pipe()
+        self._port_free = asyncio.create_task(self._wait_for_port())
         tasks = {spec.name: asyncio.create_task(self._keep(spec)) for spec in (self._engine, *self._gateways)}
         engine = tasks.pop(self._engine.name)
         stop_asked = asyncio.create_task(self._stopping.wait())
@@ -112,6 +126,7 @@ class Supervisor:
             return 0 if asked and code == -signal.SIGTERM else _exit_code(code)
         finally:
             stop_asked.cancel()
+            self._port_free.cancel()
             self._stopping.set()
             self._signal(self._running, signal.SIGKILL)
             await asyncio.gather(engine, *tasks.values(), return_exceptions=True)
@@ -122,6 +137,10 @@ class Supervisor:
         """Start a process, and restart it when it ends. Returns the exit code after which it must not be restarted."""
         pause = self._patience.pause_min
         arguments = (*spec.argv, *spec.first_args)
+        if spec.shares_port:
+            await asyncio.wait([self._port_free])
+            if self._stopping.is_set():
+                return 0
         while True:
             started = time.monotonic()
             code = await self._run_once(spec.name, arguments)
@@ -137,6 +156,18 @@ class Supervisor:
             if await _set_within(self._stopping, pause):
                 return 0
             pause = min(2 * pause, self._patience.pause_max)
+
+    async def _wait_for_port(self) -> None:
+        """Wait until nobody listens on the gateways' address, or until a stop is requested. Gateways of another cluster would
+        otherwise share the port with this node's, and the system would give each of them a part of the connections.
+        """
+        said = False
+        while self._http and await asyncio.to_thread(is_taken, self._http):
+            if not said:
+                said = True
+                self._report(f"http.listen {self._http} is taken by another process; the gateways wait until it is free")
+            if await _set_within(self._stopping, self._patience.port_poll):
+                return
 
     async def _run_once(self, name: str, arguments: Iterable[str]) -> int:
         """Run a process until it ends. Returns its exit code."""
@@ -229,7 +260,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
     tail = ("--config", str(config_path.resolve()))
     engine = ChildSpec("engine", (*python, "node.engine.process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
     gateways = [
-        ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
+        ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)), shares_port=True)
         for worker in range(config.http.processes)
     ]
     if config.streams.enabled:
@@ -270,7 +301,8 @@ def run_node(config_path: Path, *, rejoin: bool) -> int:
 
 async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: NodeConfig) -> int:
     """Run the processes of a node until they stop."""
-    supervisor = Supervisor(engine, gateways, report=lambda line: log.warning("%s", line))
+    http = config.http.listen if config.http.processes else ""
+    supervisor = Supervisor(engine, gateways, report=lambda line: log.warning("%s", line), http=http)
     bounding = asyncio.create_task(_bound_log(config))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,7 +6,9 @@ a socket through an open descriptor of its directory.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,21 @@ def listening(key: str, address: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{key} {address}: {error.strerror or error}") from error
+
+
+def is_taken(address: str) -> bool:
+    """Return whether a process listens on an address of this machine. Processes of one user can share a port without
+    noticing, if each asks for that, so this is asked before the first of them listens.
+    """
+    host, port = host_and_port(address)
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+            trial.bind(place)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def host_and_port(address: str) -> tuple[str, int]:

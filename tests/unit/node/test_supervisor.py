@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -62,9 +63,9 @@ async def until_started(directory: Path, name: str, count: int) -> None:
 class Running:
     """A supervisor that runs in this process's event loop."""
 
-    def __init__(self, engine: ChildSpec, *gateways: ChildSpec) -> None:
+    def __init__(self, engine: ChildSpec, *gateways: ChildSpec, http: str = "") -> None:
         self.lines: list[str] = []
-        self.supervisor = Supervisor(engine, gateways, patience=QUICK, report=self.lines.append)
+        self.supervisor = Supervisor(engine, gateways, patience=QUICK, report=self.lines.append, http=http)
         self.task = asyncio.create_task(self.supervisor.run())
 
     async def stop(self) -> int:
@@ -123,6 +124,24 @@ async def test_a_history_that_must_not_use_its_database_is_started_once(tmp_path
     assert [line for line in node.lines if "history" in line] == [
         "history gave up for the reason in its last message; the node continues without it"
     ]
+
+
+async def test_gateways_wait_while_another_process_has_their_port(tmp_path: Path) -> None:
+    """Formerly they shared the port with the gateways of another cluster, which got requests that were not for them."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        gateway = msgspec.structs.replace(spec("g0", tmp_path), shares_port=True)
+        http = f"127.0.0.1:{other.getsockname()[1]}"
+        async with Running(spec("engine", tmp_path, engine=True), gateway, http=http) as node:
+            await until_started(tmp_path, "engine", 1)
+            await asyncio.sleep(0.1)
+            assert not starts(tmp_path, "g0")
+            other.close()
+            await until_started(tmp_path, "g0", 1)
+            assert await node.stop() == 0
+    assert node.lines == [f"http.listen {http} is taken by another process; the gateways wait until it is free"]
 
 
 async def test_an_engine_killed_by_a_signal_comes_back_without_its_first_arguments(tmp_path: Path) -> None:
