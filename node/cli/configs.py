@@ -41,7 +41,7 @@ def check(target: Target, path: Path | None, as_json: bool) -> None:
         try:
             found[str(each)] = load(each)
             notes[str(each)] = advice(found[str(each)], each)
-            identity.read(found[str(each)])
+            identity.check_usable(found[str(each)])
         except (ConfigError, DataDirectoryError) as error:
             faults[str(each)] = str(error)
     contradictions = _contradictions(found)

@@ -209,7 +209,7 @@ def check(path: Path, as_json: bool) -> None:
     without starting. It also reports settings that are probably not intended.
     """
     config = load(path)
-    identity.read(config)
+    identity.check_usable(config)
     lines = advice(config, path)
     if as_json:
         print_json({"node_id": config.node_id, "cluster_id": config.cluster_id, "advice": lines})

@@ -113,7 +113,7 @@ def export_state(destination: Path, target: Target, node_id: str | None, as_json
 
 
 def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
-    """Warn of API keys that the nodes of a new cluster could not use."""
+    """Warn of API keys that the nodes of a new cluster could not use, the operator's included."""
     lost = unusable_keys(engine, layout)
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
@@ -121,6 +121,10 @@ def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
             f"API keys {', '.join(lost[:3])}{more} are encrypted under cluster keys that these nodes do not have: put the old cluster's cluster.key "
             "in the place of theirs before they start",
             err=True,
+        )
+    if engine.access.bootstrap_off:
+        click.echo(
+            "The operator's key is switched off in this state: sign with the key of an administrator, --key FILE", err=True
         )
 
 

@@ -112,6 +112,19 @@ def _check_stage(config: NodeConfig, path: Path, identity: DirectoryIdentity) ->
         )
 
 
+def check_usable(config: NodeConfig) -> None:
+    """Check what a start needs of the data directory: its identity, and that it can be written.
+
+    Raises:
+        DataDirectoryError: as `read`, or it cannot be written.
+    """
+    read(config)
+    if not os.access(config.data_path, os.W_OK):
+        raise DataDirectoryError(
+            f"data directory {config.data_path} cannot be written: it is another user's, or its file system is read-only"
+        )
+
+
 def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> DirectoryIdentity:
     """Make the data directory; it is durable on return.
 

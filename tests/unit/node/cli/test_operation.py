@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
@@ -416,6 +418,15 @@ def test_a_node_whose_data_directory_forbids_it_cannot_start(
     assert "n2 of trial can start" in checked.stdout
 
 
+def test_a_state_without_the_operators_key_is_named(local: FakeLocal, capsys: pytest.CaptureFixture[str]) -> None:
+    """The new cluster's admin.json would be refused, without a word why."""
+    records.warn_of_keys(Engine(), local.layout)
+    assert capsys.readouterr().err == ""
+    off = SimpleNamespace(access=SimpleNamespace(bootstrap_off=True), api_keys=list)
+    records.warn_of_keys(cast(Engine, off), local.layout)
+    assert "--key FILE" in capsys.readouterr().err
+
+
 def test_a_directory_whose_nodes_have_moved_names_the_key_file(run: Run, local: FakeLocal, tmp_path: Path) -> None:
     """Formerly the advice was to make another cluster."""
     for node_id in ("n1", "n2", "n3"):
@@ -468,6 +479,14 @@ def test_a_backup_needs_no_key(run: Run, local: FakeLocal, tmp_path: Path, monke
     monkeypatch.setattr(session, "open_client", None)
     assert "there is no snapshot" in run("backup", "backups", "--node", "n1", code=1).stderr
     assert asked == ["n1"]
+
+
+def test_a_data_directory_that_cannot_be_written_forbids_a_start(
+    run: Run, local: FakeLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, mode, **_options: mode != os.W_OK)
+    assert "cannot be written" in run("node", "check", "--config", "exchange/n1/node.toml", code=1).stderr
+    assert "cannot be written" in run("config", "check", code=1).stderr
 
 
 def test_clocks_that_differ_are_shown(run: Run, local: FakeLocal, client: FakeClient) -> None:
