@@ -162,7 +162,7 @@ class Supervisor:
         otherwise share the port with this node's, and the system would give each of them a part of the connections.
         """
         said = False
-        while self._http and await asyncio.to_thread(is_taken, self._http):
+        while bool(self._http) and await asyncio.to_thread(is_taken, self._http):
             if not said:
                 said = True
                 self._report(f"http.listen {self._http} is taken by another process; the gateways wait until it is free")
