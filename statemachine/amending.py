@@ -6,8 +6,9 @@ The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest;
 loses it):
 
 - The new size includes what is filled. If nothing remains, the order is done, as cancelled.
-- A smaller size alone keeps the place in time, in every status in which orders may be cancelled. The hold shrinks with
-  it.
+- A size alone with which no more remains than before keeps the place in time, in every status in which orders may be
+  cancelled. The hold shrinks with it. (After self-trade prevention has decremented an order, less may remain than its
+  size says.)
 - Another price, another stop price or more size is a new arrival under the same id: it is checked as one (status,
   numbers, self-trade in an auction, post-only), at the end of the queue of its price, and trades at once if it crosses.
   What the order held counts as available. Its fee rates, its time in force and its filled size stay. A triggered stop
@@ -69,15 +70,15 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
     whole = order.remaining + order.reserve
     remaining = command.size - order.filled_size if command.size else whole
     moves = price != order.price or stop_price != order.stop_price
-    if not moves and remaining == whole:
+    size = command.size or order.size
+    if not moves and remaining == whole and size == order.size:
         if name and name != order.client_oid:
             _touch(state, account, order, name)
             order_amended(state, product, order, order.price, order.remaining, order.status == _OPEN, False)
         else:
             state.unchanged = True
         return None
-    size = command.size or order.size
-    if not moves and remaining < whole:
+    if not moves and remaining <= whole:
         reject = check_size(product, size) if remaining > 0 else None
         if reject is None:
             _touch(state, account, order, name)

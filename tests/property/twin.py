@@ -231,7 +231,7 @@ class Twin(TwinAccess):
         )
         if (new.price, new.stop_price) != (p.price, p.stop_price) or left > order.left:
             return self.requeue(order, new if waits else replace(new, stop=StopType.NONE, stop_price=0), left, product)
-        if left == order.left:
+        if left == order.left and new.size == p.size:
             if name != p.client_oid:
                 order.command = new
                 self.tell_amended(order, p, order.shown if order in self.resting else order.left, requeued=False)
