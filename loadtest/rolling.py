@@ -141,7 +141,7 @@ class Roll:
     """One cluster, and its upgrade from one version to the next.
 
     Args:
-        directory: made; the cluster lies there.
+        directory: the directory of the cluster, which is created.
         former: where the modules of the released version are.
     """
 

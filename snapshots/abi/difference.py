@@ -122,7 +122,7 @@ def _field(place: str, old: FieldType, new: FieldType) -> Iterator[Change]:
 
 
 def _brief(new: str, old: str) -> str:
-    """Describe how a type changed. Of a choice, only the options that were added and removed."""
+    """Describe how a type changed. For a choice the text names only the options that were added and removed."""
     options, before = _option_names(new), _option_names(old)
     changed = [f"choice {name} removed" for name in before if name not in options]
     changed += [f"choice {name} added" for name in options if name not in before]

@@ -84,6 +84,7 @@ def _rest_at(state: Any, product: Any, order: Any) -> None:
 
 
 def _status_changed_at(state: Any, product: Any) -> None:
+    """Emit a change of status; version 0.1.0 did not emit it."""
     if not _of_0_1_0:
         _status_changed(state, product)
 
