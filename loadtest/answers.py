@@ -1,7 +1,8 @@
 """Checks of answers that need only the command and the answer.
 
 A client does not know the book, but it knows its own order. An answer is wrong if it names another account, fills more
-than the order's size, trades at a worse price than the limit, or rejects a well-formed command for an unexpected reason.
+than the order's size, trades at a worse price than the limit, or rejects a well-formed command for an unexpected
+reason.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ PING_SECONDS = 5.0
 
 
 class OrderBook:
-    """All resting orders. Within a price the order of the dict is time priority. Prices and sizes are decimals or smallest
-    units, as the caller gives them.
+    """All resting orders. Within a price the order of the dict is time priority. Prices and sizes are decimals or
+    smallest units, as the caller gives them.
     """
 
     def __init__(self) -> None:
@@ -50,8 +50,9 @@ class OrderBook:
         self.orders[order_id] = side, price, size
 
     def resized(self, order_id: str, by: Number) -> None:
-        """Change the size of a resting order by `by`. Raises `WrongAnswerError` if the order does not rest, or its size falls
-        below zero."""
+        """Change the size of a resting order by `by`. Raises `WrongAnswerError` if the order does not rest, or its size
+        falls below zero.
+        """
         if order_id not in self.orders:
             raise WrongAnswerError(f"{order_id} is not on the book")
         side, price, size = self.orders[order_id]
@@ -113,8 +114,8 @@ class Level3(OrderBook):
                 self.opened(order_id, side, Decimal(price), Decimal(size))
 
     def take(self, message: Message) -> None:
-        """Apply a message. Messages that the answer already contains are skipped. Raises `WrongAnswerError` at a gap or a
-        repetition.
+        """Apply a message. Messages that the answer already contains are skipped. Raises `WrongAnswerError` at a gap or
+        a repetition.
         """
         sequence, last = message["sequence"], self._last
         if sequence <= last:
@@ -168,8 +169,9 @@ class BookFollower:
         self._urls = list(urls)
 
     async def run(self) -> None:
-        """Follow until cancelled. The follower also leaves a node that rejects the subscription. Raises `WrongAnswerError` at
-        a gap or a repetition."""
+        """Follow until cancelled. The follower also leaves a node that rejects the subscription. Raises
+        `WrongAnswerError` at a gap or a repetition.
+        """
         async with aiohttp.ClientSession() as session:
             turn = 0
             while True:
@@ -217,8 +219,8 @@ class BookFollower:
     async def difference(self, url: str, seconds: float) -> str:
         """Return how the rebuilt books differ from the book that the node at `url` answers, or "". Nobody may trade.
 
-        Waits up to `seconds` until the node answers and all books have the same sequence. Asks again if an order expires
-        in that time.
+        Waits up to `seconds` until the node answers and all books have the same sequence. Asks again if an order
+        expires in that time.
         """
         end = time.monotonic() + seconds
         while True:

@@ -147,8 +147,8 @@ def _resident() -> int:
 
 
 def measure_memory(orders: int) -> float:
-    """Measure the growth of this process with the given number of orders at 2,000 prices, each with a client order id of 36
-    characters, less the reply cache.
+    """Measure the growth of this process with the given number of orders at 2,000 prices, each with a client order id
+    of 36 characters, less the reply cache.
     """
     engine = Engine()
     deposits = [(f"account-{number}", currency) for number in range(MEMORY_ACCOUNTS) for currency in ("BASE", "QUOTE")]

@@ -2,8 +2,8 @@
 (MIT).
 
 It has 1,996,097 messages: new, cancel and modify (cancel and new), of limit orders and immediate-or-cancel orders. The
-report of a correct engine has the published SHA-256 `PUBLISHED`. This module reads the file, has a plain price-time book
-of 50 lines for comparison, converts the messages to log entries of this exchange, and builds the report from the
+report of a correct engine has the published SHA-256 `PUBLISHED`. This module reads the file, has a plain price-time
+book of 50 lines for comparison, converts the messages to log entries of this exchange, and builds the report from the
 exchange's outcomes and events.
 
 Some accounts only buy and the others only sell, so that self-trade prevention never acts. There are several of each,
@@ -134,8 +134,8 @@ def ground() -> list[AnyCommand]:
 
 
 def commands(messages: Sequence[FlashMessage]) -> Iterator[tuple[FlashMessage, list[AnyCommand]]]:
-    """Yield the commands of each message. The plain book tells which modifies name unknown orders. If the exchange decides
-    differently, its report differs.
+    """Yield the commands of each message. The plain book tells which modifies name unknown orders. If the exchange
+    decides differently, its report differs.
     """
     ruler, number = PlainBook(), 0
     for message in messages:

@@ -83,8 +83,8 @@ def prepare(
 
 
 def place_for(directory: Path, make: Callable[[int], object]) -> None:
-    """Call `make` with the first port of a range, so that it creates a cluster in `directory`. If one of its ports is taken,
-    call it again with another range.
+    """Call `make` with the first port of a range, so that it creates a cluster in `directory`. If one of its ports is
+    taken, call it again with another range.
 
     Raises:
         LoadTestError: no free ports were found.

@@ -73,8 +73,8 @@ class Submitter(Protocol):
 
 
 def traders(count: int, seed: int, prefix: str = "trader") -> list[Trader]:
-    """Return `count` traders. Their keys are derived from `seed`, so that another process can derive them too. Use them in
-    tests only.
+    """Return `count` traders. Their keys are derived from `seed`, so that another process can derive them too. Use them
+    in tests only.
     """
     found = []
     for number in range(count):

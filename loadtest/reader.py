@@ -1,5 +1,5 @@
-"""A reader of the feed that counts missing and repeated events. It moves to another node when its node fails, as a market
-data client does.
+"""A reader of the feed that counts missing and repeated events. It moves to another node when its node fails, as a
+market data client does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ RETRY_SECONDS = 0.05
 
 
 class FeedTally:
-    """Counts the events of one product: the last sequence, missing and repeated events, a digest over all events in order,
-    and the book that follows from them.
+    """Counts the events of one product: the last sequence, missing and repeated events, a digest over all events in
+    order, and the book that follows from them.
 
     Two tallies over the same events have the same digest, whichever nodes they came from.
     """

@@ -1,7 +1,7 @@
 """A client's record of its commands and their outcomes, as JSON lines, for a later audit.
 
-A line is an answered command. At the end there is a line of kind "unanswered" for each command without an answer: it may
-have been applied, at most once. Times are monotonic seconds of the recording process.
+A line is an answered command. At the end there is a line of kind "unanswered" for each command without an answer: it
+may have been applied, at most once. Times are monotonic seconds of the recording process.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Collects the acknowledgements of all clients of one process. It writes them to `path` unless that is None, and with
-    the whole commands and outcomes to `history`.
+    """Collects the acknowledgements of all clients of one process. It writes them to `path` unless that is None, and
+    with the whole commands and outcomes to `history`.
 
     It also checks that each command id has one sequence, however often it is answered.
     """
@@ -164,7 +164,9 @@ class Recorder:
         return Gap(start, stop)
 
     def latencies(self, last: int = 0) -> list[float]:
-        """Return the seconds from sending to the answer, in the order of the answers: all, or the `last` ones unless that is 0."""
+        """Return the seconds from sending to the answer, in the order of the answers: all, or the `last` ones unless
+        that is 0.
+        """
         return self._latencies[-last:] if last else list(self._latencies)
 
     def since(self, moment: float) -> int:

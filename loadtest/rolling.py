@@ -433,8 +433,8 @@ def _rolled(directory: Path, former: Path) -> Result:
 
 
 def _roll_often(place: Path, former: Path, rolls: int, *, keep: bool, out: Path | None) -> tuple[list[Result], int]:
-    """Make rolls one after the other, each with a fresh cluster. A roll that could not be made is reported, and the next
-    one follows; `FAILURES_MAX` in succession end it. Returns the results, and how many rolls could not be made.
+    """Make rolls one after the other, each with a fresh cluster. A roll that could not be made is reported, and the
+    next one follows; `FAILURES_MAX` in succession end it. Returns the results, and how many rolls could not be made.
     """
     results: list[Result] = []
     failed = in_succession = 0

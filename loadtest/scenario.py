@@ -231,7 +231,9 @@ class Scenario:
         await asyncio.gather(*self._trading, *self._asking)
 
     async def settle(self) -> dict[str, NodeStatus | None]:
-        """Wait until no order will expire soon, all nodes have applied the same entries, and the readers have read everything."""
+        """Wait until no order will expire soon, all nodes have applied the same entries, and the readers have read
+        everything.
+        """
         await none_leaving(self._operator, [person.account_id for person in self.people], LEVEL_SECONDS)
         statuses = await self.watcher.wait_equal(LEVEL_SECONDS)
         expected = await self._product_sequences()
@@ -251,8 +253,8 @@ class Scenario:
         return await self.check(statuses, visits_min)
 
     async def check(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1, *, answers: bool = True) -> Verdict:
-        """Return the verdict on a settled cluster. Nobody may trade during the check. Without `answers` the verdict does
-        not cover the answers that this process received.
+        """Return the verdict on a settled cluster. Nobody may trade during the check. Without `answers` the verdict
+        does not cover the answers that this process received.
         """
         self.recorder.flush()
         verdict = Verdict()

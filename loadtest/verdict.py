@@ -154,8 +154,8 @@ def feed_whole(readers: Sequence[FeedChecker], expected: Mapping[str, int], visi
 async def books_rebuilt(
     readers: Sequence[FeedChecker], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
 ) -> AuditCheck:
-    """Check that the books that readers and followers rebuilt from the feeds equal the exchange's. The followers' books are
-    compared with the node at `url`, over HTTP.
+    """Check that the books that readers and followers rebuilt from the feeds equal the exchange's. The followers' books
+    are compared with the node at `url`, over HTTP.
 
     No client may trade during the check. Followers have `seconds` to catch up.
     """

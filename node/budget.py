@@ -112,8 +112,8 @@ class Bucket:
         return seconds
 
     def overdraw(self, now: float, cost: float) -> float:
-        """Spend `cost`, even beyond what is left, if one unit may be spent now, and return 0. Otherwise return the seconds
-        to wait.
+        """Spend `cost`, even beyond what is left, if one unit may be spent now, and return 0. Otherwise return the
+        seconds to wait.
         """
         seconds = self.wait(now)
         if not seconds:

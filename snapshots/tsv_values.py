@@ -142,14 +142,14 @@ PLAIN_NUMBERS = frozenset(
 """
 
 UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
-"""The units of tables whose amounts stay whole numbers in smallest units: those of a version that may have the digits of
-currencies and products in other fields.
+"""The units of tables whose amounts stay whole numbers in smallest units: those of a version that may have the digits
+of currencies and products in other fields.
 """
 
 
 class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
-    """A text is not a value. `field` is the place inside a JSON cell, "" for the cell itself. `expected` describes a right
-    value.
+    """A text is not a value. `field` is the place inside a JSON cell, "" for the cell itself. `expected` describes a
+    right value.
     """
 
     def __init__(self, expected: str, field: str = "") -> None:

@@ -13,8 +13,8 @@ it:
 Nodes write the account; no client chooses it (`node/engine/principal.py`). The check is part of applying the command,
 so a role that was taken away is gone from that entry on, whatever a node still has in memory.
 
-- **A narrower scope cannot loosen.** What was set by somebody with the permission for the whole venue, somebody with a
-  narrower scope may only make tighter (`by_venue` in switches and risk limits).
+- **A narrower scope cannot loosen.** Somebody with a narrower scope may only tighten a setting of somebody with the
+  permission for the whole venue (`by_venue` in switches and risk limits).
 - **An administrator of a firm** gives keys to its accounts, with no more permissions than VIEW, TRADE and TRANSFER.
 - **Nobody is locked out.** While the operator's key of the configuration file is switched off, some user can administer
   access. While commands need consent, two users can give it. A command after which this would not hold is rejected.

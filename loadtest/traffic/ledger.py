@@ -26,8 +26,8 @@ REMEMBERED = 10_000
 
 
 class OutcomeSummary(NamedTuple):
-    """The outcome in an answer. `kind`: the outcome's class in lower case. `sequence`: 0 if the answer has none, as over
-    HTTP. `order_id`: 0 unless an order was placed.
+    """The outcome in an answer. `kind`: the outcome's class in lower case. `sequence`: 0 if the answer has none, as
+    over HTTP. `order_id`: 0 unless an order was placed.
     """
 
     kind: str
@@ -87,8 +87,8 @@ class Ledger:
             self._file = None
 
     async def lost(self, client: ClusterClient) -> list[str]:
-        """Look for the latest orders, and empty their list. Returns a line for each order that the exchange does not have
-        under its id.
+        """Look for the latest orders, and empty their list. Returns a line for each order that the exchange does not
+        have under its id.
         """
         found = []
         while self.latest:

@@ -1,7 +1,7 @@
 """An exchange that answers at once, to measure the limit of the load generator.
 
-It listens where the first node of a cluster directory will listen, and speaks REST, WebSocket and the native protocol as
-far as the load test does. It has no book: it accepts every order, and knows of no order to cancel.
+It listens where the first node of a cluster directory will listen, and speaks REST, WebSocket and the native protocol
+as far as the load test does. It has no book: it accepts every order, and knows of no order to cancel.
 
     python -m loadtest.traffic.stub DIR
 """

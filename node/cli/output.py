@@ -134,8 +134,8 @@ def _is_watched(console: Console) -> bool:
 
 @contextlib.contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[ProgressBar]:
-    """Show a progress bar on stderr for work that may take more than two seconds, and nothing without a terminal, in CI,
-    or with `--json`. `total`: the number of steps, None if it is not known (yet).
+    """Show a progress bar on stderr for work that may take more than two seconds, and nothing without a terminal, in
+    CI, or with `--json`. `total`: the number of steps, None if it is not known (yet).
     """
     console = plain_console(stderr=True)
     if not _is_watched(console):

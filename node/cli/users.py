@@ -35,10 +35,11 @@ def user() -> None:
 @cluster_option
 @json_option
 def put_user(target: Target, as_json: bool, user_id: str, roles: Sequence[str], note: str) -> None:
-    """Set all roles of USER, such as `risk-officer@firm:acme` or `administrator`, which is for the venue. Without roles USER
-    may do nothing.
+    """Set all roles of USER, such as `risk-officer@firm:acme` or `administrator`, which is for the venue. Without roles
+    USER may do nothing.
 
-    Roles: viewer, trader, risk-officer, market-operator, custodian, administrator. Give USER keys with `key put --user`.
+    Roles: viewer, trader, risk-officer, market-operator, custodian, administrator. Give USER keys with `key put
+    --user`.
     """
     command = PutUser(OPERATOR, fresh_id(), user_id, [_grant(text) for text in roles], note)
     send(target, as_json, lambda _: command, f"user {user_id}: {', '.join(roles) or 'no roles'}")

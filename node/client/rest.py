@@ -37,7 +37,9 @@ RESUMABLE = frozenset({"full", "level3", "matches", "user"})
 """Channels whose messages have every sequence of a product, so that a stream can continue at another node."""
 
 NOT_NOW = "This node cannot serve the feed at the moment"
-"""The `error` message of a node whose engine does not answer (`node/gateway/sockets.py`). Another node, or the same one later, may serve."""
+"""The `error` message of a node whose engine does not answer (`node/gateway/sockets.py`). Another node, or the same one
+later, may serve.
+"""
 
 
 class RestError(QuorumbookError):

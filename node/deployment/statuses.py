@@ -59,8 +59,8 @@ async def ask_all(
 
 
 def asking(config: NodeConfig) -> Callable[[], Coroutine[Any, Any, Statuses]]:
-    """Asks all nodes as a node's machine can: with the operator's key and the addresses in its configuration, and with the
-    node's certificate if the operator's key is switched off.
+    """Asks all nodes as a node's machine can: with the operator's key and the addresses in its configuration, and with
+    the node's certificate if the operator's key is switched off.
     """
     addresses = {node.node_id: node.native for node in config.nodes}
     as_node = functools.cache(lambda: certified([config]))

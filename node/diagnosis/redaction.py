@@ -59,8 +59,8 @@ def secrets_of(config: NodeConfig) -> set[bytes]:
 
 
 def _passwords(url: str) -> set[str]:
-    """Return the passwords in a database's URL, as written and as decoded. A password may contain any character, "/" and
-    "#" among them, so it ends at the last "@" of the URL without its parameters.
+    """Return the passwords in a database's URL, as written and as decoded. A password may contain any character, "/"
+    and "#" among them, so it ends at the last "@" of the URL without its parameters.
     """
     place, _, parameters = url.partition("://")[2].partition("?")
     found = {value for name, value in parse_qsl(parameters) if "password" in name}

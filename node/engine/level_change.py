@@ -91,8 +91,8 @@ Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
 """Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
 
 Prepare = Callable[[MemberStatus, str], Awaitable[None]]
-"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. For an earlier level it is
-ready when few changed rows are left to be converted. Raises as `Ask`.
+"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. For an earlier level it
+is ready when few changed rows are left to be converted. Raises as `Ask`.
 """
 
 
@@ -251,9 +251,9 @@ class LevelChange:
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
     async def _make_ready(self, to: Level, *, earlier: bool) -> None:
-        """Ask every member to prepare its state at the new level, until all members report at the same time that they are
-        ready. A member that restarts in the meantime must prepare again. For an earlier level each is asked twice: the
-        second time it takes over what changed while others prepared theirs.
+        """Ask every member to prepare its state at the new level, until all members report at the same time that they
+        are ready. A member that restarts in the meantime must prepare again. For an earlier level each is asked twice:
+        the second time it takes over what changed while others prepared theirs.
 
         Raises:
             RequestFailed: CONFLICT if a member cannot prepare. Nothing was changed.

@@ -1,5 +1,5 @@
-"""Prepares this node's state at the next level beside its normal work, so that the entry that changes the level takes no
-time (`snapshots.levels.shadow`).
+"""Prepares this node's state at the next level beside its normal work, so that the entry that changes the level takes
+no time (`snapshots.levels.shadow`).
 
 A thread makes the second state from a snapshot. Then the event loop takes over what changed since the snapshot, in
 small steps, until the second state has caught up. From then on the node's state machine updates it with every entry. It
@@ -9,8 +9,8 @@ again before it proposes the entry. A node without it converts its state at the 
 Memory: a second state, of the same number of rows, until the entry or for `KEEP_SECONDS`.
 
 For an earlier level a node writes a snapshot, and converts it in a thread. Further snapshots, which are incremental,
-bring the result up to date (`snapshots.levels.returning`). What changed after the last of them is converted at the entry
-that checks the level, while commands are held back.
+bring the result up to date (`snapshots.levels.returning`). What changed after the last of them is converted at the
+entry that checks the level, while commands are held back.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Preparation:
         self._one_return = asyncio.Lock()
 
     async def prepare(self, abi: str) -> None:
-        """Prepare the state. Returns when it follows entry by entry, or at once if it already does. For an earlier level
-        it returns when few changed rows are left to be converted.
+        """Prepare the state. Returns when it follows entry by entry, or at once if it already does. For an earlier
+        level it returns when few changed rows are left to be converted.
 
         Raises:
             RequestFailed: BAD_REQUEST: this node does not know the level. CONFLICT: the state cannot be prepared.

@@ -1,8 +1,8 @@
 """The outgoing bytes of a session: joined, in order, and handed to the transport in chunks.
 
-Messages of one turn of the loop are written together: at the end of the turn, or earlier by `flush`. A long one, such as
-a book at level 3, is handed over `CHUNK` bytes at a time and only as fast as the peer takes it, so that encrypting it
-does not delay other sessions.
+Messages of one turn of the loop are written together: at the end of the turn, or earlier by `flush`. A long one, such
+as a book at level 3, is handed over `CHUNK` bytes at a time and only as fast as the peer takes it, so that encrypting
+it does not delay other sessions.
 """
 
 from __future__ import annotations

@@ -386,8 +386,8 @@ class LogChunks:
         return LogChunk(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
 
     def _open(self, index: int) -> tuple[Path, int] | None:
-        """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive in
-        between.
+        """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive
+        in between.
         """
         for _ in range(TRIES):
             path = segment_with(self._directories, index)

@@ -87,8 +87,8 @@ class FixMessage:
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:
-        """Raise FieldError if a field is unknown, does not belong to the message type, is empty or repeated, or is a header
-        field after a body field.
+        """Raise FieldError if a field is unknown, does not belong to the message type, is empty or repeated, or is a
+        header field after a body field.
         """
         if self._frame.fault:
             raise FieldError(0, INVALID_TAG, f"the fields cannot be read ({self._frame.fault[:64]})")

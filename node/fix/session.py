@@ -37,8 +37,8 @@ SENDING_TIME_MAX = 120.0
 """Seconds by which SendingTime may differ from this node's clock."""
 
 APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V", "e"})
-"""Message types that a client of any service may send. Another known type is answered with a BusinessMessageReject, and an
-unknown type with a Reject.
+"""Message types that a client of any service may send. Another known type is answered with a BusinessMessageReject, and
+an unknown type with a Reject.
 """
 
 Handler = Callable[[FixMessage, int], Awaitable[None]]
@@ -173,8 +173,8 @@ class FixSession:
             self._sender.send([(tags.MSG_TYPE, "2"), (tags.BEGIN_SEQ_NO, str(self.expected)), (tags.END_SEQ_NO, "0")])
 
     def _resend_early(self, message: FixMessage) -> None:
-        """Answer a ResendRequest even if messages before it are missing. Otherwise both sides could miss messages and wait for
-        each other.
+        """Answer a ResendRequest even if messages before it are missing. Otherwise both sides could miss messages and
+        wait for each other.
         """
         with contextlib.suppress(FieldError):  # it is checked when it is sent again
             self._sender.resend(*_range(message))

@@ -22,8 +22,8 @@ Fields = list[tuple[int, str]]
 
 SOH = "\x01"
 MESSAGE_MAX = 8_192
-"""Bytes of a client's message. The longest useful one, a request for the market data of `market.SYMBOLS_MAX` products, is
-shorter.
+"""Bytes of a client's message. The longest useful one, a request for the market data of `market.SYMBOLS_MAX` products,
+is shorter.
 """
 
 FIELDS_MAX = 256
@@ -85,8 +85,8 @@ def _beginning(raw: bytes) -> bytes:
 
 
 class Framer:
-    """Splits incoming bytes into frames. `garbled` counts the ignored parts. The buffer holds at most one frame and the bytes
-    that arrived with it.
+    """Splits incoming bytes into frames. `garbled` counts the ignored parts. The buffer holds at most one frame and the
+    bytes that arrived with it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """REST and WebSocket: a process that speaks HTTP to clients and the native protocol to its node's engine.
 
-Each file covers one subject. A JSON object is one `msgspec.Struct` with a constructor from the engine's row. The OpenAPI
-document is generated from these structs.
+Each file covers one subject. A JSON object is one `msgspec.Struct` with a constructor from the engine's row. The
+OpenAPI document is generated from these structs.
 
 - app: every route, and the application that serves them
 - calls: a request on its way to a handler and back: signature, limits, failures

@@ -77,8 +77,8 @@ class AccessJson(msgspec.Struct, kw_only=True):
 
 
 class ProposalJson(msgspec.Struct, kw_only=True):
-    """A command that waits for consent: who proposed it, the permission that a decision needs, and its fields, numbers in
-    smallest units.
+    """A command that waits for consent: who proposed it, the permission that a decision needs, and its fields, numbers
+    in smallest units.
     """
 
     id: int
@@ -162,15 +162,15 @@ async def put_settings(call: Call) -> Answer[PutJson]:
 
 
 async def proposal_list(call: Call) -> Answer[list[ProposalJson]]:
-    """GET /admin/proposals: the commands that wait for consent, oldest first: the own ones, and those that the caller may
-    decide.
+    """GET /admin/proposals: the commands that wait for consent, oldest first: the own ones, and those that the caller
+    may decide.
     """
     return Answer([ProposalJson.of(row) for row in (await _rows(call, "proposal", PROPOSALS_MAX)).proposal])
 
 
 async def decide(call: Call) -> Answer[DecisionJson]:
-    """POST /admin/proposals/{id}/{decision}: `approve` as a second user, which applies the command; `reject`; or, as the
-    proposer, `withdraw`.
+    """POST /admin/proposals/{id}/{decision}: `approve` as a second user, which applies the command; `reject`; or, as
+    the proposer, `withdraw`.
     """
     text = call.path("id")
     if not text.isascii() or not text.isdecimal() or len(text) > 18:

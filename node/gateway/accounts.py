@@ -48,8 +48,8 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /profiles/transfer: a transfer from one account to another. The caller chooses `transfer_id`; a repeated one books
-    nothing.
+    """POST /profiles/transfer: a transfer from one account to another. The caller chooses `transfer_id`; a repeated one
+    books nothing.
     """
 
     sender: str = msgspec.field(name="from")
@@ -113,8 +113,8 @@ class UserJson(msgspec.Struct, kw_only=True):
 
 
 class FeesJson(msgspec.Struct, kw_only=True):
-    """The fee rates of the account's next order. A negative `maker_fee_rate` is a rebate. `usd_volume` is the 30-day volume
-    in products quoted in USD, or null if it is not counted.
+    """The fee rates of the account's next order. A negative `maker_fee_rate` is a rebate. `usd_volume` is the 30-day
+    volume in products quoted in USD, or null if it is not counted.
     """
 
     maker_fee_rate: str

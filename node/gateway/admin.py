@@ -45,8 +45,8 @@ class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/products/{id}, with the fields of GET /products. Without `status` an existing product keeps its status, and a
-    new one is online.
+    """PUT /admin/products/{id}, with the fields of GET /products. Without `status` an existing product keeps its
+    status, and a new one is online.
     """
 
     base_currency: str
@@ -94,8 +94,8 @@ class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/keys. `addresses` are the networks from which the key may be used; empty for any. `user_id` is the user
-    who owns the key. `account_id` is then an account, or `operator` for a key without an account.
+    """POST /admin/keys. `addresses` are the networks from which the key may be used; empty for any. `user_id` is the
+    user who owns the key. `account_id` is then an account, or `operator` for a key without an account.
     """
 
     account_id: str
@@ -124,8 +124,8 @@ class PutJson(msgspec.Struct, kw_only=True):
 
 
 class KeyJson(msgspec.Struct, kw_only=True):
-    """An API key without its secret. `addresses` are the networks from which it may be used; empty for any. `encrypted` says
-    whether its secret is encrypted by a cluster key.
+    """An API key without its secret. `addresses` are the networks from which it may be used; empty for any. `encrypted`
+    says whether its secret is encrypted by a cluster key.
     """
 
     id: str
@@ -185,8 +185,8 @@ async def put_product(call: Call) -> Answer[PutJson]:
 
 
 def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
-    """Raise BadRequestError if a price times a size may be a fraction of the quote currency's smallest unit. The message
-    names values that are valid.
+    """Raise BadRequestError if a price times a size may be a fraction of the quote currency's smallest unit. The
+    message names values that are valid.
 
     It is the exchange's rule in decimals. `base` and `quote` are the numbers of digits of the currencies.
     """
@@ -271,8 +271,8 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 
 async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, int] = NO_SCALES) -> Answer[PutJson]:
-    """Apply a PUT command and return its effect. `scales` are the digits of the command's amounts by field. Raises ApiError
-    if it was rejected.
+    """Apply a PUT command and return its effect. `scales` are the digits of the command's amounts by field. Raises
+    ApiError if it was rejected.
     """
     return Answer(_put_json(await call.command(command), name, scales))
 
@@ -314,8 +314,8 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
 
 
 async def create_key(call: Call) -> Answer[NewKeyJson]:
-    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase, also if the key waits for
-    consent.
+    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase, also if the key waits
+    for consent.
     """
     request = parse(call.body, NewKeyRequest)
     key = generate()

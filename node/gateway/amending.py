@@ -234,8 +234,8 @@ def amended(outcome: AnyOutcome, product: Product, side: Side) -> OrderJson:
 
 
 async def side_of(outcome: AnyOutcome, command: AmendOrder, ask: Callable[[OrderQuery], Awaitable[Any]]) -> Side:
-    """Return the side of the order if its amendment was rejected for lack of funds: the missing amount is in the currency
-    with which this side pays. For any other outcome the side does not matter.
+    """Return the side of the order if its amendment was rejected for lack of funds: the missing amount is in the
+    currency with which this side pays. For any other outcome the side does not matter.
     """
     if isinstance(outcome, Rejected) and outcome.reason is Reason.INSUFFICIENT_FUNDS:
         with suppress(RequestFailed):  # it may be done by now

@@ -1,8 +1,8 @@
 """The engine as a gateway uses it: the interface `Backend`, and its implementation over the native protocol.
 
-`NodeBackend` connects to its node's engine over the Unix socket, and reconnects after the engine has restarted. It sends
-a command there first. If another node leads, it forwards the same command with the same id to that node, and to any later
-leader until the deadline, because many client libraries do not follow a redirect of a POST or DELETE. With
+`NodeBackend` connects to its node's engine over the Unix socket, and reconnects after the engine has restarted. It
+sends a command there first. If another node leads, it forwards the same command with the same id to that node, and to
+any later leader until the deadline, because many client libraries do not follow a redirect of a POST or DELETE. With
 `http.followers = "redirect"` it raises `NotLeaderError` instead, before anything is sent.
 """
 
@@ -54,8 +54,8 @@ _Arrived = asyncio.Queue[list[AnyEvent] | None]
 
 
 class Resent:
-    """Whether commands were sent again after an attempt whose outcome is unknown. An outcome that already existed may then
-    be their own.
+    """Whether commands were sent again after an attempt whose outcome is unknown. An outcome that already existed may
+    then be their own.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,8 @@ class Backend(Protocol):
     async def submit(
         self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
     ) -> list[AnyOutcome]:
-        """Return the outcomes of commands after they are durable and applied. `resent` records whether they were sent again.
+        """Return the outcomes of commands after they are durable and applied. `resent` records whether they were sent
+        again.
 
         Args:
             begun: the receiver that was passed to `enqueue` for the first attempt.
@@ -101,8 +102,8 @@ class Backend(Protocol):
         """
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
-        """Subscribe to events from `from_sequence` on. Returns the first sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND),
-        UnavailableError.
+        """Subscribe to events from `from_sequence` on. Returns the first sequence. Raises RequestFailed (TOO_OLD,
+        NOT_FOUND), UnavailableError.
         """
 
     def replay(
@@ -115,8 +116,8 @@ class Backend(Protocol):
         """Whether the engine currently reports changes of API keys, so that keys may be cached."""
 
     def follow_keys(self, on_change: KeysCallback) -> None:
-        """Call `on_change` with the ids of changed API keys. An empty list means that any key may have changed, for example
-        after the connection to the engine was lost.
+        """Call `on_change` with the ids of changed API keys. An empty list means that any key may have changed, for
+        example after the connection to the engine was lost.
         """
 
     async def close(self) -> None:
@@ -183,8 +184,8 @@ class NodeBackend:
         return outcomes
 
     async def _submit_here(self, commands: Sequence[AnyCommand], end: float, begun: Outcomes | None) -> list[AnyOutcome] | None:
-        """Return the outcomes from this node's engine, or None if it certainly did nothing because it is down or does not
-        lead.
+        """Return the outcomes from this node's engine, or None if it certainly did nothing because it is down or does
+        not lead.
 
         Raises TimeoutError, ConnectionLost and RequestFailed.
         """
@@ -278,8 +279,8 @@ class NodeBackend:
             raise UnavailableError(failure.message) from None
 
     async def _api_key(self, query: ApiKeyQuery, linearizable: bool) -> ApiKeyRow:
-        """Return an API key from this node's engine. The leader is asked if the query is linearizable, or while the engine is
-        down or has not caught up.
+        """Return an API key from this node's engine. The leader is asked if the query is linearizable, or while the
+        engine is down or has not caught up.
         """
         try:
             if not linearizable:
@@ -402,8 +403,8 @@ def _too_many(failure: RequestFailed) -> ApiError:
 class _Deadlines:
     """Ends futures whose time is over, with TimeoutError.
 
-    `asyncio.timeout` costs a timer and a context for each command. All commands have the same timeout, so their deadlines
-    are in order, and one timer serves all.
+    `asyncio.timeout` costs a timer and a context for each command. All commands have the same timeout, so their
+    deadlines are in order, and one timer serves all.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,8 @@
 
 `Book` has every order by price level and time priority, and follows the events of the product, so a request for the
 book costs the engine nothing. The JSON text of each level's row and of each block of orders is cached, and rendered
-again only after a change. An answer about a million orders therefore consists mostly of cached text. A block has at most
-`BLOCK_MAX` orders, so a change of one order renders little text again, however many orders its level has.
+again only after a change. An answer about a million orders therefore consists mostly of cached text. A block has at
+most `BLOCK_MAX` orders, so a change of one order renders little text again, however many orders its level has.
 
 `level2` and `level3` render the book of one moment, and all readers share the text. `prepare_level2` and
 `prepare_level3` do most of the work in short turns, between which other work runs. On a busy book a few rows are stale
@@ -33,8 +33,8 @@ Change = tuple[Side, int, int]
 
 
 class Block:
-    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` caches their rows; None means
-    stale.
+    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` caches their rows; None
+    means stale.
     """
 
     __slots__ = ("orders", "text")
@@ -45,8 +45,8 @@ class Block:
 
 
 class Level:
-    """The orders at one price. A level in a book is never empty. `text` caches its row in a level 2 snapshot; None means
-    stale.
+    """The orders at one price. A level in a book is never empty. `text` caches its row in a level 2 snapshot; None
+    means stale.
     """
 
     __slots__ = ("blocks", "count", "price", "text", "total")

@@ -407,8 +407,8 @@ class Frame:
 
 
 def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int], int], time: int) -> bytes:
-    """Return the `l2update` with the current sizes of these levels, or b"" if none differs from the size that the reader
-    knows (`before`).
+    """Return the `l2update` with the current sizes of these levels, or b"" if none differs from the size that the
+    reader knows (`before`).
 
     A level that appeared and disappeared in between is left out. `time` is the time of the last change, in nanoseconds
     since the epoch.
@@ -439,8 +439,8 @@ LEVEL3_SCHEMA = encode(
 
 
 def compact(event: AnyEvent, product: Product) -> list[str]:
-    """Return the row of texts that represents an event in the channel `level3`. An event that does not change the book is
-    a `noop`, so that sequences stay contiguous.
+    """Return the row of texts that represents an event in the channel `level3`. An event that does not change the book
+    is a `noop`, so that sequences stay contiguous.
     """
     head, tail = [event.product_id, str(event.product_sequence)], [iso(event.time)]
     match event:

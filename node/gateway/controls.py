@@ -47,8 +47,9 @@ PAGE = 1_000
 COUNT_MAX = 10**9
 """Largest limit of open orders, and of orders a second."""
 CONTROLS = tuple(kind for kind in ControlsView.__struct_fields__ if kind not in ("user", "access", "proposal", "fee_volume"))
-"""The tables of `GET /admin/controls`. Users, settings and proposals have separate calls. The traded volumes are no setting:
-they have a row of each account, which the engine would sort for each answer, and the page asks every few seconds.
+"""The tables of `GET /admin/controls`. Users, settings and proposals have separate calls. The traded volumes are no
+setting: they have a row of each account, which the engine would sort for each answer, and the page asks every few
+seconds.
 """
 
 
@@ -88,8 +89,8 @@ class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All risk limits of an account or a firm in a currency, or of its orders if no currency is given. An absent field means
-    no limit.
+    """All risk limits of an account or a firm in a currency, or of its orders if no currency is given. An absent field
+    means no limit.
     """
 
     currency: str = ""
@@ -150,8 +151,8 @@ class TiersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OverrideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The account's own rates in a product, or in all products if `product_id` is absent. Without rates the account's own
-    rates are removed.
+    """The account's own rates in a product, or in all products if `product_id` is absent. Without rates the account's
+    own rates are removed.
     """
 
     product_id: str = ""
@@ -160,9 +161,10 @@ class OverrideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def controls(call: Call) -> Answer[dict[str, Any]]:
-    """GET /admin/controls: all settings of the operator and their current state, by table. Numbers are in smallest units,
-    times in nanoseconds, and a table has at most 1,000 rows. A user without a role for the venue sees the switches and
-    risk limits of the own firms and accounts."""
+    """GET /admin/controls: all settings of the operator and their current state, by table. Numbers are in smallest
+    units, times in nanoseconds, and a table has at most 1,000 rows. A user without a role for the venue sees the
+    switches and risk limits of the own firms and accounts.
+    """
     found: dict[str, Any] = {}
     check_viewer(call)
     for kind in CONTROLS:
@@ -180,8 +182,8 @@ async def put_venue_switches(call: Call) -> Answer[SwitchesJson]:
 
 
 async def put_switches(call: Call) -> Answer[SwitchesJson]:
-    """PUT /admin/switches/{scope}/{id}: set the switches of a firm, an account or a product. `kill` cancels all its open
-    orders.
+    """PUT /admin/switches/{scope}/{id}: set the switches of a firm, an account or a product. `kill` cancels all its
+    open orders.
     """
     scope = choice(call.path("scope"), SCOPES, "scope")
     return await _put_switches(call, scope, check_name(call.path("id"), "id"))

@@ -82,8 +82,8 @@ class NewKeyJson(msgspec.Struct, kw_only=True):
 
 
 class ProposedJson(msgspec.Struct, kw_only=True):
-    """The body of a 202: nothing is done yet, and these proposals wait for the consent of another user. `key` is the key that
-    `POST /admin/keys` made: once the proposal is approved, it is stored.
+    """The body of a 202: nothing is done yet, and these proposals wait for the consent of another user. `key` is the
+    key that `POST /admin/keys` made: once the proposal is approved, it is stored.
     """
 
     message: str
@@ -240,8 +240,8 @@ NUMBERS = SIZES | {
     Reason.INVALID_FUNDS,
     Reason.PRICE_OFF_TICK,
 }
-"""Reject reasons whose detail contains numbers of the engine: amounts in smallest units (of the base currency for `SIZES`),
-or an order id.
+"""Reject reasons whose detail contains numbers of the engine: amounts in smallest units (of the base currency for
+`SIZES`), or an order id.
 """
 
 _NUMBER = re.compile("[0-9]+")

@@ -108,8 +108,8 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Level3:
-    """An answer at level 3 that may be reused: the book at product sequence `sequence`, which includes all commands up to
-    `command`. It may be reused until `until` (loop time).
+    """An answer at level 3 that may be reused: the book at product sequence `sequence`, which includes all commands up
+    to `command`. It may be reused until `until` (loop time).
     """
 
     sequence: int

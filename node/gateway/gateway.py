@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Holders = dict[tuple[str, str], object]
-"""By account and session tag, the WebSocket connection whose end cancels orders: the latest one that requested it at this
-gateway. A replaced connection whose end is noticed late therefore cancels nothing.
+"""By account and session tag, the WebSocket connection whose end cancels orders: the latest one that requested it at
+this gateway. A replaced connection whose end is noticed late therefore cancels nothing.
 """
 
 STATUS_INTERVAL = 0.5

@@ -117,8 +117,9 @@ def _shown(status: NodeStatus | None, *, inside: bool) -> dict[str, object]:
 async def _history(gateway: Gateway) -> dict[str, int]:
     """Return the progress of the node's history. It is empty if the node has no history, or it cannot be read.
 
-    `behind` is the number of missing commands. `lag_seconds` is the age of the latest command in the history, or 0 if it
-    has all commands. `confirmed` is 1 if the history is known to match the engine's log; until then it serves no reads.
+    `behind` is the number of missing commands. `lag_seconds` is the age of the latest command in the history, or 0 if
+    it has all commands. `confirmed` is 1 if the history is known to match the engine's log; until then it serves no
+    reads.
     """
     if gateway.history is None:
         return {}

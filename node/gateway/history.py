@@ -276,8 +276,8 @@ class StatusChangeJson(msgspec.Struct, kw_only=True):
 
 
 async def history(call: Call) -> HistorySource:
-    """Return the history, not older than the node's state when the call arrived. Raises ApiError 404 if the node keeps no
-    history, and 503 if it cannot be read.
+    """Return the history, not older than the node's state when the call arrived. Raises ApiError 404 if the node keeps
+    no history, and 503 if it cannot be read.
     """
     source = await call.past()
     if source is None:
@@ -430,8 +430,8 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
 
 
 class OperationJson(msgspec.Struct, kw_only=True):
-    """A command of the operator: its sender (a user, `key/` and a key without a user, or `operator`), its fields with numbers
-    in smallest units, and its outcome (`done`, `unchanged`, `proposed`, or the reason of a rejection).
+    """A command of the operator: its sender (a user, `key/` and a key without a user, or `operator`), its fields with
+    numbers in smallest units, and its outcome (`done`, `unchanged`, `proposed`, or the reason of a rejection).
     """
 
     sequence: int
@@ -443,8 +443,8 @@ class OperationJson(msgspec.Struct, kw_only=True):
 
 
 async def operations(call: Call) -> Answer[list[OperationJson]]:
-    """GET /admin/operations: the operator's commands, newest first. `sender` selects those of one user, `after` older ones,
-    `before` newer ones. The caller must have the right to see the whole venue. The call needs a history.
+    """GET /admin/operations: the operator's commands, newest first. `sender` selects those of one user, `after` older
+    ones, `before` newer ones. The caller must have the right to see the whole venue. The call needs a history.
     """
     await call.require_view_of_venue()
     given = call.parameters()
@@ -555,8 +555,9 @@ async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJso
 
 
 async def usd_volume(call: Call) -> str | None:
-    """Return the account's 30-day volume in products quoted in USD, in USD. Returns None if the node keeps no history, the
-    history cannot be read, or the key is the operator's."""
+    """Return the account's 30-day volume in products quoted in USD, in USD. Returns None if the node keeps no history,
+    the history cannot be read, or the key is the operator's.
+    """
     first = _first_hour(time.time_ns())
     with suppress(ApiError):
         account_id = call.account_id

@@ -66,8 +66,8 @@ off. Pings that answer messages do not count: see `MessageAllowance`.
 """
 
 PINGS_EARNED_MAX = 10_000
-"""Messages that a client may have received and not yet answered with a ping. The buffers of both ends hold as many short
-messages.
+"""Messages that a client may have received and not yet answered with a ping. The buffers of both ends hold as many
+short messages.
 """
 
 BYTES_PER_UNIT = 16 * 1024
@@ -75,8 +75,8 @@ BYTES_PER_UNIT = 16 * 1024
 
 UNITS_PER_SECOND = 500.0
 UNITS_BURST = 2_000.0
-"""Units that the messages of one address may cost a second, and at once: 5% of a core, and 0.2 s of a core. Beyond this a
-message is refused.
+"""Units that the messages of one address may cost a second, and at once: 5% of a core, and 0.2 s of a core. Beyond this
+a message is refused.
 """
 
 FLOOD = 1_000.0

@@ -99,8 +99,8 @@ class VolumeSummaryJson(msgspec.Struct, kw_only=True):
 
 
 class TradeJson(msgspec.Struct, kw_only=True):
-    """A trade. `side` is the maker's side. A trade that an operator busted or corrected has a `correction`, and the second
-    also the `corrected_price`.
+    """A trade. `side` is the maker's side. A trade that an operator busted or corrected has a `correction`, and the
+    second also the `corrected_price`.
     """
 
     trade_id: int
@@ -265,8 +265,8 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:
-    """Return the newest trades, as many as the page below trade `after` needs. The feed keeps the latest 1,000; older ones
-    come from the history.
+    """Return the newest trades, as many as the page below trade `after` needs. The feed keeps the latest 1,000; older
+    ones come from the history.
     """
     feed = await _feed(call, wanted)
     found = [trade for trade in reversed(feed.trades) if not after or trade.trade_id < after][:limit]
@@ -278,8 +278,8 @@ async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[O
 
 
 async def _feed(call: Call, wanted: Product) -> ProductFeed:
-    """Return the product's feed, no older than this call. For a linearizable read it includes everything before the barrier.
-    Raises UnavailableError.
+    """Return the product's feed, no older than this call. For a linearizable read it includes everything before the
+    barrier. Raises UnavailableError.
     """
     feed = await call.gateway.feeds.feed(wanted)
     await feed.fresh()

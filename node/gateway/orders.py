@@ -659,8 +659,8 @@ ITEMS_MAX = 100
 
 
 async def tried(call: Call, item: Awaitable[Item]) -> Item | ApiError:
-    """Return an item of a batch, or the error that its client gets. Raises UnknownHereError at a node that does not lead,
-    because the leader may know what is unknown here.
+    """Return an item of a batch, or the error that its client gets. Raises UnknownHereError at a node that does not
+    lead, because the leader may know what is unknown here.
     """
     try:
         return await item

@@ -6,9 +6,9 @@ data by the calls that any client may use. A gateway reads the files once at its
 request in a dictionary. No path of a request reaches the file system, so a request cannot read other files.
 
 The page continues to work after the loss of the node that served it, so a browser must allow it to read from the other
-members. Two headers control this. The page's Content-Security-Policy lists the members to which it may connect, and each
-member's Access-Control-Allow-Origin names the origin of the page. Both name only public URLs of members of this cluster,
-so other pages have no access.
+members. Two headers control this. The page's Content-Security-Policy lists the members to which it may connect, and
+each member's Access-Control-Allow-Origin names the origin of the page. Both name only public URLs of members of this
+cluster, so other pages have no access.
 """
 
 from __future__ import annotations
@@ -259,6 +259,8 @@ def origins(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def content_policy(members: tuple[str, ...]) -> str:
-    """Return the Content-Security-Policy of a page that may connect to its own origin and to `members` by HTTP and WebSocket."""
+    """Return the Content-Security-Policy of a page that may connect to its own origin and to `members` by HTTP and
+    WebSocket.
+    """
     sources = ["'self'", *members, *("ws" + origin.removeprefix("http") for origin in members)]
     return "; ".join(POLICY).format(connect=" ".join(sources))

@@ -64,8 +64,8 @@ async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
 
 
 def _calm_collector() -> None:
-    """Exclude permanent objects from garbage collection, and run it less often. Most objects of a request are freed without
-    it.
+    """Exclude permanent objects from garbage collection, and run it less often. Most objects of a request are freed
+    without it.
     """
     gc.collect()
     gc.freeze()

@@ -38,9 +38,10 @@ KEPT_MAX = 100_000
 """Signatures kept by one process. Beyond this number the oldest is dropped, and only the reply cache recognises it."""
 
 REPEAT_SECONDS = 2.0
-"""Seconds after a timestamp in whole seconds in which an equal request may be a new one, because some clients cannot sign
-two such requests differently. An equal cancel is a new one, because refusing it does more harm than repeating it. An
-equal order is a new one if the connection shows that it is no replay (ADR 0034)."""
+"""Seconds after a timestamp in whole seconds in which an equal request may be a new one, because some clients cannot
+sign two such requests differently. An equal cancel is a new one, because refusing it does more harm than repeating it.
+An equal order is a new one if the connection shows that it is no replay (ADR 0034).
+"""
 
 UNDER_WAY = "it is being carried out"
 
@@ -99,8 +100,8 @@ class Replays:
 
 
 def with_new_ids(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-    """Return the commands, with a new id where the id comes from the signature, so that they are carried out again. An order
-    with a `client_oid` keeps its id, and is placed once.
+    """Return the commands, with a new id where the id comes from the signature, so that they are carried out again. An
+    order with a `client_oid` keeps its id, and is placed once.
     """
     return [
         msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") if is_signed(command.command_id) else command

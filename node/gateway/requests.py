@@ -134,8 +134,8 @@ def decimal_units(raw: msgspec.Raw, scale: int, field: str, default: int | None 
 
 
 def amount_above_zero(raw: msgspec.Raw, scale: int, field: str) -> int:
-    """Return a decimal in units of 10**-scale, or 0 if the client did not give the field. In a command 0 means that there
-    is no such limit or option, so a client that means zero must not get the opposite.
+    """Return a decimal in units of 10**-scale, or 0 if the client did not give the field. In a command 0 means that
+    there is no such limit or option, so a client that means zero must not get the opposite.
 
     Raises:
         BadRequestError: see `decimal_units`; also for zero.

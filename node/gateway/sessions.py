@@ -191,8 +191,8 @@ class Subscriptions:
         return sum(len(following.channels) for following in self.following.values())
 
     def subscribe(self, wanted: dict[str, list[ProductFeed]], resume: dict[str, int], currencies: Iterable[str] = ()) -> None:
-        """Add channels, each with its feeds, and `balance` of these currencies. Then send the answer, and the first messages
-        of each new channel.
+        """Add channels, each with its feeds, and `balance` of these currencies. Then send the answer, and the first
+        messages of each new channel.
         """
         beginnings: list[bytes] = []
         resuming: list[tuple[Following, int]] = []
@@ -449,8 +449,8 @@ class Subscriptions:
         following.catching_up = None
 
     async def _replay(self, following: Following) -> None:
-        """Send older events for one turn. It ends when the reader has caught up (`catching_up` is None then), when the queue
-        is full, or when the time is over and others wait.
+        """Send older events for one turn. It ends when the reader has caught up (`catching_up` is None then), when the
+        queue is full, or when the time is over and others wait.
         """
         feed, loop = following.feed, asyncio.get_running_loop()
         until = loop.time() + CATCH_UP_TURN

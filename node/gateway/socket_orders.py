@@ -1,17 +1,17 @@
 """Orders over the WebSocket: placing, amending and cancelling, with the ids and answers of REST.
 
-A message has a `request_id`, which its answer repeats. An order with a `client_oid` has the same command id as over REST,
-so it is carried out once even if it is repeated over the other protocol. Any other command takes its id from
+A message has a `request_id`, which its answer repeats. An order with a `client_oid` has the same command id as over
+REST, so it is carried out once even if it is repeated over the other protocol. Any other command takes its id from
 `request_id`, so a repetition gets the first outcome.
 
-The commands of one connection are sent in the order in which they arrive, and answered as their outcomes arrive. At most
-`UNDER_WAY_MAX` commands wait for an outcome.
+The commands of one connection are sent in the order in which they arrive, and answered as their outcomes arrive. At
+most `UNDER_WAY_MAX` commands wait for an outcome.
 
 Cancel on disconnect: the end of a connection cancels the orders of an account, or of one session. While the connection
 lasts, its gateway sets the exchange's timer (`CancelAllAfter`) again and again. When the connection ends, the gateway
 cancels the orders and clears the timer. If the gateway, the node or the leader fails, the timer is not set again, and
-expires. A node that is stopped cancels nothing, so its clients have the time of the timer to connect to another node, as
-after a failure.
+expires. A node that is stopped cancels nothing, so its clients have the time of the timer to connect to another node,
+as after a failure.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ UNDER_WAY_SECONDS = 5.0
 """Seconds for which an ended connection waits for the outcomes of its commands, to cancel the orders that they place."""
 
 TIMEOUT_MIN, TIMEOUT_DEFAULT, TIMEOUT_MAX = 10, 10, 300
-"""Minimum and maximum seconds of the timer. A change of the leader and a new connection must fit in the minimum. A client
-that is absent for longer than the maximum does not need its orders.
+"""Minimum and maximum seconds of the timer. A change of the leader and a new connection must fit in the minimum. A
+client that is absent for longer than the maximum does not need its orders.
 """
 SETS_PER_TIMEOUT = 3
 """How often the timer is set again within its time."""
@@ -145,8 +145,8 @@ def read(text: bytes, kind: str) -> SignedMessage:
 
 
 class SocketOrders:
-    """Carries out the orders of one connection. `send` queues an answer. `spend` charges the connection's address for costs
-    beyond the message.
+    """Carries out the orders of one connection. `send` queues an answer. `spend` charges the connection's address for
+    costs beyond the message.
     """
 
     def __init__(self, gateway: Gateway, send: Callable[[bytes], None]) -> None:

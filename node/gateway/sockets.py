@@ -155,8 +155,8 @@ class SocketConnection:
         self._closing = asyncio.create_task(self._close(code, reason))
 
     async def _close(self, code: int, reason: str) -> None:
-        """Send the close frame after the bytes already in the socket's buffer. Cut the connection if the client does not accept
-        it.
+        """Send the close frame after the bytes already in the socket's buffer. Cut the connection if the client does
+        not accept it.
         """
         if self._writer is not None:
             self._writer.cancel()
@@ -267,8 +267,8 @@ class SocketConnection:
         return await self._gateway.feeds.feed(product)
 
     def _resume(self, request: FeedRequest, wanted: RequestedChannels) -> dict[str, int]:
-        """Return, by product, the last sequence that the client has seen. Raises BadRequestError if no event channel can be
-        resumed.
+        """Return, by product, the last sequence that the client has seen. Raises BadRequestError if no event channel
+        can be resumed.
         """
         fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.channels.get(channel, {})}
         seen = {product_text(name): sequence for name, sequence in (request.resume or {}).items()}

@@ -349,8 +349,8 @@ class Projection:
         return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries, first)]
 
     def _position(self, sequence: int, count: int) -> int:
-        """Return the position of the first of `count` new entries under a sequence. The results of time have the sequence of
-        the command before them, which may have entries, too.
+        """Return the position of the first of `count` new entries under a sequence. The results of time have the
+        sequence of the command before them, which may have entries, too.
         """
         last, before = self._under
         first = before if last == sequence else 0

@@ -41,8 +41,8 @@ def of_key(addresses: str) -> tuple[Network, ...]:
 
 
 def parse(text: str) -> Address | None:
-    """Return an address that a socket or a proxy wrote, perhaps with a port, brackets or a zone. Returns None if the text
-    is not an address. An IPv4-mapped address becomes an IPv4 address.
+    """Return an address that a socket or a proxy wrote, perhaps with a port, brackets or a zone. Returns None if the
+    text is not an address. An IPv4-mapped address becomes an IPv4 address.
     """
     text = text.strip()
     if text.startswith("["):

@@ -207,8 +207,8 @@ class Builder:
         )
 
     def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
-        """Apply the commands after the snapshot to an engine. Returns how many there are, how many it rejects, and the hash
-        at the end.
+        """Apply the commands after the snapshot to an engine. Returns how many there are, how many it rejects, and the
+        hash at the end.
         """
         if self._to != self._current.abi:
             return 0, 0, b""

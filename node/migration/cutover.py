@@ -52,8 +52,8 @@ _PARTS = (SNAPSHOTS, LOG)
 
 
 class MigrationRecord(msgspec.Struct, frozen=True):
-    """The record beside the former data: both ABIs, the software and the digest of the steps, the end of the log, and the
-    state's hash there (hex).
+    """The record beside the former data: both ABIs, the software and the digest of the steps, the end of the log, and
+    the state's hash there (hex).
     """
 
     from_abi: str
@@ -220,8 +220,8 @@ def _drop_archived(archive: Path, log: Path, record: MigrationRecord) -> None:
 
 
 def finalize(data: Path, *, keep_archive: bool) -> int:
-    """Delete all former data, and log segments that were kept only for a rollback. Returns how many migrations were made
-    final.
+    """Delete all former data, and log segments that were kept only for a rollback. Returns how many migrations were
+    made final.
 
     The node may run. Its archive directory stays, because the node may be about to move a segment there.
 

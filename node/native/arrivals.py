@@ -7,8 +7,8 @@ ahead, too: a gateway forwards a command after the refusal of a follower. So doe
 `NativeConnection.status_ahead_of_events`. Changes of API keys go ahead with outcomes, because they arrive
 before every answer that reflects them. All other messages keep their order.
 
-The events of a stop cascade may take a gateway tens of milliseconds. What is left at the end of a turn waits for the next
-one.
+The events of a stop cascade may take a gateway tens of milliseconds. What is left at the end of a turn waits for the
+next one.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Arrivals(asyncio.Protocol):
         self._owner.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`. Events that wait are dropped, because their reader begins again elsewhere. Answers are
-        not.
+        """See `asyncio.Protocol`. Events that wait are dropped, because their reader begins again elsewhere. Answers
+        are not.
         """
         waiting, self._waiting = self._waiting, deque()
         try:

@@ -39,8 +39,8 @@ __all__ = [
 
 BACKOFF_MIN = 0.01
 BACKOFF_MAX = 0.2
-"""Seconds between attempts (`Backoff`). A new leader is usually elected in under a second, and a cluster without a leader
-is not flooded.
+"""Seconds between attempts (`Backoff`). A new leader is usually elected in under a second, and a cluster without a
+leader is not flooded.
 """
 
 PING_INTERVAL = 0.5
@@ -369,7 +369,8 @@ class _Search:
 
 
 async def _check_levels(connection: NativeConnection) -> None:
-    """Check that a node's version can change the level. Version 0.2.0 cannot, and would refuse the request as unreadable.
+    """Check that a node's version can change the level. Version 0.2.0 cannot, and would refuse the request as
+    unreadable.
 
     Raises:
         RequestFailed: CONFLICT: it cannot, and leads. NOT_LEADER: it cannot, and another node leads.

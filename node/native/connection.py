@@ -85,9 +85,10 @@ JOINED_MAX = 500
 300 kB: far below `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
 
 WRITTEN_AT = 32
-"""Submissions that are written in the middle of a turn, over a Unix socket. While a gateway goes on to parse requests, the engines work on the
-first ones. Otherwise many clients that wait for their answers end up in step: the gateway waits for the engines, and the
-engines wait for the gateway (docs/performance.md)."""
+"""Submissions that are written in the middle of a turn, over a Unix socket. While a gateway goes on to parse requests,
+the engines work on the first ones. Otherwise many clients that wait for their answers end up in step: the gateway waits
+for the engines, and the engines wait for the gateway (docs/performance.md).
+"""
 
 _OF_ONE = frozenset(
     {
@@ -254,11 +255,10 @@ class NativeConnection:
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands. Returns their outcomes in the same order, durable on a quorum.
 
-        Submissions of one turn of the event loop are written together, in order; over a Unix socket at most `WRITTEN_AT`
-        of them. Consecutive submissions for the same
-        account share a frame. Each submission stays in one frame, and succeeds or fails separately. Submissions for
-        different accounts have separate frames, because the node gives accounts turns: one account's long queue must
-        not delay the answers of another.
+        Submissions of one turn of the event loop are written together, in order; over a Unix socket at most
+        `WRITTEN_AT` of them. Consecutive submissions for the same account share a frame. Each submission stays in one
+        frame, and succeeds or fails separately. Submissions for different accounts have separate frames, because the
+        node gives accounts turns: one account's long queue must not delay the answers of another.
 
         Raises:
             RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).

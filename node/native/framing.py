@@ -4,9 +4,9 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack. What a cli
 `protocol.FRAME_MAX` long; what a node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book
 at level 3), up to `RESPONSE_MAX`.
 
-The pipe of `snapshots.frames` and Raft's connections (`cluster.channel`) have the same four bytes in front. They share no
-code with this module: their limits, their errors and what an incomplete frame means differ, and the layers below do not
-know this protocol.
+The pipe of `snapshots.frames` and Raft's connections (`cluster.channel`) have the same four bytes in front. They share
+no code with this module: their limits, their errors and what an incomplete frame means differ, and the layers below do
+not know this protocol.
 """
 
 from __future__ import annotations

@@ -199,8 +199,8 @@ class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     """API keys in the order of their ids, after the id `after`. Answer: list of `ApiKeyRow`, with neither secret nor
     passphrase.
 
-    `sender` is for gateways: only the keys that this sender of the operator's commands may see; "" for all. A key that asks gets
-    those that it may see, and needs the permission ACCESS.
+    `sender` is for gateways: only the keys that this sender of the operator's commands may see; "" for all. A key that
+    asks gets those that it may see, and needs the permission ACCESS.
     """
 
     after: str = ""
@@ -251,11 +251,11 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
-    """The operator's controls, and their effects: the rows of one of the tables that `ControlsView` names, by key, up to
-    `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`; `NOT_FOUND` for another table.
+    """The operator's controls, and their effects: the rows of one of the tables that `ControlsView` names, by key, up
+    to `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`; `NOT_FOUND` for another table.
 
-    `sender` is for gateways: only the rows that this sender of the operator's commands may see; "" for all. A key that asks gets
-    those that it may see. It needs one of the operator's permissions, or a user.
+    `sender` is for gateways: only the rows that this sender of the operator's commands may see; "" for all. A key that
+    asks gets those that it may see. It needs one of the operator's permissions, or a user.
     """
 
     table: str
@@ -371,8 +371,8 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Remove a node from the cluster permanently, at the leader. `force`: also if the cluster then survives fewer failures
-    than now, or none.
+    """Remove a node from the cluster permanently, at the leader. `force`: also if the cluster then survives fewer
+    failures than now, or none.
 
     Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is
     committed.

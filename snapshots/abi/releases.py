@@ -1,5 +1,5 @@
-"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. A file is never edited or
-removed.
+"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. A file is never edited
+or removed.
 
 `python -m snapshots.abi.releases VERSION` adds the description of this software.
 """

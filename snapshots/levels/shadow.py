@@ -5,7 +5,8 @@ It is made from a snapshot, in a thread, and takes over what each entry changes 
 equals after every entry the result of converting the whole state. It exists in memory only. After a restart, or after a
 leader's snapshot replaced the state, there is none, and the state is converted at the entry.
 
-The order of use:  `build` (in a thread), `advance` until it returns True, `follow` after each entry, `take` at the entry
+The order of use:  `build` (in a thread), `advance` until it returns True, `follow` after each entry, `take` at the
+entry
 """
 
 from __future__ import annotations

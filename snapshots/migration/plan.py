@@ -37,8 +37,9 @@ WholeFunction = Callable[[Tables, Tables], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in
-    the order in which they trade. A queue is a product, a side and a price. Orders that are not on the book are in no queue.
+    """Facts that must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`,
+    in the order in which they trade. A queue is a product, a side and a price. Orders that are not on the book are in
+    no queue.
     """
 
     money: dict[str, int]

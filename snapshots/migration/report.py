@@ -6,7 +6,8 @@ import msgspec
 
 
 class TableCount(msgspec.Struct):
-    """The number of rows of a table before and after a step. An added table has the name "" before, a removed table after.
+    """The number of rows of a table before and after a step. An added table has the name "" before, a removed table
+    after.
 
     `reasons` explain the difference: each reason with its number of rows.
     """

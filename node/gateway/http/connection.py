@@ -341,8 +341,8 @@ class Connection:
             self._serve(request)
 
     def _upgrade(self, rest: bytes) -> None:
-        """Handle a request for another protocol. A WebSocket request on one of its paths is handed over. Any other request is
-        answered without the upgrade, and is the last one of the connection.
+        """Handle a request for another protocol. A WebSocket request on one of its paths is handed over. Any other
+        request is answered without the upgrade, and is the last one of the connection.
         """
         request = self._request(False)
         headers = self._headers
@@ -412,11 +412,11 @@ class Connection:
             self._next()
 
     async def _write_chunks(self, chunks: Iterable[bytes], size: int) -> bool:
-        """Write a long answer as fast as the client accepts it. Returns False if the connection ended. `tick` cuts off a client
-        that accepts nothing.
+        """Write a long answer as fast as the client accepts it. Returns False if the connection ended. `tick` cuts off
+        a client that accepts nothing.
 
-        The answer is written in chunks, because TLS accepts any amount at once and does not report how much of it waits.
-        The unsent part of `size` bytes counts as waiting.
+        The answer is written in chunks, because TLS accepts any amount at once and does not report how much of it
+        waits. The unsent part of `size` bytes counts as waiting.
         """
         self._unsent = size
         self._note_waiting()
@@ -471,8 +471,8 @@ class Connection:
             self._end_with(response)
 
     def _end_with(self, response: Response) -> None:
-        """Send the last answer. Input is discarded for a short time before the connection closes, because an immediate close
-        could reset the connection before the client reads the answer.
+        """Send the last answer. Input is discarded for a short time before the connection closes, because an immediate
+        close could reset the connection before the client reads the answer.
         """
         if self._transport is None or self._transport.is_closing():
             return

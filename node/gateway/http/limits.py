@@ -17,8 +17,8 @@ PIECES_MAX = 1_024
 long as 80 requests, and is charged as one.
 """
 SLICE = 16 * 1024
-"""Bytes given to the parser at once. The bound on pipelined requests is checked after each slice, so one slice of requests
-of at least 60 bytes may exceed it.
+"""Bytes given to the parser at once. The bound on pipelined requests is checked after each slice, so one slice of
+requests of at least 60 bytes may exceed it.
 """
 PIPELINED_MAX = 16
 """Requests of a connection that wait for earlier ones. At this number reading from the connection pauses."""
@@ -36,9 +36,10 @@ LINGER = 0.5
 connection ends.
 """
 REFUSAL_PAUSE = 0.25
-"""Seconds for which an answer 429 is delayed. A refusal costs a gateway nearly as much as an answer. Without the delay, a
-client that ignores refusals could use the whole process and delay all other clients. With it a connection gets four
-refusals a second."""
+"""Seconds for which an answer 429 is delayed. A refusal costs a gateway nearly as much as an answer. Without the delay,
+a client that ignores refusals could use the whole process and delay all other clients. With it a connection gets four
+refusals a second.
+"""
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds for a TLS handshake."""
 HANDSHAKES_MAX = 2_048
@@ -60,13 +61,14 @@ CONNECTIONS_MAX = 4_096
 CONNECTIONS_EACH = 512
 """Connections of one address or IPv6 /64. Trusted proxies are exempt, because they forward all clients."""
 REFUSED_MAX = 256
-"""Connections above `CONNECTIONS_MAX` that may wait for their answer 429 at the same time. Further ones are cut without an
-answer.
+"""Connections above `CONNECTIONS_MAX` that may wait for their answer 429 at the same time. Further ones are cut without
+an answer.
 """
 TROUBLE_RATE = 20.0
 TROUBLE_BURST = 200.0
-"""Refused connections and requests of an address a second, and at once. Connections of an address with more are cut before
-reading, because an invalid request costs a gateway as much as a valid one."""
+"""Refused connections and requests of an address a second, and at once. Connections of an address with more are cut
+before reading, because an invalid request costs a gateway as much as a valid one.
+"""
 WAITING_MAX = 64 * 1024 * 1024
 """Bytes of answers that wait for their clients on all connections together. Above this, the connections with the most
 waiting bytes are cut.
