@@ -60,6 +60,7 @@ def _is_collected(command: PlaceOrder) -> bool:
 
 
 def _order_fault(command: PlaceOrder, order: OrderState) -> str:
+    """Return what is wrong with the order in an answer, or ""."""
     for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds", "stop", "stop_price"):
         sent, shown = getattr(command, name), getattr(order, name)
         if sent != shown:
@@ -87,6 +88,7 @@ def may_rest(command: PlaceOrder) -> bool:
 
 
 def _value_fault(command: PlaceOrder, order: OrderState) -> str:
+    """Return what is wrong with the value of a trade, or ""."""
     if command.funds and command.side is Side.BUY and order.executed_value + order.fill_fees > command.funds:
         return f"spent {order.executed_value + order.fill_fees} of {command.funds}"
     if command.order_type is OrderType.MARKET:
@@ -100,6 +102,7 @@ def _value_fault(command: PlaceOrder, order: OrderState) -> str:
 
 
 def _cancel_fault(command: CancelOrder | CancelAll, orders: list[OrderState]) -> str:
+    """Return what is wrong with the answer to a cancel, or ""."""
     for order in orders:
         if order.account_id != command.account_id:
             return f"cancelled order {order.order_id} of {order.account_id}"

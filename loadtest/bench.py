@@ -121,6 +121,7 @@ class Bench:
         return ClientFlow(self._seed, person.account_id, run)
 
     async def _for_a_while(self, desk: Desk, jobs: Sequence[Awaitable[None]]) -> float:
+        """Run jobs for the time of a line. Returns the seconds taken."""
         begin = time.perf_counter()
         tasks = [asyncio.ensure_future(job) for job in jobs]
         await asyncio.wait(tasks, timeout=self._seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -129,6 +130,7 @@ class Bench:
         return time.perf_counter() - begin
 
     async def _http(self, connections: int, what: str, run: str) -> Figure:
+        """Measure orders over HTTP."""
         latencies: list[float] = []
         leader = await self._leader_url()
         begin = time.perf_counter()
@@ -155,6 +157,7 @@ class Bench:
 async def _http_trader(
     session: aiohttp.ClientSession, person: Trader, flow: Iterator[FlowCommand], end: float, answered: Callable[[float], None]
 ) -> None:
+    """Send orders over HTTP, one after the other."""
     while time.perf_counter() < end:
         command = next(flow)
         request = flow_request(command)

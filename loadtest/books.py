@@ -183,6 +183,7 @@ class BookFollower:
                 turn += 1
 
     async def _visit(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Follow the feed at one node until it ends."""
         async with session.ws_connect(url.replace("http", "ws", 1) + "/", max_msg_size=0, heartbeat=PING_SECONDS) as socket:
             request: Message = {"type": "subscribe", "product_ids": [self.product_id], "channels": ["full", "level2"]}
             if self.level3 is not None:
@@ -199,6 +200,7 @@ class BookFollower:
                 await self._take(session, url, message)
 
     async def _take(self, session: aiohttp.ClientSession, url: str, message: Message) -> None:
+        """Apply a message to the books."""
         if message["type"] == "subscriptions":
             self.visited.append(url)
             self.level3 = self.level3 or Level3(await book(session, url, self.product_id))
@@ -233,6 +235,7 @@ class BookFollower:
                 return self._difference(answered)
 
     def _difference(self, answered: Level3) -> str:
+        """Return how the rebuilt books differ from those of an answer, or ""."""
         if self.level3 is None:
             return f"no book of {self.product_id} was ever taken: {self.refusals[-1:]}"
         if self.level3.sequence != answered.sequence:

@@ -112,6 +112,7 @@ class Demo:
         )
 
     async def _begin_trading(self) -> None:
+        """Begin with an auction, or with a recorded flow."""
         scenario, path = self._scenario, self._settings.flow
         if path is None:
             await self._open_market()
@@ -133,6 +134,7 @@ class Demo:
             self._view.event(f"{spec.product_id} opened: {to_text(size, base)} at {to_text(price, quote)}")
 
     async def _play(self, leader: str) -> Kill:
+        """Trade, kill the leader, start it again, and move the readers between nodes."""
         scenario, view, seconds = self._scenario, self._view, self._settings.seconds
         others = sorted(set(scenario.access.natives) - {leader})
         view.event(f"{len(scenario.readers)} feed readers at {leader}; trading for {seconds:.0f} s")
@@ -180,6 +182,7 @@ class Demo:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def _fill(self, statuses: Statuses) -> None:
+        """Fill the scene that is shown."""
         scene, recorder = self._view.scene, self._scenario.recorder
         scene.nodes = [_node_line(name, status) for name, status in statuses.items()]
         recent = recorder.since(time.monotonic() - RECENT_SECONDS)
@@ -195,6 +198,7 @@ class Demo:
             scene.tops = [top for top in tops if top is not None]
 
     async def _top(self, leader: str, product_id: str) -> TopOfBook | None:
+        """Return the best prices of a product at a node."""
         book = await self._scenario.watcher.book(leader, product_id)
         if book is None:
             return None

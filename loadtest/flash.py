@@ -119,6 +119,7 @@ class PlainBook:
         return size
 
     def _drop(self, order: int) -> None:
+        """Remove an order."""
         side, price = self.orders.pop(order)
         levels, key = self.levels[side], price if side else -price
         level = levels[key]

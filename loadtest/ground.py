@@ -133,6 +133,7 @@ def _addresses(directory: Path) -> list[str]:
 
 
 def _is_free(address: str) -> bool:
+    """Return whether an address can be bound."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -157,6 +157,7 @@ def judge(
 
 
 def _checked(read: Read) -> Read:
+    """Return a read that can be judged. Raises ValueError."""
     if isinstance(read.query, StatusQuery | TradesQuery | AuctionQuery):
         raise ValueError(f"the answer to a {type(read.query).__name__} does not follow from the replicated state")
     if not read.linearizable and read.sequence < 0:
@@ -195,6 +196,7 @@ class _Writes:
         self._asked_least: list[int] = []
 
     def add(self, write: Write) -> None:
+        """Add a command that a client sent."""
         key = _as_sent(write.command)
         sent = self._sent.get(key)
         if sent is None:
@@ -232,6 +234,7 @@ class _Writes:
                 self._verdict.add(AnomalyKind.OUT_OF_ORDER, text)
 
     def _index(self) -> None:
+        """Prepare the look-up of sequences by time."""
         self._answered.sort()
         self._answer_times = [at for at, _ in self._answered]
         self._highest_answered = list(accumulate((sequence for _, sequence in self._answered), max))
@@ -271,6 +274,7 @@ class _Writes:
             self._judge_answers(sent)
 
     def _judge_answers(self, sent: _Sent) -> None:
+        """Compare the answers to one command with each other and with the log."""
         remembered = [answer for answer, (_, outcome) in sent.answers.items() if _is_remembered(outcome)]
         if len(remembered) > 1:
             text = f"{sent} was answered as {' and as '.join(str(sent.answers[answer][1]) for answer in remembered)}"
@@ -352,6 +356,7 @@ class _ReadSweep:
             self._fail(one)
 
     def _fail(self, one: _Open) -> None:
+        """Record that a read shows no possible state."""
         read = one.read
         end = "the end" if one.newest == inf else str(one.newest)
         text = (

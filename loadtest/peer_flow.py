@@ -82,6 +82,7 @@ class _Market:
             self.live[op.order] = op.buys, key, op.account
 
     def _drop(self, order: int) -> None:
+        """Remove an order."""
         buys, key, _ = self.live.pop(order)
         side = self.sides[1 if buys else 0]
         level = side[key]
@@ -114,6 +115,7 @@ def draw(count: int, seed: int) -> list[Op]:
 
 
 def _order(chance: random.Random, market: _Market, middle: int, number: int, roll: float) -> Op:
+    """Return a new order, whose kind the roll decides."""
     account, buys = chance.randrange(1, ACCOUNTS + 1), chance.random() < 0.5
     towards, touch = (1 if buys else -1), market.touch(buys)
     if 0.25 <= roll < 0.40 and touch is not None:
@@ -128,6 +130,7 @@ def _order(chance: random.Random, market: _Market, middle: int, number: int, rol
 
 
 def _target(chance: random.Random, candidates: list[int], market: _Market) -> int | None:
+    """Return a random live order, or None."""
     while candidates:
         place = chance.randrange(len(candidates))
         candidates[place], candidates[-1] = candidates[-1], candidates[place]

@@ -82,6 +82,7 @@ class MarketMakerFlow(Iterator[FlowCommand]):
         return self._quote(spec, side, level, oid)
 
     def _quote(self, spec: ProductSpec, side: Side, level: int, oid: str) -> PlaceOrder:
+        """Return a quote at a distance from the middle."""
         mid = self._mids[spec.product_id].at(self._step // STEPS_A_MOVE)
         distance = level * TICKS_APART
         ticks = max(1, mid - distance if side is Side.BUY else mid + distance)

@@ -108,6 +108,7 @@ class FeedChecker:
         return names[(names.index(node_id) + 1) % len(names)]
 
     async def _stay(self, node_id: str) -> None:
+        """Read the feed at one node until it ends or the reader moves on."""
         async with asyncio.timeout(5):
             connection = await NativeConnection.open(
                 self._addresses[node_id], tls=self._tls, credentials=self._credentials, client="feed reader"

@@ -175,6 +175,7 @@ class Recorder:
 
 
 def _line(command: AnyCommand, outcome: AnyOutcome, sent: float, acked: float) -> Acknowledgement:
+    """Return the line about an acknowledged command."""
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
     kind = type(outcome).__name__.lower()
     return Acknowledgement(

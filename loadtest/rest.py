@@ -111,6 +111,7 @@ def answer_fault(command: FlowCommand, status: int, answer: object) -> str:
 
 
 def _order_fault(command: PlaceOrder, answer: object) -> str:
+    """Return what is wrong with the answer to an order, or ""."""
     if not isinstance(answer, dict):
         return f"an order expected, not {answer!r}"
     sent = order_body(command)

@@ -111,6 +111,7 @@ def install_former(target: Path, *, root: Path = ROOT) -> Path:
 
 
 def _output(command: Sequence[str]) -> str:
+    """Run a command. Returns its output. Raises LoadTestError."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired as error:
@@ -171,6 +172,7 @@ class Roll:
             await client.close()
 
     async def _trade(self, client: ClusterClient, trader: int) -> None:
+        """Send orders as one trader until the run stops."""
         number = 0
         while not self._stop.is_set():
             number += 1

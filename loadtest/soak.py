@@ -105,6 +105,7 @@ class Soak:
         return self._scenario.recorder.distinct >= self._plan.commands and each_restarted
 
     async def _restart_one(self) -> None:
+        """Kill or stop a node, and start it again."""
         scenario = self._scenario
         await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
         node_id = self._choose()

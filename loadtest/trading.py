@@ -137,6 +137,7 @@ class Desk:
 
 
 def _take(commands: Iterator[AnyCommand], count: int) -> list[AnyCommand]:
+    """Return the next commands, up to a number."""
     part = []
     for command in commands:
         part.append(command)

@@ -55,6 +55,7 @@ class Watcher:
         return answer if isinstance(answer, BookView) else None
 
     async def _ask(self, node_id: str, query: AnyQuery) -> object:
+        """Return the answer of a node to a query, or None."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 connection = self._connections.get(node_id)

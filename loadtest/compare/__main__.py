@@ -89,6 +89,7 @@ async def _cluster_rows(directory: Path, plan: ComparePlan, overload_seconds: fl
 
 
 async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, etcd: Etcd) -> list[Row]:
+    """Load both clusters in turns. Returns the rows of the table."""
     pairs: dict[str, list[tuple[float, float]]] = {
         key: [] for key in ("http_rate", "http_p50", "native_rate", "http_cpu", "native_cpu")
     }
@@ -164,6 +165,7 @@ async def _overload(bench: LoadedCluster, peak: float, seconds: float) -> Row:
 async def _open(
     bench: LoadedCluster, run: str, rate: float, seconds: float, connections: int, most_seconds: float = 0.0
 ) -> OpenLoad:
+    """Send orders at a rate that no answer delays."""
     address = bench.access.https[await bench.leader()].partition("://")[2]
     requests = await asyncio.to_thread(lambda: list(http_orders(bench.people, run, bench.seed, int(rate * seconds), address)))
     return await OpenLoop(address, rate, connections).run(requests, most_seconds=most_seconds)

@@ -210,6 +210,7 @@ class _FrameClient(asyncio.Protocol):
             self._send()
 
     def _send(self) -> None:
+        """Send the next frame, or end when all are answered."""
         now = time.perf_counter()
         if now < self._until and self._next < len(self._frames):
             self._sent.append(now)

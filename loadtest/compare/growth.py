@@ -50,6 +50,7 @@ class Market:
         self.engine.apply(decode(encode(Batch(10**15, commands))))
 
     def _foundations(self) -> list[AnyCommand]:
+        """Return the commands that create currencies, products and accounts."""
         return [
             PutCurrency(OPERATOR, "usd", "USD", 6),
             PutCurrency(OPERATOR, "btc", "BTC", 8),
@@ -62,6 +63,7 @@ class Market:
         ]
 
     def _place(self) -> PlaceOrder:
+        """Return the next resting order."""
         number = self._placed
         self._placed += 1
         buys = number % 2 == 0
@@ -73,6 +75,7 @@ class Market:
         return PlaceOrder(account, f"c:{number}", product, side, OrderType.LIMIT, price, size, client_oid=f"o{number}")
 
     def _trading(self) -> Iterator[AnyCommand]:
+        """Yield cancels, new orders and some trades, so that about as many orders rest as before."""
         taken = 0
         while True:
             number = self._cancelled

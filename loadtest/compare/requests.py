@@ -82,6 +82,7 @@ def native_frames(person: Trader, run: str, seed: int, frames: int, commands: in
 
 
 def _with_cancels(person: Trader, run: str, seed: int) -> Iterator[AnyCommand]:
+    """Yield orders, and cancels of the oldest ones when too many are open."""
     placed: list[str] = []
     for order in orders([person], run, seed):
         yield order

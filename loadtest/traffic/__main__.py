@@ -145,6 +145,7 @@ async def measured_limit(locust: Locust, users: int, directory: Path, results: P
 
 @contextlib.asynccontextmanager
 async def _stub(directory: Path) -> AsyncIterator[None]:
+    """Run the stub in a process of its own during the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadtest.traffic.stub", str(directory), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )

@@ -74,6 +74,7 @@ class Ledger:
         self._write(command, OutcomeSummary(UNANSWERED), sent, 0.0)
 
     def _write(self, command: AnyCommand, outcome: OutcomeSummary, sent: float, answered: float) -> None:
+        """Record a command and its outcome in the file."""
         if self._file is not None:
             line = Acknowledgement(
                 command.account_id, command.command_id, outcome.kind, outcome.sequence, outcome.order_id, False, sent, answered

@@ -77,6 +77,7 @@ class OrderSocket:
     async def _answer(
         self, socket: aiohttp.ClientWebSocketResponse, request_id: str, message: Mapping[str, object]
     ) -> dict[str, Any]:
+        """Send a message, and wait for its answer."""
         result: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = result
         try:
@@ -107,6 +108,7 @@ class OrderSocket:
             }
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Give each answer to the request that waits for it."""
         try:
             async for frame in socket:
                 if frame.type is not aiohttp.WSMsgType.TEXT:

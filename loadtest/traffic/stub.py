@@ -67,6 +67,7 @@ def outcome(command: AnyCommand) -> AnyOutcome:
 
 
 def _accepted(command: PlaceOrder) -> OrderState:
+    """Return an order as if the exchange had accepted it."""
     rests = command.order_type is OrderType.LIMIT and command.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
     status = OrderStatus.ACTIVE if command.stop else OrderStatus.OPEN if rests else OrderStatus.DONE
     return OrderState(

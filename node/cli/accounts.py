@@ -146,6 +146,7 @@ def _transfer(
     amount: str,
     transfer_id: str,
 ) -> None:
+    """Book a transfer, and print it."""
     command_id = transfer_id or fresh_id()
 
     async def work(session: CliSession) -> tuple[Transferred, MarketScales]:

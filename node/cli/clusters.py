@@ -332,6 +332,7 @@ def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str]) 
 
 
 def _row(node_id: str, status: NodeStatus | None, leader: NodeStatus | None, mode: str) -> list[str | Text]:
+    """Return the row of a node in the table of statuses."""
     if status is None:
         role = Text("starting" if mode else "unreachable", style="yellow" if mode else "bold red")
         return [node_id, mode, role, *[""] * (len(COLUMNS) - 3)]
@@ -381,6 +382,7 @@ def _leader_named(statuses: Statuses) -> str:
 
 
 def _watch(look: _Look) -> None:
+    """Show the statuses until Ctrl-C."""
     with Live(console=plain_console(), refresh_per_second=4) as live:
         try:
             while True:

@@ -83,6 +83,7 @@ def _paths(directory: Path, nodes: tuple[str, ...]) -> list[Path]:
 
 
 def _examine(path: Path, deep: bool, shown: ProgressBar) -> list[Finding]:
+    """Return what the doctor finds on one node."""
     statuses: Statuses = {}
     name = path.resolve().parent.name
     try:
@@ -298,6 +299,7 @@ def top(target: Target, interval: float, products: tuple[str, ...], count: int |
 
 
 async def _watch(target: Target, interval: float, products: Sequence[str], count: int | None, as_json: bool) -> None:
+    """Show the rates at each interval, `count` times or for ever."""
     access = session.reach(target)
     client = session.open_client(target)
     try:
@@ -340,6 +342,7 @@ async def _look(access: Access, client: ClusterClient, wanted: Sequence[str]) ->
 
 
 def _view(before: Moment, after: Moment, scales: MarketScales | None) -> Group:
+    """Return the tables of nodes and products."""
     answering = {each.node_id: each for each in node_rates(before, after)}
     nodes = [_node_row(answering[node_id]) if node_id in answering else _silent(node_id) for node_id in after.statuses]
     shown = [table(NODE_COLUMNS, nodes, right=NODE_COLUMNS[2:])]
@@ -354,6 +357,7 @@ def _silent(node_id: str) -> list[str | Text]:
 
 
 def _node_row(each: NodeRates) -> list[str | Text]:
+    """Return the row of a node."""
     style = "bold green" if each.role == "leader" else "red" if each.role == "candidate" else ""
     return [
         each.node_id,

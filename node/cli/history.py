@@ -100,6 +100,7 @@ def _database() -> Iterator[None]:
 
 
 def _standing_or_fault(config: NodeConfig, sequence: int | None) -> Standing:
+    """Return how far the history of a node goes, or why it cannot be read."""
     from node.history.database import database_url
 
     try:
@@ -111,6 +112,7 @@ def _standing_or_fault(config: NodeConfig, sequence: int | None) -> Standing:
 
 
 def _standing(config: NodeConfig, sequence: int | None) -> Standing:
+    """Return how far the history of a node goes."""
     from node.history.queries import HistoryReader
 
     found = HistoryReader(config)

@@ -176,6 +176,7 @@ def _may_be_stored(error: BaseException) -> bool:
 
 
 async def _all(session: CliSession) -> list[ApiKeyRow]:
+    """Return all API keys, page by page."""
     rows: list[ApiKeyRow] = []
     while True:
         page: list[ApiKeyRow] = await session.read(ApiKeysQuery(rows[-1].key_id if rows else "", PAGE))
@@ -185,6 +186,7 @@ async def _all(session: CliSession) -> list[ApiKeyRow]:
 
 
 def _permissions(text: str) -> int:
+    """Return the permissions in an option. Raises click.UsageError."""
     total = 0
     for name in text.split(","):
         if name.strip().lower() not in PERMISSIONS:

@@ -64,6 +64,8 @@ def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 
 
 def _change(target: Target, version: str, *, as_json: bool, check: bool, command: str = "upgrade") -> None:
+    """Change the level, or check the change, and print the report."""
+
     async def work(session: CliSession) -> LevelReport:
         earlier = command == "downgrade"
         return await session.client.change_level(version, check=check, earlier=earlier, deadline=CHANGE_SECONDS)

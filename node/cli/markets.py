@@ -261,6 +261,7 @@ def _again(row: ProductRow, command: PutProduct) -> PutProduct:
 
 
 def _product_command(product_id: str, scales: MarketScales, options: Mapping[str, str | None]) -> PutProduct:
+    """Return the command that puts a product, from the options in decimals."""
     before, _, behind = product_id.partition("-")
     base, quote = options["base"] or before, options["quote"] or behind
     if not base or not quote:

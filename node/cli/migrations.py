@@ -218,6 +218,7 @@ def _finalize(found: list[NodeData]) -> None:
 
 
 def _as_json(rehearsal: Rehearsal, with_diff: bool) -> dict[str, Any]:
+    """Return the result of a rehearsal as JSON."""
     built = rehearsal.built
     result: dict[str, Any] = {"node_id": rehearsal.place.node_id, "source": rehearsal.found.abi, "target": rehearsal.target}
     if built is None:
@@ -301,6 +302,7 @@ def _difference_lines(found: TableDifference) -> Iterator[str]:
 
 
 def _values(column: Column) -> str:
+    """Return the values of a column in words."""
     if column.values == 1:
         return f"{column.samples[0] or 'empty'} in all {column.most:,} rows"
     if column.values == 0:
@@ -436,6 +438,7 @@ def _export_all(ways: list[tuple[NodeData, WayBack]], out: Path, report: Report,
 
 
 def _export(place: NodeData, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
+    """Write the commands that a rollback undoes. Returns the file and their number."""
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():

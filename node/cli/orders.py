@@ -259,6 +259,7 @@ def describe(state: OrderState, scales: MarketScales) -> str:
 
 
 def _row(view: dict[str, object]) -> list[str]:
+    """Return the row of an order."""
     status = f"{view['status']} {view['done_reason']}".strip()
     if status == "active" and view["stop"]:
         status = f"active, stop {view['stop']} at {view['stop_price']}"
@@ -268,6 +269,8 @@ def _row(view: dict[str, object]) -> list[str]:
 
 
 def _cancel(target: Target, as_json: bool, command: CancelOrder | CancelAll) -> None:
+    """Cancel orders, and print them."""
+
     async def work(session: CliSession) -> tuple[list[OrderState], MarketScales]:
         outcome = await session.submit(command)
         assert isinstance(outcome, Cancelled), outcome

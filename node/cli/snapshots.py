@@ -67,6 +67,7 @@ def list_snapshots(target: Target, node_id: str | None, as_json: bool) -> None:
 
 
 def _chosen(layout: ClusterDirectory, node_id: str | None) -> list[str]:
+    """Return the chosen node, or all nodes of this machine. Raises DirectoryError."""
     if node_id is None:
         return layout.node_ids
     if node_id not in layout.configs:

@@ -191,6 +191,7 @@ def replay_log(
 
 
 def _snapshot(config: NodeConfig | None) -> tuple[Manifest, Engine] | None:
+    """Return the newest snapshot of a node and its state, or None."""
     if config is None:
         return None
     try:
@@ -263,6 +264,7 @@ class LogViews:
         return " ".join(f"{name}={self._value(name, value, fields)}" for name, value in said)
 
     def _value(self, name: str, value: object, fields: dict[str, object]) -> object:
+        """Return a value of a command for a person."""
         if not isinstance(value, int) or isinstance(value, bool):
             return value
         if name.endswith("_fee_ppm"):

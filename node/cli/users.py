@@ -46,6 +46,7 @@ def put_user(target: Target, as_json: bool, user_id: str, roles: Sequence[str], 
 
 
 def _grant(text: str) -> Grant:
+    """Return the role in an option such as `trader@firm:acme`. Raises click.UsageError."""
     role, _, place = text.partition("@")
     scope, _, name = place.partition(":")
     if role not in ROLES:

@@ -146,6 +146,7 @@ class AsyncRestClient:
                 headers = self._headers(method, target, data)
 
     def _headers(self, method: str, target: str, data: bytes) -> dict[str, str]:
+        """Return the headers of a request, signed if the client has a key."""
         headers = {"Content-Type": "application/json"} if data else {}
         if self._key is not None:
             timestamp = f"{time.time():.6f}"
@@ -158,6 +159,7 @@ class AsyncRestClient:
         return headers
 
     async def _try(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """Send a request to the first node once. Returns the status and the decoded answer."""
         call = self._opened().request(method, self._urls[0] + target, data=data or None, headers=headers, ssl=self._tls)
         async with asyncio.timeout(TRY_S), call as answer:
             text = await answer.read()
@@ -221,6 +223,7 @@ class AsyncRestClient:
             await backoff.wait()
 
     def _subscription(self, product_id: str, channel: str, position: int | None) -> dict[str, object]:
+        """Return the message that subscribes to a channel, from a position on if the channel can resume."""
         message: dict[str, object] = {"type": "subscribe", "product_ids": [product_id], "channels": [channel]}
         if position is not None and channel in RESUMABLE:
             message["from_sequence"] = position

@@ -119,6 +119,7 @@ def offsets_of(time_zone: str, start: datetime, years: int) -> list[tuple[int, i
 
 
 def _weekdays(names: str) -> range:
+    """Return the days of a text such as `mon-fri`. Raises CalendarError."""
     first, dash, last = names.partition("-")
     places = {day: place for place, day in enumerate(DAYS)}
     days = range(places.get(first, len(DAYS)), places.get(last if dash else first, -1) + 1)
@@ -135,6 +136,7 @@ def _day(text: str) -> int:
 
 
 def _phases(field: str, texts: list[str]) -> list[tuple[int, Phase]]:
+    """Return the phases of a day. Raises CalendarError."""
     found = []
     for text in texts:
         time, _, phase = text.partition(" ")

@@ -169,6 +169,7 @@ def _check_paths(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_numbers(config: NodeConfig, fault: Fault) -> None:
+    """Check that each number is within its range."""
     for key, (low, high, unit) in RANGES.items():
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
@@ -178,6 +179,7 @@ def _check_numbers(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_times(config: NodeConfig, fault: Fault) -> None:
+    """Check that times fit together."""
     raft = config.raft
     if raft.heartbeat * HEARTBEATS_PER_ELECTION >= raft.election_timeout_min:
         raise fault(
@@ -200,6 +202,7 @@ def _check_times(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_own_addresses(config: NodeConfig, fault: Fault) -> None:
+    """Check the addresses on which the node listens: each has another port."""
     taken: dict[tuple[str, int], str] = {}
     listening = [("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)]
     if config.fix.listen:
@@ -254,6 +257,7 @@ def _within(key: str, fault: Fault) -> Fault:
 
 
 def _check_nodes(config: NodeConfig, fault: Fault) -> None:
+    """Check the members: their ids and addresses are different."""
     ids: dict[str, int] = {}
     addresses: dict[str, str] = {}
     for position, node in enumerate(config.nodes):
@@ -343,6 +347,7 @@ def _check_streams(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_keys(config: NodeConfig, fault: Fault) -> None:
+    """Check the networks of the HTTP section, and the cluster keys."""
     for name in ("trusted_proxies", "metrics_from"):
         for position, text in enumerate(getattr(config.http, name)):
             try:

@@ -155,6 +155,7 @@ def changed(text: str, settings: Mapping[str, Setting]) -> str:
 
 
 def _toml(value: Setting) -> str:
+    """Return a value as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

@@ -103,6 +103,7 @@ def read(config: NodeConfig, *, restoring: bool = False) -> DirectoryIdentity:
 
 
 def _check_stage(config: NodeConfig, path: Path, identity: DirectoryIdentity) -> None:
+    """Check that a node of this identity may start. Raises DataDirectoryError."""
     if identity.stage is Stage.REMOVED:
         raise DataDirectoryError(f"{path}: node {identity.node_id} was removed from the cluster. {REMOVED_ADVICE}")
     if identity.stage is Stage.NEW and not identity.joined and len(config.nodes) not in NODE_COUNTS:
@@ -202,6 +203,7 @@ def _store(directory: Path, identity: DirectoryIdentity) -> None:
 
 
 def _stored(path: Path) -> DirectoryIdentity | None:
+    """Return the identity in a file, or None. Raises DataDirectoryError."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -173,6 +173,7 @@ def _listen(like: NodeConfig) -> str:
 
 
 def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:
+    """Return the cluster's certificate authority. Raises SetupError."""
     certificate, key = directory / "ca.pem", directory / "ca.key"
     for path in (certificate, key):
         if not path.exists():

@@ -184,6 +184,7 @@ class LocalCluster:
         return note in (Mode.STARTED, Mode.BOOTSTRAPPING)
 
     async def _takes_http(self, node_id: str) -> bool:
+        """Return whether a node's HTTP port accepts connections, or has no gateway."""
         config = self.layout.configs[node_id].http
         if config.processes == 0:
             return True
@@ -196,6 +197,7 @@ class LocalCluster:
         return True
 
     def _chosen(self, node_ids: Iterable[str] | None) -> list[str]:
+        """Return the chosen nodes, or all. Raises NodeStartError."""
         chosen = self.node_ids if node_ids is None else list(node_ids)
         unknown = [node_id for node_id in chosen if node_id not in self.layout.configs]
         if unknown:
@@ -256,6 +258,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _short(node_id: str, status: NodeStatus | None) -> str:
+    """Return the status of a node in one line."""
     if status is None:
         return f"{node_id} does not answer"
     return (

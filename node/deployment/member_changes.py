@@ -144,6 +144,7 @@ class MemberChanges:
         return self._local.pid(node_id) if node_id in self._local.layout.configs else None
 
     def _start(self, wanted: Addition) -> None:
+        """Start a new node, or report how to start it. A node that runs, or is on another machine, is left alone."""
         if wanted.node_id not in self._local.layout.configs:
             return
         if self._local.pid(wanted.node_id) is not None:
@@ -222,6 +223,7 @@ class MemberChanges:
             raise DirectoryError(f"no node {node_id!r}; members are: {', '.join(member.node_id for member in status.members)}")
 
     async def _hand_over(self, node_id: str, status: NodeStatus) -> None:
+        """Transfer leadership away from a node that is to be removed."""
         if status.leader_id != node_id:
             return
         self._report(f"{node_id} leads; it transfers its leadership first")
@@ -237,6 +239,7 @@ class MemberChanges:
         self._report(f"{status.leader_id} leads now")
 
     async def _transfer(self, node_id: str) -> None:
+        """Ask a node to transfer its leadership. A node that does not lead is no error."""
         try:
             await self._client.control(ControlAction.TRANSFER_LEADERSHIP, node_id)
         except RequestFailed as error:
@@ -244,6 +247,7 @@ class MemberChanges:
                 raise
 
     async def _ask_removal(self, node_id: str, *, force: bool) -> None:
+        """Remove a member from the cluster, or notice that it was removed before."""
         try:
             index = await self._client.remove_member(node_id, force=force)
         except RequestFailed:

@@ -150,6 +150,7 @@ def _authority(directory: Path) -> pki.KeyPair:
 
 
 def _authority_key(directory: Path) -> bytes:
+    """Return the private key of the cluster's authority. Raises SetupError."""
     key = directory / "ca.key"
     if not key.exists():
         raise SetupError(
@@ -180,6 +181,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates in a file. Raises SetupError."""
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:

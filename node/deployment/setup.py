@@ -146,6 +146,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAddress], cluster_id: str) -> None:
+    """Check the arguments of a new cluster. Raises SetupError."""
     if len(node_ids) not in NODE_COUNTS:
         raise SetupError(
             f"expected 1, 3 or 5 nodes, not {len(node_ids)}: an even number survives no more failures than one node fewer"

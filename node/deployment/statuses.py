@@ -97,6 +97,7 @@ async def _status(
 
 
 async def _ask(address: str, tls: ssl.SSLContext, credentials: Credentials | None) -> NodeStatus:
+    """Query the status over a new connection."""
     connection = await NativeConnection.open(address, tls=tls, credentials=credentials, client="status")
     try:
         return await connection.query(StatusQuery())

@@ -101,6 +101,7 @@ def _product(status: ProductStatus) -> PutProduct:
 
 
 def _setup(accounts: Sequence[str], marks: str) -> list[AnyCommand]:
+    """Return the commands that create the market of the benchmark."""
     commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"bench:{name}", name, SCALE) for name in (BASE, QUOTE)]
     commands.append(_product(ProductStatus.ONLINE))
     commands += [OpenAccount(OPERATOR, f"bench:{name}", name) for name in accounts]

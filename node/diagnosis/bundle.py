@@ -220,6 +220,7 @@ class Bundle:
         self._add_json(f"{node_id}/doctor.json", Doctor(path, status=status).examine())
 
     def _fetch(self, name: str, url: str) -> None:
+        """Add what a URL answers."""
         try:
             context = self._tls if url.startswith("https:") else None
             with urllib.request.urlopen(url, timeout=HTTP_SECONDS, context=context) as answer:

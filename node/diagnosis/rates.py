@@ -68,6 +68,7 @@ def node_rates(before: Moment, after: Moment) -> list[NodeRates]:
 
 
 def _node(earlier: NodeStatus | None, status: NodeStatus, leader: NodeStatus | None, seconds: float) -> NodeRates:
+    """Return the rates of a node between two statuses."""
     same = earlier if earlier is not None and earlier.engine_start == status.engine_start else None
 
     def p99(name: str) -> float | None:

@@ -140,6 +140,7 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
 def _level_requests(
     config: NodeConfig, service: EngineService, raft: Raft, machine: ReplicatedEngine, preparation: Preparation
 ) -> LevelRequests:
+    """Return the handler of requests that change the level."""
     ask, prepare = asking(config)
     change = LevelChange(
         config.node_id,
@@ -207,6 +208,8 @@ def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
 
 
 def _open_disk(config: NodeConfig, known: identity.DirectoryIdentity, durations: EngineDurations) -> levels.LogDisk:
+    """Open the disk of the log, which archives segments if the configuration or a pending rollback needs them."""
+
     # A rollback to the previous version exports the entries applied since the migration, so the log is kept until the
     # migration is final.
     def archives() -> bool:
@@ -224,6 +227,7 @@ def _open_disk(config: NodeConfig, known: identity.DirectoryIdentity, durations:
 
 
 def _raft_settings(config: NodeConfig, known: identity.DirectoryIdentity) -> RaftSettings:
+    """Return the settings of Raft from the configuration."""
     raft = config.raft
     return RaftSettings(
         node_id=config.node_id,
@@ -242,6 +246,7 @@ def _raft_settings(config: NodeConfig, known: identity.DirectoryIdentity) -> Raf
 
 
 def _wire_settings(config: NodeConfig, refused: Counter[str], joining: levels.Joining) -> WireSettings:
+    """Return the settings of the Raft port from the configuration."""
     return WireSettings(
         hello=Hello(PROTOCOL, config.cluster_id, config.node_id, ABI),
         listen=config.raft.listen,

@@ -167,6 +167,7 @@ class FixMessage:
 
 
 def _ascii(tag: int, value: bytes) -> str:
+    """Return the text of a field. Raises FieldError if it is not ASCII."""
     try:
         text = value.decode("ascii")
     except UnicodeDecodeError:

@@ -114,6 +114,7 @@ class LogonCheck:
             raise LogonRefusedError(error.message) from None
 
     async def _admit(self, message: FixMessage, address: str) -> Terms:
+        """Check a Logon. Returns the terms of the session."""
         message.check()
         if message.type != "A":
             raise LogonRefusedError("the first message must be a Logon (35=A)")
@@ -170,6 +171,7 @@ class LogonCheck:
             raise LogonRefusedError(f"SendingTime must be within {self._age_max:g} s of the server's time")
 
     async def _identity(self, message: FixMessage, sender: str, target: str, address: str) -> Identity:
+        """Return the identity of the key that signed a Logon."""
         passphrase = message.text(tags.PASSWORD)
         signed = (
             *(message.text(tags.SENDING_TIME), "A", message.text(tags.MSG_SEQ_NUM), sender, target),

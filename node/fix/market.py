@@ -282,6 +282,7 @@ class MarketData:
             self._leave(feed)
 
     def _types(self, message: FixMessage) -> frozenset[str]:
+        """Return the requested types of entries."""
         found = message.texts(tags.MD_ENTRY_TYPE)
         if message.number(tags.NO_MD_ENTRY_TYPES, 100) != len(found):
             raise FieldError(tags.NO_MD_ENTRY_TYPES, GROUP_COUNT, "NoMDEntryTypes is not the number of entry types")
@@ -290,6 +291,7 @@ class MarketData:
         return frozenset(found)
 
     def _symbols(self, message: FixMessage) -> list[str]:
+        """Return the requested symbols. Raises FieldError."""
         found = message.texts(tags.SYMBOL)
         if message.number(tags.NO_RELATED_SYM, 10_000) != len(found):
             raise FieldError(tags.NO_RELATED_SYM, GROUP_COUNT, "NoRelatedSym is not the number of symbols")
@@ -321,6 +323,7 @@ class MarketData:
             self._requests[request.request_id] = request
 
     def _drop(self, request_id: str) -> None:
+        """End a subscription."""
         request = self._requests.pop(request_id, None)
         if request is None:
             self._refuse(request_id, UNKNOWN_SYMBOL, "there is no such request")
@@ -404,6 +407,7 @@ def _last_trade(feed: ProductFeed) -> list[Fields]:
 
 
 def _entry(kind: str, product: Product, price: int, size: int) -> Fields:
+    """Return the fields of an entry of a book."""
     return [
         (tags.MD_ENTRY_TYPE, kind),
         (tags.MD_ENTRY_PX, product.price(price)),

@@ -102,6 +102,7 @@ class OrderEntry:
     # NewOrderSingle
 
     async def _new_order(self, message: FixMessage, number: int) -> None:
+        """Handle a NewOrderSingle."""
         client_oid = _name(message, tags.CL_ORD_ID)
         try:
             command = await self._place_command(message, client_oid)
@@ -129,6 +130,7 @@ class OrderEntry:
         return done
 
     async def _place_command(self, message: FixMessage, client_oid: str) -> PlaceOrder:
+        """Return the command of a NewOrderSingle. Raises FieldError, _Refusal."""
         product = await self._product(message)
         side = message.choice(tags.SIDE, tags.SIDES)
         order_type, stops = message.choice(tags.ORD_TYPE, _ORDER_TYPES)
@@ -208,6 +210,7 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, done))
 
     async def _mass_cancel(self, message: FixMessage, number: int) -> None:
+        """Handle an OrderMassCancelRequest."""
         name = _name(message, tags.CL_ORD_ID)
         kind = message.choice(tags.MASS_CANCEL_TYPE, {"1": "1", "7": "7"})
         symbol = message.text(tags.SYMBOL) if kind == "1" else ""
@@ -261,6 +264,7 @@ class OrderEntry:
     # OrderStatusRequest
 
     async def _status(self, message: FixMessage, number: int) -> None:
+        """Handle an OrderStatusRequest."""
         order_id, client_oid = _named(message, tags.CL_ORD_ID)
         request_id = message.optional(tags.ORD_STATUS_REQ_ID) or ""
         await self._sender.submissions.idle()  # the answer includes the effect of earlier requests
@@ -315,6 +319,7 @@ def _rejected(message: FixMessage, refusal: _Refusal, *, status: bool = False) -
 
 
 def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str) -> Fields:
+    """Return the fields of an OrderCancelReject."""
     order_id = message.optional(tags.ORDER_ID) or "NONE"
     return [
         (tags.MSG_TYPE, "9"),
@@ -330,6 +335,7 @@ def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str
 
 
 def _mass_report(message: FixMessage, kind: str, symbol: str, outcome: AnyOutcome) -> Fields:
+    """Return the fields of an OrderMassCancelReport."""
     refused = outcome if isinstance(outcome, Rejected) else None
     fields: Fields = [
         (tags.MSG_TYPE, "r"),

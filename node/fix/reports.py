@@ -194,6 +194,7 @@ def _trade(report: OrderReported, product: Product) -> Fields:
 
 
 def _fee(fee: int, product: Product) -> Fields:
+    """Return the fields of a fee."""
     return [
         (tags.NO_MISC_FEES, "1"),
         (tags.MISC_FEE_AMT, product.price(fee)),

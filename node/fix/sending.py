@@ -166,6 +166,7 @@ class Submissions:
                 await self._submit(batch)
 
     def _batch(self) -> list[Item]:
+        """Return the next commands: answers first, then requests."""
         batch: list[Item] = []
         while self._answers and len(batch) < BATCH_MAX:
             batch.append(self._answers.popleft())
@@ -185,6 +186,7 @@ class Submissions:
         return batch
 
     async def _submit(self, batch: list[Item]) -> None:
+        """Submit commands until they have outcomes, and queue the answers."""
         resent, backoff = Resent(), Backoff(RETRY_MIN, RETRY_MAX)
         outcomes: list[AnyOutcome]
         commands = [item.command for item in batch]
@@ -346,6 +348,7 @@ class StreamSender:
         return execution_report(event, await self._product(event.symbol))
 
     async def _product(self, symbol: str) -> Product:
+        """Return a product. Asks again until the engine answers."""
         while True:
             try:
                 return await self._catalogue.product(symbol)
@@ -413,6 +416,7 @@ class StreamSender:
         return high
 
     async def _is_kept(self, number: int) -> bool:
+        """Return whether the engine still keeps a message of the stream."""
         try:
             async with self._backend.replay(self._terms.stream_id, self._base + number):
                 return True
@@ -422,6 +426,7 @@ class StreamSender:
             return False
 
     def _note(self, text: str, taken: int) -> NoteStream:
+        """Return the command that writes a text into the stream."""
         self._notes += 1
         return NoteStream(
             self._terms.account_id,
@@ -480,6 +485,7 @@ class LocalSender:
         self._link.close("logged out")
 
     def _put(self, data: bytes) -> None:
+        """Queue bytes for the connection. A client that reads too slowly is cut off."""
         self._wrote_at = time.monotonic()
         self.waiting += len(data)
         if self.waiting > LOCAL_WAITING_MAX:

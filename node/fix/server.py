@@ -288,6 +288,7 @@ class FixServer:
         return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection, or refuse it because of a limit."""
         connection = FixConnection(self, reader, writer)
         caller = caller_of(connection.address)
         task = asyncio.current_task()
@@ -322,6 +323,7 @@ class FixServer:
             await self._serve_stream(connection, terms)
 
     async def _serve_market(self, connection: FixConnection, terms: Terms) -> None:
+        """Serve a session of market data."""
         if terms.number != 1:
             await connection.refuse(None, "a session of market data begins with MsgSeqNum 1")
             return
@@ -381,6 +383,7 @@ class FixServer:
     async def _run_stream(
         self, connection: FixConnection, terms: Terms, sender: StreamSender, expected: int, *, too_low: bool
     ) -> None:
+        """Run a session whose numbers are part of the replicated state."""
         orders = OrderEntry(self.backend, self.catalogue, sender, terms)
         handle = orders.handle if terms.service is Service.ORDERS else _copies_only(sender)
         session = FixSession(terms, expected, sender, connection, handle)

@@ -187,6 +187,7 @@ class FixSession:
             return False
 
     def _reset(self, message: FixMessage, number: int) -> None:
+        """Handle a SequenceReset in reset mode."""
         try:
             message.check()
             following = message.number(tags.NEW_SEQ_NO)
@@ -201,6 +202,7 @@ class FixSession:
     # Messages
 
     def _check_header(self, message: FixMessage) -> None:
+        """Check the names and the sending time of a message. Raises FieldError."""
         for tag, expected in ((tags.SENDER, self._terms.sender), (tags.TARGET, self._terms.target)):
             if message.text(tag) != expected:
                 raise FieldError(tag, COMP_ID, f"field {tag} must be {expected}")
@@ -214,6 +216,7 @@ class FixSession:
             )
 
     async def _dispatch(self, message: FixMessage, number: int) -> None:
+        """Handle a message by its type. Raises FieldError."""
         kind = message.type
         if kind == "4":
             self._gap_fill(message, number)
@@ -229,6 +232,7 @@ class FixSession:
             await self._handle(message, number)
 
     def _gap_fill(self, message: FixMessage, number: int) -> None:
+        """Handle a gap fill: continue after the skipped numbers."""
         following = message.number(tags.NEW_SEQ_NO)
         if following <= number:
             raise FieldError(tags.NEW_SEQ_NO, INCORRECT, f"NewSeqNo must be above {number}")
