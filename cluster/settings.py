@@ -59,7 +59,7 @@ assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
 @dataclass(frozen=True)
 class RaftSettings:
-    """Times are seconds.
+    """The settings of a node's Raft part. Times are in seconds.
 
     `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they are the
     membership until the log has one (`membership.py`). Without `members` all nodes are voters, and have no addresses.
