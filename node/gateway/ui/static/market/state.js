@@ -58,7 +58,7 @@ export class Market extends EventTarget {
     this.fees = null;
     this.ownDue = false;
     this.feed = new Feed(cluster, {
-      onBook: (book, anew) => this.#begin(book, anew),
+      onBook: (book, again) => this.#begin(book, again),
       onEvent: (event) => this.#event(event),
       onOther: (message) => this.#other(message),
       onState: () => this.#notify("state"),
@@ -116,12 +116,12 @@ export class Market extends EventTarget {
     await this.#loadCandles();
   }
 
-  /** @param {any} book @param {boolean} anew */
-  #begin(book, anew) {
+  /** @param {any} book @param {boolean} again */
+  #begin(book, again) {
     this.book.load(book);
     if (book.auction) this.auction = book.auction;
     this.#notify("book");
-    if (anew) announce("Events were missed: the book was read anew");
+    if (again) announce("Events were missed: the book was read again");
     void this.#loadPast();
   }
 

@@ -10,7 +10,7 @@ import { SequenceCounter } from "../core/sequence.js";
 /** @typedef {import("./cluster.js").Cluster} Cluster */
 /**
  * @typedef {object} Listener
- * @property {(book: any, anew: boolean) => void} onBook a book to begin with; `anew` where events before it were missed
+ * @property {(book: any, again: boolean) => void} onBook a book to begin with; `again` where events before it were missed
  * @property {(event: any) => void} onEvent the next event of `full`
  * @property {(message: any) => void} onOther messages of other channels
  * @property {() => void} onState the connection or the counter changed
@@ -89,9 +89,9 @@ export class Feed {
   async #takeBook(current) {
     const book = await this.cluster.read(`/products/${encodeURIComponent(this.product)}/book?level=3`);
     if (!current()) return;
-    const anew = this.counter.last > 0;
+    const again = this.counter.last > 0;
     this.counter.begin(book.sequence);
-    this.listener.onBook(book, anew);
+    this.listener.onBook(book, again);
   }
 
   /** @param {number} turn @param {Record<string, string>} signed */
