@@ -1,4 +1,4 @@
-# What the compiled core knows more about answer.py: the types.
+# The types of answer.py for the compiled core.
 cimport cython
 
 from statemachine.entities cimport Balance, Order

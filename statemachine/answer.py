@@ -22,7 +22,7 @@ def _begin(state: State, tag: int, fields: int) -> None:
 
 
 def rejected(state: State, reject: Reject) -> None:
-    """The command was rejected and changed nothing."""
+    """Answer that the command was rejected and changed nothing."""
     _begin(state, 1, 6)
     outcome = state.outcome
     outcome.number(reject.reason)
@@ -31,14 +31,14 @@ def rejected(state: State, reject: Reject) -> None:
 
 
 def done(state: State, changed: bool) -> None:
-    """A currency, product, account or key was added or replaced."""
+    """Answer that a currency, product, account or key was added or replaced."""
     _begin(state, 2, 4)
     state.unchanged = not changed
     state.outcome.flag(changed)
 
 
 def transferred(state: State, currency: str, amount: int, balance: Balance) -> None:
-    """Money was deposited, withdrawn or transferred. The outcome has the sender's balance after it."""
+    """Answer that money was deposited, withdrawn or transferred. The outcome has the sender's balance after it."""
     _begin(state, 3, 7)
     outcome = state.outcome
     outcome.text(currency)
@@ -48,19 +48,19 @@ def transferred(state: State, currency: str, amount: int, balance: Balance) -> N
 
 
 def placed(state: State, order: Order) -> None:
-    """An order entered."""
+    """Answer that an order entered."""
     _begin(state, 4, 4)
     order.write(state.outcome)
 
 
 def amended(state: State, order: Order) -> None:
-    """An order was amended."""
+    """Answer that an order was amended."""
     _begin(state, 6, 4)
     order.write(state.outcome)
 
 
 def armed(state: State, fires_at: int) -> None:
-    """A timer was set or removed. The reply cache keeps this outcome among those that changed nothing, because it
+    """Answer that a timer was set or removed. The reply cache keeps this outcome among those that changed nothing, because it
     concerns no order.
     """
     _begin(state, 9, 4)
@@ -69,21 +69,21 @@ def armed(state: State, fires_at: int) -> None:
 
 
 def paired(state: State, limit: Order, stop: Order) -> None:
-    """A linked pair of a limit order and a stop order entered."""
+    """Answer that a linked pair of a limit order and a stop order entered."""
     _begin(state, 8, 5)
     limit.write(state.outcome)
     stop.write(state.outcome)
 
 
 def replaced(state: State, old: Order, new: Order) -> None:
-    """An order was cancelled, and another one entered in its place."""
+    """Answer that an order was cancelled, and another one entered in its place."""
     _begin(state, 7, 5)
     old.write(state.outcome)
     new.write(state.outcome)
 
 
 def cancelled(state: State, orders: list[Order], pending: bool) -> None:
-    """Orders were cancelled on request, in this order. With `pending`, later entries cancel more."""
+    """Answer that orders were cancelled on request, in this order. With `pending`, later entries cancel more."""
     _begin(state, 5, 5)
     state.outcome.array(len(orders))
     for order in orders:
@@ -92,7 +92,7 @@ def cancelled(state: State, orders: list[Order], pending: bool) -> None:
 
 
 def noted(state: State, number: int, base: int, taken: int) -> None:
-    """A report stream was continued."""
+    """Answer that a report stream was continued."""
     _begin(state, 20, 6)
     outcome = state.outcome
     outcome.number(number)
@@ -101,14 +101,14 @@ def noted(state: State, number: int, base: int, taken: int) -> None:
 
 
 def proposed(state: State, proposal_id: int, expires_at: int) -> None:
-    """The command waits for consent."""
+    """Answer that the command waits for consent."""
     _begin(state, 31, 5)
     state.outcome.number(proposal_id)
     state.outcome.number(expires_at)
 
 
 def switched(state: State, changed: bool, cancelled: int, pending: bool) -> None:
-    """Switches were set, and `cancelled` orders were cancelled. With `pending`, later entries cancel more."""
+    """Answer that switches were set, and `cancelled` orders were cancelled. With `pending`, later entries cancel more."""
     _begin(state, 30, 6)
     state.unchanged = not changed
     state.outcome.flag(changed)

@@ -1,4 +1,4 @@
-# What the compiled core knows more about book.py: the types.
+# The types of book.py for the compiled core.
 cimport cython
 
 from statemachine.entities cimport Order, PriceLevel

@@ -379,7 +379,7 @@ class StopBook:
             self.highest_loss = order.stop_price
 
     def fill(self, orders: Iterable[Order]) -> None:
-        """`add` each of these. O(n log n)."""
+        """Add stop orders. O(n log n)."""
         orders = list(orders)
         for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
             side.update([_waiting(order) for order in orders if order.stop == stop])

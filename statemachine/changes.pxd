@@ -1,4 +1,4 @@
-# What the compiled core knows more about changes.py: the types.
+# The types of changes.py for the compiled core.
 cimport cython
 
 from statemachine.entities cimport Account, Order

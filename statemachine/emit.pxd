@@ -1,4 +1,4 @@
-# What the compiled core knows more about emit.py: the types.
+# The types of emit.py for the compiled core.
 cimport cython
 
 from statemachine.entities cimport Order, Product

@@ -1,4 +1,4 @@
-# What the compiled core knows more about engine.py: the types.
+# The types of engine.py for the compiled core.
 cimport cython
 
 from statemachine.answer cimport rejected

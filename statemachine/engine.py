@@ -362,7 +362,7 @@ class Engine:
         return [order.row() for order in newest(account, self._state.products, wanted, limit)]
 
     def encoded_orders(self, account_id: str, wanted: Wanted, limit: int) -> bytes:
-        """`order_list` as a msgpack array. It makes no objects, so it takes a twentieth of the time."""
+        """Return `order_list` as a msgpack array. It makes no objects, so it takes a twentieth of the time."""
         account, writer = self._state.accounts.get(account_id), Writer()
         orders = newest(account, self._state.products, wanted, limit) if account is not None else []
         writer.array(len(orders))
@@ -607,7 +607,7 @@ def _answer_again(state: State, seen: bytes, fingerprint: bytes) -> None:
 
 
 def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Reject | None:
-    """`account` is None for the operator."""
+    """Execute the current command. `account` is None for the operator."""
     if account is not None:
         if entry.kind == _PLACE:
             entry.placing(state.placing)

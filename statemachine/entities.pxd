@@ -1,4 +1,4 @@
-# What the compiled core knows more about entities.py: the types.
+# The types of entities.py for the compiled core.
 cimport cython
 
 from statemachine.exact cimport fee, notional, wide

@@ -1,4 +1,4 @@
-# What the compiled core knows more about entry.py: the types of its twin, entry.pyx.
+# The types of entry.pyx, the compiled twin of entry.py.
 cimport cython
 
 from statemachine.entities cimport Cancelling, Placing

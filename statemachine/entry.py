@@ -40,7 +40,7 @@ def is_command_id(text: str) -> bool:
 
 
 def fingerprint(encoded: bytes) -> bytes:
-    """Eight bytes that detect other contents under the same command id: the remainder of the command's bytes, read as
+    """Return eight bytes that detect other contents under the same command id: the remainder of the command's bytes, read as
     one number.
 
     It is never `reply_cache.ANY_CONTENTS`. It protects a client from its own mistakes. It need not resist an attack,

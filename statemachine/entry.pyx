@@ -1,9 +1,10 @@
 # cython: language_level=3
 """The compiled twin of entry.py: the same attributes, methods and functions. `tests/unit/statemachine/test_twins.py` compares the two.
 
-An entry that our own batcher made is read where it lies. First it is scanned whole, before anything is applied: every header, number, choice and text is
-looked at, with bounds, and taken only if it is written as `encode_batch` writes it. What does not pass is decoded and encoded again by msgspec, which refuses
-what is no batch, and scanned once more. After the scan, fields are read without looking again, and each command's end is known.
+An entry is read in place. It is scanned as a whole before anything is applied: the scan checks every header, number, choice and text
+against its bounds, and accepts only the form that `encode_batch` writes. An entry in another form is decoded and encoded again by
+msgspec, which raises an error if it is no batch, and is then scanned. After the scan, fields are read without checks, and the end of
+each command is known.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -37,7 +38,7 @@ cdef extern from *:
 
     typedef unsigned __int128 quorumbook_unsigned;
 
-    /* Eight bytes as a number, the first one the highest. */
+    /* Returns eight bytes as a number. The first byte is the highest. */
     static inline unsigned long long quorumbook_word(const unsigned char *at)
     {
         unsigned long long word;
@@ -48,7 +49,7 @@ cdef extern from *:
         return word;
     }
 
-    /* Whether all of these bytes are ASCII. */
+    /* Returns whether all of these bytes are ASCII. */
     static inline int quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length)
     {
         unsigned long long every = 0, word;
@@ -61,7 +62,7 @@ cdef extern from *:
     unsigned long long quorumbook_word(const unsigned char *at) noexcept
     bint quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length) noexcept
 
-# The fields are read by place. Where the schema has grown, these commands are decoded by msgspec like the others, until this file knows the new fields.
+# The fields are read by position. If the schema has other fields than these, msgspec decodes these commands, as it decodes all others.
 cdef bint _PLACE_IS_KNOWN = PlaceOrder.__struct_fields__ == (
     "account_id", "command_id", "product_id", "side", "order_type", "price", "size", "funds", "time_in_force", "post_only", "stp", "client_oid",
     "stop", "stop_price", "cancel_after", "options",
@@ -104,16 +105,16 @@ cpdef bint is_command_id(str text) except -1:
 
 
 cdef inline unsigned long long _reduced(unsigned_wide value) noexcept:
-    """A number below 2**64 that is `value` modulo 2**64 - 59, for values below 2**127."""
+    """Return a number below 2**64 that equals `value` modulo 2**64 - 59. `value` is below 2**127."""
     value = (value >> 64) * 59 + <unsigned long long>value
     value = (value >> 64) * 59 + <unsigned long long>value
     return <unsigned long long>value
 
 
 cdef unsigned long long _fingerprint(const unsigned char *at, Py_ssize_t length) noexcept:
-    """See entry.py. 2**64 is 59 modulo the prime, so the rest of a number is the rest of its words as digits of base 59.
-    One reduction takes four words, or the bytes behind the last word, because each reduction waits for the one before.
-    The factors are 59**4, 59**3, 59**2 and 59, and the sum stays below 2**89.
+    """See entry.py. 2**64 equals 59 modulo the prime, so the remainder of a number is the remainder of its 64-bit words
+    as digits of base 59. One reduction covers four words, or the bytes after the last word, because each reduction
+    depends on the one before. The factors are 59**4, 59**3, 59**2 and 59, and the sum stays below 2**89.
     """
     cdef unsigned long long rest = 0
     cdef unsigned_wide sum
@@ -138,7 +139,7 @@ cdef unsigned long long _fingerprint(const unsigned char *at, Py_ssize_t length)
 
 
 cdef bytes _mark(unsigned long long fingerprint):
-    """A fingerprint as bytes, the highest first."""
+    """Return a fingerprint as bytes, the highest first."""
     cdef unsigned char mark[8]
     cdef unsigned long long swapped = quorumbook_word(<const unsigned char *>&fingerprint)
     memcpy(mark, &swapped, 8)
@@ -147,11 +148,11 @@ cdef bytes _mark(unsigned long long fingerprint):
 
 cdef int _NAMES = 4096
 cdef PyObject *_names[4096]
-"""The names of accounts and products that came last: a text that comes with every order is made once, and its hash with it."""
+"""The latest names of accounts and products. A text that every order contains is created once, with its hash."""
 
 
 cdef str _new_text(const unsigned char *at, Py_ssize_t length):
-    """A text from its bytes, which were scanned before."""
+    """Return a text from its bytes, which the scan has checked."""
     cdef object text
     if not quorumbook_is_ascii(at, length) or length < 2:
         return PyUnicode_DecodeUTF8(<char *>at, length, NULL)
@@ -161,7 +162,7 @@ cdef str _new_text(const unsigned char *at, Py_ssize_t length):
 
 
 cdef str _name(const unsigned char *at, Py_ssize_t length):
-    """As `_new_text`, for a name."""
+    """Return a name from its bytes, as `_new_text`. Recent names are not created again."""
     cdef unsigned long long mixed = length
     cdef Py_ssize_t place
     cdef PyObject *known
@@ -200,7 +201,7 @@ cdef class EntryReader:
                 raise AssertionError("a batch that was just encoded is not read")
 
     cdef bint _scan(self):
-        """Look at the whole entry; whether it is written as `encode_batch` writes it. Then the commands begin at `next`."""
+        """Scan the whole entry. Returns whether it has the form that `encode_batch` writes. If so, the commands begin at `next`."""
         cdef Py_ssize_t number
         cdef const unsigned char *first
         self.at = <const unsigned char *>PyBytes_AS_STRING(self.payload)
@@ -225,7 +226,7 @@ cdef class EntryReader:
         return True
 
     cdef int _grow(self) except -1:
-        """Room for the marks of more commands."""
+        """Make room for the ends of more commands."""
         cdef Py_ssize_t room = 2 * self.marks_room if self.marks_room else 64
         cdef void *marks = realloc(self.marks, room * sizeof(CommandMark))
         if marks == NULL:
@@ -234,7 +235,7 @@ cdef class EntryReader:
         return 0
 
     cdef bint _scan_command(self) except -1:
-        """Look at a command; whether it is written as `encode_batch` writes it. `kind` is what it is."""
+        """Scan a command. Returns whether it has the form that `encode_batch` writes. Sets `kind`."""
         cdef const unsigned char *start = self.at
         cdef const unsigned char *first
         cdef Py_ssize_t fields = self._array()
@@ -277,7 +278,7 @@ cdef class EntryReader:
             return False
 
     cdef Py_ssize_t _array(self) noexcept:
-        """How many values an array has; -1: none is there, or one with a longer header than needed."""
+        """Return the number of values of an array; -1 if there is no array, or its header is longer than needed."""
         cdef Py_ssize_t count
         if self.at == self.end:
             return -1
@@ -296,7 +297,7 @@ cdef class EntryReader:
         return -1
 
     cdef bint _number(self, wide *into) noexcept:
-        """A whole number in its shortest form."""
+        """Read a whole number. Returns whether there is one in its shortest form."""
         cdef int head, size, place
         cdef unsigned long long bits = 0
         if self.at == self.end:
@@ -334,7 +335,9 @@ cdef class EntryReader:
         return into[0] < -<wide>0x80000000
 
     cdef Py_ssize_t _text_length(self) noexcept:
-        """The bytes of a text that begins here, and go to the first of them; -1: there is none, it is cut, or its header longer than needed."""
+        """Move to the first byte of the text that begins here. Returns its length in bytes; -1 if there is no complete text, or its
+        header is longer than needed.
+        """
         cdef Py_ssize_t length
         cdef int head
         if self.at == self.end:
@@ -395,7 +398,7 @@ cdef class EntryReader:
         return _new_text(first, length)
 
     cdef str _name(self):
-        """As `_text`, where the same ones come again and again."""
+        """Read a text that is often the same, such as a name."""
         cdef Py_ssize_t length = self._text_length()
         cdef const unsigned char *first = self.at
         if length < 0:
@@ -422,7 +425,7 @@ cdef class EntryReader:
         return 0
 
     cdef bint _skip_value(self, int depth) noexcept:
-        """Go behind a value of any kind that a command may have."""
+        """Move behind a value of any type that a command may have. Returns whether there is one."""
         cdef Py_ssize_t length, place
         cdef wide number
         cdef int head

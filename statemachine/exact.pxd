@@ -1,4 +1,4 @@
-# What the compiled core knows more about exact.py: the types.
+# The types of exact.py for the compiled core.
 cimport cython
 
 cdef extern from *:

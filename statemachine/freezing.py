@@ -65,7 +65,7 @@ def changes_since_freeze(state: State) -> Frozen:
 
 
 def _everything(state: State) -> dict[str, AccountChanges]:
-    """Changes in which every account counts as changed. O(accounts)."""
+    """Return changes in which every account counts as changed. O(accounts)."""
     replies = state.operator_replies
     everything = {OPERATOR: AccountChanges(0, replies.added - len(replies), {})}
     for name, account in state.accounts.items():
@@ -79,7 +79,7 @@ class Frozen:
     """The changes at a freeze. They can be iterated once, also in another thread.
 
     Args:
-        taken: whether kept tables count their changes anew from here on, as at a freeze.
+        taken: whether kept tables count their changes from here on, as at a freeze.
 
     Attributes:
         counts: the number of rows of each table with the changes.

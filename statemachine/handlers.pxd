@@ -1,4 +1,4 @@
-# What the compiled core knows more about handlers.py: the types of the two commands that come most.
+# The types of handlers.py for the compiled core: those of the two most frequent commands.
 cimport cython
 
 from statemachine.validation cimport cancel_order as validate_cancel, place_order as validate_place

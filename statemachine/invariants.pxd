@@ -1,4 +1,4 @@
-# What the compiled core knows more about invariants.py: the types of the checks that every order of a snapshot passes.
+# The types of invariants.py for the compiled core: those of the checks of every order of a snapshot.
 cimport cython
 
 from statemachine.entities cimport Order, Product

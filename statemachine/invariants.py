@@ -120,7 +120,7 @@ def _check_counts(state: State) -> None:
 
 
 def _check_money(state: State) -> None:
-    """Conservation: per currency, balances + fees == deposited - withdrawn."""
+    """Check the conservation of money: per currency, balances + fees == deposited - withdrawn."""
     totals = dict.fromkeys(state.currencies, 0)
     for account in state.accounts.values():
         turn()
@@ -171,7 +171,7 @@ def _check_product(state: State, product: Product) -> None:
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Order book and auction book: levels are sorted, complete and not empty; the orders of a level are in time order."""
+    """Check the order book and the auction book: levels are sorted, complete and not empty; the orders of a level are in time order."""
     (bids, asks), (collected_bids, collected_asks) = _sides(product), _collecting(product)
     _check_side(state, product, bids, Side.BUY, OrderStatus.OPEN)
     _check_side(state, product, asks, Side.SELL, OrderStatus.OPEN)
@@ -207,7 +207,7 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: int
 
 
 def _check_stops(state: State, product: Product) -> None:
-    """Each stop order waits once, and belongs to its account."""
+    """Check that each stop order waits once, and belongs to its account."""
     stops = product.stops
     trailing = sorted(order_id for _, order_id in (*stops.rising, *stops.falling))
     expected = [state.orders[order_id] for _, _, order_id in stops.waiting()]
@@ -236,7 +236,7 @@ def _check_expiring(state: State) -> None:
 
 
 def _check_records(state: State) -> None:
-    """Kept rows are stored under their keys. The unfinished `CancelAll`s refer to orders that were placed."""
+    """Check that kept rows are stored under their keys. The unfinished `CancelAll`s refer to orders that were placed."""
     for records in state.records.values():
         for key, row in records.rows.items():
             assert records.key_of(row) == key, f"table {records.table.name}: a row under the key {key}"
@@ -258,7 +258,7 @@ def _check_streams(state: State) -> None:
 
 
 def _check_unfinished(state: State, product: Product) -> None:
-    """Queued orders are in the queues that their rows name; the orders of an auction book are indexed; products with
+    """Check that queued orders are in the queues that their rows name; the orders of an auction book are indexed; products with
     unfinished work are marked busy.
     """
     name = product.product_id
@@ -304,7 +304,7 @@ def _check_account(account: Account) -> None:
 
 
 def _check_open(state: State) -> None:
-    """Each open order is valid, and the holds of an account's orders sum to its balances on hold.
+    """Check that each open order is valid, and the holds of an account's orders sum to its balances on hold.
 
     The check goes in the order of ids, which after a restore is the order in memory. This makes it twice as fast as a
     check by account.
@@ -431,7 +431,7 @@ def _check_active(order: Order, product: Product, time: int, last_queued: int, p
 
 
 def _check_done(state: State, account: Account) -> None:
-    """Each done order is valid."""
+    """Check that each done order is valid."""
     for order in account.done:
         assert order.product_id in state.products, f"{_name(order)}: its product is unknown"
         assert order.status == _DONE, f"{_name(order)}: done, but not so marked"

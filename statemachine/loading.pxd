@@ -1,4 +1,4 @@
-# What the compiled core knows more about loading.py: the types of what is done with every order of a snapshot.
+# The types of loading.py for the compiled core: those of the functions for every order of a snapshot.
 cimport cython
 
 from statemachine.entities cimport Account, Order, Product, order_of_row

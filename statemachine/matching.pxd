@@ -1,4 +1,4 @@
-# What the compiled core knows more about matching.py: the types.
+# The types of matching.py for the compiled core.
 cimport cython
 
 from statemachine.validation cimport can_rest, entry_hold

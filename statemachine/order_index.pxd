@@ -1,4 +1,4 @@
-# What the compiled core knows more about order_index.py: the types of its twin, order_index.pyx.
+# The types of order_index.pyx, the compiled twin of order_index.py.
 cimport cython
 
 from cpython.ref cimport PyObject

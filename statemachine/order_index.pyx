@@ -1,8 +1,8 @@
 # cython: language_level=3
 """The compiled twin of order_index.py: the same classes, methods and function. `tests/unit/statemachine/test_twins.py` compares the two.
 
-Both are tables with open addressing, at most 5/8 full, from which an order is removed by moving up what lies behind it. A look-up of what is not there, which is
-what comes with every new order, costs one access to cold memory: it compares tags or ids that lie side by side, and reads no order.
+Both are tables with open addressing, at most 5/8 full. When an order is removed, the entries behind it move up. The look-up of a
+missing order, which every new order needs, costs one access to cold memory: it compares adjacent tags or ids, and reads no order.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -16,7 +16,7 @@ cdef enum:
     FIRST_BITS = 3
 
 cdef unsigned long long _KEY = hash("the key of the tables of client order ids") & 0xffffffffffffffff
-"""From the interpreter's own secret. No result depends on it."""
+"""Derived from the secret with which the interpreter hashes texts. No result depends on it."""
 
 
 cdef int _by_id(const void *one, const void *other) noexcept nogil:
@@ -25,7 +25,7 @@ cdef int _by_id(const void *one, const void *other) noexcept nogil:
 
 
 cdef class OrdersById:
-    """See order_index.py. The places of four ids in sequence are side by side: new orders come in the sequence of their ids."""
+    """See order_index.py. Four consecutive ids have adjacent slots, because new orders have consecutive ids."""
 
     def __dealloc__(self):
         cdef Py_ssize_t slot
@@ -38,12 +38,12 @@ cdef class OrdersById:
         return self._count
 
     cdef inline Py_ssize_t _home(self, long long order_id) noexcept:
-        """The place of an id, where it is free."""
+        """Return the slot of an id that is not in the table."""
         cdef unsigned long long four = <unsigned long long>order_id >> 2
         return <Py_ssize_t>((four * <unsigned long long>0x9e3779b97f4a7c15) >> (66 - self._bits) << 2 | <unsigned long long>(order_id & 3))
 
     cdef inline Py_ssize_t _slot_of(self, long long order_id) noexcept:
-        """The slot of an order; -1: it is not here."""
+        """Return the slot of an order; -1 if it is not in the table."""
         cdef Py_ssize_t slot
         if self._count == 0:
             return -1
@@ -59,7 +59,7 @@ cdef class OrdersById:
         return <Order>self._slots[slot].order if slot >= 0 else None
 
     def get(self, order_id):
-        """The order with an id, a number of any size; None: there is none."""
+        """Return the order with an id, which may be a number of any size; None if there is none."""
         return self.find(order_id) if -0x8000000000000000 <= order_id <= 0x7fffffffffffffff else None
 
     def __getitem__(self, order_id):
@@ -82,7 +82,7 @@ cdef class OrdersById:
         return iter([order.order_id for order in self.values()])
 
     def values(self):
-        """The orders, by id."""
+        """Return the orders by id."""
         cdef IdSlot *found = <IdSlot *>malloc((self._count + 1) * sizeof(IdSlot))
         cdef Py_ssize_t slot, count = 0
         if found == NULL:
@@ -156,7 +156,7 @@ cdef class OrdersById:
         return 0
 
     def clear_some(self, int most):
-        """Remove at most `most` orders; whether others are left. `teardown.clear` calls it, from interpreted code."""
+        """Remove at most `most` orders. Returns whether others are left. `teardown.clear` calls it from interpreted code."""
         cdef Py_ssize_t slot = self._room - 1
         while most and slot >= 0:
             if self._slots[slot].order != NULL:
@@ -170,14 +170,14 @@ cdef class OrdersById:
 
 
 cdef inline uint32_t _tag(str client_oid) except 0:
-    """What a slot says of a `client_oid`; 0 is that of an empty slot."""
+    """Return the tag of a `client_oid`; an empty slot has the tag 0."""
     cdef Py_ssize_t length = 0
     cdef const char *at = quorumbook_utf8(client_oid, &length)
     return <uint32_t>(quorumbook_hash(at, length, _KEY) >> 32) | 1
 
 
 cdef class OrdersByOid:
-    """See order_index.py. 31 bits of the hashes lie side by side, the references to the orders beside them."""
+    """See order_index.py. The tags (31 bits of the hashes) are in one array, the references to the orders in another."""
 
     def __dealloc__(self):
         cdef Py_ssize_t slot
@@ -191,7 +191,7 @@ cdef class OrdersByOid:
         return self._count
 
     cdef Py_ssize_t _slot_of(self, str client_oid, uint32_t tag) except -2:
-        """The slot of a `client_oid`; -1: it is not here."""
+        """Return the slot of a `client_oid`; -1 if it is not in the table."""
         cdef Py_ssize_t mask = self._room - 1, slot = (tag >> 1) & mask, length = 0, other_length = 0
         cdef const char *at
         cdef const char *other
@@ -231,7 +231,7 @@ cdef class OrdersByOid:
         return self.find(client_oid) is not None
 
     def keys(self):
-        """The `client_oid`s."""
+        """Return the `client_oid`s."""
         return {(<Order>self._orders[slot]).client_oid for slot in range(self._room) if self._tags[slot] != 0}
 
     cdef int _resize(self, Py_ssize_t room) except -1:
@@ -305,7 +305,7 @@ cdef class OrdersByOid:
         return 0
 
     def clear(self):
-        """Empty it. What it refers to is in `OrdersById` too, so no order goes with it."""
+        """Empty the table. Its orders are in `OrdersById` too, so no order is freed."""
         cdef Py_ssize_t slot
         for slot in range(self._room):
             if self._tags[slot] != 0:

@@ -1,4 +1,4 @@
-# What the compiled core knows more about order_rows.py: the types of its twin, order_rows.pyx.
+# The types of order_rows.pyx, the compiled twin of order_rows.py.
 cimport cython
 
 from statemachine.entities cimport Order

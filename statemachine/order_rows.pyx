@@ -1,8 +1,8 @@
 # cython: language_level=3
 """The compiled twin of order_rows.py: the same classes. `tests/unit/statemachine/test_twins.py` compares the two.
 
-A row that the engine wrote is read where it lies: every header, number, choice and text is looked at, with the bounds of the field that takes it. A row in
-which anything is unusual (options, a number out of range, another form) is decoded by msgspec, as in the plain core.
+A row that the engine wrote is read in place: every header, number, choice and text is checked against the bounds of its field.
+msgspec decodes all other rows (with options, a number out of range, another form), as in the plain core.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -34,11 +34,11 @@ cdef Py_ssize_t _COUNT = len(_FIELDS)
 
 
 def _bits(choices):
-    """One bit for each choice, at the place of its number."""
+    """Return a number with one bit for each choice, at the position of its value."""
     return sum(1 << number for number in choices)
 
 
-# The fields are read by place. Where the schema has grown, rows are decoded by msgspec, until this file knows the new fields.
+# The fields are read by position. If the schema has other fields than these, msgspec decodes the rows.
 cdef bint _IS_KNOWN = OrderState.__struct_fields__ == _FIELDS
 cdef unsigned long long _SIDES = _bits(Side)
 cdef unsigned long long _TYPES = _bits(OrderType)
@@ -90,7 +90,7 @@ cdef inline bint _flag(EntryReader at, signed char *into) noexcept:
 
 
 cdef str _text(EntryReader at, bint is_name):
-    """The text that begins here; None if none does."""
+    """Read the text that begins here; None if there is none."""
     cdef const unsigned char *first = at.at
     if at._text_length() < 0:
         return None
@@ -123,7 +123,7 @@ cdef class OrderReader:
         return order_of_row(row, self._accounts[row.account_id], self._products[row.product_id])
 
     cdef Order _read(self, bytes payload):
-        """The order of a row without options; None: msgspec has to decode it."""
+        """Return the order of a row without options; None if msgspec has to decode the row."""
         cdef EntryReader at = self._at
         cdef long long order_id
         cdef str account_id, client_oid, product_id
@@ -170,7 +170,7 @@ cdef class OutcomeReader:
         return row.account_id, row.command_id, pack(row.fingerprint, row.outcome)
 
     cdef tuple _read(self, bytes payload):
-        """What `read` returns; None: msgspec has to decode the row. Fingerprint and outcome lie side by side in the row, as in
+        """Return the result of `read`; None if msgspec has to decode the row. Fingerprint and outcome are adjacent in the row, as in
         the packed entry.
         """
         cdef EntryReader at = self._at

@@ -54,7 +54,7 @@ _FOR_AUCTION: int = GoodFor.AUCTION
 
 
 def go_on(state: State) -> None:
-    """At the beginning of an entry: expire orders, and continue unfinished work."""
+    """Expire orders and continue unfinished work, at the beginning of an entry."""
     limit = PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)

@@ -99,7 +99,7 @@ def dump(state: State) -> Iterator[tuple[str, list[Row]]]:
 
 
 def full_hash(state: State) -> bytes:
-    """blake2b, 32 bytes, over the names, keys and rows of all tables."""
+    """Return a BLAKE2b hash of 32 bytes over the names, keys and rows of all tables."""
     digest = blake2b(digest_size=32)
     for name, pairs in dump(state):
         digest.update(encode([name, len(pairs)]))

@@ -147,7 +147,7 @@ class Records(Generic[R]):
         self._by = {}
 
     def take_changes(self, *, whole: bool) -> tuple[list[R], list[Key]]:
-        """`changes`, which are counted anew from here on. O(changes).
+        """Return `changes`, and count changes from here on. O(changes).
 
         Args:
             whole: every row counts as changed. O(rows).

@@ -1,4 +1,4 @@
-# What the compiled core knows more about reply_cache.py: the types of its twin, reply_cache.pyx.
+# The types of reply_cache.pyx, the compiled twin of reply_cache.py.
 cimport cython
 
 from libc.stdint cimport uint32_t

@@ -114,7 +114,7 @@ class ReplyCache:
         return 0
 
     def add_written(self, command_id: str, packed: Writer) -> int:
-        """`add` the bytes of a writer."""
+        """Add the bytes of a writer as an entry."""
         return self.add(command_id, packed.since(0))
 
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:

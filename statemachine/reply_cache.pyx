@@ -1,8 +1,9 @@
 # cython: language_level=3
 """The compiled twin of reply_cache.py: the same classes, methods and functions. `tests/unit/statemachine/test_twins.py` compares the two.
 
-No object is kept for an entry: its command id and its outcome are copied into the block of their chunk, one behind the other. A table of 8 bytes a slot finds the
-entry of a command id: 31 bits of the id's hash, and the entry's number. To learn that an id is new, as most are, costs one access to cold memory.
+An entry has no object: its command id and its outcome are copied into the block of memory of their chunk. A table with slots of 8
+bytes finds the entry of a command id. A slot has 31 bits of the id's hash, and the entry's number. The look-up of a new id, as most
+ids are, costs one access to cold memory.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -28,7 +29,7 @@ cdef enum:
     FIRST_SLOTS = 8
 
 cdef unsigned long long _KEY = hash("the key of the tables of command ids") & 0xffffffffffffffff
-"""From the interpreter's own secret. No result depends on it."""
+"""Derived from the secret with which the interpreter hashes texts. No result depends on it."""
 
 
 class _OutcomeHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -44,12 +45,12 @@ _head_decoder = msgspec.msgpack.Decoder(_OutcomeHead)
 
 
 cdef inline uint32_t _tag(const char *at, Py_ssize_t length) noexcept:
-    """What a slot says of a command id; 0 is that of an empty slot."""
+    """Return the tag of a command id; an empty slot has the tag 0."""
     return <uint32_t>(quorumbook_hash(at, length, _KEY) >> 32) | 1
 
 
 cdef class Chunk:
-    """Up to 128 entries, oldest first. What was written never changes, so a view needs no copy."""
+    """Up to 128 entries, oldest first. Written entries never change, so a view needs no copy."""
 
     def __dealloc__(self):
         free(self.memory)
@@ -64,7 +65,7 @@ cdef class Chunk:
                 raise MemoryError
             self.ends, self.count_max = <EntryEnds *>memory, max(4, 2 * self.count_max)
         if self.room - self.used < more:
-            # The sizes of entries are alike, so the last growth leaves little unused.
+            # Entries have similar sizes, so the last growth leaves little memory unused.
             room = max(2 * self.room, self.used + more, 512)
             if self.count > CHUNK // 8:
                 room = min(room, self.used + more + (self.used // self.count + 64) * (CHUNK - self.count))
@@ -81,16 +82,16 @@ cdef class Chunk:
         return 0
 
     cdef Py_ssize_t start(self, int place) noexcept:
-        """Where an entry begins."""
+        """Return where an entry begins."""
         return self.ends[place - 1].packed if place else 0
 
     def command_id(self, int place):
-        """The command id of an entry."""
+        """Return the command id of an entry."""
         cdef Py_ssize_t start = self.start(place)
         return PyUnicode_DecodeUTF8(self.memory + start, self.ends[place].command_id - start, NULL)
 
     def packed(self, int place):
-        """The packed form of an entry."""
+        """Return the packed form of an entry."""
         cdef Py_ssize_t start = self.ends[place].command_id
         return PyBytes_FromStringAndSize(self.memory + start, self.ends[place].packed - start)
 
@@ -116,7 +117,7 @@ class CacheView:
 
 
 cdef class ReplyCache:
-    """See reply_cache.py. The entries have the numbers `_first` to `_next` - 1, and `_chunks` begins with the one that has `_first`."""
+    """See reply_cache.py. The entries have the numbers `_first` to `_next` - 1. The first chunk contains the entry `_first`."""
 
     def __cinit__(self):
         self._chunks = []
@@ -147,7 +148,7 @@ cdef class ReplyCache:
         return (<Chunk>PyList_GET_ITEM(self._chunks, <Py_ssize_t>(number // CHUNK))).packed(<int>(number % CHUNK))
 
     cdef Py_ssize_t _slot_of(self, const char *at, Py_ssize_t length, uint32_t tag) noexcept:
-        """The slot of a command id; -1: there is none."""
+        """Return the slot of a command id; -1 if it is not in the table."""
         cdef Py_ssize_t mask = self._slot_count - 1, slot = (tag >> 1) & mask, start
         cdef unsigned long long number
         cdef PyObject *chunk
@@ -166,14 +167,14 @@ cdef class ReplyCache:
         return -1
 
     cdef Py_ssize_t _free_slot(self, uint32_t tag) noexcept:
-        """The slot for an id that is in none."""
+        """Return a free slot for an id that is not in the table."""
         cdef Py_ssize_t mask = self._slot_count - 1, slot = (tag >> 1) & mask
         while self._slots[slot].tag != 0:
             slot = (slot + 1) & mask
         return slot
 
     cdef int _resize(self) except -1:
-        """Twice as many slots."""
+        """Double the number of slots."""
         cdef Slot *old = self._slots
         cdef Py_ssize_t old_count = self._slot_count, slot, place
         cdef Py_ssize_t count = 2 * old_count if old_count else FIRST_SLOTS
@@ -204,7 +205,7 @@ cdef class ReplyCache:
         return 0
 
     cdef int _append(self, const char *at, Py_ssize_t length, uint32_t tag, const char *packed, Py_ssize_t packed_length) except -1:
-        """Write an entry behind the others, and let a slot name it."""
+        """Write an entry after the others, and put its number into a slot."""
         cdef Py_ssize_t slot
         if 8 * (self._known + 1) > 5 * self._slot_count:
             self._resize()
@@ -234,13 +235,13 @@ cdef class ReplyCache:
             self._append(at, length, _tag(at, length), PyBytes_AS_STRING(its), PyBytes_GET_SIZE(its))
 
     cdef int _forget_oldest(self) except -1:
-        """Drop the oldest entry: its slot, and its chunk with the last of it."""
+        """Drop the oldest entry and its slot. The chunk is dropped with its last entry."""
         cdef Chunk chunk = <Chunk>PyList_GET_ITEM(self._chunks, 0)
         cdef int place = <int>(self._first % CHUNK)
         cdef Py_ssize_t start = chunk.start(place), length = chunk.ends[place].command_id - start
         cdef Py_ssize_t mask = self._slot_count - 1
         cdef Py_ssize_t hole = self._slot_of(chunk.memory + start, length, _tag(chunk.memory + start, length)), slot = hole, home
-        # What lies behind the hole moves up, unless its own place is behind the hole.
+        # Entries behind the freed slot move up, unless the slot of their hash is behind it.
         while True:
             slot = (slot + 1) & mask
             if self._slots[slot].tag == 0:

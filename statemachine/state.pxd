@@ -1,4 +1,4 @@
-# What the compiled core knows more about state.py: the types.
+# The types of state.py for the compiled core.
 cimport cython
 
 from statemachine.changes cimport Changes

@@ -1,4 +1,4 @@
-# What the compiled core knows more about validation.py: the types of what every order passes.
+# The types of validation.py for the compiled core: those of the checks of every order.
 cimport cython
 
 from statemachine.book cimport BookSide

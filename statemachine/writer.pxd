@@ -1,5 +1,5 @@
-# What the compiled core knows more about writer.py: the types of its twin, writer.pyx. Each order writes some seventy fields, so the methods that write one are
-# here, where every module that calls them compiles them into itself.
+# The types of writer.pyx, the compiled twin of writer.py. Each order writes about seventy fields, so the methods that write one
+# field are defined here: every module that calls them compiles them in line.
 cimport cython
 
 from libc.string cimport memcpy
@@ -11,8 +11,9 @@ cdef extern from *:
     """
     #include <string.h>
 
-    /* Writes a number as msgpack, in its shortest form, where there is room for 9 bytes. Returns how many it wrote; 0: it has more than 64 bits.
-       The sizes of numbers follow no pattern, so the form of a positive one is computed without a branch. */
+    /* Writes a number as msgpack in its shortest form. There must be room for 9 bytes. Returns the number of written bytes;
+       0 if the number has more than 64 bits. The sizes of numbers follow no pattern, so the form of a positive number is
+       computed without a branch. */
     static inline int quorumbook_number(unsigned char *at, __int128 value)
     {
         unsigned long long bits = (unsigned long long)value;
@@ -41,7 +42,8 @@ cdef extern from *:
         return count + 1;
     }
 
-    /* The bytes of a text and how many: without a call where it is ASCII. NULL with an exception where it has no UTF-8. */
+    /* Returns the bytes of a text in UTF-8, and their number. No call is needed for ASCII. Returns NULL with an exception if
+       the text has no form in UTF-8. */
     static inline const char *quorumbook_utf8(PyObject *text, Py_ssize_t *size)
     {
         if (PyUnicode_IS_COMPACT_ASCII(text)) {

@@ -1,5 +1,5 @@
-"""Records as msgpack, written field by field: what the engine tells is encoded once, and no object stands between a
-field and its byte.
+"""Writes records as msgpack, field by field. Outcomes and events are encoded once, and no object is created between a
+field and its bytes.
 
 This is the plain form. The compiled core has `writer.pyx` in its place: the same methods and the same bytes, written
 into a block of memory.
@@ -31,20 +31,20 @@ class Writer:
         self.text: Callable[[str], None] = append
 
     def nothing(self) -> None:
-        """No value."""
+        """Write that there is no value."""
         self._values.append(None)
 
     def flag(self, value: bool) -> None:
-        """True or false."""
+        """Write true or false."""
         self._values.append(bool(value))
 
     def array(self, count: int) -> None:
-        """The header of an array of `count` values."""
+        """Write the header of an array of `count` values."""
         self._flush()
         self._append(_encode([None] * count)[:-count] if count else b"\x90")
 
     def raw(self, encoded: bytes) -> None:
-        """Bytes as they are."""
+        """Append bytes as they are."""
         self._flush()
         self._append(encoded)
 
@@ -57,7 +57,7 @@ class Writer:
         self._ends.append(self.size())
 
     def ends(self) -> Sequence[int]:
-        """Return the places of the marks."""
+        """Return the positions of the marks."""
         return list(self._ends)
 
     def size(self) -> int:
@@ -66,12 +66,12 @@ class Writer:
         return self._size
 
     def since(self, start: int) -> bytes:
-        """Return the bytes from place `start` on."""
+        """Return the bytes from position `start` on."""
         written = self._join()
         return written[start:] if start else written
 
     def clear(self) -> None:
-        """Begin anew, with nothing written."""
+        """Begin again, with nothing written."""
         self._written.clear()
         self._values.clear()
         self._ends.clear()

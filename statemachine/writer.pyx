@@ -32,7 +32,7 @@ cdef class Writer:
         return 0
 
     cdef int long_number(self, wide value) except -1:
-        """A number of any size."""
+        """Write a number of any size."""
         cdef int count
         if self.room - self.used < 9:
             self.grow(9)
@@ -47,7 +47,7 @@ cdef class Writer:
         return 0
 
     cdef int text_header(self, Py_ssize_t length) except -1:
-        """The header of a text of 32 bytes or more. There is room."""
+        """Write the header of a text of 32 bytes or more. There is room for it."""
         cdef unsigned char *at = self.memory + self.used
         cdef int count = 1 if length <= 0xff else 2 if length <= 0xffff else 4
         at[0] = 0xd9 if count == 1 else 0xda if count == 2 else 0xdb
@@ -70,7 +70,7 @@ cdef class Writer:
         return 0
 
     cdef inline void _tail(self, unsigned char *at, unsigned long long bits, int count) noexcept:
-        """`count` bytes, the highest first."""
+        """Write `count` bytes of a number, the highest first."""
         cdef int place
         for place in range(count - 1, -1, -1):
             at[place] = <unsigned char>(bits & 0xff)

@@ -1,4 +1,4 @@
-# What the compiled module knows more about direct.py: the types.
+# The types of direct.py for the compiled gateway.
 cimport cython
 
 from node.gateway.http.messages cimport Request, Response

@@ -1,4 +1,4 @@
-# What the compiled module knows more about connection.py: the types.
+# The types of connection.py for the compiled gateway.
 cimport cython
 
 from node.gateway.http.messages cimport Origin, Request, Response

@@ -1,4 +1,4 @@
-# What the compiled module knows more about messages.py: the types.
+# The types of messages.py for the compiled gateway.
 cimport cython
 
 
