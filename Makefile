@@ -1,4 +1,4 @@
-# One door for the developer. `make demo` and `make test` prepare everything they need themselves.
+# The commands of a developer. `make demo` and `make test` prepare everything that they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
