@@ -200,7 +200,9 @@ class DiskFile(Protocol):
         """Write at the end."""
 
     def sync(self) -> None:
-        """fdatasync. Raises OSError if anything written may not be there after a power loss."""
+        """Make the written bytes durable (fdatasync). Raises OSError if anything written may not be there after a power
+        loss.
+        """
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
@@ -266,7 +268,7 @@ class Wire(Protocol):
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:
-        """Start. The callbacks get the peer's node id."""
+        """Start to connect and listen. The callbacks get the peer's node id."""
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
         """Set the peers and their addresses. A connection to any other node may stay until it breaks.

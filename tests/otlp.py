@@ -91,7 +91,7 @@ def receiving() -> Iterator[Receiver]:
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Write nothing to the test's output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver.url = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"

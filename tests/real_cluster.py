@@ -1,4 +1,5 @@
-"""Real clusters of three nodes on loopback. Tests that change nothing share one; tests that break something get new ones.
+"""Real clusters of three nodes on loopback. Tests that change nothing share one; tests that break something get new
+ones.
 
 Every node is stopped at the end, and killed by pid if it does not stop.
 """
@@ -42,7 +43,7 @@ class Exchange:
         self.people: list[Trader] = traders(6, SEED)
 
     async def leader_url(self) -> str:
-        """The leader's base URL."""
+        """Return the leader's base URL."""
         await self.cluster.wait_ready(READY_SECONDS)
         return self.access.https[await self.cluster.leader()]
 

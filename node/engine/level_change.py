@@ -225,7 +225,7 @@ class LevelChange:
         return list(await asyncio.gather(*(self._look_at(member, to, target, seconds) for member in self._members())))
 
     async def _look_at(self, member: MemberStatus, to: Level, target: int, seconds: float) -> LevelMember:
-        """Return whether a member can follow the change."""
+        """Return what a member runs, and why it could not follow the change, if so."""
         node_id = member.node_id
         if member.role == Role.LEARNER.value:
             return LevelMember(

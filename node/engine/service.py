@@ -365,8 +365,8 @@ class EngineService:
     # ------------------------------------------------------------------ reads
 
     def query(self, principal: Principal, request: Query, send: Send, charge: Charge = lambda _cost: None) -> None:
-        """Read. `send` gets `Answer` or `Failed`, and `charge` gets the cost beyond that of a request. Linearizable
-        reads that arrive during a barrier share the next one.
+        """Answer a query. `send` gets `Answer` or `Failed`, and `charge` gets the cost beyond that of a request.
+        Linearizable reads that arrive during a barrier share the next one.
         """
         try:
             request = principal.own_query(request, self._machine.engine.held_by)

@@ -83,7 +83,7 @@ class FixMessage:
 
     @property
     def type(self) -> str:
-        """MsgType."""
+        """The message's MsgType."""
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:

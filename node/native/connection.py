@@ -367,8 +367,8 @@ class NativeConnection:
 
     @property
     def query(self) -> Querier:
-        """Read. The query determines the type of the answer. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for
-        linearizable ones ...) and `ConnectionLost`.
+        """The function that sends a query. The query determines the type of the answer. Raises `RequestFailed`
+        (NOT_FOUND, NOT_LEADER for linearizable ones ...) and `ConnectionLost`.
         """
         return self._query
 

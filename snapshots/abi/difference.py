@@ -28,7 +28,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def difference(source: Schema, target: Schema) -> list[Change]:
-    """Yield the changes from `source` to `target` of stored types: tables and log entries, and the types that they use."""
+    """Return the changes from `source` to `target` of stored types: tables and log entries, and the types that they use."""
     changes = list(_tables(source, target))
     old, new = stored_types(source), stored_types(target)
     for name in old:

@@ -95,7 +95,7 @@ def decode_schema(data: bytes) -> Schema:
 
 
 def describe(schema: Schema) -> str:
-    """Yield the schema as lines of text, for a person."""
+    """Return the schema as lines of text, for a person."""
     return "\n".join(_lines(schema)) + "\n"
 
 

@@ -101,6 +101,6 @@ def test_an_auction_survives_the_death_of_the_leader(make_ground: MakeGround) ->
 
 
 def completed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of the opening, once it is complete."""
+    """Wait until the opening is complete, and return its messages."""
     found = [message for message in messages if message.get("auction_state") in ("opening", "complete")]
     return found if found and found[-1]["auction_state"] == "complete" else []

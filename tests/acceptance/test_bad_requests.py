@@ -210,7 +210,7 @@ async def test_a_parameter_that_a_read_does_not_know_is_passed_over(api: Api) ->
 
 
 def raw(url: str, data: bytes) -> bytes:
-    """What the HTTP port answers to bytes; b"" when it closes, or says nothing for two seconds."""
+    """Return what the HTTP port answers to bytes: b"" when it closes, or says nothing for two seconds."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=2) as connection:
         connection.settimeout(2)

@@ -172,7 +172,7 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
 
 
 async def _refuses_commands(scenario: Scenario, leader: str) -> None:
-    """The replica answers a command with the leader's address, on both ports."""
+    """Check that the replica answers a command with the leader's address, on both ports."""
     connection = await scenario.access.connect("r1")
     try:
         with pytest.raises(RequestFailed) as caught:

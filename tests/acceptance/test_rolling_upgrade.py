@@ -111,7 +111,7 @@ def _history_follows(url: str) -> bool:
 
 
 async def _former_goes_on(directory: Path, former: Path) -> None:
-    """The released version starts on the data that was kept."""
+    """Check that the released version starts on the data that was kept."""
     cluster = LocalCluster(directory, command=rolling.command_of(former))
     try:
         await asyncio.to_thread(cluster.start)

@@ -1,5 +1,5 @@
-"""`python -m tests.attack.run`: every attack in turn against a live cluster, and a table at the end. Exit code 1 if an attack did
-harm.
+"""`python -m tests.attack.run`: every attack in turn against a live cluster, and a table at the end. Exit code 1 if an
+attack did harm.
 
 All attacks run on one cluster, one at a time. After an attack that did harm, the next one begins on a new cluster.
 """
@@ -62,7 +62,7 @@ class Arena:
                 self.ground.cluster.kill(node_id, signal.SIGKILL)
 
     async def term(self) -> int:
-        """The highest term of any node."""
+        """Return the highest term of any node."""
         statuses = await self.ground.cluster.status()
         return max(status.term for status in statuses.values() if status is not None)
 

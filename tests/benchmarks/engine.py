@@ -3,8 +3,9 @@
     python -m tests.benchmarks.engine [--profile] [--orders N] [--together N]
 
 Three engines run in one process. Their Raft messages go from one to the other in the next turn of the loop, and their
-logs are real files that are not synced. `--together` submissions of as many accounts reach the leader in one piece, as a
-gateway writes them. The next ones follow when all are answered. The figures are those of the fastest of several rounds.
+logs are real files that are not synced. `--together` submissions of as many accounts reach the leader in one piece, as
+a gateway writes them. The next ones follow when all are answered. The figures are those of the fastest of several
+rounds.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Gateway:
         self._session.data_received(b"".join(frames))
 
     def write(self, data: bytes) -> None:
-        """Answers."""
+        """Count the answers in the bytes, of which none may be a failure."""
         for body in self._splitter.feed(data):
             message = response_decoder.decode(body) if body[1] != 3 or not self.answers else None
             assert not isinstance(message, Failed), message
@@ -168,7 +169,7 @@ class Gateway:
         return 0
 
     def is_reading(self) -> bool:
-        """Always."""
+        """Return True: the port reads always."""
         return True
 
     def pause_reading(self) -> None:
@@ -177,7 +178,7 @@ class Gateway:
     resume_reading = pause_reading
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False, because it is never closed."""
         return False
 
 

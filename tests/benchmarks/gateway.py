@@ -84,7 +84,7 @@ class EngineTransport:
     abort = close
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False, because it is never closed."""
         return False
 
 
@@ -108,7 +108,7 @@ class ClientTransport:
         """Nothing to do."""
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False, because it is never closed."""
         return False
 
     def get_write_buffer_size(self) -> int:

@@ -97,8 +97,8 @@ class Stage:
 
     @contextlib.contextmanager
     def four_eyes(self) -> Iterator[tuple[Credentials, Credentials]]:
-        """The keys of two market operators, Olga and Oscar. Meanwhile what one does to a product waits for the consent of
-        the other, and the operator's key is switched off.
+        """The keys of two market operators, Olga and Oscar. Meanwhile what one does to a product waits for the consent
+        of the other, and the operator's key is switched off.
         """
         ada, olga, oscar = (generate(f"browser-{name}") for name in ("ada", "olga", "oscar"))
         operator = Role.MARKET_OPERATOR
@@ -126,7 +126,7 @@ class Stage:
         assert not any(isinstance(outcome, Rejected) for outcome in outcomes), outcomes
 
     def sell(self, product_id: str, price: int, size: int) -> None:
-        """Another trader sells, in smallest units."""
+        """Let another trader sell. Price and size are in smallest units."""
         self.run(self._sell(product_id, price, size))
 
     async def _sell(self, product_id: str, price: int, size: int) -> None:
@@ -141,7 +141,7 @@ class Stage:
             await client.close()
 
     def open_orders(self) -> list[OrderState]:
-        """The open orders of `person`, as the leader has them."""
+        """Return the open orders of `person`, as the leader has them."""
         return self.run(self._open_orders())
 
     async def _open_orders(self) -> list[OrderState]:

@@ -72,7 +72,7 @@ class Viewer:
         expect(page.locator("#key")).to_contain_text("Forget the key")
 
     def counter(self) -> dict[str, Any]:
-        """What the counter of sequences shows."""
+        """Return what the counter of sequences shows."""
         found: dict[str, Any] = self.page.evaluate("({...document.getElementById('counter').dataset})")
         return {name: int(value) if value.isdigit() else value for name, value in found.items()}
 
@@ -96,7 +96,7 @@ class Viewer:
         self.until("document.querySelectorAll('.level.bid:not(.empty)').length >= 1")
 
     def violations(self) -> list[str]:
-        """What axe-core finds wrong. Its script is run by the debugger, which the page's policy does not hold for."""
+        """Return what axe-core finds wrong. Its script is run by the debugger, which the page's policy does not hold for."""
         self.page.evaluate(AXE.read_text())
         rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
         found = self.page.evaluate(f"axe.run(document, {{runOnly: {{type: 'tag', values: {json.dumps(rules)}}}}})")
@@ -111,7 +111,7 @@ class Viewer:
 def viewing(
     browser: Browser, urls: list[str], *, width: int = 1_440, height: int = 900, scheme: Literal["light", "dark"] = "light"
 ) -> Iterator[Viewer]:
-    """A page of that size; at the end it must have been free of faults."""
+    """Open a page of that size. At the end, check that it has been free of faults."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce")
     try:
         viewer = Viewer(context.new_page(), urls)

@@ -101,7 +101,7 @@ class Stage:
         return () if self._network is None else self._network.inside(node_id)
 
     def data(self, node_id: str) -> Path:
-        """A node's data directory."""
+        """Return a node's data directory."""
         return self.scenario.access.layout.configs[node_id].data_path
 
     def log_ends(self) -> str:
@@ -252,7 +252,8 @@ class Stage:
         return sorted(path for path in (self.data(node_id) / "snapshots").glob("*") if path.name.isdigit())
 
     async def check(self) -> Verdict:
-        """Pause trading, wait until all nodes have applied the same entries, and check everything so far. Then trading resumes.
+        """Pause trading, wait until all nodes have applied the same entries, and check everything so far. Then trading
+        resumes.
 
         Raises:
             DeadlineError: a node does not catch up, or requests stay unanswered.

@@ -1,4 +1,5 @@
-"""QuickFIX's client reads every type of message that the server sends: `python -m tests.clients.quickfix_tour SPEC.json`.
+"""QuickFIX's client reads every type of message that the server sends: `python -m tests.clients.quickfix_tour
+SPEC.json`.
 
 It sends a scripted set of requests over three sessions, without TLS, and prints the number of messages that it got of
 each type. QuickFIX checks each message against our dictionaries and answers one that does not fit with a Reject. These
@@ -70,7 +71,7 @@ def send(target: str, key_id: str, kind: str, *fields: tuple[int, str]) -> None:
 
 
 def subscribe(key_id: str, symbol: str) -> None:
-    """A MarketDataRequest for everything."""
+    """Send a MarketDataRequest for everything."""
     message = quickfix.Message()
     message.getHeader().setField(35, "V")
     for tag, value in ((262, "all"), (263, "1"), (264, "0")):

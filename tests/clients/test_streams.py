@@ -54,8 +54,8 @@ class BrokerProcess:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def outage(self, seconds: float) -> None:
-        """The broker is down for so long. The Kafka broker keeps everything in memory, so it is only frozen; the other
-        one is killed.
+        """Make the broker fail for so long. The Kafka broker keeps everything in memory, so it is only frozen; the
+        other one is killed.
         """
         if self.name == "kafka":
             self.process.send_signal(signal.SIGSTOP)

@@ -97,7 +97,7 @@ class Adapter:
         return Observation(index, outcome, tuple(trades), state.digest(), state.order_count)
 
     def snapshot(self) -> BookState:
-        """Every order in the books, in the order in which it trades."""
+        """Return every order in the books, in the order in which they trade."""
         return BookState(
             tuple(
                 BookSnapshot(symbol, self._side(symbol, Side.BUY), self._side(symbol, Side.SELL))
@@ -211,7 +211,7 @@ class Adapter:
         return applied.outcomes[0], list(applied.events)
 
     def _prepare(self, event: MarketEvent) -> None:
-        """A product for a new symbol, and an account for a new order: a cancel of what was never there finds neither."""
+        """Make a product for a new symbol, and an account for a new order. A cancel of an unknown order finds neither."""
         if event.op not in ("new", "clear"):
             return
         if event.symbol not in self._symbols:

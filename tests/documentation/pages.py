@@ -40,7 +40,7 @@ class Block:
 
     @property
     def commands(self) -> str:
-        """What is run of it, as shell text."""
+        """The commands of the block that are run, as shell text."""
         if self.kind == "sh":
             return self.text
         lines = self.text.splitlines() if self.kind == "console" else []
@@ -58,7 +58,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """All fenced blocks of a page, and those that are indented by four spaces (kind "indented")."""
+    """Return all fenced blocks of a page, and those that are indented by four spaces (kind "indented")."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     found: list[Block] = []
     number = 0
@@ -85,8 +85,8 @@ def blocks(page: str) -> list[Block]:
 
 
 def command_lines(page: str) -> Iterator[tuple[str, list[str]]]:
-    """Every `quorumbook ...` of a page, in blocks and in the text: where, and its words. What stands for something else
-    is left as it is.
+    """Return every `quorumbook ...` of a page, in blocks and in the text: where it is, and its words. What stands for
+    something else is left as it is.
     """
     text = (ROOT / page).read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,4 +1,6 @@
-"""`python -m tests.golden.write VERSION`: keep a data directory of this software. What is there already is never written again."""
+"""`python -m tests.golden.write VERSION`: keep a data directory of this software. What is there already is never
+written again.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 def expected_of(engine: Engine) -> Expected:
-    """The figures of a state."""
+    """Return the figures of a state."""
     money = {row.currency: row.deposited - row.withdrawn for row in engine.currencies()}
     orders = {
         product.product_id: [order_id for side in Side for _, _, order_id in engine.book_orders(product.product_id, side)]
@@ -52,7 +54,7 @@ def expected_of(engine: Engine) -> Expected:
 
 
 def flow() -> list[Batch]:
-    """Every command, and every choice of an order."""
+    """Return batches with every command, and every choice of an order."""
     product = PutProduct(OPERATOR, "p", "BTC-USD", "BTC", "USD", 100, 1, 1, 1000, 1_000, 2_000, ProductStatus.ONLINE)
     commands: list[AnyCommand] = [
         Withdraw("ann", "w1", "USD", 100),
@@ -99,7 +101,7 @@ def waiting() -> list[AnyCommand]:
 
 
 def main() -> int:
-    """The program. Returns its exit code."""
+    """Run the program. Returns its exit code."""
     entries = entries_of(flow())
     directory = DIRECTORY / f"{sys.argv[1]}-{ABI}"
     directory.mkdir()

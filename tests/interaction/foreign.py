@@ -64,7 +64,7 @@ class ForeignBook:
         self.send(PutProduct(OPERATOR, self.new_id(), *product, ProductStatus.ONLINE))
 
     def new_id(self) -> str:
-        """A command id that nothing else has."""
+        """Return a command id that no other command has."""
         self.commands += 1
         return f"c{self.commands}"
 
@@ -81,8 +81,8 @@ class ForeignBook:
             self.send(Deposit(account, self.new_id(), currency, amount))
 
     def send(self, command: AnyCommand) -> tuple[AnyOutcome, list[Trade]]:
-        """One command, one entry, through the bytes of the log; its outcome, and the trades in which a new order is the
-        taker.
+        """Apply one command in an entry of its own, through the bytes of the log. Return its outcome, and the trades in
+        which a new order is the taker.
         """
         applied = self.engine.apply(decode_batch(encode_batch(Batch(self.commands, [command]))))
         self.engine.check()
@@ -141,12 +141,12 @@ class ForeignBook:
         return Result(trades, outcome.order.remaining, self.rests(number), "")
 
     def rests(self, number: int) -> bool:
-        """Whether the order is in the book."""
+        """Return whether the order is in the book."""
         order_id = self.order_ids[number]
         return any(order_id == row[2] for side in (Side.BUY, Side.SELL) for row in self.engine.book_orders(PRODUCT, side))
 
     def cancel(self, number: int, *, account: str = "") -> str:
-        """Cancel order `number`; why not, else nothing."""
+        """Cancel order `number`. Return why that is not possible, else an empty string."""
         owner = account or self.owners.get(number, f"owner-{number}")
         if owner not in self.accounts:
             self.open(owner)
@@ -154,7 +154,7 @@ class ForeignBook:
         return outcome.reason.name if isinstance(outcome, Rejected) else ""
 
     def levels(self, side: str) -> list[Level]:
-        """The book's side, best price first."""
+        """Return the levels of a side of the book, best price first."""
         found: dict[int, list[int]] = {}
         for price, size, _ in self.engine.book_orders(PRODUCT, Side.BUY if side == "bid" else Side.SELL):
             level = found.setdefault(price, [0, 0])

@@ -135,7 +135,7 @@ class Script(Traces):
         self.sender = OPERATOR
 
     def run(self, text: str) -> str:
-        """The script with its traces as they are now."""
+        """Run the script, and return it with its traces as they are now."""
         out: list[str] = []
         for line in text.splitlines():
             if line.startswith((" ", "\t")):
@@ -146,7 +146,7 @@ class Script(Traces):
         return "\n".join(out) + "\n"
 
     def line(self, line: str) -> list[str]:
-        """Carry out one line; its trace."""
+        """Carry out one line, and return its trace."""
         self.seconds += 1
         words = line.split()
         special = getattr(self, f"do_{words[0]}", None)
@@ -194,7 +194,7 @@ class Script(Traces):
         return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, *key_fields))
 
     def do_as(self, words: list[str]) -> list[str]:
-        """The rest of the line, sent by a user ("rita") or a key ("key/k1")."""
+        """Send the rest of the line as a user ("rita") or a key ("key/k1")."""
         self.sender = f"{OPERATOR}/{words[0]}"
         self.seconds -= 1
         trace = self.line(" ".join(words[1:]))
@@ -225,7 +225,7 @@ class Script(Traces):
         return self.send(DecideProposal(OPERATOR, self.new_id(), self.proposal(words[0]), Decision.WITHDRAW))
 
     def proposal(self, word: str) -> int:
-        """The id of a proposal; "last" is the one made last."""
+        """Return the id of a proposal. "last" is the one made last."""
         return self.proposed if word == "last" else int(word)
 
     def do_proposals(self, words: list[str]) -> list[str]:
@@ -261,7 +261,7 @@ class Script(Traces):
 
     @staticmethod
     def scope(words: list[str]) -> tuple[Scope, list[str]]:
-        """The scope, and the words from its name on."""
+        """Return the scope, and the words from its name on."""
         scope = Scope[words[0].upper()]
         return scope, ["", *words[1:]] if scope is Scope.VENUE else words[1:]
 

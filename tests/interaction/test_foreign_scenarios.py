@@ -220,7 +220,7 @@ def test_liquibook_ioc_and_fok_bids_trade_as_recorded(
 
 
 def traded_at_55() -> ForeignBook:
-    """A trade at 55 is the market price."""
+    """Make a trade at 55, which becomes the market price."""
     book = ForeignBook()
     book.place(90, "bid", 55, 100)
     assert book.place(91, "ask", 0, 100).trades == [(90, 55, 100)]

@@ -98,7 +98,7 @@ def test_a_session_ends_when_the_calendar_closes(seed: int) -> None:
 
 
 def _by_hand(engine: Engine, status: ProductStatus, by_hand: bool, number: int) -> bool:
-    """The operator sets the product's status, or lets it follow its calendar again. Returns whether its status is set
+    """Set the product's status as the operator, or let it follow its calendar again. Returns whether its status is set
     by hand now.
     """
     if by_hand:

@@ -206,7 +206,9 @@ class TwinAccess(TwinCalendar):
         return any(was and not 0 < now <= was for was, now in zip(old, new, strict=True)), any(new)
 
     def of_scope(self, key: tuple[object, ...], loosens: bool, stays: bool, command: object) -> object:
-        """A user with a narrower scope can only tighten what the venue has set."""
+        """Return what is answered to a control of a scope: a user with a narrower one may only tighten what the venue
+        has set.
+        """
         if loosens and key in self.of_venue and not self.for_venue:
             return Reason.LOOSENED
         if not stays:

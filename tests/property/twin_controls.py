@@ -224,7 +224,7 @@ class TwinControls(TwinFees):
     # ------------------------------------------------------------------------------------------------------------------
 
     def controls_reject(self, c: PlaceOrder, amended: TwinOrder | None = None) -> Reason | None:
-        """Return whether the controls reject an order. `amended` is the open order that becomes it."""
+        """Return the reason for which the controls reject an order, or None. `amended` is the open order that becomes it."""
         off = self.switched_off(c.account_id, c.product_id, c.side)
         if off is not None:
             return off

@@ -237,7 +237,7 @@ class TwinTrading:
             queue.extend(self.triggered(product_id))
 
     def switched_off(self, account: str, product: str, side: Side) -> Reason | None:
-        """Return whether the operator's switches reject such an order: see `twin_controls`."""
+        """Return the reason for which the operator's switches reject such an order, or None: see `twin_controls`."""
         return None
 
     def triggered(self, product_id: str) -> list[TwinOrder]:

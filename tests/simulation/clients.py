@@ -86,7 +86,7 @@ class Surroundings(Protocol):
     ids: list[str]
 
     def members(self) -> list[str]:
-        """The members of the cluster."""
+        """Return the members of the cluster."""
 
     def request(self, node: str, message: Submit | Query, reply: Reply) -> None:
         """Send a message. The answer may never arrive."""

@@ -2,9 +2,9 @@
 clients.
 
 This world is `world.World`, in which each node runs the code of `statemachine`, `node` (replicated engine, service,
-views, feed, snapshot port) and `snapshots` in place of the toy machine. `directory.py` says which part of `snapshots` is
-replaced. Requests and answers are encoded, delayed and lost. Clients repeat requests, at other nodes, too late, or not
-at all. In addition to the checks of `world`:
+views, feed, snapshot port) and `snapshots` in place of the toy machine. `directory.py` says which part of `snapshots`
+is replaced. Requests and answers are encoded, delayed and lost. Clients repeat requests, at other nodes, too late, or
+not at all. In addition to the checks of `world`:
 
 - what clients saw is linearizable (`loadtest.linearizability`): commands, reads behind a barrier, and reads of a node's
   own state;
@@ -271,7 +271,7 @@ class ExchangeWorld(World):
         return process is not None and process.raft.is_leader
 
     def transfer_leadership(self) -> None:
-        """An operator asks the leader to transfer leadership while commands are in flight."""
+        """Ask the leader, as an operator, to transfer the leadership while commands are in flight."""
         for node, parts in list(self._parts.items()):
             if self.leads(node):
                 self._guarded(node, partial(self._ask_to_hand_over, node, parts.service))
@@ -402,7 +402,7 @@ class ExchangeWorld(World):
             self._guarded(host.node_id, parts.soon.popleft())
 
     def _load(self, _leader: Raft) -> None:
-        """The clients make the load."""
+        """Let the clients make the load."""
 
     # ------------------------------------------------------------------ the whole
 

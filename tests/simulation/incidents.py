@@ -1,8 +1,9 @@
-"""The faults of a run as a list: recorded as they happen, replayed from the list, and reduced while a violation remains.
+"""The faults of a run as a list: recorded as they happen, replayed from the list, and reduced while a violation
+remains.
 
 A run without a list draws its faults from the seed. A run with a list draws them as well, so that all other draws stay
-the same, but carries out only the faults in the list. With the whole list it is the same run, byte for byte. With a part
-of it, it is another run, and as reproducible.
+the same, but carries out only the faults in the list. With the whole list it is the same run, byte for byte. With a
+part of it, it is another run, and as reproducible.
 
 The text of an incident is its step, its kind and its arguments. A list has one a line, or is separated by semicolons:
 
@@ -28,7 +29,7 @@ class Incident(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> list[Incident]:
-    """The incidents in a text.
+    """Return the incidents in a text.
 
     Raises:
         ValueError: a part does not begin with a step and a kind.

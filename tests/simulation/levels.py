@@ -1,10 +1,10 @@
-"""A world of two versions. Nodes begin with 0.2.0 and are upgraded and downgraded at random, the level changes to the next
-one and back, and all other faults happen too.
+"""A world of two versions. Nodes begin with 0.2.0 and are upgraded and downgraded at random, the level changes to the
+next one and back, and all other faults happen too.
 
 A node of 0.2.0 has software that applies every entry with the frozen core, knows no other level, and accepts no entry
-that changes the level. The differences of its own Raft layer are not simulated: `tests/acceptance/test_rolling_upgrade.py`
-runs the real one. In addition to the checks of `exchange`: the log, with each entry applied at its own level, gives what
-clients saw and the state of the nodes.
+that changes the level. The differences of its own Raft layer are not simulated:
+`tests/acceptance/test_rolling_upgrade.py` runs the real one. In addition to the checks of `exchange`: the log, with
+each entry applied at its own level, gives what clients saw and the state of the nodes.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def judged(history: list[Operation], log: list[Batch]) -> HistoryVerdict:
     """Return the judge's verdict without the known effects of a change of the level (docs/migrations.md).
 
     The contents of commands in the reply cache from before the change cannot be compared any more, so an id with other
-    contents is answered with the first outcome, as a duplicate. A return drops `fee_credit` from the cached outcomes, and
-    replaces a reason that the former version lacks.
+    contents is answered with the first outcome, as a duplicate. A return drops `fee_credit` from the cached outcomes,
+    and replaces a reason that the former version lacks.
     """
     verdict = judge(history, log)
     verdict.anomalies[:] = [each for each in verdict.anomalies if not _is_of_a_change(each)]
@@ -129,7 +129,7 @@ class LevelClient(Client):
         )
 
     def _failed(self, call: Call, attempt: Attempt, answer: Failed) -> None:
-        """A command that the level in force does not have is refused for good, and was not applied."""
+        """Check that a command that the level in force does not have is refused for good, and was not applied."""
         if answer.code is FailCode.BAD_REQUEST:
             attempt.refused, call.over = True, True
         else:

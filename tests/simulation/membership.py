@@ -1,7 +1,7 @@
 """A cluster whose members change: nodes are added, removed and replaced at any moment, while all other faults happen.
 
-A removed node runs and campaigns until it learns of its removal. Then its operator starts it again, for ever. Nodes that
-wait to be added run as well. In addition to the checks of `world.py`:
+A removed node runs and campaigns until it learns of its removal. Then its operator starts it again, for ever. Nodes
+that wait to be added run as well. In addition to the checks of `world.py`:
 
 - a committed membership is the same on every node that knows it, and differs from the previous one by one change;
 - a node stops as removed only if it was removed, and an acknowledged change is in every later membership;
@@ -61,7 +61,7 @@ class Operator(Injector):
         return world.rng.choice(world.running()) if world.running() else None
 
     def draw_addition(self) -> None:
-        """Return a node that waits, or a new one, whose id sorts before or after all others."""
+        """Add a node that waits, or a new one whose id sorts before or after all others."""
         world, rng, asked = self.world, self.world.rng, self.asked()
         waiting = world.waiting()
         full = len(world.ids) >= world.changes.nodes_max
@@ -75,7 +75,7 @@ class Operator(Injector):
             self.strike("start", node)
 
     def draw_removal(self) -> None:
-        """Return any member, as the node that is asked sees the membership."""
+        """Remove any member of the membership that the asked node has."""
         asked = self.asked()
         if asked is not None:
             members = self.world.raft_of(asked).status().members
@@ -131,7 +131,7 @@ class MembershipWorld(World):
     # ------------------------------------------------------------------ nodes
 
     def settings_of(self, host: Host) -> RaftSettings:
-        """The first nodes are configured with each other, and a later node with the members at its creation."""
+        """Return settings: the first nodes are configured with each other, a later node with the members at its creation."""
         settings = super().settings_of(host)
         peers = self.configured.get(host.node_id)
         known = peers or tuple(node for node in self.first_ids if node != host.node_id)

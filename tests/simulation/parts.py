@@ -285,11 +285,11 @@ class Host:
         self.commit_seen = 0 if self.harmed else max(self.commit_stored, self.stored_commit_index())
 
     def snapshot_index(self) -> int:
-        """The newest snapshot's index, 0 if there is none."""
+        """Return the newest snapshot's index, 0 if there is none."""
         return self.snapshots[-1].mark.index if self.snapshots else 0
 
     def stored_commit_index(self) -> int:
-        """The commit index on the disk, 0 if none can be read. The next start gives the reason."""
+        """Return the commit index on the disk, 0 if none can be read. The next start gives the reason."""
         try:
             stored = hardstate.load(self.disk)
         except LogDamagedError:

@@ -1,7 +1,7 @@
 """PySyncObj alone in the same world: the checkers must find its faults first. It has no guard and no pre-vote.
 
-It is treated better than by a real disk: a process that dies keeps its whole log, term and vote, no node loses power, and
-no message arrives twice. The remaining faults are kills, cuts, pauses and stalls.
+It is treated better than by a real disk: a process that dies keeps its whole log, term and vote, no node loses power,
+and no message arrives twice. The remaining faults are kills, cuts, pauses and stalls.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
     def submit(self, payload: bytes) -> object:
-        """The one replicated method."""
+        """Submit a command: the one replicated method."""
         return self._machine.apply(self.raftLastApplied + 1, payload)
 
     def start(self) -> None:

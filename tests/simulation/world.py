@@ -177,7 +177,7 @@ class World:
         )
 
     def time_ns(self) -> int:
-        """The true time."""
+        """Return the true time."""
         return EPOCH_NS + round(self.now * 1e9)
 
     def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:

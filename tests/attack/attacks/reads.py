@@ -28,7 +28,7 @@ SESSIONS = 8
 
 
 def order(target: Target, number: int, ticks: int, time_in_force: TimeInForce = TimeInForce.GTC) -> PlaceOrder:
-    """A small order to buy, far below the market."""
+    """Return a small order to buy, far below the market."""
     account_id = target.people[number].account_id
     terms = (PRODUCT, Side.BUY, OrderType.LIMIT, ticks * TICK, 100_000)
     return PlaceOrder(account_id, target.command_id(), *terms, time_in_force=time_in_force)

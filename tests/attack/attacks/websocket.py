@@ -31,13 +31,13 @@ HANDSHAKE = (
 
 
 def text_frame(message: object) -> bytes:
-    """A masked text frame of less than 64 KiB, as a client sends it; the mask is zero."""
+    """Return a masked text frame of less than 64 KiB, as a client sends it. The mask is zero."""
     body = json.dumps(message, separators=(",", ":")).encode()
     return b"\x81" + (bytes([0x80 | 126]) + len(body).to_bytes(2, "big")) + b"\0\0\0\0" + body
 
 
 async def raw(target: Target, node_id: str, *, window: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A WebSocket connection from the attacker's address. `window`: bytes that its system takes for it. Raises OSError."""
+    """Open a WebSocket connection from the attacker's address. `window`: bytes that its system takes for it. Raises OSError."""
     host, port = target.http_address(node_id)
     plain = socket.socket()
     if window:

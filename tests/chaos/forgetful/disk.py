@@ -44,7 +44,7 @@ class ForgetfulDisk:
 
     @property
     def mounted(self) -> bool:
-        """Whether it is in its place."""
+        """Whether the file system is mounted."""
         return os.path.ismount(self._data)
 
     def insert(self) -> None:
@@ -63,7 +63,7 @@ class ForgetfulDisk:
         draft.replace(self._control)
 
     def lose_power(self, random: Random | None) -> None:
-        """What was not synced is gone, or with `random` a random part of it. The node's processes must have been killed
+        """Remove what was not synced, or with `random` a random part of it. The node's processes must have been killed
         before.
         """
         self._unmount()

@@ -64,7 +64,7 @@ class Forgetful(mfusepy.Operations):  # type: ignore[misc]
         return (self._id(directory) if directory else ROOT), name
 
     def _appear(self, path: str, *, directory: bool) -> int:
-        """A file or directory was made; its id."""
+        """Record that a file or directory was made, and return its id."""
         status = os.lstat(self._path(path))
         number = self._model.new_id(directory=directory)
         self._ids[status.st_dev, status.st_ino] = number
@@ -73,7 +73,7 @@ class Forgetful(mfusepy.Operations):  # type: ignore[misc]
         return number
 
     def destroy(self, path: str) -> None:
-        """Unmounted: keep the model."""
+        """Keep the model of the disk when the file system is unmounted."""
         paths = {}
         for directory, _, files in os.walk(self._live):
             for name in files:
@@ -241,7 +241,7 @@ class Forgetful(mfusepy.Operations):  # type: ignore[misc]
         return 0
 
     def _controls(self, path: str) -> Control:
-        """What is to go wrong with this sync; delays, failures and holds happen here."""
+        """Return what is to go wrong with this sync. Delays, failures and holds happen here."""
         try:
             control = msgspec.json.decode(self._control.read_bytes(), type=Control)
         except (FileNotFoundError, msgspec.DecodeError):

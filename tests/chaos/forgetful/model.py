@@ -44,7 +44,7 @@ class Model(msgspec.Struct):
     last_id: int = ROOT
 
     def new_id(self, *, directory: bool) -> int:
-        """An id for a file or directory that begins to exist, durable in nothing yet."""
+        """Return an id for a new file or directory, of which nothing is durable yet."""
         self.last_id += 1
         if directory:
             self.directories.add(self.last_id)
@@ -52,7 +52,7 @@ class Model(msgspec.Struct):
         return self.last_id
 
     def name(self, directory: int, name: str, target: int) -> None:
-        """A name came (`target` is an id) or went (0)."""
+        """Record that a name was made (`target` is an id) or removed (0)."""
         self.waiting_names.setdefault(directory, []).append(NameChange(name, target))
 
     def wrote(self, file: int, offset: int, length: int) -> None:
@@ -64,7 +64,7 @@ class Model(msgspec.Struct):
             writes.append(Write(offset, length))
 
     def synced_names(self, directory: int, count: int | None = None) -> None:
-        """The first `count` changes of a directory's names, or all of them, are durable."""
+        """Make the first `count` changes of a directory's names durable, or all of them."""
         for change in self.waiting_names.pop(directory, [])[:count]:
             if change.id:
                 self.names[directory][change.name] = change.id
@@ -88,8 +88,8 @@ class Store:
 
     @classmethod
     def begin(cls, directory: Path, live: Path) -> tuple[Self, dict[tuple[int, int], int]]:
-        """A store in which everything that the live directory holds is durable; and the ids of its files, by device and
-        inode.
+        """Return a store in which everything that the live directory holds is durable, and the ids of its files, by
+        device and inode.
         """
         shutil.rmtree(directory, ignore_errors=True)
         store = cls(directory, live)
@@ -117,11 +117,11 @@ class Store:
             self.model.names[number][entry.name] = child
 
     def content(self, file: int) -> Path:
-        """The durable bytes of a file."""
+        """Return the path of the durable bytes of a file."""
         return self._contents / str(file)
 
     def sync(self, file: int, live: int, size: int, writes: list[Write] | None = None) -> None:
-        """What was written to a file is durable, or the given part of it.
+        """Make durable what was written to a file, or the given part of it.
 
         Args:
             live: a descriptor of the live file.

@@ -13,38 +13,38 @@ PRODUCT = given["product"]
 
 
 def client(url: str) -> Any:
-    """A client of one node."""
+    """Return a client of one node."""
     return cbpro.AuthenticatedClient(given["key"], given["secret"], given["passphrase"], api_url=url)
 
 
 def sound(answer: Any) -> Any:
-    """An answer that is not an error: cbpro raises nothing."""
+    """Check that an answer is not an error (cbpro raises nothing), and return it."""
     check(not (isinstance(answer, dict) and "message" in answer), answer)
     return answer
 
 
 def listed(pages: Any) -> list[Any]:
-    """The first items of a list that cbpro pages through."""
+    """Return the first items of a list that cbpro pages through."""
     found = list(itertools.islice(pages, 5))
     check("message" not in found, "an error answer")
     return found
 
 
 def is_sold(fill: dict[str, Any]) -> None:
-    """The fill is a sale of 0.01 to the market maker."""
+    """Check that the fill is a sale of 0.01 to the market maker."""
     found = [fill[name] for name in ("side", "price", "size", "fee", "liquidity", "settled")]
     check(found == ["sell", "59000", "0.01", "1.18", "T", True], found)
 
 
 def is_booked(entries: list[dict[str, Any]], balance: str) -> None:
-    """The newest entries are the fee and the price of 0.01 bought, and lead to the balance."""
+    """Check that the newest entries are the fee and the price of 0.01 bought, and lead to the balance."""
     found = [(entry["type"], entry["amount"]) for entry in entries]
     check(found == [("fee", "-1.22"), ("match", "-610"), ("transfer", "1000000000")], found)
     check(entries[0]["balance"] == balance, balance)
 
 
 def public(x: Any) -> None:
-    """The public client's calls."""
+    """Make the public client's calls."""
     step("get_products", lambda: check(any(product["id"] == PRODUCT for product in sound(x.get_products()))))
     step("get_product_order_book(level 1)", lambda: check(sound(x.get_product_order_book(PRODUCT))["bids"]))
     step("get_product_order_book(level 2)", lambda: check(sound(x.get_product_order_book(PRODUCT, level=2))["asks"]))
@@ -63,7 +63,7 @@ def public(x: Any) -> None:
 
 
 def trading(x: Any) -> None:
-    """Orders and accounts."""
+    """Make the calls for orders and accounts."""
     accounts = step("get_accounts", lambda: sound(x.get_accounts())) or []
     account = next((row["id"] for row in accounts if row["currency"] == "USD"), "none")
     step("get_account", lambda: check(sound(x.get_account(account))["balance"]))
@@ -88,7 +88,7 @@ def trading(x: Any) -> None:
 
 
 def waiting(x: Any) -> None:
-    """Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves."""
+    """Place orders that wait for a price, are triggered by a trade, are cancelled, or end by themselves."""
     loss = step("place_stop_order(sell)", lambda: sound(x.place_stop_order(PRODUCT, "sell", 60_000, size="0.01")))
     entry = step("place_stop_order(buy)", lambda: sound(x.place_stop_order(PRODUCT, "buy", 60_000, funds="700")))
     stop = {"price": "30000", "size": "0.01", "stop": "loss", "stop_price": "100"}
@@ -109,13 +109,13 @@ def waiting(x: Any) -> None:
 
 
 def is_triggered(order: dict[str, Any], price: int) -> None:
-    """The order has traded at the market maker's price."""
+    """Check that the order has traded at the market maker's price."""
     found = [order["status"], order["done_reason"], float(order["executed_value"]) / float(order["filled_size"])]
     check(found == ["done", "filled", price], order)
 
 
 def main() -> None:
-    """All calls, then orders while the leader dies; the first URL is the dying leader's."""
+    """Make all calls, then place orders while the leader dies. The first URL is that leader's."""
     x = client(given["urls"][-1])
     sound(x.place_market_order(PRODUCT, "buy", size="0.01"))
     public(x)

@@ -34,7 +34,7 @@ class Beyond(ccxt.pro.coinbaseexchange):  # type: ignore[misc]  # ccxt is not in
                 super().handle_message(client, message)
 
     async def send_ws(self, message: dict[str, Any]) -> Any:
-        """A signed message and its result."""
+        """Send a signed message and return its result."""
         number = self.uuid()
         request = self.extend({**message, "request_id": number}, self.authenticate())
         return await self.watch(self.urls["api"]["ws"] + "?", number, request, number)
@@ -57,16 +57,16 @@ class Beyond(ccxt.pro.coinbaseexchange):  # type: ignore[misc]  # ccxt is not in
         return (await self.send_ws({"type": "cancel", "order_id": order_id}))["order_ids"]
 
     async def watch_balance(self) -> Any:
-        """The next balance of a currency that has changed."""
+        """Return the next balance of a currency that has changed."""
         return self.parse_balance([await self.subscribe("balance", None, "balance", self.authenticate())])
 
     async def watch_ohlcv(self, symbol: str) -> Any:
-        """The candle of this minute."""
+        """Return the candle of this minute."""
         return self.parse_ohlcvs(await self.subscribe("candles_60", symbol, "candles"), self.market(symbol))
 
 
 def client(place: int) -> Any:
-    """A client of one node."""
+    """Return a client of one node."""
     url, ws = given["urls"][place], given["ws"][place]
     settings = {
         "apiKey": given["key"],
@@ -98,7 +98,7 @@ async def trade(x: Any) -> None:
 
 
 async def calls(x: Any) -> None:
-    """Every `watch` that is declared, while the client trades."""
+    """Make every `watch` call that is declared, while the client trades."""
     await x.load_markets()
     trading = asyncio.create_task(trade(x))
     await watched("watch_ticker", lambda: x.watch_ticker(SYMBOL), lambda ticker: ticker["last"])
@@ -181,7 +181,7 @@ class Kill:
 
 
 async def main() -> None:
-    """All calls, then orders while the leader dies; the last URL is a survivor's."""
+    """Make all calls, then place orders while the leader dies. The last URL is a survivor's."""
     x = client(-1)
     try:
         await calls(x)

@@ -15,7 +15,7 @@ SYMBOL = given["product"].replace("-", "/")
 
 
 def client(url: str) -> Any:
-    """A client of one node."""
+    """Return a client of one node."""
     settings = {
         "apiKey": given["key"],
         "secret": given["secret"],
@@ -28,7 +28,7 @@ def client(url: str) -> Any:
 
 
 def public(x: Any) -> None:
-    """Every public call that is declared."""
+    """Make every public call that is declared."""
     step("load_markets", lambda: check(SYMBOL in x.load_markets()))
     step("fetch_currencies", lambda: check("BTC" in x.fetch_currencies()))
     step("fetch_markets", lambda: check(any(market["symbol"] == SYMBOL for market in x.fetch_markets())))
@@ -47,13 +47,13 @@ def public(x: Any) -> None:
 
 
 def volumes(x: Any) -> dict[str, Any]:
-    """What was traded of the product."""
+    """Return the volumes that were traded of the product."""
     found: dict[str, Any] = next(row for row in x.publicGetProductsVolumeSummary() if row["id"] == given["product"])
     return found
 
 
 def trading(x: Any) -> None:
-    """Orders, in every way that ccxt places them. It signs with whole seconds: equal orders within one would be
+    """Place orders in every way that ccxt has. It signs with whole seconds: equal orders within one would be
     refused, so sizes differ.
     """
     step("fetch_accounts", lambda: check(x.fetch_accounts()))
@@ -81,7 +81,7 @@ def trading(x: Any) -> None:
 
 
 def waiting(x: Any) -> None:
-    """Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves."""
+    """Place orders that wait for a price, are triggered by a trade, are cancelled, or end by themselves."""
     loss = step(
         "create_order(limit, triggerPrice)",
         lambda: x.create_order(SYMBOL, "limit", "sell", 0.01, 58_000, {"triggerPrice": 60_000}),
@@ -135,7 +135,7 @@ def beyond(x: Any) -> None:
 
 
 def has_ended(x: Any, order_id: str) -> None:
-    """The order is cancelled within some seconds."""
+    """Check that the order is cancelled within some seconds."""
     end = time.monotonic() + 10.0
     while x.fetch_order(order_id, SYMBOL)["status"] != "canceled":
         check(time.monotonic() < end, "the order is still there")
@@ -143,25 +143,25 @@ def has_ended(x: Any, order_id: str) -> None:
 
 
 def leaving(x: Any) -> dict[str, Any]:
-    """An order that is cancelled by itself after an hour."""
+    """Place an order that is cancelled by itself after an hour."""
     order: dict[str, Any] = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "GTT", "cancel_after": "hour"})
     check(order["info"]["expire_time"] > order["datetime"], order)
     return order
 
 
 def is_waiting(order: dict[str, Any], price: float) -> None:
-    """The order waits for a trade at the price."""
+    """Check that the order waits for a trade at the price."""
     found = [order["status"], order["triggerPrice"], order["filled"], order["info"]["status"], order["info"]["stop"]]
     check(found == ["open", price, 0, "active", "loss"], found)
 
 
 def is_triggered(order: dict[str, Any], price: float) -> None:
-    """The order has traded at the market maker's price."""
+    """Check that the order has traded at the market maker's price."""
     check((order["status"], order["average"]) == ("closed", price), order)
 
 
 def refusals(x: Any) -> None:
-    """The exceptions that ccxt maps our texts to."""
+    """Check the exceptions that ccxt maps our texts to."""
     nobody = client(given["urls"][-1])
     nobody.apiKey = "nobody"
     refused(ccxt.InsufficientFunds, lambda: x.create_order(SYMBOL, "limit", "buy", 9_000, 3_000_000))
@@ -172,7 +172,7 @@ def refusals(x: Any) -> None:
 
 
 def refused(wanted: type[Exception], run: Callable[[], object]) -> None:
-    """The call must raise `wanted`."""
+    """Check that the call raises `wanted`."""
 
     def attempt() -> None:
         try:
@@ -211,31 +211,31 @@ def money(x: Any) -> None:
 
 
 def of(x: Any, what: str, account: dict[str, Any]) -> Any:
-    """A list of an account."""
+    """Return a list of an account."""
     return getattr(x, f"privateGetAccountsId{what}")({"id": account["id"]})
 
 
 def is_bought(trade: dict[str, Any], order: str) -> None:
-    """The trade is the order's, at the market maker's price and with the taker's fee."""
+    """Check that the trade is the order's, at the market maker's price and with the taker's fee."""
     found = [trade[name] for name in ("order", "side", "price", "amount", "cost", "takerOrMaker")]
     check(found == [order, "buy", 61_000, 0.01, 610, "taker"], found)
     check(trade["fee"]["cost"] == 1.22, trade["fee"])
 
 
 def is_booked(entries: list[dict[str, Any]], balance: float) -> None:
-    """The last two entries are that trade and its fee, and lead to the balance."""
+    """Check that the last two entries are that trade and its fee, and lead to the balance."""
     found = {entry["type"]: (entry["direction"], entry["amount"]) for entry in entries}
     check(found == {"trade": ("out", 610), "fee": ("out", 1.22)}, found)
     check(balance == min(entry["after"] for entry in entries), balance)
 
 
 def amounts(transfers: list[dict[str, Any]]) -> list[tuple[str, float]]:
-    """What was deposited and withdrawn, oldest first."""
+    """Return the type and the amount of each transfer, in the given order."""
     return [(transfer["type"], transfer["amount"]) for transfer in transfers]
 
 
 def main() -> None:
-    """All calls, then orders while the leader dies; the first URL is the dying leader's."""
+    """Make all calls, then place orders while the leader dies. The first URL is that leader's."""
     x = client(given["urls"][-1])
     step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.02))
     public(x)

@@ -1,4 +1,5 @@
-"""Recorded behaviour: entries of the log, and a digest of everything that came of each. One file for each released rules number, for ever.
+"""Recorded behaviour: entries of the log, and a digest of everything that came of each. One file for each released
+rules number, for ever.
 
     python -m tests.golden.behaviour.corpus record VERSION    at a release, by the core that the release freezes
     python -m tests.golden.behaviour.corpus reach             which lines of the core the newest corpus reaches, and which it does not
@@ -40,8 +41,8 @@ STEP = 1_000_000
 
 
 class Corpus(msgspec.Struct, frozen=True):
-    """Entries as they are in the log, and their digests (hex). `starts`: the places of entries, beside the first, before
-    which the state is empty again.
+    """Entries as they are in the log, and their digests (hex). `starts`: the places of entries, beside the first,
+    before which the state is empty again.
     """
 
     rules: int
@@ -51,29 +52,29 @@ class Corpus(msgspec.Struct, frozen=True):
     starts: list[int] = []
 
     def chapters(self) -> Iterator[list[bytes]]:
-        """The entries, from one empty state to the next."""
+        """Yield the entries from one empty state to the next."""
         for start, end in pairwise([0, *self.starts, len(self.entries)]):
             yield self.entries[start:end]
 
 
 def path_of(rules: int) -> Path:
-    """Where the corpus of a rules number is."""
+    """Return the path of the corpus of a rules number."""
     return DIRECTORY / f"rules-{rules}.msgpack"
 
 
 def recorded() -> list[Corpus]:
-    """All corpora, oldest first."""
+    """Return all corpora, oldest first."""
     paths = sorted(DIRECTORY.glob("rules-*.msgpack"), key=lambda path: int(path.stem.partition("-")[2]))
     return [msgspec.msgpack.decode(path.read_bytes(), type=Corpus) for path in paths]
 
 
 def all_digests(corpus: Corpus, level: Level) -> list[str]:
-    """What comes of the entries of a corpus at a level, one digest each."""
+    """Return one digest for each entry of a corpus, applied at a level. It covers the outcomes, the events and the state."""
     return [each for entries in corpus.chapters() for each in digests(states.empty(level), entries)]
 
 
 def digests(engine: Engine, entries: list[bytes]) -> list[str]:
-    """What comes of the entries, one digest each."""
+    """Apply the entries, and return for each a digest of its outcomes, its events and the state."""
     found = []
     for entry in entries:
         applied = engine.apply_entry(entry)
@@ -85,8 +86,8 @@ def digests(engine: Engine, entries: list[bytes]) -> list[str]:
 
 
 def chapters() -> Iterator[list[Batch]]:
-    """What is recorded, each part from an empty state: every command and every choice of an order, then markets that
-    trade; random markets with auctions, stop orders and transfers; every script of `tests/interaction`.
+    """Return the entries to record, each part from an empty state: every command and every choice of an order, then
+    markets that trade; random markets with auctions, stop orders and transfers; every script of `tests/interaction`.
     """
     yield list(first_chapter())
     for seed in MARKETS:
@@ -97,7 +98,7 @@ def chapters() -> Iterator[list[Batch]]:
 
 
 def of_script(text: str) -> list[Batch]:
-    """The entries that a script of `tests/interaction` sends."""
+    """Return the entries that a script of `tests/interaction` sends."""
     sent: list[Batch] = []
 
     class Recorder(Engine):
@@ -112,7 +113,7 @@ def of_script(text: str) -> list[Batch]:
 
 
 def first_chapter() -> Iterator[Batch]:
-    """Every command of 0.2.0 and every choice of an order, then markets that trade."""
+    """Yield every command of 0.2.0 and every choice of an order, then markets that trade."""
     last = 0
     for batch in flow():
         last = batch.time
@@ -135,7 +136,7 @@ def record(level: Level) -> Corpus:
 
 
 def _at(level: Level, batch: Batch) -> list[AnyCommand]:
-    """The commands of a batch that a level can say."""
+    """Return the commands of a batch that a level has."""
     kept = []
     for command in batch.commands:
         try:
@@ -147,7 +148,7 @@ def _at(level: Level, batch: Batch) -> list[AnyCommand]:
 
 
 def reach(run: Callable[[], object], prefix: str) -> dict[str, tuple[set[int], set[int]]]:
-    """Which lines run in modules whose names begin with `prefix`: by module, those reached and all that there are."""
+    """Return by module (whose name begins with `prefix`) the lines that run and all lines that there are."""
     reached: dict[str, set[int]] = {}
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
@@ -171,7 +172,7 @@ def reach(run: Callable[[], object], prefix: str) -> dict[str, tuple[set[int], s
 
 
 def _lines(code: CodeType) -> set[int]:
-    """The lines of functions; those of the module itself run at the import."""
+    """Return the lines of functions. Those of the module itself run at the import."""
     found: set[int] = set()
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -182,7 +183,7 @@ def _lines(code: CodeType) -> set[int]:
 
 
 def main() -> int:
-    """The program. Returns its exit code."""
+    """Run the program. Returns its exit code."""
     if sys.argv[1] == "record":
         level = by_version(sys.argv[2])
         assert level is not None, f"{sys.argv[2]} is no level of this software"

@@ -79,7 +79,7 @@ def sending_from(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: 
 
 
 def sending(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[ToPeers, Clock]:
-    """The same for a caller that does not need the place of snapshots."""
+    """Make the same sender, for a caller that does not need the directory of snapshots."""
     return sending_from(monkeypatch, snapshot, rate)[:2]
 
 

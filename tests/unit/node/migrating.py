@@ -38,7 +38,7 @@ class KilledError(BaseException):
 
 
 def dying(original: Callable[..., Any], after: int) -> Callable[..., Any]:
-    """A function that ends the process in place of its call number `after`."""
+    """Return a function that ends the process in place of its call number `after`."""
     calls = [0]
 
     def call(*arguments: Any, **named: Any) -> Any:

@@ -27,7 +27,7 @@ def fields(index: int, **changes: object) -> SnapshotFields:
 
 
 def tables(rows: int = 50, salt: str = "") -> Tables:
-    """Three tables, one of them empty, with rows sorted by key."""
+    """Return three tables, one of them empty, with rows sorted by key."""
     encode = msgspec.msgpack.encode
     numbers = sorted((encode([number]), encode([number, f"{salt}{number}" * 5])) for number in range(rows))
     names = sorted((encode([f"name-{number}"]), encode([salt, number])) for number in range(rows // 2))

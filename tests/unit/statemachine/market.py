@@ -18,7 +18,7 @@ def market(
     names: tuple[str, ...] = ("ann", "bob"),
     engine: Engine | None = None,
 ) -> Engine:
-    """An exchange with one product, tick and lot 1."""
+    """Return an exchange with one product whose tick and lot are 1."""
     engine = engine or Engine()
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 0),
@@ -34,7 +34,7 @@ def market(
 
 
 def limit(account: str, command_id: str, side: Side, size: int, price: int, *, ioc: bool = False, oid: str = "") -> PlaceOrder:
-    """A limit order, good till cancelled unless `ioc`."""
+    """Return a limit order, good till cancelled unless `ioc`."""
     tif = TimeInForce.IOC if ioc else TimeInForce.GTC
     return PlaceOrder(account, command_id, PRODUCT, side, OrderType.LIMIT, price, size, 0, tif, client_oid=oid)
 

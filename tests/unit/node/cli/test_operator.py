@@ -29,7 +29,7 @@ from tests.unit.node.diagnosis.statuses import status, three
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Statuses:
-    """What all nodes report. A test may change it."""
+    """Provide what all nodes report. A test may change it."""
     found = three()
 
     async def ask(_addresses: Mapping[str, str], _tls: object, _credentials: Credentials, _as_node: object = None) -> Statuses:

@@ -142,7 +142,7 @@ class Client:
         return found
 
     def order(self, name: str, side: str = "1", price: str = "100", size: str = "0.05", *more: tuple[int, object]) -> None:
-        """Return a limit order."""
+        """Send a limit order."""
         self.send("D", (11, name), (55, PRODUCT), (54, side), (40, 2), (44, price), (38, size), *more)
 
 

@@ -56,7 +56,7 @@ def raw(client: Client, change: Callable[[bytes], bytes]) -> None:
 
 
 def with_checksum(body: bytes) -> bytes:
-    """A frame whose BodyLength and CheckSum are right; `body` begins behind BodyLength."""
+    """Return a frame whose BodyLength and CheckSum are right. `body` begins behind BodyLength."""
     head = b"8=FIXT.1.1\x019=%d\x01" % len(body)
     return head + body + b"10=%03d\x01" % (sum(head + body) % 256)
 
@@ -69,14 +69,14 @@ def swapped(message: bytes) -> bytes:
 
 
 def header_last(client: Client) -> None:
-    """A field of the header behind the body's."""
+    """Send a message in which a field of the header comes behind the body's."""
     fields = client.encode("1", (112, "x")).split(b"\x01")
     sender = fields.pop(3)
     client.writer.write(with_checksum(b"\x01".join([*fields[2:-2], sender]) + b"\x01"))
 
 
 def going_on(client: Client, following: int, *fields: tuple[int, object], number: int | None = None) -> None:
-    """A SequenceReset after which this number is the next."""
+    """Send a SequenceReset after which this number is the next."""
     client.send("4", *fields, number=number)
     client.number = following
 

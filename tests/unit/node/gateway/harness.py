@@ -351,7 +351,7 @@ FULL = {"type": "subscribe", "product_ids": ["BTC-USD"]}
 
 
 async def subscribe(exchange: Exchange, **message: object) -> ClientWebSocketResponse:
-    """A connection with a subscription that must be accepted."""
+    """Open a connection, and make a subscription that must be accepted."""
     socket = await exchange.socket()
     await socket.send_json({"type": "subscribe"} | message)
     assert (await receive(socket))["type"] == "subscriptions"

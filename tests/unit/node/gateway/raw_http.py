@@ -54,7 +54,7 @@ class Served:
         await self.server.stop(STOP_TIMEOUT)
 
     async def talk(self, data: bytes, *, eof: bool = False) -> bytes:
-        """All that the server sends until it closes."""
+        """Return all that the server sends until it closes the connection."""
         reader, writer = await self.connect()
         try:
             writer.write(data)

@@ -20,7 +20,7 @@ ALL = ["view", "trade", "transfer", "deposit", "admin"]
 
 
 async def give(exchange: Exchange, user: str, roles: list[dict[str, str]], account: str = "operator") -> None:
-    """A user with roles, and a key of the same name that may do all that they allow."""
+    """Create a user with roles, and a key of the same name that may do all that they allow."""
     assert (await exchange.call("admin", "PUT", f"/admin/users/{user}", {"roles": roles}))[0] == 200
     body = {"account_id": account, "secret": SECRET, "passphrase": "p", "permissions": ALL, "user_id": user}
     status, answer = await exchange.call("admin", "PUT", f"/admin/keys/{user}", body)
@@ -210,8 +210,8 @@ async def test_a_command_waits_for_a_second_user(exchange: Exchange) -> None:
 async def test_a_node_that_lacks_a_proposal_does_not_judge_a_key(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    """A key with fewer permissions than its user decides nothing, neither at a follower that is a moment behind, nor at a
-    leader that is about to apply the proposal.
+    """A key with fewer permissions than its user decides nothing, neither at a follower that is a moment behind, nor at
+    a leader that is about to apply the proposal.
     """
     for name in ("ada", "eva"):
         await give(exchange, name, [{"role": "administrator"}])

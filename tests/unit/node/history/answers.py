@@ -17,7 +17,7 @@ NOON = START + 3 * DAY // 2
 
 
 def all_pages(ask: Callable[[PageRequest], list[Row]], number: str, limit: int) -> list[Row]:
-    """A list whole, read in pages, there and back."""
+    """Return a whole list, read in pages forward and back."""
     found: list[Row] = []
     page = PageRequest(limit)
     while rows := ask(page):
@@ -29,7 +29,7 @@ def all_pages(ask: Callable[[PageRequest], list[Row]], number: str, limit: int) 
 
 
 def all_orders(past: HistoryReader, account_id: str, limit: int) -> list[OrderState]:
-    """The done orders of an account, read in pages."""
+    """Return the done orders of an account, read in pages."""
     found: list[OrderState] = []
     while orders := past.done_orders(account_id, "", found[-1].order_id if found else 0, PageRequest(limit)):
         found += orders

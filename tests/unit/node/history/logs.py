@@ -123,7 +123,7 @@ class NodeLog:
         keeper.close()
 
     def drain(self, keeper: Keeper) -> None:
-        """Store everything."""
+        """Store every entry that is not in the history yet."""
         while self.advance(keeper):
             continue
 
@@ -162,7 +162,7 @@ def engine_status(applied: int, members: Sequence[MemberStatus] = ()) -> NodeSta
 
 
 def busy(node: NodeLog, seed: int, commands: int, command: Callable[[Random, int], AnyCommand] = busy_command) -> None:
-    """A busy market, in batches of a few commands."""
+    """Append the trading of a busy market, in batches of a few commands."""
     random = Random(seed)
     node.add(foundations((1_000, 3_000), MONEY))
     sent = 0
@@ -226,19 +226,19 @@ def check_coins(node: NodeLog) -> None:
 
 
 def read(node: NodeLog, table: str) -> list[Row]:
-    """What DuckDB reads of a table's files."""
+    """Return what DuckDB reads of a table's files."""
     tree = node.config.history_path / "parquet" / table / "*" / "*.parquet"
     return asked(f"select * from read_parquet('{tree}', hive_partitioning = false)")
 
 
 def whole(before: list[Row], key: list[str], node: NodeLog, table: str) -> None:
-    """Every row of before is either in the database or in a file."""
+    """Check that every row of before is either in the database or in a file."""
     rows = read(node, table) + node.stored()[table]
     assert sorted(rows, key=lambda row: [row[name] for name in key]) == before
 
 
 def market(node: NodeLog, seed: int, entries: int, size: int, first: int = 0) -> None:
-    """Some batches of a busy market."""
+    """Append some batches of a busy market."""
     random = Random(seed)
     for number in range(entries):
         commands: list[AnyCommand] = [busy_command(random, first + number * size + place) for place in range(size)]
@@ -254,7 +254,7 @@ def begun(directory: Path, *, database: str = "", node_id: str = "n1") -> NodeLo
 
 
 def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
-    """The node's log ends at an entry again, as after a way back; what comes now has a later term. `noted`: with the
+    """Cut the node's log after an entry, as a way back does. Later entries have a later term. `noted`: with the
     command's note.
     """
     kept = [entry for entry in entries_of(node) if entry.index <= last_index]

@@ -13,7 +13,7 @@ from tests.unit.node.history.logs import NodeLog
 
 
 def known_to_0001(stored: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """What a database of version 0.1.0 could know of these rows, in today's columns."""
+    """Return what a database of version 0.1.0 could know of these rows, in today's columns."""
     known = stored | {
         "status_changes": [],
         "operations": [],
@@ -27,7 +27,7 @@ def known_to_0001(stored: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 
 def make_0001(node: NodeLog, of: NodeLog) -> None:
-    """The database that version 0.1.0 would have made of what `of` has stored."""
+    """Write the database that version 0.1.0 would have made of what `of` has stored."""
     node.config.history_path.mkdir(exist_ok=True)
     database = connect(node.config)
     stored = known_to_0001(of.stored())

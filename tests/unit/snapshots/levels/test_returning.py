@@ -26,8 +26,8 @@ from tests.unit.snapshots.levels.test_shadow import goes_on_alike, same
 
 
 class Node:
-    """An engine, a return that is prepared from its newest snapshot, and further snapshots as a node takes them: each is
-    frozen first, and encoded later.
+    """An engine, a return that is prepared from its newest snapshot, and further snapshots as a node takes them: each
+    is frozen first, and encoded later.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -57,7 +57,7 @@ class Node:
 
 
 def traded(seed: int, entries: int) -> tuple[Engine, Market]:
-    """A state of this software that was raised from 0.2.0 and has traded since; and what goes on."""
+    """Return a state of this software that was raised from 0.2.0 and has traded since, and the market that goes on."""
     engine, _ = former(seed, entries)
     up = raised(engine, V0_2_0, OWN)
     flow = Market(seed + 500)
@@ -68,7 +68,7 @@ def traded(seed: int, entries: int) -> tuple[Engine, Market]:
 
 
 def taken(node: Node) -> Engine:
-    """What the prepared return gives, which is what a conversion of the whole state gives."""
+    """Return what the prepared return gives, which is what a conversion of the whole state gives."""
     whole = lowered(node.engine, V0_2_0)
     made = node.prepared.take()
     assert made.state_hash == whole.state_hash
@@ -114,7 +114,7 @@ def test_done_orders_that_were_dropped_meanwhile_are_dropped() -> None:
 
 
 def leaving(command_id: str) -> PlaceOrder:
-    """An order that is done at once."""
+    """Return an order that is done at once."""
     return buy(command_id, time_in_force=TimeInForce.IOC, client_oid="o")
 
 
