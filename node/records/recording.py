@@ -136,7 +136,7 @@ def to_command(
 ) -> PlaceOrder | CancelOrder:
     """Return the command of a row.
 
-    A cancel does not name the owner of its order: pass the account as `owner` (see `Owners`).
+    A cancel does not name the owner of its order: pass the account of the order as `owner`.
 
     Raises:
         RecordingError: a number has more digits than the scale, or a cancel comes without owner.

@@ -9,7 +9,7 @@ Message = dict[str, Any]
 
 
 class PriceBook:
-    """A book kept as cbpro's `OrderBook` and coinbase-pro's `Orderbook` keep it, asserting what either asserts."""
+    """A book that is kept like `OrderBook` of cbpro and `Orderbook` of coinbase-pro. It asserts what either asserts."""
 
     def __init__(self, book: Message) -> None:
         self.sequence = book["sequence"]
