@@ -316,7 +316,7 @@ def test_a_frozen_view_may_be_read_between_any_two_lines_of_a_command(seed: int,
         assert found == [expected], command
 
 
-@pytest.mark.skipif(CORE != "plain", reason="as above")
+@pytest.mark.skipif(CORE != "plain", reason="the compiled core has no lines at which another thread may run")
 def test_a_frozen_view_may_be_read_while_an_account_gets_its_first_outcome() -> None:
     for number in range(1, 30):
         engine = market()
