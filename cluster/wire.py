@@ -43,8 +43,8 @@ KEEPALIVE = 0.5
 keepalive. Only connections between followers need keepalives.
 """
 CHECK_SLACK = 0.15
-"""Seconds for which a check waits for a message. A message wakes the process anyway, and the heartbeats of a leader (every
-0.07 s) arrive often enough, so only a node that hears nothing is woken by the timer.
+"""Seconds for which a check waits for a message. A message wakes the process anyway, and the heartbeats of a leader
+(every 0.07 s) arrive often enough, so only a node that hears nothing is woken by the timer.
 """
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
@@ -353,8 +353,8 @@ class TlsWire:
             channel.transport.abort()
 
     async def _keep_calling(self, peer: str) -> None:
-        """Call a peer whenever there is no connection to it, until it is no longer a peer. While there is one, this waits for
-        its end.
+        """Call a peer whenever there is no connection to it, until it is no longer a peer. While there is one, this
+        waits for its end.
         """
         pause = RETRY_MIN
         while peer in self._peers:

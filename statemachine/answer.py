@@ -60,8 +60,8 @@ def amended(state: State, order: Order) -> None:
 
 
 def armed(state: State, fires_at: int) -> None:
-    """Answer that a timer was set or removed. The reply cache keeps this outcome among those that changed nothing, because it
-    concerns no order.
+    """Answer that a timer was set or removed. The reply cache keeps this outcome among those that changed nothing,
+    because it concerns no order.
     """
     _begin(state, 9, 4)
     state.unchanged = True

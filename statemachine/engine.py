@@ -377,7 +377,9 @@ class Engine:
         return self._state.records[table].in_order()
 
     def visible(self, sender: str, table: str, first: int, limit: int) -> list[Any]:
-        """Return a page of the rows of such a table that a sender of the operator's commands may read (`visibility.visible`)."""
+        """Return a page of the rows of such a table that a sender of the operator's commands may read
+        (`visibility.visible`).
+        """
         return visibility.visible(self._state, sender, table, first, limit)
 
     def phase(self, product_id: str) -> PhaseRow | None:

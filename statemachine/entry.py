@@ -40,8 +40,8 @@ def is_command_id(text: str) -> bool:
 
 
 def fingerprint(encoded: bytes) -> bytes:
-    """Return eight bytes that detect other contents under the same command id: the remainder of the command's bytes, read as
-    one number.
+    """Return eight bytes that detect other contents under the same command id: the remainder of the command's bytes,
+    read as one number.
 
     It is never `reply_cache.ANY_CONTENTS`. It protects a client from its own mistakes. It need not resist an attack,
     because a client chooses its own command ids.

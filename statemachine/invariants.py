@@ -171,7 +171,9 @@ def _check_product(state: State, product: Product) -> None:
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Check the order book and the auction book: levels are sorted, complete and not empty; the orders of a level are in time order."""
+    """Check the order book and the auction book: levels are sorted, complete and not empty; the orders of a level are
+    in time order.
+    """
     (bids, asks), (collected_bids, collected_asks) = _sides(product), _collecting(product)
     _check_side(state, product, bids, Side.BUY, OrderStatus.OPEN)
     _check_side(state, product, asks, Side.SELL, OrderStatus.OPEN)
@@ -258,8 +260,8 @@ def _check_streams(state: State) -> None:
 
 
 def _check_unfinished(state: State, product: Product) -> None:
-    """Check that queued orders are in the queues that their rows name; the orders of an auction book are indexed; products with
-    unfinished work are marked busy.
+    """Check that queued orders are in the queues that their rows name; the orders of an auction book are indexed;
+    products with unfinished work are marked busy.
     """
     name = product.product_id
     for queue, stop in ((product.triggered, True), (product.arrivals, False)):

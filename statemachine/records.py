@@ -76,8 +76,8 @@ class Records(Generic[R]):
         return [self.rows[each] for each in takewhile(lambda each: each[: len(key)] == key, self._in_order().irange(key))]
 
     def behind(self, *key: Any) -> Iterator[R]:
-        """The rows by key whose keys are greater. O(log n), and once O(n log n). The table may not change before the last
-        row is taken.
+        """The rows by key whose keys are greater. O(log n), and once O(n log n). The table may not change before the
+        last row is taken.
         """
         return (self.rows[each] for each in self._in_order().irange(key, inclusive=(False, True)))
 

@@ -22,8 +22,8 @@ _VIEW, _ACCESS = int(Permission.VIEW), int(Permission.ACCESS)
 SEES_ALL = _VIEW | OF_OPERATOR
 """Permissions for the venue of which one shows every row."""
 OF_ALL_ACCOUNTS = ("fee_override", "fee_volume")
-"""Tables that may have a row of each account. Only a sender who sees every row may read them: `Engine.fees_of` has those
-of one account.
+"""Tables that may have a row of each account. Only a sender who sees every row may read them: `Engine.fees_of` has
+those of one account.
 """
 
 

@@ -1,7 +1,7 @@
 """Reads the fields of a client's message. An error names the wrong field and the reason.
 
-The dictionaries, `FIXT11.xml` and `FIX50SP2.xml`, are given to clients and enforced here. A field that a message does not
-have is refused and not ignored: an order must not trade without something that its client asked for.
+The dictionaries, `FIXT11.xml` and `FIX50SP2.xml`, are given to clients and enforced here. A field that a message does
+not have is refused and not ignored: an order must not trade without something that its client asked for.
 """
 
 from __future__ import annotations

@@ -200,8 +200,8 @@ _ENTRY_TYPES = {Side.BUY: BIDS, Side.SELL: OFFERS}
 
 @dataclass
 class _MarketRequest:
-    """A client's request under an MDReqID. `top`: only the best level of each side. `best` is the best level that the client
-    knows, by product.
+    """A client's request under an MDReqID. `top`: only the best level of each side. `best` is the best level that the
+    client knows, by product.
     """
 
     request_id: str

@@ -233,8 +233,8 @@ class OrderEntry:
             await asyncio.sleep(timeout / 3)
 
     def disarm(self) -> None:
-        """Clear the timers of earlier connections that this session does not set itself: it owns the orders now, whatever
-        8013 said before. The account's timer without a tag belongs to REST and stays.
+        """Clear the timers of earlier connections that this session does not set itself: it owns the orders now,
+        whatever 8013 said before. The account's timer without a tag belongs to REST and stays.
         """
         for cancel in (CancelOnDisconnect.ACCOUNT, CancelOnDisconnect.SESSION):
             if self._terms.cancel is not cancel:

@@ -144,9 +144,9 @@ class Authenticator:
         return await self.prove(claim, address, message)
 
     async def prove(self, claim: Claim, address: str, message: bytes, *, at_leader: bool = False) -> Identity:
-        """Return the identity if the claim's key has signed the message. The caller checks the message's age. `at_leader`
-        queries the leader for the key. Raises as `identify`, and ApiError 429 after too many claims of the address that no
-        key proved.
+        """Return the identity if the claim's key has signed the message. The caller checks the message's age.
+        `at_leader` queries the leader for the key. Raises as `identify`, and ApiError 429 after too many claims of the
+        address that no key proved.
         """
         key = None if at_leader else await self._known(claim.key_id)
         if key is None or not key.proves(claim.signature, message):
@@ -188,8 +188,9 @@ class Authenticator:
         return key
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
-        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer be used
-        from the address, or cannot be decrypted by this node. `at_leader` queries the leader."""
+        """Return the identity with current permissions. Returns None if the key was revoked or replaced, may no longer
+        be used from the address, or cannot be decrypted by this node. `at_leader` queries the leader.
+        """
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
             off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
@@ -253,8 +254,8 @@ class Authenticator:
         return await self._known(key_id) or await self._asked_key(key_id)
 
     async def _asked_key(self, key_id: str, *, at_leader: bool = False) -> ApiKey | None:
-        """Return the key as the engine has it, or None if it does not exist. Concurrent callers share the query. `at_leader`
-        asks the leader, and does not cache the key. Raises ClusterKeyError.
+        """Return the key as the engine has it, or None if it does not exist. Concurrent callers share the query.
+        `at_leader` asks the leader, and does not cache the key. Raises ClusterKeyError.
         """
         if NAME.fullmatch(key_id) is None:
             return None

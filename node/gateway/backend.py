@@ -232,8 +232,8 @@ class NodeBackend:
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
 
     async def _catch_up(self, sequence: int, end: float) -> None:
-        """Wait up to `CATCH_UP_MAX` until this node has applied the leader's answer, so that a client reads its own write
-        here. It does not wait for events, so the book of this gateway may follow a little later.
+        """Wait up to `CATCH_UP_MAX` until this node has applied the leader's answer, so that a client reads its own
+        write here. It does not wait for events, so the book of this gateway may follow a little later.
         """
         loop = asyncio.get_running_loop()
         until = min(end, loop.time() + CATCH_UP_MAX)

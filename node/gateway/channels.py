@@ -6,9 +6,9 @@ subscribes to several of them gets each event once. `level3` carries the same ev
 and `level2_batch` carry the same data as `ticker` and `level2`, less often. `auction` carries the state of a product's
 auction every second while orders are collected, and at its opening.
 
-There is one channel of candles for each granularity of the REST API. A candle is made from the minutes that `Statistics`
-keeps, so it is exact even if the gateway began to follow the product in the middle of the bucket. The minutes go back 24
-hours, which is the longest bucket.
+There is one channel of candles for each granularity of the REST API. A candle is made from the minutes that
+`Statistics` keeps, so it is exact even if the gateway began to follow the product in the middle of the bucket. The
+minutes go back 24 hours, which is the longest bucket.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ async def _history(gateway: Gateway) -> dict[str, int]:
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """GET /metrics: metrics of this gateway and its node. Without `http.metrics_from` a request is charged to its address.
+    """GET /metrics: metrics of this gateway and its node. Without `http.metrics_from` a request is charged to its
+    address.
 
     Raises ApiError 403 for an address outside the networks in `http.metrics_from`, and 429.
     """

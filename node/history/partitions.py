@@ -365,8 +365,8 @@ def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
 
 
 def up_to(file: Path, table: Table, sequence: int, time: int = ID_MAX) -> list[Row]:
-    """Return all rows of a file whose commands have sequences up to `sequence`, and that are not later than `time`, except
-    that orders are chosen by the sequence alone.
+    """Return all rows of a file whose commands have sequences up to `sequence`, and that are not later than `time`,
+    except that orders are chosen by the sequence alone.
     """
     order = [column.name for column in table.primary_key]
 

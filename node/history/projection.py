@@ -74,9 +74,9 @@ class LedgerKind(IntEnum):
 
 class HistoryStep(NamedTuple):
     """A command that was applied, with its place, its time and its results. A step without a command has the results of
-    time that a batch advanced, after the command with that sequence. `approved` is the proposed command that the command
-    approved: the results are those of `approved`. The last step of a log entry has `entered`: the states after the entry of
-    orders that entered with it and are in no outcome.
+    time that a batch advanced, after the command with that sequence. `approved` is the proposed command that the
+    command approved: the results are those of `approved`. The last step of a log entry has `entered`: the states after
+    the entry of orders that entered with it and are in no outcome.
     """
 
     sequence: int
@@ -300,8 +300,8 @@ class Projection:
                 rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
     def _orders(self, rows: HistoryRows, step: HistoryStep, brought: Mapping[int, int]) -> None:
-        """Update orders after a step. Those in `brought` get their rows at the end of their log entry, which includes what
-        happens to them before that.
+        """Update orders after a step. Those in `brought` get their rows at the end of their log entry, which includes
+        what happens to them before that.
         """
         placed = placed_by(step.outcome)
         for order in placed:

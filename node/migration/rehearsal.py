@@ -35,8 +35,8 @@ SAMPLES = 3
 
 
 class Column(msgspec.Struct, frozen=True):
-    """An added or removed column: the number of different values, some of them as in TSV, and the number of rows with the
-    first.
+    """An added or removed column: the number of different values, some of them as in TSV, and the number of rows with
+    the first.
     """
 
     name: str
@@ -46,7 +46,8 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class TableDifference(msgspec.Struct, frozen=True):
-    """One table. `table` is its name before, "" if it was added. `becomes` is the name afterwards, "" if it was removed.
+    """One table. `table` is its name before, "" if it was added. `becomes` is the name afterwards, "" if it was
+    removed.
 
     Rows are compared by their keys, in the columns that exist before and after. `same`, `changed`, `gone`, `came` are
     numbers of rows. `columns_changed` has the number of changed rows for each column. A new part of an outcome, or of

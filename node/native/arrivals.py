@@ -3,9 +3,9 @@ passes them on with a bounded amount of work in each turn of the loop.
 
 Outcomes of commands go ahead of all messages that arrived with them or wait: a node sends the events of an order before
 its outcome, and the answer to a trader does not wait until a gateway has processed events. The refusal of commands goes
-ahead, too: a gateway forwards a command after the refusal of a follower. So does a status for which the owner asked with
-`NativeConnection.status_ahead_of_events`. Changes of API keys go ahead with outcomes, because they arrive
-before every answer that reflects them. All other messages keep their order.
+ahead, too: a gateway forwards a command after the refusal of a follower. So does a status for which the owner asked
+with `NativeConnection.status_ahead_of_events`. Changes of API keys go ahead with outcomes, because they arrive before
+every answer that reflects them. All other messages keep their order.
 
 The events of a stop cascade may take a gateway tens of milliseconds. What is left at the end of a turn waits for the
 next one.

@@ -373,8 +373,8 @@ class NativeConnection:
         return self._query
 
     async def status_ahead_of_events(self) -> NodeStatus:
-        """Return the node's status without waiting for events that arrived before it. Unlike after `query`, the events of
-        commands up to the status' sequence may not have been passed on yet. Raises as `query`.
+        """Return the node's status without waiting for events that arrived before it. Unlike after `query`, the events
+        of commands up to the status' sequence may not have been passed on yet. Raises as `query`.
         """
         request_id = next(self._request_ids)
         self._ahead.add(request_id)

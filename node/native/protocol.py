@@ -179,8 +179,8 @@ class ApiKeyQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`. Their accounts are empty and their
-    fees 0, unless the client is the operator, or may correct trades of the product.
+    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`. Their accounts are empty and
+    their fees 0, unless the client is the operator, or may correct trades of the product.
     """
 
     product_id: str
@@ -486,9 +486,9 @@ class Subscribed(msgspec.Struct, frozen=True, array_like=True, tag=5):
 class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Events of one product, in order, contiguous in `product_sequence`.
 
-    Only gateways, operators and report streams get whole events. All other clients get those of the public: accounts and
-    `client_oid` are empty, fees are 0, and a waiting stop order has only its id and side. An account reads its fees in
-    its orders (`OrderQuery`).
+    Only gateways, operators and report streams get whole events. All other clients get those of the public: accounts
+    and `client_oid` are empty, fees are 0, and a waiting stop order has only its id and side. An account reads its fees
+    in its orders (`OrderQuery`).
     """
 
     product_id: str

@@ -1,5 +1,5 @@
-"""Information on other processes (Linux, /proc), a node's pid file, the end of a child with its supervisor, and the file
-descriptors that a process may have.
+"""Information on other processes (Linux, /proc), a node's pid file, the end of a child with its supervisor, and the
+file descriptors that a process may have.
 
 A pid alone proves nothing, because numbers are reused. Therefore a node's supervisor holds a lock on its pid file while
 it lives, and a pid in an unlocked file means nothing.
@@ -194,9 +194,10 @@ def _wait_for_end(descriptor: int) -> None:
 
 
 DESCRIPTORS_MIN = 8_192
-"""Descriptors that each process of a node must be able to open. An engine has at most `engine.connection_limits.CONNECTIONS_MAX`
-connections (2,752), about 80 on its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096
-connections of clients and a few to engines."""
+"""Descriptors that each process of a node must be able to open. An engine has at most
+`engine.connection_limits.CONNECTIONS_MAX` connections (2,752), about 80 on its Raft port, and fewer than 200 files and
+pipes; a gateway has up to 4,096 connections of clients and a few to engines.
+"""
 
 DESCRIPTORS_WANTED = 65_536
 """No process needs more."""

@@ -34,8 +34,8 @@ def at_next(period_s: float, function: Callable[[], object]) -> asyncio.TimerHan
 
 
 class Backoff:
-    """Pauses of growing length: the first lasts `first_s` seconds, each further one twice as long as the one before, and
-    none longer than `most_s`.
+    """Pauses of growing length: the first lasts `first_s` seconds, each further one twice as long as the one before,
+    and none longer than `most_s`.
 
     >>> backoff = Backoff(0.1, 0.3)
     >>> backoff.next_s(), backoff.next_s(), backoff.next_s()
