@@ -139,6 +139,7 @@ def check_address(node: NodeAddress, fault: Fault) -> None:
 
 
 def _check_names(config: NodeConfig, fault: Fault) -> None:
+    """Check ids, paths, the settings of the log, and those with a choice of words."""
     if CLUSTER_ID.fullmatch(config.cluster_id) is None:
         raise fault("cluster_id", "expected 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit")
     if NODE_ID.fullmatch(config.node_id) is None:
@@ -227,6 +228,7 @@ def _address(key: str, text: str, fault: Fault) -> tuple[str, int]:
 
 
 def _check_url(key: str, text: str, fault: Fault) -> None:
+    """Raise a fault unless the text is a URL of a scheme, a host and perhaps a port."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -281,6 +283,7 @@ def _check_nodes(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_admin(config: NodeConfig, fault: Fault) -> None:
+    """Check the operator's key."""
     admin = config.admin
     if _KEY_ID.fullmatch(admin.key_id) is None:
         raise fault("admin.key_id", f"expected 1 to {NAME_MAX} letters, digits or any of _.:-")
@@ -296,6 +299,7 @@ def _check_admin(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_admin_addresses(config: NodeConfig, fault: Fault) -> None:
+    """Check the networks from which the operator's key may be used."""
     for position, text in enumerate(config.admin.addresses):
         try:
             addresses.network(text)
@@ -304,6 +308,7 @@ def _check_admin_addresses(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_history(config: NodeConfig, fault: Fault) -> None:
+    """Check the archive of the history and the URL of its database."""
     if config.history.archive_days == 1:
         raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
     database = config.history.database
@@ -328,6 +333,7 @@ def _is_database(text: str) -> bool:
 
 
 def _check_streams(config: NodeConfig, fault: Fault) -> None:
+    """Check the broker, the topics and the options, if streams are enabled."""
     streams = config.streams
     if not streams.enabled:
         return

@@ -251,6 +251,7 @@ class Doctor:
             )
 
     def _space(self, config: NodeConfig) -> Iterator[Finding]:
+        """Yield the free space. It warns if the data could not be written a second time."""
         usage = shutil.disk_usage(config.data_path)
         used = _size(config.data_path)
         share = usage.free / usage.total
@@ -283,6 +284,9 @@ class Doctor:
             )
 
     def _log(self, config: NodeConfig) -> Iterator[Finding]:
+        """Yield what the log holds, after a check of all its checksums. While the node runs, the check ends at the
+        entry that it has applied.
+        """
         directories = [config.data_path / "log", config.data_path / cutover.ARCHIVE]
         other = (
             sorted({abi for abi in segment_abis(directories[0]).values() if abi not in ACCEPTED})

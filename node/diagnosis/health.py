@@ -129,6 +129,7 @@ def _alive(seen: Observation) -> dict[str, NodeStatus]:
 
 
 def _leader(seen: Observation) -> Finding:
+    """Return that a node leads, or a critical finding if none serves."""
     leader = leader_of(seen.after)
     if not leader:
         answering = len(_alive(seen))
@@ -140,6 +141,7 @@ def _leader(seen: Observation) -> Finding:
 
 
 def _nodes(seen: Observation, limits: Thresholds) -> Finding:
+    """Return how many nodes do not answer, with the level that this number has."""
     silent = [node_id for node_id, status in seen.after.items() if status is None]
     level = limits.level(len(silent))
     text = f"{', '.join(silent)} does not answer" if silent else f"all {len(seen.after)} nodes answer"
@@ -166,6 +168,7 @@ def _states(seen: Observation) -> Finding:
 
 
 def _lag(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each node how far it is behind the leader. A node that is not ready gives at least a warning."""
     leader = seen.after.get(leader_of(seen.after))
     if leader is None:
         return [Finding(Severity.UNKNOWN, "", "lag", "not known while no leader serves")]
@@ -180,6 +183,7 @@ def _lag(seen: Observation, limits: Thresholds) -> list[Finding]:
 
 
 def _durations(seen: Observation, limits: Thresholds, name: str) -> list[Finding]:
+    """Return for each node the 99th percentile of a duration since the first observation, or else since its start."""
     found = []
     for node_id, status in _alive(seen).items():
         counts, earlier = status.durations.get(name), seen.before.get(node_id)
@@ -199,6 +203,7 @@ def _durations(seen: Observation, limits: Thresholds, name: str) -> list[Finding
 
 
 def _disk(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each node the free share of its disk."""
     found = []
     for node_id, status in _alive(seen).items():
         free, size = status.counters.get("disk_free_bytes"), status.counters.get("disk_size_bytes")
@@ -214,6 +219,7 @@ def _disk(seen: Observation, limits: Thresholds) -> list[Finding]:
 
 
 def _certificates(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each node the days until its certificate ends."""
     found = []
     for node_id, status in _alive(seen).items():
         left = days_left(status.certificate_expires, seen.now)
@@ -224,6 +230,7 @@ def _certificates(seen: Observation, limits: Thresholds) -> list[Finding]:
 
 
 def _clock(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each other node how far its clock is from the leader's."""
     leader = seen.after.get(leader_of(seen.after))
     if leader is None:
         return [Finding(Severity.UNKNOWN, "", "clock", "not known while no leader serves")]
@@ -238,6 +245,7 @@ def _clock(seen: Observation, limits: Thresholds) -> list[Finding]:
 
 
 def _histories(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each market database how many commands it is behind. One with gaps gives at least a warning."""
     found = []
     for node_id, history in seen.histories.items():
         if not history:
@@ -253,6 +261,7 @@ def _histories(seen: Observation, limits: Thresholds) -> list[Finding]:
 
 
 def _snapshots(seen: Observation, limits: Thresholds) -> list[Finding]:
+    """Return for each node the age of its newest snapshot. No age is too old if nothing was applied since."""
     found = []
     for node_id, status in _alive(seen).items():
         taken = status.counters.get("snapshot_timestamp_seconds", 0)

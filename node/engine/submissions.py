@@ -94,6 +94,9 @@ class _Whole:
         return done
 
     def _end(self) -> None:
+        """Give the outcomes, or the refusal if all parts have the same one. Otherwise a part may have been applied:
+        OUTCOME_UNKNOWN.
+        """
         refusals = set(self._refusals)
         if not refusals:
             self._done(None, [outcome for results in self._results for outcome in results])

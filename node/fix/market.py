@@ -160,6 +160,7 @@ class Statuses:
             self._send(request_id, request.feed.product_id, status, status.name.lower(), time.time_ns())
 
     def _send(self, request_id: str, symbol: str, status: ProductStatus, text: str, time_ns: int) -> None:
+        """Send a SecurityStatus."""
         fields: Fields = [
             (tags.MSG_TYPE, "f"),
             (tags.SECURITY_STATUS_REQ_ID, request_id),
@@ -300,6 +301,9 @@ class MarketData:
         return list(dict.fromkeys(found))
 
     async def _begin(self, request: _MarketRequest, symbols: list[str], *, keep: bool) -> None:
+        """Send a snapshot of each product and, with `keep`, follow its feed. A request that fails for one product fails
+        as a whole.
+        """
         feeds: list[ProductFeed] = []
         try:
             for symbol in symbols:
@@ -338,10 +342,12 @@ class MarketData:
             feed.readers.pop(self, None)
 
     def _refuse(self, request_id: str, reason: str, text: str) -> None:
+        """Send a MarketDataRequestReject."""
         fields = [(tags.MSG_TYPE, "Y"), (tags.MD_REQ_ID, request_id), (tags.MD_REJ_REASON, reason), (tags.TEXT, text)]
         self._sender.send(fields)
 
     def _snapshot(self, request: _MarketRequest, feed: ProductFeed) -> None:
+        """Send a MarketDataSnapshotFullRefresh, and note the best levels that the client knows by it."""
         product, book = feed.product, feed.book
         entries: list[Fields] = []
         for side, kind in _ENTRY_TYPES.items():
@@ -368,6 +374,7 @@ class MarketData:
         return entries
 
     def _best(self, request: _MarketRequest, feed: ProductFeed, frame: Frame) -> list[Fields]:
+        """Return the changes of the best levels that the request covers."""
         entries: list[Fields] = []
         for side, kind in _ENTRY_TYPES.items():
             now, known = feed.book.best(side), request.best.get((feed.product_id, side), (0, 0))
@@ -381,6 +388,7 @@ class MarketData:
         return entries
 
     def _trades(self, request: _MarketRequest, product: Product, frame: Frame) -> list[Fields]:
+        """Return the trades and the corrections of trades, if the request covers them."""
         if TRADES not in request.types:
             return []
         entries: list[Fields] = []

@@ -161,6 +161,7 @@ class OrderEntry:
         )
 
     async def _product(self, message: FixMessage) -> Product:
+        """Return the product of a message. Raises `_Refusal` if there is none."""
         try:
             symbol = message.text(tags.SYMBOL)
             return self._catalogue.known(symbol) or await self._catalogue.listed(symbol)

@@ -395,6 +395,9 @@ def _refuse_unsupported(request: OrderRequest) -> None:
 
 
 def refusal(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
+    """Return the error of a rejected order. Amounts in its text are prices, sizes or order ids, whichever the reason is
+    about.
+    """
     assert isinstance(outcome, Rejected), outcome
     number: Callable[[int], str] = product.price
     if outcome.reason is Reason.COMMAND_ID_REUSED:
