@@ -68,16 +68,16 @@ class Records(Generic[R]):
         return [self.rows[key] for key in sorted(self.rows)]
 
     def page(self, first: int, limit: int) -> list[R]:
-        """Up to `limit` rows by key, after the first `first` ones. O(limit), and once O(n log n)."""
+        """Return up to `limit` rows by key, after the first `first` ones. O(limit), and once O(n log n)."""
         return [self.rows[key] for key in self._in_order().islice(first, first + limit)]
 
     def beginning(self, *key: Any) -> list[R]:
-        """The rows by key whose keys begin with these fields. O(log n + rows), and once O(n log n)."""
+        """Return the rows by key whose keys begin with these fields. O(log n + rows), and once O(n log n)."""
         return [self.rows[each] for each in takewhile(lambda each: each[: len(key)] == key, self._in_order().irange(key))]
 
     def behind(self, *key: Any) -> Iterator[R]:
-        """The rows by key whose keys are greater. O(log n), and once O(n log n). The table may not change before the
-        last row is taken.
+        """Return the rows by key whose keys are greater. O(log n), and once O(n log n). The table may not change before
+        the last row is taken.
         """
         return (self.rows[each] for each in self._in_order().irange(key, inclusive=(False, True)))
 

@@ -216,8 +216,8 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
 
 
 def _buying_of_pair(order: Order, partner: Order | None) -> int:
-    """The size that a linked pair would buy, counted with its first order. If the partner is done, or about to be
-    replaced, the order leaves too.
+    """Return the size that a linked pair would buy, counted with its first order. If the partner is done, or about to
+    be replaced, the order leaves too.
     """
     if partner is None or partner.status == _DONE or partner.order_id < order.order_id:
         return 0

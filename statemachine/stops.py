@@ -80,7 +80,7 @@ def trail(state: State, product: Product, lowest: int, highest: int) -> None:
 
 
 def partner(state: State, order: Order) -> list[Order]:
-    """The open order with which an order is linked, if there is one (`linked`)."""
+    """Return the open order with which an order is linked (`linked`) in a list. The list is empty if there is none."""
     linked = state.orders.get(order.terms.link) if order.terms is not None and order.terms.link else None
     return [linked] if linked is not None and linked.status != _DONE else []
 

@@ -361,8 +361,8 @@ def _check_age(timestamp: str, now: float) -> None:
 
 
 def _check(hello: Hello, key: ApiKey | None, address: str) -> None:
-    """Raises `RequestFailed` (UNAUTHORIZED) unless the key signed the greeting and allows its address. None is a key
-    that does not exist: it takes the same work.
+    """Check that the key signed the greeting and allows its address. None is a key that does not exist: it takes the
+    same work. Raises RequestFailed (UNAUTHORIZED).
     """
     message = f"{hello.timestamp}{HELLO_METHOD}{HELLO_TARGET}".encode("utf-8", "surrogatepass")
     proven = (key or _NOBODY).proves(hello.signature, message)

@@ -238,7 +238,7 @@ class Catalogue:
         return self.products[product_id]
 
     async def _leader_has(self, product_id: str) -> bool:
-        """Whether the leader had the product after this call began. Concurrent callers share a query."""
+        """Return whether the leader had the product after this call began. Concurrent callers share a query."""
         loop = asyncio.get_running_loop()
         called_at = loop.time()
         async with self._leader_lock:

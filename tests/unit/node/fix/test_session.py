@@ -96,7 +96,7 @@ class TestLogon:
             await revocation.close()
 
     async def test_a_session_of_a_key_that_only_trades_outlasts_a_change_of_keys(self) -> None:
-        """It was ended whenever the engine was connected again, because the key may not view."""
+        """Formerly it was ended whenever the engine was connected again, because the key may not view."""
         backend = exchange()
         backend.apply(PutApiKey(OPERATOR, "only", "only-key", "alice", SECRET, "only's passphrase", Permission.TRADE))
         async with serving(backend) as served:

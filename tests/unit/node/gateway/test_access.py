@@ -118,7 +118,9 @@ async def test_a_firms_key_follows_the_executions_of_all_its_accounts(exchange: 
 
 
 async def test_a_drop_copy_that_began_without_accounts_gets_those_that_join(exchange: Exchange) -> None:
-    """A connection whose user saw no account was not asked again, and missed the orders of all that joined later."""
+    """Formerly a connection whose user saw no account was not looked up again, and missed the orders of all that joined
+    later.
+    """
     assert (await exchange.call("admin", "PUT", "/admin/firms/acme"))[0] == 200
     await give(exchange, "rita", [{"role": "viewer", "scope": "firm", "id": "acme"}])
     socket = await exchange.client.ws_connect("/")
@@ -141,7 +143,9 @@ async def test_a_key_without_an_account_cannot_follow_balances(exchange: Exchang
 
 
 async def test_the_later_of_two_changes_of_a_firm_counts(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
-    """While the first change was looked up, the second one was dropped: the user went on to see an account that had left."""
+    """Formerly the second one was dropped while the first one was looked up, and the user still saw an account that had
+    left.
+    """
     await with_firm(exchange)
     assert (await exchange.call("admin", "PUT", "/admin/accounts/bob/firm", {"firm_id": "acme"}))[0] == 200
     socket = await exchange.client.ws_connect("/")

@@ -165,7 +165,9 @@ def claim(key_id: str) -> Claim:
 
 
 async def test_claims_that_no_key_proves_are_looked_up_at_a_bounded_rate_of_an_address(exchange: Exchange) -> None:
-    """One address that guesses kept the engine's answers from the clients of all others, whose keys were not cached."""
+    """Formerly an address that guesses kept the engine from answering clients of other addresses whose keys are not
+    cached.
+    """
     authenticator, backend = exchange.gateway.auth, exchange.backend
     backend.queried.clear()
     messages = set()
@@ -181,7 +183,7 @@ async def test_claims_that_no_key_proves_are_looked_up_at_a_bounded_rate_of_an_a
 
 @pytest.mark.parametrize("spent", [False, True])
 async def test_neither_answer_nor_work_says_whether_a_key_exists(exchange: Exchange, spent: bool) -> None:
-    """An address without budget got 429 for a key that does not exist, and 401 for one that does and is cached."""
+    """Formerly an address without budget got 429 for a key that does not exist, and 401 for one that does and is cached."""
     assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
     authenticator, backend = exchange.gateway.auth, exchange.backend
     if spent:

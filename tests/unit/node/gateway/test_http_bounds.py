@@ -53,7 +53,7 @@ async def test_a_length_may_begin_with_zeros() -> None:
 
 
 async def test_long_names_of_headers_are_not_kept() -> None:
-    """A thousand names of 32 KiB, each once, took 64 MB of a process for its life."""
+    """Formerly a thousand names of 32 KiB, each sent once, took 64 MB of a process for its life."""
     before = len(connection._NAMES)
     async with serving() as served:
         for number in range(3):

@@ -355,7 +355,7 @@ class TestTls:
     async def test_handshakes_of_an_address_are_bounded_and_other_addresses_go_on(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, bound: str
     ) -> None:
-        """Connections that never finish the handshake were not counted, and could take all descriptors of the process."""
+        """Formerly connections that never finish the handshake were not counted, and could take all descriptors."""
         own, theirs = contexts
         monkeypatch.setattr(limits, "CONNECTIONS_EACH" if bound == "places" else "HANDSHAKE_BURST", 5)
         monkeypatch.setattr(limits, "HANDSHAKE_RATE", 1e-3)

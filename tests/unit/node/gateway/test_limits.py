@@ -96,7 +96,7 @@ async def test_signatures_that_do_not_fit_count_for_the_address_not_for_the_key(
 async def test_a_request_for_which_no_key_pays_is_paid_by_its_address(
     exchange: Exchange, method: str, target: str, headers: dict[str, str], status: int
 ) -> None:
-    """Requests without a signature and for paths that do not exist were free, so one address could take the process."""
+    """Formerly such requests were free, so one address could take all the time of a process."""
     exchange.gateway.limits = Limits(1000.0, 1.0, Clock())
     statuses = []
     for _ in range(3):

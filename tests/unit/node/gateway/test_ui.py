@@ -149,7 +149,7 @@ async def test_a_preflight_is_answered_for_members_only(exchange: Exchange) -> N
 
 
 async def test_preflights_beyond_the_rate_are_answered_too(exchange: Exchange) -> None:
-    """Such a request got no answer, and its connection stayed open for as long as the client kept it."""
+    """Formerly such a request got no answer, and its connection stayed open for as long as the client kept it."""
     exchange.backend.status["members"] = MEMBERS
     await exchange.gateway.monitor.now()
     exchange.gateway.limits = Limits(1000.0, 1.0, Clock())
