@@ -48,27 +48,9 @@ COMMANDS: list[AnyCommand] = [
 
 def status(node_id: str, role: str) -> NodeStatus:
     members = [MemberStatus(node_id, True, 1234), MemberStatus("n2", True, 12), MemberStatus("n3", False, 0)]
+    reached = (3, 1234, 1234, 1234, 1, 1000, 5678)
     return NodeStatus(
-        node_id,
-        "trial",
-        role,
-        "n1",
-        3,
-        1234,
-        1234,
-        1234,
-        1,
-        1000,
-        5678,
-        "ab" * 16,
-        True,
-        True,
-        True,
-        61.4,
-        "0.1.0",
-        "abi",
-        members,
-        mode="Ready",
+        node_id, "trial", role, "n1", *reached, "ab" * 16, True, True, True, 61.4, "0.1.0", "abi", members, mode="Ready"
     )
 
 
