@@ -72,24 +72,24 @@ class SecondModel(Following):
         return accepted
 
     def pass_time(self) -> None:
-        """Expire orders, then do what the timers say, the earliest first."""
+        """Expire orders, then do what the timers say, the earliest first; of those of one moment, halts and calls first."""
         over = [order for order in self.open if order.expires and order.expires <= self.now]
         for order in sorted(over, key=lambda order: (order.expires, order.order_id)):
             self.leave(order, DoneReason.EXPIRED)
         self.follow()
         while True:
-            due = [(at, 0, *key) for key, at in self.timers.items() if at <= self.now]
+            due = [(at, 1, *key) for key, at in self.timers.items() if at <= self.now]
             states = [(product.interruption, product.name) for product in self.products.values()]
-            due += [(state.ends, 1, name, "") for state, name in states if state is not None and state.ends <= self.now]
+            due += [(state.ends, 0, name, "") for state, name in states if state is not None and state.ends <= self.now]
             if not due:
                 return
             _, kind, name, session = min(due)
             if kind:
-                self.go_on(self.products[name])
-                self.trigger(self.products[name])
-            else:
                 del self.timers[name, session]
                 self.cancel_all(CancelAll(name, "", session=session), DoneReason.TIMER)
+            else:
+                self.go_on(self.products[name])
+                self.trigger(self.products[name])
             self.follow()
 
     def carry_out(self, command: AnyCommand) -> None:
