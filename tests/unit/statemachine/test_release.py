@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections import deque
 from random import Random
@@ -97,3 +98,26 @@ def test_a_state_is_freed_without_the_garbage_collector(frozen: bool) -> None:
     finally:
         gc.enable()
     assert (engine.sequence, engine.products()) == (0, [])
+
+
+@pytest.mark.skipif(statemachine.CORE == PLAIN, reason="orders of the plain core are Python objects, which the collector visits")
+def test_the_garbage_collector_does_not_visit_orders() -> None:
+    """A collection of ten thousand young orders takes up to 20 ms, and each order leads to its whole account."""
+    engine = busy_engine()
+    order = next(order for order in engine._state.orders.values() if order.level is not None)
+    assert not any(map(gc.is_tracked, (order, order.account, order.level, order.account.done)))
+
+
+def test_a_state_that_is_dropped_is_freed() -> None:
+    """Orders refer to each other, and the collector does not visit them."""
+    tracemalloc.start()
+    try:
+        engines = [busy_engine()]
+        size = tracemalloc.get_traced_memory()[0]
+        for _ in range(4):
+            engines.append(busy_engine())
+            del engines[0]
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < size * 1.5
+    finally:
+        tracemalloc.stop()
