@@ -12,7 +12,6 @@ from node.config.settings import NativeConfig
 from node.engine.leadership import ANSWERS_PER_TURN, BARRIER_INTERVAL_S, READS_WAITING_MAX
 from node.engine.modes import Mode
 from node.engine.service import READY_LAG_S, UNIT_BYTES
-from node.errors import RequestFailed
 from node.native.framing import decode_request
 from node.native.protocol import (
     Answer,
@@ -23,7 +22,6 @@ from node.native.protocol import (
     CurrenciesQuery,
     FailCode,
     Failed,
-    Hello,
     LeaderHint,
     NodeStatus,
     OrderQuery,
@@ -482,33 +480,3 @@ def test_a_replaced_engine_serves_its_own_state(desk: Desk) -> None:
     outcome = other.answers[-1].outcomes[0]
     assert isinstance(outcome, Placed)
     assert other.service.feed.next_sequence("BTC-USD") == 6
-
-
-class TestGreetings:
-    HELLO = Hello(1, "test", key_id="alice-1", signature="?", timestamp="100", passphrase="?")
-
-    @pytest.mark.parametrize(("ready", "code"), [(True, FailCode.UNAUTHORIZED), (False, FailCode.NO_LEADER)])
-    def test_only_a_node_that_has_caught_up_knows_that_a_key_is_wrong(self, desk: Desk, ready: bool, code: FailCode) -> None:
-        desk.raft.leader_id = "n1" if ready else ""
-        with pytest.raises(RequestFailed, match=r"invalid signature|cannot judge") as caught:
-            desk.service.gate.authenticate(self.HELLO, 100.0, "192.0.2.1")
-        assert caught.value.code == code
-
-    def test_a_follower_leaves_the_judgement_of_a_key_to_the_leader(self, desk: Desk) -> None:
-        desk.raft.leader_id = "n2"
-        with pytest.raises(RequestFailed, match="n2 leads") as caught:
-            desk.service.gate.authenticate(self.HELLO, 100.0, "192.0.2.1")
-        assert caught.value.code == FailCode.NOT_LEADER, "the key may have been made a moment ago"
-        assert caught.value.leader is not None
-        assert caught.value.leader.node_id == "n2"
-        late = msgspec.structs.replace(self.HELLO, timestamp="1")
-        with pytest.raises(RequestFailed, match="timestamp") as caught:
-            desk.service.gate.authenticate(late, 100.0, "192.0.2.1")
-        assert caught.value.code == FailCode.UNAUTHORIZED, "its own clock it knows"
-
-    def test_the_operator_s_key_is_judged_at_any_time(self, desk: Desk) -> None:
-        desk.raft.leader_id = ""
-        hello = msgspec.structs.replace(self.HELLO, key_id=desk.service.config.admin.key_id)
-        with pytest.raises(RequestFailed) as caught:
-            desk.service.gate.authenticate(hello, 100.0, "192.0.2.1")
-        assert caught.value.code == FailCode.UNAUTHORIZED
