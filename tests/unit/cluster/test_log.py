@@ -126,12 +126,18 @@ def test_a_bit_flipped_anywhere_is_damage_or_doubt_and_never_read() -> None:
                 assert found == "doubtful", (offset, bit)
 
 
-def test_a_flipped_bit_in_a_segment_that_is_not_the_last_is_damage() -> None:
+def segments() -> SimDisk:
+    """Return a disk whose log has each entry in a segment of its own."""
     disk = new_disk()
     log, _ = opened(disk, segment_bytes=1)
     for entry in ENTRIES:
         log.append(entry)
     log.close()
+    return disk
+
+
+def test_a_flipped_bit_in_a_segment_that_is_not_the_last_is_damage() -> None:
+    disk = segments()
     first = disk.names()[0]
     disk.files[first].seen[-1] ^= 1
     with pytest.raises(LogDamagedError, match=first):
@@ -162,11 +168,7 @@ def test_a_doubtful_end_stays_until_it_is_cut() -> None:
 
 
 def test_a_gap_between_segments_is_damage() -> None:
-    disk = new_disk()
-    log, _ = opened(disk, segment_bytes=1)
-    for entry in ENTRIES:
-        log.append(entry)
-    log.close()
+    disk = segments()
     disk.remove(segment_name(2))
     with pytest.raises(LogDamagedError, match=f"{segment_name(3)} begins with entry 3, 2 belongs there"):
         opened(disk)

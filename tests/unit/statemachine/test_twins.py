@@ -168,6 +168,17 @@ def read_row(module: ModuleType, state: State, payload: bytes) -> object:
         return type(error), str(error)
 
 
+def harmed(fields: list[Any], odd: list[tuple[int, object]], harm: list[tuple[int, int]], more: int) -> bytes:
+    """Encode a row. `odd` replaces fields, `harm` bytes, and `more` bytes are added, or cut off if it is negative."""
+    for place, value in odd:
+        fields[place] = value
+    payload = bytearray(msgspec.msgpack.encode(fields))
+    for place, byte in harm:
+        payload[place % len(payload)] = byte
+    payload = payload[:more] if more < 0 else payload + bytes(more)
+    return bytes(payload)
+
+
 @given(
     st.lists(st.one_of(numbers, st.integers(0, 5)), min_size=30, max_size=30),
     st.text(max_size=40),
@@ -187,13 +198,8 @@ def test_both_readers_of_orders_read_the_same(
     fields[21] = [0, 1, 2, 3, 9][fields[21] % 5]
     fields[23] %= 3
     fields[29] = None
-    for place, value in odd:
-        fields[place] = value
-    payload = bytearray(msgspec.msgpack.encode(fields))
-    for place, byte in harm:
-        payload[place % len(payload)] = byte
-    payload = payload[:more] if more < 0 else payload + bytes(more)
-    assert read_row(PLAIN_ORDER_ROWS, state, bytes(payload)) == read_row(order_rows, state, bytes(payload))
+    payload = harmed(fields, odd, harm, more)
+    assert read_row(PLAIN_ORDER_ROWS, state, payload) == read_row(order_rows, state, payload)
 
 
 @pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")
@@ -236,14 +242,9 @@ def test_both_readers_of_outcomes_read_the_same(
     more: int,
 ) -> None:
     """Rows with fields of any length and type, with bytes changed, cut or added."""
-    fields: list[object] = [owner, command_id, fingerprint, result]
-    for place, value in odd:
-        fields[place] = value
-    payload = bytearray(msgspec.msgpack.encode(fields))
-    for place, byte in harm:
-        payload[place % len(payload)] = byte
-    payload = payload[:more] if more < 0 else payload + bytes(more)
-    assert read_outcome_row(PLAIN_ORDER_ROWS, bytes(payload)) == read_outcome_row(order_rows, bytes(payload))
+    fields: list[Any] = [owner, command_id, fingerprint, result]
+    payload = harmed(fields, odd, harm, more)
+    assert read_outcome_row(PLAIN_ORDER_ROWS, payload) == read_outcome_row(order_rows, payload)
 
 
 @pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")

@@ -30,14 +30,19 @@ class TestExpanding:
     CPU.
     """
 
-    def test_the_work_is_bounded_before_any_is_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looked_at: list[str] = []
+    @pytest.fixture
+    def looked_at(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Return the names of products that are looked at from now on."""
+        found: list[str] = []
 
         def counted(text: str) -> str:
-            looked_at.append(text)
+            found.append(text)
             return text
 
         monkeypatch.setattr(sockets, "product_text", counted)
+        return found
+
+    def test_the_work_is_bounded_before_any_is_done(self, looked_at: list[str]) -> None:
         names = [f"{number:x}" for number in range(5_000)]
         for fields in (
             {"product_ids": names, "channels": ["full"] * 4_000},
@@ -52,14 +57,7 @@ class TestExpanding:
                 expand(message(**fields), subscribes=True)
         assert looked_at == []
 
-    def test_common_products_are_looked_at_once_and_pairs_have_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looked_at: list[str] = []
-
-        def counted(text: str) -> str:
-            looked_at.append(text)
-            return text
-
-        monkeypatch.setattr(sockets, "product_text", counted)
+    def test_common_products_are_looked_at_once_and_pairs_have_a_bound(self, looked_at: list[str]) -> None:
         names = [f"{number:x}" for number in range(NAMES_MAX)]
         channels = ["full", "ticker", "level2", "heartbeat"]
         wanted = expand(message(product_ids=names, channels=channels), subscribes=True)

@@ -231,14 +231,20 @@ async def test_channels_have_their_former_names_too(exchange: Exchange, asked: s
     assert (await receive(socket, "subscriptions"))["channels"] == []
 
 
-async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> None:
-    await trade(exchange, "96")
+async def owner_and_stranger(exchange: Exchange) -> tuple[Any, Any]:
+    """Return two sockets that are subscribed to the channel full: one of alice, and one without a key."""
     wanted = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full"]}
     own, public = await exchange.socket(), await exchange.socket()
     await own.send_json(wanted | exchange.socket_signature("alice"))
     await public.send_json(wanted)
     for socket in (own, public):
         await receive(socket, "subscriptions")
+    return own, public
+
+
+async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> None:
+    await trade(exchange, "96")
+    own, public = await owner_and_stranger(exchange)
     order = await placed(exchange, "alice", STOP | {"stop_price": "92", "trail": "5"})
     await trade(exchange, "99")
     update = await receive(own, "change")
@@ -251,12 +257,7 @@ async def test_the_owner_learns_where_a_trailing_stop_is(exchange: Exchange) -> 
 
 @pytest.mark.parametrize("change", [{"size": "0.5"}, {"price": "89"}, {"stop_price": "94"}])
 async def test_only_the_owner_sees_how_a_waiting_stop_order_is_amended(exchange: Exchange, change: dict[str, str]) -> None:
-    wanted = {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full"]}
-    own, public = await exchange.socket(), await exchange.socket()
-    await own.send_json(wanted | exchange.socket_signature("alice"))
-    await public.send_json(wanted)
-    for socket in (own, public):
-        await receive(socket, "subscriptions")
+    own, public = await owner_and_stranger(exchange)
     order = await placed(exchange, "alice", STOP)
     assert (await exchange.call("alice", "PUT", f"/orders/{order['id']}", change))[0] == 200
     update = await receive(own, "change")
