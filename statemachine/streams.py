@@ -10,8 +10,10 @@ the same reports under the same numbers.
   client's first.
 - `taken` counts the client's messages that need not be sent again. It is a lower bound: a message that is sent again
   has the same command id.
-- An account has at most `limits.STREAMS_ACTIVE` active streams; opening a further one deactivates the one that was
-  opened first. An inactive stream gets no reports, and its client must restart its numbering.
+- An account has at most `limits.STREAMS_ACTIVE` active streams; opening a further one deactivates the one of its kind
+  that was opened first, and another kind only if there is none. So drop copies, which a user who may only view the
+  account can open, do not end its order entry. An inactive stream gets no reports, and its client must restart its
+  numbering.
 - A stream is never deleted, so that its numbers never restart.
 """
 
@@ -126,9 +128,15 @@ def note(state: State, account: Account, command: NoteStream) -> Stream:
 
 
 def _wake(account: Account, stream: Stream) -> None:
-    """Make a stream active; this may deactivate the one that was opened first."""
+    """Make a stream active; this may deactivate another one, of the same kind if there is one."""
     active = account.streams or []
     if len(active) >= STREAMS_ACTIVE:
-        _rest(account, min(active, key=lambda each: each.opened))
+        same = [each for each in active if _kind(each) == _kind(stream)]
+        _rest(account, min(same or active, key=lambda each: each.opened))
     stream.active = True
     _list(account, stream)
+
+
+def _kind(stream: Stream) -> str:
+    """Return the kind of a stream, the part of its name behind the slash."""
+    return stream.stream_id.rpartition("/")[2]

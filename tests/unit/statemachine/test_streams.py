@@ -166,6 +166,22 @@ def test_the_number_of_streams_is_bounded_and_the_oldest_becomes_inactive() -> N
     engine.check()
 
 
+def test_a_drop_copy_displaces_drop_copies_before_order_entry() -> None:
+    """A user who may only view an account can open drop copies. Four of them ended the reports of its order entry."""
+    engine = market()
+    opened(engine, "trader/o")
+    for number in range(STREAMS_ACTIVE + 2):
+        opened(engine, f"viewer{number}/d")
+    active = [name for name in ("trader/o", "viewer0/d", "viewer5/d") if (found := engine.stream(name)) and found.active]
+    assert active == ["trader/o", "viewer5/d"]
+    for number in range(STREAMS_ACTIVE):
+        opened(engine, f"other{number}/o")
+    trader = engine.stream("trader/o")
+    assert trader is not None
+    assert not trader.active, "order entry displaces order entry"
+    engine.check()
+
+
 def test_a_restored_engine_continues_with_the_next_number() -> None:
     engine = market()
     opened(engine, "b/o")
