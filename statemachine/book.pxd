@@ -36,6 +36,16 @@ cdef class BookSide:
 
 
 @cython.final
+cdef class Filling:
+    cdef BookSide _side
+    cdef dict _levels
+    cdef dict _late
+
+    @cython.locals(level=PriceLevel, last=Order)
+    cpdef int add(self, Order order) except -1
+
+
+@cython.final
 cdef class StopBook:
     cdef readonly object losses
     cdef readonly object entries

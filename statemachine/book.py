@@ -12,14 +12,15 @@ level; best O(1).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 from sortedcontainers import SortedList
 
 from statemachine.entities import Order, PriceLevel
 from statemachine.limits import AMOUNT_MAX
 from statemachine.teardown import clear
-from statemachine.turns import parts, turn
+from statemachine.turns import turn
 from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
@@ -33,6 +34,7 @@ _CHUNK: int = CHUNK
 _MARKET: int = OrderType.MARKET
 _BUY: int = Side.BUY
 _LOSS: int = StopType.LOSS
+_key = attrgetter("key")
 
 
 def _place(order: Order) -> tuple[int, int]:
@@ -59,7 +61,7 @@ def _waiting(order: Order) -> tuple[int, int]:
 class BookSide:
     """All resting orders that buy, or all that sell.
 
-    Change:   `add`, `remove`, `reduce`, `fill`, `release`
+    Change:   `add`, `remove`, `reduce`, `arrange`, `clear`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `count_at`, `resting`
 
     Levels are stored in lists of up to `CHUNK`, sorted from the worst to the best, and so are the lists. Most changes
@@ -140,17 +142,10 @@ class BookSide:
                 high = middle
         return low
 
-    def fill(self, orders: Sequence[Order]) -> None:
-        """Add orders, in time order, to an empty side. O(orders + L log L)."""
+    def arrange(self, levels: Iterable[PriceLevel]) -> None:
+        """Take over levels, none of them empty, in any order, while there are none. O(L log L)."""
         assert not self.chunks, "the side is not empty"
-        levels: dict[int, PriceLevel] = {}
-        for part in parts(orders):
-            for order in part:
-                level = levels.get(order.price)
-                if level is None:
-                    level = levels[order.price] = PriceLevel(order.price, order.price * self.direction)
-                level.append(order)
-        ordered = [level for _, level in sorted(levels.items(), reverse=self.direction > 0)]
+        ordered = sorted(levels, key=_key, reverse=True)
         half = _CHUNK // 2
         self.chunks = [ordered[start : start + half] for start in range(0, len(ordered), half)]
         self.best = ordered[-1] if ordered else None
@@ -261,6 +256,45 @@ class BookSide:
         """Yield the orders, in the order in which they trade."""
         for level in self.in_order():
             yield from level.orders()
+
+
+class Filling:
+    """Puts orders on an empty side, in the order of their ids: `add` each, then `finish`.
+
+    That is nearly the order in which they came to the book: only stop orders, icebergs and those of an auction came
+    later. So an order goes behind the others at its price at once. If the last of them came to the book later, `finish`
+    puts the order in its place. O(1) for an order, O(n log n) for the orders of a level to which one came too late.
+    """
+
+    __slots__ = ("_late", "_levels", "_side")
+
+    def __init__(self, side: BookSide) -> None:
+        self._side = side
+        self._levels: dict[int, PriceLevel] = {}
+        self._late: dict[int, list[Order]] = {}
+
+    def add(self, order: Order) -> None:
+        """Add an order, whose id is the largest so far."""
+        level = self._levels.get(order.price)
+        if level is None:
+            level = self._levels[order.price] = PriceLevel(order.price, order.price * self._side.direction)
+        last = level.last
+        if last is not None and last.opened_sequence > order.opened_sequence:
+            self._late.setdefault(order.price, []).append(order)
+        else:
+            level.append(order)
+
+    def finish(self) -> None:
+        """Put the late orders in their places, and the levels on the side."""
+        for price, late in self._late.items():
+            turn()
+            level = self._levels[price]
+            queue = sorted(level.orders() + late, key=_place)
+            while level.first is not None:
+                level.unlink(level.first)
+            for order in queue:
+                level.append(order)
+        self._side.arrange(self._levels.values())
 
 
 class Collection:

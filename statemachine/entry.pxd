@@ -5,6 +5,23 @@ from statemachine.entities cimport Cancelling, Placing
 from statemachine.exact cimport wide
 from statemachine.writer cimport Writer
 
+
+cdef extern from *:
+    """
+    #include <string.h>
+
+    /* Whether all of these bytes are ASCII. */
+    static inline int quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length)
+    {
+        unsigned long long every = 0, word;
+        for (; length >= 8; at += 8, length -= 8) { memcpy(&word, at, 8); every |= word; }
+        for (; length > 0; at++, length--) every |= *at;
+        return (every & 0x8080808080808080ULL) == 0;
+    }
+    """
+    bint quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length) noexcept
+
+
 cpdef bint is_name(str text) except -1
 cpdef bint is_command_id(str text) except -1
 

@@ -48,19 +48,9 @@ cdef extern from *:
     #endif
         return word;
     }
-
-    /* Returns whether all of these bytes are ASCII. */
-    static inline int quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length)
-    {
-        unsigned long long every = 0, word;
-        for (; length >= 8; at += 8, length -= 8) { memcpy(&word, at, 8); every |= word; }
-        for (; length > 0; at++, length--) every |= *at;
-        return (every & 0x8080808080808080ULL) == 0;
-    }
     """
     ctypedef unsigned long long unsigned_wide "quorumbook_unsigned"
     unsigned long long quorumbook_word(const unsigned char *at) noexcept
-    bint quorumbook_is_ascii(const unsigned char *at, Py_ssize_t length) noexcept
 
 # The fields are read by position. If the schema has other fields than these, msgspec decodes these commands, as it decodes all others.
 cdef bint _PLACE_IS_KNOWN = PlaceOrder.__struct_fields__ == (

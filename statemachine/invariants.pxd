@@ -16,5 +16,32 @@ cdef int _PPM
 
 @cython.locals(filled=wide, remaining=wide, reserve=wide)
 cdef bint _rests(Order order, Product product, wide time) except -1
-@cython.locals(order=Order, product=Product, held=dict, time=wide)
-cdef int _check_open(State state) except -1
+
+
+@cython.final
+cdef class AccountHolds:
+    cdef readonly Product product
+    cdef wide base
+    cdef wide quote
+    cdef readonly dict sums
+
+    cpdef bint turn_to(self, Product product) except -1
+    cpdef int settle(self) except -1
+
+
+@cython.final
+cdef class OpenOrders:
+    cdef State _state
+    cdef dict _holds
+    cdef list _later
+    cdef Py_ssize_t _count
+
+    cpdef int add(self, Order order) except -1
+    @cython.locals(product=Product, account_id=str, holds=AccountHolds)
+    cdef bint _sum_up(self, Order order) except -1
+    @cython.locals(state=State, product=Product)
+    cdef bint _is_valid(self, Order order) except -1
+
+
+@cython.locals(order=Order, opened=OpenOrders)
+cpdef OpenOrders _open_orders(State state)

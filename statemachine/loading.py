@@ -1,11 +1,11 @@
 """Rebuilds the state from its tables.
 
-A million resting orders must be back within seconds, so a table's rows are decoded all at once, and levels, queues and
-indexes are built whole from rows in key order instead of entry by entry:
+A million resting orders must be back within seconds. So the rows of the large tables are taken one after the other,
+while they are read, and everything is done with a row at once, while it is in the processor's cache: it is checked, and
+its order or outcome goes to its place in queues, levels and indexes. This works because of the order of the keys:
 
 - order ids and sequences are msgpack integers, whose bytes sort as they do: rows in key order are in time order;
-- orders in the order of their ids are nearly in the order in which they came to the book: only stop orders and those of
-  an auction came later. Sorting a nearly sorted list is O(n);
+- orders in the order of their ids are nearly in the order in which they came to the book (`book.Filling`);
 - rows whose keys begin with the same account are adjacent in key order.
 
 Loops over a whole table let other threads run (`turns`), and no single step takes long: a received snapshot is loaded
@@ -17,22 +17,22 @@ whether the rows fit together (`invariants.check_contents`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
-from operator import attrgetter, itemgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from statemachine import controls, invariants, pending, streams
-from statemachine.book import BookSide
+from statemachine.book import Filling
 from statemachine.changes import Changes
 from statemachine.commands import REPLY_CACHE_KINDS, TRANSFER_KINDS
-from statemachine.entities import Account, Balance, Currency, Order, order_of_row
+from statemachine.entities import Account, Balance, Currency, Order, Product
 from statemachine.errors import StateError
-from statemachine.events import AnyOutcome, OrderState
+from statemachine.events import AnyOutcome
+from statemachine.invariants import OpenOrders
 from statemachine.limits import OPERATOR, REJECTS_CACHED, SCALE_MAX, TRANSFERS_CACHED
-from statemachine.order_rows import OrderReader, OutcomeReader
+from statemachine.order_rows import OrderReader, OutcomeReader, is_order_key
 from statemachine.persistence import Row, encode, numbered_key
 from statemachine.reply_cache import ReplyCache, packed_outcome
 from statemachine.state import State
@@ -50,12 +50,10 @@ from statemachine.tables import (
     Table,
 )
 from statemachine.teardown import clear
-from statemachine.turns import parts, turn
+from statemachine.turns import parts, taken, turn
 from statemachine.types import OrderStatus, Side
 
-_order_id, _opened_sequence = attrgetter("order_id"), attrgetter("opened_sequence")
-_owner, _command_id, _packed = itemgetter(0), itemgetter(1), itemgetter(2)
-_queued = attrgetter("queued")
+_order_id, _opened_sequence, _queued = attrgetter("order_id"), attrgetter("opened_sequence"), attrgetter("queued")
 _REPLY_CACHE_KINDS = {str(kind): kind for kind in REPLY_CACHE_KINDS}
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
@@ -66,9 +64,12 @@ _numbered_key = msgspec.msgpack.Decoder(tuple[str, int]).decode
 
 
 def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> State:
-    """Return the state that the tables describe, checked. It is fastest if the rows come sorted.
+    """Return the state that the tables describe, checked.
 
     Args:
+        tables: the rows of each table. The tables are read in the order of `tables.SCHEMA`, each once. The rows of an
+            iterator are taken while the state is built, and must come in key order; those of a collection may come in
+            any order.
         verified: the rows are byte for byte those that an engine of this schema gave. Then the outcomes in the reply
             caches are neither decoded nor compared with their keys; a running engine decodes an outcome only when a
             command repeats its id, too.
@@ -79,91 +80,81 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
     if sorted(tables) != sorted(TABLES):
         raise StateError(f"expected the tables {', '.join(TABLES)}, not {', '.join(sorted(tables))}")
     state = State()
+    opened = OpenOrders(state)
     for table in SCHEMA:
         name = table.name
-        pairs, keys = _in_key_order(name, tables[name])
+        rows = _in_parts(tables[name])
         try:
-            found = _read(name, _reader(state, table), pairs)
-            if name == "outcome" and not verified:
-                _check_outcomes(state.sequence, keys, found)
-            if table.kept:
-                _load_kept(state, table, keys, found)
+            if name == "order":
+                _load_orders(state, opened, rows)
+            elif name == "done_order":
+                _load_done_orders(state, rows)
+            elif name == "outcome":
+                _load_outcomes(state, lambda owner: _reply_cache(state, owner), verified, rows)
             else:
-                _LOADERS[name](state, keys, found)
+                _load_small(state, table, rows)
         except KeyError as error:
             raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
         except OverflowError as error:  # from the compiled core, whose numbers have 64 bits
             raise StateError(f"table {name}: a row has a number out of range: {error}") from error
-        clear(pairs, keys, found)
     for account in state.accounts.values():
         turn()
         _index_done(account)
     controls.arrange(state)
     state.changes = Changes(state.last_order_id)
     try:
-        invariants.check_contents(state)
+        invariants.check_contents(state, opened)
     except AssertionError as error:
         raise StateError(f"the tables contradict each other: {error}") from error
     return state
 
 
-def _in_key_order(name: str, found: Iterable[Row]) -> tuple[list[Row], list[bytes]]:
-    """Return the rows of a table by key, and their keys."""
-    pairs = list(found)
-    keys = [key for part in parts(pairs) for key, _ in part]
-    if not _rise(keys):
-        pairs.sort()
-        keys = [key for part in parts(pairs) for key, _ in part]
-        if not _rise(keys):
-            raise StateError(f"table {name}: a key comes twice")
-    return pairs, keys
+def _in_parts(found: Iterable[Row]) -> Iterator[Sequence[Row]]:
+    """Return the rows of a table in parts. The rows of a collection are sorted first."""
+    if isinstance(found, Iterator):
+        return taken(found)
+    pairs = found if isinstance(found, list) else list(found)
+    return parts(pairs if _rise(pairs) else sorted(pairs))
 
 
-def _rise(keys: list[bytes]) -> bool:
-    """Return whether the keys are sorted and different."""
+def _rise(pairs: list[Row]) -> bool:
+    """Return whether the rows are in key order."""
     last = b""
-    for part in parts(keys):
-        for key in part:
-            if key <= last:
+    for part in parts(pairs):
+        for key, _ in part:
+            if key < last:
                 return False
             last = key
     return True
 
 
-def _reader(state: State, table: Table) -> Callable[[bytes], Any]:
-    """Return the decoder of a table's rows: orders as objects of the state, outcomes packed, others as their rows."""
-    if table.name == "order":
-        return OrderReader(state.accounts, state.products).read
-    if table.name == "outcome":
-        return OutcomeReader().read
-    return msgspec.msgpack.Decoder(table.row).decode
+def _misplaced(table: str, number: int, key: bytes, last: bytes) -> StateError:
+    """Return the error of a row whose key is not larger than the key of the row before."""
+    what = "comes twice" if key == last else "is smaller than the one before"
+    return StateError(f"table {table}, row {number}: the key {key!r} {what}")
 
 
-def _read(name: str, read: Callable[[bytes], Any], pairs: list[Row]) -> list[Any]:
-    """Return the rows of a table, decoded by `read`."""
+def _load_small(state: State, table: Table, rows: Iterator[Sequence[Row]]) -> None:
+    """Load a table all of whose rows are decoded before the first is used."""
+    keys: list[bytes] = []
     found: list[Any] = []
+    read = msgspec.msgpack.Decoder(table.row).decode
+    last = b""
     try:
-        for part in parts(pairs):
-            for _, payload in part:
+        for part in rows:
+            for key, payload in part:
+                if key <= last:
+                    raise _misplaced(table.name, len(found), key, last)
+                last = key
+                keys.append(key)
                 found.append(read(payload))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StateError(f"table {name}, row {len(found)}: {error}") from error
-    return found
-
-
-def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[tuple[str, str, bytes]]) -> None:
-    """Check that each outcome can be decoded, and that its key has its sequence."""
-    numbered: list[bytes] = []
-    for part in parts(found):
-        for owner, command_id, packed in part:
-            try:
-                sequence = _outcome(packed_outcome(packed)).sequence
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise StateError(f"table outcome, row {len(numbered)}: {error}") from error
-            if not 1 <= sequence <= last_sequence:
-                raise StateError(f"table outcome: the sequence {sequence} of command {command_id} is invalid")
-            numbered.append(numbered_key(owner, sequence))
-    _check_keys("outcome", keys, numbered)
+        raise StateError(f"table {table.name}, row {len(found)}: {error}") from error
+    if table.kept:
+        _load_kept(state, table, keys, found)
+    else:
+        _LOADERS[table.name](state, keys, found)
+    clear(keys, found)
 
 
 def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
@@ -218,58 +209,77 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
     state.balance_count = len(found)
 
 
-def _load_order(state: State, keys: list[bytes], orders: list[Order]) -> None:
-    """Load the open orders into the books and queues that their rows name."""
-    ids = _ids(orders)
-    _check_keys("order", keys, [encode((order_id,)) for part in parts(ids) for order_id in part])
-    if ids and (ids[0] < 1 or ids[-1] != max(ids)):
-        raise StateError("table order: an order id is below 1")
-    products = state.products
-    resting: dict[BookSide, list[Order]] = {}
-    collected: list[Order] = []
-    stops: dict[str, list[Order]] = {name: [] for name in products}
-    queued: dict[str, list[Order]] = {name: [] for name in products}
-    expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
-    for part in parts(orders):
-        for order in part:
-            _index_open(state, order)
-            product = order.product
-            if order.expires_at:
-                expiring[product.product_id][order.expires_at, order.order_id] = order
-            if order.queued:
-                queued[product.product_id].append(order)
-            elif order.status != _ACTIVE:
-                resting.setdefault(product.side(order.side), []).append(order)
-            elif order.stop:
-                stops[product.product_id].append(order)
-            else:
-                collected.append(order)
-    for part in parts(sorted(collected, key=_opened_sequence)):
-        for order in part:
-            resting.setdefault(order.product.collected(order.side), []).append(order)
-            order.product.collection.add(order)
-    for side, its_orders in resting.items():
-        side.fill(sorted(its_orders, key=_opened_sequence))
-    for name, product in products.items():
-        product.stops.fill(stops[name])
-        for order in sorted(queued[name], key=_queued):
+class Places:
+    """Puts the open orders of a product in their places: `add` each, in the order of their ids, then `finish`."""
+
+    __slots__ = ("_asks", "_bids", "_collected", "_expiring", "_product", "_queued", "_stops")
+
+    def __init__(self, product: Product) -> None:
+        self._product = product
+        self._bids = Filling(product.bids)
+        self._asks = Filling(product.asks)
+        self._stops: list[Order] = []
+        self._queued: list[Order] = []
+        self._collected: list[Order] = []
+        self._expiring: dict[tuple[int, int], Order] = {}
+
+    def add(self, order: Order) -> None:
+        """Put an order on the book, or keep it for `finish`."""
+        if order.expires_at:
+            self._expiring[order.expires_at, order.order_id] = order
+        if order.queued:
+            self._queued.append(order)
+        elif order.status != _ACTIVE:
+            (self._bids if order.side == _BUY else self._asks).add(order)
+        elif order.stop:
+            self._stops.append(order)
+        else:
+            self._collected.append(order)
+
+    def finish(self, state: State) -> None:
+        """Complete the books, and put the other orders into their queues."""
+        product = self._product
+        self._bids.finish()
+        self._asks.finish()
+        for part in parts(sorted(self._collected, key=_opened_sequence)):
+            for order in part:
+                product.collected(order.side).add(order)
+                product.collection.add(order)
+        product.stops.fill(self._stops)
+        for order in sorted(self._queued, key=_queued):
             turn()
             (product.triggered if order.stop else product.arrivals)[order.order_id] = order
-        product.expiring.update(expiring[name])
-        if expiring[name]:
+        product.expiring.update(self._expiring)
+        if self._expiring:
             first = product.expiring.peekitem(0)[0][0]
             state.next_expiry = min(state.next_expiry or first, first)
         if pending.is_unfinished(state, product):
             state.set_busy(product)
 
 
-def _ids(orders: list[Order]) -> list[int]:
-    """Return the ids of orders."""
-    ids: list[int] = []
-    for part in parts(orders):
-        for order in part:
-            ids.append(order.order_id)  # noqa: PERF401 - Cython does not type the variable of a comprehension
-    return ids
+def _load_orders(state: State, opened: OpenOrders, rows: Iterator[Sequence[Row]]) -> None:
+    """Load the open orders into the indexes, and into the books and queues that their rows name."""
+    reader = OrderReader(state.accounts, state.products)
+    places_of = {name: Places(product) for name, product in state.products.items()}
+    last = number = 0
+    try:
+        for part in rows:
+            for key, payload in part:
+                order = reader.read(payload)
+                if not is_order_key(key, order.order_id):
+                    raise StateError(f"table order, row {number}: the key {key!r} is not that of its row")
+                if order.order_id <= last:
+                    raise StateError(f"table order, row {number}: the order id {order.order_id}, expected more than {last}")
+                last = order.order_id
+                _index_open(state, order)
+                opened.add(order)
+                places = places_of[order.product.product_id]
+                places.add(order)
+                number += 1
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"table order, row {number}: {error}") from error
+    for places in places_of.values():
+        places.finish(state)
 
 
 def _index_open(state: State, order: Order) -> None:
@@ -279,38 +289,49 @@ def _index_open(state: State, order: Order) -> None:
     account.list_order(order)
     if order.client_oid:
         by_oid = account.by_client_oid
-        if by_oid.find(order.client_oid) is not None:
+        if not by_oid.put_new(order):
             raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
-        by_oid.put(order)
 
 
-def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
-    for part in parts(list(zip(keys, found, strict=True))):
-        for key, row in part:
-            _load_done(state, key, row)
+def _load_done_orders(state: State, rows: Iterator[Sequence[Row]]) -> None:
+    reader = OrderReader(state.accounts, state.products)
+    last = b""
+    number = 0
+    try:
+        for part in rows:
+            for key, payload in part:
+                if key <= last:
+                    raise _misplaced("done_order", number, key, last)
+                last = key
+                _load_done(state, key, reader.read(payload))
+                number += 1
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"table done_order, row {number}: {error}") from error
 
 
-def _load_done(state: State, key: bytes, row: OrderState) -> None:
+def _load_done(state: State, key: bytes, order: Order) -> None:
     """Load a done order, which follows the done order with the number before."""
-    account, number = state.accounts[row.account_id], _done_number(key, row)
-    if account.done and number != account.done_count + 1:
-        raise StateError(f"table done_order: number {account.done_count + 1} of account {row.account_id} is missing")
-    if row.order_id in state.orders:
-        raise StateError(f"table done_order: order {row.order_id} comes twice")
+    account = order.account
+    number = account.done_count + 1
+    if key != numbered_key(account.account_id, number):
+        number = _done_number(key, order)
+        if account.done.count:
+            raise StateError(f"table done_order: number {account.done_count + 1} of account {account.account_id} is missing")
+    if state.orders.find(order.order_id) is not None:
+        raise StateError(f"table done_order: order {order.order_id} comes twice")
     account.done_count = number
-    order = order_of_row(row, account, state.products[row.product_id])
     state.orders.put(order)
     account.done.append(order)
     state.done_count += 1
 
 
-def _done_number(key: bytes, order: OrderState) -> int:
+def _done_number(key: bytes, order: Order) -> int:
     """Return the number in a done order's key."""
     try:
         number = _numbered_key(key)[1]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateError(f"table done_order: the key {key!r}: {error}") from error
-    if number < 0 or key != numbered_key(order.account_id, number):
+    if number < 0 or key != numbered_key(order.account.account_id, number):
         raise StateError(f"table done_order: the key {key!r} is not that of order {order.order_id}")
     return number
 
@@ -326,23 +347,39 @@ def _reply_cache(state: State, owner: str) -> ReplyCache:
     number = _REPLY_CACHE_KINDS.get(kind)
     if number is None:
         raise StateError(f"table outcome: {owner} names no reply cache")
-    replies = ReplyCache(TRANSFERS_CACHED if number in TRANSFER_KINDS else REJECTS_CACHED)
-    account.other_replies[number] = replies
+    replies = account.other_replies.get(number)
+    if replies is None:
+        replies = ReplyCache(TRANSFERS_CACHED if number in TRANSFER_KINDS else REJECTS_CACHED)
+        account.other_replies[number] = replies
     return replies
 
 
-def _load_outcome(state: State, _keys: list[bytes], found: list[tuple[str, str, bytes]]) -> None:
-    """Load the reply caches. Their rows are sorted by account."""
-    for account_id, group in groupby(found, _owner):
-        turn()
-        replies = _reply_cache(state, account_id)
-        of_account = list(group)
-        if len(of_account) > replies.bound:
-            raise StateError(f"table outcome: more than {replies.bound} rows of account {account_id}")
-        replies.fill(list(map(_command_id, of_account)), list(map(_packed, of_account)))
-        if len(replies) != len(of_account):
-            raise StateError(f"table outcome: a command of account {account_id} comes twice")
-    state.outcome_count = len(found)
+def _load_outcomes(state: State, find: Callable[[str], ReplyCache], verified: bool, rows: Iterator[Sequence[Row]]) -> None:
+    reader = OutcomeReader(find)
+    last = b""
+    number = 0
+    try:
+        for part in rows:
+            for key, payload in part:
+                if key <= last:
+                    raise _misplaced("outcome", number, key, last)
+                last = key
+                if not verified:
+                    _check_outcome(state.sequence, key, *reader.read(payload))
+                reader.put(payload)
+                number += 1
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"table outcome, row {number}: {error}") from error
+    state.outcome_count = number
+
+
+def _check_outcome(last_sequence: int, key: bytes, owner: str, command_id: str, packed: bytes) -> None:
+    """Check that an outcome can be decoded, and that its key has its sequence."""
+    sequence = _outcome(packed_outcome(packed)).sequence
+    if not 1 <= sequence <= last_sequence:
+        raise StateError(f"table outcome: the sequence {sequence} of command {command_id} is invalid")
+    if key != numbered_key(owner, sequence):
+        raise StateError(f"table outcome: the key {key!r} is not that of command {command_id} of {owner}")
 
 
 def _load_stream(state: State, keys: list[bytes], found: list[StreamRow]) -> None:
@@ -379,9 +416,6 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
     "product": _load_product,
     "account": _load_account,
     "balance": _load_balance,
-    "order": _load_order,
-    "done_order": _load_done_order,
-    "outcome": _load_outcome,
     "stream": _load_stream,
 }
 

@@ -36,10 +36,13 @@ cdef class OrdersByOid:
     cdef Py_ssize_t _count
 
     cdef Py_ssize_t _slot_of(self, str client_oid, uint32_t tag) except -2
+    cdef Py_ssize_t _search(self, str client_oid, uint32_t tag) except -1
+    cdef int _make_room(self) except -1
     cdef int _resize(self, Py_ssize_t room) except -1
     cdef int _remove(self, Py_ssize_t slot) except -1
     cpdef Order find(self, str client_oid)
     cpdef int put(self, Order order) except -1
+    cpdef bint put_new(self, Order order) except -1
     cpdef int drop(self, Order order) except -1
 
 

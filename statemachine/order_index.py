@@ -36,6 +36,10 @@ class OrdersByOid(dict[str, Order]):
         """Add an order, in place of an earlier one with its `client_oid`. O(1)."""
         self[order.client_oid] = order
 
+    def put_new(self, order: Order) -> bool:
+        """Add an order unless there is one with its `client_oid`. Returns whether there was none. O(1)."""
+        return self.setdefault(order.client_oid, order) is order
+
     def drop(self, order: Order) -> None:
         """Remove an order, unless a later one is in its place. O(1)."""
         if self.get(order.client_oid) is order:

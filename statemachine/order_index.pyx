@@ -192,19 +192,25 @@ cdef class OrdersByOid:
 
     cdef Py_ssize_t _slot_of(self, str client_oid, uint32_t tag) except -2:
         """Return the slot of a `client_oid`; -1 if it is not in the table."""
+        cdef Py_ssize_t slot
+        if self._count == 0:
+            return -1
+        slot = self._search(client_oid, tag)
+        return slot if self._tags[slot] != 0 else -1
+
+    cdef Py_ssize_t _search(self, str client_oid, uint32_t tag) except -1:
+        """Return the slot of a `client_oid`, or the free slot for it."""
         cdef Py_ssize_t mask = self._room - 1, slot = (tag >> 1) & mask, length = 0, other_length = 0
         cdef const char *at
         cdef const char *other
-        if self._count == 0:
-            return -1
         while self._tags[slot] != 0:
             if self._tags[slot] == tag:
                 at = quorumbook_utf8(client_oid, &length)
                 other = quorumbook_utf8((<Order>self._orders[slot]).client_oid, &other_length)
                 if length == other_length and memcmp(at, other, length) == 0:
-                    return slot
+                    break
             slot = (slot + 1) & mask
-        return -1
+        return slot
 
     cpdef Order find(self, str client_oid):
         cdef Py_ssize_t slot = self._slot_of(client_oid, _tag(client_oid))
@@ -234,6 +240,12 @@ cdef class OrdersByOid:
         """Return the `client_oid`s."""
         return {(<Order>self._orders[slot]).client_oid for slot in range(self._room) if self._tags[slot] != 0}
 
+    cdef int _make_room(self) except -1:
+        """Grow the table if one more order would fill more than 5/8 of it."""
+        if 8 * (self._count + 1) > 5 * self._room:
+            self._resize(2 * self._room if self._room else 1 << FIRST_BITS)
+        return 0
+
     cdef int _resize(self, Py_ssize_t room) except -1:
         cdef uint32_t *old_tags = self._tags
         cdef PyObject **old_orders = self._orders
@@ -258,23 +270,33 @@ cdef class OrdersByOid:
 
     cpdef int put(self, Order order) except -1:
         cdef uint32_t tag = _tag(order.client_oid)
-        cdef Py_ssize_t slot = self._slot_of(order.client_oid, tag)
+        cdef Py_ssize_t slot
         cdef PyObject *before
+        self._make_room()
+        slot = self._search(order.client_oid, tag)
         Py_INCREF(order)
-        if slot >= 0:
+        if self._tags[slot] != 0:
             before = self._orders[slot]
             self._orders[slot] = <PyObject *>order
             Py_DECREF(<object>before)
             return 0
-        if 8 * (self._count + 1) > 5 * self._room:
-            self._resize(2 * self._room if self._room else 1 << FIRST_BITS)
-        slot = (tag >> 1) & (self._room - 1)
-        while self._tags[slot] != 0:
-            slot = (slot + 1) & (self._room - 1)
         self._tags[slot] = tag
         self._orders[slot] = <PyObject *>order
         self._count += 1
         return 0
+
+    cpdef bint put_new(self, Order order) except -1:
+        cdef uint32_t tag = _tag(order.client_oid)
+        cdef Py_ssize_t slot
+        self._make_room()
+        slot = self._search(order.client_oid, tag)
+        if self._tags[slot] != 0:
+            return False
+        Py_INCREF(order)
+        self._tags[slot] = tag
+        self._orders[slot] = <PyObject *>order
+        self._count += 1
+        return True
 
     cpdef int drop(self, Order order) except -1:
         cdef uint32_t tag = _tag(order.client_oid)

@@ -72,11 +72,17 @@ cdef class ReplyCache:
     cpdef bytes find(self, str command_id)
     cpdef int add(self, str command_id, bytes packed) except -1
     cpdef int add_written(self, str command_id, Writer packed) except -1
+    cpdef bint add_new(self, str command_id, bytes packed) except -1
+    cdef bint _add_new(self, const char *at, Py_ssize_t length, const char *packed, Py_ssize_t packed_length) except -1
+    cdef int _make_room(self) except -1
+    cdef Py_ssize_t _search(self, const char *at, Py_ssize_t length, uint32_t tag) noexcept
     cdef Py_ssize_t _slot_of(self, const char *at, Py_ssize_t length, uint32_t tag) noexcept
     cdef Py_ssize_t _free_slot(self, uint32_t tag) noexcept
     cdef int _resize(self) except -1
     cdef int _add(self, str command_id, const char *packed, Py_ssize_t length) except -1
-    cdef int _append(self, const char *at, Py_ssize_t length, uint32_t tag, const char *packed, Py_ssize_t packed_length) except -1
+    cdef int _append(
+        self, Py_ssize_t slot, const char *at, Py_ssize_t length, uint32_t tag, const char *packed, Py_ssize_t packed_length
+    ) except -1
     cdef int _forget_oldest(self) except -1
 
 

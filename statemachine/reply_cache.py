@@ -117,16 +117,12 @@ class ReplyCache:
         """Add the bytes of a writer as an entry."""
         return self.add(command_id, packed.since(0))
 
-    def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
-        """Add entries (see `pack`), oldest first, to an empty cache. An id that occurs twice counts as one entry.
-        O(entries).
-        """
-        assert not self.added, "the reply cache is not empty"
-        self._packed = dict(zip(command_ids, packed, strict=True))
-        turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]
-        self._chunks = deque(turns[at : at + 2 * _CHUNK] for at in range(0, len(turns) + 1, 2 * _CHUNK))
-        self._newest = self._chunks[-1]
-        self.added = len(packed)
+    def add_new(self, command_id: str, packed: bytes) -> bool:
+        """`add` the entry of a command that may have one. Returns whether it had none; otherwise nothing changes."""
+        if command_id in self._packed:
+            return False
+        self.add(command_id, packed)
+        return True
 
     def _forget_oldest(self) -> None:
         """Drop the oldest entry."""

@@ -149,6 +149,11 @@ cdef class ReplyCache:
 
     cdef Py_ssize_t _slot_of(self, const char *at, Py_ssize_t length, uint32_t tag) noexcept:
         """Return the slot of a command id; -1 if it is not in the table."""
+        cdef Py_ssize_t slot = self._search(at, length, tag)
+        return slot if self._slots[slot].tag != 0 else -1
+
+    cdef Py_ssize_t _search(self, const char *at, Py_ssize_t length, uint32_t tag) noexcept:
+        """Return the slot of a command id, or the free slot for it."""
         cdef Py_ssize_t mask = self._slot_count - 1, slot = (tag >> 1) & mask, start
         cdef unsigned long long number
         cdef PyObject *chunk
@@ -164,7 +169,7 @@ cdef class ReplyCache:
                 if ends[place].command_id - start == length and memcmp((<Chunk>chunk).memory + start, at, length) == 0:
                     return slot
             slot = (slot + 1) & mask
-        return -1
+        return slot
 
     cdef Py_ssize_t _free_slot(self, uint32_t tag) noexcept:
         """Return a free slot for an id that is not in the table."""
@@ -198,41 +203,52 @@ cdef class ReplyCache:
     cdef int _add(self, str command_id, const char *packed, Py_ssize_t length) except -1:
         cdef Py_ssize_t id_length = 0
         cdef const char *at = quorumbook_utf8(command_id, &id_length)
-        self._append(at, id_length, _tag(at, id_length), packed, length)
+        cdef uint32_t tag = _tag(at, id_length)
+        self._make_room()
+        self._append(self._free_slot(tag), at, id_length, tag, packed, length)
         if self._known <= self.bound:
             return 1
         self._forget_oldest()
         return 0
 
-    cdef int _append(self, const char *at, Py_ssize_t length, uint32_t tag, const char *packed, Py_ssize_t packed_length) except -1:
-        """Write an entry after the others, and put its number into a slot."""
+    cpdef bint add_new(self, str command_id, bytes packed) except -1:
+        cdef Py_ssize_t length = 0
+        cdef const char *at = quorumbook_utf8(command_id, &length)
+        return self._add_new(at, length, PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed))
+
+    cdef bint _add_new(self, const char *at, Py_ssize_t length, const char *packed, Py_ssize_t packed_length) except -1:
+        """`add_new` for bytes. One search finds the entry of the id, or the free slot for it."""
+        cdef uint32_t tag = _tag(at, length)
         cdef Py_ssize_t slot
+        self._make_room()
+        slot = self._search(at, length, tag)
+        if self._slots[slot].tag != 0:
+            return False
+        self._append(slot, at, length, tag, packed, packed_length)
+        if self._known > self.bound:
+            self._forget_oldest()
+        return True
+
+    cdef int _make_room(self) except -1:
+        """Double the number of slots if one more entry would fill more than 5/8 of them."""
         if 8 * (self._known + 1) > 5 * self._slot_count:
             self._resize()
+        return 0
+
+    cdef int _append(
+        self, Py_ssize_t slot, const char *at, Py_ssize_t length, uint32_t tag, const char *packed, Py_ssize_t packed_length
+    ) except -1:
+        """Write an entry after the others, and put its number into a free slot."""
         if self._newest is None or self._newest.count == CHUNK:
             self._newest = Chunk.__new__(Chunk)
             self._chunks.append(self._newest)
         self._newest.append(at, length, packed, packed_length)
-        slot = self._free_slot(tag)
         self._slots[slot].tag = tag
         self._slots[slot].number = <uint32_t>self._next
         self._next += 1
         self._known += 1
         self.added += 1
         return 0
-
-    def fill(self, list command_ids, list packed):
-        """See reply_cache.py."""
-        cdef Py_ssize_t length = 0, place
-        cdef const char *at
-        cdef bytes its
-        assert not self.added, "the reply cache is not empty"
-        for place in range(len(packed)):
-            at = quorumbook_utf8(command_ids[place], &length)
-            its = packed[place]
-            if self._slots != NULL and self._slot_of(at, length, _tag(at, length)) >= 0:
-                continue
-            self._append(at, length, _tag(at, length), PyBytes_AS_STRING(its), PyBytes_GET_SIZE(its))
 
     cdef int _forget_oldest(self) except -1:
         """Drop the oldest entry and its slot. The chunk is dropped with its last entry."""

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from statemachine.commands import Batch
 from statemachine.engine import Engine
 from statemachine.errors import StateError
-from statemachine.events import Done, OrderState
-from statemachine.reply_cache import ReplyCache, pack
-from statemachine.tables import KEPT, TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
+from statemachine.events import OrderState
+from statemachine.tables import KEPT, TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow, ProductRow
 from statemachine.types import OrderStatus
 from tests.property.worlds import SECOND, busy_command, foundations
 
@@ -79,6 +78,15 @@ def test_rows_may_come_in_any_order() -> None:
     assert dict(Engine.restore(shuffled).tables()) == BUSY
 
 
+def test_rows_of_an_iterator_come_in_key_order() -> None:
+    assert Engine.restore({name: iter(rows) for name, rows in BUSY.items()}).full_hash() == Engine.restore(BUSY).full_hash()
+    for name in ("balance", "order", "done_order", "outcome"):
+        rows = BUSY[name]
+        for wrong in ([*rows[:5], rows[6], rows[5], *rows[7:]], [*rows[:6], *rows[5:]]):
+            with pytest.raises(StateError, match=f"table {name}"):
+                Engine.restore({**BUSY, name: iter(wrong)})
+
+
 @pytest.mark.parametrize("verified", [False, True])
 def test_a_restored_state_has_the_same_queues_books_and_indexes(verified: bool) -> None:
     """Loading checks the rows. This test checks the queues, books and indexes that follow from them, and applies
@@ -137,6 +145,7 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
     waiting = next(row for row in every("order", OrderState) if row.stop and row.status is OrderStatus.ACTIVE)
     resting = next(row for row in every("order", OrderState) if row.status is OrderStatus.OPEN)
     counter, outcome = first("counter", CounterRow), first("outcome", OutcomeRow)
+    product = first("product", ProductRow)
     return {
         "money from nothing": ("balance", change("balance", balance, available=balance.available + 1)),
         "a debt": ("balance", change("balance", balance, available=-1)),
@@ -150,6 +159,8 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
         "an order with nothing left": ("order", change("order", order, remaining=0)),
         "an open order that is done": ("order", change("order", order, status=2)),
         "a price of nothing": ("order", change("order", order, price=0)),
+        "a product without a tick": ("product", change("product", product, tick=0)),
+        "a product without a lot": ("product", change("product", product, lot=0)),
         "an unknown product": ("order", change("order", order, product_id="NO-SUCH")),
         "an unknown account": ("order", change("order", order, account_id="nobody")),
         "an order that came to the book with an event of the future": ("order", change("order", order, opened_sequence=10**9)),
@@ -232,24 +243,6 @@ def test_a_command_that_is_twice_in_the_reply_cache_is_refused() -> None:
     }
     with pytest.raises(StateError, match=f"a command of account {second[0]} comes twice"):
         Engine.restore(tables)
-
-
-@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 256, 300])
-def test_a_reply_cache_filled_at_once_equals_one_filled_one_by_one(count: int) -> None:
-    def entry(number: int) -> tuple[str, bytes]:
-        return f"c{number}", pack(b"%08d" % number, msgspec.msgpack.encode(Done(number, 1, False, True)))
-
-    one_by_one, at_once = ReplyCache(), ReplyCache()
-    entries = [entry(number) for number in range(1, count + 1)]
-    for command_id, packed in entries:
-        one_by_one.add(command_id, packed)
-    at_once.fill([command_id for command_id, _ in entries], [packed for _, packed in entries])
-    for number in range(count + 1, count + 3):
-        assert list(at_once.newest(200)) == list(one_by_one.newest(200))
-        assert at_once.added == one_by_one.added == number - 1
-        for memory in (one_by_one, at_once):
-            memory.check(number)
-            memory.add(*entry(number))
 
 
 @given(st.sampled_from(list(TABLES)), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 255), st.booleans())

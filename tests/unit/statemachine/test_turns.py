@@ -6,19 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from statemachine import book, invariants, loading, state, turns
+from statemachine import book, loading, state, turns
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
-from statemachine.turns import PART, parts
+from statemachine.turns import PART, parts, taken
 from statemachine.types import OrderType, Side
 
 ACCOUNTS, ORDERS, LEVELS = 4, 2_000, 50
-
-PASSES = 8
-"""Loops over all orders of a snapshot: its keys, their order, its rows, ids, expected keys, indexes, levels, and the check
-of each order.
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +40,34 @@ def engine() -> Engine:
 def test_the_parts_together_are_the_whole() -> None:
     items = list(range(2 * PART + 1))
     assert [item for part in parts(items) for item in part] == items
-    assert [len(part) for part in parts(items)] == [PART, PART, 1]
-    assert list(parts([])) == []
+    assert [item for part in taken(iter(items)) for item in part] == items
+    for found in (parts(items), taken(iter(items))):
+        assert [len(part) for part in found] == [PART, PART, 1]
+    assert list(parts([])) == list(taken(iter([]))) == []
 
 
-def test_every_loop_over_the_orders_of_a_snapshot_is_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = 0
+def test_every_loop_over_the_rows_of_a_snapshot_is_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two loops over a list, for the order of its keys and for its rows; one over an iterator."""
+    passed: list[str] = []
 
-    def counted(items: Sequence[object]) -> Iterator[Sequence[object]]:
-        nonlocal passed
-        passed += len(items) if len(items) >= ORDERS else 0
+    def parts_counted(items: Sequence[object]) -> Iterator[Sequence[object]]:
+        passed.extend(["parts"] if len(items) >= ORDERS else [])
         return turns.parts(items)
 
-    for module in (loading, invariants, book):
-        monkeypatch.setattr(module, "parts", counted)
-    Engine.restore(dict(engine.tables()), verified=True)
-    remembered = passed - PASSES * ORDERS
-    assert remembered >= 3 * ORDERS, "the rest are outcomes: their keys, their order, their rows"
+    def taken_counted(items: Iterator[object]) -> Iterator[Sequence[object]]:
+        for part in turns.taken(items):
+            passed.extend(["taken"] if len(part) == PART else [])
+            yield part
+
+    monkeypatch.setattr(loading, "parts", parts_counted)
+    monkeypatch.setattr(loading, "taken", taken_counted)
+    tables = dict(engine.tables())
+    large = [rows for rows in tables.values() if len(rows) >= ORDERS]
+    Engine.restore(tables, verified=True)
+    assert passed == ["parts"] * 2 * len(large) == ["parts"] * 4, "orders and outcomes"
+    passed.clear()
+    Engine.restore({name: iter(rows) for name, rows in tables.items()}, verified=True)
+    assert passed == ["taken"] * sum(len(rows) // PART for rows in large)
 
 
 def test_a_state_is_emptied_with_a_turn_at_each_level_and_account(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import statemachine
@@ -88,7 +88,9 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
         command_id, packed = f"c{name}" * (1 + name % 5), reply_cache.pack(bytes([extra]) * 8, outcome(number, extra))
         found = [cache.find(command_id) for cache in caches]
         assert found[0] == found[1]
-        if found[0] is None:
+        if extra % 2:
+            assert caches[0].add_new(command_id, packed) is caches[1].add_new(command_id, packed) is (found[0] is None)
+        elif found[0] is None:
             assert caches[0].add(command_id, packed) == caches[1].add(command_id, packed)
         assert len(caches[0]) == len(caches[1]) <= bound
         assert caches[0].added == caches[1].added
@@ -99,12 +101,7 @@ def test_both_reply_caches_keep_and_drop_the_same(bound: int, steps: list[tuple[
         assert first.first_sequence == second.first_sequence
     everything = [list(cache.newest(bound)) for cache in caches]
     assert everything[0] == everything[1]
-    filled = [module.ReplyCache(bound) for module in (PLAIN_REPLY_CACHE, reply_cache)]
-    for cache in filled:
-        cache.fill([command_id for command_id, _ in everything[0]], [packed for _, packed in everything[0]])
-        assert list(cache.newest(bound)) == everything[0]
     if everything[0]:
-        assert filled[1].find(everything[0][-1][0]) == everything[0][-1][1]
         assert caches[0].has_room(1) == caches[1].has_room(1)
         assert caches[0].has_room(10**6) == caches[1].has_room(10**6)
     for sequence in (len(steps) // 2, len(steps) // 2, len(steps) + 1):
@@ -123,7 +120,7 @@ def market() -> State:
     return state
 
 
-@given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from(["put", "put", "put", "drop", "find"])), max_size=500))
+@given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from(["put", "put", "new", "new", "drop", "find"])), max_size=500))
 @settings(max_examples=60)
 def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> None:
     """Orders are added, removed, and added again under their ids. Several of them share a `client_oid`."""
@@ -138,6 +135,10 @@ def test_both_indexes_of_orders_find_the_same(steps: list[tuple[int, str]]) -> N
         order = known[number]
         if step == "put":
             for index in (*ids, *oids):
+                index.put(order)
+        elif step == "new" and number not in ids[0]:
+            assert oids[0].put_new(order) is oids[1].put_new(order)
+            for index in ids:
                 index.put(order)
         elif step == "drop" and number in ids[0]:
             for index in (*ids, *oids):
@@ -213,12 +214,24 @@ def test_an_order_row_that_the_engine_wrote_is_read_in_place(monkeypatch: pytest
     assert read_row(order_rows, state, payload) == payload
 
 
-def read_outcome_row(module: ModuleType, payload: bytes) -> object:
-    """Return the result of a reader for a row of the table `outcome`, or the error that it raises."""
+def put_outcome_rows(module: ModuleType, *payloads: bytes) -> object:
+    """The reply caches that a reader fills, by owner, and the error that it raises. Each has an entry before."""
+    caches: dict[str, Any] = {}
+
+    def find(owner: str) -> Any:
+        if owner not in caches:
+            caches[owner] = reply_cache.ReplyCache(4)
+            caches[owner].add("first", bytes(8) + outcome(1, 1))
+        return caches[owner]
+
+    reader = module.OutcomeReader(find)
+    said: object = None
     try:
-        return module.OutcomeReader().read(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, StateError) as error:
-        return type(error), str(error)
+        for payload in payloads:
+            reader.put(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, StateError) as error:
+        said = type(error), str(error)
+    return {owner: [(entry, cache.find(entry[0])) for entry in cache.newest(9)] for owner, cache in caches.items()}, said
 
 
 @given(
@@ -242,16 +255,35 @@ def test_both_readers_of_outcomes_read_the_same(
     more: int,
 ) -> None:
     """Rows with fields of any length and type, with bytes changed, cut or added."""
-    fields: list[Any] = [owner, command_id, fingerprint, result]
-    payload = harmed(fields, odd, harm, more)
-    assert read_outcome_row(PLAIN_ORDER_ROWS, payload) == read_outcome_row(order_rows, payload)
+    fields: list[object] = [owner, command_id, fingerprint, result]
+    for place, value in odd:
+        fields[place] = value
+    payload = bytearray(msgspec.msgpack.encode(fields))
+    for place, byte in harm:
+        payload[place % len(payload)] = byte
+    payload = payload[:more] if more < 0 else payload + bytes(more)
+    rows = [msgspec.msgpack.encode(("ann", f"c{number}", bytes(8), msgspec.Raw(outcome(number, 3)))) for number in (1, 2, 1)]
+    for before in ([], rows[:1], rows[:2], rows):
+        found = [put_outcome_rows(module, *before, bytes(payload), *rows[:2]) for module in (PLAIN_ORDER_ROWS, order_rows)]
+        assert found[0] == found[1]
 
 
 @pytest.mark.skipif(statemachine.CORE == "plain", reason="the plain core decodes every row by msgspec")
 def test_an_outcome_row_that_the_engine_wrote_is_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    payload = msgspec.msgpack.encode(("ann/7", "größer", bytes(range(8)), msgspec.Raw(outcome(5, 70))))
+    payload = msgspec.msgpack.encode(("ann/7", "c", bytes(range(8)), msgspec.Raw(outcome(5, 70))))
     monkeypatch.setattr(order_rows, "_decode_outcome", None)
-    assert read_outcome_row(order_rows, payload) == ("ann/7", "größer", bytes(range(8)) + outcome(5, 70))
+    first, packed = bytes(8) + outcome(1, 1), bytes(range(8)) + outcome(5, 70)
+    assert put_outcome_rows(order_rows, payload) == ({"ann/7": [(("first", first), first), (("c", packed), packed)]}, None)
+
+
+@given(numbers, st.integers(-1, 12))
+def test_both_cores_know_the_keys_of_orders(number: int, cut: int) -> None:
+    assume(number < 2**63)
+    key = msgspec.msgpack.encode([number])
+    for module in (PLAIN_ORDER_ROWS, order_rows):
+        assert module.is_order_key(key, number)
+        assert not module.is_order_key(key, number ^ 1)
+        assert module.is_order_key(key[:cut], number) is (key[:cut] == key)
 
 
 def outcome(sequence: int, extra: int) -> bytes:
