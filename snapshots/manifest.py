@@ -116,12 +116,19 @@ class RowHasher:
         self._full.update(heading)
 
     def rows(self, rows: Collection[Row]) -> None:
-        """Add rows of the current table. With many rows, other threads can run for most of the time."""
-        chunk = b"".join(chain.from_iterable(rows))
-        if self._by_table:
-            self._table.update(chunk)
-        self._full.update(chunk)
+        """Add rows of the current table."""
+        self.hash(self.joined(rows))
+
+    def joined(self, rows: Collection[Row]) -> bytes:
+        """The bytes of rows of the current table, which are hashed next, by `hash`."""
         self._seen += len(rows)
+        return b"".join(chain.from_iterable(rows))
+
+    def hash(self, joined: bytes) -> None:
+        """Hash what `joined` gave. With many rows, other threads can run meanwhile."""
+        if self._by_table:
+            self._table.update(joined)
+        self._full.update(joined)
 
     def finish(self) -> tuple[list[TableSummary], bytes]:
         """Return the summaries of all tables, and the full hash. Raises ValueError as `begin` does."""

@@ -12,9 +12,9 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from rocksdict import (
@@ -55,6 +55,8 @@ FILES_MAX = 24
 
 TABLE_FILE = ".sst"
 """The suffix of files that never change."""
+
+Made = TypeVar("Made")
 
 Keep = Callable[[str, list[Row]], None]
 """Takes a table's rows, in chunks."""
@@ -162,20 +164,26 @@ class RocksWriter:
 def _read_tables(
     database: Any, counts: Mapping[str, int], keep: Keep | None, hasher: RowHasher
 ) -> tuple[list[TableSummary], bytes]:
-    """Read and hash all tables. Returns their summaries and the full hash."""
+    for name, chunk in _hashed(database, counts, hasher):
+        if keep is not None:
+            keep(name, chunk)
+    return hasher.finish()
+
+
+def _hashed(database: Any, counts: Mapping[str, int], hasher: RowHasher) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of all tables, in chunks, each with the name of its table. Another thread hashes them."""
     with ThreadPoolExecutor(1, "row hasher") as thread:
         for name, count in counts.items():
             hasher.begin(name, count)
             hashed: Future[None] | None = None
             for chunk in _chunks(database.get_column_family(name)):
+                joined = hasher.joined(chunk)
                 if hashed is not None:
                     hashed.result()
-                hashed = thread.submit(hasher.rows, chunk)
-                if keep is not None:
-                    keep(name, chunk)
+                hashed = thread.submit(hasher.hash, joined)
+                yield name, chunk
             if hashed is not None:
                 hashed.result()
-    return hasher.finish()
 
 
 def check_manifest(directory: Path, manifest: Manifest) -> None:
@@ -203,17 +211,107 @@ def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -
     """
     with _opened(directory, manifest) as database:
         _compare_manifest(directory, database, manifest)
+        reading = _Reading(directory, database, manifest)
+        for name, chunk in reading.chunks:
+            if keep is not None:
+                keep(name, chunk)
+        reading.finish()
+
+
+def made_of_tables(directory: Path, manifest: Manifest, make: Callable[[Mapping[str, Iterator[Row]]], Made]) -> Made:
+    """What `make` makes of all tables, whose rows it takes while they are read. Everything is compared as by
+    `read_tables`, at the end: what was made of other rows is discarded.
+
+    Args:
+        make: gets the rows of each table, in key order. It takes each table once, in their order, completely.
+
+    Raises:
+        SnapshotDamagedError: as `read_tables`, also where `make` refused the rows for that reason. Other exceptions of
+            `make` pass.
+    """
+    with _opened(directory, manifest) as database:
+        _compare_manifest(directory, database, manifest)
+        reading = _Reading(directory, database, manifest)
         try:
-            _, full_hash = _read_tables(database, manifest.row_counts, keep, RowHasher(by_table=False))
+            made = make(_TablesInOrder(manifest.row_counts, reading.chunks))
+        except SnapshotDamagedError:
+            raise
+        except Exception:
+            reading.finish()  # if the rows are damaged, that is the reason
+            raise
+        reading.finish()
+    return made
+
+
+class _Reading:
+    """The rows of a database that are read once, and compared with its manifest.
+
+    Attributes:
+        chunks: the rows, in chunks, each with the name of its table. Raises SnapshotDamagedError.
+    """
+
+    def __init__(self, directory: Path, database: Any, manifest: Manifest) -> None:
+        self._directory = directory
+        self._database = database
+        self._manifest = manifest
+        self._hasher = RowHasher(by_table=False)
+        self.chunks = self._named()
+
+    def _named(self) -> Iterator[tuple[str, list[Row]]]:
+        chunks = _hashed(self._database, self._manifest.row_counts, self._hasher)
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except Exception as error:  # rocksdict raises bare Exception
+                raise _damaged(self._directory, error) from error
+            if chunk is None:
+                return
+            yield chunk
+
+    def finish(self) -> None:
+        """Read what is left, and compare everything. Raises SnapshotDamagedError."""
+        for _ in self.chunks:
+            pass
+        directory, manifest = self._directory, self._manifest
+        try:
+            _, full_hash = self._hasher.finish()
             if full_hash == manifest.full_hash:
                 return
-            summaries, _ = _read_tables(database, manifest.row_counts, None, RowHasher())
-        except Exception as error:  # rocksdict raises bare Exception
+            summaries, _ = _read_tables(self._database, manifest.row_counts, None, RowHasher())
+        except Exception as error:
             raise _damaged(directory, error) from error
-    for found, table in zip(summaries, manifest.tables, strict=True):
-        if found != table:
-            raise SnapshotDamagedError(f"{directory}: table {table.name}", "its rows are not those that were written")
-    raise SnapshotDamagedError(str(directory), "the hash over all tables differs")
+        for found, table in zip(summaries, manifest.tables, strict=True):
+            if found != table:
+                raise SnapshotDamagedError(f"{directory}: table {table.name}", "its rows are not those that were written")
+        raise SnapshotDamagedError(str(directory), "the hash over all tables differs")
+
+
+class _TablesInOrder(Mapping[str, Iterator[Row]]):
+    """The tables of a snapshot that is being read. Each is taken once, in their order."""
+
+    def __init__(self, counts: Mapping[str, int], chunks: Iterator[tuple[str, list[Row]]]) -> None:
+        self._counts = counts
+        self._chunks = chunks
+        self._ahead: tuple[str, list[Row]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __getitem__(self, name: str) -> Iterator[Row]:
+        return chain.from_iterable(self._of(name, self._counts[name]))
+
+    def _of(self, name: str, count: int) -> Iterator[list[Row]]:
+        while count > 0:
+            found = self._ahead or next(self._chunks, None)
+            self._ahead = found
+            assert found is not None, f"table {name} is taken after it was read"
+            assert found[0] == name, f"table {name} is taken before table {found[0]}"
+            self._ahead = None
+            count -= len(found[1])
+            yield found[1]
 
 
 @contextlib.contextmanager

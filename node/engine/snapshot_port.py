@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError, SnapshotSink, SnapshotSource, SnapshotUnreadableError
 from node.data_directory.marks import encode_mark, mark_of
@@ -60,7 +61,7 @@ class SnapshotPort:
         self._store = store
         self._machine = machine
         self._software = software
-        self._load = load or (lambda manifest: restored(manifest.abi, store.load(manifest), verified=True))
+        self._load = load or (lambda manifest: store.build(manifest, partial(restored, manifest.abi, verified=True)))
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from cluster.raft import Raft
 from node.config.settings import NodeAddress, NodeConfig
@@ -91,7 +92,7 @@ def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manif
             from_log = False
             log.info("building the state at index %d from the log", manifest.index)
             return rebuilt_snapshot(config, manifest)
-        return restored(manifest.abi, store.load(manifest), verified=True)
+        return store.build(manifest, partial(restored, manifest.abi, verified=True))
 
     return load
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,14 +36,18 @@ def timed(name: str, function: Callable[[], Result]) -> Result:
     return result
 
 
-def load(directory: Path) -> Engine:
-    """Load the newest snapshot, stage by stage."""
+def load(directory: Path, *, apart: bool) -> Engine:
+    """Load the newest snapshot as a node does, or the rows before the state is built from them."""
     store = SnapshotStore(directory)
     manifest = timed("compare the files with their digests", store.newest)
     assert manifest is not None
-    rows = timed("again, then read and hash the rows", lambda: store.load(manifest))
-    engine = timed("rebuild the state and check it", lambda: Engine.restore(rows, verified=True))
-    click.echo(f"{sum(manifest.row_counts.values()):,} rows: {manifest.row_counts}")
+    restore = partial(Engine.restore, verified=True)
+    if apart:
+        rows = timed("read and hash the rows", lambda: store.load(manifest))
+        engine = timed("rebuild the state and check it", lambda: restore(rows))
+    else:
+        engine = timed("read and hash the rows, rebuild the state and check it", lambda: store.build(manifest, restore))
+    click.echo(f"{sum(manifest.row_counts.values()):,} rows: { {name: n for name, n in manifest.row_counts.items() if n} }")
     return engine
 
 
@@ -60,17 +65,19 @@ def make(directory: Path, orders: int) -> None:
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Load the newest snapshot of this directory, once, in this process."
 )
-def main(orders: int, times: int, directory: Path | None) -> None:
+@click.option("--apart", is_flag=True, help="Read all rows before the state is built, to see what each of both takes.")
+def main(orders: int, times: int, directory: Path | None, *, apart: bool) -> None:
     """Measure how long loading a snapshot takes."""
     gc.disable()
     if directory is not None:
-        timed("all of it", lambda: load(directory))
+        timed("all of it", lambda: load(directory, apart=apart))
         return
     with tempfile.TemporaryDirectory(prefix="quorumbook-bench-") as name:
         make(Path(name), orders)
         for _ in range(times):
             click.echo(f"\nload average {os.getloadavg()[0]:.1f}\n| | s | s of CPU |\n|---|---:|---:|")
-            subprocess.run([sys.executable, "-m", "tests.benchmarks.loading", "--directory", name], check=True)
+            argv = [sys.executable, "-m", "tests.benchmarks.loading", "--directory", name, *(["--apart"] if apart else [])]
+            subprocess.run(argv, check=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import pytest
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState
 from snapshots.manifest import Manifest, Row, RowHasher, TableSummary
-from snapshots.rocks import TABLE_FILE, Keep
+from snapshots.rocks import TABLE_FILE, Keep, Made
 from snapshots.writer import locked, write
 from tests.simulation.disk import KilledError, PowerLossError, SimDisk, broken
 
@@ -341,6 +341,13 @@ def read_plain(directory: Path, manifest: Manifest, keep: Keep | None = None) ->
         raise SnapshotDamagedError(str(directory), "its rows are not those that were written")
 
 
+def made_of_plain(directory: Path, manifest: Manifest, make: Callable[[Mapping[str, Iterator[Row]]], Made]) -> Made:
+    """See `snapshots.rocks.made_of_tables`."""
+    tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
+    read_plain(directory, manifest, lambda name, rows: tables[name].extend(rows))
+    return make({name: iter(rows) for name, rows in tables.items()})
+
+
 @contextlib.contextmanager
 def installed(disks: Callable[[], Iterable[SnapshotDisk]], *, rocks: bool) -> Iterator[None]:
     """Let the snapshots of `disks` tear. With `rocks` they are stored in RocksDB."""
@@ -363,5 +370,6 @@ def installed(disks: Callable[[], Iterable[SnapshotDisk]], *, rocks: bool) -> It
             patch.setattr("snapshots.writer.RocksWriter", PlainWriter)
             for module in ("store", "transfer"):
                 patch.setattr(f"snapshots.{module}.read_tables", read_plain)
+            patch.setattr("snapshots.store.made_of_tables", made_of_plain)
             patch.setattr("snapshots.writer.check_manifest", check_plain_manifest)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -94,3 +95,8 @@ def check_whole_or_absent(directory: Path, expected: dict[int, Tables]) -> int:
         return 0
     assert store.load(newest) == expected[newest.index]
     return newest.index
+
+
+def rows_of(tables: Mapping[str, Iterable[Row]]) -> dict[str, list[Row]]:
+    """All rows that `SnapshotStore.build` gives."""
+    return {name: list(rows) for name, rows in tables.items()}

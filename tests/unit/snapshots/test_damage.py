@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from snapshots.errors import SnapshotDamagedError
-from snapshots.manifest import RowHasher, TableSummary, make_manifest
+from snapshots.manifest import Row, RowHasher, TableSummary, make_manifest
 from snapshots.rocks import RocksWriter
 from snapshots.seal import SEAL, check_files, decode_seal, encode_seal, seal_directory
 from snapshots.store import SnapshotStore
-from tests.unit.snapshots.making import fields, made, tables
+from tests.unit.snapshots.making import fields, made, rows_of, tables
 
 
 @pytest.fixture
@@ -134,8 +134,15 @@ def test_a_checksummed_database_with_other_rows_is_refused(tmp_path: Path, extra
     seal_directory(path, manifest)
     store = SnapshotStore(tmp_path, abi="abi")
     assert store.newest() == manifest
-    with pytest.raises(SnapshotDamagedError, match=text):
-        store.load(manifest)
+    for read in (store.load, lambda manifest: store.build(manifest, rows_of), lambda manifest: store.build(manifest, refuse)):
+        with pytest.raises(SnapshotDamagedError, match=text):
+            read(manifest)
+
+
+def refuse(tables: Mapping[str, Iterable[Row]]) -> None:
+    """Refuse what is built after a few rows."""
+    for rows in tables.values():
+        raise ValueError(f"not wanted: {next(iter(rows), None)}")
 
 
 @pytest.mark.parametrize(

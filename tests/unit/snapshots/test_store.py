@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,16 +13,17 @@ import pytest
 from snapshots.abi import ABI
 from snapshots.errors import NoSnapshotError, SnapshotAbiError, SnapshotBusyError
 from snapshots.job import JobState, WriteJob
-from snapshots.manifest import SnapshotFields
+from snapshots.manifest import Row, SnapshotFields
 from snapshots.seal import Seal, check_files
 from snapshots.store import SnapshotStore
 from snapshots.writer import locked
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
+from statemachine.errors import StateError
 from statemachine.limits import OPERATOR
 from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
-from tests.unit.snapshots.making import fields, made, names, tables, wait
+from tests.unit.snapshots.making import fields, made, names, rows_of, tables, wait
 
 
 @pytest.fixture
@@ -72,12 +73,29 @@ def test_an_engine_comes_back_as_it_was(directory: Path) -> None:
     assert manifest.row_counts["product"] == 1
     assert (manifest.index, manifest.term, manifest.mark, manifest.sequence) == (7, 2, b"m", engine.sequence)
     assert (manifest.software, manifest.created_at, manifest.abi) == ("0.0.1", 5, ABI)
+    assert store.build(manifest, Engine.restore).full_hash() == engine.full_hash()
     restored = Engine.restore(store.load(manifest))
     assert restored.full_hash() == engine.full_hash()
     assert restored.state_hash == engine.state_hash
     more = Batch(2_000, [PlaceOrder("alice", "o4", "BTC-USD", Side.BUY, OrderType.LIMIT, 6_000, 2 * 10**8)])
     assert restored.apply(more) == engine.apply(more)
     assert restored.full_hash() == engine.full_hash()
+
+
+def test_what_is_built_takes_the_tables_in_their_order_or_fails_as_it_does(directory: Path) -> None:
+    content = tables(5_000)
+    manifest = made(directory, 5, content)
+    store = SnapshotStore(directory)
+    assert store.build(manifest, rows_of) == content == store.load(manifest)
+    assert store.build(manifest, list) == list(content), "rows that are not taken are compared all the same"
+
+    def taken_backwards(found: Mapping[str, Iterable[Row]]) -> list[list[Row]]:
+        return [list(found[name]) for name in reversed(list(found))]
+
+    with pytest.raises(AssertionError, match="is taken before table"):
+        store.build(manifest, taken_backwards)
+    with pytest.raises(StateError, match="expected the tables"):
+        store.build(manifest, Engine.restore)
 
 
 def test_an_empty_store_has_no_snapshot(directory: Path) -> None:
