@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from rocksdict import (
     AccessType,
+    BlockBasedOptions,
     BottommostLevelCompaction,
     CompactOptions,
     DBCompressionType,
@@ -72,6 +73,14 @@ def _options() -> Any:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(1)
+    return options
+
+
+def _reading_options() -> Any:
+    """Return options for reading every row once: no block is read again, so none is kept in a cache."""
+    options, blocks = _options(), BlockBasedOptions()
+    blocks.disable_cache()
+    options.set_block_based_table_factory(blocks)
     return options
 
 
@@ -320,7 +329,8 @@ def _opened(directory: Path, manifest: Manifest) -> Iterator[Any]:
     names = list(manifest.row_counts)
     try:
         _check_families(directory, names)
-        database = Rdict(str(directory), _options(), column_families=_families(names), access_type=AccessType.read_only())
+        families = {name: _reading_options() for name in _families(names)}
+        database = Rdict(str(directory), _reading_options(), column_families=families, access_type=AccessType.read_only())
     except Exception as error:  # rocksdict raises bare Exception
         raise _damaged(directory, error) from error
     try:
