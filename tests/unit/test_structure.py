@@ -32,6 +32,7 @@ LONG_FILES = {
     "statemachine/commands.py": "the commands: one list, read in one chunk",
     "statemachine/engine.py": "the map of the engine: its public reads with their examples, and the dispatch of commands",
     "statemachine/entities.py": "the entities share a file, because their compiled types share one .pxd",
+    "statemachine/invariants.py": "all conditions of a state, and the sums over open orders that loading shares with them",
     "statemachine/validation.py": "the checks of commands: one list, in the order that is part of the rules",
     "tests/interaction/script.py": "the language of the scripts: one method for each word",
     "tests/property/twin_trading.py": "the twin's matching: one class, to be read in one piece beside the rules",

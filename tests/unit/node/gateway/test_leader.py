@@ -264,6 +264,9 @@ class FakeConnection:
     async def query(self, query: object, linearizable: bool = False) -> Any:
         return await self._step()
 
+    async def status_ahead_of_events(self) -> Any:
+        return await self._step()
+
     async def _step(self) -> Any:
         step = self.steps.pop(0) if self.steps else ConnectionLost("no more steps")
         if isinstance(step, Exception):

@@ -299,4 +299,4 @@ async def test_a_list_of_all_products_costs_more_than_one_product(exchange: Exch
     monkeypatch.setattr(exchange.gateway.limits.addresses, "spend", lambda _address, cost: spent.append(cost))
     for target in ("/products", "/products/volume-summary", "/products/BTC-USD"):
         assert (await exchange.get(target))[0] == 200
-    assert spent == [Cost.rows(2 * ROWS_OF_PRODUCT)] * 2
+    assert [cost for cost in spent if cost] == [Cost.rows(2 * ROWS_OF_PRODUCT)] * 2, "the answers have no full 25 rows"
