@@ -361,8 +361,14 @@ class NativeConnection:
             return
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
-    async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        answer: Answer = await self._request(Query(next(self._request_ids), query, linearizable))
+    async def _query(self, query: AnyQuery, linearizable: bool = False, *, ahead: bool = False) -> Any:
+        request_id = next(self._request_ids)
+        if ahead:
+            self._ahead.add(request_id)
+        try:
+            answer: Answer = await self._request(Query(request_id, query, linearizable))
+        finally:
+            self._ahead.discard(request_id)
         return _body_decoders[type(query)].decode(answer.body)
 
     @property
@@ -376,13 +382,7 @@ class NativeConnection:
         """Return the node's status without waiting for events that arrived before it. Unlike after `query`, the events
         of commands up to the status' sequence may not have been passed on yet. Raises as `query`.
         """
-        request_id = next(self._request_ids)
-        self._ahead.add(request_id)
-        try:
-            answer: Answer = await self._request(Query(request_id, StatusQuery()))
-        finally:
-            self._ahead.discard(request_id)
-        status: NodeStatus = _body_decoders[StatusQuery].decode(answer.body)
+        status: NodeStatus = await self._query(StatusQuery(), ahead=True)
         return status
 
     async def subscribe(

@@ -12,7 +12,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 from node.gateway.http import limits
 from node.system import tasks as background
@@ -54,7 +53,9 @@ class TlsPort:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _, _, _, address in dict.fromkeys(found):
-                self._sockets.append(_listening(family, address))
+                listening = socket.create_server(address, family=family, backlog=limits.BACKLOG, reuse_port=True)
+                listening.setblocking(False)
+                self._sockets.append(listening)
         except OSError:
             await self.close()
             raise
@@ -92,20 +93,3 @@ class TlsPort:
                 succeeded = True
         finally:
             self._leave(peer, succeeded)
-
-
-def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
-    """Return a listening socket. Raises OSError."""
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(limits.BACKLOG)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening
