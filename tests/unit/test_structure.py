@@ -57,6 +57,7 @@ SMALL_MODULES = {
     "loadtest/traffic/arrival.py": "open and closed loop: an idea with a source, whatever the requests are",
     "node/fix/counting.py": "the figures for Prometheus; with the server in one file it would pass the limit",
     "node/native/narrowing.py": "the protocol of version 0.2.0: it goes with that version",
+    "node/gateway/http/tls_port.py": "decides about a connection before HTTP begins, and a server without TLS does not use it",
     "snapshots/migration/types.py": "types of a described schema, which no stored type knows",
     "snapshots/money.py": "the check that no money is lost or made: independent of what it checks",
     "statemachine/dead_man.py": "the rules of the dead man's switch",
