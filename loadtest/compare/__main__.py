@@ -24,7 +24,7 @@ from loadtest.compare.etcd import Etcd, put_requests
 from loadtest.compare.growth import growth
 from loadtest.compare.openloop import OpenLoad, OpenLoop
 from loadtest.compare.requests import http_orders
-from loadtest.compare.rows import Row, as_json, markdown, row
+from loadtest.compare.rows import Row, as_json, figure, goal_of, markdown, row
 from loadtest.errors import LoadTestError
 
 CONNECTIONS = 64
@@ -69,13 +69,16 @@ async def compare(directory: Path, plan: ComparePlan, overload_seconds: float, o
 
 
 async def _cluster_rows(directory: Path, plan: ComparePlan, overload_seconds: float, *, overload: bool) -> list[Row]:
-    """Measure three nodes beside three etcd members. Both clusters run, and one after the other is under load."""
+    """Measure three nodes beside three etcd members. All clusters run, and one after the other is under load. A second
+    etcd, whose members encrypt, appears in notes.
+    """
     bench = await LoadedCluster.start(directory / "cluster", **{"snapshot.every_commands": NEVER, "snapshot.every_bytes": NEVER})
     try:
         with Etcd(directory / "etcd") as etcd:
-            rows = await _in_turns(directory, plan, bench, etcd)
+            with Etcd(directory / "etcd-tls", peer_tls=True) as encrypting:
+                rows = await _in_turns(directory, plan, bench, etcd, encrypting)
+            rows.append(await _idle(bench, etcd))
         peak = next(each.ours for each in rows if each.goal.key == "http_rate")
-        rows.append(await _idle(bench))
         rows.append(await _half_peak(bench, peak, plan))
         if overload:
             rows.append(await _overload(bench, peak, overload_seconds))
@@ -88,41 +91,52 @@ async def _cluster_rows(directory: Path, plan: ComparePlan, overload_seconds: fl
     return rows
 
 
-async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, etcd: Etcd) -> list[Row]:
-    """Load both clusters in turns. Returns the rows of the table."""
+async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, etcd: Etcd, encrypting: Etcd) -> list[Row]:
+    """Load the clusters in turns. Returns the rows of the table."""
     pairs: dict[str, list[tuple[float, float]]] = {
         key: [] for key in ("http_rate", "http_p50", "native_rate", "http_cpu", "native_cpu")
     }
-    url = etcd.leader_url()
+    encrypted: dict[str, list[float]] = {"http_rate": [], "http_p50": [], "http_cpu": []}
     for number in range(plan.rounds):
         say(f"round {number + 1} of {plan.rounds}")
-        puts, put_cpu = await _put(directory, url, etcd, plan.seconds, CONNECTIONS)
+        puts, put_cpu = await _put(directory, etcd, plan.seconds, CONNECTIONS)
         before = bench.cpu()
         orders = await bench.http(
             directory, f"h{number}", connections=CONNECTIONS, seconds=plan.seconds, count=int(HTTP_RATE_MAX * plan.seconds)
         )
         order_cpu = (bench.cpu() - before) / orders.answers * 1e6
-        put_alone, _ = await _put(directory, url, etcd, plan.seconds / 2, 1)
+        put_alone, _ = await _put(directory, etcd, plan.seconds / 2, 1)
         order_alone = await bench.http(
             directory, f"s{number}", connections=1, seconds=plan.seconds / 2, count=int(2_000 * plan.seconds)
         )
         before = bench.cpu()
         native = await bench.native(f"n{number}", seconds=plan.seconds)
         native_cpu = (bench.cpu() - before) / native.commands * 1e6
+        tls_puts, tls_cpu = await _put(directory, encrypting, plan.seconds, CONNECTIONS)
+        tls_alone, _ = await _put(directory, encrypting, plan.seconds / 2, 1)
         pairs["http_rate"].append((orders.rate, puts.rate))
         pairs["http_p50"].append((order_alone.p50 * 1e3, put_alone.p50 * 1e3))
         pairs["native_rate"].append((native.rate, puts.rate))
         pairs["http_cpu"].append((order_cpu, put_cpu))
         pairs["native_cpu"].append((native_cpu, put_cpu))
+        encrypted["http_rate"].append(tls_puts.rate)
+        encrypted["http_p50"].append(tls_alone.p50 * 1e3)
+        encrypted["http_cpu"].append(tls_cpu)
         say(
-            f"  etcd {puts.rate:,.0f}/s, HTTP {orders.rate:,.0f}/s (p99 {orders.p99 * 1e3:.1f} ms), "
-            f"native {native.rate:,.0f}/s, alone {order_alone.p50 * 1e3:.2f} ms beside {put_alone.p50 * 1e3:.2f} ms"
+            f"  etcd {puts.rate:,.0f}/s ({tls_puts.rate:,.0f}/s with TLS between its members), "
+            f"HTTP {orders.rate:,.0f}/s (p99 {orders.p99 * 1e3:.1f} ms), native {native.rate:,.0f}/s, "
+            f"alone {order_alone.p50 * 1e3:.2f} ms beside {put_alone.p50 * 1e3:.2f} ms"
         )
-    return [row(key, found) for key, found in pairs.items()]
+    notes = {
+        key: f"etcd with TLS between its members: {figure(statistics.median(found))} {goal_of(key).unit}"
+        for key, found in encrypted.items()
+    }
+    return [row(key, found, notes.get(key, "")) for key, found in pairs.items()]
 
 
-async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connections: int) -> tuple[wrk.Load, float]:
+async def _put(directory: Path, etcd: Etcd, seconds: float, connections: int) -> tuple[wrk.Load, float]:
     """Measure a load of puts. Returns the load, and the CPU microseconds of all members for each put."""
+    url = etcd.leader_url()
     requests = directory / "puts"
     count = int(HTTP_RATE_MAX * seconds) if connections > 1 else int(4_000 * seconds)
     await asyncio.to_thread(wrk.store, put_requests(count, url.partition("://")[2]), requests, wrk.threads_for(connections))
@@ -131,14 +145,18 @@ async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connection
     return load, (cpu_seconds(etcd.pids) - before) / load.answers * 1e6
 
 
-async def _idle(bench: LoadedCluster) -> Row:
-    """Measure the CPU of a node without clients, in per cent of a core: the mean of the three nodes."""
+async def _idle(bench: LoadedCluster, etcd: Etcd) -> Row:
+    """Measure the CPU of a node without clients, in per cent of a core: the mean of the three nodes. Beside it that of an
+    etcd member in the same seconds.
+    """
     say("idle")
     await asyncio.sleep(2.0)
-    before, begin = bench.cpu(), time.perf_counter()
+    before, etcd_before, begin = bench.cpu(), cpu_seconds(etcd.pids), time.perf_counter()
     await asyncio.sleep(IDLE_SECONDS)
-    share = (bench.cpu() - before) / (time.perf_counter() - begin) / 3 * 100
-    return row("idle", [(share, 0.0)])
+    seconds = time.perf_counter() - begin
+    share = (bench.cpu() - before) / seconds / 3 * 100
+    member = (cpu_seconds(etcd.pids) - etcd_before) / seconds / len(etcd.pids) * 100
+    return row("idle", [(share, 0.0)], f"an etcd member at the same time: {figure(member)} % of a core")
 
 
 async def _half_peak(bench: LoadedCluster, peak: float, plan: ComparePlan) -> Row:

@@ -31,12 +31,16 @@ _STOP_SECONDS = 10.0
 class Etcd:
     """A cluster of three members in `directory`; a context manager that starts and stops it.
 
+    Args:
+        peer_tls: whether the members encrypt what they send to each other, as the nodes of Quorumbook always do.
+
     Raises:
         LoadTestError: the program is missing, or the members do not become ready.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, peer_tls: bool = False) -> None:
         self._directory = directory
+        self._peer_tls = peer_tls
         self._members: list[subprocess.Popen[bytes]] = []
         self._clients: list[str] = []
 
@@ -45,7 +49,8 @@ class Etcd:
             raise LoadTestError("etcd is missing: apt-get install etcd-server")
         ports = free_ports(2 * MEMBERS)
         self._clients = [f"http://127.0.0.1:{port}" for port in ports[:MEMBERS]]
-        peers = [f"http://127.0.0.1:{port}" for port in ports[MEMBERS:]]
+        scheme = "https" if self._peer_tls else "http"
+        peers = [f"{scheme}://127.0.0.1:{port}" for port in ports[MEMBERS:]]
         initial = ",".join(f"e{number}={url}" for number, url in enumerate(peers))
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,6 +80,7 @@ class Etcd:
                     f"--initial-cluster={initial}",
                     "--initial-cluster-state=new",
                     "--logger=zap",
+                    *(["--peer-auto-tls"] if self._peer_tls else []),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

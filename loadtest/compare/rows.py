@@ -76,9 +76,14 @@ class Row(msgspec.Struct, frozen=True):
         return f"{factor:.2f}x away"
 
 
+def goal_of(key: str) -> Goal:
+    """Return the goal with this key."""
+    return next(goal for goal in GOALS if goal.key == key)
+
+
 def row(key: str, rounds: Sequence[tuple[float, float]], note: str = "") -> Row:
     """Return the row with this key from each round's figures (ours, theirs)."""
-    goal = next(goal for goal in GOALS if goal.key == key)
+    goal = goal_of(key)
     ours = statistics.median(pair[0] for pair in rounds)
     theirs = statistics.median(pair[1] for pair in rounds) if goal.beside else 0.0
     return Row(goal, ours, theirs, list(rounds), note)
