@@ -89,7 +89,7 @@ def _restore_days(connection: Connection, home: Path, progress: HistoryProgress)
     files = []
     for note in connection.execute(select(tables.partitions).where(own.day >= day)).mappings().all():
         table = PARQUET[note["table_name"]]
-        rows: list[dict[str, Any]] = [dict(row) for row in up_to(home / note["file"], table, progress.sequence, progress.time)]
+        rows: list[dict[str, Any]] = [dict(row) for row in up_to(home, dict(note), table, progress.sequence, progress.time)]
         if rows:
             connection.execute(insert(table), rows)
         files.append(note["file"])

@@ -30,12 +30,13 @@ from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
-from node.history.place import FETCHED, LogMatch, compare, needed_by_streams, placed, release, undone
+from node.history.place import FETCHED, LogMatch, compare, engine_for, needed_by_streams, placed, read, release, undone
 from node.history.projection import HistoryRows, HistoryStep, Projection, apply, order_row
 from node.history.state import StateStore, node_state, totals_of
 from node.history.store import HistoryProgress, HistoryStore, LogGap
 from node.migration import cutover
 from node.migration.contents import LOG, SNAPSHOTS
+from snapshots import durable
 from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.engine import Engine
@@ -68,7 +69,8 @@ class Keeper:
         self._store = store
         self._state = state
         self._archive = config.data_path / cutover.ARCHIVE
-        self._directories = [config.data_path / LOG, self._archive, self.fetched]
+        # What was fetched comes first: a segment of the same name that is here could not be read.
+        self._directories = [self.fetched, config.data_path / LOG, self._archive]
         self._start = ""
         self._compared = self._confirmed = False
         self._gap_end = -1
@@ -208,7 +210,8 @@ class Keeper:
         tail = LogTail(self._directories, ACCEPTED, index + 1)
         try:
             while tail.next_index <= rewind.last_index:
-                for last in tail.read(rewind.last_index):
+                for last in read(tail, rewind.last_index):
+                    engine = engine_for(last, engine, self._directories)
                     payload = command_of(last)
                     if payload is not None:
                         engine, _ = states.apply(engine, payload)
@@ -224,6 +227,7 @@ class Keeper:
         )  # fmt: skip
         self._state.forget(rewind.last_index)
         self._tail.close()
+        durable.remove(self.fetched)  # it may have undone entries
         self._begin(engine, rewind.last_index)
 
     def _aside(self, why: str) -> HistoryError:
@@ -236,7 +240,7 @@ class Keeper:
     def _chunk(self, applied: int, stored: int) -> list[LogEntry]:
         """Return entries for one transaction. It does not mix entries that are already stored with new ones."""
         if not self._queued:
-            self._queued = self._tail.read(applied)
+            self._queued = read(self._tail, applied)
         chunk: list[LogEntry] = []
         commands = 0
         for entry in self._queued:
@@ -249,6 +253,9 @@ class Keeper:
 
     def _apply(self, entry: LogEntry) -> list[HistoryStep]:
         """Apply an entry to the history's engine. Returns its steps."""
+        if entry.index == 1:
+            self._engine = engine_for(entry, self._engine, self._directories)
+            self._projection.go_on_with(self._engine)
         payload = command_of(entry)
         if payload is None:
             return []

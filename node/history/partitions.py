@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -210,7 +211,7 @@ def _write(connection: Connection, path: Path, table: Table, wanted: ColumnEleme
     found = connection.execute(
         select(table).where(wanted).order_by(*table.primary_key), execution_options={"yield_per": ROWS_AT_A_TIME}
     )
-    with files.ParquetWriter(draft, schema, compression="zstd") as writer:
+    with files.ParquetWriter(draft, schema, compression="zstd", write_page_checksum=True) as writer:
         for some in found.mappings().partitions(ROWS_AT_A_TIME):
             columns = {column.name: [_value(row[column.name], column.type) for row in some] for column in table.columns}
             writer.write_table(arrow.table(columns, schema=schema))
@@ -327,12 +328,7 @@ def newest(connection: Connection, home: Path, table: Table, wanted: RowRequest)
     for note in _partitions(connection, table, wanted):
         if len(rows) == wanted.limit and rows[-1][id_of(table).name] > note["last_id"]:
             break
-        arrow, _ = parquet()
-        try:
-            found_there = _read(home / note["file"], table, wanted)
-        except (OSError, arrow.ArrowException) as error:
-            raise HistoryError(f"the file {note['file']} of the history cannot be read: {type(error).__name__}") from error
-        rows = latest([*rows, *found_there], wanted.order, wanted.limit)
+        rows = latest([*rows, *_read(home, note, table, wanted)], wanted.order, wanted.limit)
     return rows
 
 
@@ -364,9 +360,15 @@ def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: tuple(row[name] for name in order), reverse=True)[:limit]
 
 
-def up_to(file: Path, table: Table, sequence: int, time: int = ID_MAX) -> list[Row]:
+def up_to(home: Path, note: Row, table: Table, sequence: int, time: int = ID_MAX) -> list[Row]:
     """Return all rows of a file whose commands have sequences up to `sequence`, and that are not later than `time`,
     except that orders are chosen by the sequence alone.
+
+    Args:
+        note: the file's row in `partitions`.
+
+    Raises:
+        HistoryError: pyarrow is not installed, or the file is gone or damaged.
     """
     order = [column.name for column in table.primary_key]
 
@@ -374,18 +376,53 @@ def up_to(file: Path, table: Table, sequence: int, time: int = ID_MAX) -> list[R
         early = own.sequence <= sequence
         return early & (own.time <= time) if "time" in table.c else early
 
-    return _read(file, table, RowRequest(wanted, order, ID_MAX))
+    return _read(home, note, table, RowRequest(wanted, order, ID_MAX))
 
 
-def _read(file: Path, table: Table, wanted: RowRequest) -> list[Row]:
-    """Read the last rows of one file that the request selects."""
+def _read(home: Path, note: Row, table: Table, wanted: RowRequest) -> list[Row]:
+    """Read the last rows of one file that the request selects.
+
+    Raises:
+        HistoryError: pyarrow is not installed, or the file is gone or damaged.
+    """
+    arrow, _ = parquet()
+    file = home / note["file"]
+    try:
+        status = file.stat()
+        _compare_digest(file, note["sha256"], (status.st_ino, status.st_size, status.st_mtime_ns))
+        return _rows_of(file, table, wanted)
+    except (OSError, ValueError, arrow.ArrowException) as error:
+        why = str(error) if isinstance(error, _OtherFileError) else type(error).__name__
+        raise HistoryError(
+            f"the file {note['file']} of the history cannot be read: {why}. Put a copy of it back, or rebuild the history (docs/history.md)"
+        ) from error
+
+
+class _OtherFileError(ValueError):
+    """A file does not have the contents that were written."""
+
+
+@functools.lru_cache(maxsize=10_000)
+def _compare_digest(file: Path, sha256: str, _identity: tuple[int, int, int]) -> None:
+    """Compare a file with its SHA-256, once in a process while it keeps its identity: inode, size and time of change.
+
+    A flipped bit would otherwise become another number: Parquet's own checksums, of pages, are optional, and its footer
+    has none.
+    """
+    with file.open("rb") as opened:
+        if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
+            raise _OtherFileError("its SHA-256 is not the recorded one")
+
+
+def _rows_of(file: Path, table: Table, wanted: RowRequest) -> list[Row]:
+    """Read the last rows of one file that the request selects. The database's note of the file was compared."""
     arrow, files = parquet()
     written = files.read_schema(file).names
     fields = Fields(table, written, arrow.compute)
     filters = wanted.where(fields)
     if wanted.times is not None:
         filters &= wanted.times.hold(fields)
-    found = files.read_table(file, columns=written, filters=filters, partitioning=None)
+    found = files.read_table(file, columns=written, filters=filters, partitioning=None, page_checksum_verification=True)
     found = found.sort_by([(name, "descending") for name in dict.fromkeys(wanted.order)]).slice(0, wanted.limit)
     missing = {column.name: default(column) for column in table.columns if column.name not in written}
     sums = [column.name for column in table.columns if isinstance(column.type, Sum)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 from collections.abc import Sequence
 from enum import Enum
 from math import inf
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster.errors import MissingEntriesError
+from cluster.errors import LogDamagedError, MissingEntriesError
 from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
@@ -25,11 +26,16 @@ from node.data_directory.marks import mark_of
 from node.history.store import HistoryProgress
 from node.migration import cutover
 from node.migration.contents import SNAPSHOTS
+from node.records.committed_log import level_at_start
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
+from snapshots.levels import states
 from snapshots.levels.level import ACCEPTED
 from snapshots.naming import snapshot_paths
 from snapshots.seal import read_seal
+from statemachine.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 class LogMatch(Enum):
@@ -80,11 +86,32 @@ def _entry(directories: Sequence[Path], index: int, applied: int) -> LogEntry | 
     """Return the log entry at an index, or None if the log no longer has it."""
     tail = LogTail(directories, ACCEPTED, index)
     try:
-        return tail.read(applied)[0]
+        return read(tail, applied)[0]
     except MissingEntriesError:
         return None
     finally:
         tail.close()
+
+
+def read(tail: LogTail, applied: int) -> list[LogEntry]:
+    """Return the next entries of a log as `LogTail.read` does. Damaged entries count as missing, because other nodes have them.
+
+    Raises:
+        MissingEntriesError: the next entry is in no segment, or damaged.
+    """
+    try:
+        return tail.read(applied)
+    except LogDamagedError as error:
+        tail.close()
+        log.error("the log entries from %d on cannot be read here: %s", tail.next_index, error)
+        raise MissingEntriesError(tail.next_index) from error
+
+
+def engine_for(entry: LogEntry, engine: Engine, directories: Sequence[Path]) -> Engine:
+    """Return the engine that applies an entry. For the first entry it is an empty one of the level at which the log begins.
+    When the reader began, this node may not have had that part of the log.
+    """
+    return states.empty(level_at_start(directories)) if entry.index == 1 else engine
 
 
 def _marked(snapshots: Path, index: int) -> LogEntry | None:

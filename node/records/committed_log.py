@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from cluster.errors import LogDamagedError
-from cluster.log import command_of, members_of, read_segments, segment_abis
+from cluster.log import HEADER_BYTES_MAX, command_of, members_of, read_header, read_segments, segment_abis
 from cluster.membership import Membership
 from cluster.ports import LogEntry
 from node.config.file import load
@@ -267,12 +267,20 @@ def _configs(directory: Path) -> list[NodeConfig]:
 
 
 def level_at_start(directories: Iterable[Path]) -> Level:
-    """Return the level of the first entry of the logs in these directories, as far as this version can read them."""
-    abis: dict[str, str] = {}
-    for directory in directories:
-        abis |= segment_abis(directory) if directory.is_dir() else {}
-    found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
-    return found[0] or OWN if found else OWN
+    """Return the level of the first entry of the logs in these directories, as far as this version can read them.
+
+    A damaged segment tells nothing: whoever reads its entries reports it.
+    """
+    for path in sorted((path for directory in directories for path in directory.glob("log-*.seg")), key=lambda path: path.name):
+        try:
+            with path.open("rb") as file:
+                read = read_header(path.name, file.read(HEADER_BYTES_MAX + 64))
+        except (LogDamagedError, FileNotFoundError):  # the node may have removed it in the meantime
+            continue
+        level = by_abi(read[0].abi) if read is not None else None
+        if level is not None:
+            return level
+    return OWN
 
 
 def _voters(memberships: Mapping[int, Membership], index: int, configured: Sequence[str]) -> Sequence[str]:

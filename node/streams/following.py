@@ -17,7 +17,7 @@ from cluster.ports import LogEntry
 from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import StreamError
-from node.history.place import FETCHED, release
+from node.history.place import FETCHED, engine_for, read, release
 from node.history.projection import HistoryStep, apply
 from node.history.state import StateStore, node_state
 from node.migration import cutover
@@ -61,7 +61,8 @@ class NodeStream:
         self._forget_undone()
         self._state = StateStore(config.streams_path / STATE, STATE_EVERY, STATE_SECONDS)
         data = config.data_path
-        self._directories = [data / "log", data / cutover.ARCHIVE, self.fetched]
+        # What was fetched comes first: a segment of the same name that is here could not be read.
+        self._directories = [self.fetched, data / "log", data / cutover.ARCHIVE]
         self._position = StreamProgress(config.cluster_id, 0, 0)
         self._before: StreamProgress | None = None
         self._engine, self._index = Engine(), 0
@@ -222,7 +223,7 @@ class NodeStream:
         """Return the next committed entry, or None if there is none yet."""
         if not self._queued:
             assert self._tail is not None
-            self._queued = self._tail.read(applied)
+            self._queued = read(self._tail, applied)
         return self._queued.pop(0) if self._queued else None
 
     def _taken(self, entry: LogEntry) -> list[Record]:
@@ -237,6 +238,7 @@ class NodeStream:
 
     def _apply(self, entry: LogEntry) -> list[HistoryStep]:
         """Apply an entry. Returns the steps of its commands."""
+        self._engine = engine_for(entry, self._engine, self._directories)
         payload = command_of(entry)
         steps: list[HistoryStep] = []
         if payload is not None and is_level_entry(payload):

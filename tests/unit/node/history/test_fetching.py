@@ -166,6 +166,20 @@ async def test_segments_of_other_nodes_begin_elsewhere(nodes: Nodes, tmp_path: P
     assert away.stored() == whole.stored()
 
 
+async def test_damaged_segments_come_from_another_node(nodes: Nodes, whole: NodeLog, away: NodeLog) -> None:
+    """The header, the first entry or a later one is damaged in the archive. The history gets these entries and goes on."""
+    segments = sorted((away.config.data_path / cutover.ARCHIVE).glob("*.seg"))
+    for path, at in zip(segments, (3, 40, 75, 500), strict=False):
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+    nodes.peers = {"own": Peer(away), "first": Peer(whole)}
+    async with asyncio.timeout(DEADLINE):
+        (await followed(away)).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
+
+
 async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
     """It may have what the others lack. So may a node that has not applied it yet, which sends what it has applied."""
     nodes.peers = {"own": Peer(away), "first": Peer(whole)}

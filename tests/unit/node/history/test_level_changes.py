@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cluster.errors import MissingEntriesError
 from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import Schemas
@@ -110,3 +112,25 @@ def test_a_history_follows_the_level_up_and_down_and_up_again(tmp_path: Path, se
         return {table: rows for table, rows in stored.items() if table != "progress"}
 
     assert run("whole", lambda _node: None) == run("restarted", restarted)
+
+
+def test_a_log_that_begins_after_a_change_of_the_level_is_fetched_from_its_beginning(tmp_path: Path) -> None:
+    """This node has the log at the later level only. The first entry is applied at the level at which the log begins."""
+    node = LevelLog(tmp_path / "cluster", 0)
+    node.trade()
+    node.change(OWN)
+    node.log.roll()
+    elsewhere = tmp_path / "elsewhere"
+    (node.config.data_path / LOG).rename(elsewhere)
+    shutil.copytree(elsewhere, node.config.data_path / LOG)
+    first, *further = sorted((node.config.data_path / LOG).glob("*.seg"), reverse=True)
+    for path in further:
+        path.unlink()
+    keeper = node.keeper()
+    with pytest.raises(MissingEntriesError):
+        keeper.advance(node.applied)
+    elsewhere.rename(keeper.fetched)
+    (keeper.fetched / first.name).unlink()
+    node.drain(keeper)
+    keeper.close()
+    check_sums(node, node.stored())

@@ -131,9 +131,7 @@ def test_a_history_cut_anywhere_equals_one_that_never_went_further(
     database.dispose()
     found, expected = three_days.stored(), early.stored()
     for note in found.pop("partitions"):
-        found[note["table_name"]] += [
-            dict(row) for row in up_to(home / note["file"], tables.metadata.tables[note["table_name"]], 2**62)
-        ]
+        found[note["table_name"]] += [dict(row) for row in up_to(home, note, tables.metadata.tables[note["table_name"]], 2**62)]
     assert expected.pop("partitions") == []
     for name in ("trades", "ledger", "transfers", "orders"):
         keys = [column.name for column in tables.metadata.tables[name].primary_key]
