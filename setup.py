@@ -36,7 +36,7 @@ DIRECTIVES = {
 
 
 def extensions() -> list[Extension]:
-    """The compiled modules; none where there is no Cython or nobody wants them."""
+    """The compiled modules. The list is empty without Cython, and with `QUORUMBOOK_CORE=plain`."""
     if os.environ.get("QUORUMBOOK_CORE") == "plain":
         return []
     try:

@@ -15,15 +15,15 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 NON_PEER_RATE, NON_PEER_BURST = 10.0, 20.0
-"""Handshakes a second of one address that is no peer's, and how many at once: one node that starts calls about six
-times in its first second.
+"""Handshakes a second of one address that belongs to no peer, and how many at once: one node that starts calls about
+six times in its first second.
 """
 
 PEER_RATE, PEER_BURST = 50.0, 100.0
 """The same for the address of a peer, which several nodes may share: at most 7 % of a core."""
 
 NON_PEERS_RATE, NON_PEERS_BURST = 50.0, 100.0
-"""The same for all addresses together that are no peer's."""
+"""The same for all addresses together that belong to no peer."""
 
 ADDRESSES_MAX = 4_096
 """Addresses that are stored. The one that has been quiet for longest is dropped first, because its budget is full again

@@ -47,7 +47,7 @@ class DivergenceWatch:
     """The divergence check of one node. It stores nothing on disk.
 
     Attributes:
-        compared: digests of other nodes that were compared with the own one at the same index.
+        compared: digests of other nodes that were compared with this node's digest at the same index.
         differing: those of them that were different.
         undecided: judgements in which nodes differed and no majority agreed.
     """

@@ -151,7 +151,7 @@ class StateDigest(_Message, frozen=True, tag=13):
 
 class Introduction(_Message, frozen=True, tag=15):
     """The first message on a connection. `last_index`: where the sender's log ends; `voter` as in AppendReply; `body`
-    is its owner's.
+    is opaque here: the module that introduces the node defines it.
     """
 
     last_index: Natural

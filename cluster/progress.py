@@ -169,7 +169,7 @@ class Peers:
         return {peer.node_id for peer in self if peer.answered and not peer.recovering} & self.connected
 
     def set_members(self, voters: Iterable[str], others: Iterable[str], last_index: int) -> None:
-        """Set the other members. The records of those that stay are kept."""
+        """Set the other members. Members that stay keep their records."""
         roles = {**dict.fromkeys(others, False), **dict.fromkeys(voters, True)}
         for node_id in self._by_id.keys() - roles.keys():
             self._by_id[node_id].stop_sending()

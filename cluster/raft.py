@@ -197,7 +197,7 @@ class Raft:
         self.wake()
 
     def stop(self) -> None:
-        """Close wire and log; what was appended is durable, unless the node had failed. May be called again."""
+        """Close wire and log. All appended entries are durable then, unless the node had failed. May be called again."""
         if self._stopped:
             return
         self._stopped = True

@@ -3,7 +3,7 @@
 - Entries are sent before the leader has synced them (thesis, section 10.2.1). It counts itself up to
   `RaftLog.durable_index` only, and commits nothing beyond it. Otherwise the stored commit index could be beyond the end
   of its log after a crash.
-- Only entries of the own term are committed by counting (section 5.4.2).
+- Only entries of the leader's own term are committed by counting (section 5.4.2).
 - Entries are encoded once a round, however many peers get them.
 - The commit index is sent with the next entries, or after `COMMIT_SENT_AFTER` in a message that is not answered.
 - Answers of an older term are ignored. A recovering node gets entries, and is not counted until it has every entry that

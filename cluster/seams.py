@@ -59,7 +59,7 @@ FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 ROLES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 
 SLICE_SECONDS = 0.02
-"""Seconds for which entries are applied at a time. A longer entry is a slice by itself. The heartbeat is 0.07 s."""
+"""Seconds for which entries are applied at a time. A longer entry is a slice of its own. The heartbeat is 0.07 s."""
 
 FOREVER = 10**9
 """A number that a setting never reaches, because `raft.py` decides when to compact."""

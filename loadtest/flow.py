@@ -208,7 +208,7 @@ def recorded_flow(path: Path, buyer: str, seller: str, run: str = "") -> Iterato
     all sells. Every id begins with `run`, unless that is empty. Each run on a cluster needs another one.
 
     Raises:
-        OSError, RecordingError: the file cannot be read, or is no recording.
+        OSError, RecordingError: the file cannot be read, or is not a recording.
     """
     operations = read_ops(path)
     if run:

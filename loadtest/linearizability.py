@@ -128,7 +128,7 @@ def judge(
     Args:
         history: in any order.
         log: every committed batch, from the first one on.
-        complete: the history has every command of the log. Without that, commands that are not in it are no anomaly.
+        complete: the history has every command of the log. Without that, commands that are not in it are not an anomaly.
         engine: an empty one that replays the log, of the level that the log has; one of this version unless given.
 
     Raises:

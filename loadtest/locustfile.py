@@ -312,7 +312,7 @@ def _verdict(environment: Environment, **_: object) -> None:
         cpu_s=max(0.0, generator.cpu_s),
     )
     print("\n".join(protocol_lines(result)))
-    print("FAILS: " + "; ".join(faults) if faults else "holds: every answer was right, and what was acknowledged is there")
+    print("FAILS: " + "; ".join(faults) if faults else "holds: every answer was right, and no acknowledged command is missing")
     if (directory := results_path()) is not None:
         write(result, directory)
     environment.process_exit_code = 1 if faults else 0

@@ -142,7 +142,7 @@ def key_of(sender: str) -> str:
 
 
 def sent_by(sender: str, commands: Sequence[AnyCommand]) -> list[AnyCommand]:
-    """Return the commands, where those of the operator say who sends them."""
+    """Return the commands, with `sender` as the account of each command of the operator."""
     return [msgspec.structs.replace(each, account_id=sender) if each.account_id == OPERATOR else each for each in commands]
 
 

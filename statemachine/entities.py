@@ -175,7 +175,7 @@ class Product:
     this, an order that has expired, or the opening of an auction (`pending`). `cause` and `until`: see
     `events.StatusChanged`; `controls` are its limits, None where it has none. `band` are the lowest and the highest
     price of its collar in a limit state, else None. `collar` are those for the order that matches now, None if it may
-    trade at any price; it is no part of the state.
+    trade at any price; it is not part of the state.
     """
 
     __slots__ = (

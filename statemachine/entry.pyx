@@ -3,7 +3,7 @@
 
 An entry is read in place. It is scanned as a whole before anything is applied: the scan checks every header, number, choice and text
 against its bounds, and accepts only the form that `encode_batch` writes. An entry in another form is decoded and encoded again by
-msgspec, which raises an error if it is no batch, and is then scanned. After the scan, fields are read without checks, and the end of
+msgspec, which raises an error if it is not a batch, and is then scanned. After the scan, fields are read without checks, and the end of
 each command is known.
 """
 

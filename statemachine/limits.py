@@ -175,7 +175,7 @@ STREAMS_ACTIVE = 4
 """Active report streams of one account. Each costs one report for every event of one of the account's orders."""
 
 NOTE_MAX = 2_000
-"""Characters of a note in a report stream: the longest message of a session that is no report."""
+"""Characters of a note in a report stream: the longest message of a session that is not a report."""
 
 REMARK_MAX = 256
 """Characters of a note that the operator gives with a switch or a correction."""

@@ -11,7 +11,7 @@ its order or outcome goes to its place in queues, levels and indexes. This works
 Loops over a whole table let other threads run (`turns`), and no single step takes long: a received snapshot is loaded
 while the node continues its work (`node/engine/snapshot_port.py`).
 
-Queues, levels and indexes are correct by construction. The contents of the rows are checked: each row by itself, and
+Queues, levels and indexes are correct by construction. The contents of the rows are checked: each row on its own, and
 whether the rows fit together (`invariants.check_contents`).
 """
 

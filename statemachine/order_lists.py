@@ -65,7 +65,7 @@ def _opened(account: Account) -> Iterator[Order]:
 
 def _check(wanted: Wanted) -> None:
     numbers = (wanted.before_id, wanted.above_id, wanted.statuses, wanted.created_from, wanted.created_to)
-    assert all(number >= 0 for number in numbers), "who asks has checked"
+    assert all(number >= 0 for number in numbers), "the caller has checked the numbers"
 
 
 def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wanted) -> Iterator[Order]:

@@ -15,7 +15,7 @@ While there is unfinished work:
   those of an entry without a limit. All trades of one order are within one entry: nothing comes between two of them.
 - *Cancels do not wait.* An order is cancelled at once on request, also a queued one. Only while an auction's orders
   trade is none cancelled: a mass cancel without a product, and one of a timer, cancels them afterwards.
-- *Each product by itself.* A product's unfinished work delays orders of other products only by its share of the entry
+- *Each product on its own.* A product's unfinished work delays orders of other products only by its share of the entry
   (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
 - If the product accepts no orders when the turn of a queued order comes, the order is cancelled. In an auction, limit
   orders that can rest go to the auction book. So does an order that is linked with a stop order (`linked`), in every

@@ -189,7 +189,9 @@ def follow(state: State, product: Product) -> None:
 
 
 def is_moved(state: State, product: Product) -> bool:
-    """Return whether the product's status will change by itself: it follows a calendar, or the price collar interrupted it."""
+    """Return whether the product's status will change automatically: it follows a calendar, or the price collar
+    interrupted it.
+    """
     row = state.records["phase"].get(product.product_id)
     return (row is not None and not row.by_hand) or state.records["interruption"].get(product.product_id) is not None
 

@@ -60,13 +60,13 @@ class State:
         cancel_afters: the number of timers of `CancelAllAfter` of each account that has one.
         changes: what changed since the last freeze, for snapshots.
 
-    The current batch, which is no part of the state:
+    The current batch, which is not part of the state:
         events: its events, encoded, each with a mark at its end. event_products: the product of each.
         outcomes: its outcomes, encoded. keys_put: the API keys whose permissions it may have changed.
         work: its units of work so far. It begins no more than `work_max`, and an order meets at most `makers_max`
             resting orders (`limits`).
 
-    The current command, which is no part of the state either:
+    The current command, which is not part of the state either:
         outcome: its outcome. placing, cancelling: its fields. unchanged: whether it changed nothing.
         lowest, highest: the prices between which it traded.
         noted: orders with options that traded or left (`linked`). The partners of the first `unlinked` of them have left.

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `pytest --rewrite`, which writes the expected traces of the interaction scripts. Read the changes before you
     commit them.
     """
-    parser.addoption("--rewrite", action="store_true", default=False, help="write the traces of tests/interaction/*.txt anew")
+    parser.addoption("--rewrite", action="store_true", default=False, help="replace the traces of tests/interaction/*.txt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -127,7 +127,7 @@ class _Native(asyncio.Protocol):
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's over TLS is no subclass
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's over TLS is not a subclass
 
     def data_received(self, data: bytes) -> None:
         for body in self._splitter.feed(data):

@@ -77,7 +77,7 @@ class Timeline:
         self._fresh_slots: set[int] = set()
 
     def note(self, at_s: float, protocol: str, latency_s: float, *, failed: bool = False, command: bool = True) -> None:
-        """Count an answer that came at `at_s` (seconds since the epoch). A failure is no answer. Only answers to
+        """Count an answer that came at `at_s` (seconds since the epoch). A failure is not an answer. Only answers to
         commands end a gap.
         """
         one = Bin(int(at_s / BIN_S), protocol, command, failures=1)

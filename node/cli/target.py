@@ -4,8 +4,8 @@
 nodes' addresses. With such a file alone, a command works from any machine. `--url` names other nodes than the file, and
 `--key` another key than the operator's.
 
-The types of arguments that several commands share are here too. Each has bounds: what does not fit is a wrong command
-line, never an exception.
+The types of arguments that several commands share are here too. Each has bounds: a value outside them is
+a usage error, never an exception.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_paths(config: NodeConfig, fault: Fault) -> None:
-    """Check that the paths can be paths at all."""
+    """Check that the paths have the form of a path."""
     tls = config.tls
     needed = {"tls.ca": tls.ca, "tls.certificate": tls.certificate, "tls.key": tls.key, "cluster_key": config.cluster_key}
     for key, text in {"data_dir": config.data_dir, **needed, "start.dataset": config.start.dataset or "-"}.items():

@@ -37,7 +37,7 @@ def load(path: Path, *, dates: bool = True) -> NodeConfig:
 
 
 NOT_IN_FILE = frozenset({"directory"})
-"""Fields of `NodeConfig` that are no keys."""
+"""Fields of `NodeConfig` that are not keys of the file."""
 
 _TYPE_NAMES = {
     "str": "text in quotes",

@@ -71,7 +71,8 @@ class DirectoryIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 def read(config: NodeConfig, *, restoring: bool = False) -> DirectoryIdentity:
-    """Return the identity of the configuration's data directory. `restoring`: a restore that has not ended is no fault.
+    """Return the identity of the configuration's data directory. `restoring`: a restore that has not ended is not an
+    error.
 
     Raises:
         DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was

@@ -50,8 +50,8 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 class MemberChanges:
-    """Changes the membership of the cluster in one directory. `report` gets each line for the operator. Requests are signed
-    with `credentials`, or with the operator's key if they are None.
+    """Changes the membership of the cluster in one directory. `report` gets each line for the operator. Requests are
+    signed with `credentials`, or with the operator's key if they are None.
 
     Raises, all methods:
         RequestFailed: no leader answered in time, or the leader rejected the change.
@@ -194,7 +194,7 @@ class MemberChanges:
         status = await self.status()
         if _find(status, node_id) is None:
             self._check_known(node_id, status)
-            self._report(f"{node_id} is no member of the cluster")
+            self._report(f"{node_id} is not a member of the cluster")
         else:
             fault = removal_fault(status.members, node_id, force=force)
             if fault:
@@ -213,7 +213,7 @@ class MemberChanges:
             self._check_known(old, status)
         await self.add(wanted, seconds)
         if gone and old not in self._local.layout.configs:
-            self._report(f"{old} is no member of the cluster")
+            self._report(f"{old} is not a member of the cluster")
         else:
             await self.remove(old, force=force)
 
@@ -239,7 +239,7 @@ class MemberChanges:
         self._report(f"{status.leader_id} leads now")
 
     async def _transfer(self, node_id: str) -> None:
-        """Ask a node to transfer its leadership. A node that does not lead is no error."""
+        """Ask a node to transfer its leadership. A node that does not lead is not an error."""
         try:
             await self._client.control(ControlAction.TRANSFER_LEADERSHIP, node_id)
         except RequestFailed as error:

@@ -42,7 +42,7 @@ def held(layout: ClusterDirectory) -> list[Held]:
     """Return the certificates in the cluster's directory: the authorities, newest first, and the nodes'.
 
     Raises:
-        SetupError: a file cannot be read or is no certificate.
+        SetupError: a file cannot be read or is not a certificate.
     """
     authorities = _certificates(layout.directory / "ca.pem")
     found = [Held("authority", validity(each), True) for each in authorities]

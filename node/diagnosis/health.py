@@ -298,7 +298,7 @@ def stop_verdict(statuses: Statuses, node_id: str) -> StopVerdict:
     if not members:
         return StopVerdict(False, "no node answers, so it is not known whether the others serve", stands_still=True)
     if node_id not in members:
-        return StopVerdict(True, f"{node_id} is no member of the cluster")
+        return StopVerdict(True, f"{node_id} is not a member of the cluster")
     voters = [member.node_id for member in members.values() if member.role == Role.VOTER.value]
     needed = len(voters) // 2 + 1
     leader = statuses.get(leader_of(statuses))

@@ -97,8 +97,8 @@ is ready when few changed rows are left to be converted. Raises as `Ask`.
 
 
 class FindObstacles(Protocol):
-    """What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed. `keep`: keep
-    the converted state ready.
+    """What prevents the return of this node's state to the earlier level with this ABI. Raises RequestFailed. `keep`:
+    keep the converted state ready.
     """
 
     async def __call__(self, abi: str, *, keep: bool) -> list[str]: ...
@@ -200,7 +200,7 @@ class LevelChange:
             known = ", ".join(level.version for level in SUPPORTED)
             raise RequestFailed(
                 FailCode.BAD_REQUEST,
-                f"to: {version!r} is no level that this leader (version {OWN.version}) knows: expected one of {known}",
+                f"to: {version!r} is not a level that this leader (version {OWN.version}) knows: expected one of {known}",
             )
         return found
 

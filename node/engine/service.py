@@ -449,8 +449,8 @@ class EngineService:
 
     def _is_ready(self, raft: RaftStatus) -> bool:
         """Return whether this node has applied what its leader has committed. A follower that did so before may be
-        behind for `READY_LAG_S`: under load it nearly always is, by an entry or two. It may be without a connection to its
-        leader for as long, because another leader is elected in less.
+        behind for `READY_LAG_S`: under load it nearly always is, by an entry or two. It may be without a connection to
+        its leader for as long, because another leader is elected in less.
         """
         reached = raft.role == "leader" or any(each.connected for each in raft.members if each.member.node_id == raft.leader_id)
         if raft.ready and reached:
@@ -567,7 +567,7 @@ class EngineService:
                 )
             )
         else:
-            who = f"{request.node_id} is no voter that" if request.node_id else "no other node"
+            who = f"{request.node_id} is not a voter that" if request.node_id else "no other node"
             refusal = Failed(request.request_id, FailCode.BAD_REQUEST, f"{who} is up to date and reachable")
             self._transfer.begin(
                 lambda asked: send(Answer(request.request_id, TRUE) if asked else refusal), successor=request.node_id

@@ -27,14 +27,14 @@ is shorter.
 """
 
 FIELDS_MAX = 256
-"""Fields of a client's message. Splitting a field takes 3 us, and a request for the market data of 100 products has about
-120.
+"""Fields of a client's message. Splitting a field takes 3 us, and a request for the market data of 100 products has
+about 120.
 """
 FIELDS_READ = 12
 """Fields that are read of a message with more: enough for the header."""
 GARBLED_MAX = 100
-"""Garbled parts in one read after which the connection cannot go on. The server ends it after fewer, but each costs time
-before it is counted.
+"""Garbled parts in one read after which the connection cannot go on. The server ends it after fewer, but each costs
+time before it is counted.
 """
 
 _HEAD = re.compile(rb"8=([^\x01]{1,16})\x019=([0-9]{1,7})\x01")
@@ -121,7 +121,7 @@ class Framer:
         return frames
 
     def _size(self) -> int:
-        """Return the size of the first frame in bytes, -1 if it is incomplete, or 0 if the bytes are no frame."""
+        """Return the size of the first frame in bytes, -1 if it is incomplete, or 0 if the bytes are not a frame."""
         head = _HEAD.match(self._buffer)
         if head is None:
             begins = bytes(self._buffer[:2])

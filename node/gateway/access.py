@@ -121,7 +121,7 @@ def sender_text(account_id: str) -> str:
 
 
 async def user_list(call: Call) -> Answer[list[OperatorUserJson]]:
-    """GET /admin/users: the users and their roles, by id. A user without a role for the venue sees only the own entry."""
+    """GET /admin/users: the users and their roles, by id. A user without a role for the venue sees only their own entry."""
     return Answer([OperatorUserJson.of(row) for row in (await _rows(call, "user", USERS_MAX)).user])
 
 
@@ -162,8 +162,8 @@ async def put_settings(call: Call) -> Answer[PutJson]:
 
 
 async def proposal_list(call: Call) -> Answer[list[ProposalJson]]:
-    """GET /admin/proposals: the commands that wait for consent, oldest first: the own ones, and those that the caller
-    may decide.
+    """GET /admin/proposals: the commands that wait for consent, oldest first: the caller's own, and those that the
+    caller may decide.
     """
     return Answer([ProposalJson.of(row) for row in (await _rows(call, "proposal", PROPOSALS_MAX)).proposal])
 
@@ -182,7 +182,7 @@ async def decide(call: Call) -> Answer[DecisionJson]:
         call.caller.require(row.permission)
     if not known and (status is None or int(text) > status.sequence):
         # The exchange knows what the user may do, but not what the key may do, so a decision must not reach the log before
-        # its proposal is known here. (An earlier command is no proposal, or does not wait any more: the exchange says so.)
+        # its proposal is known here. (An earlier command is not a proposal, or does not wait any more: the exchange says so.)
         raise UnknownHereError(404, "Proposal not found", "id")
     outcome = await call.command(DecideProposal(OPERATOR, call.command_id(), int(text), decision))
     if isinstance(outcome, Rejected):

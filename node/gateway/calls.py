@@ -291,7 +291,9 @@ class Call:
             raise ApiError(403, "The API key needs one of the operator's permissions", reason="forbidden", detail="admin")
 
     async def require(self, permission: Permission, scope: Scope, name: str) -> None:
-        """Raise ApiError 403 unless the caller has the permission for a scope: the own account, or by the user's roles."""
+        """Raise ApiError 403 unless the caller has the permission for a scope: the caller's own account, or by the
+        user's roles.
+        """
         identity = self.caller
         if identity.permissions & Permission.ADMIN:
             return

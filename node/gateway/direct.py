@@ -274,7 +274,7 @@ class DirectOrders:
         """Return the command. Raises KeyError, TypeError, AttributeError or DecimalError for a request that is not
         plain.
         """
-        assert call.identity is not None, "begin knows who asks"
+        assert call.identity is not None, "begin has identified the caller"
         order_type = ORDER_TYPES[found.get("type", "limit")]
         price, size, post_only = found.get("price"), found["size"], found.get("post_only", False)
         if (price is None) is (order_type is OrderType.LIMIT) or type(post_only) is not bool:
@@ -302,7 +302,7 @@ class DirectOrders:
 
     def _order_id(self, call: Call, begun: float, respond: Respond) -> Outcomes | None:
         """Return the cancel that the target names, or None unless it names only an order by its order id."""
-        assert call.identity is not None, "begin knows who asks"
+        assert call.identity is not None, "begin has identified the caller"
         try:
             number = order_number(call.request.target[len(ONE_ORDER) :])
         except ApiError:

@@ -275,8 +275,8 @@ UNAUTHENTICATED: Mapping[str, frozenset[str]] = {
     "native": frozenset({"handshake", "silent", "framing", "unauthorized", "unproven", "revoked", "too_many"}),
 }
 """By port, the kinds of refusal that only an unauthenticated peer causes: a missing certificate of the cluster, an
-invalid key, a missing greeting, or bytes that are no message of the protocol. A follower counts a key that it does not
-accept as unproven, and the leader judges it.
+invalid key, a missing greeting, or bytes that are not a message of the protocol. A follower counts a key that it does
+not accept as unproven, and the leader judges it.
 """
 
 NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "busy", "overloaded", "outcome_unknown", "conflict"})

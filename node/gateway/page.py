@@ -100,7 +100,7 @@ def load(root: Path = ROOT) -> dict[str, StaticFile]:
             continue
         name = path.relative_to(root).as_posix()
         if path.suffix not in TYPES:
-            raise ValueError(f"{name} is no file of a page: expected one of {', '.join(TYPES)}")
+            raise ValueError(f"{name} is not a file of a page: expected one of {', '.join(TYPES)}")
         body = path.read_bytes()
         total += len(body)
         if total > TOTAL_MAX:

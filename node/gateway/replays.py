@@ -40,7 +40,7 @@ KEPT_MAX = 100_000
 REPEAT_SECONDS = 2.0
 """Seconds after a timestamp in whole seconds in which an equal request may be a new one, because some clients cannot
 sign two such requests differently. An equal cancel is a new one, because refusing it does more harm than repeating it.
-An equal order is a new one if the connection shows that it is no replay (ADR 0034).
+An equal order is a new one if the connection shows that it is not a replay (ADR 0034).
 """
 
 UNDER_WAY = "it is being carried out"

@@ -143,7 +143,7 @@ def cut(segment: Path, applied_index: int, wanted: int) -> bool:
     local one that ends earlier.
 
     Raises:
-        LogDamagedError: it is no segment.
+        LogDamagedError: the data is not a segment.
     """
     data = segment.read_bytes()
     read = read_header(segment.name, data)

@@ -408,7 +408,7 @@ class Projection:
         market = self._markets.get(product_id)
         if market is None:
             product = self._engine.product(product_id)
-            assert product is not None, f"a trade of {product_id}, which is no product"
+            assert product is not None, f"a trade of {product_id}, which is not a product"
             base = self._engine.currency(product.base)
             assert base is not None, f"{product_id} has no base currency"
             market = self._markets[product_id] = ProductTerms(product.base, product.quote, 10**base.scale)

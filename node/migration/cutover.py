@@ -79,7 +79,7 @@ class Rewind(msgspec.Struct, frozen=True):
     term: int
 
     def undid(self, index: int, term: int) -> bool:
-        """Return whether an entry is one of those."""
+        """Return whether the rollback undid an entry."""
         return index > self.last_index and term <= self.term
 
 

@@ -201,7 +201,7 @@ def places(directory: Path) -> list[NodeData]:
     """Return the data in a directory: that of a cluster, of a node, or a data directory itself.
 
     Raises:
-        DirectoryError: the directory belongs to neither a cluster nor a node, and is no data directory.
+        DirectoryError: the directory belongs to neither a cluster nor a node, and is not a data directory.
         ConfigError: a node's configuration is invalid.
     """
     paths = [directory / "node.toml"] if (directory / "node.toml").is_file() else sorted(directory.glob("*/node.toml"))

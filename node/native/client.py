@@ -46,8 +46,8 @@ leader is not flooded.
 PING_INTERVAL = 0.5
 PING_TIMEOUT = 1.0
 """Seconds between status requests on a connection, and the timeout of their answers. A connection without an answer is
-closed, and its pending requests go to another node. Commands have no such timeout, because a long queue is no reason to
-send them again.
+closed, and its pending requests go to another node. Commands have no such timeout, because a long queue is not a reason
+to send them again.
 """
 
 _SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY, FailCode.RATE_LIMITED})

@@ -52,7 +52,7 @@ def no_progress(stage: str, done: int = 0, total: int = 0) -> None:
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A snapshot on disk. `bytes` is the size of all files, and `shared` the size of those that other snapshots share."""
+    """A snapshot on disk. `bytes` is the size of all files, and `shared` the size of the files that other snapshots share."""
 
     path: str
     manifest: Manifest

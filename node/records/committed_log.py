@@ -146,8 +146,8 @@ class CommittedLog:
         """Find the committed entry of each index, and the nodes that disagree.
 
         A node that was cut off may hold entries that were never committed, at indexes where other nodes have committed
-        entries of a later term. That is no difference as long as the node has not applied them. Its entries from there
-        on do not count.
+        entries of a later term. That is not a difference as long as the node has not applied them. Its entries from
+        there on do not count.
         """
         ends = {log.node_id: max(log.digests) for log in self.logs}
         for index in range(1, self.commit_index + 1):

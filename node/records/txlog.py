@@ -183,7 +183,7 @@ def of_file(path: Path) -> Txlog:
     """Read a transaction log from a file of JSON lines.
 
     Raises:
-        TxlogError: the file is no transaction log, or has another ABI. The entries raise it too, naming file, line and field.
+        TxlogError: the file is not a transaction log, or has another ABI. The entries raise it too, naming file, line and field.
     """
     try:
         with path.open("rb") as file:

@@ -127,7 +127,7 @@ class JetStreamBroker:
         try:
             return msgspec.json.decode(message.data or b"", type=StreamProgress), int(message.seq or 0)
         except msgspec.DecodeError as error:
-            raise BrokerError(f"{self._prefix}.places: its last message is no position of a stream: {error}") from error
+            raise BrokerError(f"{self._prefix}.places: its last message is not a position of a stream: {error}") from error
 
     async def _publish(self, records: Sequence[Record], position: StreamProgress) -> None:
         """Publish records and the position in order, without those that were published before."""

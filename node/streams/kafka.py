@@ -171,7 +171,7 @@ class KafkaBroker:
         try:
             return msgspec.json.decode(last.value() or b"", type=StreamProgress)
         except msgspec.DecodeError as error:
-            raise BrokerError(f"{self._places}: its last record is no position of a stream: {error}") from error
+            raise BrokerError(f"{self._places}: its last record is not a position of a stream: {error}") from error
 
     def _read_ends(self) -> None:
         """Read the last record of each partition."""

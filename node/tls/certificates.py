@@ -140,7 +140,7 @@ def expiry(certificate: Path, authorities: Path) -> int:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is no certificate in PEM.
+        ValueError: a file is not a certificate in PEM.
     """
     own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     signers = [each for each in x509.load_pem_x509_certificates(authorities.read_bytes()) if signed_by(own, each)]

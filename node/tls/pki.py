@@ -101,7 +101,9 @@ def issue(
 
 
 def fits(certificate: x509.Certificate, key: bytes) -> bool:
-    """Return whether a certificate is that of a private key in PEM. Raises ValueError or TypeError for what is no such key."""
+    """Return whether a certificate belongs to a private key in PEM. Raises ValueError or TypeError if the key cannot be
+    read.
+    """
     private = serialization.load_pem_private_key(key, password=None)
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return private.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
@@ -180,7 +182,7 @@ def trusting_context(authority: str) -> ssl.SSLContext:
     names are not compared.
 
     Raises:
-        ValueError: `authority` is no certificate in PEM.
+        ValueError: `authority` is not a certificate in PEM.
     """
     context = _client_side()
     try:

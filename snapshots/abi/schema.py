@@ -147,7 +147,7 @@ def parse_type(text: str) -> TypeNode:
     try:
         return _node(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
-        raise ValueError(f"{text!r} is no type") from error
+        raise ValueError(f"{text!r} is not a type") from error
 
 
 def _node(tree: ast.expr) -> TypeNode:
@@ -166,7 +166,7 @@ def _node(tree: ast.expr) -> TypeNode:
             return TypeNode(name, parts=tuple(map(_node, items)))
         case ast.Subscript(value=ast.Name(id=name), slice=item):
             return TypeNode(name, parts=(_node(item),))
-    raise ValueError(f"{ast.unparse(tree)!r} is no type")
+    raise ValueError(f"{ast.unparse(tree)!r} is not a type")
 
 
 def _options(tree: ast.expr) -> tuple[TypeNode, ...]:

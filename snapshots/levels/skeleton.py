@@ -209,7 +209,7 @@ def back_module(version: str, source: Schema, target: Schema) -> str:
     functions = [_back_table(version, table, found) for table, found in tables.items()]
     new = ", ".join(table.name for table in target.tables if source.table(table.name) is None)
     obstacles = (
-        f"A row is converted if {version} stores all of it. Every other row is an obstacle by itself, and so is every row "
+        f"A row is converted if {version} stores all of it. Every other row is an obstacle automatically, and so is every row "
         f"of a table that {version} does not have{': ' + new if new else ''}."
     )
     return _BACK.format(

@@ -133,7 +133,7 @@ def is_migrated(payload: bytes) -> bool:
     """Return whether a log entry with commands is of an earlier version, and was converted to `level.BROUGHT_TO`.
 
     Raises:
-        msgspec.DecodeError: it is no entry with commands.
+        msgspec.DecodeError: the payload is not an entry with commands.
     """
     _, _, *further = msgspec.msgpack.decode(payload, type=list[Any])
     return bool(further and further[0] is True)

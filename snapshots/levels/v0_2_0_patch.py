@@ -148,7 +148,7 @@ class Patch:
             keys[row.key_id] = row
 
     def _balance(self, row: Any) -> None:
-        """A balance, after its account's orders were put: these tell what is on hold."""
+        """Put a balance. The account's orders must have been put before, because the amount on hold follows from them."""
         balance = self._state.balance(self._state.accounts[row.account_id], row.currency)
         balance.available = row.available + row.hold - balance.hold
 

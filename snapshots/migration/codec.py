@@ -186,7 +186,7 @@ class Codec:
             if not isinstance(values, dict):
                 raise CodecError("", f"expected {name} as a dict, not {values!r}"[:200])
             if not values.keys() <= allowed:
-                raise CodecError(min(values.keys() - allowed), f"is no field of {name}")
+                raise CodecError(min(values.keys() - allowed), f"is not a field of {name}")
             raw: list[Any] = [] if struct.tag is None else [struct.tag]
             for field, writer, default in fields:
                 value = values.get(field, default)

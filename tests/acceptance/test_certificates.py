@@ -69,7 +69,7 @@ def test_certificates_are_renewed_while_the_cluster_runs(ground: Ground) -> None
     while time.time() < ends + LOOK_SECONDS:
         time.sleep(0.2)
 
-    # All connections of n3 are made anew, in both directions, after the former certificates have ended.
+    # All connections of n3 are made again, in both directions, after the former certificates have ended.
     ground.cluster.kill("n3")
     ground.cluster.start(["n3"])
     asyncio.run(ground.cluster.wait_ready(READY_SECONDS))

@@ -48,7 +48,7 @@ def gets_a_snapshot(seen: Statuses, node: str) -> bool:
 
 
 def test_a_node_behind_the_compacted_log_installs_a_snapshot_while_any_node_is_killed(make_ground: MakeGround) -> None:
-    """The sender is killed first, so that another leader begins anew. Then the receiver is killed, once while it
+    """The sender is killed first, so that another leader begins again. Then the receiver is killed, once while it
     receives the snapshot and once when it has it.
     """
 

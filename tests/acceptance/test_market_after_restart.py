@@ -29,7 +29,7 @@ CHUNKS, CHUNK = 15, 20
 """Requests of each trader, and commands in each."""
 
 TAIL = 50
-"""Events of before that a reader asks for."""
+"""How many events from before the restart a reader asks for."""
 
 
 def resting(person: Trader, run: str, place: int) -> PlaceOrder:

@@ -33,7 +33,7 @@ COMMAND = (sys.executable, "-c", "from node.cli import main; main()", "cluster")
 
 
 def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Awaitable[None]], snapshot_commands: int) -> list[str]:
-    """Run `play` on a fresh cluster under load. Returns what the operator was told."""
+    """Run `play` on a fresh cluster under load. Returns the lines that the operator saw."""
     ground = make_ground({"snapshot.every_commands": snapshot_commands})
     said: list[str] = []
 
@@ -125,7 +125,7 @@ def test_a_dead_node_is_replaced(make_ground: MakeGround) -> None:
         assert set(await judged(scenario)) == {leader, alive, "n4"}
 
     said = run(make_ground, play, 400)
-    assert any("is no member of the cluster" in line for line in said), "the same command again"
+    assert any("is not a member of the cluster" in line for line in said), "the same command again"
 
 
 async def _once_lost(scenario: Scenario, changes: MemberChanges, dead: str, alive: str) -> None:

@@ -49,7 +49,7 @@ def judge(
     faults = [f"{what} has ended" for what in gone]
     allowed = max(P99_FACTOR * control.p99, P99_FLOOR)
     if not control.latencies or control.failures:
-        faults.append(f"the control window is no measure: {control.failures or 'no order was taken'}")
+        faults.append(f"the control window cannot be compared: {control.failures or 'no order was taken'}")
     if attacked.p99 > allowed:
         faults.append(f"p99 {attacked.p99 * 1000:.0f} ms; {control.p99 * 1000:.0f} ms without, {allowed * 1000:.0f} ms allowed")
     faults += [f"{count} x {failure}" for failure, count in attacked.failures.items()]

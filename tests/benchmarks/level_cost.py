@@ -1,5 +1,5 @@
-"""The cost of levels while nothing changes: the part of an engine's CPU time that is spent on looking for entries about the
-level.
+"""The cost of levels while nothing changes: the part of an engine's CPU time that is spent on looking for entries about
+the level.
 
     python -m tests.benchmarks.level_cost [--turns N] [--entries N]
 
@@ -8,8 +8,8 @@ whether it may be applied, and the state machine looks at its first byte, for a 
 script times these steps alone, and the whole entry: encoded, appended in memory, applied and published. Both are CPU
 time, in turns, and the smallest turn counts, because other work on the machine can only make a turn longer.
 
-The second table is about a node of this software at level 0.2.0, which applies each entry with the frozen core of 0.2.0:
-the CPU time of the frozen core alone, and that of the node.
+The second table is about a node of this software at level 0.2.0, which applies each entry with the frozen core of
+0.2.0: the CPU time of the frozen core alone, and that of the node.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Node:
 
 
 class FormerNode:
-    """The state machine of a node at level 0.2.0, and the frozen core by itself, which apply the same entries."""
+    """The state machine of a node at level 0.2.0, and the frozen core on its own, which apply the same entries."""
 
     def __init__(self) -> None:
         self.machine = ReplicatedEngine(Feed(1_000), empty(V0_2_0))

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.worst_cases [--orders 1000000]
 
 One product has all the orders, of accounts with 9,000 each, on 2,500 prices a side. Beside it are 1,000 products that
-follow one calendar, 1,000 users with 16 roles each, and full tables of the operator's other rows. Each case is applied in
-one entry, and further entries continue its work. docs/limits.md has the figures of the cases that cancel or trade
+follow one calendar, 1,000 users with 16 roles each, and full tables of the operator's other rows. Each case is applied
+in one entry, and further entries continue its work. docs/limits.md has the figures of the cases that cancel or trade
 everything.
 """
 
@@ -83,7 +83,7 @@ class Venue:
         gc.disable()
 
     def apply(self, commands: list[AnyCommand], later: int = 1) -> list[float]:
-        """Return the CPU milliseconds of the entry and of those that continue its work."""
+        """Return the CPU milliseconds of the entry and of the entries that continue its work."""
         batches, spent = [commands], []
         while batches or self.engine.has_pending_work:
             batch = Batch(max(self.engine.time, START) + later, batches.pop() if batches else [])

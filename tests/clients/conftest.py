@@ -15,7 +15,7 @@ from tests.real_cluster import end
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`pytest tests/clients --clients-report docs/clients.md` writes the table of calls and results there."""
-    parser.addoption("--clients-report", default="", help="the Markdown file whose table of calls and results is written anew")
+    parser.addoption("--clients-report", default="", help="the Markdown file whose table of calls and results is replaced")
 
 
 @pytest.fixture(scope="session")

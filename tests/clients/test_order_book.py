@@ -93,7 +93,7 @@ async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:
 
 
 async def book(stage: Stage, account_ids: list[str]) -> BookView:
-    """Return the whole book after a barrier, once no order of these accounts will leave it by itself."""
+    """Return the whole book after a barrier, once no order of these accounts is due to leave it."""
     client = stage.access.client()
     try:
         await none_leaving(client, account_ids, SECONDS)

@@ -17,7 +17,7 @@ PAGES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
 EARLIER = {"docs/reliability.md", "docs/benchmarks.md"}
-"""Pages that tell what was done with earlier versions."""
+"""Pages that describe runs of earlier versions."""
 
 HIDDEN = {"--from", "--into"}
 """Spellings of earlier versions, which still work and should not be taught."""

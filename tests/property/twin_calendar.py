@@ -17,7 +17,7 @@ from tests.property.twin_trading import TRADING
 
 DAY_S = 86_400
 LOOK_AHEAD_DAYS = 15
-"""So far ahead the next phase is told."""
+"""How far ahead the next phase is announced."""
 CALLS = (Phase.AUCTION, Phase.CLOSING_AUCTION)
 STATUS = {
     Phase.CLOSED: ProductStatus.CANCEL_ONLY,

@@ -60,7 +60,7 @@ class TwinControls(TwinFees):
     volumes: list[tuple[tuple[Scope, str, str], int, int]] = field(default_factory=list)
     """Whose limit, on which day, how much was traded while it was set."""
     until: dict[str, int] = field(default_factory=dict)
-    """The earliest time at which a product's status changes by itself, as it was told last."""
+    """The earliest time at which a product's status changes automatically, as it was last announced."""
     draw: Callable[[str, str, int, int], int] | None = None
     """Says when a call ends by chance: of what, of which product, the earliest end, and how much later it may be."""
 

@@ -121,7 +121,8 @@ def a_vote_comes_twice(seed: int) -> None:
 
 def two_changes_that_half_of_the_nodes_hear(seed: int) -> None:
     """A leader and its partner are cut off, and the leader removes two of five nodes. With one change at a time these
-    two nodes are no majority. With both changes they are one, and the three others are a majority of the five as well.
+    two nodes are not a majority. With both changes they are one, and the three others are a majority of the five as
+    well.
     """
     world = MembershipWorld(seed, 5, faults=Faults(copies=0.0))
     for node in world.ids:

@@ -239,7 +239,7 @@ class CutToFit(LevelWorld):
 
 
 def _cut(narrowing: Narrowing, command: AnyCommand) -> object:
-    narrowing._find_added(type(command))  # which refuses a command that the former version does not have at all
+    narrowing._find_added(type(command))  # refuses a command that the former version lacks
     raw = msgspec.msgpack.decode(msgspec.msgpack.encode(command))
     return narrowing._decode_former(msgspec.msgpack.encode(raw[: narrowing._lengths[raw[0]] + 1]))
 

@@ -8,7 +8,7 @@ from tests.simulation.plain import KILLS_AND_CUTS, PlainWorld
 from tests.simulation.world import ViolationError, World
 
 LOSES = 7
-"""A seed whose faults make it lose commands that clients were told of."""
+"""A seed whose faults make it lose commands that were acknowledged to clients."""
 
 
 def test_plain_pysyncobj_loses_acknowledged_commands() -> None:

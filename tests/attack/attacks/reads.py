@@ -50,7 +50,7 @@ async def many_orders(target: Target) -> None:
 async def ask(
     target: Target, node_id: str, query: AnyQuery, counts: Counter[str], *, linearizable: bool = False, at_once: int = 1
 ) -> None:
-    """Ask the same again and again on one session."""
+    """Send the same query again and again on one session."""
 
     async def again(connection: NativeConnection) -> None:
         while True:

@@ -68,7 +68,8 @@ async def long_lists(target: Target) -> None:
 
 
 @attack(
-    "ws-pings", "pings, pongs and empty binary frames as fast as they are taken, on connections that begin anew when they are cut"
+    "ws-pings",
+    "pings, pongs and empty binary frames as fast as they are taken, on connections that are made again when they are cut",
 )
 async def pings(target: Target) -> None:
     sent: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """Named fail points of a node: places at which a process dies, or stands still for a while.
 
-Python loads this by itself in a process that has this directory in PYTHONPATH. The product knows nothing of it: each
-point is a function of the product, wrapped when its module is loaded. The file that `FAIL_POINTS` names says what
+Python loads this automatically in a process that has this directory in PYTHONPATH. The product knows nothing of it:
+each point is a function of the product, wrapped when its module is loaded. The file that `FAIL_POINTS` names says what
 fails, one point a line, and may change at any time: `NAME panic N` kills the process with SIGKILL at the N-th call from
 then on, `NAME sleep SECONDS` makes each call late.
 """

@@ -1,4 +1,4 @@
-"""Gives a Python process another time of day. Python loads this by itself in a process that has this directory in
+"""Gives a Python process another time of day. Python loads this automatically in a process that has this directory in
 PYTHONPATH.
 
 The file that `JUMPING_CLOCK` names holds the difference in seconds, and may change while the process runs. Only the

@@ -143,7 +143,7 @@ def has_ended(x: Any, order_id: str) -> None:
 
 
 def leaving(x: Any) -> dict[str, Any]:
-    """Place an order that is cancelled by itself after an hour."""
+    """Place an order that expires after an hour."""
     order: dict[str, Any] = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "GTT", "cancel_after": "hour"})
     check(order["info"]["expire_time"] > order["datetime"], order)
     return order

@@ -186,7 +186,7 @@ def main() -> int:
     """Run the program. Returns its exit code."""
     if sys.argv[1] == "record":
         level = by_version(sys.argv[2])
-        assert level is not None, f"{sys.argv[2]} is no level of this software"
+        assert level is not None, f"{sys.argv[2]} is not a level of this software"
         path = path_of(level.rules)
         assert not path.exists(), f"{path} is there already, and a corpus never changes"
         path.write_bytes(msgspec.msgpack.encode(record(level)))

@@ -2,11 +2,11 @@
 
 The twin was written beside the engine, so both can have the same wrong idea of a rule. This model has only what the
 documentation promises to clients. Where the documentation was silent or the engine did something else, one of them was
-changed. It is slow and simple: it keeps lists of orders, and computes every hold and balance anew.
+changed. It is slow and simple: it keeps lists of orders, and computes every hold and balance from the beginning.
 
-It has continuous trading, fees with tiers, overrides and rebates, self-trade prevention, icebergs, stop orders, trailing
-stops, pairs, exits, amendments, replacements, lifetimes, timers, auctions, price collars, limit states and switches. It
-has no calendars, risk limits, corrections, users and ids, and does all work of an entry at once.
+It has continuous trading, fees with tiers, overrides and rebates, self-trade prevention, icebergs, stop orders,
+trailing stops, pairs, exits, amendments, replacements, lifetimes, timers, auctions, price collars, limit states and
+switches. It has no calendars, risk limits, corrections, users and ids, and does all work of an entry at once.
 
     orders     orders and products
     trading    money, fees, the book, and trades

@@ -72,7 +72,7 @@ class SecondModel(Following):
         return accepted
 
     def pass_time(self) -> None:
-        """Expire orders, then do what the timers say, the earliest first; of those of one moment, halts and calls first."""
+        """Expire orders, then do what the timers say, the earliest first. At one moment, halts and calls come first."""
         over = [order for order in self.open if order.expires and order.expires <= self.now]
         for order in sorted(over, key=lambda order: (order.expires, order.order_id)):
             self.leave(order, DoneReason.EXPIRED)

@@ -8,7 +8,7 @@ from tests.unit.cluster.fakes import Node
 
 
 class Owner:
-    """Records what it is told, and objects to what the test names."""
+    """Records claims and objections, and returns the answer that the test sets."""
 
     def __init__(self) -> None:
         self.claims: list[tuple[str, Claim]] = []

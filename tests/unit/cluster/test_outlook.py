@@ -32,7 +32,7 @@ def test_a_lost_majority_names_what_is_missing_and_its_return_is_said(caplog: py
     view.sees("n2", "n3", leader="n2", seconds=10)
     assert not caplog.records
     view.sees(seconds=NOTED_AFTER - 0.5)
-    assert not caplog.records, "an election or a restart is no news"
+    assert not caplog.records, "an election or a restart is not logged"
     view.sees(seconds=20)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "does not reach n2, n3. Nothing is committed until 2 of 3 voters are there" in caplog.text

@@ -46,7 +46,7 @@ def test_an_acknowledgement_is_news_once_and_takes_nothing_back() -> None:
     assert not peer.acknowledged(41)
     assert not peer.acknowledged(30)
     peer.go_back(10)
-    assert (peer.match_index, peer.next_index) == (40, 41), "what was acknowledged is not sent again"
+    assert (peer.match_index, peer.next_index) == (40, 41), "acknowledged entries are not sent again"
 
 
 def test_a_peer_that_recovers_is_counted_for_nothing() -> None:

@@ -209,7 +209,7 @@ def pieces(snapshot: Stored, term: int = 5) -> list[m.SnapshotChunk]:
 def judged_mark(receiver: Receiver) -> SnapshotMark | None:
     judged = receiver.poll()
     assert judged is not None
-    assert receiver.poll() is None, "told once"
+    assert receiver.poll() is None, "a result is reported once"
     return judged[1]
 
 

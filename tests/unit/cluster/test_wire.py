@@ -73,7 +73,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 class Peer:
-    """A node's wire, and what its owner is told."""
+    """A node's wire, and the calls that its owner receives."""
 
     def __init__(self, certificates: Certificates, node_id: str, peers: dict[str, str], *, listen: str = "127.0.0.1:0") -> None:
         self.heard: list[tuple[str, bytes]] = []

@@ -270,7 +270,7 @@ def test_the_stateful_sets_fit_together() -> None:
     (container,) = pod["containers"]
     published = {port["name"]: port["port"] for port in service["spec"]["ports"]}
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == published
-    assert "livenessProbe" not in container, "a busy gateway is no reason to kill an engine"
+    assert "livenessProbe" not in container, "a busy gateway is not a reason to kill an engine"
     assert container["readinessProbe"]["httpGet"]["port"] in published
     volumes = {volume["name"] for volume in (*pod["volumes"], *(claim["metadata"] for claim in spec["volumeClaimTemplates"]))}
     for each in (container, *pod["initContainers"]):

@@ -1,4 +1,4 @@
-"""The file of a history: what was written is read again and judged, and a part of a history is judged as a part."""
+"""The file of a history: it is read again and judged, and a part of a history is judged as a part."""
 
 from __future__ import annotations
 

@@ -116,5 +116,5 @@ def test_a_payer_with_one_unit_left_may_spend_more_than_that() -> None:
     assert shares.overdraw("a", 4.0) == 0.0
     assert shares.overdraw("a", 7.0) == 0.0
     assert shares.overdraw("a", 1.0) == pytest.approx(0.7)
-    assert shares.wait("a") == pytest.approx(0.7), "what is refused is not charged"
+    assert shares.wait("a") == pytest.approx(0.7), "a refused request is not charged"
     assert Shares[str](0.0).overdraw("a", 100.0) == 0.0

@@ -70,7 +70,7 @@ def test_files_that_did_not_change_are_shared_until_much_of_them_is_gone(tmp_pat
     largest = max(snapshot(tmp_path, 1).glob("*.sst"), key=lambda path: path.stat().st_size)
     assert largest.stat().st_ino in inodes(snapshot(tmp_path, 2))
     made_of_changes(tmp_path, 3, 2, few, {"t": rows[1:]})
-    assert not inodes(snapshot(tmp_path, 2)) & inodes(snapshot(tmp_path, 3)), "written anew"
+    assert not inodes(snapshot(tmp_path, 2)) & inodes(snapshot(tmp_path, 3)), "written in full"
     sizes = [sum(path.stat().st_size for path in snapshot(tmp_path, index).glob("*.sst")) for index in (1, 3)]
     assert sizes[1] < sizes[0] / 10
     assert load(tmp_path) == {"t": rows[1:]}

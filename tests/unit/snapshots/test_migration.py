@@ -74,7 +74,7 @@ def migrated(rows: Rows, source: Schema, known: Chains) -> tuple[Engine, StateMi
 
 
 def comparable(engine: Engine) -> dict[str, list[Values]]:
-    """Return the whole state without what begins anew: the running hash and the fingerprints."""
+    """Return the whole state without the parts that a migration resets: the running hash and the fingerprints."""
     codec = Codec(FOUR)
     tables = {name: [codec.read_row(name, row) for row in rows] for name, rows in engine.tables()}
     for table, field in (("counter", "state_hash"), ("outcome", "fingerprint")):
@@ -91,7 +91,7 @@ def test_a_state_of_each_version_trades_on_as_if_it_had_always_been_here(
     here = restored(FOUR.abi, rows_of(engine))
     assert comparable(moved) == comparable(here)
     for batch in [*trading(2, 150, 150), *trading(1, 150)]:
-        assert moved.apply(batch) == here.apply(batch), "the commands of before are duplicates, the others trade alike"
+        assert moved.apply(batch) == here.apply(batch), "earlier commands are duplicates, the others have equal outcomes"
     moved.check()
     assert comparable(moved) == comparable(here)
 
@@ -227,7 +227,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "table balance, row .*is part of the key and missing",
     ),
     "a field of another type": ({"rows": {"api_key": lambda row: {**row, "secret": 5}}}, "secret: expected str, not 5"),
-    "an unknown field": ({"rows": {"api_key": lambda row: {**row, "colour": 5}}}, "colour: is no field of ApiKeyRow"),
+    "an unknown field": ({"rows": {"api_key": lambda row: {**row, "colour": 5}}}, "colour: is not a field of ApiKeyRow"),
     "money that vanishes": ({"rows": {"balance": _poorer}}, "money is conserved: currency BTC: accounts and fees had 30000000"),
     "balances dropped": ({"rows": {"balance": _drop("poor")}}, "money is conserved"),
     "orders at other prices": ({"rows": {"order": _other_price}}, "every open order is at its place in its queue: order"),

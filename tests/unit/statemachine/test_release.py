@@ -70,7 +70,7 @@ def test_no_large_container_is_freed_in_one_step(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_table_of_an_account_is_emptied() -> None:
-    """The compiled core has its own tables, which are no Python containers."""
+    """The compiled core has its own tables, which are not Python containers."""
     engine = busy_engine()
     state = engine._state
     accounts = list(state.accounts.values())

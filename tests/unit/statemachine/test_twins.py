@@ -333,7 +333,7 @@ def test_both_readers_read_the_same(time: int, found: list[Any]) -> None:
 @given(st.data())
 @settings(max_examples=300)
 def test_damaged_entries_are_refused_or_read_alike(data: st.DataObject) -> None:
-    """For any bytes, both readers stay within the entry, and raise a DecodeError for bytes that are no batch."""
+    """For any bytes, both readers stay within the entry, and raise a DecodeError for bytes that are not a batch."""
     order = PlaceOrder("ann", "c:1", "XBT-ETH", Side.BUY, OrderType.LIMIT, 2**40, AMOUNT_MAX, client_oid="ö" * 20)
     whole = encode_batch(Batch(2**60, [order, Deposit("ann", "d", "USD", 300)]))
     damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)

@@ -106,7 +106,7 @@ async def test_an_unknown_node_is_a_mistake_and_a_removed_one_is_not(
     assert identity.stage_of(config) is identity.Stage.REMOVED
     assert LocalCluster(tmp_path / "c").node_ids == ["n1", "n2"]
     await changes.remove("n3")
-    assert said[-2] == "n3 is no member of the cluster"
+    assert said[-2] == "n3 is not a member of the cluster"
 
 
 async def test_a_leader_that_nobody_can_take_over_from_is_not_removed(

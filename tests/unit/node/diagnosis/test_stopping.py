@@ -34,7 +34,7 @@ def five(*silent: str) -> Statuses:
         (three(n1=status("n1", "leader", members=LEARNER, members_index=9)), "n4", True, "has no vote"),
         (three(n1=status("n1", "leader", change_under_way=True)), "n3", False, "a membership change is in progress"),
         (three(n1=None), "n2", False, "no leader serves"),
-        (three(), "n9", True, "is no member"),
+        (three(), "n9", True, "is not a member"),
         ({"n1": None}, "n1", False, "no node answers"),
         ({"n1": status("n1", "leader", members=[member("n1")])}, "n1", False, "would stand still"),
         (five(), "n1", True, "4 of 5 voters serve, and 3 are needed"),

@@ -39,7 +39,7 @@ def row(node: FakeNode, key_id: str = "key-1") -> ApiKeyRow:
 
 
 async def put_and_rotate(node: FakeNode, gateway: NativeConnection) -> None:
-    """Put a key while the node commits nothing by itself, and give it the next cluster key."""
+    """Put a key while the node commits nothing, and give it the next cluster key."""
     first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
     await until(lambda: node.raft.under_way == 1)
     node.raft.tick()

@@ -197,7 +197,7 @@ async def test_the_problems_of_a_level_change_are_named_and_nothing_changes(
 
 
 async def test_an_unknown_level_is_refused_and_the_present_one_changes_nothing(cluster: Cluster) -> None:
-    with pytest.raises(RequestFailed, match=r"'0.9.0' is no level .* expected one of 0.2.0, 0.3.0"):
+    with pytest.raises(RequestFailed, match=r"'0.9.0' is not a level .* expected one of 0.2.0, 0.3.0"):
         await cluster.change.change("0.9.0", check=False)
     assert (await cluster.change.change("0.2.0", check=False)).index == 0, "it is there already"
     assert not cluster.proposed

@@ -212,7 +212,7 @@ def test_each_snapshot_is_made_of_what_changed_since_the_one_before(node: Node, 
         assert node.capture(mark(index)) is CaptureState.DONE
         assert restored_hash(tmp_path / "a", mark(index)) == node.machine.engine.full_hash()
     kept = before & tables_of(tmp_path / "a", 15)
-    assert len(kept) == len(before) - 1, "the rows that did not change lie in the files of before, all but the manifest"
+    assert len(kept) == len(before) - 1, "unchanged rows stay in the files of the snapshot before, all but the manifest"
 
 
 def test_a_restarted_node_goes_on_with_the_chain(node: Node, tmp_path: Path) -> None:

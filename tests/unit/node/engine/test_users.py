@@ -1,4 +1,4 @@
-"""Users over the native protocol: the node adds who sends a command of the operator, and shows what a user may see."""
+"""Users over the native protocol: the node adds the sender of a command of the operator, and shows what a user may see."""
 
 from __future__ import annotations
 

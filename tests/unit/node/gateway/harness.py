@@ -144,7 +144,7 @@ class FakeBackend:
     async def hand_over(self, node_id: str) -> None:
         await asyncio.sleep(0)
         if node_id not in ("", "n2"):
-            raise RequestFailed(FailCode.BAD_REQUEST, f"{node_id} is no voter")
+            raise RequestFailed(FailCode.BAD_REQUEST, f"{node_id} is not a voter")
         self.status |= {"leader_id": "n2", "role": "follower", "term": self.node_status().term + 1}
 
     def node_status(self) -> NodeStatus:

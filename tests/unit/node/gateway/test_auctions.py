@@ -64,7 +64,7 @@ async def test_the_book_shows_the_indicative_price_and_size(exchange: Exchange) 
             "imbalance_size": book["auction"]["imbalance_size"],
             "timestamp": book["auction"]["timestamp"],
         }
-        assert book["bids"][0][:2] == ["103", "1"], "what is collected is not on the book"
+        assert book["bids"][0][:2] == ["103", "1"], "collected orders are not on the book"
         assert book["asks"][0][:2] == ["110", "1"]
     assert (await exchange.get("/products/BTC-USD/ticker"))[1]["bid"] == "103"
     assert (await exchange.get("/products/BTC-USD/stats"))[1]["volume"] == "0"

@@ -87,7 +87,7 @@ async def test_fees_follow_tiers_overrides_and_volume(exchange: Exchange) -> Non
     assert (await exchange.call("bob", "GET", "/fees?product_id=BTC-USD"))[1] == second
     _, found = await exchange.call("admin", "GET", "/admin/controls")
     assert found["fee_override"] == []
-    assert "fee_volume" not in found, "a table with a row of each account is no setting"
+    assert "fee_volume" not in found, "a table with a row of each account is not a setting"
     for body, field in (
         ({"tiers": [{"volume": "1", "maker_fee_rate": "0", "taker_fee_rate": "0"}]}, "tiers"),
         ({"tiers": [{"volume": "0", "maker_fee_rate": "0", "taker_fee_rate": "-0.001"}]}, "taker_fee_rate"),

@@ -69,7 +69,7 @@ CALLS = st.sampled_from(
 
 
 def check_answer(status: int, body: bytes) -> None:
-    """Check that the status is no 5xx, that the body is JSON, and that a refusal has a message."""
+    """Check that the status is not a 5xx, that the body is JSON, and that a refusal has a message."""
     assert status < 500, (status, body)
     answer = json.loads(body)
     if status >= 400:

@@ -143,7 +143,7 @@ async def test_the_bodys_pieces_and_chunks_are_put_together() -> None:
             b"Transfer-Encoding: Chunked", b"Connection: close", body=b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
         )
         assert b'"body":"abcde"' in await served.talk(chunked)
-        assert served.requests[-1].header("trailer") is None, "what comes behind a body is no header"
+        assert served.requests[-1].header("trailer") is None, "bytes after a body are not headers"
         reader, writer = await served.connect()
         for byte in post(b"Content-Length: 5", b"Connection: close", body=b"hello"):
             writer.write(bytes([byte]))

@@ -362,7 +362,7 @@ async def test_reads_wait_for_an_engine_that_restarts(monkeypatch: pytest.Monkey
 async def test_an_operator_hands_leadership_over(exchange: Exchange) -> None:
     assert (await exchange.call("alice", "POST", "/admin/leadership"))[0] == 403
     status, refused = await exchange.call("admin", "POST", "/admin/leadership", {"node_id": "n9"})
-    assert (status, refused["message"]) == (400, "n9 is no voter")
+    assert (status, refused["message"]) == (400, "n9 is not a voter")
     assert await exchange.call("admin", "POST", "/admin/leadership", {"node_id": "n2"}) == (200, {"leader": "n2", "term": 4})
 
 

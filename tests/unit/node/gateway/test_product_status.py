@@ -1,4 +1,4 @@
-"""A product's status: changed by itself, shown in every list, sent on the feed."""
+"""A product's status: changed automatically, shown in every list, sent on the feed."""
 
 from __future__ import annotations
 

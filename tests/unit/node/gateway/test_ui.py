@@ -175,7 +175,7 @@ def test_origins_are_those_that_browsers_write() -> None:
 
 def test_a_file_that_does_not_belong_to_a_page_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.pem").write_text("x")
-    with pytest.raises(ValueError, match=r"secret\.pem is no file of a page"):
+    with pytest.raises(ValueError, match=r"secret\.pem is not a file of a page"):
         page.load(tmp_path)
 
 

@@ -232,7 +232,7 @@ def read(node: NodeLog, table: str) -> list[Row]:
 
 
 def whole(before: list[Row], key: list[str], node: NodeLog, table: str) -> None:
-    """Check that every row of before is either in the database or in a file."""
+    """Check that every earlier row is either in the database or in a file."""
     rows = read(node, table) + node.stored()[table]
     assert sorted(rows, key=lambda row: [row[name] for name in key]) == before
 

@@ -7,4 +7,4 @@ from tests.native_reference import PAGE, written
 
 def test_the_page_has_every_message_as_it_is() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == written(page), "python -m tests.native_reference writes it anew"
+    assert page == written(page), "run python -m tests.native_reference to write it"

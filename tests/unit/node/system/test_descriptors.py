@@ -15,7 +15,7 @@ from node.system import processes
 from node.system.processes import DESCRIPTORS_MIN, DescriptorsError, raise_limit
 
 OTHERS = 280
-"""Descriptors of an engine that are no connections of the native protocol: see `DESCRIPTORS_MIN`."""
+"""Descriptors of an engine that are not connections of the native protocol: see `DESCRIPTORS_MIN`."""
 
 
 class Limits:

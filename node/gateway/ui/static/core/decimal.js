@@ -15,7 +15,7 @@ const FORM = /^(-?)([0-9]+)(?:\.([0-9]+))?$/;
 export function units(text) {
   const match = FORM.exec(text);
   const fraction = match?.[3] ?? "";
-  if (match === null || fraction.length > SCALE) throw new RangeError(`${text} is no decimal with at most ${SCALE} digits`);
+  if (match === null || fraction.length > SCALE) throw new RangeError(`${text} is not a decimal with at most ${SCALE} digits`);
   const value = BigInt(match[2] + fraction.padEnd(SCALE, "0"));
   return match[1] ? -value : value;
 }
