@@ -26,12 +26,12 @@ from statemachine.types import OrderType, Side, StopType
 PAGE = Path(__file__).parents[1] / "docs" / "native.md"
 BEGIN, END = "<!-- reference: begin, written by python -m tests.native_reference -->", "<!-- reference: end -->"
 GROUPS: dict[str, tuple[str, Any]] = {
-    "Requests": ("What a client sends.", AnyRequest),
-    "Answers": ("What a node sends.", AnyResponse),
-    "Queries": ("`AnyQuery`, what a `Query` asks, is one of these. Each says what its `Answer` holds.", AnyQuery),
-    "Commands": ("`AnyCommand`, what a `Submit` carries, is one of these; the log is made of the same.", AnyCommand),
-    "Outcomes": ("`AnyOutcome`, what a `Results` carries for each command, is one of these.", AnyOutcome),
-    "Events": ("`AnyEvent`, what an `Events` carries, is one of these.", AnyEvent),
+    "Requests": ("The messages that a client sends.", AnyRequest),
+    "Answers": ("The messages that a node sends.", AnyResponse),
+    "Queries": ("A `Query` contains one of these (`AnyQuery`). The text of each gives the contents of its `Answer`.", AnyQuery),
+    "Commands": ("A `Submit` contains a list of these (`AnyCommand`). The log consists of the same commands.", AnyCommand),
+    "Outcomes": ("A `Results` contains one of these for each command (`AnyOutcome`).", AnyOutcome),
+    "Events": ("An `Events` contains a list of these (`AnyEvent`).", AnyEvent),
 }
 VIEWS = (
     protocol.NodeStatus,
@@ -57,7 +57,7 @@ def reference() -> str:
     rest = sorted(set(schema.structs) - {name for names in grouped.values() for name in names})
     parts = [*_examples()]
     for title, names in (*grouped.items(), ("Other structs", rest)):
-        parts += [f"## {title}", "", GROUPS[title][0] if title in GROUPS else "What the above are made of. They have no tag.", ""]
+        parts += [f"## {title}", "", GROUPS[title][0] if title in GROUPS else "Structs inside the messages above. They have no tag.", ""]
         for name in names:
             parts += [_struct(name, schema.structs[name], found[name]), ""]
     return "\n".join([*parts, *_enumerations(schema, found)])
@@ -90,7 +90,7 @@ def _text(kind: type) -> str:
 def _enumerations(schema: Schema, found: dict[str, type]) -> Iterable[str]:
     yield "## Enumerations"
     yield ""
-    yield "An enumeration is its number."
+    yield "An enumeration is sent as its number."
     yield ""
     yield "| name | numbers |"
     yield "|---|---|"

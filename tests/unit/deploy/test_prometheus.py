@@ -150,7 +150,7 @@ def test_every_alert_has_a_runbook() -> None:
         assert page == ROOT / "docs" / "runbooks" / f"{rule['alert']}.md"
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# {rule['alert']}\n")
-        assert {"## Look", "## Do", "## Over"} <= set(text.splitlines())
+        assert {"## Check", "## Fix", "## Resolved"} <= set(text.splitlines())
         for link in re.findall(r"\]\(([^)#]+)\)", text):
             assert (page.parent / link).exists(), f"{page}: {link}"
     pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
