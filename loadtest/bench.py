@@ -146,6 +146,7 @@ class Bench:
         return Figure(what, len(latencies) / seconds, percentile(latencies, 50), percentile(latencies, 99))
 
     async def _leader_url(self) -> str:
+        """Return the HTTPS address of the leader, which a first command finds."""
         client = self._access.client()
         try:
             await client.submit(list(islice(setup_commands(self._people), 1)))

@@ -86,9 +86,9 @@ def beside_peer(operations: int, rounds: int) -> Pairs:
     ground, entries = peer_flow.ground(), peer_flow.entries(flow)
     pairs = []
     for _ in range(rounds):
-        ours = replay(ground, entries)
-        theirs = cpu(peer_flow.peer_run(flow, place))
-        pairs.append((operations / ours, operations / theirs))
+        own_seconds = replay(ground, entries)
+        peer_seconds = cpu(peer_flow.peer_run(flow, place))
+        pairs.append((operations / own_seconds, operations / peer_seconds))
     return pairs
 
 
@@ -168,10 +168,10 @@ def measure_memory(orders: int) -> float:
     return (_resident() - before - remembered) / orders
 
 
-def shown(found: dict[str, Pairs], parts: dict[str, float]) -> str:
+def shown(pairs_by_name: dict[str, Pairs], parts: dict[str, float]) -> str:
     """Return the figures as text."""
     lines = [f"{statemachine.CORE} core, Python {sys.version.split()[0]}, CPU time"]
-    for name, pairs in found.items():
+    for name, pairs in pairs_by_name.items():
         for ours, theirs in pairs:
             beside = f" beside {theirs:,.0f}: {ours / theirs:.2f}" if theirs else ""
             lines.append(f"{name:10} {ours:>12,.1f}{beside}")

@@ -157,6 +157,7 @@ class Demo:
         return kill
 
     def _closing_words(self, kill: Kill) -> None:
+        """Print the counts, the latencies and the gap at the kill."""
         recorder = self._scenario.recorder
         latencies = recorder.latencies()
         self._view.console.print(
@@ -168,6 +169,7 @@ class Demo:
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
+        """Refresh the view during the block."""
         task = asyncio.create_task(self._watch())
         try:
             yield
@@ -257,6 +259,7 @@ async def open_for_people(settings: Settings, minutes: float, console: Console) 
 
 
 def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Console) -> None:
+    """Print where to look at the market, with which keys, and how to kill a node."""
     access = scenario.access
     directory = access.directory
     url = next(iter(access.https.values()))
@@ -264,9 +267,9 @@ def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Con
         f"\nThe market trades for {minutes:g} minutes, or until Ctrl-C. Open it in a browser:\n\n  {url}/ui/\n", markup=False
     )
     console.print("To trade, or to act on the cluster, enter one of these keys there:", markup=False)
-    for who, key in (("a trader", person), ("the operator", access.admin)):
+    for role, key in (("a trader", person), ("the operator", access.admin)):
         console.print(
-            f"  {who}: key id {key.key_id}  secret {key.secret}  passphrase {key.passphrase}", markup=False, soft_wrap=True
+            f"  {role}: key id {key.key_id}  secret {key.secret}  passphrase {key.passphrase}", markup=False, soft_wrap=True
         )
     program = Path(sys.executable).with_name("quorumbook")
     console.print("To kill a node while you look, n1 for example, and to start it again:", markup=False)

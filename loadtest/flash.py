@@ -100,6 +100,7 @@ class PlainBook:
                 self.lines.append(f"3,{sequence},{side},{order},{price},{size}")
 
     def _enter(self, sequence: int, side: int, order: int, price: int, size: int, *, rests: bool) -> int:
+        """Trade an order, and let its remainder rest if it `rests`. Returns the remaining size."""
         direction, other = (1, self.levels[1]) if side == 0 else (-1, self.levels[0])
         while size and other:
             key, level = other.peekitem(0)
@@ -143,18 +144,18 @@ def commands(messages: Sequence[FlashMessage]) -> Iterator[tuple[FlashMessage, l
         sides = ruler.orders.get(message.order)
         side = message.side if message.kind == NEW else sides[0] if sides else message.side
         account, oid = f"{'sb'[side == 0]}{message.order % TRADERS}", str(message.order)
-        found: list[AnyCommand] = []
+        message_commands: list[AnyCommand] = []
         if message.kind != NEW:
             number += 1
-            found.append(CancelOrder(account, str(number), 0, oid))
+            message_commands.append(CancelOrder(account, str(number), 0, oid))
         if message.kind == NEW or (message.kind == MODIFY and sides):
             number += 1
             force = TimeInForce.IOC if message.kind == NEW and message.ioc else TimeInForce.GTC
             place = (account, str(number), PRODUCT, Side.SELL if side else Side.BUY, OrderType.LIMIT, message.price, message.size)
-            found.append(PlaceOrder(*place, time_in_force=force, client_oid=oid))
+            message_commands.append(PlaceOrder(*place, time_in_force=force, client_oid=oid))
         ruler.lines.clear()
         ruler.apply(message)
-        yield message, found
+        yield message, message_commands
 
 
 def entries(messages: Sequence[FlashMessage]) -> list[bytes]:
@@ -172,13 +173,13 @@ class Reporter:
         self.lines: list[str] = []
         self._names: dict[int, int] = {}
 
-    def apply(self, message: FlashMessage, found: list[AnyCommand]) -> None:
+    def apply(self, message: FlashMessage, message_commands: list[AnyCommand]) -> None:
         """Carry out a message."""
-        applied = self.engine.apply(Batch(2, found))
+        applied = self.engine.apply(Batch(2, message_commands))
         for outcome in applied.outcomes:
             if isinstance(outcome, Placed):
                 self._names[outcome.order.order_id] = message.order
-        if message.kind == CANCEL or (len(found) == 1 and message.kind == MODIFY):
+        if message.kind == CANCEL or (len(message_commands) == 1 and message.kind == MODIFY):
             outcome = applied.outcomes[0]
             if isinstance(outcome, Cancelled):
                 order = outcome.orders[0]

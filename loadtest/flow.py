@@ -159,6 +159,7 @@ class ClientFlow(Iterator[FlowCommand]):
         return self._last
 
     def _order(self, kind: Kind, spec: ProductSpec, side: Side, size: int, oid: str) -> PlaceOrder:
+        """Return an order of this kind, priced around the product's present mid price."""
         mid = self._mids[spec.product_id].at(self._step // STEPS_A_MOVE)
         market = kind in MARKET
         by_funds = kind is Kind.MARKET_FUNDS or (kind is Kind.STOP_MARKET and side is Side.BUY)
@@ -195,6 +196,7 @@ class ClientFlow(Iterator[FlowCommand]):
         return {Kind.FOK: TimeInForce.FOK, Kind.GOOD_TILL_TIME: TimeInForce.GTT}.get(kind, TimeInForce.GTC)
 
     def _price(self, kind: Kind, spec: ProductSpec, side: Side, mid: int) -> int:
+        """Return a price. Orders that should rest get one away from the mid price, the others one through it."""
         if kind in (Kind.PASSIVE, Kind.POST_ONLY, Kind.GOOD_TILL_TIME):
             distance = 1 + min(self._random.randrange(40), self._random.randrange(40))
         else:

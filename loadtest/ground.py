@@ -109,6 +109,9 @@ def first_ports(usual_first: bool = False) -> Iterator[int]:
 
 
 def _clear(directory: Path) -> None:
+    """Remove an earlier ground from the directory. Raises LoadTestError if the directory holds something else, or nodes
+    run in it.
+    """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
         return
@@ -124,6 +127,7 @@ def _clear(directory: Path) -> None:
 
 
 def _addresses(directory: Path) -> list[str]:
+    """Return the addresses on which the nodes listen."""
     layout = ClusterDirectory(directory)
     return [
         address

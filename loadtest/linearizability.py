@@ -238,13 +238,13 @@ class _Writes:
         self._answered.sort()
         self._answer_times = [at for at, _ in self._answered]
         self._highest_answered = list(accumulate((sequence for _, sequence in self._answered), max))
-        asked = sorted((sent.asked, sent.first) for sent in self._sent.values() if sent.first)
-        self._asked_times = [at for at, _ in asked]
-        self._asked_least = list(accumulate((first for _, first in reversed(asked)), min))[::-1]
+        sends = sorted((sent.asked, sent.first) for sent in self._sent.values() if sent.first)
+        self._asked_times = [at for at, _ in sends]
+        self._asked_least = list(accumulate((first for _, first in reversed(sends)), min))[::-1]
 
-    def oldest(self, asked: float) -> int:
-        """Return the least sequence that an operation sent at `asked` comes after or shows: the largest one answered before."""
-        at = bisect_left(self._answer_times, asked)
+    def oldest(self, asked_s: float) -> int:
+        """Return the least sequence that an operation sent at `asked_s` comes after or shows: the largest one answered before."""
+        at = bisect_left(self._answer_times, asked_s)
         return self._highest_answered[at - 1] if at else 0
 
     def newest(self, answered: float) -> float:

@@ -53,6 +53,7 @@ class LocustLoop:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, job: Job, work: Work) -> None:
+        """Run the work of a job, and store its result or its exception."""
         try:
             job.value = await work(job.stopping)
         except BaseException as error:  # noqa: BLE001  # the greenlet that waits raises it

@@ -220,6 +220,7 @@ def _prepare(environment: Environment, **_: object) -> None:
 
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: object) -> None:
+    """Begin the load at the pace of the options."""
     options = environment.parsed_options
     assert options is not None, "Locust runs with options"
     if not isinstance(environment.runner, WorkerRunner):

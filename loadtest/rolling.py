@@ -93,15 +93,15 @@ def install_former(target: Path, *, root: Path = ROOT) -> Path:
     Raises:
         LoadTestError: its commit is not in the history, or it cannot be installed.
     """
-    found = _output(
+    commit = _output(
         ["git", "-C", str(root), "log", "-1", "--format=%H", f"--grep=^{FORMER.replace('.', '[.]')}: ", "--", "pyproject.toml"]
     )
-    if not found:
+    if not commit:
         raise LoadTestError(f"the commit of version {FORMER} is not in the history of {root}")
     source = target / "source"
     source.mkdir(parents=True)
     packed = target / "source.tar"
-    _output(["git", "-C", str(root), "archive", "-o", str(packed), found])
+    _output(["git", "-C", str(root), "archive", "-o", str(packed), commit])
     _output(["tar", "-xf", str(packed), "-C", str(source)])
     packed.unlink()
     installed = target / "installed"
@@ -396,6 +396,7 @@ def summary(results: Sequence[Result]) -> list[str]:
 
 
 def _print_result(result: Result) -> None:
+    """Print the figures and the verdict."""
     if result.holds:
         click.echo(f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled")
     click.echo(f"longest gap while nodes were replaced   {_ms(result.roll_gap)}")

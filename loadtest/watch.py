@@ -154,6 +154,7 @@ async def none_leaving(client: ClusterClient, account_ids: Iterable[str], second
 
 
 def _short(name: str, status: NodeStatus | None) -> str:
+    """Return a node's status in one line, for the error of a time limit."""
     if status is None:
         return f"{name} down"
     return (

@@ -179,6 +179,7 @@ class Shares(Generic[Payer]):
         return len(self._buckets)
 
     def _bucket(self, payer: Payer) -> Bucket:
+        """Return the payer's bucket. If there is no room for another one, new payers share one bucket."""
         buckets = self._buckets
         bucket = buckets.get(payer)
         if bucket is not None:
@@ -193,6 +194,7 @@ class Shares(Generic[Payer]):
         return bucket
 
     def _make_room(self, now: float) -> bool:
+        """Remove one full bucket among the least recently used ones. Returns whether there was one."""
         for _ in range(min(self._LOOKS, len(self._buckets))):
             payer, bucket = next(iter(self._buckets.items()))
             if bucket.full(now):

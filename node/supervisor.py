@@ -115,15 +115,15 @@ class Supervisor:
         stop_asked = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([engine, stop_asked], return_when=asyncio.FIRST_COMPLETED)
-            asked = self._stopping.is_set()
-            if not asked:
+            stop_requested = self._stopping.is_set()
+            if not stop_requested:
                 self._report(self._last_words(engine.result()))
             self._stopping.set()
             await self._end(tasks, self._patience.gateway_grace)
             await self._end({self._engine.name: engine}, self._patience.engine_grace)
             code = engine.result()
             # Before a process has installed its handler, SIGTERM just ends it, and that is what was requested.
-            return 0 if asked and code == -signal.SIGTERM else _exit_code(code)
+            return 0 if stop_requested and code == -signal.SIGTERM else _exit_code(code)
         finally:
             stop_asked.cancel()
             self._port_free.cancel()
@@ -161,10 +161,10 @@ class Supervisor:
         """Wait until nobody listens on the gateways' address, or until a stop is requested. Gateways of another cluster would
         otherwise share the port with this node's, and the system would give each of them a part of the connections.
         """
-        said = False
+        reported = False
         while bool(self._http) and await asyncio.to_thread(is_taken, self._http):
-            if not said:
-                said = True
+            if not reported:
+                reported = True
                 self._report(f"http.listen {self._http} is taken by another process; the gateways wait until it is free")
             if await _set_within(self._stopping, self._patience.port_poll):
                 return

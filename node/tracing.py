@@ -135,6 +135,7 @@ def _facts(command: AnyCommand) -> dict[str, str]:
 
 
 def _exporter(endpoint: str) -> SpanExporter:
+    """Return the exporter to an OTLP endpoint. Raises SetupError if its library is not installed."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:

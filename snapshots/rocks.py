@@ -173,6 +173,7 @@ class RocksWriter:
 def _read_tables(
     database: Any, counts: Mapping[str, int], keep: Keep | None, hasher: RowHasher
 ) -> tuple[list[TableSummary], bytes]:
+    """Read and hash all rows. Returns the summaries of the tables and the hash of all of them."""
     for name, chunk in _hashed(database, counts, hasher):
         if keep is not None:
             keep(name, chunk)
@@ -267,6 +268,7 @@ class _Reading:
         self.chunks = self._named()
 
     def _named(self) -> Iterator[tuple[str, list[Row]]]:
+        """Yield all chunks with the names of their tables. Raises SnapshotDamagedError."""
         chunks = _hashed(self._database, self._manifest.row_counts, self._hasher)
         while True:
             try:
@@ -313,6 +315,7 @@ class _TablesInOrder(Mapping[str, Iterator[Row]]):
         return chain.from_iterable(self._of(name, self._counts[name]))
 
     def _of(self, name: str, count: int) -> Iterator[list[Row]]:
+        """Yield the chunks of one table. Tables must be read in their order."""
         while count > 0:
             found = self._ahead or next(self._chunks, None)
             self._ahead = found

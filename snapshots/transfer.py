@@ -159,6 +159,7 @@ class Sink:
             raise
 
     def _verify(self, keep: Keep | None) -> Manifest:
+        """Check the complete snapshot, pass its rows to `keep`, and write its seal. Raises SnapshotRefusedError."""
         if self._seal is None or self._file is not None or self._position < len(self._seal.files):
             raise SnapshotRefusedError("the incoming snapshot is refused: it is incomplete")
 
@@ -260,6 +261,7 @@ class Sink:
             self._close_file()
 
     def _close_file(self) -> None:
+        """Check the digest of the current file, make it durable, and continue with the next. Raises ValueError."""
         assert self._seal is not None
         assert self._file is not None
         entry = self._seal.files[self._position]

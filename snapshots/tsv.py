@@ -318,6 +318,7 @@ def _read_file(path: Path, shapes: Mapping[str, Columns], lines: dict[str, list[
 
 
 def _header_faults(file: str, number: int, header: Sequence[str], shape: Columns) -> list[TsvFault]:
+    """Return the faults of a header: unknown, repeated and missing columns."""
     found = [
         TsvFault(file, number, column, name, f"unknown column; expected some of {', '.join(shape.names)}")
         for column, name in enumerate(header, 1)
@@ -331,6 +332,7 @@ def _header_faults(file: str, number: int, header: Sequence[str], shape: Columns
 
 
 def _read_line(place: Line, text: str, shape: Columns, lines: list[Line], faults: list[TsvFault]) -> None:
+    """Split a line into cells and convert them. Adds it to `lines`, or what is wrong to `faults`."""
     cells = text.split("\t")
     if len(cells) != len(place.columns):
         expected = f"expected {len(place.columns)} cells with tabs between them, as the header has, not {len(cells)}"
@@ -363,6 +365,7 @@ def _scales_of(lines: Mapping[str, list[Line]]) -> Scales:
 
 
 def _parse_table(columns: Columns, lines: Iterable[Line], faults: list[TsvFault]) -> list[ParsedRow]:
+    """Convert lines to rows. Adds invalid values and repeated keys to `faults`."""
     rows: list[ParsedRow] = []
     known: dict[bytes, Line] = {}
     for line in lines:

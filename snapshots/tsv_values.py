@@ -187,6 +187,7 @@ class Scales:
         return self._currencies[name]
 
     def _pair(self, record: Mapping[str, Plain]) -> tuple[str, str]:
+        """Return the base and quote currency of a record, by its own columns or by its product. Raises ValueFault."""
         if "base" in record and "quote" in record:
             return record["base"], record["quote"]
         product_id = record.get("product_id")
@@ -240,6 +241,7 @@ def time_value(text: Plain) -> int:
 
 
 def _permissions_text(value: int) -> str:
+    """Return permissions as names joined by "+", "none" for 0, or the number if it has unknown bits."""
     names = [each.name.lower() for each in Permission if value & each]
     return (
         "+".join(names)
@@ -251,6 +253,7 @@ def _permissions_text(value: int) -> str:
 
 
 def _permissions_value(text: Plain) -> int:
+    """Return the permissions that a cell names. Raises ValueFault."""
     if text == "none":
         return 0
     if isinstance(text, str) and _WHOLE.fullmatch(text):
@@ -267,6 +270,8 @@ def _same(value: Any) -> Plain:
 
 
 def _of_type(kind: type, expected: str) -> _Decode:
+    """Return a decoder that accepts values of one type. `expected` describes the type in errors."""
+
     def decode(value: Plain) -> Any:
         if type(value) is kind:
             return value
@@ -282,6 +287,7 @@ def _bytes_value(value: Plain) -> bytes:
 
 
 def _enum_value(cls: type[Enum]) -> _Decode:
+    """Return a decoder of the lower-case names of an enumeration."""
     names = {member.name.lower(): member for member in cls}
 
     def decode(value: Plain) -> Any:

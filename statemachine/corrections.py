@@ -73,9 +73,9 @@ def correct_trade(state: State, command: CorrectTrade) -> Reject | None:
         (buyer, Side.BUY, command.buyer_order_id, fees[0]),
         (seller, Side.SELL, command.seller_order_id, fees[1]),
     ):
-        told = ReportKind.BUSTED if bust else ReportKind.CORRECTED
+        report_kind = ReportKind.BUSTED if bust else ReportKind.CORRECTED
         price = command.new_price or command.price
-        correction = Correction(account, side, order_id, told, command.trade_id, price, command.size, fee)
+        correction = Correction(account, side, order_id, report_kind, command.trade_id, price, command.size, fee)
         report_correction(state, product, correction)
     answer.done(state, True)
     return None

@@ -107,8 +107,8 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
     reject = validation.put_product(state, command)
     if reject is not None:
         return reject
-    known = state.products.get(command.product_id)
-    if known is None:
+    existing = state.products.get(command.product_id)
+    if existing is None:
         row = ProductRow(
             command.product_id,
             command.base,
@@ -127,21 +127,21 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
         phases.follow(state, product)
         answer.done(state, True)
         return None
-    differs = known.status != command.status and not command.keep_status
-    restated = differs or (not command.keep_status and phases.is_moved(state, known))
-    if restated and known.opening:
+    differs = existing.status != command.status and not command.keep_status
+    restated = differs or (not command.keep_status and phases.is_moved(state, existing))
+    if restated and existing.opening:
         return Reject(Reason.AUCTION_OPENING, "status", "the auction is opening")
-    before = known.row()
-    known.min_size = command.min_size
-    known.max_size = command.max_size
-    known.maker_fee_ppm = command.maker_fee_ppm
-    known.taker_fee_ppm = command.taker_fee_ppm
-    changed = differs or known.row() != before
+    before = existing.row()
+    existing.min_size = command.min_size
+    existing.max_size = command.max_size
+    existing.maker_fee_ppm = command.maker_fee_ppm
+    existing.taker_fee_ppm = command.taker_fee_ppm
+    changed = differs or existing.row() != before
     if changed:
-        known.version += 1
+        existing.version += 1
     if restated:
-        phases.by_hand(state, known)
-        statuses.change(state, known, command.status)
+        phases.by_hand(state, existing)
+        statuses.change(state, existing, command.status)
     answer.done(state, changed or restated)
     return None
 

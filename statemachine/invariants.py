@@ -101,6 +101,7 @@ def _collecting(product: Product) -> tuple[BookSide, BookSide]:
 
 
 def _check_counters(state: State) -> None:
+    """Check the counters of the state, which do not depend on its tables."""
     assert state.sequence >= 0, "the sequence is negative"
     assert state.time >= 0, "the time is negative"
     assert len(state.hash) == 16, "the running hash is not 16 bytes"
@@ -109,6 +110,7 @@ def _check_counters(state: State) -> None:
 
 
 def _check_counts(state: State) -> None:
+    """Check the numbers of rows that the state keeps beside its tables."""
     accounts = state.accounts.values()
     assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
@@ -148,6 +150,7 @@ def _check_money(state: State) -> None:
 
 
 def _check_product(state: State, product: Product) -> None:
+    """Check a product's settings, counters and prices."""
     name = product.product_id
     assert is_name(name), f"product {name!r} is not a name"
     assert product.base in state.currencies, f"product {name}: unknown base"
@@ -256,6 +259,7 @@ def _check_records(state: State) -> None:
 
 
 def _check_streams(state: State) -> None:
+    """Check that each account lists its active streams."""
     for account in state.accounts.values():
         active = [name for name, each in sorted(state.streams.items()) if each.active and each.account_id == account.account_id]
         listed = [stream.stream_id for stream in account.streams or ()]
@@ -404,6 +408,7 @@ class OpenOrders:
                 assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
 
     def _check(self, order: Order) -> None:
+        """Check one order by its status."""
         state, product = self._state, order.product
         _check_id(state, order)
         if order.status == _ACTIVE:
@@ -415,6 +420,7 @@ class OpenOrders:
 
 
 def _open_orders(state: State) -> OpenOrders:
+    """Check all open orders, and return their sums."""
     opened = OpenOrders(state)
     for part in parts(list(state.orders.values())):
         for order in part:

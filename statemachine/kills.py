@@ -102,8 +102,8 @@ def set_switches(state: State, command: SetSwitches) -> Reject | None:
     if command.switches:
         cancelling = key in state.killing
         by_venue = state.by_venue or (before is not None and before.by_venue)
-        told = (command.note, state.time, cancelling, state.sender, by_venue)
-        rows.put(SwitchRow(command.scope, command.name, command.switches, *told))
+        origin = (command.note, state.time, cancelling, state.sender, by_venue)
+        rows.put(SwitchRow(command.scope, command.name, command.switches, *origin))
     else:
         rows.remove(*key)
     state.guard()
@@ -192,19 +192,19 @@ def cancel_on(state: State, limit: int) -> None:
 def _cancel_of_account(state: State, account: Account, limit: int) -> bool:
     """Cancel the account's open orders, oldest first, within the work limit. Returns whether some are left."""
     room = max(limit - state.work, 0)
-    going: list[Order] = []
+    orders: list[Order] = []
     looks, left = 0, False
     order = account.oldest
-    while order is not None and len(going) <= room:
+    while order is not None and len(orders) <= room:
         looks += 1
         if order.product.opening == _MEETING:
             left = True
         else:
-            going.append(order)
+            orders.append(order)
         order = order.newer
-    _kill(state, going[:room])
+    _kill(state, orders[:room])
     state.work += looks // LOOKS_PER_UNIT
-    return left or len(going) > room
+    return left or len(orders) > room
 
 
 def _cancel_of_product(state: State, product: Product, limit: int) -> bool:
@@ -220,9 +220,9 @@ def _cancel_of_product(state: State, product: Product, limit: int) -> bool:
         product.triggered.values(),
         product.arrivals.values(),
     )
-    going = list(islice(everywhere, room + 1))
-    _kill(state, going[:room])
-    return len(going) > room
+    orders = list(islice(everywhere, room + 1))
+    _kill(state, orders[:room])
+    return len(orders) > room
 
 
 def _on_side(side: BookSide) -> Iterator[Order]:
@@ -234,8 +234,8 @@ def _on_side(side: BookSide) -> Iterator[Order]:
             order = order.behind
 
 
-def _kill(state: State, going: list[Order]) -> None:
-    for order in going:
+def _kill(state: State, orders: list[Order]) -> None:
+    for order in orders:
         if order.status != _DONE:  # the cancel of a linked order may have removed it
             state.touch(order)
             close_order(state, order, _KILLED)

@@ -294,6 +294,7 @@ def _index_open(state: State, order: Order) -> None:
 
 
 def _load_done_orders(state: State, rows: Iterator[Sequence[Row]]) -> None:
+    """Load the table of done orders. Raises StateError."""
     reader = OrderReader(state.accounts, state.products)
     last = b""
     number = 0
@@ -355,6 +356,7 @@ def _reply_cache(state: State, owner: str) -> ReplyCache:
 
 
 def _load_outcomes(state: State, find: Callable[[str], ReplyCache], verified: bool, rows: Iterator[Sequence[Row]]) -> None:
+    """Load the reply caches. Rows of a verified snapshot are not checked again. Raises StateError."""
     reader = OutcomeReader(find)
     last = b""
     number = 0

@@ -73,7 +73,7 @@ cpdef int trade(State state, Product product, Taker taker, Order maker, long lon
 cdef wide _charge(Order order, wide value, wide ppm) except? -1
 @cython.locals(cost=cython.longlong, hold=cython.longlong, freed=cython.longlong)
 cdef int _settle(Product product, Order order, Balance base, Balance quote, long long size, long long value, long long paid) except -1
-@cython.locals(order=Order, mine=wide, theirs=cython.longlong)
+@cython.locals(order=Order, taker_size=wide, maker_size=cython.longlong)
 cdef bint _prevent(State state, Product product, BookSide maker_side, Taker taker, Order maker, wide wanted) except -1
 @cython.locals(old=cython.longlong)
 cpdef int decrement_size(State state, Product product, Order order, long long by, bint resting) except -1

@@ -361,25 +361,25 @@ def _prevent(state: State, product: Product, maker_side: BookSide, taker: Taker,
     order = taker.order
     if order.stp == _CN:
         return False
-    mine = wanted if taker.by_funds else order.remaining
-    theirs = maker.remaining + maker.reserve
-    if order.stp == _DC and mine < theirs:
+    taker_size = wanted if taker.by_funds else order.remaining
+    maker_size = maker.remaining + maker.reserve
+    if order.stp == _DC and taker_size < maker_size:
         state.changes.touch_order(maker)
         if maker.reserve:
-            decrease(state, product, maker_side, maker, mine)
+            decrease(state, product, maker_side, maker, taker_size)
             return False
-        maker_side.reduce(maker, mine)
-        decrement_size(state, product, maker, mine, True)
+        maker_side.reduce(maker, taker_size)
+        decrement_size(state, product, maker, taker_size, True)
         return False
     close_on_side(state, product, maker_side, maker, _CANCELLED)
     if order.stp == _CO:
         return True
-    if order.stp == _CB or mine == theirs:
+    if order.stp == _CB or taker_size == maker_size:
         return False
     if taker.by_funds:
-        _decrement_funds(state, product, taker, maker.price, theirs)
+        _decrement_funds(state, product, taker, maker.price, maker_size)
     else:
-        decrement_size(state, product, order, theirs, False)
+        decrement_size(state, product, order, maker_size, False)
     return True
 
 

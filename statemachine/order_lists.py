@@ -73,29 +73,29 @@ def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wa
     runs backwards, so the pass ends behind the wanted ids and times. Only conditions that are set are checked, one
     after the other.
     """
-    found = orders
+    selected = orders
     if wanted.before_id:
         before = wanted.before_id
-        found = dropwhile(lambda order: order.order_id >= before, found)
+        selected = dropwhile(lambda order: order.order_id >= before, selected)
     if wanted.created_to:
         end = wanted.created_to
-        found = dropwhile(lambda order: order.created_at >= end, found)
+        selected = dropwhile(lambda order: order.created_at >= end, selected)
     if wanted.above_id:
         above = wanted.above_id
-        found = takewhile(lambda order: order.order_id > above, found)
+        selected = takewhile(lambda order: order.order_id > above, selected)
     if wanted.created_from:
         first = wanted.created_from
-        found = takewhile(lambda order: order.created_at >= first, found)
+        selected = takewhile(lambda order: order.created_at >= first, selected)
     if wanted.product_id:
         product_id = wanted.product_id
-        found = (order for order in found if order.product.product_id == product_id)
+        selected = (order for order in selected if order.product.product_id == product_id)
     if wanted.statuses:
         statuses = wanted.statuses
-        found = (order for order in found if statuses >> order.status & 1)
+        selected = (order for order in selected if statuses >> order.status & 1)
     if wanted.holds:
-        held = dict.fromkeys(_sides_that_hold(products, wanted.holds))
-        found = (order for order in found if order.hold and (order.product.product_id, order.side) in held)
-    return iter(found)
+        holding_sides = dict.fromkeys(_sides_that_hold(products, wanted.holds))
+        selected = (order for order in selected if order.hold and (order.product.product_id, order.side) in holding_sides)
+    return iter(selected)
 
 
 def _sides_that_hold(products: Mapping[str, Product], currency: str) -> list[tuple[str, int]]:

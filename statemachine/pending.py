@@ -104,12 +104,12 @@ def _begin_expiries(state: State, limit: int) -> None:
     """Expire orders of all products, the earliest first. If they are more than the entry may expire, later entries
     continue for each product. O(products + expired orders).
     """
-    going: list[tuple[int, int]] = []
+    expired: list[tuple[int, int]] = []
     due = [product for product in state.products.values() if product.expiring and product.opening != _MEETING]
     for product in due:
-        going.extend(islice(product.expiring.irange(None, (state.time, state.last_order_id)), limit + 1 - len(going)))
-    if len(going) <= limit:
-        for _, order_id in sorted(going):
+        expired.extend(islice(product.expiring.irange(None, (state.time, state.last_order_id)), limit + 1 - len(expired)))
+    if len(expired) <= limit:
+        for _, order_id in sorted(expired):
             order = state.orders[order_id]
             state.touch(order)
             close_order(state, order, _EXPIRED)
@@ -258,12 +258,12 @@ def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Ord
     if len(of_account) >= MASS_CANCELS_PER_ACCOUNT:
         return Reject(Reason.TOO_MANY_CANCELS, "", f"{MASS_CANCELS_PER_ACCOUNT} mass cancels of the account are unfinished")
     more = True
-    going: list[Order] = []
+    cancelled: list[Order] = []
     if state.work < state.work_max:
-        going, more = _cancel(state, account, chosen, state.last_order_id, state.work_max)
+        cancelled, more = _cancel(state, account, chosen, state.last_order_id, state.work_max)
     if more:
         state.mass_cancels.put(MassCancelRow(account.account_id, *chosen[:-1], DoneReason(chosen.reason), state.last_order_id))
-    return going, more
+    return cancelled, more
 
 
 def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
@@ -271,7 +271,7 @@ def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, 
     account's open orders).
     """
     room = limit - state.work
-    going: list[Order] = []
+    selected: list[Order] = []
     looks, more = 0, False
     order = account.oldest
     while order is not None and order.order_id <= last_order_id:
@@ -279,17 +279,17 @@ def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, 
         if chosen.has(order):
             if order.product.opening == _MEETING:
                 more = True
-            elif len(going) >= room:
+            elif len(selected) >= room:
                 more = True
                 break
             else:
-                going.append(order)
+                selected.append(order)
         order = order.newer
-    for each in going:
-        state.touch(each)
-        close_order(state, each, chosen.reason)
+    for selected_order in selected:
+        state.touch(selected_order)
+        close_order(state, selected_order, chosen.reason)
     state.work += looks // LOOKS_PER_UNIT
-    return going, more
+    return selected, more
 
 
 def _cancel_on(state: State, account_id: str, limit: int) -> None:

@@ -28,7 +28,7 @@ def rejects(state: State, product: Product, account: Account, side: int) -> Reje
     if not len(rows):
         return None
     wanted = Switch.BUY_OFF if side == Side.BUY else Switch.SELL_OFF
-    off: tuple[Scope, SwitchRow] | None = None
+    widest: tuple[Scope, SwitchRow] | None = None
     for scope, name in (
         (Scope.VENUE, ""),
         (Scope.PRODUCT, product.product_id),
@@ -40,11 +40,11 @@ def rejects(state: State, product: Product, account: Account, side: int) -> Reje
             continue
         if row.switches & _KILL:
             return Reject(Reason.KILL_SWITCH, _FIELDS[scope], f"the kill switch of {_named(scope, name)} is on")
-        if row.switches & wanted and off is None:
-            off = scope, row
-    if off is None:
+        if row.switches & wanted and widest is None:
+            widest = scope, row
+    if widest is None:
         return None
-    scope, row = off
+    scope, row = widest
     sides = "trading" if row.switches & Switch.BUY_OFF and row.switches & Switch.SELL_OFF else f"{Side(side).name.lower()}ing"
     return Reject(Reason.TRADING_OFF, _FIELDS[scope] or "side", f"{sides} is switched off for {_named(scope, row.name)}")
 

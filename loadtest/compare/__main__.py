@@ -128,10 +128,10 @@ async def _in_turns(directory: Path, plan: ComparePlan, bench: LoadedCluster, et
             f"alone {order_alone.p50 * 1e3:.2f} ms beside {put_alone.p50 * 1e3:.2f} ms"
         )
     notes = {
-        key: f"etcd with TLS between its members: {figure(statistics.median(found))} {goal_of(key).unit}"
-        for key, found in encrypted.items()
+        key: f"etcd with TLS between its members: {figure(statistics.median(measured))} {goal_of(key).unit}"
+        for key, measured in encrypted.items()
     }
-    return [row(key, found, notes.get(key, "")) for key, found in pairs.items()]
+    return [row(key, measured, notes.get(key, "")) for key, measured in pairs.items()]
 
 
 async def _put(directory: Path, etcd: Etcd, seconds: float, connections: int) -> tuple[wrk.Load, float]:
@@ -216,6 +216,7 @@ async def _replay(bench: LoadedCluster) -> Row:
 
 
 async def _five_nodes(directory: Path, plan: ComparePlan, three: float) -> Row:
+    """Measure the CPU time of a command on five nodes beside that on three."""
     say("five nodes")
     bench = await LoadedCluster.start(directory / "five", nodes=5)
     try:
@@ -228,6 +229,7 @@ async def _five_nodes(directory: Path, plan: ComparePlan, three: float) -> Row:
 
 
 def _growth_rows(plan: ComparePlan) -> list[Row]:
+    """Measure how the time of a command grows with resting orders and with products."""
     say("growth")
     by_orders = growth((1_000, plan.growth_orders), (4, 4), plan.growth_commands, plan.rounds)
     by_products = growth((10_000, 10_000), (1, 1_000), plan.growth_commands, plan.rounds)
@@ -246,6 +248,7 @@ def _core_rows() -> list[Row]:
 
 
 def _loading_row(plan: ComparePlan) -> list[Row]:
+    """Measure a start from a snapshot, scaled to a million orders."""
     say("restart from a snapshot")
     argv = [sys.executable, "-m", "tests.benchmarks.loading", "--orders", str(plan.loading_orders), "--times", "1"]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)

@@ -196,6 +196,7 @@ class _FrameClient(asyncio.Protocol):
                 future.set_exception(error)
 
     def data_received(self, data: bytes) -> None:
+        """Note the latency of each answer, and send the next request."""
         for body in self._splitter.feed(data):
             if not self._greeted.done():
                 welcome = response_decoder.decode(body)

@@ -66,6 +66,7 @@ class Etcd:
         self._stop()
 
     def _spawn(self, number: int, client: str, peer: str, initial: str) -> subprocess.Popen[bytes]:
+        """Start one member with its log in a file."""
         log = (self._directory / f"e{number}.log").open("wb")
         with log:
             return subprocess.Popen(
@@ -112,6 +113,7 @@ class Etcd:
         raise LoadTestError("etcd has no leader")
 
     def _wait_ready(self) -> None:
+        """Wait until the leader stores a key. Raises LoadTestError after the time limit."""
         end = time.monotonic() + _START_SECONDS
         while True:
             try:

@@ -152,8 +152,8 @@ async def _stub(directory: Path) -> AsyncIterator[None]:
     try:
         assert process.stdout is not None
         async with asyncio.timeout(20):
-            said = (await process.stdout.readline()).decode().strip()
-        if said != READY:
+            first_line = (await process.stdout.readline()).decode().strip()
+        if first_line != READY:
             raise LoadTestError("the stub did not start")
         yield
     finally:

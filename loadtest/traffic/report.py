@@ -208,6 +208,7 @@ def _rates(groups: Sequence[Sequence[Bin]], width_s: float) -> list[Curve]:
 
 
 def _latencies(groups: Sequence[Sequence[Bin]]) -> list[Curve]:
+    """Return the curves of latency over time, in milliseconds."""
     return [
         ("p50", [quantile(group, 0.5) * 1e3 for group in groups]),
         ("p99", [quantile(group, 0.99) * 1e3 for group in groups]),
@@ -223,6 +224,7 @@ def _keys(names: Sequence[str]) -> str:
 
 
 def _protocol_table(result: LoadResult) -> str:
+    """Return the HTML table with a row for each protocol."""
     head = "".join(f'<th class="n">{name}</th>' for name in ("answers", "a second", "failures", "p50 ms", "p99 ms", "slowest ms"))
     rows = []
     for line in by_protocol(result):
@@ -238,6 +240,7 @@ def _protocol_table(result: LoadResult) -> str:
 
 
 def _verdict_table(result: LoadResult) -> str:
+    """Return the HTML table of faults and checks, or ""."""
     rows = [f'<tr><td class="bad">FAILS</td><td>{html.escape(fault)}</td><td></td></tr>' for fault in result.faults]
     rows += [
         f'<tr><td class="{"" if check.holds else "bad"}">{"holds" if check.holds else "FAILS"}</td>'

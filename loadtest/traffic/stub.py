@@ -136,6 +136,7 @@ class _Native(asyncio.Protocol):
                 self._transport.write(pack(message))
 
     def _answer(self, request: object) -> msgspec.Struct | None:
+        """Return a plausible answer to a request, without an exchange behind it."""
         match request:
             case Hello():
                 return Welcome(PROTOCOL_VERSION, self._config.node_id, self._config.cluster_id, "stub", ABI, [ABI])
@@ -196,6 +197,7 @@ async def _cancel(_: web.Request) -> web.Response:
 
 
 async def _socket(request: web.Request) -> web.WebSocketResponse:
+    """Answer each message of a WebSocket."""
     socket = web.WebSocketResponse()
     await socket.prepare(request)
     async for frame in socket:

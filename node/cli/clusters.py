@@ -143,8 +143,8 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
     else:
         show(status_table(look.title(statuses), statuses, look.modes(statuses)))
         _show_certificates(look.certificate_ends(statuses))
-        for node_id, found in statuses.items():
-            for text in found.warnings if found is not None else ():
+        for node_id, node_status in statuses.items():
+            for text in node_status.warnings if node_status is not None else ():
                 click.echo(f"{node_id}: {text}", err=True)
     if not leader_of(statuses):
         raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
@@ -233,14 +233,14 @@ def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: fl
     if not node_id:
         raise click.UsageError("Name the NODE, or its node.toml with --config.")
     with progress(f"waiting until {node_id} may stop" if seconds else "asking the nodes"):
-        found, statuses = asyncio.run(wait_until_may_stop(ask, node_id, seconds))
+        verdict, statuses = asyncio.run(wait_until_may_stop(ask, node_id, seconds))
     if as_json:
-        print_json({"node_id": node_id, **msgspec.structs.asdict(found)})
+        print_json({"node_id": node_id, **msgspec.structs.asdict(verdict)})
     else:
-        click.echo(f"{node_id} {'may stop' if found.may_stop else 'must not stop'}: {found.text}")
+        click.echo(f"{node_id} {'may stop' if verdict.may_stop else 'must not stop'}: {verdict.text}")
     if not any(statuses.values()):
         raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
-    if not found.may_stop:
+    if not verdict.may_stop:
         raise click.exceptions.Exit(exit_codes.FAILED)
 
 

@@ -35,27 +35,27 @@ def check(target: Target, path: Path | None, as_json: bool) -> None:
     does, and that the configurations agree with each other. Exit code 1 if one is wrong.
     """
     faults: dict[str, str] = {}
-    found: dict[str, NodeConfig] = {}
+    configs: dict[str, NodeConfig] = {}
     notes: dict[str, list[str]] = {}
     for each in _paths(target, path):
         try:
-            found[str(each)] = load(each)
-            notes[str(each)] = advice(found[str(each)], each)
-            identity.check_usable(found[str(each)])
+            configs[str(each)] = load(each)
+            notes[str(each)] = advice(configs[str(each)], each)
+            identity.check_usable(configs[str(each)])
         except (ConfigError, DataDirectoryError) as error:
             faults[str(each)] = str(error)
-    contradictions = _contradictions(found)
+    contradictions = _contradictions(configs)
     if as_json:
         print_json(
             {
-                "sound": [name for name in found if name not in faults],
+                "sound": [name for name in configs if name not in faults],
                 "faults": faults,
                 "contradictions": contradictions,
                 "advice": notes,
             }
         )
     else:
-        for name, one in found.items():
+        for name, one in configs.items():
             if name not in faults:
                 click.echo(f"{name}: {one.node_id} of {one.cluster_id} can start")
         for lines in notes.values():
@@ -129,6 +129,9 @@ def _defaults(one: NodeConfig) -> dict[str, Any]:
 
 
 def _paths(target: Target, path: Path | None) -> list[Path]:
+    """Return the configuration named by `path`, or those of all nodes in the cluster's directory. Raises
+    DirectoryError.
+    """
     if path is not None:
         return [path]
     found = sorted(target.directory.glob("*/node.toml"))

@@ -59,7 +59,7 @@ async def rows_of(session: CliSession, kind: str) -> list[Any]:
             return found
 
 
-def send(target: Target, as_json: bool, make: Callable[[MarketScales], AnyCommand], what: str) -> None:
+def send(target: Target, as_json: bool, make: Callable[[MarketScales], AnyCommand], effect: str) -> None:
     """Send a command, and print its effect."""
 
     async def work(session: CliSession) -> AnyOutcome:
@@ -70,7 +70,7 @@ def send(target: Target, as_json: bool, make: Callable[[MarketScales], AnyComman
     if as_json:
         print_json(msgspec.to_builtins({name: getattr(outcome, name) for name in outcome.__struct_fields__ if name != "time"}))
         return
-    click.echo(f"{what}{'' if outcome.changed else ': nothing changed'}")
+    click.echo(f"{effect}{'' if outcome.changed else ': nothing changed'}")
     if isinstance(outcome, Switched) and (outcome.cancelled or outcome.pending):
         more = "; more leave with the next log entries" if outcome.pending else ""
         click.echo(f"{outcome.cancelled} orders cancelled{more}")
@@ -403,19 +403,19 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
     """Bust TRADE of PRODUCT: money, coins and fees go back. The node must still have the trade (`trades`)."""
 
     async def find(session: CliSession) -> tuple[OrderMatched, MarketScales]:
-        for found in await session.read(TradesQuery(product_id, _PAGE)):
-            if found.trade_id == trade_id:
-                return found, await session.scales()
+        for trade in await session.read(TradesQuery(product_id, _PAGE)):
+            if trade.trade_id == trade_id:
+                return trade, await session.scales()
         raise DirectoryError(f"{product_id}: trade {trade_id} is not among the last {_PAGE:,} trades")
 
-    found, scales = run(target, find)
+    trade, scales = run(target, find)
     new_price = 0
     if price is not None:
         new_price = above_zero(scales.price_units(product_id, price), "price", " For a bust, leave the option out.")
-    maker_buys = found.side is Side.BUY
-    buyer, seller = (found.maker_account_id, found.taker_account_id)[:: 1 if maker_buys else -1]
-    buyer_fee, seller_fee = (found.maker_fee, found.taker_fee)[:: 1 if maker_buys else -1]
-    buyer_order, seller_order = (found.maker_order_id, found.taker_order_id)[:: 1 if maker_buys else -1]
+    maker_buys = trade.side is Side.BUY
+    buyer, seller = (trade.maker_account_id, trade.taker_account_id)[:: 1 if maker_buys else -1]
+    buyer_fee, seller_fee = (trade.maker_fee, trade.taker_fee)[:: 1 if maker_buys else -1]
+    buyer_order, seller_order = (trade.maker_order_id, trade.taker_order_id)[:: 1 if maker_buys else -1]
     command = CorrectTrade(
         OPERATOR,
         fresh_id(),
@@ -423,8 +423,8 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         trade_id,
         buyer,
         seller,
-        found.price,
-        found.size,
+        trade.price,
+        trade.size,
         buyer_fee,
         seller_fee,
         new_price,
@@ -432,7 +432,7 @@ def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: s
         buyer_order,
         seller_order,
     )
-    what = f"trade {trade_id}: {scales.size(product_id, found.size)} @ {scales.price(product_id, found.price)}, {buyer} from {seller}"
+    description = f"trade {trade_id}: {scales.size(product_id, trade.size)} @ {scales.price(product_id, trade.price)}, {buyer} from {seller}"
     if not yes:
-        click.confirm(f"{'Correct' if command.new_price else 'Bust'} {what}?", abort=True)
-    send(target, as_json, lambda _: command, what)
+        click.confirm(f"{'Correct' if command.new_price else 'Bust'} {description}?", abort=True)
+    send(target, as_json, lambda _: command, description)

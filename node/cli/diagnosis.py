@@ -96,6 +96,7 @@ def _examine(path: Path, deep: bool, shown: ProgressBar) -> list[Finding]:
 
 
 def _show(findings: list[Finding], everything: bool) -> None:
+    """Print the findings that need action, or all of them, and how many checks passed."""
     bad = [finding for finding in findings if finding.level]
     rows: list[list[str | Text]] = [
         [finding.node_id, finding.check, Text(finding.level.name, style=STYLES[finding.level]), finding.text, finding.advice]
@@ -171,8 +172,8 @@ def check(
     chosen = list(dict.fromkeys(names)) or NAMES
     limits = _limits(chosen, warning, critical)
     access = session.reach(target)
-    seen = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
-    findings = examine(seen, chosen, limits)
+    observation = asyncio.run(observe(access.addresses, access.tls(), access.credentials, interval))
+    findings = examine(observation, chosen, limits)
     level = worst(findings)
     if as_json:
         print_json({"level": level, "findings": findings})
@@ -185,19 +186,25 @@ def check(
 
 def _limits(chosen: list[str], warning: float | None, critical: float | None) -> dict[str, Thresholds]:
     """Return the thresholds: the given ones, and defaults for the rest."""
-    found = {name: limits for name, (limits, _) in LIMITS.items()}
+    thresholds = {name: limits for name, (limits, _) in LIMITS.items()}
     if warning is None and critical is None:
-        return found
+        return thresholds
     if len(chosen) != 1 or chosen[0] not in LIMITS:
         raise click.UsageError(f"--warning and --critical belong to one CHECK with a threshold: {', '.join(LIMITS)}.")
-    usual = found[chosen[0]]
-    given = Thresholds(
+    usual = thresholds[chosen[0]]
+    chosen_limits = Thresholds(
         usual.warning if warning is None else warning, usual.critical if critical is None else critical, usual.falling
     )
-    if (given.warning < given.critical) if given.falling else (given.warning > given.critical):
-        order = "at most" if given.falling else "at least"
-        raise click.UsageError(f"--critical: expected {order} the warning's {given.warning:g}, not {given.critical:g}.")
-    return {**found, chosen[0]: given}
+    if (
+        (chosen_limits.warning < chosen_limits.critical)
+        if chosen_limits.falling
+        else (chosen_limits.warning > chosen_limits.critical)
+    ):
+        order = "at most" if chosen_limits.falling else "at least"
+        raise click.UsageError(
+            f"--critical: expected {order} the warning's {chosen_limits.warning:g}, not {chosen_limits.critical:g}."
+        )
+    return {**thresholds, chosen[0]: chosen_limits}
 
 
 def line(level: Severity, findings: list[Finding]) -> str:
@@ -249,10 +256,10 @@ def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> 
     path = output or Path(f"quorumbook-bundle-{now:%Y%m%dT%H%M%SZ}.tar.gz")
     if path.exists():
         raise click.ClickException(f"{path} exists already; name another file with --output")
-    with progress("collecting", None) as shown:
-        made = Bundle(access.addresses, access.tls(), access.credentials, layout, report=shown.step, log_bytes=log_mib * MIB)
-        asyncio.run(made.collect())
-        manifest = made.write(path, now)
+    with progress("collecting", None) as bar:
+        archive = Bundle(access.addresses, access.tls(), access.credentials, layout, report=bar.step, log_bytes=log_mib * MIB)
+        asyncio.run(archive.collect())
+        manifest = archive.write(path, now)
     missing = [entry for entry in manifest.files if entry.missing]
     if as_json:
         print_json({"path": str(path), "manifest": manifest})
@@ -392,22 +399,22 @@ def bench(target: Target, seconds: float, as_json: bool) -> None:
     cluster notice the load. Needs the operator's key.
     """
     access = session.reach(target)
-    with progress("setting up", 2 * seconds) as shown:
+    with progress("setting up", 2 * seconds) as bar:
 
-        def report(what: str, over: float) -> None:
-            shown.step(what, 0)
-            shown.at(over + (seconds if what.startswith("many") else 0.0))
+        def report(phase: str, elapsed_s: float) -> None:
+            bar.step(phase, 0)
+            bar.at(elapsed_s + (seconds if phase.startswith("many") else 0.0))
 
         try:
-            found = asyncio.run(benchmark.run(access, seconds, report))
+            result = asyncio.run(benchmark.run(access, seconds, report))
         except BenchRefusedError as error:
             raise click.ClickException(f"the exchange rejects what the benchmark needs: {error}") from error
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    click.echo(f"{found.orders_s:,.0f} orders a second")
-    click.echo(f"{1000 * found.latency_p99_s:.1f} ms p99 of one order, until it is durable on a majority and applied")
-    loaded = f"under load p99 {1000 * found.loaded_p99_s:.0f} ms for a request of {ORDERS} orders"
-    click.echo(f"  p50 {1000 * found.latency_p50_s:.1f} ms; {loaded}")
-    traded = f"{100 * found.trades_share:.0f} % traded at once"
-    click.echo(f"  {found.orders:,} orders in {found.seconds:.1f} s, {traded}; {found.nodes} nodes, product {PRODUCT}")
+    click.echo(f"{result.orders_s:,.0f} orders a second")
+    click.echo(f"{1000 * result.latency_p99_s:.1f} ms p99 of one order, until it is durable on a majority and applied")
+    loaded = f"under load p99 {1000 * result.loaded_p99_s:.0f} ms for a request of {ORDERS} orders"
+    click.echo(f"  p50 {1000 * result.latency_p50_s:.1f} ms; {loaded}")
+    traded = f"{100 * result.trades_share:.0f} % traded at once"
+    click.echo(f"  {result.orders:,} orders in {result.seconds:.1f} s, {traded}; {result.nodes} nodes, product {PRODUCT}")

@@ -69,6 +69,7 @@ def status(target: Target, as_json: bool) -> None:
 
 
 def _show(standings: list[Standing], cluster_id: str) -> None:
+    """Print a row for each node: how far its history is, and how many gaps it has."""
     rows = [
         [
             each.node_id,

@@ -69,9 +69,9 @@ def put(
     total, limits = _permissions(permissions or (OF_USER if user_id else "view,trade")), _addresses(networks)
     fresh = generate(key_id)
     access = session.reach(target)
-    made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id, access.addresses, access.authority)
+    key_file = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id, access.addresses, access.authority)
     if out is not None:
-        files.write_new(out, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n", 0o600)
+        files.write_new(out, msgspec.json.format(msgspec.json.encode(key_file), indent=2) + b"\n", 0o600)
 
     async def work(session: CliSession) -> None:
         if not replace and any(row.key_id == key_id for row in await _all(session)):
@@ -79,7 +79,9 @@ def put(
                 f"key {key_id} exists already. Choose another id, or give --replace, which makes its old secret invalid"
             )
         await session.submit(
-            PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits, user_id=user_id)
+            PutApiKey(
+                OPERATOR, fresh_id(), key_id, account_id, key_file.secret, key_file.passphrase, total, limits, user_id=user_id
+            )
         )
 
     try:
@@ -89,12 +91,12 @@ def put(
             if out is not None:
                 out.unlink()
         elif out is None:
-            print_json(made)
+            print_json(key_file)
         else:
             click.echo(f"note: {out} stays: its secret is the only copy if {key_id} is stored after all", err=True)
         raise
     if out is None:
-        print_json(made)
+        print_json(key_file)
     else:
         click.echo(f"{key_id} acts for {account_id}; its secret is in {out}")
 

@@ -81,7 +81,7 @@ def _change(target: Target, version: str, *, as_json: bool, check: bool, command
         raise click.exceptions.Exit(1)
 
 
-async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar, *, with_snapshot: bool) -> list[str]:
+async def _everywhere(report: LevelReport, access: Access, bar: ProgressBar, *, with_snapshot: bool) -> list[str]:
     """Wait until every member that answers is at the new level. With `with_snapshot` also until each has a snapshot of
     it: from then on the earlier version can start on the member's data, also after a kill. Returns what is missing at
     the end of the time.
@@ -101,7 +101,7 @@ async def _everywhere(report: LevelReport, access: Access, shown: ProgressBar, *
         behind = [node_id for node_id, text in texts.items() if text]
         if not behind or asyncio.get_running_loop().time() > end:
             return [f"{node_id}: {texts[node_id]}" for node_id in behind]
-        shown.stage(f"waiting for {', '.join(behind)}", len(statuses) - len(behind), len(statuses))
+        bar.stage(f"waiting for {', '.join(behind)}", len(statuses) - len(behind), len(statuses))
         await asyncio.sleep(POLL)
 
 

@@ -262,8 +262,8 @@ def _again(row: ProductRow, command: PutProduct) -> PutProduct:
 
 def _product_command(product_id: str, scales: MarketScales, options: Mapping[str, str | None]) -> PutProduct:
     """Return the command that puts a product, from the options in decimals."""
-    before, _, behind = product_id.partition("-")
-    base, quote = options["base"] or before, options["quote"] or behind
+    base_part, _, quote_part = product_id.partition("-")
+    base, quote = options["base"] or base_part, options["quote"] or quote_part
     if not base or not quote:
         raise click.UsageError(f"PRODUCT is BASE-QUOTE, e.g. BTC-USD, not {product_id!r}; or name --base and --quote.")
     base_scale, quote_scale = scales.currency(base), scales.currency(quote)
@@ -305,15 +305,15 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
     def changes(scales: MarketScales) -> dict[str, object]:
         row = scales.product(product_id)
         digits = {"min_size": scales.currency(row.base), "max_size": scales.currency(row.base)}
-        found: dict[str, object] = {}
+        new_values: dict[str, object] = {}
         for name, text in options.items():
             if text is not None:
                 field = name if name in digits else f"{name}_ppm"
                 to = signed_units if name == "maker_fee" else to_units
-                found[field] = to(text, digits.get(name, PPM_DIGITS), name)
+                new_values[field] = to(text, digits.get(name, PPM_DIGITS), name)
         if status is not None:
-            found["status"] = ProductStatus[status.upper()]
-        return found
+            new_values["status"] = ProductStatus[status.upper()]
+        return new_values
 
     async def work(session: CliSession) -> tuple[ProductRow, ProductRow, MarketScales]:
         changed = await _change(session, [product_id], lambda scales, row: [put_again(row, fresh_id(), **changes(scales))])
@@ -348,10 +348,10 @@ async def _change(
     for attempt in range(1, ATTEMPTS + 1):
         scales = await session.scales()
         rows = list(scales.products.values()) if left is None else [scales.product(name) for name in left]
-        made = {row.product_id: commands(scales, row) for row in rows}
+        commands_by_product = {row.product_id: commands(scales, row) for row in rows}
         # All products' first commands, then all second ones: an auction that opens does not delay the others' last
         # status.
-        sent = [command for turn in zip(*made.values(), strict=True) for command in turn]
+        sent = [command for turn in zip(*commands_by_product.values(), strict=True) for command in turn]
         outcomes = await session.submit_all(sent) if sent else []
         left = []
         for command, outcome in zip(sent, outcomes, strict=True):

@@ -153,6 +153,7 @@ def replace(
 
 
 def _with_changes(target: Target, as_json: bool, work: Callable[[MemberChanges], Awaitable[None]]) -> None:
+    """Run `work` with the cluster's membership. Its progress is printed as it happens, or at the end with `as_json`."""
     lines: list[str] = []
     credentials = target.key.credentials() if target.key is not None else None
 

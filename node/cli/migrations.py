@@ -142,8 +142,8 @@ def migrate(
     if finalize:
         _finalize(places(directory))
         return
-    with progress("rehearsal") as shown:
-        rehearsals = [_rehearsed(place, target, shown, quiet=as_json) for place in places(directory)]
+    with progress("rehearsal") as bar:
+        rehearsals = [_rehearsed(place, target, bar, quiet=as_json) for place in places(directory)]
     if as_json:
         print_json([_as_json(each, with_diff) for each in rehearsals])
         return
@@ -266,8 +266,8 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
     click.echo(
         f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)}, and the former {_size(built.bytes_before)} until they are finalized"
     )
-    for found in rehearsal.differences() if with_diff else ():
-        click.echo("\n" + "\n".join(_difference_lines(found)))
+    for each in rehearsal.differences() if with_diff else ():
+        click.echo("\n" + "\n".join(_difference_lines(each)))
 
 
 def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
@@ -362,23 +362,23 @@ def rollback(
             click.echo(f"{name}: {text}")
 
     with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(progress("the way back is looked for"))
-        found = places(directory)
-        for place in found:
+        bar = stack.enter_context(progress("the way back is looked for"))
+        node_places = places(directory)
+        for place in node_places:
             stack.callback(PidFile.acquire(place.data / PID_FILE).release)
-        names = {place.data: _name(place) for place in found}
+        names = {place.data: _name(place) for place in node_places}
         ways = ways_back(list(names))
         for data, name in names.items():
             if data not in ways:
                 report(name, "already has the former ABI", back=True)
         if out is not None:
-            exported = [(place, ways[place.data]) for place in found if place.data in ways]
-            _export_all(exported, out, report, shown, secrets=not without_secrets)
+            exported = [(place, ways[place.data]) for place in node_places if place.data in ways]
+            _export_all(exported, out, report, bar, secrets=not without_secrets)
         if not without_history:
-            cut = [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None]
-            _cut_histories(cut, report, shown)
+            cut = [(place.config, ways[place.data]) for place in node_places if place.data in ways and place.config is not None]
+            _cut_histories(cut, report, bar)
         for number, (data, way) in enumerate(ways.items()):
-            shown.stage(f"{names[data]}: the former data takes its place again", number, len(ways))
+            bar.stage(f"{names[data]}: the former data takes its place again", number, len(ways))
             cutover.go_back(data, way.record)
             text = f"back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}"
             report(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
@@ -386,21 +386,21 @@ def rollback(
         print_json(done)
 
 
-def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report, shown: ProgressBar) -> None:
+def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], report: Report, bar: ProgressBar) -> None:
     """Cut histories back before any data goes back, because the earlier version must continue from an earlier place.
 
     Raises:
         HistoryError: a database cannot be used.
     """
-    kept = [(config, way) for config, way in ways if config.history.enabled]
-    if not kept:
+    with_history = [(config, way) for config, way in ways if config.history.enabled]
+    if not with_history:
         return
     from sqlalchemy.exc import SQLAlchemyError  # the import takes a moment that other commands should not pay for
 
     from node.history.cutting import go_back
 
-    for number, (config, way) in enumerate(kept):
-        shown.stage(f"{config.node_id}: the market database is cut back", number, len(kept))
+    for number, (config, way) in enumerate(with_history):
+        bar.stage(f"{config.node_id}: the market database is cut back", number, len(with_history))
         try:
             done = go_back(config, way.record)
         except SQLAlchemyError as error:

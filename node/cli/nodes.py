@@ -175,9 +175,9 @@ def stop(path: Path, force: bool, seconds: float) -> None:
         click.echo(f"{config.node_id} is not running")
         return
     if not force:
-        found, _ = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
-        if not found.may_stop and not found.stands_still:
-            raise NodeStartError(f"{config.node_id} is not stopped: {found.text}. --force stops it nevertheless")
+        verdict, _ = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
+        if not verdict.may_stop and not verdict.stands_still:
+            raise NodeStartError(f"{config.node_id} is not stopped: {verdict.text}. --force stops it nevertheless")
     started = time.monotonic()
     send(pid, signal.SIGTERM)
     while locked_pid(pid_file) == pid:

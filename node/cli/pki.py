@@ -39,13 +39,13 @@ def show_certificates(target: Target, as_json: bool) -> None:
     """
     local = LocalCluster(target.directory)
     statuses = asyncio.run(local.status())
-    found = held(local.layout)
+    certificates = held(local.layout)
     now = time.time()
     if as_json:
-        print_json([_view(each, statuses) for each in found])
+        print_json([_view(each, statuses) for each in certificates])
         return
     rows: list[list[str | Text]] = []
-    for each in found:
+    for each in certificates:
         left = days_left(each.validity.ends, now)
         style = "bold red" if left <= 0 else "yellow" if left < WARN_DAYS else ""
         used = _in_use(each.place, statuses)
@@ -98,17 +98,19 @@ def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_jso
     """
     local = LocalCluster(target.directory)
     chosen = _chosen(local.layout, nodes)
-    made = renew(local.layout, chosen, datetime.datetime.now(datetime.UTC), datetime.timedelta(days=days))
-    running = [node_id for node_id in local.running() if node_id in made]
+    renewed = renew(local.layout, chosen, datetime.datetime.now(datetime.UTC), datetime.timedelta(days=days))
+    running = [node_id for node_id in local.running() if node_id in renewed]
     with progress("running nodes load them"):
-        waiting = asyncio.run(_taken_up(local, {node_id: made[node_id] for node_id in running}))
+        waiting = asyncio.run(_taken_up(local, {node_id: renewed[node_id] for node_id in running}))
     if as_json:
         taken = [node_id for node_id in running if node_id not in waiting]
-        print_json({"renewed": {node_id: _times(found) for node_id, found in made.items()}, "in_use": taken, "waiting": waiting})
+        print_json(
+            {"renewed": {node_id: _times(validity) for node_id, validity in renewed.items()}, "in_use": taken, "waiting": waiting}
+        )
         return
-    for node_id, found in made.items():
+    for node_id, validity in renewed.items():
         state = "" if node_id not in running else ", not in use yet: see its log" if node_id in waiting else ", in use"
-        click.echo(f"{node_id}: valid until {instant(found.ends * SECOND_NS)}{state}")
+        click.echo(f"{node_id}: valid until {instant(validity.ends * SECOND_NS)}{state}")
     if waiting:
         raise click.exceptions.Exit(1)
 
@@ -150,17 +152,17 @@ def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
     """
     layout = ClusterDirectory(target.directory)
     if step == "begin":
-        made = begin_roll(layout, datetime.datetime.now(datetime.UTC))
-        until = instant(made.ends * SECOND_NS)
-        said = f"another authority is trusted by {', '.join(layout.node_ids)}, valid until {until}. Next: quorumbook pki renew"
-        found: dict[str, object] = _times(made)
+        validity = begin_roll(layout, datetime.datetime.now(datetime.UTC))
+        until = instant(validity.ends * SECOND_NS)
+        text = f"another authority is trusted by {', '.join(layout.node_ids)}, valid until {until}. Next: quorumbook pki renew"
+        result: dict[str, object] = _times(validity)
     elif step == "finish":
         nodes = finish_roll(layout)
-        said = f"the former authority was removed from the files of {', '.join(nodes)}; restart the nodes one by one: until then they trust it"
-        found = {"nodes": nodes}
+        text = f"the former authority was removed from the files of {', '.join(nodes)}; restart the nodes one by one: until then they trust it"
+        result = {"nodes": nodes}
     else:
         raise click.UsageError("Name the step: --begin or --finish.")
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        click.echo(said)
+        click.echo(text)

@@ -76,6 +76,7 @@ def audit(target: Target, acks: Path | None, offline: bool, as_json: bool) -> No
 
 
 def _show(report: AuditReport) -> None:
+    """Print the checks of an audit."""
     rows: list[list[str | Text]] = [
         [Text("holds", style="green") if check.holds else Text("FAILS", style="bold red"), check.claim, check.detail]
         for check in report.checks

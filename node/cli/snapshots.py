@@ -41,12 +41,12 @@ def snapshot() -> None:
 def list_snapshots(target: Target, node_id: str | None, as_json: bool) -> None:
     """List the snapshots of the nodes on this machine. "shared": MB in files that an older snapshot has too."""
     layout = ClusterDirectory(target.directory)
-    found = {name: backups.listed(backups.snapshots_of(layout.configs[name])) for name in _chosen(layout, node_id)}
+    by_node = {name: backups.listed(backups.snapshots_of(layout.configs[name])) for name in _chosen(layout, node_id)}
     if as_json:
-        print_json(found)
+        print_json(by_node)
         return
     rows = []
-    for name, snapshots in found.items():
+    for name, snapshots in by_node.items():
         for each in snapshots:
             manifest = each.manifest
             rows.append(

@@ -164,6 +164,10 @@ def cluster_option(function: Function) -> Function:
 
 
 def _with_target(function: Function, *, remote: bool, keyed: bool = False) -> Function:
+    """Give a command the options that name a cluster, and pass their values to it as one `Target`. `remote` adds the
+    options for nodes on other machines. `keyed` adds only the option for a key.
+    """
+
     @functools.wraps(function)
     def wrapper(
         *args: Any,

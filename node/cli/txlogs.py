@@ -155,12 +155,12 @@ def replay_log(
     Exit code 1 if they differ.
     """
     log, config = _opened(target, node_id, source)
-    with progress("the log is applied", None) as shown:
+    with progress("the log is applied", None) as bar:
         snapshot = _snapshot(config)
         last = until if until is not None else snapshot[1].sequence if snapshot is not None else None
 
         def show(sequence: int) -> None:
-            shown.at(sequence, max(sequence, last) if last is not None else None)
+            bar.at(sequence, max(sequence, last) if last is not None else None)
 
         rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until), progress=show)
     engine = rebuilt.engine
@@ -260,8 +260,8 @@ class LogViews:
         """Return the fields of a command that have a value, as `name=value`."""
         fields = plain(command)
         assert isinstance(fields, dict)
-        said = ((name, value) for name, value in fields.items() if name not in NOT_SHOWN and value not in ("", 0))
-        return " ".join(f"{name}={self._value(name, value, fields)}" for name, value in said)
+        pairs = ((name, value) for name, value in fields.items() if name not in NOT_SHOWN and value not in ("", 0))
+        return " ".join(f"{name}={self._value(name, value, fields)}" for name, value in pairs)
 
     def _value(self, name: str, value: object, fields: dict[str, object]) -> object:
         """Return a value of a command for a person."""

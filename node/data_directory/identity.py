@@ -84,10 +84,10 @@ def read(config: NodeConfig, *, restoring: bool = False) -> DirectoryIdentity:
     identity = _stored(path)
     if identity is None:
         if not config.data_path.exists():
-            what = "does not exist"
+            problem = "does not exist"
         else:
-            what = f"has no {FILE}" if _contents(config.data_path) else "is empty"
-        raise DataDirectoryError(f"data directory {config.data_path} {what}. {REJOIN_ADVICE}")
+            problem = f"has no {FILE}" if _contents(config.data_path) else "is empty"
+        raise DataDirectoryError(f"data directory {config.data_path} {problem}. {REJOIN_ADVICE}")
     for name, found, wanted in (
         ("cluster", identity.cluster_id, config.cluster_id),
         ("node", identity.node_id, config.node_id),
@@ -139,9 +139,9 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
     path = config.data_path
     if rejoin and (path / FILE).exists():
         identity = msgspec.structs.replace(read(config), stage=Stage.REJOIN)
-    elif found := _contents(path):
+    elif contents := _contents(path):
         raise DataDirectoryError(
-            f"data directory {path} has no {FILE} but holds {', '.join(found[:5])}. Move it away, or set data_dir to another directory"
+            f"data directory {path} has no {FILE} but holds {', '.join(contents[:5])}. Move it away, or set data_dir to another directory"
         )
     else:
         stage = Stage.REJOIN if rejoin else Stage.NEW

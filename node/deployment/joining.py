@@ -134,8 +134,8 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     authority = _authority(directory, like)
     keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
-    known = [member for member in members if member.node_id != address.node_id]
-    text = node_toml(like.cluster_id, address, [*known, address], like.admin, listen=_listen(like), fix=bool(like.fix.listen))
+    others = [member for member in members if member.node_id != address.node_id]
+    text = node_toml(like.cluster_id, address, [*others, address], like.admin, listen=_listen(like), fix=bool(like.fix.listen))
     text = changed(text, _settings(like))
     try:
         shutil.rmtree(drafts, ignore_errors=True)

@@ -98,8 +98,8 @@ class MemberChanges:
         layout = self._local.layout
         if wanted.start and self._known_pid(wanted.node_id) is None:
             joining.check_free(address)
-        made = joining.make_joiner(layout.directory, address, members, layout.like)
-        self._report(f"{wanted.node_id}: its directory is {made.parent}")
+        toml = joining.make_joiner(layout.directory, address, members, layout.like)
+        self._report(f"{wanted.node_id}: its directory is {toml.parent}")
         self._local.reload()
         try:
             index = await self._client.add_member(address, read_only=wanted.read_only)
@@ -120,14 +120,14 @@ class MemberChanges:
     def _address(self, wanted: Addition, status: NodeStatus) -> NodeAddress:
         """Return the given addresses, those of a directory that an earlier run made, or the next free ones."""
         config = self._local.layout.configs.get(wanted.node_id)
-        given = {name: value for name in ("raft", "native", "http") if (value := getattr(wanted, name))}
+        chosen = {name: value for name in ("raft", "native", "http") if (value := getattr(wanted, name))}
         if config is not None:
             base = config.address(config.node_id)
-        elif len(given) == 3:
+        elif len(chosen) == 3:
             base = NodeAddress(wanted.node_id, "", "", "")
         else:
             base = joining.next_address(wanted.node_id, [address_of(member) for member in status.members])
-        return msgspec.structs.replace(base, **given)
+        return msgspec.structs.replace(base, **chosen)
 
     def _check_same(self, member: MemberStatus, wanted: Addition) -> None:
         """Check that an existing member is the same as the requested one."""
@@ -135,9 +135,9 @@ class MemberChanges:
             text = f"is a member already, and {_words(member.role)}; a node's role does not change: remove it and add another one"
             raise MembershipError(f"{member.node_id} {text}")
         for name in ("raft", "native", "http"):
-            given = getattr(wanted, name)
-            if given and given != getattr(member, name):
-                raise MembershipError(f"{member.node_id} is a member already, at --{name} {getattr(member, name)}, not {given}")
+            address = getattr(wanted, name)
+            if address and address != getattr(member, name):
+                raise MembershipError(f"{member.node_id} is a member already, at --{name} {getattr(member, name)}, not {address}")
         self._report(f"{member.node_id} is a member already: {_words(member.role)}")
 
     def _known_pid(self, node_id: str) -> int | None:
@@ -165,23 +165,24 @@ class MemberChanges:
             status = await self._client.query(StatusQuery())
             if _level(_find(status, node_id), commit_index) or clock() >= end:
                 status = await self.status()
-            found = _find(status, node_id)
-            if found is None and status.role == "leader":
+            learner = _find(status, node_id)
+            if learner is None and status.role == "leader":
                 raise MembershipError(f"{node_id} was removed in the meantime")
-            if found is None:
+            if learner is None:
                 await asyncio.sleep(POLL)
                 continue
-            if _level(found, commit_index):
-                self._report(f"{node_id} is {_words(found.role)} now")
+            if _level(learner, commit_index):
+                self._report(f"{node_id} is {_words(learner.role)} now")
                 return
-            line = f"{node_id}: {progress(found, status)}"
+            line = f"{node_id}: {progress(learner, status)}"
             if line != last_line and clock() - reported_at >= REPORT_SECONDS:
                 last_line, reported_at = line, clock()
                 self._report(line)
             if clock() >= end:
                 raise MembershipError(
-                    f"{node_id} is {_words(found.role)} after {seconds:g} s ({progress(found, status)}). It continues while it runs: watch it with "
-                    f"`quorumbook cluster members`, and in its node.log; repeat the command to continue to wait"
+                    f"{node_id} is {_words(learner.role)} after {seconds:g} s ({progress(learner, status)}). "
+                    "The node continues to catch up: watch it with `quorumbook cluster members` and in its node.log, or repeat "
+                    "the command to wait longer"
                 )
             await asyncio.sleep(POLL)
 
@@ -208,11 +209,11 @@ class MemberChanges:
         if old == wanted.node_id:
             raise MembershipError(f"{old} cannot replace itself: an id is used once, choose another one")
         status = await self.status()
-        gone = _find(status, old) is None
-        if gone and _find(status, wanted.node_id) is None:
+        is_removed = _find(status, old) is None
+        if is_removed and _find(status, wanted.node_id) is None:
             self._check_known(old, status)
         await self.add(wanted, seconds)
-        if gone and old not in self._local.layout.configs:
+        if is_removed and old not in self._local.layout.configs:
             self._report(f"{old} is not a member of the cluster")
         else:
             await self.remove(old, force=force)

@@ -70,15 +70,15 @@ def renew(
             raise SetupError(
                 f"the authority in {layout.directory / 'ca.pem'} has expired; make another one: quorumbook pki roll --begin"
             )
-    made = {}
+    renewed = {}
     for node_id in node_ids:
         config = layout.configs[node_id]
         pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime)
         # The key first: a process that reads between the two writes finds a pair that does not fit, and reads again.
         files.replace(config.path(config.tls.key), pair.key, 0o600)
         files.replace(_own(config), pair.certificate)
-        made[node_id] = validity(x509.load_pem_x509_certificate(pair.certificate))
-    return made
+        renewed[node_id] = validity(x509.load_pem_x509_certificate(pair.certificate))
+    return renewed
 
 
 def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
@@ -210,15 +210,15 @@ def rotate(layout: ClusterDirectory) -> Rotation:
         ClusterKeyError: a file cannot be read, or two nodes have different keys under one number.
         OSError: a file cannot be written.
     """
-    held = {node_id: _keys(layout.configs[node_id].cluster_key_path) for node_id in layout.node_ids}
+    keys_by_node = {node_id: _keys(layout.configs[node_id].cluster_key_path) for node_id in layout.node_ids}
     union: dict[int, bytes] = {}
-    for node_id, keys in held.items():
+    for node_id, keys in keys_by_node.items():
         for number, key in keys.items():
             if union.setdefault(number, key) != key:
                 raise ClusterKeyError(f"{node_id} has another cluster key {number} than the nodes before it; nothing was changed")
-    uneven = any(keys != union for keys in held.values())
+    uneven = any(keys != union for keys in keys_by_node.values())
     keys = union if uneven else with_another(union)
-    paths = [layout.configs[node_id].cluster_key_path for node_id in held if held[node_id] != keys]
+    paths = [layout.configs[node_id].cluster_key_path for node_id in keys_by_node if keys_by_node[node_id] != keys]
     for path in paths:
         write_keys(path, keys)
     return Rotation(max(keys), not uneven, paths)

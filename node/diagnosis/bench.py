@@ -68,19 +68,19 @@ async def run(access: Access, seconds: float, report: Callable[[str, float], Non
     """
     clients = [access.client(client="bench") for _ in range(ACCOUNTS)]
     accounts = [f"bench-{number}" for number in range(ACCOUNTS)]
-    marks = uuid.uuid4().hex[:12]
+    run_id = uuid.uuid4().hex[:12]
     try:
         report("setting up", 0.0)
-        await _submit(clients[0], _setup(accounts, marks))
+        await _submit(clients[0], _setup(accounts, run_id))
         try:
-            lone = await _alone(clients[0], _Orders(accounts[0], seed, f"{marks}:a"), seconds, report)
-            loaded = _Load(accounts, seed, marks)
-            begun = time.perf_counter()
+            lone = await _alone(clients[0], _Orders(accounts[0], seed, f"{run_id}:a"), seconds, report)
+            loaded = _Load(accounts, seed, run_id)
+            start = time.perf_counter()
             await loaded.run(clients, seconds, report)
-            taken = time.perf_counter() - begun
+            taken = time.perf_counter() - start
         finally:
             await _submit(
-                clients[0], [_product(ProductStatus.CANCEL_ONLY), *_cancels(accounts, marks), _product(ProductStatus.OFFLINE)]
+                clients[0], [_product(ProductStatus.CANCEL_ONLY), *_cancels(accounts, run_id), _product(ProductStatus.OFFLINE)]
             )
         return BenchResult(
             loaded.orders / taken,

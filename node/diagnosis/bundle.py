@@ -178,8 +178,8 @@ class Bundle:
             self._report(f"{node_id}: stacks")
             for each in (pid, *descendants(pid)):
                 self._process(f"{node_id}/processes/{each}", each)
-            asked = [each for each in (pid, *descendants(pid)) if logs.request_stacks(each)]
-            if asked:
+            signalled = [each for each in (pid, *descendants(pid)) if logs.request_stacks(each)]
+            if signalled:
                 time.sleep(STACKS_SECONDS)  # the handlers wait for nothing, so they write at once
             else:
                 self._lacks(f"{node_id}/stacks", "no process of the node writes them: another user's, or of an older version")

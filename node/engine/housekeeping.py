@@ -99,6 +99,7 @@ class Housekeeping:
             self._schedule_next(INTERVAL)
 
     def _schedule_next(self, seconds: float) -> None:
+        """Schedule the next round. When nothing is due, idle nodes run their rounds at common times."""
         if self._timer is not None:
             self._timer.cancel()
         if seconds == INTERVAL_IDLE:

@@ -226,20 +226,20 @@ class Introductions:
 def _objection(known: Known, body: Body, claim: Claim) -> Objected | None:
     """Return what contradicts the stored facts in a peer's introduction."""
     if body.incarnation in known.retired:
-        what = "it has run on a newer data directory since, after this one was lost or replaced"
-        return Objected(body.incarnation, 0, "", what, retired=True)
+        contradiction = "it has run on a newer data directory since, after this one was lost or replaced"
+        return Objected(body.incarnation, 0, "", contradiction, retired=True)
     if body.incarnation != known.incarnation:
         return None
     if body.starts < known.starts:
-        what = f"this is start {body.starts} of the data directory, and start {known.starts} was met before"
+        contradiction = f"this is start {body.starts} of the data directory, and start {known.starts} was met before"
     elif body.starts == known.starts and body.start != known.start:
-        what = f"another process was start {body.starts} of the same data directory"
+        contradiction = f"another process was start {body.starts} of the same data directory"
     elif claim.acknowledged > claim.last_index:
-        what = f"it has acknowledged log entries up to {claim.acknowledged}, and its log ends with {claim.last_index}"
-        return Objected(known.incarnation, 0, "", what, acknowledged=claim.acknowledged)
+        contradiction = f"it has acknowledged log entries up to {claim.acknowledged}, and its log ends with {claim.last_index}"
+        return Objected(known.incarnation, 0, "", contradiction, acknowledged=claim.acknowledged)
     else:
         return None
-    return Objected(known.incarnation, known.starts, known.start, what)
+    return Objected(known.incarnation, known.starts, known.start, contradiction)
 
 
 def _difference(one: Migrated, other: Migrated) -> str:

@@ -52,6 +52,7 @@ class _TlsConnection(TlsProtocol):
         self.session: Session | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, or close the connection if too many wait."""
         super().connection_made(transport)
         self._server.arrived[self] = None
         peer = transport.get_extra_info("peername")
@@ -60,6 +61,7 @@ class _TlsConnection(TlsProtocol):
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Give back the connection's place."""
         self._server.arrived.pop(self, None)
         self._server.limits.stop_waiting(self)
         if self._leave is not None:

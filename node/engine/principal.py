@@ -158,29 +158,29 @@ class Principal(msgspec.Struct, frozen=True):
         Raises:
             RequestFailed: FORBIDDEN for a read of data that belongs to others.
         """
-        wanted = query.query
-        if isinstance(wanted, ApiKeyQuery):
+        inner = query.query
+        if isinstance(inner, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
-        if isinstance(wanted, RightsQuery):
+        if isinstance(inner, RightsQuery):
             self.check_node("query: the permissions of a sender")
-        if isinstance(wanted, StreamQuery):
+        if isinstance(inner, StreamQuery):
             self.check_node("query: a report stream")
-        if isinstance(wanted, LogQuery) and not self.node:
+        if isinstance(inner, LogQuery) and not self.node:
             raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes only")
         if self.operator:
             return query
-        if isinstance(wanted, ControlsQuery | ApiKeysQuery):
-            needed = Permission.VIEW if isinstance(wanted, ControlsQuery) else Permission.ACCESS
+        if isinstance(inner, ControlsQuery | ApiKeysQuery):
+            needed = Permission.VIEW if isinstance(inner, ControlsQuery) else Permission.ACCESS
             user = self.row is not None and bool(self.row.user_id)
             if not self.permissions & needed or not (user or self.permissions & access.OF_OPERATOR):
-                text = f"query: {type(wanted).__name__} needs the permission {needed.name} of a user or of the operator"
+                text = f"query: {type(inner).__name__} needs the permission {needed.name} of a user or of the operator"
                 raise RequestFailed(FailCode.FORBIDDEN, text)
-            return msgspec.structs.replace(query, query=msgspec.structs.replace(wanted, sender=self.sender))
-        if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery | FeesQuery):
+            return msgspec.structs.replace(query, query=msgspec.structs.replace(inner, sender=self.sender))
+        if isinstance(inner, BalancesQuery | OrderQuery | OrdersQuery | FeesQuery):
             if not self.permissions & Permission.VIEW:
-                raise RequestFailed(FailCode.FORBIDDEN, f"query: {type(wanted).__name__} needs the permission VIEW")
-            seen = self.row is not None and self.row.user_id and held(self.sender, Scope.ACCOUNT, wanted.account_id)
-            if wanted.account_id != self.account_id and not (seen and seen & Permission.VIEW):
+                raise RequestFailed(FailCode.FORBIDDEN, f"query: {type(inner).__name__} needs the permission VIEW")
+            seen = self.row is not None and self.row.user_id and held(self.sender, Scope.ACCOUNT, inner.account_id)
+            if inner.account_id != self.account_id and not (seen and seen & Permission.VIEW):
                 raise RequestFailed(FailCode.FORBIDDEN, f"query.account_id: this key acts for {self.account_id!r} only")
         return query
 

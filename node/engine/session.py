@@ -164,6 +164,7 @@ class Session(asyncio.Protocol):
     # ------------------------------------------------------------------ calls from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the session. A node that is stopping refuses it."""
         self._transport = cast(asyncio.Transport, transport)
         self._out = Outgoing(self._transport, WRITE_HIGH // 4, self._flushed)
         peer = self._transport.get_extra_info("peername")
@@ -174,6 +175,7 @@ class Session(asyncio.Protocol):
             self._refuse(FailCode.STOPPING, "this node is stopping")
 
     def data_received(self, data: bytes) -> None:
+        """Queue the requests in `data`. Malformed data ends the session."""
         if not self._open:
             return
         begins = not self._splitter.waiting
@@ -196,6 +198,7 @@ class Session(asyncio.Protocol):
         self._out.unblock()
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        """Drop what was not answered, and end the subscriptions."""
         self._open = False
         self._unread.clear()
         self._out.discard()

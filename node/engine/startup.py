@@ -130,6 +130,7 @@ async def _greetings(config: NodeConfig) -> list[Welcome]:
 
 
 async def _greeting(config: NodeConfig, node: NodeAddress) -> Welcome | None:
+    """Return the greeting of another node, or None if it does not answer or belongs to another cluster."""
     try:
         connection = await NativeConnection.open(node.native, tls=client_context(config), client=f"start of {config.node_id}")
     except (ConnectionLost, RequestFailed):

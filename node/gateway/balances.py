@@ -78,13 +78,13 @@ class Balances:
         for session in list(self._sessions):
             if session.balance_sent and session.identity is not None:
                 listeners.setdefault(session.identity.account_id, []).append(session)
-        for account_id, those in listeners.items():
+        for account_id, account_listeners in listeners.items():
             with contextlib.suppress(QuorumbookError):
                 rows: list[BalanceRow] = await self._backend.query(BalancesQuery(account_id))
-                found = {row.currency: row for row in rows}
-                for listener in those:
+                balances = {row.currency: row for row in rows}
+                for listener in account_listeners:
                     if listener.identity is not None and listener.identity.account_id == account_id:
-                        _tell(listener, account_id, found, self._catalogue.currencies)
+                        _tell(listener, account_id, balances, self._catalogue.currencies)
         return len(listeners)
 
 

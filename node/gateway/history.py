@@ -297,13 +297,13 @@ async def _asked(call: Call, question: Callable[[HistoryReader], _Result]) -> _R
 
 async def fills(call: Call) -> Answer[list[FillJson]]:
     """GET /fills: the account's trades, optionally of one product or one order."""
-    given = call.parameters()
-    account_id, page = call.account_id, _page(given)
+    parameters = call.parameters()
+    account_id, page = call.account_id, _page(parameters)
     product_id = ""
-    if "product_id" in given:
-        product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
-    order_id = order_number(given["order_id"], "order_id") if "order_id" in given else 0
-    if "order_id" in given and not order_id:
+    if "product_id" in parameters:
+        product_id = (await call.gateway.catalogue.product(product_text(parameters["product_id"]))).row.product_id
+    order_id = order_number(parameters["order_id"], "order_id") if "order_id" in parameters else 0
+    if "order_id" in parameters and not order_id:
         return Answer([])
     rows = await _asked(call, lambda past: past.fills(account_id, product_id, order_id, page))
     body = []
@@ -315,9 +315,9 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
 
 async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
     """GET /accounts/{id}/ledger: every change of the account's balance, or those of one type."""
-    given = call.parameters()
-    account_id, page = call.account_id, _page(given)
-    kind = choice(given["type"], LEDGER_TYPES, "type") if "type" in given else None
+    parameters = call.parameters()
+    account_id, page = call.account_id, _page(parameters)
+    kind = choice(parameters["type"], LEDGER_TYPES, "type") if "type" in parameters else None
     currency = await _currency(call)
     rows = await _asked(call, lambda past: past.ledger(account_id, currency.currency, kind, page))
     body = [LedgerEntryJson.of(row, currency.scale) for row in rows]
@@ -326,12 +326,12 @@ async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
 
 async def holds(call: Call) -> Answer[list[HoldJson]]:
     """GET /accounts/{id}/holds: the hold of each open order of the account, newest first. The engine answers this call."""
-    given = call.parameters()
-    limit = page_limit(given)
-    before_id, newer_than = order_span(given)
-    start, end = period(given)
+    parameters = call.parameters()
+    limit = page_limit(parameters)
+    before_id, newer_than = order_span(parameters)
+    start, end = period(parameters)
     currency = await _currency(call)
-    found: list[OrderState] = await call.read(
+    orders: list[OrderState] = await call.read(
         OrdersQuery(
             call.account_id,
             limit=limit,
@@ -343,7 +343,7 @@ async def holds(call: Call) -> Answer[list[HoldJson]]:
         )
     )
     return Answer(
-        [HoldJson.of(order, currency.scale) for order in found], cursors(found, lambda order: order_text(order.order_id))
+        [HoldJson.of(order, currency.scale) for order in orders], cursors(orders, lambda order: order_text(order.order_id))
     )
 
 
@@ -360,9 +360,9 @@ async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
 
 async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
     """Answer the transfers of an account in one currency, or in all ("")."""
-    given = call.parameters()
-    account_id, page = call.account_id, _page(given)
-    kind = choice(given["type"], TRANSFER_TYPES, "type") if "type" in given else None
+    parameters = call.parameters()
+    account_id, page = call.account_id, _page(parameters)
+    kind = choice(parameters["type"], TRANSFER_TYPES, "type") if "type" in parameters else None
     rows = await _asked(call, lambda past: past.transfers(account_id, currency, kind, page))
     body = [BookedTransferJson.of(row, (await call.gateway.catalogue.currency(row["currency"])).scale) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
@@ -385,11 +385,11 @@ async def candles(call: Call) -> Answer[list[list[int | str]]]:
     """GET /products/{id}/candles: [time, low, high, open, close, volume], newest first. A bucket without trades is left
     out.
     """
-    given = call.parameters()
-    granularity = whole_number(given.get("granularity"), "granularity", 60, 1, 86_400)
+    parameters = call.parameters()
+    granularity = whole_number(parameters.get("granularity"), "granularity", 60, 1, 86_400)
     if granularity not in GRANULARITIES:
         raise BadRequestError(f"granularity must be one of {', '.join(map(str, GRANULARITIES))}", "granularity")
-    start, end = _span(given, granularity)
+    start, end = _span(parameters, granularity)
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
     found = await _asked(call, lambda past: past.candles(product.row.product_id, granularity, start, end))
     return Answer(_candle_rows(product, found))
@@ -421,8 +421,8 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     """GET /products/{id}/status-changes: the changes of the product's status, newest first. `after` selects older ones,
     `before` newer ones.
     """
-    given = call.parameters()
-    limit, after, before = page_limit(given), _sequence(given, "after"), _sequence(given, "before")
+    parameters = call.parameters()
+    limit, after, before = page_limit(parameters), _sequence(parameters, "after"), _sequence(parameters, "before")
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
     rows = await _asked(call, lambda past: past.status_changes(product.row.product_id, limit, after, before))
     body = [StatusChangeJson.of(row, product) for row in rows]
@@ -447,9 +447,9 @@ async def operations(call: Call) -> Answer[list[OperationJson]]:
     ones, `before` newer ones. The caller must have the right to see the whole venue. The call needs a history.
     """
     await call.require_view_of_venue()
-    given = call.parameters()
-    limit, after, before = page_limit(given), _sequence(given, "after"), _sequence(given, "before")
-    rows = await _asked(call, lambda past: past.operations(given.get("sender", ""), limit, after, before))
+    parameters = call.parameters()
+    limit, after, before = page_limit(parameters), _sequence(parameters, "after"), _sequence(parameters, "before")
+    rows = await _asked(call, lambda past: past.operations(parameters.get("sender", ""), limit, after, before))
     body = [
         OperationJson(
             sequence=row["sequence"],
@@ -464,12 +464,12 @@ async def operations(call: Call) -> Answer[list[OperationJson]]:
     return Answer(body, cursors(body, lambda item: str(item.sequence)))
 
 
-def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
+def _span(parameters: Mapping[str, str], granularity: int) -> tuple[int, int]:
     """Return the first and last second in which a bucket may begin. Without `start` and `end` these are the latest 300."""
-    if "start" not in given or "end" not in given:
+    if "start" not in parameters or "end" not in parameters:
         end = int(time.time())
         return bucket(end, granularity) - (CANDLES_MAX - 1) * granularity, end
-    first, last = moment(given["start"], "start"), moment(given["end"], "end")
+    first, last = moment(parameters["start"], "start"), moment(parameters["end"], "end")
     start, end = first // SECOND_NS, last // SECOND_NS
     if end < start:
         raise BadRequestError("end must not be before start", "end")
@@ -481,9 +481,9 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
     return start, end
 
 
-def _sequence(given: Mapping[str, str], name: str) -> int:
+def _sequence(parameters: Mapping[str, str], name: str) -> int:
     """Return the sequence that a cursor names; 0 for none."""
-    return whole_number(given.get(name), name, 0, 0, 2**62)
+    return whole_number(parameters.get(name), name, 0, 0, 2**62)
 
 
 async def _currency(call: Call) -> CurrencyRow:
@@ -495,23 +495,23 @@ async def _currency(call: Call) -> CurrencyRow:
     return await call.gateway.catalogue.currency(text.removeprefix(prefix))  # currency names may contain colons, too
 
 
-def _page(given: Mapping[str, str]) -> PageRequest:
+def _page(parameters: Mapping[str, str]) -> PageRequest:
     """Return the page that the parameters select."""
-    start, end = period(given)
+    start, end = period(parameters)
     return PageRequest(
-        page_limit(given),
-        _place(given, "after"),
-        _place(given, "before"),
+        page_limit(parameters),
+        _place(parameters, "after"),
+        _place(parameters, "before"),
         start,
         end,
     )
 
 
-def _place(given: Mapping[str, str], name: str) -> Place | None:
+def _place(parameters: Mapping[str, str], name: str) -> Place | None:
     """Return the place that a cursor names."""
-    if name not in given:
+    if name not in parameters:
         return None
-    sequence, _, number = given[name].partition("-")
+    sequence, _, number = parameters[name].partition("-")
     sound = all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (sequence, number))
     if not sound:
         raise BadRequestError(f"{name} must be a cursor that cb-before or cb-after gave", name)

@@ -207,22 +207,22 @@ class Turns:
         queue = self._queues.setdefault(holder, deque())
         if len(queue) >= self._waiting_max:
             raise TurnRefusedError(f"{len(queue)} of this address wait already")
-        mine = asyncio.get_running_loop().create_future()
-        queue.append(mine)
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
         try:
-            await mine
+            await turn
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
+            if turn.done() and not turn.cancelled():
                 self._leave()  # the place had been given to us
             else:
-                self._forget(holder, mine)
+                self._forget(holder, turn)
             raise
 
-    def _forget(self, holder: str, mine: asyncio.Future[None]) -> None:
+    def _forget(self, holder: str, turn: asyncio.Future[None]) -> None:
         """Remove a waiting request from its queue."""
         queue = self._queues.get(holder)
-        if queue is not None and mine in queue:
-            queue.remove(mine)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
             if not queue:
                 del self._queues[holder]
 

@@ -249,10 +249,10 @@ async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
 
 async def trades(call: Call) -> Answer[list[TradeJson]]:
     """GET /products/{id}/trades: newest first. `after` selects older trades, `before` newer ones."""
-    given = call.parameters()
-    limit = page_limit(given)
-    after = max(1, whole_number(given["after"], "after", 0, 0, 2**62)) if "after" in given else 0
-    before = whole_number(given.get("before"), "before", 0, 0, 2**62)
+    parameters = call.parameters()
+    limit = page_limit(parameters)
+    after = max(1, whole_number(parameters["after"], "after", 0, 0, 2**62)) if "after" in parameters else 0
+    before = whole_number(parameters.get("before"), "before", 0, 0, 2**62)
     wanted = await _product(call)
     page = [
         trade

@@ -470,83 +470,83 @@ async def ordered(call: Call, product: Product, command: PlaceOrder, begun: Outc
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first. Without `status` only open orders are listed. `after` selects older ones."""
-    given = call.parameters()
-    limit = page_limit(given)
-    before_id, newer_than = order_span(given)
-    start, end = period(given)
-    wanted = _statuses(call.request.query.get("status", []))
+    parameters = call.parameters()
+    limit = page_limit(parameters)
+    before_id, newer_than = order_span(parameters)
+    start, end = period(parameters)
+    statuses = _statuses(call.request.query.get("status", []))
     product_id = ""
-    if "product_id" in given:
-        product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
-    if (given.get("sortedBy", "created_at"), given.get("sorting", "desc")) != ("created_at", "desc"):
-        return await _sorted_list(call, product_id, wanted, given)
+    if "product_id" in parameters:
+        product_id = (await call.gateway.catalogue.product(product_text(parameters["product_id"]))).row.product_id
+    if (parameters.get("sortedBy", "created_at"), parameters.get("sorting", "desc")) != ("created_at", "desc"):
+        return await _sorted_list(call, product_id, statuses, parameters)
     page: list[OrderState] = []
-    if wanted:
+    if statuses:
         span = (before_id, newer_than)
-        page = await _found(call, product_id, wanted, span, PageRequest(limit, start=start, end=end))
+        page = await _found(call, product_id, statuses, span, PageRequest(limit, start=start, end=end))
     return Answer([await _order_body(call, order) for order in page], cursors(page, lambda order: order_text(order.order_id)))
 
 
 async def _sorted_list(
-    call: Call, product_id: str, wanted: frozenset[OrderStatus], given: Mapping[str, str]
+    call: Call, product_id: str, statuses: frozenset[OrderStatus], parameters: Mapping[str, str]
 ) -> Answer[list[OrderJson]]:
     """Sort in an order other than newest first. This is possible for live orders only: their number is bounded, and all
     of them are read. The key is charged for the rows.
     """
-    by = choice(given.get("sortedBy", "created_at"), SORTED_BY, "sortedBy")
-    backwards = choice(given.get("sorting", "desc"), {"desc": True, "asc": False}, "sorting")
-    if not wanted <= LIVE or {"after", "before"} & set(given):
+    by = choice(parameters.get("sortedBy", "created_at"), SORTED_BY, "sortedBy")
+    backwards = choice(parameters.get("sorting", "desc"), {"desc": True, "asc": False}, "sorting")
+    if not statuses <= LIVE or {"after", "before"} & set(parameters):
         text = "sortedBy and sorting go with live orders (status open or active) and without after and before; other lists are newest first"
-        raise BadRequestError(text, "sortedBy" if "sortedBy" in given else "sorting")
-    start, end = period(given)
+        raise BadRequestError(text, "sortedBy" if "sortedBy" in parameters else "sorting")
+    start, end = period(parameters)
     orders: list[OrderState] = []
     below = 0
-    while wanted:
-        found = await _found(call, product_id, wanted, (below, 0), PageRequest(PAGE_MAX, start=start, end=end))
-        orders += found
-        if len(found) < PAGE_MAX:
+    while statuses:
+        page = await _found(call, product_id, statuses, (below, 0), PageRequest(PAGE_MAX, start=start, end=end))
+        orders += page
+        if len(page) < PAGE_MAX:
             break
-        below = found[-1].order_id
+        below = page[-1].order_id
     call.gateway.limits.keys.spend(call.caller.key_id, Cost.rows(len(orders)))
     products = {order.product_id: await call.gateway.catalogue.product(order.product_id) for order in orders}
     orders.sort(key=lambda order: by(order, products[order.product_id]), reverse=backwards)
-    return Answer([await _order_body(call, order) for order in orders[: page_limit(given)]])
+    return Answer([await _order_body(call, order) for order in orders[: page_limit(parameters)]])
 
 
 async def _found(
-    call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: PageRequest
+    call: Call, product_id: str, statuses: frozenset[OrderStatus], span: tuple[int, int], page: PageRequest
 ) -> list[OrderState]:
     """Return orders by descending id, up to the page's limit, within its times and with the wanted statuses. They come
     from the engine, and done orders also from the history. `span`: only ids below the first number (unless that is 0)
     and above the second.
     """
-    account_id, done = call.account_id, wanted >= DONE
+    account_id, done = call.account_id, statuses >= DONE
     before_id, newer_than = span
-    known: list[OrderState] = await call.read(
+    current: list[OrderState] = await call.read(
         OrdersQuery(
             account_id,
             product_id,
-            bool(wanted & LIVE),
+            bool(statuses & LIVE),
             done,
             page.limit,
             before_id,
             above_id=newer_than,
-            statuses=sum(1 << status for status in wanted),
+            statuses=sum(1 << status for status in statuses),
             created_from=max(0, page.start or 0),
             created_to=0 if page.end is None else max(1, page.end),
         )
     )
     past = await call.past() if done else None
     if past is None:
-        return known
+        return current
     older = await past.ask(lambda history: history.done_orders(account_id, product_id, before_id, page))
-    both = {order.order_id: order for order in (*older, *known) if order.order_id > newer_than}
-    return [both[order_id] for order_id in sorted(both, reverse=True)[: page.limit]]
+    by_id = {order.order_id: order for order in (*older, *current) if order.order_id > newer_than}
+    return [by_id[order_id] for order_id in sorted(by_id, reverse=True)[: page.limit]]
 
 
-def _statuses(given: list[str]) -> frozenset[OrderStatus]:
+def _statuses(filters: list[str]) -> frozenset[OrderStatus]:
     """Return the order statuses that the filters of a list select."""
-    names = [name for text in given for name in text.split(",")]
+    names = [name for text in filters for name in text.split(",")]
     if not set(names) <= set(STATUSES):
         raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
     return frozenset[OrderStatus]().union(*(STATUSES[name] for name in names)) if names else LIVE

@@ -165,11 +165,11 @@ def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = F
     return found
 
 
-def page_limit(given: Mapping[str, str]) -> int:
+def page_limit(parameters: Mapping[str, str]) -> int:
     """Return the number of items of a page: `limit`, but at most `PAGE_MAX`, or 100 without `limit`. Raises
     BadRequestError.
     """
-    text = given.get("limit", "100")
+    text = parameters.get("limit", "100")
     if not (text.isascii() and text.isdigit() and text.strip("0")):
         raise BadRequestError("limit must be a whole number from 1 on", "limit", detail=f"at most {PAGE_MAX} are answered")
     digits = text.lstrip("0")
@@ -214,14 +214,14 @@ def moment(text: str, field: str) -> int:
         raise BadRequestError(f"{field} must be an ISO 8601 time or seconds since the epoch", field) from None
 
 
-def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
+def period(parameters: Mapping[str, str]) -> tuple[int | None, int | None]:
     """Return the period of `start_date` and `end_date` in nanoseconds since the epoch, excluding the end. Raises
     BadRequestError.
 
     `end_date` has microseconds, as all times in answers, and includes the whole microsecond.
     """
-    start = moment(given["start_date"], "start_date") if "start_date" in given else None
-    end = moment(given["end_date"], "end_date") + 1_000 if "end_date" in given else None
+    start = moment(parameters["start_date"], "start_date") if "start_date" in parameters else None
+    end = moment(parameters["end_date"], "end_date") + 1_000 if "end_date" in parameters else None
     return _stored(start), _stored(end)
 
 

@@ -136,12 +136,12 @@ def order_number(text: str, field: str = "id") -> int:
     return number if number <= ORDER_ID_MAX else 0
 
 
-def order_span(given: Mapping[str, str]) -> tuple[int, int]:
+def order_span(parameters: Mapping[str, str]) -> tuple[int, int]:
     """Return the range of ids in the cursors of a list of orders: below the first number (0: all) and above the second.
     Raises BadRequestError.
     """
-    below = max(1, min(_counter(given["after"], "after"), ORDER_ID_MAX)) if "after" in given else 0
-    above = min(_counter(given["before"], "before"), ORDER_ID_MAX) if "before" in given else 0
+    below = max(1, min(_counter(parameters["after"], "after"), ORDER_ID_MAX)) if "after" in parameters else 0
+    above = min(_counter(parameters["before"], "before"), ORDER_ID_MAX) if "before" in parameters else 0
     return below, above
 
 

@@ -66,7 +66,7 @@ def cut(database: Database, home: Path, state: Engine, progress: HistoryProgress
     """
     with alone(home):
         with database.begin() as connection:
-            gone = _restore_days(connection, home, progress)
+            removed_files = _restore_days(connection, home, progress)
             for table in ADDED:
                 later = (table.c.sequence > progress.sequence) | (table.c.time > progress.time)
                 connection.execute(delete(table).where(later))
@@ -76,7 +76,7 @@ def cut(database: Database, home: Path, state: Engine, progress: HistoryProgress
             _last_figures(connection, progress.time // SECOND_NS)
             moved = {**msgspec.structs.asdict(progress), "confirmed_by": ""}
             connection.execute(update(tables.progress).values(**moved))
-        for file in gone:
+        for file in removed_files:
             (home / file).unlink(missing_ok=True)
 
 
@@ -200,20 +200,20 @@ def go_back(config: NodeConfig, record: cutover.MigrationRecord) -> str:
             revision = MigrationContext.configure(connection).get_current_revision()
         if revision == head():  # a database of an older revision has had no writes since the migration
             store = HistoryStore(database, config.cluster_id, config.node_id)
-            behind = store.progress.log_index - record.last_index
-            if behind > 0:
+            excess = store.progress.log_index - record.last_index
+            if excess > 0:
                 state = _state_before(config, record)
                 progress = HistoryProgress(record.last_index, state.sequence, state.time)
                 cut(database, config.history_path, state, progress)
-                done.append(f"cut back by {behind:,} log entries to sequence {state.sequence:,}")
+                done.append(f"cut back by {excess:,} log entries to sequence {state.sequence:,}")
         wanted, checksum = KNOWN.get(Releases().versions.get(record.from_abi, ""), (head(), ""))
         if revision is not None and wanted < revision:
             with database.begin() as connection:
                 command.downgrade(alembic_config(connection), wanted)
                 connection.execute(tables.checksum.update().values(checksum=checksum))
             done.append(f"schema {revision} is {wanted} again")
-        for own in ("state", FETCHED):
-            durable.remove(config.history_path / own)
+        for name in ("state", FETCHED):
+            durable.remove(config.history_path / name)
         return "; ".join(done) or "nothing to undo"
     finally:
         database.dispose()

@@ -95,15 +95,15 @@ def archive_days(
         if not is_made(engine):
             raise HistoryError(f"{config.node_id} has no history yet")
         end = nanoseconds(before)
-        made = []
+        partitions = []
         with alone(config.history_path):
-            for table, time, further in _moved():
+            for table, time, condition in _moved():
                 with engine.connect() as connection:
-                    days = list(_days(connection, table, time, further, end))
+                    days = list(_days(connection, table, time, condition, end))
                 for number, day in enumerate(days):
                     progress(f"the days of the table {table.name} move", number, len(days))
-                    made.append(_move(engine, config.history_path, table, _of_day(time, further, day), day))
-        return made
+                    partitions.append(_move(engine, config.history_path, table, _of_day(time, condition, day), day))
+        return partitions
     finally:
         engine.dispose()
 
@@ -137,13 +137,13 @@ def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None
 
 
 def _days(
-    connection: Connection, table: Table, time: ColumnElement[int], further: ColumnElement[bool] | None, end: int
+    connection: Connection, table: Table, time: ColumnElement[int], condition: ColumnElement[bool] | None, end: int
 ) -> Iterator[datetime.date]:
     """Return the days before `end` that have rows, oldest first. One index lookup a day."""
     found: list[datetime.date] = []
     begin = 0
     while True:
-        wanted = and_(time >= begin, time < end) if further is None else and_(time >= begin, time < end, further)
+        wanted = and_(time >= begin, time < end) if condition is None else and_(time >= begin, time < end, condition)
         earliest = connection.execute(select(func.min(time)).select_from(table).where(wanted)).scalar()
         if earliest is None:
             return iter(found)
@@ -151,10 +151,10 @@ def _days(
         begin = (earliest // DAY + 1) * DAY
 
 
-def _of_day(time: ColumnElement[int], further: ColumnElement[bool] | None, day: datetime.date) -> ColumnElement[bool]:
+def _of_day(time: ColumnElement[int], condition: ColumnElement[bool] | None, day: datetime.date) -> ColumnElement[bool]:
     begin = nanoseconds(day)
     within = and_(time >= begin, time < begin + DAY)
-    return within if further is None else and_(within, further)
+    return within if condition is None else and_(within, condition)
 
 
 def id_of(table: Table) -> Column[int]:
@@ -191,10 +191,10 @@ def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool],
     note["table_name"] = note.pop("table")
     with engine.begin() as connection:
         connection.execute(insert(tables.partitions).values(**note, first_id=first, last_id=last))
-        gone = connection.execute(delete(table).where(wanted)).rowcount
-        if gone != rows:
+        deleted = connection.execute(delete(table).where(wanted)).rowcount
+        if deleted != rows:
             raise HistoryError(
-                f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved"
+                f"{table.name} of {day}: {rows} rows were written and {deleted} are in the database; nothing was moved"
             )
     return partition
 
@@ -208,14 +208,14 @@ def _write(connection: Connection, path: Path, table: Table, wanted: ColumnEleme
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     rows = 0
-    found = connection.execute(
+    result = connection.execute(
         select(table).where(wanted).order_by(*table.primary_key), execution_options={"yield_per": ROWS_AT_A_TIME}
     )
     with files.ParquetWriter(draft, schema, compression="zstd", write_page_checksum=True) as writer:
-        for some in found.mappings().partitions(ROWS_AT_A_TIME):
-            columns = {column.name: [_value(row[column.name], column.type) for row in some] for column in table.columns}
+        for batch in result.mappings().partitions(ROWS_AT_A_TIME):
+            columns = {column.name: [_value(row[column.name], column.type) for row in batch] for column in table.columns}
             writer.write_table(arrow.table(columns, schema=schema))
-            rows += len(some)
+            rows += len(batch)
     sync_path(draft)
     draft.replace(path)
     for directory in list(path.parents)[:4]:

@@ -369,12 +369,12 @@ class Projection:
         entries = []
         for account_id, order_id, fee, side in (maker, taker):
             sign = 1 if side is Side.BUY else -1
-            of = {"account_id": account_id, "product_id": event.product_id, "order_id": order_id}
-            of |= {"trade_id": event.trade_id, "transfer_id": "", "other_account_id": ""}
-            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.base, "amount": sign * event.size})
-            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * notional})
+            common = {"account_id": account_id, "product_id": event.product_id, "order_id": order_id}
+            common |= {"trade_id": event.trade_id, "transfer_id": "", "other_account_id": ""}
+            entries.append({**common, "kind": LedgerKind.MATCH, "currency": market.base, "amount": sign * event.size})
+            entries.append({**common, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * notional})
             if fee:
-                entries.append({**of, "kind": LedgerKind.FEE, "currency": market.quote, "amount": -fee})
+                entries.append({**common, "kind": LedgerKind.FEE, "currency": market.quote, "amount": -fee})
         return entries
 
     def _correction(self, command: CorrectTrade) -> list[Row]:
@@ -388,16 +388,16 @@ class Projection:
             (command.buyer_id, command.seller_id, 1, command.buyer_fee),
             (command.seller_id, command.buyer_id, -1, command.seller_fee),
         ):
-            of = {"account_id": account_id, "product_id": command.product_id, "order_id": 0, "trade_id": command.trade_id}
-            of |= {"transfer_id": "", "other_account_id": other}
+            common = {"account_id": account_id, "product_id": command.product_id, "order_id": 0, "trade_id": command.trade_id}
+            common |= {"transfer_id": "", "other_account_id": other}
             if command.new_price:
                 more = command.new_price * command.size // market.unit - paid
-                entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * more})
+                entries.append({**common, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * more})
                 continue
-            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.base, "amount": -sign * command.size})
-            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": sign * paid})
+            entries.append({**common, "kind": LedgerKind.MATCH, "currency": market.base, "amount": -sign * command.size})
+            entries.append({**common, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": sign * paid})
             if fee:
-                entries.append({**of, "kind": LedgerKind.FEE, "currency": market.quote, "amount": fee})
+                entries.append({**common, "kind": LedgerKind.FEE, "currency": market.quote, "amount": fee})
         return entries
 
     def _notional(self, event: OrderMatched) -> int:

@@ -82,10 +82,10 @@ class HistoryReader:
 
     def order(self, account_id: str, order_id: int) -> OrderState | None:
         """Return one order of the account."""
-        wanted = RowRequest(
+        request = RowRequest(
             lambda own: (own.order_id == order_id) & (own.account_id == account_id), ORDERS, 1, order_id, order_id
         )
-        return self._order(wanted)
+        return self._order(request)
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
         """Return the account's latest order under a `client_oid`."""
@@ -96,36 +96,36 @@ class HistoryReader:
         newest. The page's limit and times apply; the times are those at which the orders were placed.
         """
 
-        def mine(own: Any) -> Any:
-            wanted = (own.account_id == account_id) & (own.status == int(OrderStatus.DONE))
+        def condition_of(own: Any) -> Any:
+            condition = (own.account_id == account_id) & (own.status == int(OrderStatus.DONE))
             if product_id:
-                wanted &= own.product_id == product_id
+                condition &= own.product_id == product_id
             if before_id:
-                wanted &= own.order_id < before_id
-            return wanted
+                condition &= own.order_id < before_id
+            return condition
 
         last = before_id - 1 if before_id else ID_MAX
-        wanted = RowRequest(mine, ORDERS, page.limit, last=last, times=_times("created_at", page))
-        return [order_of(row) for row in self._newest(tables.orders, wanted)]
+        request = RowRequest(condition_of, ORDERS, page.limit, last=last, times=_times("created_at", page))
+        return [order_of(row) for row in self._newest(tables.orders, request)]
 
     def fills(self, account_id: str, product_id: str, order_id: int, page: PageRequest) -> list[Row]:
         """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders.
 
-        What time alone causes has the sequence of the command before it. So trades of several products may have the
+        A trade that no command causes has the sequence of the command before it. So trades of several products may have the
         same place, when auctions open at the same time. A page has all trades of its last place, even above its limit:
         the next page begins behind that place.
         """
 
-        def of(side: str) -> RowRequest:
-            def mine(own: Any) -> Any:
+        def request_of(side: str) -> RowRequest:
+            def condition_of(own: Any) -> Any:
                 # Not both conditions: of two indexes the database would choose the account's, which has more to read.
-                name, wanted = ("order_id", order_id) if order_id else ("account_id", account_id)
-                found = getattr(own, f"{side}_{name}") == wanted
-                return found & (own.product_id == product_id) if product_id else found
+                name, value = ("order_id", order_id) if order_id else ("account_id", account_id)
+                condition = getattr(own, f"{side}_{name}") == value
+                return condition & (own.product_id == product_id) if product_id else condition
 
-            return _paged(mine, ("sequence", "trade_id"), page)
+            return _paged(condition_of, ("sequence", "trade_id"), page)
 
-        maker, taker = of("maker"), of("taker")
+        maker, taker = request_of("maker"), request_of("taker")
         # One transaction: a fill of one side must not be newer than the page of the other side.
         with self._engine.connect() as connection:
             makers, takers = (newest(connection, self._home, tables.trades, side) for side in (maker, taker))
@@ -140,38 +140,38 @@ class HistoryReader:
     def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:
         """Return the entries of an account's balance in one currency, or of one kind."""
 
-        def mine(own: Any) -> Any:
-            wanted = (own.account_id == account_id) & (own.currency == currency)
-            return wanted if kind is None else wanted & (own.kind == kind)
+        def condition_of(own: Any) -> Any:
+            condition = (own.account_id == account_id) & (own.currency == currency)
+            return condition if kind is None else condition & (own.kind == kind)
 
-        return self._newest(tables.ledger, _paged(mine, ("sequence", "position"), page))
+        return self._newest(tables.ledger, _paged(condition_of, ("sequence", "position"), page))
 
     def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: PageRequest) -> list[Row]:
         """Return deposits, withdrawals and transfers, or one kind of them. `currency` "" means all currencies."""
 
-        def mine(own: Any) -> Any:
-            wanted = own.account_id == account_id
+        def condition_of(own: Any) -> Any:
+            condition = own.account_id == account_id
             if currency:
-                wanted &= own.currency == currency
+                condition &= own.currency == currency
             if kind is not None:
-                wanted &= (own.amount > 0) if kind.incoming else (own.amount < 0)
-                wanted &= (own.other_account_id != "") if kind.internal else (own.other_account_id == "")
-            return wanted
+                condition &= (own.amount > 0) if kind.incoming else (own.amount < 0)
+                condition &= (own.other_account_id != "") if kind.internal else (own.other_account_id == "")
+            return condition
 
-        return self._newest(tables.transfers, _paged(mine, ("sequence", "sequence"), page))
+        return self._newest(tables.transfers, _paged(condition_of, ("sequence", "sequence"), page))
 
     def transfer(self, account_id: str, transfer_id: str) -> Row | None:
         """Return the account's transfer under this id: its own before one that another account gave the same id, then
         the latest.
         """
 
-        def mine(own: Any) -> Any:
+        def condition_of(own: Any) -> Any:
             return (own.account_id == account_id) & (own.transfer_id == transfer_id)
 
         def initiated(own: Any) -> Any:
-            return mine(own) & ((own.other_account_id == "") | (own.amount < 0))
+            return condition_of(own) & ((own.other_account_id == "") | (own.amount < 0))
 
-        for where in (initiated, mine):
+        for where in (initiated, condition_of):
             rows = self._newest(tables.transfers, RowRequest(where, ("sequence",), 1))
             if rows:
                 return rows[0]
@@ -203,8 +203,8 @@ class HistoryReader:
         """Return a product's trades, newest first, below trade `before_id` unless that is 0."""
 
         def of(own: Any) -> Any:
-            wanted = own.product_id == product_id
-            return wanted & (own.trade_id < before_id) if before_id else wanted
+            condition = own.product_id == product_id
+            return condition & (own.trade_id < before_id) if before_id else condition
 
         return [_trade(row) for row in self._newest(tables.trades, RowRequest(of, ("trade_id",), limit))]
 
@@ -213,9 +213,9 @@ class HistoryReader:
         stored = HOUR if granularity % HOUR == 0 else MINUTE
         own = tables.candles.c
         first, behind = start - start % -granularity, end - end % granularity + granularity
-        wanted = (own.product_id == product_id, own.granularity == stored, own.start >= first, own.start < behind)
+        conditions = (own.product_id == product_id, own.granularity == stored, own.start >= first, own.start < behind)
         with self._engine.connect() as connection:
-            found = connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))
+            found = connection.execute(select(*CANDLE).where(*conditions).order_by(own.start))
             return aggregate((Candle(*row) for row in found), granularity)
 
     def hours(self, product_ids: Sequence[str], start: int) -> dict[str, list[Candle]]:
@@ -223,10 +223,10 @@ class HistoryReader:
         without candles are left out.
         """
         own = tables.candles.c
-        wanted = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
+        conditions = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
         found: dict[str, list[Candle]] = {}
         with self._engine.connect() as connection:
-            rows = connection.execute(select(own.product_id, *CANDLE).where(*wanted).order_by(own.product_id, own.start))
+            rows = connection.execute(select(own.product_id, *CANDLE).where(*conditions).order_by(own.product_id, own.start))
             for product_id, *row in rows:
                 found.setdefault(product_id, []).append(Candle(*row))
         return found
@@ -247,22 +247,22 @@ class HistoryReader:
         them.
         """
         own = tables.candles.c
-        wanted = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
+        conditions = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
         last = RowRequest(lambda own: own.product_id == product_id, ("trade_id",), 1)
         # One transaction: both reads see the same moment.
         with self._engine.connect() as connection:
-            candles = [Candle(*row) for row in connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))]
+            candles = [Candle(*row) for row in connection.execute(select(*CANDLE).where(*conditions).order_by(own.start))]
             trades = newest(connection, self._home, tables.trades, last) if candles else []
         return candles, _trade(trades[0]) if trades else None
 
-    def _order(self, wanted: RowRequest) -> OrderState | None:
-        rows = self._newest(tables.orders, wanted)
+    def _order(self, request: RowRequest) -> OrderState | None:
+        rows = self._newest(tables.orders, request)
         return order_of(rows[0]) if rows else None
 
-    def _newest(self, table: Table, wanted: RowRequest) -> list[Row]:
+    def _newest(self, table: Table, request: RowRequest) -> list[Row]:
         """Return the rows from the database and from files."""
         with self._engine.connect() as connection:
-            return newest(connection, self._home, table, wanted)
+            return newest(connection, self._home, table, request)
 
     def _rows(self, found: Select[Any]) -> list[RowMapping]:
         with self._engine.connect() as connection:
@@ -274,12 +274,12 @@ def _paged(where: Where, order: tuple[str, str], page: PageRequest) -> RowReques
     after, before = page.after, page.before
 
     def within(own: Any) -> Any:
-        sequence, number, wanted = getattr(own, order[0]), getattr(own, order[1]), where(own)
+        sequence, number, condition = getattr(own, order[0]), getattr(own, order[1]), where(own)
         if after is not None:
-            wanted &= (sequence <= after[0]) & ((sequence < after[0]) | (number < after[1]))
+            condition &= (sequence <= after[0]) & ((sequence < after[0]) | (number < after[1]))
         if before is not None:
-            wanted &= (sequence >= before[0]) & ((sequence > before[0]) | (number > before[1]))
-        return wanted
+            condition &= (sequence >= before[0]) & ((sequence > before[0]) | (number > before[1]))
+        return condition
 
     first, last = 0 if before is None else before[0], ID_MAX if after is None else after[0]
     return RowRequest(within, order, page.limit, first, last, _times("time", page))
@@ -291,14 +291,14 @@ def _own(makers: Sequence[Row], takers: Sequence[Row], account_id: str) -> list[
     return own + [row for row in takers if row["taker_account_id"] == account_id]
 
 
-def _at(wanted: RowRequest, place: Place) -> RowRequest:
+def _at(request: RowRequest, place: Place) -> RowRequest:
     """Return the request for all rows of the same kind at a place."""
     sequence, number = place
 
     def there(own: Any) -> Any:
-        return wanted.where(own) & (own.sequence == sequence) & (own.trade_id == number)
+        return request.where(own) & (own.sequence == sequence) & (own.trade_id == number)
 
-    return wanted._replace(where=there, limit=PLACE_MAX, first=sequence, last=sequence)
+    return request._replace(where=there, limit=PLACE_MAX, first=sequence, last=sequence)
 
 
 def _times(column: str, page: PageRequest) -> Times | None:

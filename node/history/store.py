@@ -71,8 +71,8 @@ class HistoryStore:
         with engine.begin() as connection:
             row = connection.execute(select(tables.progress)).mappings().first()
             if row is None:
-                mine = {"id": 1, "cluster_id": cluster_id, "node_id": node_id}
-                connection.execute(insert(tables.progress).values(**mine, **msgspec.structs.asdict(HistoryProgress())))
+                identity = {"id": 1, "cluster_id": cluster_id, "node_id": node_id}
+                connection.execute(insert(tables.progress).values(**identity, **msgspec.structs.asdict(HistoryProgress())))
             elif (row["cluster_id"], row["node_id"]) != (cluster_id, node_id):
                 raise HistoryError(
                     f"the database is the history of {row['node_id']} of {row['cluster_id']}, not of {node_id} of {cluster_id}: "

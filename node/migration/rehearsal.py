@@ -135,20 +135,20 @@ def _compared(was: _Side, now: _Side) -> TableDifference:
     pairs = was.keyed() if was.key == now.key else {}
     common = [(name, was.places[name], place) for name, place in now.places.items() if name in was.places]
     lines, changed, columns = [], 0, Counter[str]()
-    gone = [] if pairs else list(was.rows)
-    came: list[Cells] = []
+    removed = [] if pairs else list(was.rows)
+    added: list[Cells] = []
     for key, cells in now.keyed().items():
         former = pairs.pop(key, None)
         if former is None:
-            came.append(cells)
+            added.append(cells)
             continue
         differing = [name for name, old, new in common if former[old] != cells[new] and not _extends(former[old], cells[new])]
         if differing:
             changed += 1
             columns.update(differing)
             lines += [_line("-", former), _line("+", cells)]
-    gone += pairs.values()
-    lines = [*(_line("-", cells) for cells in gone), *lines, *(_line("+", cells) for cells in came)]
+    removed += pairs.values()
+    lines = [*(_line("-", cells) for cells in removed), *lines, *(_line("+", cells) for cells in added)]
     headers = [f"{sign}{side.header}" for sign, side in (("-", was), ("+", now)) if lines and side.header]
     return TableDifference(
         was.name,
@@ -156,10 +156,10 @@ def _compared(was: _Side, now: _Side) -> TableDifference:
         [now.column(name) for name in now.places if was.name and name not in was.places],
         [was.column(name) for name in was.places if now.name and name not in now.places],
         dict(columns),
-        len(now.rows) - changed - len(came),
+        len(now.rows) - changed - len(added),
         changed,
-        len(gone),
-        len(came),
+        len(removed),
+        len(added),
         [*headers, *lines],
     )
 
@@ -253,14 +253,14 @@ def rehearse(
         OSError: the disk is full, or cannot be read or written.
     """
     known = known or Chains(scripts=place.scripts)
-    wanted = known.releases.schema(target or BROUGHT_TO.abi).abi
+    target_abi = known.releases.schema(target or BROUGHT_TO.abi).abi
     found = look(place.data)
     if target is None and found.abi in ACCEPTED:
-        return Rehearsal(place, found, wanted, None, known)
+        return Rehearsal(place, found, target_abi, None, known)
     check_known(found, known.releases, software.version())
-    steps = known.find(found.abi, wanted) if found.abi is not None else []
+    steps = known.find(found.abi, target_abi) if found.abi is not None else []
     if not steps:
-        return Rehearsal(place, found, wanted, None, known)
+        return Rehearsal(place, found, target_abi, None, known)
     with tempfile.TemporaryDirectory(prefix="quorumbook-rehearsal-") as name:
         built = Builder(found, Path(name) / "data", steps, known.releases, place.node_id, progress, counted).build()
-    return Rehearsal(place, found, wanted, built, known)
+    return Rehearsal(place, found, target_abi, built, known)

@@ -362,6 +362,7 @@ class NativeConnection:
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
     async def _query(self, query: AnyQuery, linearizable: bool = False, *, ahead: bool = False) -> Any:
+        """Send a query and decode its answer. With `ahead` the answer overtakes events that arrived before it."""
         request_id = next(self._request_ids)
         if ahead:
             self._ahead.add(request_id)

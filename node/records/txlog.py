@@ -350,10 +350,10 @@ def differences(one: Engine, other: Engine) -> Iterator[str]:
     first, second = dict(one.tables()), dict(other.tables())
     first_lines, second_lines = TableLines(first), TableLines(second)
     for name in TABLES:
-        mine, theirs = set(first[name]), set(second[name])
-        gone, come = sorted(mine - theirs), sorted(theirs - mine)
-        if gone or come:
+        first_rows, second_rows = set(first[name]), set(second[name])
+        removed, added = sorted(first_rows - second_rows), sorted(second_rows - first_rows)
+        if removed or added:
             yield f"# table = {title(name)}"
             yield f"  {first_lines.header(name)}"
-            yield from (f"- {line}" for line in first_lines.of(name, gone))
-            yield from (f"+ {line}" for line in second_lines.of(name, come))
+            yield from (f"- {line}" for line in first_lines.of(name, removed))
+            yield from (f"+ {line}" for line in second_lines.of(name, added))

@@ -83,8 +83,8 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
         if not record.order_id and not record.client_oid:
             raise BadRecordError("order_id: expected it or client_oid")
         return CancelOrder(record.account_id, command_id, _order_id(record.order_id), record.client_oid)
-    of = products.get(record.product_id)
-    if of is None:
+    product = products.get(record.product_id)
+    if product is None:
         raise BadRecordError(f"product_id: expected one of {', '.join(products)}, not {record.product_id[:40]!r}")
     try:
         return PlaceOrder(
@@ -93,9 +93,9 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
             record.product_id,
             _word(Side, record.side, "side"),
             _word(OrderType, record.type, "type"),
-            of.price_units(record.price) if record.price else 0,
-            of.size_units(record.size) if record.size else 0,
-            _funds(record, of),
+            product.price_units(record.price) if record.price else 0,
+            product.size_units(record.size) if record.size else 0,
+            _funds(record, product),
             _word(TimeInForce, record.time_in_force, "time_in_force"),
             record.post_only,
             _word(SelfTradePrevention, record.stp, "stp"),
@@ -105,9 +105,9 @@ def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> An
         raise BadRecordError(str(error)) from error
 
 
-def _funds(record: OrderRecord, of: Product) -> int:
+def _funds(record: OrderRecord, product: Product) -> int:
     """Return the funds, 0 if there are none. Raises BadRecordError for funds of 0, which would be no ceiling; DecimalError."""
-    units = of.price_units(record.funds, "funds") if record.funds else 0
+    units = product.price_units(record.funds, "funds") if record.funds else 0
     if record.funds and not units:
         raise BadRecordError("funds: expected more than 0")
     return units

@@ -69,6 +69,7 @@ class _JsonFormatter(logging.Formatter):
         self._node, _, self._process = process.partition(" ")
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON. The time is UTC."""
         line = {
             "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
             "node": self._node,

@@ -45,11 +45,11 @@ def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = 
         raise fault("tls.certificate", f"expected a certificate signed by {ca_path}; {own_path} is not")
     named = certified_node_id(own)
     if named != config.node_id:
-        found = "names no node" if named is None else f"is that of node {named!r}"
+        problem = "names no node" if named is None else f"is that of node {named!r}"
         raise fault(
             "tls.certificate",
             f"expected the certificate of node {config.node_id!r}, with the subject alternative name {node_name(config.node_id)}; "
-            f"{own_path} {found}",
+            f"{own_path} {problem}",
         )
     _check_key(config, own, fault, fits=dates)
 

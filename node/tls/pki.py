@@ -269,6 +269,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _alternative_names(node_id: str, hosts: Iterable[str]) -> list[x509.GeneralName]:
+    """Return the subject alternative names of a node's certificate."""
     names: list[x509.GeneralName] = [x509.DNSName(node_name(node_id))]
     for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"]):
         try:

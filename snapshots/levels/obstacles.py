@@ -68,8 +68,8 @@ class Narrow:
             return key, payload
         again = _encode(self._present(former))
         if again != payload:
-            for field, mine, theirs in zip(self._fields, _raw(payload), _raw(again), strict=True):
-                if mine != theirs:
+            for field, value, converted in zip(self._fields, _raw(payload), _raw(again), strict=True):
+                if value != converted:
                     self._obstacles.add(self._table, f"{field} is in use, which {self._version} does not have", named(key))
         return key, former
 

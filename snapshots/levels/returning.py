@@ -132,12 +132,12 @@ class PreparedReturn:
             ReturnError: it cannot be used.
         """
         with self._at_work():
-            rest = list(self._rest())
-            self._take_over(rest)
-            made, patch = self._made, self._patch
-            assert made is not None
+            chunks = list(self._rest())
+            self._take_over(chunks)
+            engine, patch = self._made, self._patch
+            assert engine is not None
             assert patch is not None
-            (counter,) = next(chunk.rows for chunk in rest if chunk.table == "counter")
+            (counter,) = next(chunk.rows for chunk in chunks if chunk.table == "counter")
             try:
                 patch.finish(counter, first_hash(self.engine.state_hash, self.to))
             except AssertionError as error:
@@ -145,12 +145,12 @@ class PreparedReturn:
             self._lowering.check_collected()
             if self._obstacles:
                 raise refusal(self.to, self._obstacles)
-            expected, found = self.engine.patch().counts(), made.counts()
-            different = [name for name in _SAME if expected[name] != found[name]]
+            expected, actual = self.engine.patch().counts(), engine.counts()
+            different = [name for name in _SAME if expected[name] != actual[name]]
             if different:
                 raise ReturnError(f"the state at the level before has another number of rows: {', '.join(different)}")
             self._made = self._patch = None
-            return made
+            return engine
 
     def stop(self) -> Engine | None:
         """End it. Returns the state, which the caller releases; a thread that works on it releases it itself."""

@@ -293,37 +293,37 @@ class Patch:
 
     def _outcomes(self, chunks: list[RowChunk]) -> None:
         """Apply the changes of the reply caches."""
-        came: defaultdict[str, list[OutcomeRow]] = defaultdict(list)
-        gone: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        added: defaultdict[str, list[OutcomeRow]] = defaultdict(list)
+        removed: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         moved = self._lowering.moved
         for chunk in chunks:
             for _, payload in chunk.rows:
                 row = outcome_row(payload)
-                came[row.account_id.partition("/")[0]].append(row)
+                added[row.account_id.partition("/")[0]].append(row)
             for _, end in chunk.purged:
                 owner, first = _numbered_key(end)
                 entries = moved.get(owner, deque())
                 while entries and entries[0][0] < first:
-                    gone[owner.partition("/")[0]].append(entries.popleft())
-        for account_id in came.keys() | gone.keys():
-            new = sorted(came[account_id], key=_sequence)
+                    removed[owner.partition("/")[0]].append(entries.popleft())
+        for account_id in added.keys() | removed.keys():
+            new = sorted(added[account_id], key=_sequence)
             for row in new:
                 self._lowering.remember_moved(row)
-            self._remember(account_id, new, gone[account_id])
+            self._remember(account_id, new, removed[account_id])
 
-    def _remember(self, account_id: str, new: list[OutcomeRow], gone: list[tuple[int, str]]) -> None:
+    def _remember(self, account_id: str, new: list[OutcomeRow], removed: list[tuple[int, str]]) -> None:
         """Add entries to an account's reply cache, and remove others. Its oldest ones leave when there are too many."""
         state = self._state
         memory = state.operator_memory if account_id == OPERATOR else state.accounts[account_id].memory
         packed: list[tuple[str, bytes]] = []
         for row in new:
-            made = self._lowering.outcome(account_id, row)
-            if made is None or self._lowering.obstacles:
+            lowered = self._lowering.outcome(account_id, row)
+            if lowered is None or self._lowering.obstacles:
                 raise PatchError("an answer that the earlier version lacks")
-            found = _packed_outcome(made[1])
-            packed.append((found.command_id, core_remember.pack(found.fingerprint, found.outcome)))
+            packed_row = _packed_outcome(lowered[1])
+            packed.append((packed_row.command_id, core_remember.pack(packed_row.fingerprint, packed_row.outcome)))
         before = len(memory)
-        dropped = {command_id for sequence, command_id in gone if _has(memory, command_id, sequence)}
+        dropped = {command_id for sequence, command_id in removed if _has(memory, command_id, sequence)}
         ids = {command_id for command_id, _ in packed}
         if not dropped and len(ids) == len(packed) and not any(map(memory.find, ids)):
             for command_id, entry in packed:

@@ -98,10 +98,12 @@ def run(
             )
         except (OSError, TsvError, subprocess.TimeoutExpired) as error:
             raise MigrationError("the executable runs", str(script), _why(error)) from error
-        said = done.stdout.decode("utf-8", "replace").strip()[-_OUTPUT:]
+        output = done.stdout.decode("utf-8", "replace").strip()[-_OUTPUT:]
         if done.returncode != 0:
-            raise MigrationError("the executable runs", str(script), f"exit code {done.returncode}: {said or 'it wrote nothing'}")
-        for line in said.splitlines():
+            raise MigrationError(
+                "the executable runs", str(script), f"exit code {done.returncode}: {output or 'it wrote nothing'}"
+            )
+        for line in output.splitlines():
             progress(f"{script.name[:12]}: {line}")
         try:
             return tsv.read_tables(after, tsv_schema(target))

@@ -76,15 +76,15 @@ def _functions(source: Schema, changes: list[Change]) -> tuple[str, dict[str, st
     functions, structs, rows, enums = "", "", "", ""
     for place, texts in needed.items():
         kind, _, name = place.partition(" ")
-        what = "; ".join(texts).replace('"', "'")
+        description = "; ".join(texts).replace('"', "'")
         if kind == "struct":
-            functions += _STRUCT.format(function=_function(name), struct=name, where=_where(source, name), changes=what)
+            functions += _STRUCT.format(function=_function(name), struct=name, where=_where(source, name), changes=description)
             structs += f'        "{name}": {_function(name)},\n'
         elif kind == "enum":
-            gone = [text.split()[1] for text in texts if text.endswith("removed")]
-            enums += f'        "{name}": {{' + ", ".join(f'"{member}": "..."' for member in gone) + "},\n"
+            removed = [text.split()[1] for text in texts if text.endswith("removed")]
+            enums += f'        "{name}": {{' + ", ".join(f'"{member}": "..."' for member in removed) + "},\n"
         else:
-            functions += _ROW.format(function=f"{name}_row", table=name, changes=what)
+            functions += _ROW.format(function=f"{name}_row", table=name, changes=description)
             rows += f'        "{name}": {name}_row,\n'
     return functions, {"structs": structs, "rows": rows, "enums": enums}
 

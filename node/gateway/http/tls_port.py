@@ -69,6 +69,7 @@ class TlsPort:
             listening.close()
 
     async def _accept(self, listening: socket.socket) -> None:
+        """Accept connections until the task is cancelled. A connection beyond the limits is closed at once."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -84,6 +85,7 @@ class TlsPort:
                 connection.close()
 
     async def _shake(self, connection: socket.socket, peer: str) -> None:
+        """Do the TLS handshake of a connection, and hand the connection to the server."""
         succeeded = False
         try:
             with contextlib.suppress(OSError):  # ssl.SSLError and TimeoutError are OSErrors

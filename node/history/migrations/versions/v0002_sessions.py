@@ -111,6 +111,7 @@ def _status_changes() -> None:
 
 
 def _volumes() -> None:
+    """Create the table of volumes, and fill it from the trades: by account, hour and product."""
     made = op.create_table(
         "volumes",
         sa.Column("account_id", sa.Text(), nullable=False),

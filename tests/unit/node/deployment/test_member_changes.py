@@ -48,7 +48,8 @@ async def test_a_learner_that_does_not_catch_up_is_reported_with_where_to_look(
 ) -> None:
     node.raft.unreachable = {"n4"}
     with pytest.raises(
-        MembershipError, match=r"n4 is a learner without a vote yet after 0 s \(not connected\).*repeat the command to continue"
+        MembershipError,
+        match=r"n4 is a learner without a vote yet after 0 s \(not connected\).*repeat the command to wait longer",
     ):
         await changes.add(N4, 0.0)
     assert said[1].startswith("n4: added with log entry ")
