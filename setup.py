@@ -36,7 +36,7 @@ DIRECTIVES = {
 
 
 def extensions() -> list[Extension]:
-    """The compiled modules. The list is empty without Cython, and with `QUORUMBOOK_CORE=plain`."""
+    """Return the compiled modules. The list is empty without Cython, and with `QUORUMBOOK_CORE=plain`."""
     if os.environ.get("QUORUMBOOK_CORE") == "plain":
         return []
     try:
@@ -92,14 +92,14 @@ class BuildModules(build_ext):
         self.parallel = self.parallel or os.cpu_count() or 1
 
     def get_ext_fullpath(self, ext_name: str) -> str:
-        """The place of a module, under the directory of what is built."""
+        """Return the path of a module in the directory of compiled modules."""
         package, *parents, _ = ext_name.split(".")
         place = "latest" if self.latest else DIGESTS[package]
         filename = Path(self.get_ext_filename(ext_name)).name
         return str(Path(self.build_lib, package, "_compiled", place, *parents, filename))
 
     def copy_extensions_to_source(self) -> None:
-        """For an installation that uses this directory: the modules of these sources take the place of older ones."""
+        """Replace older modules, for an installation that uses this directory."""
         for package, digest in DIGESTS.items():
             old = HERE / package / "_compiled"
             for directory in old.glob("*"):

@@ -73,7 +73,7 @@ class Clocks:
         self.benched_until = -1e9
 
     def now(self) -> int:
-        """This node's wall clock, in nanoseconds since the Unix epoch."""
+        """Return this node's wall clock, in nanoseconds since the Unix epoch."""
         return self._time.now()
 
     # ------------------------------------------------------------------ skew
@@ -154,7 +154,7 @@ class Clocks:
     # ------------------------------------------------------------------ leader
 
     def refused_by(self, peer: str, index: int) -> None:
-        """A follower did not append entry `index` of this leader because of its stamp."""
+        """Note that a follower did not append entry `index` of this leader because of its stamp."""
         self._refusers[peer] = index
         if self._is_logged(peer):
             log.warning("%s refuses entry %d of this leader: it is stamped too far ahead of the clock of %s", peer, index, peer)

@@ -24,7 +24,7 @@ EXTRAS = ("fix",)
 
 
 def closure(wanted: list[str]) -> set[str]:
-    """The names of these requirements and of all that they need, here and now."""
+    """Return the names of these requirements and of all that they need on this machine."""
     found: set[str] = set()
     waiting = [Requirement(text) for text in wanted]
     while waiting:
@@ -43,7 +43,7 @@ def closure(wanted: list[str]) -> set[str]:
 
 
 def lock() -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = [text for name in EXTRAS for text in project["project"]["optional-dependencies"][name]]
     needed = closure([*project["project"]["dependencies"], *extras, *project["build-system"]["requires"]])

@@ -249,7 +249,7 @@ def _end(environment: Environment, **_: object) -> None:
 def _end_worker(environment: Environment, **_: object) -> None:
     generator.end()
     generator.report_samples(environment)
-    assert isinstance(environment.runner, WorkerRunner), "only a worker is asked"
+    assert isinstance(environment.runner, WorkerRunner), "only workers get this message"
     environment.runner.send_message(ENDED_MESSAGE, _news())
 
 

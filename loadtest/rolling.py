@@ -408,7 +408,7 @@ def _print_result(result: Result) -> None:
 
 
 def _print_progress(number: int, rolls: int, result: Result, began: float) -> None:
-    """One line for a roll, with the time that the others will take."""
+    """Print a line for a roll, with the time that the others will take."""
     left = (time.monotonic() - began) / number * (rolls - number)
     click.echo(
         f"{number}/{rolls}: {'holds' if result.holds else 'does not hold'}, gaps {_ms(result.roll_gap)} and {_ms(result.level_gap)}, "

@@ -120,7 +120,7 @@ class RowHasher:
         self.hash(self.joined(rows))
 
     def joined(self, rows: Collection[Row]) -> bytes:
-        """The bytes of rows of the current table, which are hashed next, by `hash`."""
+        """Return the bytes of rows of the current table. `hash` hashes them next."""
         self._seen += len(rows)
         return b"".join(chain.from_iterable(rows))
 

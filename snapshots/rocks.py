@@ -181,7 +181,7 @@ def _read_tables(
 
 
 def _hashed(database: Any, counts: Mapping[str, int], hasher: RowHasher) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of all tables, in chunks, each with the name of its table. Another thread hashes them."""
+    """Yield the rows of all tables, in chunks, each with the name of its table. Another thread hashes them."""
     with ThreadPoolExecutor(1, "row hasher") as thread:
         for name, count in counts.items():
             hasher.begin(name, count)
@@ -229,7 +229,7 @@ def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -
 
 
 def made_of_tables(directory: Path, manifest: Manifest, make: Callable[[Mapping[str, Iterator[Row]]], Made]) -> Made:
-    """What `make` makes of all tables, whose rows it takes while they are read. Everything is compared as by
+    """Return the result of `make`, which takes the rows of all tables while they are read. Everything is compared as by
     `read_tables`, at the end: what was made of other rows is discarded.
 
     Args:
@@ -328,7 +328,7 @@ class _TablesInOrder(Mapping[str, Iterator[Row]]):
 
 @contextlib.contextmanager
 def _opened(directory: Path, manifest: Manifest) -> Iterator[Any]:
-    """A snapshot's database, for reading."""
+    """Open a snapshot's database for reading."""
     names = list(manifest.row_counts)
     try:
         _check_families(directory, names)

@@ -127,8 +127,9 @@ class SnapshotStore:
         return tables
 
     def build(self, manifest: Manifest, make: Callable[[Mapping[str, Iterable[Row]]], Made]) -> Made:
-        """What `make` makes of the tables that `load` gives, for example `Engine.restore`. It is faster, and needs memory
-        for few rows: `make` takes the rows while they are read. They are checked as by `load`, before this returns.
+        """Return the result of `make`, for example `Engine.restore`, with the tables that `load` gives. It is faster,
+        and needs memory for few rows: `make` takes the rows while they are read. They are checked as by `load`, before
+        this returns.
 
         Args:
             make: takes each table once, in their order, completely. It must have no effect but its result.
@@ -139,7 +140,7 @@ class SnapshotStore:
         return made_of_tables(self._readable(manifest), manifest, make)
 
     def _readable(self, manifest: Manifest) -> Path:
-        """The directory of a snapshot, whose files were just compared with their digests."""
+        """Return the directory of a snapshot, after its files were compared with their digests."""
         checked, self._just_checked = self._just_checked, None
         path = snapshot_path(self._directory, manifest.index) if manifest is checked else self.check(manifest)
         if manifest.abi not in self._accepts:

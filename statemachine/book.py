@@ -153,7 +153,7 @@ class BookSide:
     def remove(self, order: Order) -> None:
         """Remove an order, with all that remains of it. O(1), or O(log L) for the last one of its level."""
         level = order.level
-        assert level is not None, "the order lies on no level"
+        assert level is not None, "the order is on no price level"
         level.unlink(order)
         if level.count == 0:
             self._drop(level)
@@ -180,7 +180,7 @@ class BookSide:
     def reduce(self, order: Order, by: int) -> None:
         """Subtract `by` of the order's remaining size from its level. The order keeps its place in time. O(1)."""
         level = order.level
-        assert level is not None, "the order lies on no level"
+        assert level is not None, "the order is on no price level"
         level.total -= by
 
     def limit_key(self, order: Order) -> int:

@@ -25,10 +25,10 @@ class FrozenView(Protocol):
     """A view of an earlier moment that is not fully encoded yet: see `freezing.Frozen`."""
 
     def keep_account(self, account_id: str) -> None:
-        """The account is about to change."""
+        """Record that the account is about to change."""
 
     def keep_order(self, order: Order) -> None:
-        """The open order is about to change."""
+        """Record that the open order is about to change."""
 
 
 class AccountChanges:

@@ -96,7 +96,9 @@ def check_arrangement(state: State) -> None:
     kept = {firm: sorted(accounts) for firm, accounts in state.members.items() if accounts}
     assert kept == {firm: sorted(accounts) for firm, accounts in members.items()}, "the accounts of the firms"
     assert all(len(accounts) <= MEMBERS_PER_FIRM for accounts in kept.values()), "a firm is too large"
-    assert sorted(state.killing) == sorted((row.scope, row.name) for row in records["switch"] if row.cancelling), "who cancels"
+    assert sorted(state.killing) == sorted((row.scope, row.name) for row in records["switch"] if row.cancelling), (
+        "the kill switches that still cancel"
+    )
     times = sorted((row.at, int(row.kind), row.subject, row.tag) for row in records["timer"])
     assert list(state.timers) == times, "the index of timers"
     own = Counter(row.subject for row in records["timer"] if row.kind in timers.OF_ACCOUNTS)

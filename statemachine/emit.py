@@ -64,7 +64,7 @@ def _end(state: State, product: Product) -> None:
 
 
 def order_received(state: State, product: Product, order: Order) -> None:
-    """An order passed every check, and matches or goes to the auction book."""
+    """Emit that an order passed every check. It matches next, or goes to the auction book."""
     _begin(state, product, 1, 11)
     events = state.events
     events.number(order.order_id)
@@ -81,7 +81,7 @@ def order_received(state: State, product: Product, order: Order) -> None:
 
 
 def order_opened(state: State, product: Product, order: Order) -> None:
-    """The remainder of an order rests on the book."""
+    """Emit that the remainder of an order rests on the book."""
     _begin(state, product, 2, 8)
     events = state.events
     events.number(order.order_id)
@@ -103,7 +103,7 @@ def order_matched(
     taker_fee: int,
     auction: bool,
 ) -> None:
-    """A trade: the latest one of the product."""
+    """Emit the product's latest trade."""
     _begin(state, product, 3, 14)
     events = state.events
     events.number(product.last_trade_id)
@@ -161,7 +161,7 @@ def _changed(
 def order_changed(
     state: State, product: Product, order: Order, old: int, new: int, by_funds: bool, resting: bool, auction: bool
 ) -> None:
-    """The remaining size of an order, or with `by_funds` its remaining funds, was reduced."""
+    """Emit that the remaining size of an order, or with `by_funds` its remaining funds, was reduced."""
     reason = _AUCTION if auction else _SELF_TRADE
     _changed(state, product, order, order.price, old, new, by_funds, resting, auction, reason, 0, 0, False)
     if order.account.streams is not None and not auction:
@@ -171,7 +171,7 @@ def order_changed(
 def order_amended(
     state: State, product: Product, order: Order, price: int, remaining: int, resting: bool, requeued: bool
 ) -> None:
-    """The owner amended an order, which has its new numbers already. `price` and `remaining` are the values before."""
+    """Emit that the owner amended an order. The order has its new values; `price` and `remaining` are those before."""
     shown, left = _shown(order, remaining), _shown(order, order.remaining)
     _changed(state, product, order, price, shown, left, False, resting, False, _AMENDED, order.price, order.stop_price, requeued)
     if order.account.streams is not None:
@@ -179,7 +179,7 @@ def order_amended(
 
 
 def order_repriced(state: State, product: Product, order: Order, price: int) -> None:
-    """An order that is about to rest has another price, which it has already. `price` is the one before."""
+    """Emit the new price of an order that is about to rest. The order has it already; `price` is the one before."""
     left = _shown(order, order.remaining)
     _changed(state, product, order, price, left, left, False, False, False, _REPRICED, order.price, 0, False)
     if order.account.streams is not None:
@@ -187,14 +187,14 @@ def order_repriced(state: State, product: Product, order: Order, price: int) -> 
 
 
 def order_trailed(state: State, product: Product, order: Order) -> None:
-    """The stop price of a trailing stop order followed the market."""
+    """Emit that the stop price of a trailing stop order followed the market."""
     _changed(state, product, order, 0, 0, 0, False, False, False, _TRAILED, 0, order.stop_price, False)
     if order.account.streams is not None:
         report(state, product, order, _REPORT_TRAILED, 0, 0, 0, False)
 
 
 def order_done(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
-    """An order is done."""
+    """Emit that an order is done."""
     _begin(state, product, 5, 11)
     events = state.events
     events.number(order.order_id)
@@ -211,7 +211,7 @@ def order_done(state: State, product: Product, order: Order, reason: int, restin
 
 
 def order_activated(state: State, product: Product, order: Order) -> None:
-    """A stop order was accepted and waits."""
+    """Emit that a stop order was accepted and waits."""
     _begin(state, product, 6, 13)
     events = state.events
     events.number(order.order_id)
@@ -230,7 +230,7 @@ def order_activated(state: State, product: Product, order: Order) -> None:
 
 
 def status_changed(state: State, product: Product, open_price: int, open_size: int) -> None:
-    """The product's status changed."""
+    """Emit that the product's status changed."""
     _begin(state, product, 7, 8)
     events = state.events
     events.number(product.status)
@@ -242,7 +242,7 @@ def status_changed(state: State, product: Product, open_price: int, open_size: i
 
 
 def trading_switched(state: State, product: Product, scope: int, switches: int, note: str) -> None:
-    """The switches of the product or of the venue changed."""
+    """Emit that the switches of the product or of the venue changed."""
     _begin(state, product, 30, 6)
     events = state.events
     events.number(scope)
@@ -252,7 +252,7 @@ def trading_switched(state: State, product: Product, scope: int, switches: int, 
 
 
 def auction_indicated(state: State, product: Product, price: int, size: int, surplus: int, until: int, extended: bool) -> None:
-    """The indicative price and size of the product's auction."""
+    """Emit the indicative price and size of the product's auction."""
     _begin(state, product, 31, 8)
     events = state.events
     events.number(price)
@@ -264,7 +264,7 @@ def auction_indicated(state: State, product: Product, price: int, size: int, sur
 
 
 def trade_corrected(state: State, product: Product, command: CorrectTrade, kind: int, fees: tuple[int, int]) -> None:
-    """The operator busted a trade or corrected its price. `fees` are the buyer's and the seller's after it."""
+    """Emit that a trade was busted, or its price corrected. `fees` are the buyer's and the seller's after it."""
     _begin(state, product, 32, 12)
     events = state.events
     events.number(kind)

@@ -96,12 +96,12 @@ class EntryReader:
         into.raw(self.fingerprint())
 
     def placing(self, into: Placing) -> None:
-        """The current command, a `PlaceOrder`."""
+        """Read the current command, a `PlaceOrder`."""
         assert isinstance(self._command, PlaceOrder)
         into.take(self._command)
 
     def cancelling(self, into: Cancelling) -> None:
-        """The current command, a `CancelOrder`."""
+        """Read the current command, a `CancelOrder`."""
         assert isinstance(self._command, CancelOrder)
         into.take(self._command)
 

@@ -230,7 +230,7 @@ def _check_stops(state: State, product: Product) -> None:
 
 
 def _check_expiring(state: State) -> None:
-    """The expiring orders are exactly the open orders with an expiry time, sorted."""
+    """Check that the expiring orders are exactly the open orders with an expiry time, sorted."""
     expected: dict[str, list[tuple[int, int]]] = {name: [] for name in state.products}
     for account in state.accounts.values():
         for order in account.open_orders():
@@ -359,8 +359,8 @@ class OpenOrders:
         self._count = 0
 
     def add(self, order: Order) -> None:
-        """Count an order, and check it if it rests. Others, and those that are not valid, are left to `finish`, when all
-        orders are known.
+        """Count an order, and check it if it rests. Others, and those that are not valid, are left to `finish`, when
+        all orders are known.
         """
         if order.status != _DONE:
             self._count += 1
@@ -512,7 +512,7 @@ def _hold(order: Order, product: Product, partner_hold: int) -> int:
 
 
 def _check_active(order: Order, product: Product, time: int, last_queued: int, partner_hold: int) -> None:
-    """An accepted order that is not on the book has the values with which it was placed."""
+    """Check that an accepted order that is not on the book has the values with which it was placed."""
     conditions = {
         **_limits(order, product, time, partner_hold),
         "waits, but has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
@@ -538,7 +538,7 @@ def _check_done(state: State, account: Account) -> None:
 
 
 def _check_indexes(state: State, account: Account) -> None:
-    """The indexes of orders: by id, and the latest one by client_oid."""
+    """Check the indexes of orders: by id, and the latest one by client_oid."""
     name = account.account_id
     ids = [order.order_id for order in account.open_orders()]
     assert len(ids) == account.open_count, f"account {name}: open orders are miscounted"

@@ -144,7 +144,7 @@ def _admit(state: State, command: SetSwitches) -> Reject | None:
 
 
 def _emit(state: State, command: SetSwitches) -> None:
-    """The products whose public feeds show the switch. The switches of accounts and firms are private."""
+    """Emit the switches in the public feeds of their products. The switches of accounts and firms are private."""
     if command.scope == Scope.PRODUCT:
         trading_switched(state, state.products[command.name], command.scope, command.switches, command.note)
     elif command.scope == Scope.VENUE:

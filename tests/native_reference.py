@@ -57,7 +57,12 @@ def reference() -> str:
     rest = sorted(set(schema.structs) - {name for names in grouped.values() for name in names})
     parts = [*_examples()]
     for title, names in (*grouped.items(), ("Other structs", rest)):
-        parts += [f"## {title}", "", GROUPS[title][0] if title in GROUPS else "Structs inside the messages above. They have no tag.", ""]
+        parts += [
+            f"## {title}",
+            "",
+            GROUPS[title][0] if title in GROUPS else "Structs inside the messages above. They have no tag.",
+            "",
+        ]
         for name in names:
             parts += [_struct(name, schema.structs[name], found[name]), ""]
     return "\n".join([*parts, *_enumerations(schema, found)])

@@ -189,7 +189,7 @@ class SocketSession:
         return Reply(fault, 0, outcome)
 
     async def look(self) -> None:
-        """The WebSocket has no reads."""
+        """Do nothing: the WebSocket has no reads."""
         return
 
     async def close(self) -> None:

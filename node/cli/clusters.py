@@ -315,7 +315,7 @@ class _Look:
         return {node_id: end for node_id, end in ends.items() if end}
 
     def title(self, statuses: Statuses) -> str:
-        """The cluster's name."""
+        """Return the cluster's name."""
         found = next((status.cluster_id for status in statuses.values() if status is not None), "")
         return found or (self._local.layout.cluster_id if self._local is not None else "")
 

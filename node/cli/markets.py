@@ -189,7 +189,7 @@ def product() -> None:
 
 
 def _options(*, is_new: bool) -> Callable[[Function], Function]:
-    """The options of a product; an option that is not given is None. `is_new`: show the defaults."""
+    """Add the options of a product to a command. An absent option is None. `is_new`: show the defaults."""
 
     def default(text: str) -> str:
         return f" Default: {text}." if is_new else ""
@@ -255,7 +255,7 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
 
 
 def _again(row: ProductRow, command: PutProduct) -> PutProduct:
-    """The product as it is, put by the same command."""
+    """Return the command that puts the product as it is."""
     changes = {} if command.keep_status else {"status": row.status}
     return put_again(row, command.command_id, **changes)
 

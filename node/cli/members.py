@@ -39,7 +39,7 @@ force_option = click.option("--force", is_flag=True, help="Continue even if the 
 
 
 def _address_options(function: Command) -> Command:
-    """The options of a node that joins."""
+    """Add the options of a node that joins."""
     for option in (
         click.option("--no-start", is_flag=True, help="Do not start it here, because its directory moves to another machine."),
         click.option("--http", default="", help="Its public URL, http://host:port. Default: see --raft."),

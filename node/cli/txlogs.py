@@ -123,8 +123,8 @@ def _views(config: NodeConfig | None) -> LogViews:
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
-    """The result of `txlog replay`. `agrees`: with the node's snapshot at the same command; None if there is none to
-    compare with.
+    """The result of `txlog replay`. `agrees`: whether the state equals the node's snapshot at the same command;
+    None without such a snapshot.
     """
 
     sequence: int

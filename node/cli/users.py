@@ -58,7 +58,7 @@ def _grant(text: str) -> Grant:
 
 
 def grant_text(grant: Grant) -> str:
-    """A role as `user put` takes it."""
+    """Return a role in the form that `user put` takes."""
     return ROLE_WORDS[grant.role] if grant.scope is Scope.VENUE else f"{ROLE_WORDS[grant.role]}@{word(grant.scope)}:{grant.name}"
 
 

@@ -81,7 +81,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `gateways`: processes that serve HTTP; by default one for each processor beyond the engine's, see `processes`.
     `followers`: "forward" commands to the leader, or "redirect" the client to it. `key_rate`, `address_rate`: requests
-    a second, 0 for no limit. `trusted_proxies`: networks of proxies that are believed about the origin of a request.
+    a second, 0 for no limit. `trusted_proxies`: networks of proxies whose header with a request's origin is trusted.
     `metrics_from`: networks that may read /metrics besides this machine; none means everybody may.
     """
 

@@ -78,7 +78,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def _nothing(_text: str) -> None:
-    """The default for `report` does nothing."""
+    """Do nothing, as the default for `report`."""
 
 
 class Doctor:
@@ -364,8 +364,8 @@ class Doctor:
                 yield self._ok("ports", f"{name} {listen} is free")
 
     def _others(self, config: NodeConfig) -> Iterator[Finding]:
-        """Look for the members that the node names. If it does not run, they are those of its configuration which are not
-        known to be removed.
+        """Look for the members that the node names. If it does not run, they are those of its configuration which are
+        not known to be removed.
         """
         members = self._status.members if self._status is not None else []
         removed = noted_removed(self._path.resolve().parent.parent)

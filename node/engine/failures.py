@@ -137,7 +137,7 @@ def _removed(config: NodeConfig, error: RemovedError) -> int:
 
 
 def _keep_evidence(config: NodeConfig, error: Exception) -> None:
-    """A node whose state diverged must not start on it again."""
+    """Store the evidence of a divergence, so that the node does not start on its state again."""
     diverged = cause(error, DivergedError)
     if diverged is None:
         return
@@ -162,8 +162,8 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
 
 
 def is_of_port(error: OSError) -> bool:
-    """Return whether an address could not be listened on: its name does not resolve, it is taken or not of this machine, or
-    this user may not. An error of a file names the file, such as one that may no longer be written.
+    """Return whether an address could not be listened on: its name does not resolve, it is taken or not of this
+    machine, or this user may not. An error of a file names the file, such as one that may no longer be written.
     """
     number = error.errno or 0
     return number < 0 or number in NO_PORT or (number == errno.EACCES and error.filename is None)  # below 0: of the resolver

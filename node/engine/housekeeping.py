@@ -93,7 +93,7 @@ class Housekeeping:
             self._schedule_next(0.0)
 
     def _answered(self) -> None:
-        """An entry of this leader was applied. It may have begun work, or orders that expire soon."""
+        """Run soon after an entry of this leader: it may have begun work, or entered orders that expire soon."""
         if self._quiet >= QUIET_RUNS and self._timer is not None:
             self._quiet = 0
             self._schedule_next(INTERVAL)

@@ -286,7 +286,7 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
     row = keys.find(hello.key_id)
     if row is None:
         _check(hello, None, address)
-    assert row is not None, "nobody's greeting is refused"
+    assert row is not None, "_check refuses the greeting of an unknown key"
     key = keys.open(row)
     _check(hello, key, address)
     return of_key(row, key, address)

@@ -145,7 +145,7 @@ class Submissions:
         await self._room.wait()
 
     async def idle(self) -> None:
-        """Wait until no command waits."""
+        """Wait until the queue is empty."""
         await self._idle.wait()
 
     def settle(self, number: int) -> None:

@@ -366,10 +366,10 @@ async def revoke_key(call: Call) -> Answer[PutJson]:
     return await put(call, revocation(row, call.command_id()), key_id)
 
 
-def _permissions(given: Sequence[str]) -> int:
-    if not given or not set(given) <= set(PERMISSIONS):
+def _permissions(names: Sequence[str]) -> int:
+    if not names or not set(names) <= set(PERMISSIONS):
         raise BadRequestError(f"permissions must be some of {', '.join(PERMISSIONS)}", "permissions")
-    return sum({PERMISSIONS[name] for name in given})
+    return sum({PERMISSIONS[name] for name in names})
 
 
 def _addresses(given: Sequence[str]) -> str:

@@ -241,7 +241,7 @@ class Application:
 
     def _finish(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
         """Finish a request by its remaining coroutine. The request arrived at `begun`."""
-        assert self.server is not None, "it took the request"
+        assert self.server is not None, "the request came through the server"
         self.server.begin(self._finished(call, work, begun, respond))
 
     async def _finished(self, call: Call, work: Work, begun: float, respond: Respond) -> None:

@@ -89,8 +89,8 @@ class Backend(Protocol):
         """
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        """Return this node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, ApiError 429 if the account of a list
-        of orders has used up its share, and NotLeaderError for a linearizable query.
+        """Return this node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, ApiError 429 if the account of a
+        list of orders has used up its share, and NotLeaderError for a linearizable query.
         """
 
     async def query_leader(self, query: AnyQuery) -> Any:
@@ -149,7 +149,7 @@ class NodeBackend:
 
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
         """See `Backend.enqueue`."""
-        assert self._connection is not None, "the caller looked whether it is there"
+        assert self._connection is not None, "the caller has checked the connection"
         self._connection.enqueue_for(commands, outcomes)
         self._deadlines.watch(outcomes, asyncio.get_running_loop().time() + self._deadline)
 

@@ -146,7 +146,7 @@ class Outcomes:
                 self._go_on(outcomes, None)
                 return
             status = self._call.status
-            assert status is not None, "begin looked at it"
+            assert status is not None, "begin has read the status"
             response = Response(200, body, {ROLE_HEADER: status.role, SEQUENCE_HEADER: str(outcome.sequence)})
         except Exception:
             log.exception("fault while answering an order")

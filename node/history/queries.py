@@ -111,9 +111,9 @@ class HistoryReader:
     def fills(self, account_id: str, product_id: str, order_id: int, page: PageRequest) -> list[Row]:
         """Return trades of the account. `product_id` "" means all products, `order_id` 0 all orders.
 
-        A trade that no command causes has the sequence of the command before it. So trades of several products may have the
-        same place, when auctions open at the same time. A page has all trades of its last place, even above its limit:
-        the next page begins behind that place.
+        A trade that no command causes has the sequence of the command before it. So trades of several products may have
+        the same place, when auctions open at the same time. A page has all trades of its last place, even above its
+        limit: the next page begins behind that place.
         """
 
         def request_of(side: str) -> RowRequest:
@@ -202,11 +202,11 @@ class HistoryReader:
     def trades(self, product_id: str, limit: int, before_id: int) -> list[OrderMatched]:
         """Return a product's trades, newest first, below trade `before_id` unless that is 0."""
 
-        def of(own: Any) -> Any:
+        def condition_of(own: Any) -> Any:
             condition = own.product_id == product_id
             return condition & (own.trade_id < before_id) if before_id else condition
 
-        return [_trade(row) for row in self._newest(tables.trades, RowRequest(of, ("trade_id",), limit))]
+        return [_trade(row) for row in self._newest(tables.trades, RowRequest(condition_of, ("trade_id",), limit))]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
         """Return candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""

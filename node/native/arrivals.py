@@ -54,7 +54,7 @@ class Owner(Protocol):
     reading: bool
 
     def is_urgent(self, request_id: int) -> bool:
-        """Whether the answer or the refusal of this request goes ahead of other messages."""
+        """Return whether the answer or the refusal of this request goes ahead of other messages."""
 
     def received(self, message: msgspec.Struct) -> None:
         """Called with a message of the node."""

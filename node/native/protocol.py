@@ -136,7 +136,7 @@ class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class OrderQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
-    """One order of the account by `order_id` or, when that is 0, by `client_oid`. Answer: `OrderState` or `NOT_FOUND`."""
+    """Read an order of the account by `order_id` or, when that is 0, by `client_oid`. Answer: `OrderState` or `NOT_FOUND`."""
 
     account_id: str
     order_id: int
@@ -144,8 +144,8 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
-    """Orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only ids
-    below it (0: all).
+    """List orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only
+    ids below it (0: all).
 
     The other fields restrict the list if they are not 0 or empty: to ids above `above_id`; to `statuses`, a sum of
     2**status; to orders made at `created_from` or later and before `created_to`; to orders that hold some of the
@@ -166,20 +166,20 @@ class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class BookQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
-    """The book at `level` 1 (best), 2 (50 price levels a side) or 3 (every order). Answer: `BookView` or `NOT_FOUND`."""
+    """Read the book at `level` 1 (best), 2 (50 price levels a side) or 3 (every order). Answer: `BookView` or `NOT_FOUND`."""
 
     product_id: str
     level: int
 
 
 class ApiKeyQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Gateways only. Answer: `ApiKeyRow` or `NOT_FOUND`."""
+    """Read an API key with its secret. Gateways only. Answer: `ApiKeyRow` or `NOT_FOUND`."""
 
     key_id: str
 
 
 class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`. Their accounts are empty and
+    """List the latest trades kept in memory, newest first. Answer: list of `OrderMatched`. Their accounts are empty and
     their fees 0, unless the client is the operator, or may correct trades of the product.
     """
 
@@ -188,16 +188,16 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
-    """The indicative price and size of the product's auction. Answer: `AuctionView`, which may be slightly old, or none
-    if the product is not in an auction; `NOT_FOUND`.
+    """Read the indicative price and size of the product's auction. Answer: `AuctionView`, which may be slightly old, or
+    none if the product is not in an auction; `NOT_FOUND`.
     """
 
     product_id: str
 
 
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """API keys in the order of their ids, after the id `after`. Answer: list of `ApiKeyRow`, with neither secret nor
-    passphrase.
+    """List API keys in the order of their ids, after the id `after`. Answer: list of `ApiKeyRow`, with neither secret
+    nor passphrase.
 
     `sender` is for gateways: only the keys that this sender of the operator's commands may see; "" for all. A key that
     asks gets those that it may see, and needs the permission ACCESS.
@@ -209,9 +209,9 @@ class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
-    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) after the order with
-    this price, opened sequence and id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or
-    `NOT_FOUND`.
+    """List resting orders of one side in the order in which they trade: up to `limit` (at most 500) after the order
+    with this price, opened sequence and id, the last one of the page before; all 0 for the first page. Answer:
+    `BookPage` or `NOT_FOUND`.
 
     A client can thus copy a book of any size without stopping the engine. Pages show different moments. To make one
     book of them, the client applies the events from the first page's sequence on, each to the orders whose page is
@@ -227,20 +227,20 @@ class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class MarketQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=15):
-    """The latest trades, and the figures of 24 hours and 30 days. Answer: `MarketView` or `NOT_FOUND`."""
+    """Read the latest trades, and the figures of 24 hours and 30 days. Answer: `MarketView` or `NOT_FOUND`."""
 
     product_id: str
 
 
 class StreamQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
-    """Gateways only. A report stream. `Subscribe` with its name gives its events. Answer: `StreamRow` or `NOT_FOUND`."""
+    """Read a report stream. Gateways only. `Subscribe` with its name gives its events. Answer: `StreamRow` or `NOT_FOUND`."""
 
     stream_id: str
 
 
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
-    """A chunk of the log segment that holds entry `index`, from byte `offset` of the file on. For the histories of
-    other nodes.
+    """Read a chunk of the log segment that holds entry `index`, from byte `offset` of the file on. The histories of
+    other nodes use it.
 
     Nodes only, because the log of version 0.1.0 contains unencrypted secrets. The node reads one chunk at a time and
     answers OVERLOADED meanwhile. Answer: `LogChunk`; `NOT_FOUND` if the log and its archive no longer hold the entry.
@@ -251,8 +251,8 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
-    """The operator's controls, and their effects: the rows of one of the tables that `ControlsView` names, by key, up
-    to `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`; `NOT_FOUND` for another table.
+    """List the operator's controls, and their effects: the rows of one of the tables that `ControlsView` names, by key,
+    up to `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`; `NOT_FOUND` for another table.
 
     `sender` is for gateways: only the rows that this sender of the operator's commands may see; "" for all. A key that
     asks gets those that it may see. It needs one of the operator's permissions, or a user.
@@ -265,7 +265,7 @@ class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class RightsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=32):
-    """Gateways only. The permissions of a sender of the operator's commands for a scope. Answer: their sum."""
+    """Read the permissions of a sender of the operator's commands for a scope. Gateways only. Answer: their sum."""
 
     sender: str
     scope: Scope
@@ -273,7 +273,7 @@ class RightsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class FeesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=31):
-    """What an account pays with its next order: its rates in a product, or ("") its highest in any product. Answer:
+    """Read the fee rates of an account's next order: those of a product, or ("") the highest of all products. Answer:
     `FeesView`; `NOT_FOUND` for an unknown account or product.
     """
 

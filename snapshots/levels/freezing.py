@@ -73,7 +73,7 @@ def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
 
 
 def main() -> int:
-    """The program. Returns its exit code."""
+    """Run the program. Returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m snapshots.levels.freezing", description=__doc__)
     parser.add_argument("version")
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[2] / "statemachine")

@@ -153,7 +153,7 @@ class PreparedReturn:
             return engine
 
     def stop(self) -> Engine | None:
-        """End it. Returns the state, which the caller releases; a thread that works on it releases it itself."""
+        """End the preparation. Returns the state, for the caller to release. A thread that works on it releases it."""
         self.failure = self.failure or "it was ended"
         with self._freezing:
             self._waiting.clear()

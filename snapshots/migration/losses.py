@@ -79,7 +79,7 @@ def check(source: Schema, target: Schema, migration: Migration, script: Path | N
 
 
 def _check_renamed(source: Schema, target: Schema, migration: Migration, where: str) -> None:
-    """Every renamed field was there, has a free name in the new struct, and is named in one way only."""
+    """Check that every renamed field existed, has a free name in the new struct, and has one new name only."""
     for name, new in migration.renamed_fields.items():
         holder, _, old = name.rpartition(".")
         was, now = _holder(source, target, migration, holder)

@@ -78,7 +78,7 @@ def test_an_auction_survives_the_death_of_the_leader(make_ground: MakeGround) ->
             assert await operator.query(AuctionQuery(PRODUCT.product_id), linearizable=True) is None
             assert await reached(lambda: all(completed(messages) for messages in heard.values()), READY_SECONDS), heard
             first, second = (completed(messages) for messages in heard.values())
-            assert first == second, "both nodes tell the same"
+            assert first == second, "both nodes send the same"
             assert first[0]["open_size"] != "0"
             for url in urls[1:]:
                 for follower in followers:

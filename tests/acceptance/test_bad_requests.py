@@ -55,7 +55,7 @@ async def api(shared_exchange: Exchange) -> AsyncIterator[Api]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
         yield Api(shared_exchange, url, session)
         async with session.get(url + "/time") as response:
-            assert response.status == 200, "the node goes on"
+            assert response.status == 200, "the node continues to serve"
 
 
 async def test_a_good_order_is_taken(api: Api) -> None:

@@ -60,7 +60,7 @@ def test_books_rebuilt_from_the_feeds_equal_the_engines(make_ground: MakeGround)
             await watcher.close()
         assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
         assert urls[0] in followers[0].visited
-        assert set(followers[0].visited) > {urls[0]}, "it went on at another node"
+        assert set(followers[0].visited) > {urls[0]}, "the reader continued at another node"
         assert followers[1].visited == [urls[1]]
         assert min(follower.events for follower in followers) > 500
 

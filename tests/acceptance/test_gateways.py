@@ -79,7 +79,7 @@ async def test_a_client_sees_no_difference_between_gateways(exchange: Exchange) 
         body = json.dumps({**ORDER, "client_oid": "11111111-2222-4333-8444-555555555555"}).encode()
         status, placed = await first.send("POST", "/orders", body)
         assert (status, placed["status"]) == (200, "open"), placed
-        assert await second.send("POST", "/orders", body) == (200, placed), "the same order again is the same order"
+        assert await second.send("POST", "/orders", body) == (200, placed), "a repeated order returns the first one"
         status, found = await second.send("GET", f"/orders/{placed['id']}")
         assert (status, found["id"]) == (200, placed["id"])
         assert await second.send("DELETE", f"/orders/{placed['id']}") == (200, placed["id"])

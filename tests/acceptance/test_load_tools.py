@@ -21,8 +21,8 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
 
 GAP_MAX_S = 10.0
-"""Seconds without an answer after a leader's death, on a machine that does much else. docs/reliability.md has the figures of a
-quiet one.
+"""Seconds without an answer after a leader's death, on a machine that does much else. docs/reliability.md has the
+figures of a quiet one.
 """
 
 
@@ -76,7 +76,7 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
     entries = json.loads((tmp_path / "stats.json").read_text(encoding="utf-8"))
     assert sum(entry["num_failures"] for entry in entries) == 0, said
     assert any(entry["name"].startswith("place") and entry["num_requests"] > 10 for entry in entries), said
-    assert f"{asyncio.run(shared_exchange.leader_url())} leads" in said, "users ask the leader, whoever is named"
+    assert f"{asyncio.run(shared_exchange.leader_url())} leads" in said, "users ask the leader, whichever node was named"
     assert "longest time without an answer" in said
     assert "holds:" in said
 

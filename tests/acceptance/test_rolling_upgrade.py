@@ -42,7 +42,7 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
     assert output.count("back at ABI 9e8690deb4d9") == 3
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
     assert heading["secrets"]
-    assert lines[-1]["commands"], "what was applied at the new level was exported"
+    assert lines[-1]["commands"], "commands applied at the new level were exported"
     asyncio.run(_former_goes_on(tmp_path / "cluster", former))
 
 

@@ -116,7 +116,7 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     traded = next(batch.commands[0] for batch in TRADES if batch.commands[0].account_id == "ann")
     again = asyncio.run(submitted(past, traded, Credentials("key-ann", "c2VjcmV0", "pass")))
     assert isinstance(again, Placed)
-    assert again.duplicate, "what was acknowledged before is remembered"
+    assert again.duplicate, "the reply cache has commands acknowledged before"
     opened = asyncio.run(submitted(past, OpenAccount(OPERATOR, "new-1", "new")))
     assert isinstance(opened, Done)
     asyncio.run(alike(past))
@@ -136,7 +136,7 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     asyncio.run(past.start())
     opened = asyncio.run(submitted(past, OpenAccount(OPERATOR, "new-1", "new")))
     assert isinstance(opened, Done)
-    assert not opened.duplicate, "what was undone did not happen"
+    assert not opened.duplicate, "an undone command is not in the reply cache"
     asyncio.run(alike(past))
     history_has_all(past)
     past.stop()

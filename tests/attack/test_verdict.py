@@ -29,7 +29,7 @@ def verdict(**changes: Any) -> Verdict:
 
 def test_a_run_without_harm_passes() -> None:
     assert verdict().holds
-    assert verdict(attacked=Window([0.02] * 98 + [P99_FLOOR - 0.01] * 2)).holds, "as a machine with other work has"
+    assert verdict(attacked=Window([0.02] * 98 + [P99_FLOOR - 0.01] * 2)).holds, "a busy machine has such values too"
     assert verdict(control=Window([0.4] * 100), attacked=Window([0.7] * 100)).holds
 
 

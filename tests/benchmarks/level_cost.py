@@ -52,7 +52,7 @@ class Node:
             self.apply([self.market.place(account) for account in self.market.accounts])
 
     def apply(self, commands: list[AnyCommand]) -> None:
-        """Make and apply an entry, with what the levels add."""
+        """Make and apply an entry, with the checks that levels add."""
         self.index += 1
         self.entries.check(commands)
         payload = self.entries.encode(self.index, commands)

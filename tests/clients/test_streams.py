@@ -221,7 +221,7 @@ def test_a_consumer_sees_every_event_once(broker: BrokerProcess, ground: Ground)
     balances = [value for key, _, value in found["accounts"] if key == account]
     last_usd = next(row for row in balances[-1]["balances"] if row["currency"] == "USD")
     held = sum((order.price or 0) * order.remaining for order in orders)
-    assert int(last_usd["hold"]) >= int(held * 10**8), "what the account has on hold, fees included"
+    assert int(last_usd["hold"]) >= int(held * 10**8), "the hold covers the open orders and their fees"
 
 
 @pytest.mark.parametrize("broker", ["kafka"], indirect=True)

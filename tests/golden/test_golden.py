@@ -57,7 +57,7 @@ def test_a_snapshot_with_its_log_and_the_log_alone_migrate_to_the_same_state(kep
         built = rehearse(place).built
         if built is not None:
             hashes.add(built.state_hash)
-    assert len(hashes) == (0 if kept.name[-40:] in ACCEPTED else 1), "what a level can run is not migrated"
+    assert len(hashes) == (0 if kept.name[-40:] in ACCEPTED else 1), "data that a level can run is not migrated"
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])

@@ -80,7 +80,7 @@ class Script:
         return incident
 
     def rest(self) -> list[Incident]:
-        """Return the incidents of this step in the list that were not drawn. They are carried out too. `operation`
+        """Return the listed incidents of this step that chance did not draw. They are carried out too. `operation`
         handles those of disks.
         """
         if self._due is None:

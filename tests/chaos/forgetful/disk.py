@@ -48,7 +48,7 @@ class ForgetfulDisk:
         return os.path.ismount(self._data)
 
     def insert(self) -> None:
-        """Mount it. Everything that the data directory holds is durable."""
+        """Mount the disk. Everything that the data directory holds is durable."""
         self._data.rename(self._live)
         self._data.mkdir(mode=0o700)
         self._mount()

@@ -91,7 +91,7 @@ async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callab
 
 
 async def trade(x: Any) -> None:
-    """Small market orders, both ways, for ever. ccxt signs with whole seconds, so equal orders within one need ids."""
+    """Place small market orders on both sides, for ever. ccxt signs with whole seconds, so equal orders within one need ids."""
     for number, side in enumerate(itertools.cycle(("buy", "sell"))):
         await x.create_order(SYMBOL, "market", side, 0.001, None, {"client_oid": f"{given['key']}-trade-{number}"})
         await asyncio.sleep(0.1)

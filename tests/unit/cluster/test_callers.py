@@ -112,7 +112,7 @@ def test_a_refusal_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -
     refusals.connected("n2")
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     refusals.note("n2", "n2 has abi 3, this node 2")
-    assert len(caplog.records) == 4, "after a connection it is news again"
+    assert len(caplog.records) == 4, "after a connection the refusal is logged again"
 
 
 def test_a_refusal_that_goes_on_is_logged_again_with_its_number(caplog: pytest.LogCaptureFixture) -> None:

@@ -150,7 +150,7 @@ class TestLeader:
         node.propose()
         node.hear("n4", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.pass_time(0.1)
-        assert node.results == [], "what is said by one that was removed counts for nothing"
+        assert node.results == [], "an acknowledgement of a removed node does not count"
 
     def test_a_learner_that_has_caught_up_becomes_a_voter(self) -> None:
         node = leader()

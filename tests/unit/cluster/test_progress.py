@@ -38,11 +38,13 @@ def test_learners_count_for_nothing() -> None:
     assert peers(n2=0, l4=9).committed_index(7) == 0
 
 
-def test_an_acknowledgement_is_news_once_and_takes_nothing_back() -> None:
+def test_a_repeated_acknowledgement_changes_nothing() -> None:
     peer = Progress("n2", votes=True, next_index=50)
     assert peer.flow is Flow.PROBE
     assert peer.acknowledged(41)
-    assert (peer.match_index, peer.next_index, peer.flow) == (40, 50, Flow.REPLICATE), "what was sent since then stays sent"
+    assert (peer.match_index, peer.next_index, peer.flow) == (40, 50, Flow.REPLICATE), (
+        "entries sent since then are not sent again"
+    )
     assert not peer.acknowledged(41)
     assert not peer.acknowledged(30)
     peer.go_back(10)

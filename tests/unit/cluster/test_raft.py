@@ -184,9 +184,9 @@ class TestLeadership:
         node.acknowledge("n2", "n3")
         node.propose()
         node.acknowledge("n2")
-        assert not node.raft.transfer_leadership("n3"), "it lacks an entry"
-        assert not node.raft.transfer_leadership("n9"), "there is none"
-        assert not node.raft.transfer_leadership("n1"), "it leads"
+        assert not node.raft.transfer_leadership("n3"), "n3 lacks an entry"
+        assert not node.raft.transfer_leadership("n9"), "there is no n9"
+        assert not node.raft.transfer_leadership("n1"), "n1 leads"
         node.acknowledge("n3")
         assert node.raft.transfer_leadership("n2")
         assert (node.said(m.TimeoutNow, "n2"), node.said(m.TimeoutNow, "n3")) == ([m.TimeoutNow(term)], [])

@@ -56,13 +56,13 @@ def test_a_new_disk_is_a_voter_with_an_empty_log() -> None:
     assert hardstate.load(disk) == HardState()
 
 
-def test_a_log_without_a_snapshot_is_taken_whole() -> None:
+def test_a_log_without_a_snapshot_is_read_from_its_first_entry() -> None:
     raft_log = opened(disk_with(FIRST, *run_of(2, 9)))
     assert indexes(raft_log) == list(range(1, 10))
     assert (raft_log.first_index, raft_log.last_index, raft_log.last_term) == (1, 9, 1)
 
 
-def test_killed_between_snapshot_and_compaction_everything_behind_the_snapshot_is_kept() -> None:
+def test_a_kill_between_snapshot_and_compaction_keeps_the_entries_after_the_snapshot() -> None:
     raft_log = opened(disk_with(FIRST, *run_of(2, 30)), MARK)
     assert indexes(raft_log) == list(range(19, 31))
     assert raft_log[0] == MARK.previous

@@ -175,7 +175,7 @@ class Unreadable:
         raise SnapshotUnreadableError("SEAL: cannot be read")
 
 
-def test_a_source_that_cannot_be_read_is_given_up_and_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_source_is_given_up_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimSource, "read", Unreadable)
     senders, clock, store = sending_from(monkeypatch, damaged(BIG))
     assert list(senders.due(5)) == []
@@ -320,11 +320,11 @@ def test_a_snapshot_that_a_peer_does_not_take_is_not_offered_again_at_once(monke
     senders, clock = sending(monkeypatch)
     list(senders.due(5))
     senders.acknowledged("n2", m.SnapshotAck(5, 40, SIZE))
-    assert not senders.start("n2", 5, 2), "it has it, and still asks for what is in it"
+    assert not senders.start("n2", 5, 2), "the peer has the snapshot, and still asks for its entries"
     assert not senders.any
     clock.now += TAKING_TIMEOUT - 0.1
     assert not senders.start("n2", 5, 40)
-    assert senders.not_taken == 0, "it may still be putting it in place"
+    assert senders.not_taken == 0, "the peer may still be installing it"
     clock.now += 0.2
     assert not senders.start("n2", 5, 40)
     assert senders.not_taken == 1

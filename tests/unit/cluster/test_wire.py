@@ -451,7 +451,7 @@ async def test_the_connection_made_by_the_greater_id_replaces_the_other_one(
     async with pair(ours) as (n1, n2):
         first = n1.wire._connections["n2"]
         n1.wire.set_peers({"n2": await n2.address()}, {})
-        assert await n1.wire._call("n2"), "it is let in and given up"
+        assert await n1.wire._call("n2"), "the connection is accepted, and closed again"
         assert n1.wire._connections["n2"] is first
         await still_talk(n1, n2)
 

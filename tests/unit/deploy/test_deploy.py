@@ -155,7 +155,7 @@ def test_the_clusters_that_the_comments_make_can_be_made(path: Path, tmp_path: P
     result = CliRunner().invoke(main, ["init", str(tmp_path / "c"), *words[1:]])
     assert result.exit_code == 0, result.output
     config = load(tmp_path / "c" / "n2" / "node.toml")
-    assert config.http.tls, "what leaves the machine is encrypted"
+    assert config.http.tls, "data that leaves the machine is encrypted"
     assert config.http.listen.startswith("0.0.0.0:")
     assert config.fix.listen.startswith("0.0.0.0:")
 

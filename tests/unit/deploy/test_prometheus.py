@@ -141,7 +141,7 @@ def test_the_dashboard_shows_metrics_that_exist() -> None:
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
-    assert len(set(places)) == len(places), "no panel lies on another"
+    assert len(set(places)) == len(places), "no panel overlaps another"
 
 
 def test_every_alert_has_a_runbook() -> None:

@@ -43,9 +43,9 @@ async def test_an_open_loop_does_not_wait_and_counts_from_the_intended_time() ->
     async with asyncio.timeout(20):
         asyncio.get_running_loop().call_later(0.3, answers.set)
         await open_loop(send, 500.0, Random(1), stopping)
-    assert max(latencies) >= 0.25, "the first one waited all the time"
+    assert max(latencies) >= 0.25, "the first one waited until the end"
     late = sum(latency > 0.05 for latency in latencies)
-    assert late > 2 * arrival.UNDER_WAY_MAX, "so did those that fell due later, although they were not sent yet"
+    assert late > 2 * arrival.UNDER_WAY_MAX, "later ones waited too, although they were not sent yet"
 
 
 async def test_an_open_loop_has_a_bound_and_its_rate() -> None:

@@ -391,7 +391,7 @@ def test_a_final_migration_cannot_be_rolled_back(config: NodeConfig, old: dict[s
     assert kept.parent.is_dir(), "a running node may be about to move a segment there"
     kept.write_bytes(b"x")
     assert cutover.finalize(config.data_path, keep_archive=False) == 0
-    assert kept.exists(), "where nothing was made final, it is somebody's archive"
+    assert kept.exists(), "without a finalized migration the files belong to an archive"
     with pytest.raises(DataDirectoryError, match="it was finalized"):
         way_back(config.data_path)
     check_migrated(config)

@@ -1,4 +1,6 @@
-"""Stop orders and good-till-time, changes of a product's status, transfers between accounts, and what each account traded by the hour."""
+"""Stop orders and good-till-time, changes of a product's status, transfers between accounts, and what each account
+traded by the hour.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ def _orders() -> None:
 
 
 def _transfers() -> None:
-    """The key has another column, so the table is created again."""
+    """Create the table again, because its key has another column."""
     op.create_table(
         "transfers_of_both",
         sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),

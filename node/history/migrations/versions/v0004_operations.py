@@ -12,7 +12,7 @@ TEXTS = ("sender", "command", "fields", "outcome")
 
 
 def upgrade() -> None:
-    """What an earlier version stored has no operations, and no options of orders."""
+    """Create the table of operations, and the columns of options. Earlier rows have neither."""
     op.create_table(
         "operations",
         sa.Column("sequence", sa.BigInteger(), primary_key=True, autoincrement=False),
@@ -24,7 +24,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Remove the table and the columns."""
     op.drop_column("orders", "terms")
     op.drop_index("operations_of_sender", "operations")
     op.drop_table("operations")

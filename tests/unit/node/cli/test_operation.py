@@ -114,7 +114,7 @@ def test_init_takes_a_host_for_each_node(run: Run, tmp_path: Path, options: list
     assert "Move each node's directory" in said.stdout
     configs = [load(path) for path in sorted((tmp_path / "here").glob("*/node.toml"))]
     assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]
-    assert all(config.http.tls for config in configs), "what leaves the machine is encrypted"
+    assert all(config.http.tls for config in configs), "data that leaves the machine is encrypted"
     assert "not encrypted" in run("init", "open", *options, "--http").stderr
 
 

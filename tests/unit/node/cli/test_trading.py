@@ -152,7 +152,7 @@ def test_a_stop_order_waits_for_its_price(market: Run, run_json: RunJson) -> Non
     assert market(*arguments, "--stop", "loss", "--stop-price", "95").stdout == (
         f"{FIRST}: limit sell 1 BTC-USD at 90, stop loss at 95: active\n"
     )
-    assert run_json(*arguments, "--stop-price", "94")["stop"] == "loss", "what a sell's stop usually means"
+    assert run_json(*arguments, "--stop-price", "94")["stop"] == "loss", "loss is the default for a sell"
     assert run_json(*arguments, "--stop-price", "94", "--stop", "entry")["stop"] == "entry"
     assert "active, stop loss at 95" in market("order", "list", "--as", "bob").stdout
     assert market("order", "cancel", "1", "--as", "bob").stdout.endswith("stop loss at 95: done cancelled\n")

@@ -33,7 +33,7 @@ def test_a_stream_is_a_process_of_the_node_and_keeps_the_log(path: Path) -> None
     config = load(with_streams(path, 'url = "kafka://10.0.0.9:9092,[::1]:9093"', 'format = "msgpack"', 'options = ["a.b=c"]'))
     assert config.keeps_log
     (spec,) = (spec for spec in children(config, path)[1] if spec.name == "streams")
-    assert spec.may_give_up, "the node goes on without it"
+    assert spec.may_give_up, "the node runs without the stream"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_evidence_that_cannot_be_read_is_still_evidence(config: NodeConfig) -> N
         identity.read(config)
 
 
-def test_a_new_data_directory_is_the_way_back(config: NodeConfig) -> None:
+def test_a_node_can_start_on_a_new_data_directory(config: NodeConfig) -> None:
     identity.mark_started(config, identity.read(config))
     evidence.keep_divergence(config.data_path, ERROR, 0.0)
     shutil.move(config.data_path, config.data_path.with_name("evidence"))

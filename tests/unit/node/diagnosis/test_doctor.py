@@ -54,11 +54,11 @@ def test_a_fresh_node_is_fit(path: Path) -> None:
     findings = Doctor(path).examine()
     bad = {finding.check for finding in findings if finding.level}
     assert bad <= {"other nodes", "clock", "limits", "versions", "disk space", "fsync"}, (
-        "what depends on the machine, and nodes that are down"
+        "only checks of the machine and of other nodes may fail"
     )
     assert worst(found(path, "configuration")) is Severity.OK
     assert {finding.check for finding in findings} >= {"log", "snapshots", "ports", "data directory", "certificates"}
-    assert not list(load(path).data_path.glob(".doctor*")), "it leaves nothing behind"
+    assert not list(load(path).data_path.glob(".doctor*")), "the doctor removes its files"
 
 
 def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_doctor_examines_a_running_node(path: Path) -> None:
     try:
         said = status("n1", "leader", applied_index=20, members=[member("n1"), member("n2", clock_skew=2.0)], abi=ABI)
         assert "that the node has applied" in found(path, "log", status=said)[0].text
-        assert found(path, "log")[0].level is Severity.UNKNOWN, "how far a node has come that does not answer is not known"
+        assert found(path, "log")[0].level is Severity.UNKNOWN, "the applied index of a silent node is not known"
         assert any("+2.000 s" in finding.text and finding.level for finding in found(path, "clock", status=said))
         assert all(finding.level is Severity.CRITICAL for finding in found(path, "ports", status=said)), "nobody listens there"
         other = status("n1", abi="another")

@@ -121,7 +121,7 @@ def test_a_long_request_that_was_applied_in_part_is_of_unknown_outcome(tmp_path:
     desk.raft.lead()
     submit(desk, ALICE, 2, *(buy(number) for number in range(900)))
     desk.raft.lose_leadership("n2")
-    assert failed(desk)[1:] == [(2, FailCode.NOT_LEADER)], "none of it had left the queue"
+    assert failed(desk)[1:] == [(2, FailCode.NOT_LEADER)], "no chunk had left the queue"
 
 
 def test_a_read_is_paid_for_before_it_waits(tmp_path: Path) -> None:

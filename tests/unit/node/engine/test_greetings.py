@@ -38,7 +38,7 @@ def test_a_follower_leaves_the_judgement_of_a_key_to_the_leader(desk: Desk) -> N
     late = msgspec.structs.replace(HELLO, timestamp="1")
     with pytest.raises(RequestFailed, match="timestamp") as caught:
         desk.service.gate.authenticate(late, 100.0, "192.0.2.1")
-    assert caught.value.code == FailCode.UNAUTHORIZED, "its own clock it knows"
+    assert caught.value.code == FailCode.UNAUTHORIZED, "a node checks the timestamp by its own clock"
 
 
 def test_the_operator_s_key_is_judged_at_any_time(desk: Desk) -> None:

@@ -199,7 +199,7 @@ async def test_the_problems_of_a_level_change_are_named_and_nothing_changes(
 async def test_an_unknown_level_is_refused_and_the_present_one_changes_nothing(cluster: Cluster) -> None:
     with pytest.raises(RequestFailed, match=r"'0.9.0' is not a level .* expected one of 0.2.0, 0.3.0"):
         await cluster.change.change("0.9.0", check=False)
-    assert (await cluster.change.change("0.2.0", check=False)).index == 0, "it is there already"
+    assert (await cluster.change.change("0.2.0", check=False)).index == 0, "the level is in force already"
     assert not cluster.proposed
 
 
@@ -272,7 +272,7 @@ async def test_the_way_back_is_checked_by_all_before_the_entry(cluster: Cluster)
     assert [decode_level_entry(payload) for payload in cluster.proposed] == [CheckLevel(OWN, V0_2_0), SetLevel(OWN, V0_2_0)]
     assert sorted(cluster.prepared) == ["n1", "n1", "n2", "n2", "n3", "n3"], "each prepared its state, and brought it up to date"
     assert cluster.kept
-    assert cluster.failed == [Refusal.NOT_LEADER], "what waited is sent again, and checked at the new level"
+    assert cluster.failed == [Refusal.NOT_LEADER], "waiting commands are sent again, and checked at the new level"
     assert not cluster.held
 
 

@@ -110,7 +110,7 @@ async def test_a_follower_names_the_leader(node: FakeNode) -> None:
     node.raft.lose_leadership("n5")
     with pytest.raises(RequestFailed) as caught:
         await connection.remove_member("n2")
-    assert caught.value.code is FailCode.NO_LEADER, "where a leader is that joined meanwhile is not known yet"
+    assert caught.value.code is FailCode.NO_LEADER, "the address of a leader that joined meanwhile is not known yet"
     await connection.close()
 
 

@@ -88,7 +88,7 @@ class TestCommands:
         desk.raft.election_in_progress = True
         desk.submit(3, buy(2))
         desk.wait()
-        assert [answer.request_id for answer in desk.answers] == [1, 2], "that was not the time of the third"
+        assert [answer.request_id for answer in desk.answers] == [1, 2], "the third command came later and still has time"
         desk.wait()
         assert [answer.request_id for answer in desk.answers] == [1, 2, 3]
 

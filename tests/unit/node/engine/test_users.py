@@ -85,7 +85,7 @@ async def test_a_users_command_has_its_sender(node: FakeNode) -> None:
     assert [(row.name, row.set_by, row.by_venue) for row in view.switch] == [("acme", "operator/rita", False)]
 
 
-async def test_a_user_sees_the_own_firm(node: FakeNode) -> None:
+async def test_a_user_sees_only_their_own_firm(node: FakeNode) -> None:
     async with connected(node, RITA) as rita:
         assert [row.name for row in (await rita.query(ControlsQuery("risk"))).risk] == ["alice"]
         assert await rita.query(BalancesQuery("alice"))

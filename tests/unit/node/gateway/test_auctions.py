@@ -206,7 +206,7 @@ async def test_every_kind_of_book_stays_right_through_an_opening(exchange: Excha
     assert kinds.count("match") == 2
     assert kinds.index("status_change") > 0
     _, order = await exchange.call("alice", "GET", f"/orders/{orders[3]['id']}")
-    assert order["status"] == "open", "what did not trade went on the book"
+    assert order["status"] == "open", "the untraded rest went on the book"
 
 
 async def test_a_reader_resumes_anywhere_around_an_opening(exchange: Exchange) -> None:

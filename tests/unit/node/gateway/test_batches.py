@@ -28,7 +28,7 @@ async def test_orders_are_placed_together_each_with_its_result(exchange: Exchang
         "Product not found",
     ]
     assert results[2]["client_oid"] == "poor"
-    assert exchange.backend.engine.sequence == before + 3, "what the gateway refuses is not sent"
+    assert exchange.backend.engine.sequence == before + 3, "orders that the gateway rejects are not sent"
     assert exchange.backend.batches[-1] == 3
 
 

@@ -91,9 +91,9 @@ def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand
     return [PlaceOrder(account, f"p{number}", "BTC-USD", side, order_type, price, size, 0, time_in_force, False, stp)]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])  # under each of them everything happens that can
-def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
-    """This compares ours by levels, and one that foreign libraries keep from the messages of the channel `full`."""
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])  # each of these seeds produces every kind of event
+def test_books_equal_the_engines_after_every_event_batch(seed: int) -> None:
+    """Compare the gateway's book, and a book that foreign libraries keep from the messages of the channel `full`."""
     random, backend = Random(seed), market()
     row = backend.engine.product("BTC-USD")
     assert row is not None
@@ -170,7 +170,7 @@ async def test_a_page_is_bounded() -> None:
     following = await backend.query(behind)
     backend.apply(CancelOrder("a", "x", last.order_id))
     assert (await backend.query(behind)).orders == following.orders, "the order named may have left"
-    assert rows_of(backend.engine, behind) == PAGE_MAX + 399, "then those before it are passed over, and paid for"
+    assert rows_of(backend.engine, behind) == PAGE_MAX + 399, "the client also pays for the orders that are skipped"
 
 
 async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def _of(request: tuple[dict[str, str], bytes]) -> tuple[dict[str, str], str, byt
 
 
 class TestParameters:
-    async def test_clients_send_others_and_reads_and_cancels_work(self, exchange: Exchange) -> None:
+    async def test_reads_and_cancels_ignore_unknown_parameters(self, exchange: Exchange) -> None:
         assert (await exchange.get("/products?no-cache=1795304696"))[0] == 200
         assert (await exchange.call("alice", "GET", "/accounts?type=spot"))[0] == 200
         order = await exchange.order("alice", "buy", "100", "1")

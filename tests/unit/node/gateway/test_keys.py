@@ -309,7 +309,7 @@ class TestLookingUp:
             else:
                 backend.on_keys([])
         await authenticator.identify(claim("key-1"), "127.0.0.1", "GET", "/", b"")
-        assert len(backend.queried) == 3, "nothing is kept while nobody tells of changes"
+        assert len(backend.queried) == 3, "keys are not cached while changes are not announced"
 
     async def test_an_encrypted_key_needs_the_cluster_key(self, tmp_path: Path) -> None:
         path = tmp_path / "cluster.key"

@@ -66,7 +66,7 @@ async def test_a_node_that_has_not_caught_up_does_not_judge_a_key(exchange: Exch
         assert "not caught up" in answer["message"]
     exchange.backend.status = {"leader": LEADER, "leader_id": "n2"}
     await until(lambda: exchange.gateway.monitor.age() > STATUS_AGE_MAX)
-    assert (await exchange.call("new", "GET", "/orders"))[0] == 401, "it judges as soon as it has caught up"
+    assert (await exchange.call("new", "GET", "/orders"))[0] == 401, "the node judges as soon as it has caught up"
 
 
 async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:

@@ -158,7 +158,7 @@ class TestMessages:
             refused = (await receive(one))["message"]
         assert "rate limit exceeded" in refused
         await other.send_json(FULL)
-        assert "rate limit exceeded" in (await receive(other))["message"], "it is the address that pays"
+        assert "rate limit exceeded" in (await receive(other))["message"], "the budget is that of the address"
 
     async def test_a_snapshot_costs_as_many_levels_as_it_has(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Cost, "rows", staticmethod(lambda count: float(count)))
@@ -361,7 +361,7 @@ class TestSlowReaders:
                 seen.append(arrived["sequence"])
         assert seen == list(range(first, feed.sequence + 1))
         await trade(exchange)
-        assert reader.following["BTC-USD"].catching_up is None, "it is level again"
+        assert reader.following["BTC-USD"].catching_up is None, "the reader has caught up again"
         assert ended == []
 
     async def test_one_that_takes_no_message_for_too_long_is_cut_off(

@@ -117,7 +117,7 @@ class NodeLog:
             keeper.write_state()
             deadline = time.monotonic() + DEADLINE
             while not until():
-                assert time.monotonic() < deadline, "the condition did not come true in time"
+                assert time.monotonic() < deadline, "the condition was not met in time"
                 assert not keeper.advance(self.applied)
                 time.sleep(0.005)
         keeper.close()

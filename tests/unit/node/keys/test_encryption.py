@@ -56,7 +56,7 @@ def test_the_same_command_is_encrypted_the_same(path: Path) -> None:
     assert ClusterKeys(path).encrypt(ClusterKeys(path).encrypt(PUT)) == ClusterKeys(path).encrypt(PUT)
 
 
-def test_a_key_of_before_is_used_as_it_is(path: Path) -> None:
+def test_an_unencrypted_key_of_an_earlier_version_is_used(path: Path) -> None:
     assert ClusterKeys(path).open(row_of(PUT)).secret == SECRET
 
 

@@ -115,7 +115,7 @@ async def test_many_events_take_many_turns_and_outcomes_go_ahead() -> None:
     owner.arrivals.data_received(events(10 * EVENTS_TOGETHER) + ANSWER + KEYS + RESULTS)
     assert owner.got == ["KeysChanged", "Results", f"{EVENTS_TOGETHER} events"]
     owner.arrivals.data_received(events(1) + RESULTS)
-    assert owner.got[-1] == "Results", "so it is for what arrives meanwhile"
+    assert owner.got[-1] == "Results", "outcomes that arrive meanwhile go ahead too"
     assert await turns(owner) >= 9
     assert owner.got[4:] == [f"{EVENTS_TOGETHER} events"] * 9 + ["Answer", "1 events"]
 

@@ -136,7 +136,7 @@ def test_a_leader_that_dies_in_the_middle_is_followed(load: Load, applied: bool)
     first = seeding(log, dataset)
     first.go_on()
     first.go_on()
-    assert len(log.waiting) == 1, "one piece at a time"
+    assert len(log.waiting) == 1, "one batch at a time"
     log.settle(applied=True)
     first.go_on()
     log.settle(applied=applied, error=ProposeError.OUTCOME_UNKNOWN)

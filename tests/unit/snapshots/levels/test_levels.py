@@ -175,7 +175,7 @@ def test_a_level_that_is_not_known_stops_the_node(former: Engine) -> None:
     with pytest.raises(LevelError, match=r"9\.0\.0.*Install version 9\.0\.0"):
         states.apply(former, encode_level_entry(SetLevel(V0_2_0, later)))
     elsewhere = SetLevel(OWN, later)
-    assert states.apply(former, encode_level_entry(elsewhere)) == (former, None), "it is of another level: no effect"
+    assert states.apply(former, encode_level_entry(elsewhere)) == (former, None), "an entry of another level has no effect"
 
 
 def test_no_version_takes_the_entry_for_commands() -> None:

@@ -144,7 +144,7 @@ def test_a_feature_that_came_into_use_meanwhile_is_named_as_an_obstacle(followed
         lowered(node.engine, V0_2_0)
     with pytest.raises(LossError) as found:
         node.follow() if followed else node.prepared.take()
-    assert set(found.value.obstacles) <= set(whole.value.obstacles), "all of them are named at the next try"
+    assert set(found.value.obstacles) <= set(whole.value.obstacles), "the next attempt names all of them"
     assert not node.prepared.ready
 
 
@@ -156,7 +156,7 @@ def test_one_command_id_of_two_kinds_is_named() -> None:
         node.prepared.take()
 
 
-def test_a_snapshot_that_is_written_in_full_ends_it() -> None:
+def test_a_full_snapshot_ends_the_preparation() -> None:
     node = Node(market(buy()))
     node.build()
     for _ in node.snapshot(whole=True):
