@@ -70,7 +70,7 @@ def test_a_blocking_rest_client_trades(shared_exchange: Exchange) -> None:
             next(iter(client.stream("NO-SUCH")))
 
 
-def test_streams_and_orders_go_on_when_the_leader_dies(make_ground: MakeGround) -> None:
+def test_streams_and_orders_continue_when_the_leader_dies(make_ground: MakeGround) -> None:
     exchange = Exchange(make_ground())
 
     async def scenario() -> None:

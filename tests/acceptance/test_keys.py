@@ -254,7 +254,7 @@ class TestSealing:
         with pytest.raises(RequestFailed, match="passphrase"):
             await own.access.connect("n1", Credentials("canary", CANARY.secret, "wrong"))
 
-    def test_a_node_without_the_cluster_key_says_so(self, own: Exchange) -> None:
+    def test_a_node_without_the_cluster_key_reports_it(self, own: Exchange) -> None:
         file = own.directory / "n3" / "cluster.key"
         kept = file.read_bytes()
         own.cluster.stop(["n3"])

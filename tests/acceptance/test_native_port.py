@@ -140,7 +140,7 @@ def body(value: object) -> bytes:
         (None, ""),
     ],
 )
-def test_a_malformed_message_is_named_and_the_session_goes_on(shared_exchange: Exchange, message: object, named: str) -> None:
+def test_a_malformed_message_is_named_and_the_session_continues(shared_exchange: Exchange, message: object, named: str) -> None:
     with greeted(shared_exchange) as caller:
         caller.send(body(message))
         answer = caller.read()

@@ -50,7 +50,7 @@ def test_each_kind_of_harm_fails_the_run(changes: dict[str, Any], fault: str) ->
     assert any(fault in each for each in verdict(**changes).faults)
 
 
-def test_every_attack_says_what_it_does() -> None:
+def test_every_attack_has_a_description() -> None:
     attacks = load_attacks()
     assert attacks
     assert all(each.what for each in attacks.values())

@@ -127,7 +127,7 @@ def test_a_sync_can_fail_and_can_lie(data: tuple[Path, ForgetfulDisk]) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
-def test_a_cluster_that_loses_its_power_has_what_it_acknowledged(tmp_path: Path) -> None:
+def test_a_cluster_that_loses_its_power_keeps_acknowledged_commands(tmp_path: Path) -> None:
     try:
         ForgetfulDisk.check()
     except NotPossibleError as error:

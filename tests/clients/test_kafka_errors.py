@@ -117,7 +117,7 @@ def test_a_stream_continues_with_one_broker_of_three_away_and_the_others_slow(br
     check(brokers.servers)
 
 
-def test_a_cut_is_in_every_partition_and_what_follows_comes_behind_it(brokers: MockBrokers) -> None:
+def test_a_cut_is_in_every_partition_before_later_records(brokers: MockBrokers) -> None:
     broker = KafkaBroker(brokers.servers, "trial", PLACES, [TOPIC])
     broker.begin()
     for index in (1, 2, 3):

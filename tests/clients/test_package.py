@@ -87,7 +87,7 @@ def test_every_module_is_read_without_the_extras(installed: Path, tmp_path: Path
     assert run(installed / "python", "-c", program, directory=tmp_path).strip() == "[]"
 
 
-def test_the_locust_file_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
+def test_the_locust_file_names_the_missing_extra(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "python", "-m", "loadtest.traffic", "--users", "1", directory=tmp_path, code=2)
     assert "quorumbook[loadtest]" in said
     assert "Traceback" not in said

@@ -124,7 +124,7 @@ def test_fill_or_kill_has_a_limit_instead_of_a_budget(book: ForeignBook) -> None
     assert book.levels("ask") == [(200954, 5, 1), ASK_LEVELS[3]]
 
 
-def test_a_market_order_cancels_what_it_does_not_find(book: ForeignBook) -> None:
+def test_a_market_order_cancels_its_unfilled_remainder(book: ForeignBook) -> None:
     # Liquibook rests it (`ut_market_price`); here it ends, as at Coinbase Exchange.
     assert book.place(123, "ask", 0, 100, account="uid-2") == (
         [(4, 81593, 40), (5, 81590, 20), (6, 81590, 1), (7, 81200, 20), (11, 10000, 12), (12, 10000, 1), (13, 9136, 2)],

@@ -113,7 +113,7 @@ def note(twin: Twin, done: AnyCommand) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_engine_lets_pass_what_the_twin_does(seed: int) -> None:
+def test_the_engine_accepts_the_commands_that_the_twin_accepts(seed: int) -> None:
     random, engine, twin = Random(seed), Engine(), Twin()
     engine.apply(Batch(1, [*foundations((0, 0), 1_000), *(PutFirm(OPERATOR, f"firm-{name}", name) for name in FIRMS)]))
     passed = 0

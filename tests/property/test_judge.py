@@ -295,7 +295,7 @@ def test_a_judge_from_outside_finds_nothing(kind: str, seed: int) -> None:
     assert kind == "venue" or sum(judge.trade_id for judge in court.judges.values()) > 3
 
 
-def test_the_judge_notices_what_is_wrong() -> None:
+def test_the_judge_finds_every_fault() -> None:
     """Each message of a flow that changes a book is left out, repeated, or sent with a larger size. The judge reports
     each of these faults.
     """

@@ -311,7 +311,7 @@ def test_batching_changes_nothing_but_times(fees: tuple[int, int], flow: list[tu
 
 @given(rates, st.lists(commands, max_size=60), st.integers(0, 60))
 @settings(max_examples=60)
-def test_a_restored_engine_goes_on_byte_for_byte(fees: tuple[int, int], flow: list[AnyCommand], cut: int) -> None:
+def test_a_restored_engine_continues_byte_for_byte(fees: tuple[int, int], flow: list[AnyCommand], cut: int) -> None:
     """The engine is restored at any point. The later batches give the same bytes and the same running hash as without a
     restart.
     """

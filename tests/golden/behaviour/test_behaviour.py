@@ -30,13 +30,13 @@ def test_every_released_level_has_its_corpus() -> None:
 
 
 @pytest.mark.parametrize("corpus", [each for each in CORPORA if by_abi(each.abi)], ids=named)
-def test_the_core_of_a_level_does_what_was_recorded(corpus: Corpus) -> None:
+def test_the_core_of_a_level_gives_the_recorded_results(corpus: Corpus) -> None:
     level = states.level_with(corpus.abi)
     assert level.rules == corpus.rules
     assert all_digests(corpus, level) == corpus.digests
 
 
-def test_the_number_moves_with_the_behaviour_and_only_with_it() -> None:
+def test_the_rules_number_changes_with_the_behaviour_only() -> None:
     """There are two faults. The behaviour of a released number changed: raise `RULES` in `statemachine/rules.py`. The
     number was raised and the corpus shows no difference: lower it again, or add what differs to the corpus.
     """

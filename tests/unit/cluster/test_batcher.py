@@ -270,7 +270,7 @@ class TestShares:
         bench.submit(-1, units=10, share="modest")
         assert len(bench.answers) == refused
 
-    def test_shares_that_come_new_all_the_time_starve_nobody(self) -> None:
+    def test_ever_new_shares_starve_no_other_share(self) -> None:
         bench = Bench(units_max=4, queue_max=100_000, in_flight_max=1)
         bench.submit(-1, units=4, share="steady")
         bench.submit(-2, share="steady")

@@ -115,7 +115,7 @@ def test_a_refusal_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -
     assert len(caplog.records) == 4, "after a connection the refusal is logged again"
 
 
-def test_a_refusal_that_goes_on_is_logged_again_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_that_continues_is_logged_again_with_its_number(caplog: pytest.LogCaptureFixture) -> None:
     now = Now()
     refusals = RefusalLog(now)
     for _ in range(10):

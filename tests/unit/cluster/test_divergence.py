@@ -242,7 +242,7 @@ class TestFiveNodes:
         assert watch.undecided == 3
 
 
-def test_a_single_node_compares_with_nobody() -> None:
+def test_a_single_node_compares_no_digests() -> None:
     watch = watch_of(1)
     assert own(watch, 2, GOOD) == []
     assert counts(watch) == (0, 0, 0)

@@ -110,7 +110,7 @@ class TestOfANode:
         assert len(node.said(m.RequestVote)) == 4
         assert node.raft_log.term == 1
 
-    def test_a_single_node_leads_by_itself(self) -> None:
+    def test_a_single_node_elects_itself(self) -> None:
         node = Node(nodes=1)
         node.pass_time(0.7)
         assert node.raft.is_leader

@@ -100,7 +100,7 @@ class TestMismatch:
         node = follower(*TWO_TO_FIVE, commit=3)
         assert node.append("n3", 2, after=after, commit=9) == [m.AppendReply(2, 4, True, False, True)]
 
-    def test_the_leader_goes_back_at_once_but_never_behind_what_was_acknowledged(self) -> None:
+    def test_the_leader_goes_back_at_once_but_never_before_an_acknowledged_entry(self) -> None:
         node = Node()
         term = node.elect()
         for _ in range(5):
@@ -164,7 +164,7 @@ class TestTerms:
 class TestOlderTerms:
     """Section 5.4.2."""
 
-    def test_an_entry_of_an_older_term_is_committed_only_with_one_of_the_own(self) -> None:
+    def test_an_entry_of_an_older_term_is_committed_only_with_one_of_the_present_term(self) -> None:
         node = led_by_n2()
         term = node.elect()
         assert term > 1

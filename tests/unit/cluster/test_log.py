@@ -144,7 +144,7 @@ def test_a_flipped_bit_in_a_segment_that_is_not_the_last_is_damage() -> None:
         opened(disk)
 
 
-def test_a_torn_end_may_contain_what_looks_like_a_record() -> None:
+def test_a_torn_end_may_resemble_a_record() -> None:
     """A client chooses its payload, which must not make a node refuse its own log."""
     disk, name, _ = small_log()
     log, _ = opened(disk)
@@ -289,7 +289,7 @@ def _survives_power_losses(seed: int, death_chance: float = 0.02) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_power_loss_at_any_step_keeps_what_was_synced(seed: int) -> None:
+def test_a_power_loss_at_any_step_keeps_synced_data(seed: int) -> None:
     _survives_power_losses(seed)
 
 

@@ -263,7 +263,7 @@ class TestFollower:
         assert node.append("n9", 3, command(2, 3), commit=2)
         assert node.raft.leader_id == "n9"
 
-    def test_unknown_nodes_may_connect_only_while_nobody_leads(self) -> None:
+    def test_unknown_nodes_may_connect_only_without_a_leader(self) -> None:
         node = Node()
         node.connect()
         node.raft.tick()
@@ -272,7 +272,7 @@ class TestFollower:
         node.raft.tick()
         assert not node.wire.accepts_unknown
 
-    def test_an_entry_that_is_no_membership_is_refused(self) -> None:
+    def test_an_entry_that_is_not_a_membership_is_refused(self) -> None:
         node = Node()
         with pytest.raises(WireRefusedError, match="no possible membership"):
             node.append("n2", 1, LogEntry(bytes([m.MEMBERS]) + b"\x90", 2, 1))

@@ -26,7 +26,7 @@ class View:
             self.now += 0.1
 
 
-def test_a_lost_majority_names_what_is_missing_and_its_return_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_majority_is_logged_with_its_missing_nodes_and_so_is_its_return(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     view = View()
     view.sees("n2", "n3", leader="n2", seconds=10)
@@ -52,7 +52,7 @@ def test_a_missing_leader_is_logged_although_a_majority_is_connected(caplog: pyt
     assert "no leader for 2 s, although a majority of the voters n1, n2, n3 is connected; n1 has no vote" in caplog.text
 
 
-def test_one_of_three_that_is_missing_is_no_lost_majority(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_of_three_that_is_missing_is_not_a_lost_majority(caplog: pytest.LogCaptureFixture) -> None:
     View().sees("n3", leader="n3", seconds=100)
     assert not caplog.records
 

@@ -36,7 +36,7 @@ def follower(**more: object) -> Woken:
 
 
 class TestTicks:
-    def test_a_heartbeat_that_changes_nothing_wakes_nobody_and_moves_the_next_tick_on(self) -> None:
+    def test_a_heartbeat_without_news_postpones_the_next_tick(self) -> None:
         node = follower()
         for _ in range(19):
             node.now += 0.05
@@ -44,7 +44,7 @@ class TestTicks:
             assert node.raft.due_in() > 0
         assert node.wakes == 0
 
-    def test_entries_alone_wake_nobody_and_a_commit_and_another_leader_do(self) -> None:
+    def test_a_commit_or_another_leader_wakes_a_follower_and_entries_do_not(self) -> None:
         node = follower()
         node.append("n2", 1, command(3, 1), after=command(2, 1), commit=2)
         assert node.wakes == 0
@@ -53,7 +53,7 @@ class TestTicks:
         node.append("n3", 2, after=command(3, 1), commit=3)
         assert node.wakes == 2
 
-    def test_answers_to_a_leaders_heartbeats_wake_nobody_and_an_acknowledgement_does(self) -> None:
+    def test_only_an_acknowledgement_wakes_the_leader_and_no_answer_to_a_heartbeat(self) -> None:
         node = Woken()
         term = node.elect()
         node.acknowledge()
@@ -243,7 +243,7 @@ class TestMessagesThatArriveTogether:
         assert isinstance(reply, m.AppendReply)
         assert (reply.next_index, reply.success) == (4, True)
 
-    def test_a_mismatch_is_answered_behind_it(self) -> None:
+    def test_a_mismatch_is_answered_after_the_acknowledgement_before_it(self) -> None:
         node = follower()
         self._append(node, 3, more=True)
         replies = self._append(node, 9, more=False)

@@ -23,7 +23,7 @@ def peers(**match: int) -> Peers:
 
 
 @pytest.mark.parametrize("own", range(4))
-def test_committed_is_what_a_majority_has(own: int) -> None:
+def test_entries_of_a_majority_are_committed(own: int) -> None:
     for size in (0, 1, 2, 3, 4):
         for held in itertools.product(range(4), repeat=size):
             known = peers(**{f"n{number}": index for number, index in enumerate(held)})

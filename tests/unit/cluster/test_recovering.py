@@ -41,7 +41,7 @@ class TestWithoutAVote:
     def test_its_state_survives_restarts_without_the_flag(self) -> None:
         assert not self._recovering().restart().raft.status().voter
 
-    def test_the_leader_counts_nothing_of_it(self) -> None:
+    def test_the_leader_does_not_count_a_recovering_node(self) -> None:
         node = Node()
         term = node.elect()
         node.propose()
@@ -50,7 +50,7 @@ class TestWithoutAVote:
         assert node.results == []
         assert node.raft_log.commit_index == 1
 
-    def test_the_leader_forgets_what_it_acknowledged_before(self) -> None:
+    def test_the_leader_forgets_the_earlier_acknowledgements_of_a_recovering_node(self) -> None:
         node = Node(nodes=5)
         term = node.elect()
         node.propose()

@@ -85,7 +85,7 @@ def test_a_failing_sync_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.sync()
 
 
-def test_each_operation_syncs_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_operation_syncs_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))

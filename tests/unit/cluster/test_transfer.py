@@ -153,7 +153,7 @@ def test_answers_keep_a_transfer_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert senders.busy("n2")
 
 
-def test_after_a_loss_it_goes_on_from_what_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_loss_it_continues_from_what_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     list(senders.due(5))
     assert [chunk.offset for chunk in senders.acknowledged("n2", m.SnapshotAck(5, 40, 128))] == [192, 256]
@@ -185,7 +185,7 @@ def test_an_unreadable_source_is_given_up_and_checked(monkeypatch: pytest.Monkey
     assert not senders.start("n2", 5, 2)
 
 
-def test_one_that_cannot_be_opened_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_snapshot_is_examined_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not examined each time that a peer asks, because the comparison of all files with their digests may take
     seconds.
     """

@@ -431,7 +431,7 @@ async def test_a_peer_that_is_added_is_called(ours: Certificates) -> None:
     await n1.stop()
 
 
-async def test_the_smaller_id_calls_who_does_not_call(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_smaller_id_calls_a_peer_that_does_not_call(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that was down does not know a leader that was added meanwhile."""
     monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     n2 = Peer(ours, "n2", {})

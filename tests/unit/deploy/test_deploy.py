@@ -168,7 +168,7 @@ def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
     assert sorted(named) == sorted(made)
 
 
-def test_probes_ask_what_the_gateways_answer() -> None:
+def test_probes_use_routes_that_the_gateways_have() -> None:
     assert set(found(r"httpGet: \{path: (\S+),", STATEFUL_SET)) <= {call.path for call in health.CALLS}
 
 
@@ -213,7 +213,7 @@ def test_the_dockerfile_follows_the_rules_of_its_linters() -> None:
     assert sum(keyword == "ENTRYPOINT" for keyword, _ in stage) == 1, "DL4004"
 
 
-def test_the_image_has_what_it_names() -> None:
+def test_the_image_has_every_file_that_it_names() -> None:
     for names in found(r"^COPY ((?!--from).*) \S+$", IMAGE):
         for name in names.split():
             assert (ROOT / name).exists(), name

@@ -263,7 +263,7 @@ WRONG = {
 
 
 @needs_promtool
-def test_each_alert_fires_for_what_it_is_about_and_for_nothing_else(tmp_path: Path) -> None:
+def test_each_alert_fires_for_its_cause_only(tmp_path: Path) -> None:
     assert {rule["alert"] for rule in rules()} == set(WRONG)
     expected: list[tuple[str, dict[str, str]]] = [("", {}), *WRONG.items()]
     tests = []
@@ -284,7 +284,7 @@ def test_each_alert_fires_for_what_it_is_about_and_for_nothing_else(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_status_without_counters_is_no_fault() -> None:
+def test_a_status_without_counters_is_not_a_fault() -> None:
     metrics = Metrics("n1", 0)
     metrics.engine(msgspec.structs.replace(STATUS, counters={}))
     assert "quorumbook_node_role" in metrics.render().decode()

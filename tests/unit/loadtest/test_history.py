@@ -81,7 +81,7 @@ def test_a_part_is_judged_as_a_part(tmp_path: Path) -> None:
     assert check.detail.endswith("the first 20 operations")
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_record_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "history", traded().history).path
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(RecordError, match="line 41"):

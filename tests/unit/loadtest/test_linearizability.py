@@ -124,7 +124,7 @@ def test_an_unanswered_command_may_be_there_or_not(exchange: Exchange) -> None:
     assert verdict.unanswered == 2
 
 
-def test_a_command_refused_and_sent_again_is_there(exchange: Exchange) -> None:
+def test_a_refused_command_that_is_sent_again_may_be_in_the_log(exchange: Exchange) -> None:
     deposit = Deposit("ann", "usd-2", "USD", 1)
     exchange.history.append(Write(deposit, 10.0, 10.1))
     exchange.now = 11.0
@@ -318,7 +318,7 @@ def test_every_order_of_overlapping_commands_holds(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-def test_a_read_of_another_moment_is_found_wherever_nothing_overlaps_it(seed: int) -> None:
+def test_a_read_of_another_moment_is_found_where_no_operation_overlaps_it(seed: int) -> None:
     """The slow reference says which earlier answers differ from all that the read may return."""
     chance = random.Random(seed)
     exchange = a_history(chance, 60)

@@ -44,7 +44,7 @@ def test_one_that_could_not_be_made_does_not_end_the_others(tmp_path: Path, monk
     assert not made[0].parent.exists()
 
 
-def test_a_machine_on_which_none_can_be_made_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_roll_that_cannot_be_made_ends_the_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[Path] = []
 
     async def run(directory: Path, _former: Path) -> Result:

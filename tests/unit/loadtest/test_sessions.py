@@ -68,7 +68,7 @@ async def test_a_session_sends_every_kind_of_command_and_checks_the_answers(clus
 
 @pytest.mark.parametrize("protocol", [HttpSession, SocketSession, NativeSession])
 @pytest.mark.parametrize("pace", [Pace(0.0), Pace(0.0, 400.0)], ids=["closed", "open"])
-async def test_users_report_what_they_do(cluster: Cluster, protocol: Protocols, pace: Pace, tmp_path: Path) -> None:
+async def test_users_report_their_requests(cluster: Cluster, protocol: Protocols, pace: Pace, tmp_path: Path) -> None:
     await set_up(cluster.operator, PEOPLE)
     shared, samples = desk(cluster, tmp_path / "results")
     shared.pace = pace

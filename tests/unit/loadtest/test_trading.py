@@ -117,7 +117,7 @@ async def test_a_client_that_may_not_trade_stops() -> None:
         await trade(Closed(), Desk(Recorder()), 1)
 
 
-async def test_a_stopping_desk_gives_up_what_nobody_answers() -> None:
+async def test_a_stopping_desk_drops_unanswered_orders() -> None:
     exchange, desk = InProcess(loss=100), Desk(Recorder())
     job = asyncio.create_task(trade(exchange, desk, 5))
     assert await reached(lambda: desk.recorder.unanswered > 0, 5)

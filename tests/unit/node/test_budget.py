@@ -29,7 +29,7 @@ def test_a_cost_above_the_burst_needs_a_full_bucket_and_is_paid_off() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.1, 30)), max_size=60))
-def test_nobody_spends_more_than_rate_and_burst(steps: list[tuple[float, float]]) -> None:
+def test_no_payer_spends_more_than_rate_and_burst(steps: list[tuple[float, float]]) -> None:
     bucket, now, spent = Bucket(rate=10, burst=20, now=0), 0.0, 0.0
     for pause, cost in steps:
         now += pause
@@ -49,7 +49,7 @@ def test_a_payer_that_is_out_of_budget_is_not_forgotten() -> None:
     assert len(shares) == 100
 
 
-def test_newcomers_share_one_bucket_while_there_is_no_room() -> None:
+def test_newcomers_share_one_bucket_while_there_is_not_a_room() -> None:
     clock = Clock()
     shares: Shares[int] = Shares(10, 20, kept=10, clock=clock)
     assert sum(not shares.take(number) for number in range(1_000)) == 10 + 20
@@ -69,7 +69,7 @@ def test_an_indebted_bucket_does_not_keep_full_ones_from_being_forgotten() -> No
     assert shares.take("indebted") > 90
 
 
-def test_no_rate_is_no_limit() -> None:
+def test_a_rate_of_zero_means_no_limit() -> None:
     shares: Shares[str] = Shares(0)
     shares.spend("a", 1e9)
     assert shares.take("a", 1e9) == 0

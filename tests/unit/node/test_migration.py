@@ -327,7 +327,7 @@ def append(config: NodeConfig, *batches: Batch, first: int = END + 1) -> None:
     hardstate.store(disk, msgspec.structs.replace(STATE, term=9))
 
 
-def test_the_way_back_exports_what_came_since(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+def test_the_way_back_exports_later_commands(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
     since = [Batch(8_000 + number, [CancelAll("ann", f"s{number}")]) for number in range(3)]
     append(config, *since)
@@ -413,7 +413,7 @@ def migrated_nodes(template: Path, directory: Path, known: Chains) -> list[Path]
     return [config.data_path for config in configs]
 
 
-def test_a_way_back_that_was_interrupted_between_two_nodes_goes_on(template: Path, tmp_path: Path, known: Chains) -> None:
+def test_a_way_back_that_was_interrupted_between_two_nodes_continues(template: Path, tmp_path: Path, known: Chains) -> None:
     first, second = directories = migrated_nodes(template, tmp_path, known)
     ways = ways_back(directories)
     assert list(ways) == directories

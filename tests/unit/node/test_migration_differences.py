@@ -96,7 +96,7 @@ def test_other_rows_are_shown_beside_their_converted_form() -> None:
     ]
 
 
-def test_a_value_of_several_parts_may_have_more_of_them() -> None:
+def test_a_value_of_several_parts_may_get_further_parts() -> None:
     key = ("account", "outcome.sequence")
     before = {"outcome": [(encode([name, 7]), encode(OldOutcome(name, OldKept(7, [OldState(1)])))) for name in "ab"]}
     now = [NewOutcome(name, NewKept(7, [NewState(size)])) for name, size in (("a", 1), ("b", 2))]

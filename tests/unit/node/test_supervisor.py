@@ -216,7 +216,7 @@ async def test_a_gateway_that_is_not_there_is_tried_again(tmp_path: Path) -> Non
         assert await node.stop() == 0
 
 
-async def test_a_process_that_is_stopped_before_it_is_ready_is_no_failure(tmp_path: Path) -> None:
+async def test_a_process_that_is_stopped_before_it_is_ready_is_not_a_failure(tmp_path: Path) -> None:
     bare = "import sys, time; from pathlib import Path; (Path(sys.argv[2]) / 'engine.pids').touch(); time.sleep(60)"
     async with Running(spec("engine", tmp_path, bare, engine=True)) as node:
         await until((tmp_path / "engine.pids").exists, "the engine")

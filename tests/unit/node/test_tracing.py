@@ -104,7 +104,7 @@ def test_sampling_is_a_share_and_the_same_in_every_process(config: NodeConfig) -
     assert not exporter.get_finished_spans()
 
 
-def test_off_reads_nothing_of_it(config: NodeConfig) -> None:
+def test_without_tracing_its_library_is_not_imported(config: NodeConfig) -> None:
     assert tracer_of(config, "gateway") is None
     program = "import sys, node.gateway.process, node.engine.process; print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

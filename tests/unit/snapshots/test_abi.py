@@ -82,7 +82,7 @@ def test_the_same_schema_has_the_same_abi() -> None:
         list[variant()],  # type: ignore[misc] # built at run time
     ],
 )
-def test_any_change_of_what_is_written_changes_it(changed: Any) -> None:
+def test_any_change_of_a_description_changes_the_abi(changed: Any) -> None:
     assert of(changed) != of(variant())
 
 
@@ -104,7 +104,7 @@ def test_a_type_without_a_canonical_text_is_refused() -> None:
         of(variant([("name", set[str])]))
 
 
-def test_everything_of_the_exchange_is_in_it() -> None:
+def test_the_description_contains_the_whole_exchange() -> None:
     text = describe(SCHEMA)
     lines = text.splitlines()
     for name, row in tables.TABLES.items():

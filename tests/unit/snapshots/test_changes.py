@@ -49,7 +49,7 @@ def altered(content: Tables, randomness: random.Random) -> Tables:
     return result
 
 
-def test_a_long_chain_holds_what_a_whole_one_holds(tmp_path: Path) -> None:
+def test_a_long_chain_of_snapshots_equals_a_whole_one(tmp_path: Path) -> None:
     randomness = random.Random(4)
     content = tables(300)
     made(tmp_path / "chain", 1, content)

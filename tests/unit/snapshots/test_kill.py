@@ -167,7 +167,7 @@ END = 4 + len(msgspec.msgpack.encode(End({name: len(rows) for name, rows in tabl
     "garbage",
     [b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x04", as_bytes(5, tables())[:-END] + b"\x00\x00\x00\x02\x91\x09", b"x" * 99],
 )
-def test_input_that_is_no_snapshot_makes_nothing(tmp_path: Path, garbage: bytes) -> None:
+def test_invalid_input_makes_no_snapshot(tmp_path: Path, garbage: bytes) -> None:
     with pytest.raises((ValueError, InputEnded)):
         write(tmp_path, io.BytesIO(garbage))
     assert names(tmp_path) == []

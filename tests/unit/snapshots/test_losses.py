@@ -117,13 +117,13 @@ def test_the_skeleton_names_what_vanishes_and_is_refused_until_it_is_filled_in(t
             Chains(known.releases, {FOUR.abi: written["MIGRATION"]}).find(FOUR.abi, target.abi)
 
 
-def test_a_renamed_column_goes_on_under_its_new_name(rows: Rows, tmp_path: Path) -> None:
+def test_a_renamed_column_continues_under_its_new_name(rows: Rows, tmp_path: Path) -> None:
     tables = moved(rows, RENAMED, tmp_path, renamed_fields={"product.last_price": "last_trade_price"})
     assert [row["last_trade_price"] for row in tables["product"]] == [row["last_price"] for row in before(rows)["product"]]
     assert any(row["last_trade_price"] for row in tables["product"])
 
 
-def test_a_renamed_field_of_a_struct_goes_on_in_every_table(rows: Rows, tmp_path: Path) -> None:
+def test_a_renamed_field_of_a_struct_continues_in_every_table(rows: Rows, tmp_path: Path) -> None:
     renames = {"OrderState.filled_size": "executed_size"}
     facts = {"facts_before": lambda _tables: _no_facts(), "facts_after": lambda _tables: _no_facts()}
     tables = moved(rows, ORDERS, tmp_path, renamed_fields=renames, **facts)

@@ -292,7 +292,7 @@ def test_without_a_way_the_message_says_what_would_be_needed(tmp_path: Path) -> 
         chains(tmp_path / "released", {**BACKWARD, TWO.abi: TWO_TO_THREE}).find(THREE.abi, ONE.abi)
 
 
-def test_an_unknown_abi_says_so(forward: Chains) -> None:
+def test_an_unknown_abi_is_reported(forward: Chains) -> None:
     with pytest.raises(UnknownAbiError, match=r"ABI ffff.* is not known .*later version.*version 0\.0\.1"):
         forward.find("f" * 40, FOUR.abi)
 

@@ -27,7 +27,7 @@ def test_from_every_release_a_way_leads_to_this_software() -> None:
         chains.find(abi, ABI)
 
 
-def test_released_descriptions_are_what_they_were() -> None:
+def test_released_descriptions_are_unchanged() -> None:
     """This fails if one was edited. The file's name contains the SHA-1 of its contents."""
     assert {path.name for path in DIRECTORY.glob("*")} == {
         f"{version}-{abi}.json" for abi, version in Releases().versions.items()

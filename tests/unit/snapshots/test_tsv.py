@@ -102,7 +102,7 @@ def test_outcomes_are_json_with_the_same_conventions(exported: Path) -> None:
     assert '"price":"100","size":"0.5"' in placed
 
 
-def test_only_the_owner_may_read_it(exported: Path) -> None:
+def test_only_the_owner_may_read_the_file(exported: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in exported.iterdir()} == {0o600}
 
 

@@ -193,7 +193,7 @@ def test_only_an_administrator_of_the_venue_operates_the_cluster() -> None:
     assert venue.permissions & Permission.CLUSTER
 
 
-def test_fees_are_shown_to_those_who_see_the_venue() -> None:
+def test_fees_are_shown_to_users_who_may_see_the_venue() -> None:
     """An account's own rates and its volume are visible to that account and to users who see the whole venue. The
     tables may have a row for each account.
     """

@@ -77,7 +77,7 @@ def test_the_auction_price_is_the_one_that_the_rules_name(given_orders: list[Ord
 
 @given(orders)
 @settings(max_examples=100)
-def test_an_opening_trades_what_was_indicated_and_leaves_no_crossing_orders(given_orders: list[Order]) -> None:
+def test_an_opening_trades_at_the_indication_and_leaves_no_crossing_orders(given_orders: list[Order]) -> None:
     """No account has orders on both sides. All trades are at the indicated price, and their sizes add up to the
     indicated size.
     """

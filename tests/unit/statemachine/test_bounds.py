@@ -237,7 +237,7 @@ def test_a_market_order_by_size_spends_at_most_the_available_balance() -> None:
     assert engine.balances("ann")[0].available == 10
 
 
-def test_a_sum_over_many_orders_stops_at_what_an_answer_can_hold() -> None:
+def test_a_sum_over_many_orders_stops_at_the_largest_amount() -> None:
     engine = Engine()
     product = PutProduct(OPERATOR, "product", "BIG-USD", "BIG", "USD", 1, 10**12, 10**12, AMOUNT_MAX, 0, 0)
     size = AMOUNT_MAX // 10**12 * 10**12

@@ -145,7 +145,7 @@ def test_rows_that_an_account_drops_are_deleted() -> None:
     engine.check()
 
 
-def test_only_what_changed_is_written() -> None:
+def test_only_changed_rows_are_written() -> None:
     engine = Engine()
     engine.apply(Batch(1, foundations((0, 0), 300)))
     trade(engine, Random(1), range(2, 40))

@@ -336,7 +336,7 @@ def test_a_queued_order_that_is_cancelled_leaves_no_unfinished_work() -> None:
         assert engine.full_hash() == other.full_hash()
 
 
-def test_a_cascade_beside_orders_with_options_looks_at_each_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cascade_beside_orders_with_options_examines_each_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stop order of a cascade trades and triggers others. The linked orders of earlier trades have left the book
     already.
     """

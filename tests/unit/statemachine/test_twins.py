@@ -49,7 +49,7 @@ values = st.lists(st.one_of(numbers, st.text(max_size=300), st.booleans()), max_
 
 
 @given(values)
-def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) -> None:
+def test_both_writers_write_the_bytes_of_msgspec(values: list[int | str | bool]) -> None:
     written = []
     for made in (PLAIN_WRITER.Writer(), writer.Writer()):
         made.raw(b"head")

@@ -149,7 +149,7 @@ def test_a_missing_object_is_reported_in_one_line(run: Run, arguments: list[str]
     assert result.stderr.count("\n") == 1
 
 
-def test_up_starts_what_is_down_and_says_where_it_is(run: Run, local: FakeLocal) -> None:
+def test_up_starts_stopped_nodes_and_prints_their_addresses(run: Run, local: FakeLocal) -> None:
     output = run("cluster", "up").stdout
     assert local.calls == [("start", ["n1", "n3"], False)]
     assert "n1, n2, n3 ready, n1 leads" in output
@@ -162,7 +162,7 @@ def test_up_that_does_not_come_up_is_exit_code_1(run: Run, local: FakeLocal) -> 
     assert "n3 does not answer" in run("cluster", "up", "--wait", "0.5", code=1).stderr
 
 
-def test_down_stops_what_runs(run: Run, local: FakeLocal) -> None:
+def test_down_stops_running_nodes(run: Run, local: FakeLocal) -> None:
     assert run("cluster", "down").stdout == "n2 stopped\n"
     local.up = []
     assert run("cluster", "down", "--node", "n1").stdout == "nothing was running\n"
@@ -170,7 +170,7 @@ def test_down_stops_what_runs(run: Run, local: FakeLocal) -> None:
 
 
 @pytest.mark.parametrize("text", ["not TOML [", "cluster_id = 7\n"])
-def test_status_and_down_name_an_invalid_node_toml_and_go_on(
+def test_status_and_down_name_an_invalid_node_toml_and_continue(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     run("init", "exchange", "--base-port", "18200", "--cluster-id", "trial")

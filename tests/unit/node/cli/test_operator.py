@@ -47,7 +47,7 @@ def directory(run: Run, tmp_path: Path) -> Path:
     return tmp_path / "exchange"
 
 
-def test_check_prints_what_nagios_reads(run: Run, said: Statuses) -> None:
+def test_check_prints_the_format_of_nagios(run: Run, said: Statuses) -> None:
     output = run("check", "leader", "lag", "--interval", "0").stdout
     assert output.startswith("OK - 4 findings, nothing wrong | 'leader_n1_term'=3 'lag_n1_entries'=0")
     assert output.count("\n") == 1
@@ -71,11 +71,11 @@ def test_check_prints_what_nagios_reads(run: Run, said: Statuses) -> None:
         (["lag", "--interval", "-1"], "range"),
     ],
 )
-def test_check_refuses_what_is_not_meant(run: Run, said: Statuses, words: list[str], text: str) -> None:
+def test_check_rejects_unusable_options(run: Run, said: Statuses, words: list[str], text: str) -> None:
     assert text in run("check", *words, code=2).stderr
 
 
-def test_check_is_unknown_where_there_is_no_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_is_unknown_where_there_is_not_a_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "reach", lambda target: target.access())
     assert run("check", "leader", code=3).stdout.startswith("UNKNOWN - ")
 
@@ -128,7 +128,7 @@ def test_can_stop_says_whether_a_node_may_stop(run: Run, run_json: Any, director
     run("cluster", "can-stop", "n1", code=69)
 
 
-def test_node_stop_does_not_stop_what_is_needed(
+def test_node_stop_does_not_stop_a_node_that_is_needed(
     run: Run, directory: Path, said: Statuses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals: list[int] = []

@@ -21,7 +21,7 @@ HEAVY = ("aiohttp", "asyncio", "cryptography", "prometheus_client", "pysyncobj",
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_says_what_the_command_says(name: str) -> None:
+def test_the_list_of_commands_shows_their_help(name: str) -> None:
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.name == name

@@ -300,7 +300,7 @@ def test_reads_reflect_everything_acknowledged(market: Run, client: FakeClient) 
     assert all(client.linearizable)
 
 
-def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, client: FakeClient) -> None:
+def test_without_a_leader_a_read_shows_one_nodes_view_and_reports_it(market: Run, client: FakeClient) -> None:
     client.leaderless = True
     shown = market("account", "alice")
     assert "there is no leader at the moment" in shown.stderr

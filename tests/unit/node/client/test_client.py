@@ -33,7 +33,7 @@ def test_importing_it_brings_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_name_is_there() -> None:
+def test_every_name_exists() -> None:
     import node.client as library
 
     assert all(hasattr(library, name) for name in library.__all__)
@@ -55,7 +55,7 @@ def test_an_authority_is_needed() -> None:
         Client(KEY, nodes=["127.0.0.1:1"])
 
 
-def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     path.write_text('{"key_id": 3}')
     with pytest.raises(DirectoryError, match="expected JSON"):
@@ -80,7 +80,7 @@ def test_numbers_are_converted_to_units(number: str | int | Decimal, units: int)
 
 
 @pytest.mark.parametrize("number", ["0.001", "-1", "1e3", "", "NaN", Decimal("NaN"), Decimal("Infinity"), Decimal("-1"), 0.1])
-def test_text_that_is_no_number_is_refused(number: str | Decimal) -> None:
+def test_text_that_is_not_a_number_is_refused(number: str | Decimal) -> None:
     with pytest.raises(DecimalError, match="size"):
         units_of(number, 0, "size")
 

@@ -66,7 +66,7 @@ def refuses(text: str) -> Answer:
 
 
 @pytest.mark.parametrize("text", ["sequence too old", NOT_NOW])
-def test_a_stream_goes_on_at_a_node_that_serves(text: str) -> None:
+def test_a_stream_continues_at_a_node_that_serves(text: str) -> None:
     async def work(client: AsyncRestClient) -> None:
         seen: list[int] = []
         async for message in client.stream("BTC-USD", "full", 1):
@@ -79,7 +79,7 @@ def test_a_stream_goes_on_at_a_node_that_serves(text: str) -> None:
     asyncio.run(with_nodes([full, refuses(text)], work))
 
 
-def test_level3_has_arrays_and_goes_on_too() -> None:
+def test_level3_has_arrays_and_continues_too() -> None:
     async def work(client: AsyncRestClient) -> None:
         seen: list[int] = []
         async for message in client.stream("BTC-USD", "level3", 5):

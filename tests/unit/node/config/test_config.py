@@ -136,7 +136,7 @@ def test_a_wrong_value_is_named(home: Path, key: str, value: str, text: str) -> 
         ("[10]", "http.trusted_proxies[0]"),
     ],
 )
-def test_a_proxy_that_is_no_network_is_named(home: Path, proxies: str, key: str) -> None:
+def test_a_proxy_that_is_not_a_network_is_named(home: Path, proxies: str, key: str) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     assert fault(home, put(text, "http.trusted_proxies", proxies)).key == key
 

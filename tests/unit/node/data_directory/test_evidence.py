@@ -87,7 +87,7 @@ def test_a_node_can_start_on_a_new_data_directory(config: NodeConfig) -> None:
     assert identity.read(config) == made
 
 
-def test_the_divergence_is_found_behind_what_it_caused() -> None:
+def test_a_divergence_is_found_as_the_cause_of_a_later_error() -> None:
     later = RaftFatalError("this node has failed and must stop")
     later.__cause__ = ERROR
     assert cause(ERROR, DivergedError) is cause(later, DivergedError) is ERROR

@@ -92,7 +92,7 @@ def test_the_file_of_another_nodes_history_is_not_taken_over(directory: Path, tm
     assert made.history.database == ""
 
 
-def test_the_same_call_again_finds_it(directory: Path, like: NodeConfig) -> None:
+def test_a_repeated_call_finds_the_directory(directory: Path, like: NodeConfig) -> None:
     address = joining.next_address("n4", like.nodes)
     path = joining.make_joiner(directory, address, like.nodes, like)
     before = identity.read(load(path))

@@ -61,7 +61,7 @@ def test_a_fresh_node_is_fit(path: Path) -> None:
     assert not list(load(path).data_path.glob(".doctor*")), "the doctor removes its files"
 
 
-def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
+def test_every_bad_finding_has_an_advice(path: Path) -> None:
     assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Severity.WARNING, Severity.CRITICAL))
 
 

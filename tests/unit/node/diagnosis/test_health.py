@@ -90,7 +90,7 @@ def test_a_history_that_is_behind_is_a_finding(history: dict[str, int], level: S
     assert worst(made("history", seen(three(), histories={"n2": history}))) is level
 
 
-def test_an_old_snapshot_is_no_fault_where_nothing_came_since() -> None:
+def test_an_old_snapshot_is_not_a_fault_where_nothing_came_since() -> None:
     late = NOW + 30 * 86_400
     assert worst(made("snapshot", seen(three(), now=late))) is Severity.CRITICAL
     idle: Statuses = {f"n{number}": status(f"n{number}", snapshot_index=100) for number in (1, 2, 3)}

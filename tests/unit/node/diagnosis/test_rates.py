@@ -14,7 +14,7 @@ def product(sequence: int, trades: int) -> ProductMoment:
     return ProductMoment(row, BookView("BTC-USD", sequence, [BookLevel(5, 1, 1)], [], [], []))
 
 
-def test_rates_are_what_came_between() -> None:
+def test_rates_count_the_latest_interval() -> None:
     before = Moment(10.0, three())
     busy = status("n1", "leader", sequence=150, applied_index=110, durations={"fsync": counted(*[0.002] * 100, 0.04)})
     found = {each.node_id: each for each in node_rates(before, Moment(12.0, three(n1=busy, n3=None)))}

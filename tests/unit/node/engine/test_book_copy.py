@@ -101,7 +101,7 @@ def test_an_event_in_every_turn_does_not_hold_it_up(monkeypatch: pytest.MonkeyPa
     assert len(decoded(copy.chunks).bid_orders) == 200
 
 
-def test_no_step_looks_at_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_examines_more_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(book_copy, "PAGE", 10)
     exchange = Exchange()
     for number in range(300):
@@ -215,7 +215,7 @@ def test_its_frame_is_that_of_an_answer() -> None:
     assert response_decoder.decode(body) == Answer(300, msgspec.Raw(msgspec.msgpack.encode([1, 2])))
 
 
-async def test_a_session_gets_a_large_book_while_others_go_on(tmp_path: Path) -> None:
+async def test_a_session_gets_a_large_book_while_others_continue(tmp_path: Path) -> None:
     async with running(config_of(tmp_path)) as node:
         gateway, reader = await NativeConnection.open(node.address), await NativeConnection.open(node.address)
         await gateway.submit(WORLD)

@@ -45,7 +45,7 @@ class TestExpiry:
     def unfinished(self, desk: Desk) -> bool:
         return desk.machine.engine.has_pending_work
 
-    def test_unfinished_work_goes_on_entry_by_entry(self, desk: Desk) -> None:
+    def test_unfinished_work_continues_entry_by_entry(self, desk: Desk) -> None:
         desk.submit(1, *WORLD)
         desk.run()
         engine = desk.machine.engine

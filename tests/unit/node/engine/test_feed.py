@@ -128,7 +128,7 @@ class TestRing:
             ring.extend(encoded(opened(sequence))[1])
         assert ring.first_sequence == 1_001
 
-    def test_a_ring_goes_on_from_saved_events(self) -> None:
+    def test_a_ring_continues_from_saved_events(self) -> None:
         events = encoded(*(opened(sequence) for sequence in range(31, 41)))[1]
         ring = Ring(20, 41, events)
         assert (ring.first_sequence, ring.next_sequence) == (31, 41)
@@ -292,7 +292,7 @@ class TestSlowReaders:
 
 
 class TestRestart:
-    def test_a_reader_without_a_gap_goes_on(self) -> None:
+    def test_a_reader_without_a_gap_continues(self) -> None:
         feed, reader = Feed(100), Reader()
         publish(feed, 1, 5)
         subscribe(feed, reader, 0)
@@ -407,7 +407,7 @@ def test_the_latest_trades_come_newest_first() -> None:
 
 
 class TestOneLargeApply:
-    def test_no_reader_is_cut_off_by_it(self) -> None:
+    def test_no_reader_is_cut_off_by_a_large_batch(self) -> None:
         """Formerly a cascade of stop orders gave 120,000 events at once while 100,000 were kept, and every reader of
         every node lost events.
         """
@@ -431,7 +431,7 @@ class TestOneLargeApply:
         assert feed.frames_made == 10_000 // EVENTS_PER_FRAME
         assert all(reader.sequences == list(range(1, 10_001)) for reader in readers[:2])
 
-    def test_a_feed_that_nobody_reads_makes_no_frames(self) -> None:
+    def test_a_feed_without_readers_makes_no_frames(self) -> None:
         feed = Feed(1_000)
         publish(feed, 1, 5_000)
         publish_each(feed, 5_001, 5_100)
@@ -466,7 +466,7 @@ class TestSaved:
         with pytest.raises(TooOldError):
             again.subscribe(Reader(), 1, "BTC-USD", 5)
 
-    def test_a_reader_goes_on_where_a_snapshot_brings_the_events_that_it_lacks(self) -> None:
+    def test_a_reader_continues_where_a_snapshot_brings_the_events_that_it_lacks(self) -> None:
         ahead, behind, reader = Feed(1_000), Feed(1_000), Reader()
         publish(ahead, 1, 9)
         publish(behind, 1, 4)

@@ -82,7 +82,7 @@ def test_data_that_is_still_needed_stays(
 
 
 @pytest.mark.parametrize("keeps_log", [False, True])
-def test_the_log_of_a_running_node_goes_on_without_what_was_removed(
+def test_the_log_of_a_running_node_continues_without_what_was_removed(
     config: Any, monkeypatch: pytest.MonkeyPatch, *, keeps_log: bool
 ) -> None:
     """A node that is killed later than this leaves data on which the version before starts."""

@@ -92,7 +92,7 @@ async def trading_until(node: Node, task: asyncio.Task[None]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_the_entry_takes_what_was_prepared_while_it_traded(node: Node) -> None:
+async def test_the_entry_uses_the_state_that_was_prepared_during_trading(node: Node) -> None:
     task = asyncio.create_task(node.preparation.prepare(OWN.abi))
     await trading_until(node, task)
     await task
@@ -178,7 +178,7 @@ async def test_a_snapshot_of_the_leader_during_a_preparation_is_reported(node: N
     assert node.machine.is_prepared
 
 
-async def test_a_state_that_cannot_be_kept_up_is_dropped_and_the_node_goes_on(
+async def test_a_state_that_cannot_be_kept_up_is_dropped_and_the_node_continues(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     await node.preparation.prepare(OWN.abi)
@@ -238,7 +238,7 @@ class TestTheWayBack:
         node.trade(10)
         return node
 
-    async def test_the_check_converts_in_a_thread_and_the_entry_takes_what_it_made(self, raised_node: Node) -> None:
+    async def test_the_check_converts_in_a_thread_and_the_entry_uses_the_result(self, raised_node: Node) -> None:
         machine, work = raised_node.machine, raised_node.beside
         before = machine.engine.state_hash
         assert not machine.may_apply(self.CHECK)
@@ -254,7 +254,7 @@ class TestTheWayBack:
         machine.engine.check()
         raised_node.trade(10)
 
-    async def test_an_entry_with_commands_drops_what_the_check_made(self, raised_node: Node) -> None:
+    async def test_an_entry_with_commands_drops_the_checked_state(self, raised_node: Node) -> None:
         machine, work = raised_node.machine, raised_node.beside
         let_go: list[Engine] = []
         machine.let_go = let_go.append
@@ -302,7 +302,7 @@ class TestTheWayBack:
         machine.engine.check()
         node.trade(10)
 
-    async def test_the_check_takes_what_was_prepared_while_it_traded(
+    async def test_the_check_uses_the_state_that_was_prepared_during_trading(
         self, raised_node: Node, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await trading_until(raised_node, asyncio.create_task(raised_node.preparation.prepare(V0_2_0.abi)))
@@ -348,7 +348,9 @@ class TestTheWayBack:
         with pytest.raises(RequestFailed, match="table firm"):
             await raised_node.preparation.prepare(V0_2_0.abi)
 
-    async def test_a_snapshot_of_the_leader_or_a_wait_ends_it(self, raised_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_snapshot_of_the_leader_or_the_time_limit_ends_the_preparation(
+        self, raised_node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         machine = raised_node.machine
         await raised_node.preparation.prepare(V0_2_0.abi)
         released: list[object] = []

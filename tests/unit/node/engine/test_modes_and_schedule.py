@@ -58,9 +58,7 @@ def test_no_two_nodes_are_due_at_the_same_command(tmp_path: Path) -> None:
         ("auto", Stage.NEW, False, ""),
     ],
 )
-def test_a_start_from_what_is_not_there_is_refused(
-    tmp_path: Path, source: str, stage: Stage, has_snapshot: bool, message: str
-) -> None:
+def test_a_start_checks_its_source(tmp_path: Path, source: str, stage: Stage, has_snapshot: bool, message: str) -> None:
     config = msgspec.structs.replace(config_of(tmp_path), start=StartConfig(source=source, dataset="d"))
     known = DirectoryIdentity(config.cluster_id, config.node_id, "x", stage=stage)
     if not message:

@@ -117,7 +117,7 @@ ALL = int(Permission.VIEW | Permission.TRADE | Permission.TRANSFER)
 
 
 class TestGreeting:
-    async def test_the_welcome_says_who_the_node_is(self, node: FakeNode) -> None:
+    async def test_the_welcome_names_the_node(self, node: FakeNode) -> None:
         async with connected(node) as connection:
             levels = [level.abi for level in SUPPORTED]
             assert connection.welcome == Welcome(PROTOCOL_VERSION, "n1", "test", "test", "abi", levels)
@@ -142,7 +142,7 @@ class TestGreeting:
             assert await client.receive() == Failed(0, FailCode.BAD_REQUEST, "version: this node speaks 1, the client 99")
             assert await client.ended()
 
-    async def test_a_second_greeting_is_refused_and_the_session_goes_on(self, node: FakeNode) -> None:
+    async def test_a_second_greeting_is_refused_and_the_session_continues(self, node: FakeNode) -> None:
         async with raw(node) as client:
             client.send(Hello(PROTOCOL_VERSION, "again"), Query(5, ProductsQuery()))
             assert await client.receive() == Failed(0, FailCode.BAD_REQUEST, "Hello is sent once")
@@ -332,7 +332,7 @@ class TestPermissions:
 
 
 class TestMalformed:
-    async def test_a_bad_field_is_named_and_the_session_goes_on(self, node: FakeNode) -> None:
+    async def test_a_bad_field_is_named_and_the_session_continues(self, node: FakeNode) -> None:
         async with raw(node) as client:
             client.send_body(msgspec.msgpack.encode([2, 7, [[7, "alice", "c:1", "BTC-USD", 1, 1, "cheap", 5]]]))
             client.send(Query(8, ProductsQuery()))
@@ -506,6 +506,6 @@ async def test_results_come_in_the_order_of_the_commands(node: FakeNode) -> None
             assert oids == [str(number), str(100 + number)]
 
 
-def test_pack_refuses_what_no_client_would_take() -> None:
+def test_pack_refuses_a_frame_that_clients_would_refuse() -> None:
     with pytest.raises(Exception, match="passes the limit"):
         pack(Failed(1, FailCode.BAD_REQUEST, "x" * (RESPONSE_MAX + 1)))

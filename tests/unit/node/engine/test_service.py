@@ -149,7 +149,7 @@ class TestCommands:
         assert isinstance(results, Results)
         assert {outcome.duplicate for outcome in results.outcomes} == {applied}
 
-    def test_a_stopping_node_takes_nothing_and_finishes_what_it_has(self, desk: Desk) -> None:
+    def test_a_stopping_node_refuses_new_work_and_finishes_its_work(self, desk: Desk) -> None:
         desk.submit(1, *WORLD)
         desk.service.begin_stop()
         desk.submit(2, buy(1))
@@ -368,7 +368,7 @@ class TestControl:
         assert desk.answers[0] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
         assert len(desk.raft.entries) == 1
 
-    def test_a_handover_that_fails_ends_and_everything_goes_on(self, desk: Desk) -> None:
+    def test_a_handover_that_fails_ends_and_everything_continues(self, desk: Desk) -> None:
         self._transfer_under_load(desk)
         while desk.timers:
             desk.wait()

@@ -215,7 +215,7 @@ def test_each_snapshot_is_made_of_what_changed_since_the_one_before(node: Node, 
     assert len(kept) == len(before) - 1, "unchanged rows stay in the files of the snapshot before, all but the manifest"
 
 
-def test_a_restarted_node_goes_on_with_the_chain(node: Node, tmp_path: Path) -> None:
+def test_a_restarted_node_continues_with_the_chain(node: Node, tmp_path: Path) -> None:
     assert node.capture(mark(12)) is CaptureState.DONE
     again = Node(tmp_path / "a")
     again.port.restore(mark(12))
@@ -263,7 +263,7 @@ def looked_at(node: Node) -> bool:
     return node.port.damaged
 
 
-def test_a_damaged_one_is_found_and_the_next_shares_nothing_with_it(node: Node, tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_found_and_the_next_shares_nothing_with_it(node: Node, tmp_path: Path) -> None:
     assert node.capture() is CaptureState.DONE
     assert not looked_at(node)
     flip(tmp_path / "a", 12)
@@ -276,7 +276,7 @@ def test_a_damaged_one_is_found_and_the_next_shares_nothing_with_it(node: Node, 
     assert restored_hash(tmp_path / "a", mark(13)) == node.machine.engine.full_hash()
 
 
-def test_one_that_is_pruned_while_it_is_looked_at_is_not_called_damaged(
+def test_a_snapshot_that_is_pruned_during_its_check_is_not_reported_as_damaged(
     node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert node.capture(mark(12)) is CaptureState.DONE

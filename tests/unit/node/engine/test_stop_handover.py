@@ -50,7 +50,7 @@ async def test_with_nobody_to_ask_it_does_not_wait() -> None:
     assert leader.asked == 1
 
 
-async def test_a_node_that_does_not_lead_asks_nobody() -> None:
+async def test_only_a_leader_asks_its_peers() -> None:
     leader = Leader(0)
     leader.is_leader = False
     assert not await asked(leader)

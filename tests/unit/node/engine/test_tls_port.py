@@ -236,7 +236,7 @@ class TestPlaces:
             await (await one.open(ALICE)).close()
 
     @pytest.mark.parametrize("member", [True, False])
-    async def test_silent_connections_hold_no_place_against_who_speaks(
+    async def test_silent_connections_take_no_place_from_active_ones(
         self, port: Make, monkeypatch: pytest.MonkeyPatch, member: bool
     ) -> None:
         monkeypatch.setattr(connection_limits, "WAITING_MAX", 10)

@@ -102,7 +102,7 @@ async def test_a_user_sees_only_their_own_firm(node: FakeNode) -> None:
         assert len((await ada.query(ControlsQuery("risk"))).risk) == 2
 
 
-async def test_own_fee_rates_are_shown_to_those_who_see_the_venue(node: FakeNode) -> None:
+async def test_own_fee_rates_are_shown_to_users_who_may_see_the_venue(node: FakeNode) -> None:
     async with connected(node) as gateway:
         await gateway.submit([PutFeeOverride(OPERATOR, f"fee-{name}", name, "", 1, 2) for name in ("alice", "bob")])
         assert len((await gateway.query(ControlsQuery("fee_override"))).fee_override) == 2

@@ -39,7 +39,7 @@ async def test_sessions_messages_rejects_and_resends_are_counted() -> None:
         await until(lambda: figures(counts)["fix_sessions"]["orders"] == 0.0)
 
 
-async def test_a_gateway_shows_them() -> None:
+async def test_a_gateway_shows_the_counts_of_other_processes() -> None:
     counts, metrics = FixCounts(), Metrics("n1", 0)
     counts.received("D")
     metrics.processes({"fix": counts.families(), "streams": None})

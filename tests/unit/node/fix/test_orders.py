@@ -143,7 +143,7 @@ async def test_a_client_order_id_is_used_once() -> None:
         assert (await client.next())[103] == "6"
 
 
-async def test_an_order_that_comes_again_is_what_it_was() -> None:
+async def test_a_repeated_order_returns_the_first_one() -> None:
     async with serving() as served:
         client = await served.logged_on()
         client.order("one")

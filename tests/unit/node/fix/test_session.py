@@ -319,7 +319,7 @@ async def reject_of(client: Client) -> Fields:
 
 
 class TestRejects:
-    async def test_malformed_messages_are_rejected_and_the_session_goes_on(self) -> None:
+    async def test_malformed_messages_are_rejected_and_the_session_continues(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
             cases: list[tuple[str, list[tuple[int, object]], str, str]] = [

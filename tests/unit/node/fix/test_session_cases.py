@@ -200,7 +200,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.number} {case.text}")
-async def test_a_message_gets_what_the_standard_says(case: Case) -> None:
+async def test_messages_are_answered_as_the_standard_says(case: Case) -> None:
     async with serving() as served:
         client = await served.logged_on()
         case.send(client)

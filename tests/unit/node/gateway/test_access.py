@@ -34,7 +34,7 @@ async def with_firm(exchange: Exchange) -> None:
     await give(exchange, "rita", [{"role": "risk_officer", "scope": "firm", "id": "acme"}])
 
 
-async def test_a_firms_risk_officer_acts_on_the_own_firm_only(exchange: Exchange) -> None:
+async def test_a_firms_risk_officer_acts_on_their_own_firm_only(exchange: Exchange) -> None:
     await with_firm(exchange)
     placed = await exchange.order("alice", "buy", "90", "1")
     status, answer = await exchange.call("rita", "PUT", "/admin/switches/firm/acme", {"switches": ["kill"]})
@@ -53,7 +53,7 @@ async def test_a_firms_risk_officer_acts_on_the_own_firm_only(exchange: Exchange
     assert (await exchange.call("rita", "POST", "/orders", {}))[0] == 403
 
 
-async def test_a_user_sees_what_the_roles_show(exchange: Exchange) -> None:
+async def test_a_user_sees_data_by_role(exchange: Exchange) -> None:
     await with_firm(exchange)
     for account in ("alice", "bob"):
         assert (await exchange.call("admin", "PUT", f"/admin/risk/account/{account}", {"orders": 5}))[0] == 200

@@ -104,7 +104,7 @@ async def test_a_mass_cancel_takes_one_side_and_a_range_of_prices(exchange: Exch
         assert (status, answer["field"]) == (400, field)
 
 
-async def test_an_order_with_options_says_them(exchange: Exchange) -> None:
+async def test_an_order_with_options_shows_them(exchange: Exchange) -> None:
     iceberg = await exchange.order("alice", "buy", "50", "2", display_size="0.5", session="desk", take_profit_price="70")
     shown = {name: iceberg[name] for name in ("display_size", "visible_size", "session", "take_profit_price")}
     assert shown == {"display_size": "0.5", "visible_size": "0.5", "session": "desk", "take_profit_price": "70"}

@@ -114,7 +114,7 @@ async def test_a_bad_claim_is_refused_by_header(exchange: Exchange, header: str,
     assert (answer["message"], answer["field"]) == (message, "CB-ACCESS-SIGN" if message == "invalid signature" else header)
 
 
-async def test_nobody_learns_which_keys_exist(exchange: Exchange) -> None:
+async def test_answers_do_not_show_which_keys_exist(exchange: Exchange) -> None:
     """An unknown key, a revoked one and a signature that does not fit are answered with the same bytes (L5), for reads
     and commands alike.
     """

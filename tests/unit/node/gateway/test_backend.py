@@ -295,7 +295,7 @@ async def test_the_socket_of_an_engine_that_restarts_is_found_again(tmp_path: Pa
         assert [(await receive(reader))["sequence"] for _ in range(4)] == [2, 3, 4, 5]
 
 
-async def test_replays_give_all_kept_events_and_go_on(tmp_path: Path) -> None:
+async def test_replays_give_all_kept_events_and_continue(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.backend.submit([sell(1), buy(2), buy(3)])
         seen: list[AnyEvent] = []
@@ -391,7 +391,7 @@ async def test_the_process_serves_without_an_engine_and_ends_on_sigterm(tmp_path
             await process.wait()
 
 
-async def test_a_process_with_a_bad_configuration_says_so(tmp_path: Path) -> None:
+async def test_a_process_with_a_bad_configuration_reports_it(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text("nonsense = 1\n")
     process = await asyncio.create_subprocess_exec(

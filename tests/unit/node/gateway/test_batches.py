@@ -76,7 +76,7 @@ async def test_a_batch_of_refusals_only_sends_nothing(exchange: Exchange) -> Non
     assert len(exchange.backend.submitted) == sent
 
 
-async def test_an_order_of_a_batch_is_what_it_is_alone(exchange: Exchange) -> None:
+async def test_an_order_of_a_batch_equals_a_single_one(exchange: Exchange) -> None:
     body = GOOD | {"time_in_force": "IOC", "stp": "co", "client_oid": "x"}
     await exchange.call("alice", "POST", "/orders/batch", {"orders": [body]})
     await exchange.call("bob", "POST", "/orders", body)

@@ -200,7 +200,7 @@ async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: py
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_books_are_the_engines_whatever_the_venue_does(seed: int) -> None:
+def test_books_equal_the_engines_under_commands_of_the_venue(seed: int) -> None:
     """The flow has options of orders, auctions of calendars, collars, switches and corrections. This compares ours and
     that of foreign clients.
     """

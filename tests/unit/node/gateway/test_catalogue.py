@@ -68,7 +68,7 @@ async def test_changeable_fields_of_a_product_are_read_from_a_recent_copy(
     assert backend.asked == 2
 
 
-async def test_an_unknown_product_is_looked_for_in_a_new_copy(backend: CountingBackend) -> None:
+async def test_an_unknown_product_is_searched_for_in_a_new_copy(backend: CountingBackend) -> None:
     kept = Catalogue(cast(Backend, backend))
     await kept.product("BTC-USD")
     assert kept.known("ETH-EUR") is None

@@ -231,7 +231,7 @@ class TestBalance:
         await socket.send_json(message | exchange.socket_signature("alice"))
         assert "bob:USD is not an account of the API key" in (await receive(socket))["message"]
 
-    async def test_many_accounts_are_looked_at_in_turn(self, exchange: Exchange) -> None:
+    async def test_many_accounts_are_examined_in_turn(self, exchange: Exchange) -> None:
         """Each account is one request to the engine, however many connections listen for it."""
         for _ in range(5):
             socket = await exchange.socket()

@@ -128,7 +128,7 @@ async def test_both_paths_answer_the_same() -> None:
             pytest.fail(f"{request}\nshort: {one}\nlong: {other}")
 
 
-async def test_a_lost_connection_goes_on_with_the_same_command(exchange: Exchange) -> None:
+async def test_a_lost_connection_continues_with_the_same_command(exchange: Exchange) -> None:
     await exchange.order("alice", "buy", "50", "1")
     exchange.backend.lost_answers = 1
     order = await exchange.order("alice", "buy", "51", "1", client_oid="mine")

@@ -175,7 +175,7 @@ class TestParameters:
             assert (await exchange.call("alice", "GET", f"{target}?limit={limit}"))[0] == 200
 
     @pytest.mark.parametrize("limit", ["0", "00", "-1", "1.5", "", "x", "%C2%B2"])
-    async def test_a_limit_that_is_no_number_is_refused(self, exchange: Exchange, limit: str) -> None:
+    async def test_a_limit_that_is_not_a_number_is_refused(self, exchange: Exchange, limit: str) -> None:
         status, answer = await exchange.call("alice", "GET", f"/orders?limit={limit}")
         assert (status, answer["field"]) == (400, "limit")
 
@@ -297,11 +297,11 @@ async def test_live_orders_are_sorted_as_asked(exchange: Exchange) -> None:
         ("/users/alice/exchange-limits", {"limit_currency": "USD", "transfer_limits": {}}),
     ],
 )
-async def test_calls_for_what_the_exchange_lacks_answer_truthfully(exchange: Exchange, target: str, answer: object) -> None:
+async def test_calls_for_missing_features_answer_truthfully(exchange: Exchange, target: str, answer: object) -> None:
     assert await exchange.call("alice", "GET", target) == (200, answer)
 
 
-async def test_nobodys_wallets_users_and_currencies_are_404(exchange: Exchange) -> None:
+async def test_unknown_wallets_users_and_currencies_are_404(exchange: Exchange) -> None:
     assert (await exchange.call("alice", "POST", "/coinbase-accounts/x/addresses", {}))[0] == 404
     assert (await exchange.call("alice", "GET", "/users/bob/exchange-limits"))[0] == 404
     assert (await exchange.call("alice", "GET", "/withdrawals/fee-estimate?currency=NO"))[0] == 404

@@ -129,7 +129,7 @@ async def test_an_idle_connection_ends_and_a_busy_one_does_not(monkeypatch: pyte
         writer.close()
 
 
-async def test_answers_that_nobody_reads_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_answers_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next request of such a connection does not begin."""
     monkeypatch.setattr(limits, "WRITE_TIMEOUT", 0.1)
     monkeypatch.setattr(limits, "TICK", 0.01)
@@ -144,7 +144,7 @@ async def test_answers_that_nobody_reads_are_bounded_in_time(monkeypatch: pytest
         writer.close()
 
 
-async def test_answers_that_nobody_reads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_answers_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "WAITING_MAX", 40_000_000)
     async with serving() as served:
         served.answer = lambda _request: Response(200, b"x" * 20_000_000)  # the system's own buffers take a few millions

@@ -241,7 +241,7 @@ async def test_a_broken_request_does_not_take_the_answers_before_it() -> None:
         writer.close()
 
 
-async def test_a_request_goes_on_when_its_client_has_gone() -> None:
+async def test_a_request_continues_when_its_client_has_gone() -> None:
     """A command that was sent is executed. Its answer is dropped."""
     async with serving() as served:
         served.gate.clear()
@@ -352,7 +352,7 @@ class TestTls:
         assert caplog.records == []
 
     @pytest.mark.parametrize("bound", ["places", "budget"])
-    async def test_handshakes_of_an_address_are_bounded_and_other_addresses_go_on(
+    async def test_handshakes_of_an_address_are_bounded_and_other_addresses_continue(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, bound: str
     ) -> None:
         """Formerly connections that never finish the handshake were not counted, and could take all descriptors."""

@@ -219,7 +219,7 @@ class TestOpenConnections:
         exchange.backend.apply(ClusterKeys(tmp_path / "elsewhere").encrypt(other))
         assert (await receive(socket))["message"] == "the API key is not valid any more"
 
-    async def test_a_key_that_may_not_view_sees_what_everybody_sees(self, exchange: Exchange) -> None:
+    async def test_a_key_without_view_sees_public_data(self, exchange: Exchange) -> None:
         await made(exchange, permissions=["trade"])
         socket = await subscribe(exchange, channels=["full"], product_ids=["BTC-USD"], **exchange.socket_signature("made"))
         await exchange.order("alice", "buy", "100", "1", client_oid="mine")
@@ -241,7 +241,7 @@ class TestOpenConnections:
         assert (await receive(socket))["message"] == "the API key is not valid any more"
 
 
-async def test_a_node_that_is_cut_off_has_the_leader_judge_who_sends_commands(exchange: Exchange) -> None:
+async def test_a_node_that_is_cut_off_lets_the_leader_check_senders(exchange: Exchange) -> None:
     row = exchange.backend.engine.api_key("alice-key")
     assert row is not None
     await exchange.order("alice", "buy", "100", "1")

@@ -115,7 +115,9 @@ async def test_a_command_names_its_sequence(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("unknown", "status", "word"), [(False, 503, "Nothing was done"), (True, 504, "outcome is unknown")])
-async def test_no_leader_in_time_says_what_may_have_happened(exchange: Exchange, unknown: bool, status: int, word: str) -> None:
+async def test_without_a_leader_the_error_says_whether_the_command_may_be_applied(
+    exchange: Exchange, unknown: bool, status: int, word: str
+) -> None:
     exchange.backend.fail = [UnavailableError("no leader", outcome_unknown=unknown)]
     response = await exchange.send("alice", "POST", "/orders", ORDER | {"client_oid": "kept"})
     assert response.status == status
@@ -311,7 +313,7 @@ async def test_a_command_in_progress_goes_to_the_next_leader_with_its_id(
     assert here.sent == elsewhere.sent == [[COMMAND]]
 
 
-async def test_a_command_goes_elsewhere_when_the_engine_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_goes_to_another_node_without_the_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = FakeConnection(OUTCOME)
     assert await backend(monkeypatch, ConnectionLost("nobody"), elsewhere).submit([COMMAND]) == [OUTCOME]
 
@@ -326,7 +328,7 @@ async def test_a_command_goes_elsewhere_when_the_engine_is_not_there(monkeypatch
         (failed(FailCode.NO_LEADER), ConnectionLost("gone"), True),
     ],
 )
-async def test_the_deadline_ends_with_what_may_have_happened(
+async def test_the_error_of_the_deadline_says_whether_the_command_may_be_applied(
     monkeypatch: pytest.MonkeyPatch, first: Exception, last: Exception, unknown: bool
 ) -> None:
     with pytest.raises(UnavailableError) as caught:
@@ -366,7 +368,7 @@ async def test_an_operator_hands_leadership_over(exchange: Exchange) -> None:
     assert await exchange.call("admin", "POST", "/admin/leadership", {"node_id": "n2"}) == (200, {"leader": "n2", "term": 4})
 
 
-async def test_a_handover_that_nobody_takes_is_a_conflict(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handover_without_a_successor_is_a_conflict(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nobody(node_id: str) -> None:
         return None
 

@@ -63,7 +63,7 @@ async def test_every_order_of_a_batch_counts(exchange: Exchange) -> None:
     assert (await exchange.call("alice", "GET", "/accounts"))[0] == 429
 
 
-async def test_an_address_over_its_limit_reads_429_and_keys_go_on(exchange: Exchange) -> None:
+async def test_an_address_over_its_limit_reads_429_and_keys_continue(exchange: Exchange) -> None:
     exchange.gateway.limits = Limits(1000.0, 1.0, Clock())
     assert [(await exchange.get("/time"))[0] for _ in range(3)] == [200, 200, 429]
     assert (await exchange.get("/time"))[1]["message"] == "Public rate limit exceeded"

@@ -173,7 +173,7 @@ async def test_an_invalid_order_id_is_refused(exchange: Exchange, order_id: str)
 
 
 @pytest.mark.parametrize("order_id", ["ffffffff-ffff-ffff-ffff-ffffffffffff", "00000000-0000-0000-0000-000000000000"])
-async def test_an_order_id_that_is_nobodys_is_not_found(exchange: Exchange, order_id: str) -> None:
+async def test_an_order_id_without_an_order_is_not_found(exchange: Exchange, order_id: str) -> None:
     assert (await exchange.call("alice", "GET", f"/orders/{order_id}"))[1]["message"] == "NotFound"
     assert (await exchange.call("alice", "DELETE", f"/orders/{order_id}"))[1]["message"] == "order not found"
 

@@ -124,7 +124,7 @@ async def test_the_channel_status_reports_products_that_nobody_follows(exchange:
         continue
 
 
-async def test_a_status_that_stays_is_no_event(exchange: Exchange) -> None:
+async def test_a_status_that_stays_is_not_an_event(exchange: Exchange) -> None:
     await exchange.call("admin", "PATCH", "/admin/products/BTC-USD", {"status": "post_only"})
     last = exchange.backend.engine.product_sequence("BTC-USD")
     _, answer = await exchange.call("admin", "PATCH", "/admin/products/BTC-USD", {"status": "post_only"})

@@ -132,7 +132,7 @@ async def test_an_unknown_outcome_is_reported_when_the_request_comes_again(excha
     assert f"it placed order {order_text(1)}" in answer["detail"]
 
 
-async def test_a_gateway_that_sends_again_after_a_failover_is_no_replay(exchange: Exchange) -> None:
+async def test_a_gateway_that_sends_again_after_a_failover_is_not_a_replay(exchange: Exchange) -> None:
     send = await again(exchange, "alice", "POST", "/orders", ORDER)
     exchange.backend.lost_answers = 1
     status, placed = await send()

@@ -57,7 +57,7 @@ class TestExpanding:
                 expand(message(**fields), subscribes=True)
         assert looked_at == []
 
-    def test_common_products_are_looked_at_once_and_pairs_have_a_bound(self, looked_at: list[str]) -> None:
+    def test_common_products_are_examined_once_and_pairs_have_a_bound(self, looked_at: list[str]) -> None:
         names = [f"{number:x}" for number in range(NAMES_MAX)]
         channels = ["full", "ticker", "level2", "heartbeat"]
         wanted = expand(message(product_ids=names, channels=channels), subscribes=True)
@@ -66,7 +66,7 @@ class TestExpanding:
         with pytest.raises(BadRequestError, match="pairs"):
             expand(message(product_ids=names, channels=[*channels, "matches"]), subscribes=True)
 
-    async def test_the_attack_is_answered_and_the_connection_goes_on(self, exchange: Exchange) -> None:
+    async def test_the_attack_is_answered_and_the_connection_continues(self, exchange: Exchange) -> None:
         socket = await exchange.socket()
         names = [f"{number:x}" for number in range(3_000)]
         await socket.send_json({"type": "unsubscribe", "product_ids": names, "channels": ["full"] * 3_000})
@@ -147,7 +147,7 @@ class TestMessages:
             got = await socket.receive()
         assert (got.type, bytes(got.data)) == (WSMsgType.PONG, b"are you there")
 
-    async def test_an_address_pays_for_what_it_asks(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_connections_of_an_address_share_its_budget(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bounds, "UNITS_PER_SECOND", 0.01)
         monkeypatch.setattr(bounds, "UNITS_BURST", 3 * Cost.MALFORMED)
         exchange.gateway.socket_limits = SocketLimits(1.0)
@@ -175,7 +175,7 @@ class TestMessages:
         await socket.send_json(FULL | {"channels": ["level2"]})
         assert "rate limit exceeded" in (await receive(socket, "error"))["message"]
 
-    async def test_a_snapshot_is_made_once_for_all_who_want_it(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_concurrent_subscribers_share_one_snapshot(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[int] = []
         level2 = book.level2
 
@@ -192,7 +192,7 @@ class TestMessages:
 
 
 class TestLevel3:
-    async def test_many_who_ask_at_once_share_one_and_the_engine_is_not_asked(
+    async def test_concurrent_readers_share_one_book_without_the_engine(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[int] = []

@@ -335,7 +335,7 @@ async def test_a_sequence_that_is_too_old_is_an_error_and_no_subscription(exchan
     assert (await receive(socket, "subscriptions"))["channels"] == [{"name": "ticker", "product_ids": ["BTC-USD"]}]
 
 
-async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_restarts_is_not_a_gap(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     await trade(exchange)
@@ -459,7 +459,7 @@ async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
         ('{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker"],"resume":{"BTC-USD":1}}', "resume"),
     ],
 )
-async def test_malformed_messages_are_answered_and_the_connection_goes_on(exchange: Exchange, text: str, word: str) -> None:
+async def test_malformed_messages_are_answered_and_the_connection_continues(exchange: Exchange, text: str, word: str) -> None:
     socket = await exchange.socket()
     await socket.send_str(text)
     error = await receive(socket)

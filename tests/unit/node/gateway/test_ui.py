@@ -96,7 +96,7 @@ async def test_a_vendored_file_is_kept_for_good_because_its_path_names_its_versi
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-async def test_files_are_compressed_for_who_takes_that(exchange: Exchange) -> None:
+async def test_files_are_compressed_for_clients_that_accept_it(exchange: Exchange) -> None:
     url = f"{base(exchange)}/ui/vendor/lightweight-charts-5.2.1/lightweight-charts.mjs"
     async with ClientSession(auto_decompress=False) as session:
         async with session.get(url, headers={"Accept-Encoding": "br, gzip"}) as answer:

@@ -75,7 +75,7 @@ def noted_again(node: NodeLog, path: Path) -> None:
     database.dispose()
 
 
-def test_a_file_that_is_gone_or_damaged_is_named(three_days: NodeLog) -> None:
+def test_a_missing_or_damaged_file_is_named(three_days: NodeLog) -> None:
     """A gateway answers 503 then, and the log says which file it is."""
     archive_days(three_days.config, BEFORE.replace(day=10))
     paths = list((three_days.config.history_path / "parquet" / "trades").glob("*/*.parquet"))

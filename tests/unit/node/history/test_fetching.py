@@ -137,7 +137,9 @@ async def followed(node: NodeLog) -> Keeper:
     return keeper
 
 
-async def test_the_history_is_what_it_would_have_been(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
+async def test_the_history_equals_one_without_the_interruption(
+    nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path
+) -> None:
     """Missing segments come from the node that has them in its archive and its log. The other node has none. At the end
     what was fetched is removed.
     """

@@ -48,7 +48,7 @@ def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
 
 
 @pytest.mark.parametrize("command", [busy_command, auction_command])
-def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Random, int], AnyCommand]) -> None:
+def test_the_rows_equal_the_engines(tmp_path: Path, command: Callable[[Random, int], AnyCommand]) -> None:
     """Orders equal the engine's, ledgers add up to its balances, and so do trades and transfers."""
     node = NodeLog(tmp_path / "cluster")
     busy(node, 1, 1_000, command)
@@ -116,7 +116,7 @@ def venue(node: NodeLog, seed: int, count: int) -> list[AnyEvent]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_rows_are_what_the_engine_has_whatever_the_venue_does(tmp_path: Path, seed: int) -> None:
+def test_the_rows_equal_the_engines_under_commands_of_the_venue(tmp_path: Path, seed: int) -> None:
     node = NodeLog(tmp_path / "cluster")
     events = venue(node, seed, 700)
     node.follow()

@@ -37,7 +37,7 @@ def interrupted(directory: Path) -> NodeLog:
 
 
 @pytest.mark.parametrize("reopened", [False, True], ids=["", "reopened after each entry"])
-def test_the_ledger_has_room_for_them(reopened: bool, tmp_path: Path) -> None:
+def test_the_ledger_has_room_for_several_auctions(reopened: bool, tmp_path: Path) -> None:
     """Each auction opens with an entry without commands. The history once stopped there, on every node."""
     node = interrupted(tmp_path / "node")
     last = node.engine.sequence
@@ -54,7 +54,7 @@ def test_the_ledger_has_room_for_them(reopened: bool, tmp_path: Path) -> None:
     assert node.stored()["ledger"][-1]["position"] == 0
 
 
-def test_they_go_when_the_history_is_cut_back_to_the_command_before_them(tmp_path: Path) -> None:
+def test_a_cut_removes_later_results_of_time(tmp_path: Path) -> None:
     node = interrupted(tmp_path / "node")
     node.follow()
     at, before = node.applied, rows(node)

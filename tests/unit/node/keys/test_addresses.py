@@ -27,7 +27,7 @@ def test_networks_are_written_in_one_way(text: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "192.0.2.1/24", "192.0.2.0/33", "300.0.0.1", "example.org", "192.0.2.0/24,", "*"])
-def test_text_that_is_no_network_is_refused(text: str) -> None:
+def test_text_that_is_not_a_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         addresses.network(text)
 

@@ -136,7 +136,7 @@ def test_a_rotation_is_taken_up_without_a_restart(path: Path, tmp_path: Path) ->
         keys.open(old)
 
 
-def test_a_file_that_is_broken_while_a_node_runs_takes_nothing_from_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_running_node_is_unaffected_by_a_broken_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = ClusterKeys(path)
     row = row_of(keys.encrypt(PUT))
     path.write_text("half a fi")

@@ -128,7 +128,7 @@ async def test_a_refused_command_and_a_status_go_ahead() -> None:
     assert owner.got == ["Failed", "Answer", "3 events", "Answer", "Failed"]
 
 
-async def test_a_connection_names_its_commands_and_what_goes_ahead() -> None:
+async def test_a_connection_names_its_commands_and_urgent_requests() -> None:
     connection = NativeConnection()
     connection._wire.transport = cast(Any, Written())
     outcomes = connection.enqueue([CancelAll("alice", "c1", "BTC-USD")])

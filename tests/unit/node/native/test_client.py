@@ -148,7 +148,7 @@ class TestSubmitting:
                 await client.submit([buy(number) for number in range(1_001)])
             assert caught.value.code is FailCode.BAD_REQUEST
 
-    async def test_a_closed_client_says_so(self, tmp_path: Path) -> None:
+    async def test_a_closed_client_raises(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes:
             client = ClusterClient(addresses(nodes), deadline=0.1)
             await client.close()
@@ -362,7 +362,7 @@ class TestMembers:
             await until(lambda: client._order == ["n1", "n3"])
             assert client._addresses["n3"] == nodes["n3"].address, "the address that was given stays"
 
-    async def test_a_node_that_has_not_caught_up_removes_nobody(self, tmp_path: Path) -> None:
+    async def test_a_client_forgets_a_member_only_by_the_status_of_a_ready_node(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             status = nodes["n1"].service.status()
             members = [each for each in status.members if each.node_id != "n2"]

@@ -242,7 +242,7 @@ def test_a_damaged_log_is_named(cluster: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"account_id": "a"}', '{"account_id":"a","command_id":"b","kind":3}'])
-def test_a_line_that_is_no_acknowledgement_is_named(cluster: Path, text: str) -> None:
+def test_a_line_that_is_not_an_acknowledgement_is_named(cluster: Path, text: str) -> None:
     write_all(cluster, [NOOP, *entries(BATCHES)])
     path = cluster / "acks.jsonl"
     path.write_text('{"account_id":"alice","command_id":"t1","kind":"transferred","sequence":3,"more":1}\n' + text + "\n")
@@ -250,13 +250,13 @@ def test_a_line_that_is_no_acknowledgement_is_named(cluster: Path, text: str) ->
         audit_directory(cluster, path)
 
 
-def test_a_payload_that_is_no_batch_is_named(cluster: Path) -> None:
+def test_a_payload_that_is_not_a_batch_is_named(cluster: Path) -> None:
     write_all(cluster, [NOOP, LogEntry(bytes([COMMAND]) + b"\xc1", 2, 1)])
     with pytest.raises(AuditError, match="entry 2 is not a batch of commands"):
         audit_directory(cluster)
 
 
-def test_snapshots_that_a_running_node_may_be_deleting_are_not_looked_into(cluster: Path) -> None:
+def test_snapshots_that_a_running_node_may_be_deleting_are_not_examined(cluster: Path) -> None:
     config = load(cluster / "n1" / "node.toml")
     snapshot = config.data_path / "snapshots" / "00000000000000000001"
     snapshot.mkdir(parents=True)

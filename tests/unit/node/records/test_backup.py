@@ -68,7 +68,7 @@ def test_no_node_starts_while_a_restore_has_not_ended(
     assert {identity.read(config).stage for config in layout.configs.values()} == {identity.Stage.NEW}
 
 
-def test_a_path_that_is_no_snapshot_is_named(snapshot: Path, layout: ClusterDirectory, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_snapshot_is_named(snapshot: Path, layout: ClusterDirectory, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (snapshot.parent, tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(DirectoryError, match=f"{path}: expected a snapshot, a directory named by its index"):

@@ -155,7 +155,7 @@ def test_a_leader_that_dies_in_the_middle_is_followed(load: Load, applied: bool)
 
 
 @pytest.mark.parametrize("commands", [1, 40])
-def test_a_cluster_that_began_otherwise_gets_none_of_it(load: Load, commands: int) -> None:
+def test_a_cluster_with_other_data_is_not_seeded(load: Load, commands: int) -> None:
     log = Log(Engine())
     others = [OpenAccount(OPERATOR, f"c{number}", f"account-{number}") for number in range(commands)]
     log.engine.apply(Batch(1, list(others)))

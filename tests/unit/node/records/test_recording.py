@@ -70,7 +70,7 @@ def test_a_malformed_file_is_refused_with_its_line(tmp_path: Path, text: str, me
         list(read_ops(write(tmp_path / "ops.csv", text)))
 
 
-def test_a_file_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_gzip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ops.csv.gz"
     path.write_bytes(OPS.encode())
     with pytest.raises(RecordingError, match="not a readable csv file"):

@@ -207,7 +207,7 @@ def roll_back(config: NodeConfig, last_index: int, until: int, term: int) -> Non
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_after_a_rollback_the_stream_is_cut_back_and_goes_on(config: NodeConfig, fails: bool) -> None:
+def test_after_a_rollback_the_stream_is_cut_back_and_continues(config: NodeConfig, fails: bool) -> None:
     broker = MemoryBroker()
     before = stream(config, broker)
     drain(before)
@@ -277,7 +277,7 @@ def test_the_state_on_disk_saves_a_start_the_log(config: NodeConfig) -> None:
     again.close()
 
 
-def test_a_stream_goes_on_over_a_change_of_the_level_and_its_return(config: NodeConfig) -> None:
+def test_a_stream_continues_over_a_change_of_the_level_and_its_return(config: NodeConfig) -> None:
     """It is also begun again around each change, with a state of the level of that entry."""
     shutil.rmtree(config.data_path / "log")
     schemas = Schemas(lambda: V0_2_0.abi, ACCEPTED, abi_behind)
@@ -340,9 +340,7 @@ def archived(config: NodeConfig, snapshot_index: int) -> Path:
 
 @pytest.mark.parametrize("published_before", [False, True])
 @pytest.mark.parametrize("restarts", [False, True])
-def test_a_stream_that_stands_by_releases_the_log_and_can_take_over(
-    config: NodeConfig, published_before: bool, restarts: bool
-) -> None:
+def test_a_standby_stream_releases_the_log_and_can_take_over(config: NodeConfig, published_before: bool, restarts: bool) -> None:
     """Else the archive of a node that never publishes would grow for ever."""
     archive = archived(config, 20)
     broker = MemoryBroker()

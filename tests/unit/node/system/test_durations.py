@@ -11,7 +11,7 @@ from node.system.durations import BOUNDS_S, Durations, EngineDurations
 from tests.unit.node.diagnosis.statuses import counted
 
 
-def test_an_observation_is_in_the_first_bucket_that_holds_it() -> None:
+def test_an_observation_is_in_the_first_bucket_that_covers_it() -> None:
     found = counted(0.0, BOUNDS_S[0], 0.0015, 99.0)
     assert found.counts[0] == 2, "a bound belongs to its bucket, as Prometheus' `le` says"
     assert found.counts[BOUNDS_S.index(0.002)] == 1
@@ -29,7 +29,7 @@ def test_quantiles_are_upper_bounds_of_buckets() -> None:
 
 
 @given(st.lists(st.floats(0, 20)), st.lists(st.floats(0, 20)))
-def test_the_difference_is_what_came_between(before: list[float], between: list[float]) -> None:
+def test_the_difference_of_two_histograms_is_the_observations_between(before: list[float], between: list[float]) -> None:
     assert counted(*before, *between).since(counted(*before)).counts == counted(*between).counts
 
 

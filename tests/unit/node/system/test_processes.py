@@ -34,7 +34,7 @@ def test_the_pid_of_a_process_that_is_gone_is_history(tmp_path: Path) -> None:
     assert locked_pid(path) is None
 
 
-def test_no_pid_file_is_no_process(tmp_path: Path) -> None:
+def test_without_a_pid_file_no_process_runs(tmp_path: Path) -> None:
     assert locked_pid(tmp_path / "node.pid") is None
 
 
@@ -61,7 +61,7 @@ def test_descendants_are_found_over_generations() -> None:
     assert not alive(grandchild)
 
 
-def test_asking_after_a_lock_does_not_hinder_who_takes_it(tmp_path: Path) -> None:
+def test_checking_a_lock_does_not_prevent_taking_it(tmp_path: Path) -> None:
     path = tmp_path / "node.pid"
     path.touch()
     stop = threading.Event()

@@ -60,7 +60,7 @@ async def test_two_nodes_know_each_other(configs: list[NodeConfig]) -> None:
     assert await talk(pki.server_context(first), pki.client_context(second)) == ("n2", "n1")
 
 
-async def test_a_client_without_a_certificate_is_nobody(configs: list[NodeConfig]) -> None:
+async def test_a_client_without_a_certificate_has_no_identity(configs: list[NodeConfig]) -> None:
     server = pki.server_context(configs[0], require_client_cert=False)
     assert await talk(server, pki.client_context(configs[1], with_cert=False)) == (None, "n1")
     assert await talk(server, pki.client_context(configs[1])) == ("n2", "n1")

@@ -18,7 +18,7 @@ from statemachine.engine import Engine
 from tests.unit.snapshots.levels.markets import Market
 
 
-def test_the_engine_passes_every_call_on() -> None:
+def test_the_engine_passes_on_every_call() -> None:
     text = skeleton.engine_module("0.3.0")
     tree = ast.parse(text)
     (former,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -34,7 +34,7 @@ def test_the_engine_passes_every_call_on() -> None:
     assert "core_0_3_0" in text
 
 
-def test_the_rows_name_what_changed() -> None:
+def test_the_rows_name_the_changed_fields() -> None:
     text = skeleton.rows_module("0.2.0", Releases().schema(V0_2_0.abi), SCHEMA)
     ast.parse(text)
     assert "OrderState: field added: fee_credit" in text

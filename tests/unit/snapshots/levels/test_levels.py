@@ -51,7 +51,7 @@ def former(tmp_path: Path) -> Engine:
     return engine
 
 
-def test_every_frozen_core_is_what_was_frozen() -> None:
+def test_every_frozen_core_is_unchanged() -> None:
     found = {path.name: freezing.digest(path) for path in freezing.RELEASED.glob("*.zip")}
     assert found == {freezing.archive_path(version).name: digest for version, digest in CORES.items()}
 

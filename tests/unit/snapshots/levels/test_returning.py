@@ -178,7 +178,7 @@ def test_a_snapshot_that_is_not_encoded_in_time_is_an_error(monkeypatch: pytest.
         node.prepared.take()
 
 
-def test_too_many_changes_that_nobody_takes_over_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_untaken_changes_end_the_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(returning, "CHANGES_MAX", 5)
     node = Node(market(buy()))
     node.build()
