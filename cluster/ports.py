@@ -156,7 +156,7 @@ class Snapshots(Protocol):
 
     Attributes:
         damaged: whether `examine` found that the newest snapshot differs from what was written. It is not sent to a
-        peer then, and the next capture is complete and replaces it.
+            peer then, and the next capture is complete and replaces it.
     """
 
     @property
@@ -256,8 +256,8 @@ class Wire(Protocol):
 
     Attributes:
         accepts_unknown: whether a node with a certificate of this cluster's authority that is not a peer is accepted.
-        It is true while this node knows no leader, because the leader may have become a member while this node was
-        away.
+            It is true while this node knows no leader, because the leader may have become a member while this node
+            was away.
     """
 
     accepts_unknown: bool

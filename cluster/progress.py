@@ -59,8 +59,8 @@ class Progress:
         match_index: the index up to which its log is known to be equal and durable; 0 while it is recovering.
         next_index: the next entry to send. Invariant: 0 <= match_index < next_index.
         answered_at: when it last answered this leader.
-        answered: whether it has answered this leader on the present connection. Before that it is unknown whether it has its
-            disk.
+        answered: whether it has answered this leader on the present connection. Before that it is unknown whether it
+            has its disk.
         recovery_index: for a peer that has lost its disk, the entry with which it may vote again; a majority of the
             others committed it. Otherwise 0. Invariant: a recovering peer has match_index 0.
         round: for a learner, the end of the log when it began to copy it, and the time of that.

@@ -24,7 +24,8 @@ class History:
     """Writes operations to a file, the first `most` of them.
 
     Attributes:
-        complete: whether no operation was left out. last_sequence: the largest sequence in an answer.
+        complete: whether no operation was left out.
+        last_sequence: the largest sequence in an answer.
     """
 
     def __init__(self, path: Path, most: int) -> None:
@@ -61,6 +62,7 @@ def operations(path: Path) -> Iterator[Operation]:
     """Yield the operations in a file of a `History`.
 
     Raises:
-        RecordError: a line is not an operation. OSError: the file cannot be read.
+        RecordError: a line is not an operation.
+        OSError: the file cannot be read.
     """
     return decoded_lines(path, _decoder, RecordError)

@@ -128,7 +128,8 @@ def judge(
     Args:
         history: in any order.
         log: every committed batch, from the first one on.
-        complete: the history has every command of the log. Without that, commands that are not in it are not an anomaly.
+        complete: the history has every command of the log. Without that, commands that are not in it are not an
+            anomaly.
         engine: an empty one that replays the log, of the level that the log has; one of this version unless given.
 
     Raises:
@@ -243,7 +244,9 @@ class _Writes:
         self._asked_least = list(accumulate((first for _, first in reversed(sends)), min))[::-1]
 
     def oldest(self, asked_s: float) -> int:
-        """Return the least sequence that an operation sent at `asked_s` comes after or shows: the largest one answered before."""
+        """Return the least sequence that an operation sent at `asked_s` comes after or shows: the largest one answered
+        before.
+        """
         at = bisect_left(self._answer_times, asked_s)
         return self._highest_answered[at - 1] if at else 0
 

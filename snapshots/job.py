@@ -36,8 +36,8 @@ class WriteJob:
     not used: a fork of the engine would copy its threads' locks and its sockets.
 
     Args:
-        chunks: the frames for the writer (`frames`), iterated in another thread. on_done: called once, from `poll`,
-        with the manifest of a finished snapshot.
+        chunks: the frames for the writer (`frames`), iterated in another thread.
+        on_done: called once, from `poll`, with the manifest of a finished snapshot.
 
     Attributes:
         contradiction: whether it failed because the state itself is wrong.

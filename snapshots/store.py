@@ -44,13 +44,14 @@ class SnapshotStore:
     For one process, and for one thread except `check`.
 
     Args:
-        directory: it is created if it does not exist. Files that a killed process left in it are removed. keep: how
-        many snapshots are kept when a new one is finished. abi: the default ABI of written snapshots. accepts: the ABIs
-        that may be read; by default only `abi`.
+        directory: it is created if it does not exist. Files that a killed process left in it are removed.
+        keep: how many snapshots are kept when a new one is finished.
+        abi: the default ABI of written snapshots.
+        accepts: the ABIs that may be read; by default only `abi`.
 
     Raises:
-        SnapshotBusyError: another process writes into the directory and does not end. OSError: the directory cannot be
-        used.
+        SnapshotBusyError: another process writes into the directory and does not end.
+        OSError: the directory cannot be used.
     """
 
     def __init__(self, directory: Path, keep: int = 2, *, abi: str = ABI, accepts: Collection[str] = ()) -> None:
@@ -205,7 +206,8 @@ class SnapshotStore:
         """Take a finished snapshot of another store over. Its large files are shared. O(bytes).
 
         Raises:
-            SnapshotDamagedError: it is not what was written. OSError: it is gone, or cannot be copied.
+            SnapshotDamagedError: it is not what was written.
+            OSError: it is gone, or cannot be copied.
         """
         draft = self._directory / (path.name + durable.DRAFT)
         durable.remove(draft)

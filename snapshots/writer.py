@@ -71,8 +71,8 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
     """Write the snapshot from `stream` and return its manifest. The directory's lock must be held.
 
     Raises:
-        InputEnded: the input ended before the snapshot was complete. SnapshotError, ValueError, OSError: the snapshot
-        could not be made. Nothing of it is left then.
+        InputEnded: the input ended before the snapshot was complete.
+        SnapshotError, ValueError, OSError: the snapshot could not be made. Nothing of it is left then.
     """
     frames = read_frames(stream)
     begin = next(frames, None)

@@ -20,9 +20,10 @@ class AppliedBatch:
     first access.
 
     Attributes:
-        event_products: the product of each event. command_ends: the number of events before the first command, and
-        after each command; empty if nothing was applied. keys_put: the ids of the API keys that the batch added or
-        replaced, without those of rejected commands.
+        event_products: the product of each event.
+        command_ends: the number of events before the first command, and after each command; empty if nothing was
+            applied.
+        keys_put: the ids of the API keys that the batch added or replaced, without those of rejected commands.
     """
 
     __slots__ = (

@@ -66,8 +66,8 @@ class Changes:
     A freeze calls:   `accounts`, `start_over`; see `freezing`
 
     Attributes:
-        epoch: the number of the latest freeze, starting with 1. An account or order with the same number in `touched` is
-            recorded already.
+        epoch: the number of the latest freeze, starting with 1. An account or order with the same number in `touched`
+            is recorded already.
         last_order_id: the last order id at the latest freeze.
     """
 

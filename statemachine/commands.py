@@ -125,13 +125,15 @@ class OrderOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     """The optional fields of an order. 0 and "" mean that an option is not used.
 
     Attributes:
-        session: a tag by which `CancelAll` and `CancelAllAfter` choose orders. display_size: the order is an iceberg;
-        the book shows this much of it at a time. trail: the stop price of a trailing stop order stays at most this far
-        behind the best price traded since the order was accepted. good_for: whether the order is good for a day or an
-        auction. expires_at: a good-till-time order without `cancel_after` expires at this time, in nanoseconds since
-        the epoch. take_profit: when the order is done, a limit order of the other side enters at this price for what it
-        filled. stop_loss: also, or instead, a stop order with this stop price enters. It is a limit order if
-        `stop_loss_limit` is its price.
+        session: a tag by which `CancelAll` and `CancelAllAfter` choose orders.
+        display_size: the order is an iceberg; the book shows this much of it at a time.
+        trail: the stop price of a trailing stop order stays at most this far behind the best price traded since the
+            order was accepted.
+        good_for: whether the order is good for a day or an auction.
+        expires_at: a good-till-time order without `cancel_after` expires at this time, in nanoseconds since the epoch.
+        take_profit: when the order is done, a limit order of the other side enters at this price for what it filled.
+        stop_loss: also, or instead, a stop order with this stop price enters. It is a limit order if `stop_loss_limit`
+            is its price.
     """
 
     session: str = ""

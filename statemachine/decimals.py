@@ -35,7 +35,9 @@ class DecimalError(StateMachineError, ValueError):
     """Text that is not an amount. The message names the field and what was expected.
 
     Attributes:
-        field: the field, as the caller named it. fault: the kind of error. expected: what a valid text would be.
+        field: the field, as the caller named it.
+        fault: the kind of error.
+        expected: what a valid text would be.
     """
 
     def __init__(self, field: str, fault: DecimalFault, expected: str) -> None:

@@ -172,7 +172,7 @@ class Engine:
 
         Args:
             verified: the caller has compared hashes, so the rows are byte for byte those that `tables()` or `freeze()`
-            of an engine with this schema gave. The outcomes in the reply caches are not decoded then.
+                of an engine with this schema gave. The outcomes in the reply caches are not decoded then.
 
         Raises:
             StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
@@ -438,7 +438,7 @@ class Engine:
 
         Args:
             after: price, opened sequence and id of the last order of the page before; zeros for the first page. That
-            order may be done by now.
+                order may be done by now.
 
         >>> first = engine.book_page("BTC-USD", Side.SELL, (0, 0, 0), 1)
         >>> first

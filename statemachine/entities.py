@@ -384,14 +384,18 @@ class Account:
 
     Attributes:
         oldest, newest: the ends of the queue of open orders, including those that wait off the book. Ids only grow, so
-        the queue is in the order of ids, also after a restore. open_count: the number of open orders. done: the latest
-        done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`. done_count: orders ever done;
-        the last of `done` has the number `done_count`. by_client_oid: the latest known order of each `client_oid`. At
-        most one open order has it, so an open one is the latest.
-        changes: its changes since the last freeze; see `changes`. replies: the reply cache of its orders.
+            the queue is in the order of ids, also after a restore.
+        open_count: the number of open orders.
+        done: the latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`.
+        done_count: orders ever done; the last of `done` has the number `done_count`.
+        by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the
+            latest.
+        changes: its changes since the last freeze; see `changes`.
+        replies: the reply cache of its orders.
         other_replies: the reply caches of its deposits, withdrawals and transfers, by the tag of the command, and of
-        rejected commands; see `commands.REPLY_CACHE_KINDS`. streams: its active report streams, by name; None where it has
-        none. paired: the product whose currencies `base` and `quote` are in; see `State.pair`.
+            rejected commands; see `commands.REPLY_CACHE_KINDS`.
+        streams: its active report streams, by name; None where it has none.
+        paired: the product whose currencies `base` and `quote` are in; see `State.pair`.
     """
 
     __slots__ = (
@@ -568,12 +572,14 @@ class Order:
     """See the module, and `events.OrderState` for the fields.
 
     Attributes:
-        level: its price level, on the order book or the auction book; None elsewhere. ahead, behind: its neighbours in
-        the level's queue. older, newer: its neighbours among its account's open orders; for a done order, newer is the
-        next one of its account's done orders. listed: whether it is in the
-        queue of open orders. terms: its options, see `options`; None for a plain order. reserve: the hidden size of an
-        iceberg on the book; `remaining` is the slice that it shows then (`icebergs`). touched: the epoch in which its
-        change was recorded; see `changes`.
+        level: its price level, on the order book or the auction book; None elsewhere.
+        ahead, behind: its neighbours in the level's queue.
+        older, newer: its neighbours among its account's open orders; for a done order, newer is the next one of its
+            account's done orders.
+        listed: whether it is in the queue of open orders.
+        terms: its options, see `options`; None for a plain order.
+        reserve: the hidden size of an iceberg on the book; `remaining` is the slice that it shows then (`icebergs`).
+        touched: the epoch in which its change was recorded; see `changes`.
     """
 
     __slots__ = (

@@ -56,7 +56,8 @@ class EntryReader:
         payload: the batch as `encode_batch` writes it.
         time: `Batch.time`.
         count: how many commands there are.
-        kind: `PLACE`, `CANCEL` or `OTHER`, of the current command; tag: that of its struct.
+        kind: `PLACE`, `CANCEL` or `OTHER`, of the current command.
+        tag: the tag of the current command's struct.
         account_id, command_id: of the current command.
 
     Raises:

@@ -33,8 +33,8 @@ class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The options of an order: see `options`. Prices are amounts of the quote currency, sizes of the base currency.
 
     Attributes:
-        link: the id of the order with which this one is linked, see `linked`; 0 for none. visible: the part of the
-        remaining size that an iceberg on the book shows; 0 for all.
+        link: the id of the order with which this one is linked, see `linked`; 0 for none.
+        visible: the part of the remaining size that an iceberg on the book shows; 0 for all.
     """
 
     session: str = ""

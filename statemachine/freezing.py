@@ -40,7 +40,7 @@ class RowChunk(NamedTuple):
 
 
 class AccountView(NamedTuple):
-    """An account at one moment, without its open orders. It has only the new ones of the done orders and outcomes."""
+    """An account at one moment, without its open orders. Of the done orders and outcomes it has only the new ones."""
 
     opened_at: int
     balances: list[BalanceRow]

@@ -23,12 +23,14 @@ class Wanted(msgspec.Struct, frozen=True):
     """The conditions of the wanted orders.
 
     Attributes:
-        product_id: of this product only; empty: of any.
-        open: orders that have not left, done: those that have.
-        before_id: only ids below it; 0: any. above_id: only ids above it.
+        product_id: only orders of this product; "": any.
+        open: include orders that are not done.
+        done: include orders that are done.
+        before_id: only ids below it; 0: any.
+        above_id: only ids above it.
         statuses: only these, as a sum of 2**status; 0: any.
         created_from, created_to: nanoseconds since the epoch, the first included, the last not; 0: any.
-        holds: orders that hold some of this currency only; empty: any.
+        holds: only orders that hold some of this currency; "": any.
     """
 
     product_id: str = ""

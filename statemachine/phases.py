@@ -215,20 +215,22 @@ def _due(state: State, timer: TimerRow) -> None:
     """Handle the timer of a product's session."""
     product, row = state.products[timer.subject], state.records["phase"].get(timer.subject)
     assert row is not None, "a timer without a phase"
-    found = calendar_of(state, product)
-    assert found is not None, "a phase without a calendar"
+    calendar_row = calendar_of(state, product)
+    assert calendar_row is not None, "a phase without a calendar"
     collects = product.status == _AUCTION
     if row.imbalance_at and row.imbalance_at <= state.time:
         if collects:
             _indicate(state, product, auctions.look(state, product), False)
-        row = msgspec.structs.replace(row, imbalance_at=state.time + found.imbalance_ns if found.imbalance_ns else 0)
+        row = msgspec.structs.replace(
+            row, imbalance_at=state.time + calendar_row.imbalance_ns if calendar_row.imbalance_ns else 0
+        )
     if row.note_at and row.note_at <= state.time:
         row = msgspec.structs.replace(row, note_at=0, noted_price=auctions.look(state, product).price if collects else 0)
     if row.ends_at <= state.time:
         if product.opening:
             row = msgspec.structs.replace(row, ends_at=state.time + 1)
         else:
-            row = _extended(state, product, row, found) or _entered(state, product, row, found)
+            row = _extended(state, product, row, calendar_row) or _entered(state, product, row, calendar_row)
     _put(state, row)
 
 

@@ -16,8 +16,9 @@ def change(
     enter.
 
     Args:
-        until: when the status changes again at the earliest; 0 if that is not known. cross: the collected orders trade
-        at one price even if the product does not trade afterwards: at the end of a closing auction.
+        until: when the status changes again at the earliest; 0 if that is not known.
+        cross: the collected orders trade at one price even if the product does not trade afterwards: at the end of a
+            closing auction.
     """
     _set(product, status, cause, until)
     trades = product.status in auctions.TRADING

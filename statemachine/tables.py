@@ -409,10 +409,11 @@ class Table(NamedTuple):
     """A table. Snapshots, changes, text files and the ABI all use this description.
 
     Attributes:
-        row: the struct of its rows. key: the parts of a row's key: fields of the row, a field within one of its structs
-        ("outcome.sequence"), or a number that is in the key only (a done order's, in its account's queue). names: the
-        fields that refer to rows of other tables, and the other values that they may have. kept: the rows are kept in
-        memory as structs, in `records.Records`. A table that is not kept is dumped by
+        row: the struct of its rows.
+        key: the parts of a row's key: fields of the row, a field within one of its structs ("outcome.sequence"), or a
+            number that is in the key only (a done order's, in its account's queue).
+        names: the fields that refer to rows of other tables, and the other values that they may have.
+        kept: the rows are kept in memory as structs, in `records.Records`. A table that is not kept is dumped by
             `persistence` and loaded by `loading` from the objects of `entities`.
     """
 

@@ -70,7 +70,7 @@ def initialise(
 
     Args:
         nodes: their number (named n1, n2, ...), all on `host`; or the nodes, each with its host. 1, 3 or 5.
-        listen: the address on which every node listens, such as "0.0.0.0"; empty: the node's own host.
+        listen: the address on which every node listens, such as "0.0.0.0"; the node's own host if empty.
         https: serve HTTPS with the nodes' certificates, which name their hosts.
         cluster_id: a random id if empty.
         cluster_keys: the keys of the cluster whose state this one will begin with; new keys if None.

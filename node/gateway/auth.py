@@ -193,8 +193,8 @@ class Authenticator:
         """
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
-            off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
-            return None if off else identity
+            is_off = await (self._asked_bootstrap_off(linearizable=True) if at_leader else self._is_bootstrap_off())
+            return None if is_off else identity
         try:
             key = await self._asked_key(key_id, at_leader=True) if at_leader else await self._key(key_id)
         except ClusterKeyError:

@@ -123,8 +123,8 @@ class ProductFeed:
 
     Attributes:
         trades: the latest trades, oldest first. `last_trade_id` and `last_price` are known even if it is empty.
-        corrections: the new price of each trade that an operator corrected, 0 if the trade was busted. The exchange keeps
-            them for ever.
+        corrections: the new price of each trade that an operator corrected, 0 if the trade was busted. The exchange
+            keeps them for ever.
         live: set while the engine's events arrive.
         indicative: the latest message of the channel `auction` while an auction collects orders, or b"".
     """

@@ -63,7 +63,8 @@ class Following:
 
     Attributes:
         after: the sequence of the last event sent to the event channels.
-        touched: the price levels whose change `level2_batch` has not sent yet, each with the size that the reader knows.
+        touched: the price levels whose change `level2_batch` has not sent yet, each with the size that the reader
+            knows.
         touched_at: the time of the last of these changes, in nanoseconds since the epoch.
         flush: the timer that sends them.
         traded: whether `ticker_batch` has a message to send.

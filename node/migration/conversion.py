@@ -51,7 +51,8 @@ class Built:
         last_index, last_term: of the log's last entry, 0 without one.
         behind: the number of commands after the snapshot, and of those that this software rejects.
         state_hash: the hash over all tables after the whole log; nodes with equal logs have equal hashes.
-        seconds: the duration. bytes_before, bytes_after: the size of snapshot and log.
+        seconds: the duration.
+        bytes_before, bytes_after: the size of snapshot and log.
     """
 
     report: MigrationReport

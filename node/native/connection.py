@@ -248,7 +248,8 @@ class NativeConnection:
         """Encode a request for the node's version.
 
         Raises:
-            RequestFailed: the node's version does not support the request. ValueError: the request is too long.
+            RequestFailed: the node's version does not support the request.
+            ValueError: the request is too long.
         """
         return frame(narrowed(message) if self._former else message)
 

@@ -171,15 +171,15 @@ def _plain(value: object, text: bool) -> object:
 
 def _accounts(step: HistoryStep) -> set[str]:
     """Return the accounts whose balances a step may have changed."""
-    found: set[str] = set()
+    accounts: set[str] = set()
     for event in step.events:
         if isinstance(event, OrderMatched):
-            found |= {event.maker_account_id, event.taker_account_id}
+            accounts |= {event.maker_account_id, event.taker_account_id}
         elif isinstance(event, TradeCorrected):
-            found |= {event.buyer_account_id, event.seller_account_id}
+            accounts |= {event.buyer_account_id, event.seller_account_id}
         elif account_id := getattr(event, "account_id", ""):
-            found.add(account_id)
+            accounts.add(account_id)
     command, outcome = step.applied, step.outcome
     if command is not None and outcome is not None and type(outcome).__name__ != "Rejected":
-        found |= {command.account_id, getattr(command, "to_account_id", "")}
-    return {account_id for account_id in found if account_id and account_id.partition("/")[0] != OPERATOR}
+        accounts |= {command.account_id, getattr(command, "to_account_id", "")}
+    return {account_id for account_id in accounts if account_id and account_id.partition("/")[0] != OPERATOR}

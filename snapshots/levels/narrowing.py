@@ -32,8 +32,9 @@ class Narrowing:
     """Converts commands of this software to those of one earlier version.
 
     Args:
-        version: the version of the level, for messages. structs: the earlier version's commands. decode: the earlier
-        version's decoder of one command.
+        version: the version of the level, for messages.
+        structs: the earlier version's commands.
+        decode: the earlier version's decoder of one command.
     """
 
     def __init__(self, version: str, structs: Sequence[type[msgspec.Struct]], decode: Callable[[bytes], Any]) -> None:

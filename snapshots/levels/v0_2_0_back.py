@@ -73,8 +73,8 @@ class Lowering:
     Attributes:
         collected: of the orders that an auction has collected: product, side, price, and the place in time that 0.3.0
             gives them, by order id.
-        moved: the entries of the reply caches that 0.2.0 lacks: sequence and command id, oldest first, by the name of the
-            cache in rows.
+        moved: the entries of the reply caches that 0.2.0 lacks: sequence and command id, oldest first, by the name of
+            the cache in rows.
     """
 
     def __init__(self, obstacles: Obstacles) -> None:

@@ -65,8 +65,8 @@ class Patch:
 
         Raises:
             PatchError: they cannot be taken over; the state is of no use then.
-            AssertionError: what changed breaks an invariant of 0.2.0. If the lowering has noted obstacles, the state is of
-                no use either.
+            AssertionError: what changed breaks an invariant of 0.2.0. If the lowering has noted obstacles, the state is
+                of no use either.
         """
         self._begin()
         by_table: defaultdict[str, list[RowChunk]] = defaultdict(list)

@@ -72,8 +72,9 @@ class Migration:
         enums: by the enumeration's name, the new member in place of each removed one.
         renamed_structs, renamed_tables: old name to new name.
         renamed_fields: "table.column" or "Struct.field" to the field's new name, under which the value is kept.
-        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to the new place of
-            its values. A step that would drop a field that is neither here nor renamed is refused: see `losses`.
+        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to the new
+            place of its values. A step that would drop a field that is neither here nor renamed is refused: see
+            `losses`.
         removed_tables: old name to the reason, or to the new place of its rows.
         whole: called at the end with all rows before, with every column that they had, and all rows after. It changes
             the latter in place, where rows depend on each other or move between tables, and returns a reason for each

@@ -73,7 +73,8 @@ class StateMigration:
         counted: called with the rows that a step has converted, and all its rows.
 
     Attributes:
-        report: the report so far. engine: has the state once `run` has ended in the schema of a level.
+        report: the report so far.
+        engine: has the state once `run` has ended in the schema of a level.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class Viewer:
         self.until("document.querySelectorAll('.level.bid:not(.empty)').length >= 1")
 
     def violations(self) -> list[str]:
-        """Return what axe-core finds wrong. Its script is run by the debugger, which the page's policy does not hold for."""
+        """Return what axe-core finds wrong. The debugger runs its script, because the page's policy would not."""
         self.page.evaluate(AXE.read_text())
         rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
         found = self.page.evaluate(f"axe.run(document, {{runOnly: {{type: 'tag', values: {json.dumps(rules)}}}}})")

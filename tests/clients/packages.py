@@ -18,7 +18,7 @@ READY = "installed"
 
 @dataclass(frozen=True)
 class Package:
-    """A client library of a fixed version. With `needs`, those are installed in place of its own dependencies."""
+    """A client library of a fixed version. `needs` are installed in place of its own dependencies."""
 
     name: str
     version: str

@@ -36,7 +36,8 @@ class Origin:
     """Facts about a request's connection that distinguish a second equal request of a client from a replay (ADR 0034).
 
     Attributes:
-        direct: whether no other party can write into the connection, because it is encrypted up to this process or local.
+        direct: whether no other party can write into the connection, because it is encrypted up to this process or
+            local.
         shared: whether the connection carries requests of several clients: of several keys, or forwarded by a proxy.
         answered: the latest ids of signed requests whose outcome was answered on the connection.
     """

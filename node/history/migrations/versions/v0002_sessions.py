@@ -98,7 +98,7 @@ def _indexes() -> None:
 
 
 def _status_changes() -> None:
-    """Earlier changes had no product sequence, and none is invented."""
+    """Create the table of status changes. It begins empty, because earlier changes had no product sequence."""
     op.create_table(
         "status_changes",
         sa.Column("product_id", sa.Text(), nullable=False),

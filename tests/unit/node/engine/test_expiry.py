@@ -64,7 +64,7 @@ class TestExpiry:
         assert len(self.entries(desk)) == 1 + 3
         assert engine.orders("alice") == []
 
-    def test_commands_in_progress_do_it_as_well(self, desk: Desk) -> None:
+    def test_commands_in_progress_move_the_time_on(self, desk: Desk) -> None:
         desk.now_ns = self.place(desk) + 1
         desk.submit(2, buy(2))
         desk.service.expire()

@@ -201,8 +201,8 @@ async def test_a_text_is_made_again_only_where_something_changed(monkeypatch: py
 
 @pytest.mark.parametrize("seed", range(4))
 def test_books_equal_the_engines_under_commands_of_the_venue(seed: int) -> None:
-    """The flow has options of orders, auctions of calendars, collars, switches and corrections. This compares ours and
-    that of foreign clients.
+    """The flow has options of orders, auctions of calendars, collars, switches and corrections. The test compares the
+    gateway's books and those that foreign clients keep.
     """
     random, engine, time = Random(seed), Engine(), 10**18
     told: list[object] = []
