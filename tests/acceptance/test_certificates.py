@@ -59,8 +59,8 @@ def test_certificates_are_renewed_while_the_cluster_runs(ground: Ground) -> None
     ends = max(shown[node_id]["in_use_ends"] for node_id in before)
     assert 0 < ends - time.time() < LIFETIME.total_seconds()
     assert "renew it: quorumbook pki renew" in quorumbook(ground, "cluster", "status")
-    said = (ground.directory / "n1" / "node.log").read_text()
-    assert "the certificate of n1 expires on" in said
+    log_text = (ground.directory / "n1" / "node.log").read_text()
+    assert "the certificate of n1 expires on" in log_text
     with urllib.request.urlopen(f"{ground.cluster.layout.http_urls['n1']}/metrics", timeout=30) as answer:
         metrics = answer.read().decode()
     assert 'quorumbook_certificate_expires_timestamp_seconds{node="n1"}' in metrics

@@ -74,11 +74,11 @@ class Hosts:
     def start(self, node_id: str) -> None:
         """Run a node on its host, in the foreground as systemd does."""
         home = self.directory / f"host-{node_id}" / node_id
-        with (home / "said").open("ab") as said:
+        with (home / "output_file").open("ab") as output_file:
             self.processes[node_id] = subprocess.Popen(
                 [*self._network.inside(node_id), sys.executable, "-m", "node.supervisor", "--config", str(home / "node.toml")],
-                stdout=said,
-                stderr=said,
+                stdout=output_file,
+                stderr=output_file,
                 cwd=ROOT,
                 start_new_session=True,
             )

@@ -68,17 +68,17 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
         try:
             ended = asyncio.run(reached(lambda: orders(tmp_path / "stats_stats.csv") > 50 or process.poll() is not None, 60))
             process.terminate()
-            said, _ = process.communicate(timeout=40)
+            output, _ = process.communicate(timeout=40)
         finally:
             process.kill()
-    assert ended, said
-    assert process.returncode == 0, said
+    assert ended, output
+    assert process.returncode == 0, output
     entries = json.loads((tmp_path / "stats.json").read_text(encoding="utf-8"))
-    assert sum(entry["num_failures"] for entry in entries) == 0, said
-    assert any(entry["name"].startswith("place") and entry["num_requests"] > 10 for entry in entries), said
-    assert f"{asyncio.run(shared_exchange.leader_url())} leads" in said, "users ask the leader, whichever node was named"
-    assert "longest time without an answer" in said
-    assert "holds:" in said
+    assert sum(entry["num_failures"] for entry in entries) == 0, output
+    assert any(entry["name"].startswith("place") and entry["num_requests"] > 10 for entry in entries), output
+    assert f"{asyncio.run(shared_exchange.leader_url())} leads" in output, "users ask the leader, whichever node was named"
+    assert "longest time without an answer" in output
+    assert "holds:" in output
 
 
 @pytest.mark.timeout(200)

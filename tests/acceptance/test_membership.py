@@ -35,10 +35,10 @@ COMMAND = (sys.executable, "-c", "from node.cli import main; main()", "cluster")
 def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Awaitable[None]], snapshot_commands: int) -> list[str]:
     """Run `play` on a fresh cluster under load. Returns the lines that the operator saw."""
     ground = make_ground({"snapshot.every_commands": snapshot_commands})
-    said: list[str] = []
+    lines: list[str] = []
 
     async def body() -> None:
-        changes = MemberChanges(ground.cluster, said.append)
+        changes = MemberChanges(ground.cluster, lines.append)
         try:
             async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:
                 await scenario.put_market()
@@ -48,7 +48,7 @@ def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Await
             await changes.close()
 
     asyncio.run(body())
-    return said
+    return lines
 
 
 async def add(scenario: Scenario, changes: MemberChanges, wanted: Addition) -> None:
@@ -106,8 +106,8 @@ def test_a_cluster_grows_and_shrinks_under_load(make_ground: MakeGround) -> None
         with pytest.raises(NodeStartError, match=f"{first} was removed from the cluster"):
             await asyncio.to_thread(scenario.cluster.start, [first])
 
-    said = run(make_ground, play, 400)
-    assert any("leads; it transfers its leadership first" in line for line in said)
+    lines = run(make_ground, play, 400)
+    assert any("leads; it transfers its leadership first" in line for line in lines)
 
 
 def test_a_dead_node_is_replaced(make_ground: MakeGround) -> None:
@@ -124,8 +124,8 @@ def test_a_dead_node_is_replaced(make_ground: MakeGround) -> None:
         await traded(scenario, 300)
         assert set(await judged(scenario)) == {leader, alive, "n4"}
 
-    said = run(make_ground, play, 400)
-    assert any("is not a member of the cluster" in line for line in said), "the same command again"
+    lines = run(make_ground, play, 400)
+    assert any("is not a member of the cluster" in line for line in lines), "the same command again"
 
 
 async def _once_lost(scenario: Scenario, changes: MemberChanges, dead: str, alive: str) -> None:

@@ -159,7 +159,7 @@ def test_nodes_of_different_abis_report_it_and_do_not_replicate(ground: Ground, 
     monkeypatch.delenv("OTHER_ABI")
     asyncio.run(ground.cluster.wait_ready(READY_SECONDS, ["n1", "n2"]))
 
-    async def said() -> str:
+    async def log_text() -> str:
         async with asyncio.timeout(READY_SECONDS):
             while True:
                 text = "".join((ground.directory / name / "node.log").read_text() for name in ("n1", "n2", "n3"))
@@ -167,7 +167,7 @@ def test_nodes_of_different_abis_report_it_and_do_not_replicate(ground: Ground, 
                     return text
                 await asyncio.sleep(0.1)
 
-    text = asyncio.run(said())
+    text = asyncio.run(log_text())
     assert f"ABI {other}" in text
     opened = asyncio.run(submitted(ground, OpenAccount(OPERATOR, "new-1", "new")))
     assert isinstance(opened, Done)

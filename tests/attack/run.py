@@ -88,7 +88,7 @@ class Arena:
             await asyncio.sleep(RAMP_SECONDS)
             attacked = await trader.trade(seconds)
         finally:
-            said = await _end(attacker)
+            output = await _end(attacker)
         peaks = processes.peaks(watched)
         await self.ground.cluster.wait_ready(READY_SECONDS)
         return judge(
@@ -99,7 +99,7 @@ class Arena:
             growth={what: max(0, peaks[pid] - before[pid]) for pid, what in watched.items() if peaks[pid]},
             gone=[what for pid, what in watched.items() if not peaks[pid]],
             growth_max=attack.growth_max,
-            said=said,
+            output=output,
         )
 
     async def _attacker(self, name: str, *more: str) -> asyncio.subprocess.Process:
@@ -136,7 +136,7 @@ async def strike_all(chosen: list[Attack], seconds: float, home: Path, console: 
             begun = time.monotonic()
             verdict = await arena.strike(attack, seconds)
             verdicts.append(verdict)
-            for line in [*verdict.said, *verdict.faults]:
+            for line in [*verdict.output, *verdict.faults]:
                 console.print(f"   {line}", highlight=False)
             console.print(f"   {'holds' if verdict.holds else 'HARM'}, {time.monotonic() - begun:.0f} s", highlight=False)
             if not verdict.holds:

@@ -21,7 +21,7 @@ def verdict(**changes: Any) -> Verdict:
         "growth": {},
         "gone": [],
         "growth_max": 10,
-        "said": [],
+        "output": [],
     }
     values |= changes
     return judge("an attack", values.pop("control"), values.pop("attacked"), **values)

@@ -25,7 +25,7 @@ class Verdict(msgspec.Struct):
     attacked: Window
     elections: int
     growth: dict[str, int]
-    said: list[str]
+    output: list[str]
     faults: list[str]
 
     @property
@@ -43,7 +43,7 @@ def judge(
     growth: dict[str, int],
     gone: list[str],
     growth_max: int,
-    said: list[str],
+    output: list[str],
 ) -> Verdict:
     """Compare the windows. `gone` are processes that have ended. `growth` is in bytes by process."""
     faults = [f"{what} has ended" for what in gone]
@@ -62,4 +62,4 @@ def judge(
         for what, size in growth.items()
         if size > growth_max
     ]
-    return Verdict(name, control, attacked, elections, growth, said, faults)
+    return Verdict(name, control, attacked, elections, growth, output, faults)

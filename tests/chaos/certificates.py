@@ -43,9 +43,9 @@ class ExpiredCertificate(Fault):
         await stage.kill(node_id)
         config = layout.configs[node_id]
         await stage.refused(node_id, "tls.certificate", f"{config.path(config.tls.certificate)} expired on")
-        said = await _quorumbook(stage, "cluster", "status")
-        if f"the certificate of {node_id} HAS EXPIRED" not in said:
-            raise UnsafeError(f"`quorumbook cluster status` does not name the certificate of {node_id}: {said}")
+        output = await _quorumbook(stage, "cluster", "status")
+        if f"the certificate of {node_id} HAS EXPIRED" not in output:
+            raise UnsafeError(f"`quorumbook cluster status` does not name the certificate of {node_id}: {output}")
         await stage.traded(OTHERS_ACKS)
 
     async def repair(self, stage: Stage) -> None:

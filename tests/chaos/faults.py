@@ -200,9 +200,9 @@ class FlipLogEnd(Fault):
         before = log.stat().st_size
         await stage.start(node_id)
         await stage.wait(lambda seen: (status := seen[node_id]) is not None and status.ready and status.voter, f"{node_id} back")
-        said = log.read_bytes()[before:].decode("utf-8", "replace")
-        if self.DOUBT not in said:
-            raise UnsafeError(f"{node_id} came back with a vote though the last record of {path} was damaged: {said[-1000:]}")
+        log_text = log.read_bytes()[before:].decode("utf-8", "replace")
+        if self.DOUBT not in log_text:
+            raise UnsafeError(f"{node_id} came back with a vote though the last record of {path} was damaged: {log_text[-1000:]}")
         return None
 
 
@@ -226,9 +226,9 @@ class DiskFull(Fault):
         before = log.stat().st_size
         await asyncio.to_thread(self.disk.fail)
         await stage.down(node_id, 30.0)
-        said = log.read_bytes()[before:].decode("utf-8", "replace")
-        if self.last_words not in said or "must stop" not in said:
-            raise UnsafeError(f"{node_id} ended without saying that it must stop ({self.last_words}): {said[-1000:]}")
+        log_text = log.read_bytes()[before:].decode("utf-8", "replace")
+        if self.last_words not in log_text or "must stop" not in log_text:
+            raise UnsafeError(f"{node_id} ended without saying that it must stop ({self.last_words}): {log_text[-1000:]}")
 
     async def end(self, stage: Stage) -> None:
         if self.nodes:

@@ -177,9 +177,9 @@ class SyncFails(_OnForgetfulDisks):
         before = log.stat().st_size
         self.disks[node_id].control(Control(prefix=LOG, failures=1))
         await stage.down(node_id, 30.0)
-        said = log.read_bytes()[before:].decode("utf-8", "replace")
-        if "Input/output error" not in said or "must stop" not in said:
-            raise UnsafeError(f"{node_id} ended without saying that it must stop: {said[-1000:]}")
+        log_text = log.read_bytes()[before:].decode("utf-8", "replace")
+        if "Input/output error" not in log_text or "must stop" not in log_text:
+            raise UnsafeError(f"{node_id} ended without saying that it must stop: {log_text[-1000:]}")
 
 
 class LyingDisk(_OnForgetfulDisks):

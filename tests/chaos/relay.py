@@ -174,8 +174,8 @@ class RelayProcess:
     def start(self) -> None:
         """Start the process, and wait until it listens. Raises `CommandFailedError`."""
         self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        said = _pipe(self._process.stdout).readline()
-        if said.strip() != READY:
+        first_line = _pipe(self._process.stdout).readline()
+        if first_line.strip() != READY:
             self.stop()
             raise CommandFailedError(f"{' '.join(self._argv)}: did not listen")
 

@@ -68,7 +68,7 @@ class Stage:
     """One cluster under load. `random` makes every choice of the faults. `network` is None for nodes on loopback.
 
     Attributes:
-        said: what the command line printed for an operator.
+        operator_lines: what the command line printed for an operator.
         former: the directory of the released version's modules; None if the nodes began as this version.
         at_end: what is removed when the cluster has ended.
     """
@@ -80,7 +80,7 @@ class Stage:
         self.at_end = contextlib.ExitStack()
         self.former: Path | None = None
         self._network = network
-        self.said: list[str] = []
+        self.operator_lines: list[str] = []
         self._gate = Gate(scenario.plan.rate)
         scenario.desk.pacer = self._gate
 
@@ -184,11 +184,11 @@ class Stage:
             pass
         except DeadlineError as error:
             raise UnsafeError(f"{node_id} was expected to refuse its start ({', '.join(expected)}): {error}") from error
-        said = log.read_bytes()[size:].decode("utf-8", "replace")
-        missing = [text for text in expected if text not in said]
+        operator_lines = log.read_bytes()[size:].decode("utf-8", "replace")
+        missing = [text for text in expected if text not in operator_lines]
         if missing:
-            raise UnsafeError(f"{node_id} refused its start without naming {', '.join(missing)}: {said[-1000:]}")
-        return said
+            raise UnsafeError(f"{node_id} refused its start without naming {', '.join(missing)}: {operator_lines[-1000:]}")
+        return operator_lines
 
     async def new_disk(self, node_id: str) -> None:
         """Give a stopped node an empty data directory, let it rejoin, and wait until it votes.
@@ -223,7 +223,7 @@ class Stage:
             path.replace(kept / path.name)
         shutil.rmtree(data.parent)
         self.scenario.members_changed()
-        changes = MemberChanges(self.cluster, self.said.append)
+        changes = MemberChanges(self.cluster, self.operator_lines.append)
         try:
             await changes.replace(node_id, wanted, READY_SECONDS)
         finally:

@@ -88,14 +88,14 @@ def test_every_module_is_read_without_the_extras(installed: Path, tmp_path: Path
 
 
 def test_the_locust_file_names_the_missing_extra(installed: Path, tmp_path: Path) -> None:
-    said = run(installed / "python", "-m", "loadtest.traffic", "--users", "1", directory=tmp_path, code=2)
-    assert "quorumbook[loadtest]" in said
-    assert "Traceback" not in said
+    output = run(installed / "python", "-m", "loadtest.traffic", "--users", "1", directory=tmp_path, code=2)
+    assert "quorumbook[loadtest]" in output
+    assert "Traceback" not in output
 
 
 def test_the_demonstration_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    said = run(installed / "quorumbook", "demo", "--seconds", "6", directory=tmp_path)
-    assert "every acknowledged command" in said
+    output = run(installed / "quorumbook", "demo", "--seconds", "6", directory=tmp_path)
+    assert "every acknowledged command" in output
 
 
 def test_a_cluster_and_a_client_run_from_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -82,12 +82,12 @@ def examples(path: Path) -> Iterator[doctest.DocTest]:
 def run(tests: list[doctest.DocTest], names: dict[str, Any]) -> None:
     """Run examples, each with these names. A difference is the text of the failure."""
     runner = doctest.DocTestRunner(verbose=False)
-    said: list[str] = []
+    output: list[str] = []
     for test in tests:
         test.globs = dict(names)
-        runner.run(test, out=said.append)
+        runner.run(test, out=output.append)
     if runner.summarize(verbose=False).failed:
-        pytest.fail("".join(said))
+        pytest.fail("".join(output))
 
 
 def test_the_examples_of_the_engines_reads_run() -> None:

@@ -87,13 +87,13 @@ def test_a_page_works_as_printed(page: str, checkout: Path, tmp_path: Path) -> N
     (tmp_path / "home").mkdir()
     (tmp_path / "page.sh").write_text(script)
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    with (tmp_path / "said").open("wb") as said:
+    with (tmp_path / "output_file").open("wb") as output_file:
         process = subprocess.Popen(
             [*ISOLATED, "bash", str(tmp_path / "page.sh")],
             cwd=checkout,
             env={**kept, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(checkout)},
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output_file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -103,5 +103,5 @@ def test_a_page_works_as_printed(page: str, checkout: Path, tmp_path: Path) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             code = -signal.SIGKILL
-    text = (tmp_path / "said").read_text(errors="replace")
+    text = (tmp_path / "output_file").read_text(errors="replace")
     assert code == 0, f"exit code {code}; the end of what was said:\n{text[-6_000:]}"

@@ -80,7 +80,7 @@ class Ledger:
         elif isinstance(event, OrderDone):
             self.counts["orders expired"] += event.reason is DoneReason.EXPIRED
 
-    def said(self, what: str, key: object) -> bytes | None:
+    def recorded(self, what: str, key: object) -> bytes | None:
         """Return what was reported."""
         return self._said.get((what, key))
 
@@ -101,7 +101,7 @@ class WatchedFeed(Feed):
             if event.product_sequence != expected:
                 raise self._ledger.violation(f"{self._node} publishes {product} {event.product_sequence}, not {expected}")
             self._last[product] = expected
-            if self._ledger.said("event", (product, expected)) is None:
+            if self._ledger.recorded("event", (product, expected)) is None:
                 self._ledger.count(event)
             self._ledger.agree(self._node, "encoded event", (product, expected), encoded)
             self._ledger.agree(self._node, "event", (product, expected), _encode(event))
@@ -260,7 +260,7 @@ class Reader:
         for event in [event for body in FrameSplitter().feed(frame) for event in _decode(body).events]:
             if event.product_sequence != self._next:
                 raise self._ledger.violation(f"a reader of {self._product} got {event.product_sequence}, not {self._next}")
-            if self._ledger.said("event", (self._product, self._next)) != _encode(event):
+            if self._ledger.recorded("event", (self._product, self._next)) != _encode(event):
                 raise self._ledger.violation(f"a reader of {self._product} got another event {self._next} than was published")
             self._next += 1
             self.seen += 1

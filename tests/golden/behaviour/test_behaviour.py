@@ -56,8 +56,8 @@ def test_the_next_corpus_has_every_command() -> None:
     version.
     """
     parts = [*chapters()]
-    said = {type(command) for batches in parts for batch in batches for command in batch.commands}
-    assert {kind.__name__ for kind in get_args(AnyCommand)} - {kind.__name__ for kind in said} <= NEEDS_A_SESSION
+    sent_kinds = {type(command) for batches in parts for batch in batches for command in batch.commands}
+    assert {kind.__name__ for kind in get_args(AnyCommand)} - {kind.__name__ for kind in sent_kinds} <= NEEDS_A_SESSION
     for batches in parts:
         engine = states.empty(OWN)
         for batch in batches:

@@ -190,7 +190,7 @@ class Node:
         """
         before = len(self.wire.sent)
         self.raft.receive(peer, m.encode(message), more)
-        return [said for to, said in self.wire.sent[before:] if to == peer]
+        return [message for to, message in self.wire.sent[before:] if to == peer]
 
     def append(self, peer: str, term: int, *entries: LogEntry, after: LogEntry = FIRST, commit: int = 1) -> list[m.AnyMessage]:
         """Send AppendEntries from `peer`, with entries after the entry `after`."""
@@ -203,11 +203,11 @@ class Node:
             self.now += step
             self.raft.tick()
 
-    def said(self, kind: type[Message], to: str | None = None) -> list[Message]:
+    def sent_messages(self, kind: type[Message], to: str | None = None) -> list[Message]:
         """Return all messages of a type that the node has sent."""
-        return [said for peer, said in self.wire.sent if isinstance(said, kind) and to in (None, peer)]
+        return [message for peer, message in self.wire.sent if isinstance(message, kind) and to in (None, peer)]
 
-    def forget_said(self) -> None:
+    def forget_sent_messages(self) -> None:
         """Forget all messages so far."""
         self.wire.sent.clear()
 
@@ -216,7 +216,7 @@ class Node:
         self.connect()
         for _ in range(200):
             self.pass_time(0.02)
-            asked = self.said(m.PreVote)
+            asked = self.sent_messages(m.PreVote)
             if asked:
                 break
         for peer in self.peers:

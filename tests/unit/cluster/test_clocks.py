@@ -126,9 +126,11 @@ class TestNode:
 
     def test_a_follower_takes_what_comes_before_and_asks_for_the_entry_again(self) -> None:
         node = self.node()
-        said = node.append("n2", 1, at(2, 0), at(3, 60))
+        replies = node.append("n2", 1, at(2, 0), at(3, 60))
         assert node.raft_log.last_index == 2
-        assert [(reply.next_index, reply.success, reply.from_future) for reply in said if isinstance(reply, m.AppendReply)] == [
+        assert [
+            (reply.next_index, reply.success, reply.from_future) for reply in replies if isinstance(reply, m.AppendReply)
+        ] == [
             (3, True, False),
             (3, False, True),
         ]
@@ -153,8 +155,8 @@ class TestNode:
         node.pass_time(1.0)
         for ahead, granted in ((AHEAD_MAX + 1, False), (AHEAD_MAX - 1, True)):
             term = node.raft_log.term + 1
-            said = node.hear("n3", m.PreVote(term, 9, 1, NOW + round(ahead * SECOND)))
-            assert [reply.granted for reply in said if isinstance(reply, m.PreVoteReply)] == [granted]
+            replies = node.hear("n3", m.PreVote(term, 9, 1, NOW + round(ahead * SECOND)))
+            assert [reply.granted for reply in replies if isinstance(reply, m.PreVoteReply)] == [granted]
 
     def test_a_leader_that_a_majority_refuses_steps_down_and_does_not_campaign(self) -> None:
         node = self.node()
@@ -166,11 +168,11 @@ class TestNode:
         node.raft.tick()
         assert not node.raft.is_leader
         assert [result.error is not None for result in node.results] == [True]
-        node.forget_said()
+        node.forget_sent_messages()
         node.pass_time(BENCHED - 0.5)
-        assert not node.said(m.PreVote)
+        assert not node.sent_messages(m.PreVote)
         node.pass_time(1.0)
-        assert node.said(m.PreVote)
+        assert node.sent_messages(m.PreVote)
 
     def test_a_leader_shows_how_far_the_clocks_of_its_peers_are(self) -> None:
         node = self.node()

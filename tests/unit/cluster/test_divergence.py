@@ -41,10 +41,10 @@ def counts(watch: DivergenceWatch) -> tuple[int, int, int]:
 class TestWhatIsSaid:
     def test_the_digest_of_each_blocks_first_command_is_sent_to_everybody(self) -> None:
         watch = watch_of()
-        said: list[tuple[str, int]] = []
+        reports: list[tuple[str, int]] = []
         for index in [2, 3, 60, 63, 66, 67, 127, 300, 319, 320]:
-            said += [(peer, message.index) for peer, message in own(watch, index, GOOD)]
-        assert said == [(peer, index) for index in (2, 66, 300, 320) for peer in ("n2", "n3")]
+            reports += [(peer, message.index) for peer, message in own(watch, index, GOOD)]
+        assert reports == [(peer, index) for index in (2, 66, 300, 320) for peer in ("n2", "n3")]
 
     def test_a_digest_names_its_term_and_node(self) -> None:
         assert own(watch_of(), 2, GOOD)[0] == ("n2", StateDigest(TERM, 2, "n1", GOOD))
@@ -71,8 +71,10 @@ class TestWhatIsSaid:
         for block in range(10):
             own(watch, block * 64 + 2, b"%d" % block)
         watch.connected("n3")
-        said = watch.tick()
-        assert [(peer, message.index) for peer, message in said] == [("n3", block * 64 + 2) for block in range(10 - RESENT, 10)]
+        reports = watch.tick()
+        assert [(peer, message.index) for peer, message in reports] == [
+            ("n3", block * 64 + 2) for block in range(10 - RESENT, 10)
+        ]
 
     def test_a_lost_connection_gets_nothing(self) -> None:
         watch = watch_of()
@@ -292,14 +294,17 @@ class TestInTheNode:
 
     def test_both_peers_get_the_digest_of_an_applied_command(self) -> None:
         node = self.follower()
-        assert [(to, said.index) for to, said in node.wire.sent if isinstance(said, StateDigest)] == [("n2", 2), ("n3", 2)]
+        assert [(to, reports.index) for to, reports in node.wire.sent if isinstance(reports, StateDigest)] == [
+            ("n2", 2),
+            ("n3", 2),
+        ]
 
     def test_a_peer_that_is_not_connected_gets_nothing(self) -> None:
         node = Node()
         node.connect("n2")
         node.append("n2", 1, *self.ENTRIES, commit=5)
         node.pass_time(0.02)
-        assert {to for to, said in node.wire.sent if isinstance(said, StateDigest)} == {"n2"}
+        assert {to for to, reports in node.wire.sent if isinstance(reports, StateDigest)} == {"n2"}
 
     def test_two_others_stop_it_for_good(self) -> None:
         node = self.follower()

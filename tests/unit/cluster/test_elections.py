@@ -25,8 +25,8 @@ def asking() -> Node:
     node = led_by_n2()
     node.guard.on_disconnected("n2")
     node.pass_time(0.12)
-    assert node.said(m.PreVote, "n3")
-    node.forget_said()
+    assert node.sent_messages(m.PreVote, "n3")
+    node.forget_sent_messages()
     return node
 
 
@@ -93,10 +93,10 @@ class TestOfANode:
         node = Node()
         node.connect()
         node.pass_time(3.0)
-        assert len(node.said(m.PreVote, "n2")) > 3
-        assert {said.term for said in node.said(m.PreVote)} == {1}
+        assert len(node.sent_messages(m.PreVote, "n2")) > 3
+        assert {message.term for message in node.sent_messages(m.PreVote)} == {1}
         assert node.raft_log.term == 0
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.RequestVote) == []
 
     def test_a_node_with_a_reachable_majority_campaigns(self) -> None:
         node = Node(nodes=5)
@@ -104,10 +104,10 @@ class TestOfANode:
         node.pass_time(0.7)
         node.hear("n2", m.PreVoteReply(1, True, 0))
         node.pass_time(0.02)
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.RequestVote) == []
         node.hear("n3", m.PreVoteReply(1, True, 0))
         node.pass_time(0.02)
-        assert len(node.said(m.RequestVote)) == 4
+        assert len(node.sent_messages(m.RequestVote)) == 4
         assert node.raft_log.term == 1
 
     def test_a_single_node_elects_itself(self) -> None:
@@ -153,16 +153,16 @@ class TestOfANode:
         node = led_by_n2()
         node.guard.on_disconnected("n3")
         node.pass_time(0.2)
-        assert node.said(m.PreVote) == []
+        assert node.sent_messages(m.PreVote) == []
 
     def test_a_node_that_its_leader_asks_to_take_over_campaigns_at_once(self) -> None:
         node = led_by_n2()
         node.hear("n3", m.TimeoutNow(1))
         node.pass_time(0.02)
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.RequestVote) == []
         node.hear("n2", m.TimeoutNow(1))
         node.pass_time(0.02)
-        assert node.said(m.RequestVote) == [m.RequestVote(2, 2, 1)] * 2
+        assert node.sent_messages(m.RequestVote) == [m.RequestVote(2, 2, 1)] * 2
 
     def test_a_node_that_reaches_no_majority_then_does_not_campaign_later(self) -> None:
         node = Node(nodes=5)
@@ -173,7 +173,7 @@ class TestOfANode:
         node.connect("n3", "n4", "n5")
         node.append("n2", 1, after=command(2, 1))
         node.pass_time(0.2)
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.RequestVote) == []
 
 
 class TestTwoThatAsk:
@@ -184,15 +184,15 @@ class TestTwoThatAsk:
         assert node.hear("n3", m.PreVote(2, 2, 1)) == [m.PreVoteReply(2, True, 1)]
         node.hear("n3", m.PreVoteReply(2, True, 1))
         node.pass_time(0.1)
-        assert node.said(m.PreVote) == []
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.PreVote) == []
+        assert node.sent_messages(m.RequestVote) == []
 
     def test_the_greater_id_goes_first_and_asks_again(self) -> None:
         node = asking()
         assert node.hear("n0", m.PreVote(2, 2, 1)) == [m.PreVote(2, 2, 1), m.PreVoteReply(2, False, 1)]
         node.hear("n3", m.PreVoteReply(2, True, 1))
         node.pass_time(0.02)
-        assert node.said(m.RequestVote)
+        assert node.sent_messages(m.RequestVote)
 
     def test_a_node_steps_back_for_a_longer_log_whatever_the_id(self) -> None:
         node = asking()
@@ -202,4 +202,4 @@ class TestTwoThatAsk:
         node = asking()
         node.hear("n3", m.PreVote(2, 2, 1))
         node.pass_time(0.4)
-        assert node.said(m.PreVote, "n3")
+        assert node.sent_messages(m.PreVote, "n3")

@@ -24,7 +24,7 @@ def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
     node.connect()
     node.raft.tick()
     assert node.append("n2", 1, *entries, commit=commit) == [m.AppendReply(1, len(entries) + 2, False, True, True)]
-    node.forget_said()
+    node.forget_sent_messages()
     return node
 
 
@@ -106,10 +106,10 @@ class TestMismatch:
         for _ in range(5):
             node.propose()
         node.hear("n2", m.AppendReply(term, 5, False, True, True))
-        node.forget_said()
+        node.forget_sent_messages()
         node.hear("n2", m.AppendReply(term, 2, True, False, True))
         node.pass_time(0.06)
-        assert node.said(m.AppendEntries, "n2")[0].prev_index == 4
+        assert node.sent_messages(m.AppendEntries, "n2")[0].prev_index == 4
 
     @pytest.mark.parametrize("asked", [0, 2**62])
     def test_a_reset_beyond_the_log_is_clamped(self, asked: int) -> None:
@@ -117,7 +117,7 @@ class TestMismatch:
         term = node.elect()
         node.hear("n2", m.AppendReply(term, asked, True, False, True))
         node.pass_time(0.06)
-        assert 1 <= node.said(m.AppendEntries, "n2")[-1].prev_index <= node.raft_log.last_index
+        assert 1 <= node.sent_messages(m.AppendEntries, "n2")[-1].prev_index <= node.raft_log.last_index
 
 
 class TestTerms:
@@ -147,7 +147,7 @@ class TestTerms:
         node.connect()
         node.hear("n2", m.StaleTerm(9))
         assert node.raft_log.getVotedForNodeId() is None
-        assert node.said(m.Vote) == []
+        assert node.sent_messages(m.Vote) == []
 
     def test_an_acknowledgement_of_an_older_term_counts_for_nothing(self) -> None:
         node = Node()
@@ -184,7 +184,7 @@ class TestVotes:
         node = Node(nodes=nodes)
         node.connect()
         node.pass_time(0.7)
-        asked = node.said(m.PreVote)[-1]
+        asked = node.sent_messages(m.PreVote)[-1]
         for peer in node.peers:
             node.hear(peer, m.PreVoteReply(asked.term, True, 0))
         node.pass_time(0.02)
@@ -226,7 +226,7 @@ class TestDurability:
     """No message promises anything that a power loss could take back."""
 
     def _dies_before_it_speaks(self, node: Node, act: Callable[[], object]) -> None:
-        node.forget_said()
+        node.forget_sent_messages()
         node.disk.death_chance = 1.0
         with pytest.raises(PowerLossError):
             act()
@@ -266,7 +266,7 @@ class TestSnapshots:
         node = follower(*TWO_TO_FIVE)
         node.hear("n2", chunk_of(stored(40, 1), 1))
         node.raft.tick()
-        replies = [said for _, said in node.wire.sent]
+        replies = [message for _, message in node.wire.sent]
         assert m.SnapshotAck(1, 40, len(chunk_of(stored(40, 1), 1).data)) in replies
         assert m.AppendReply(1, 41, False, True, True) in replies
         assert log_of(node) == [(39, 1), (40, 1)]
@@ -310,7 +310,7 @@ class TestSnapshots:
         node.hear("n2", chunk_of(stored(40, 1), 1))
         with pytest.raises(RaftFatalError, match="the snapshot could not be loaded: a row is missing"):
             node.raft.tick()
-        assert [reply for reply in node.said(m.AppendReply) if reply.success] == []
+        assert [reply for reply in node.sent_messages(m.AppendReply) if reply.success] == []
 
     def test_while_it_is_checked_the_node_answers_and_does_not_serve_what_it_has_as_current(self) -> None:
         node = follower(*TWO_TO_FIVE, commit=5)
@@ -385,12 +385,12 @@ class TestSnapshots:
         node = Node(disk=disk, store=[stored(40, 1)])
         node.elect()
         node.raft_log.compact_to(node.raft_log.first_index + 1)
-        node.forget_said()
+        node.forget_sent_messages()
         node.hear("n2", m.AppendReply(node.raft_log.term, 2, True, False, True))
         node.pass_time(0.1)
-        assert {chunk.index for chunk in node.said(m.SnapshotChunk, "n2")} == {40}
-        assert node.said(m.Heartbeat, "n2")
-        assert node.said(m.SnapshotChunk, "n3") == []
+        assert {chunk.index for chunk in node.sent_messages(m.SnapshotChunk, "n2")} == {40}
+        assert node.sent_messages(m.Heartbeat, "n2")
+        assert node.sent_messages(m.SnapshotChunk, "n3") == []
 
     def test_entries_after_a_snapshot_are_sent_with_its_acknowledgement_before_a_compaction(self) -> None:
         disk = SimDisk(random.Random(3))
@@ -404,16 +404,16 @@ class TestSnapshots:
         for _ in range(5):
             node.propose()
         node.acknowledge("n3")
-        (*_, last) = node.said(m.SnapshotChunk, "n2")
-        node.forget_said()
+        (*_, last) = node.sent_messages(m.SnapshotChunk, "n2")
+        node.forget_sent_messages()
         node.hear("n2", m.SnapshotAck(node.raft_log.term, 40, last.size))
-        (sent,) = node.said(m.AppendEntries, "n2")
+        (sent,) = node.sent_messages(m.AppendEntries, "n2")
         assert (sent.prev_index, [entry.index for entry in sent.entries]) == (40, [41, 42, 43, 44, 45, 46])
         node.hear("n2", m.AppendReply(node.raft_log.term, 41, False, True, True))
         node.pass_time(0.2)
         assert node.raft.status().first_log_index > 41, "the log is compacted meanwhile"
-        assert node.said(m.SnapshotChunk, "n2") == []
-        assert [message.entries for message in node.said(m.AppendEntries, "n2")[1:] if message.entries] == []
+        assert node.sent_messages(m.SnapshotChunk, "n2") == []
+        assert [message.entries for message in node.sent_messages(m.AppendEntries, "n2")[1:] if message.entries] == []
 
 
 class TestConnections:
@@ -426,18 +426,18 @@ class TestConnections:
         node.propose()
         node.guard.on_disconnected("n2")
         node.guard.on_connected("n2")
-        node.forget_said()
+        node.forget_sent_messages()
         node.pass_time(0.06)
-        assert node.said(m.AppendEntries, "n2")[0].prev_index == acknowledged
+        assert node.sent_messages(m.AppendEntries, "n2")[0].prev_index == acknowledged
 
     def test_a_peer_that_acknowledged_nothing_yet_is_probed(self) -> None:
         node = Node()
         node.elect()
         node.guard.on_disconnected("n2")
         node.guard.on_connected("n2")
-        node.forget_said()
+        node.forget_sent_messages()
         node.pass_time(0.06)
-        assert node.said(m.AppendEntries, "n2")[0].prev_index == node.raft_log.last_index
+        assert node.sent_messages(m.AppendEntries, "n2")[0].prev_index == node.raft_log.last_index
 
     def test_a_malformed_message_is_refused_and_does_no_harm(self) -> None:
         node = follower(*TWO_TO_FIVE)

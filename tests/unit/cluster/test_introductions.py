@@ -37,7 +37,7 @@ def test_an_introduction_is_the_first_message_on_every_connection() -> None:
     node.connect("n2")
     assert node.wire.sent[0] == ("n2", m.Introduction(0, 1, True, b"this is n1"))
     node.guard.on_disconnected("n2")
-    node.forget_said()
+    node.forget_sent_messages()
     node.connect("n2")
     assert isinstance(node.wire.sent[0][1], m.Introduction)
 
@@ -51,13 +51,13 @@ def test_a_leader_reports_to_its_owner_what_the_peer_has_acknowledged() -> None:
     node.acknowledge()
     reached = node.raft_log.last_index
     assert reached > 1
-    for said, acknowledged in (
+    for claimed, acknowledged in (
         (m.Introduction(term, 1, True, b"x"), reached),
         (m.Introduction(0, 1, True, b"x"), reached),
         (m.Introduction(term + 1, 1, True, b"x"), 0),
         (m.Introduction(term, 1, False, b"x"), 0),
     ):
-        assert node.hear("n2", said) == []
+        assert node.hear("n2", claimed) == []
         assert owner.claims[-1] == ("n2", Claim(b"x", 1, acknowledged))
 
 
@@ -82,4 +82,4 @@ def test_a_node_without_an_owner_sends_no_introduction() -> None:
     node.connect()
     assert node.hear("n2", m.Introduction(0, 1, True, b"x")) == []
     assert node.hear("n2", m.Objection(0, b"x")) == []
-    assert node.said(m.Introduction) == []
+    assert node.sent_messages(m.Introduction) == []

@@ -201,11 +201,11 @@ class TestLeader:
         node = leader()
         node.change(RemoveMember("n3"))
         assert (node.wire.peers, node.wire.removed_peers) == ({}, {}), "the wire goes on as it was"
-        node.forget_said()
+        node.forget_sent_messages()
         node.acknowledge("n2")
         assert "n3" not in node.wire.peers
         assert m.decode(node.wire.removed_peers["n3"]) == m.Removed(node.raft_log.term, node.raft.status().members_index)
-        assert not node.said(m.AppendEntries, "n3")
+        assert not node.sent_messages(m.AppendEntries, "n3")
 
 
 class TestFollower:
@@ -291,7 +291,7 @@ class TestVotes:
         node = Node(join=True)
         node.connect()
         node.pass_time(2.0)
-        assert not node.said(m.PreVote)
+        assert not node.sent_messages(m.PreVote)
         assert node.hear("n2", m.PreVote(3, 5, 1)) == [m.PreVoteReply(3, True, 0)]
         assert node.hear("n2", m.RequestVote(3, 5, 1)) == [m.Vote(3)], "its promotion may be in a log that it does not have yet"
 
@@ -301,9 +301,9 @@ class TestVotes:
         node.connect("n2", "n4")
         for _ in range(100):
             node.pass_time(0.02)
-            asked = node.said(m.PreVote)
-            for said in asked[-1:]:
-                node.hear("n4", m.PreVoteReply(said.term, True, said.term - 1))
+            asked = node.sent_messages(m.PreVote)
+            for message in asked[-1:]:
+                node.hear("n4", m.PreVoteReply(message.term, True, message.term - 1))
         assert asked
         assert node.raft_log.term == 1
 
@@ -336,4 +336,4 @@ class TestRemoved:
         node.connect()
         node.append("n2", 1, membership(2, 1, three(without="n1", removed=("n1",))))
         node.pass_time(2.0)
-        assert not node.said(m.PreVote)
+        assert not node.sent_messages(m.PreVote)

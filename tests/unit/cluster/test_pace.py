@@ -132,8 +132,8 @@ class TestApplying:
         node.connect()
         node.append("n2", 1, *[command(index, 1) for index in range(2, 12)], commit=11)
         node.raft.tick()
-        said = node.append("n2", 1, after=command(11, 1), commit=11)
-        assert [reply.success for reply in said if isinstance(reply, m.AppendReply)] == [True]
+        answers = node.append("n2", 1, after=command(11, 1), commit=11)
+        assert [reply.success for reply in answers if isinstance(reply, m.AppendReply)] == [True]
 
 
 class TestCommit:
@@ -144,7 +144,7 @@ class TestCommit:
         node.acknowledge()
         node.pass_time(0.2)
         node.propose(b"one")
-        node.forget_said()
+        node.forget_sent_messages()
         node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.raft.tick()
         return node
@@ -152,9 +152,9 @@ class TestCommit:
     def test_a_commit_index_is_sent_with_the_next_entries(self) -> None:
         node = self.committed()
         assert node.raft.commit_index == node.raft_log.last_index
-        assert not node.said(m.AppendEntries), "no round for the commit alone"
+        assert not node.sent_messages(m.AppendEntries), "no round for the commit alone"
         node.propose(b"two")
-        (told,) = {message.commit_index for message in node.said(m.AppendEntries)}
+        (told,) = {message.commit_index for message in node.sent_messages(m.AppendEntries)}
         assert told == node.raft_log.last_index - 1
 
     def test_a_commit_index_is_sent_soon_if_there_are_no_entries(self) -> None:
@@ -162,7 +162,7 @@ class TestCommit:
         assert node.raft.due_in() <= COMMIT_SENT_AFTER + 1e-9
         node.now += COMMIT_SENT_AFTER + 0.0001
         node.raft.tick()
-        assert {message.commit_index for message in node.said(m.AppendEntries)} == {node.raft_log.last_index}
+        assert {message.commit_index for message in node.sent_messages(m.AppendEntries)} == {node.raft_log.last_index}
 
 
 class TestEntriesLeaveFirst:
@@ -203,7 +203,7 @@ class TestEntriesLeaveFirst:
         node = follower()
         node.append("n2", 1, command(3, 1), after=command(2, 1))
         assert not node.raft_log._log.dirty
-        assert node.said(m.AppendReply)[-1].next_index == 4
+        assert node.sent_messages(m.AppendReply)[-1].next_index == 4
 
 
 class TestMessagesThatArriveTogether:
@@ -267,13 +267,13 @@ class TestMessagesThatArriveTogether:
         assert not any(isinstance(reply, m.AppendReply) for reply in replies)
         self._append(node, 4, term=1, more=True)
         node.guard.on_disconnected("n2")
-        node.forget_said()
+        node.forget_sent_messages()
         node.raft.tick()
-        assert not node.said(m.AppendReply)
+        assert not node.sent_messages(m.AppendReply)
 
     def test_a_held_acknowledgement_is_sent_with_the_next_tick_if_the_next_message_is_lost(self) -> None:
         node = follower()
         self._append(node, 3, more=True)
-        node.forget_said()
+        node.forget_sent_messages()
         node.raft.tick()
-        assert [reply.next_index for reply in node.said(m.AppendReply)] == [4]
+        assert [reply.next_index for reply in node.sent_messages(m.AppendReply)] == [4]

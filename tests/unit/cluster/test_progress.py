@@ -102,7 +102,7 @@ def test_learners_get_the_log_and_count_for_nothing() -> None:
     voters = (Member(name, Role.VOTER) for name in ("n1", "n2", "n3"))
     node.raft._replication.append(MEMBERS, encode_members(Membership((*voters, Member("n4", Role.LEARNER)))))
     node.pass_time(0.02)
-    assert node.said(m.AppendEntries, "n4")
+    assert node.sent_messages(m.AppendEntries, "n4")
     node.hear("n4", m.AppendReply(term, end + 2, False, True, True))
     node.pass_time(0.02)
     assert node.raft.commit_index < end + 1

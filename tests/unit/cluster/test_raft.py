@@ -175,8 +175,8 @@ class TestLeadership:
         assert not node.raft.transfer_leadership(), "nobody is up to date yet"
         node.acknowledge("n3")
         assert node.raft.transfer_leadership()
-        assert node.said(m.TimeoutNow, "n3") == [m.TimeoutNow(term)]
-        assert node.said(m.TimeoutNow, "n2") == []
+        assert node.sent_messages(m.TimeoutNow, "n3") == [m.TimeoutNow(term)]
+        assert node.sent_messages(m.TimeoutNow, "n2") == []
 
     def test_leadership_is_transferred_to_the_named_follower_if_it_has_everything(self) -> None:
         node = Node()
@@ -189,7 +189,7 @@ class TestLeadership:
         assert not node.raft.transfer_leadership("n1"), "n1 leads"
         node.acknowledge("n3")
         assert node.raft.transfer_leadership("n2")
-        assert (node.said(m.TimeoutNow, "n2"), node.said(m.TimeoutNow, "n3")) == ([m.TimeoutNow(term)], [])
+        assert (node.sent_messages(m.TimeoutNow, "n2"), node.sent_messages(m.TimeoutNow, "n3")) == ([m.TimeoutNow(term)], [])
 
     def test_a_follower_transfers_no_leadership(self) -> None:
         assert not Node().raft.transfer_leadership()
@@ -204,7 +204,7 @@ class TestLeadership:
             node.raft.tick()
         node.disk.death_chance = 0.0
         assert not node.raft.transfer_leadership()
-        assert node.said(m.TimeoutNow) == []
+        assert node.sent_messages(m.TimeoutNow) == []
 
     def test_a_disk_error_during_a_transfer_of_leadership_is_final(self) -> None:
         node = Node()

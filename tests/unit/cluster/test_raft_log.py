@@ -268,10 +268,10 @@ def die_at(operation: int) -> Callable[[str, bool], bool]:
     return fate
 
 
-@pytest.mark.parametrize(("index", "said"), [(4, "goes back from 5 to 4"), (10, "10 is beyond the log's end 9")])
-def test_a_commit_index_never_goes_back_nor_beyond_the_log(index: int, said: str) -> None:
+@pytest.mark.parametrize(("index", "message"), [(4, "goes back from 5 to 4"), (10, "10 is beyond the log's end 9")])
+def test_a_commit_index_never_goes_back_nor_beyond_the_log(index: int, message: str) -> None:
     raft_log = opened(disk_with(FIRST, *run_of(2, 9)))
     raft_log.setRaftCommitIndex(5)
-    with pytest.raises(RaftFatalError, match=said):
+    with pytest.raises(RaftFatalError, match=message):
         raft_log.setRaftCommitIndex(index)
     assert raft_log.commit_index == 5

@@ -26,7 +26,7 @@ class TestWithoutAVote:
         assert node.append("n2", 5, command(2, 5)) == [m.AppendReply(5, 3, False, True, False)]
         node.hear("n2", m.TimeoutNow(5))
         node.pass_time(0.1)
-        assert node.said(m.RequestVote) == []
+        assert node.sent_messages(m.RequestVote) == []
 
     def test_only_the_leader_of_the_term_ends_recovery_durably_for_an_entry_in_the_log(self) -> None:
         node = self._recovering()
@@ -96,4 +96,6 @@ class TestWithoutAVote:
         node.guard.on_disconnected("n2")
         node.guard.on_connected("n2")
         end = node.raft_log.last_index + 1
-        assert not any(isinstance(said, m.Recovered) for said in node.hear("n2", m.AppendReply(term, end, False, True, False)))
+        assert not any(
+            isinstance(message, m.Recovered) for message in node.hear("n2", m.AppendReply(term, end, False, True, False))
+        )

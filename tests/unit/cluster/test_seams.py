@@ -196,7 +196,7 @@ def test_an_unexpected_message_of_pysyncobj_stops_the_node() -> None:
 def test_a_made_up_request_for_a_vote_raises_the_term_and_gets_no_vote() -> None:
     node = Node()
     node.append("n2", 1)
-    node.forget_said()
+    node.forget_sent_messages()
     node.raft._core.adopt_term("n3", 7)
     assert (node.raft_log.term, node.raft_log.getVotedForNodeId(), node.raft.status().leader_id) == (7, None, "")
-    assert node.said(m.Vote) == []
+    assert node.sent_messages(m.Vote) == []

@@ -225,13 +225,13 @@ def put_outcome_rows(module: ModuleType, *payloads: bytes) -> object:
         return caches[owner]
 
     reader = module.OutcomeReader(find)
-    said: object = None
+    failure: object = None
     try:
         for payload in payloads:
             reader.put(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, StateError) as error:
-        said = type(error), str(error)
-    return {owner: [(entry, cache.find(entry[0])) for entry in cache.newest(9)] for owner, cache in caches.items()}, said
+        failure = type(error), str(error)
+    return {owner: [(entry, cache.find(entry[0])) for entry in cache.newest(9)] for owner, cache in caches.items()}, failure
 
 
 @given(
@@ -303,25 +303,25 @@ def test_headers_of_arrays_are_those_of_msgspec(count: int) -> None:
 def read(module: Any, payload: bytes) -> list[object]:
     """Return everything that a reader finds in an entry."""
     found = module.EntryReader(payload)
-    said: list[object] = [found.payload, found.time, found.count]
+    failure: list[object] = [found.payload, found.time, found.count]
     placing, cancelling = Placing(), Cancelling()
     names = [name for name in PlaceOrder.__struct_fields__[2:] if name != "options"]
     for _ in range(found.count):
         found.advance()
-        said += [found.kind, found.account_id, found.command_id, found.fingerprint()]
+        failure += [found.kind, found.account_id, found.command_id, found.fingerprint()]
         written = writer.Writer()
         written.raw(b"head")
         found.write_fingerprint(written)
         assert written.since(0) == b"head" + found.fingerprint()
         if found.kind == module.PLACE:
             found.placing(placing)
-            said += [getattr(placing, name) for name in names]
+            failure += [getattr(placing, name) for name in names]
         elif found.kind == module.CANCEL:
             found.cancelling(cancelling)
-            said += [cancelling.order_id, cancelling.client_oid, cancelling.product_id]
+            failure += [cancelling.order_id, cancelling.client_oid, cancelling.product_id]
         else:
-            said.append(found.command())
-    return said
+            failure.append(found.command())
+    return failure
 
 
 @given(numbers, st.lists(commands, max_size=6))
@@ -340,26 +340,26 @@ def test_damaged_entries_are_refused_or_read_alike(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 3))):
         if damaged:
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    said = []
+    failure = []
     for module in (PLAIN_ENTRY, entry):
         try:
-            said.append(read(module, bytes(damaged)))
+            failure.append(read(module, bytes(damaged)))
         except msgspec.DecodeError:
-            said.append(["refused"])
-    assert said[0] == said[1]
+            failure.append(["refused"])
+    assert failure[0] == failure[1]
 
 
 @pytest.mark.parametrize(
     "payload", [b"", b"\x94", b"\x94\x01\xdd\xff\xff\xff\xff", b"\x94\x01\x91\x90\xc2\x00", b"\x93\x01\x90\xc2", b"\xc1"]
 )
 def test_both_readers_read_short_entries_alike(payload: bytes) -> None:
-    said = []
+    failure = []
     for module in (PLAIN_ENTRY, entry):
         try:
-            said.append(read(module, payload))
+            failure.append(read(module, payload))
         except msgspec.DecodeError:
-            said.append(["refused"])
-    assert said[0] == said[1]
+            failure.append(["refused"])
+    assert failure[0] == failure[1]
 
 
 def test_an_entry_in_another_encoding_is_the_same_entry() -> None:

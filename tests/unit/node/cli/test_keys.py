@@ -110,9 +110,9 @@ def test_the_secret_of_a_key_that_may_be_stored_is_kept(
     """The old secret may be void by now, so the new one must not be lost."""
     client.failures.append(failure)
     path = tmp_path / "k.json"
-    said = market("key", "put", "k", "--account", "alice", "--replace", "--out", str(path), code=code).stderr
+    output = market("key", "put", "k", "--account", "alice", "--replace", "--out", str(path), code=code).stderr
     assert path.exists() == kept
-    assert ("stays: its secret is the only copy" in said) == kept
+    assert ("stays: its secret is the only copy" in output) == kept
 
 
 def test_the_secret_of_a_key_that_waits_for_consent_is_shown(

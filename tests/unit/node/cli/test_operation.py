@@ -110,8 +110,8 @@ def test_init_quotes_a_path_with_spaces_in_the_command_that_it_prints(run: Run) 
     [["--node", "n1=10.0.0.1", "--node", "n2=10.0.0.2", "--node", "n3=10.0.0.3"], ["--hosts", "10.0.0.1,10.0.0.2,10.0.0.3"]],
 )
 def test_init_takes_a_host_for_each_node(run: Run, tmp_path: Path, options: list[str]) -> None:
-    said = run("init", "here", *options)
-    assert "Move each node's directory" in said.stdout
+    result = run("init", "here", *options)
+    assert "Move each node's directory" in result.stdout
     configs = [load(path) for path in sorted((tmp_path / "here").glob("*/node.toml"))]
     assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]
     assert all(config.http.tls for config in configs), "data that leaves the machine is encrypted"
@@ -413,9 +413,9 @@ def test_a_directory_whose_nodes_have_moved_names_the_key_file(run: Run, local: 
     """Formerly the advice was to make another cluster."""
     for node_id in ("n1", "n2", "n3"):
         shutil.rmtree(tmp_path / "exchange" / node_id)
-    said = run("pki", "show", code=1).stderr
-    assert "--cluster exchange/admin.json" in said
-    assert "init" not in said
+    result = run("pki", "show", code=1).stderr
+    assert "--cluster exchange/admin.json" in result
+    assert "init" not in result
 
 
 class Changed:

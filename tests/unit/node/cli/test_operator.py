@@ -28,7 +28,7 @@ from tests.unit.node.diagnosis.statuses import status, three
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Statuses:
+def node_statuses(monkeypatch: pytest.MonkeyPatch) -> Statuses:
     """Provide what all nodes report. A test may change it."""
     found = three()
 
@@ -47,13 +47,13 @@ def directory(run: Run, tmp_path: Path) -> Path:
     return tmp_path / "exchange"
 
 
-def test_check_prints_the_format_of_nagios(run: Run, said: Statuses) -> None:
+def test_check_prints_the_format_of_nagios(run: Run, node_statuses: Statuses) -> None:
     output = run("check", "leader", "lag", "--interval", "0").stdout
     assert output.startswith("OK - 4 findings, nothing wrong | 'leader_n1_term'=3 'lag_n1_entries'=0")
     assert output.count("\n") == 1
-    said["n1"] = None
+    node_statuses["n1"] = None
     assert run("check", "leader", "--interval", "0", code=2).stdout.startswith("CRITICAL - leader - no leader serves")
-    said["n1"] = status("n1", "leader", commit_index=5_000)
+    node_statuses["n1"] = status("n1", "leader", commit_index=5_000)
     assert "WARNING lag of n2" in run("check", "lag", "-v", "--interval", "0", code=1).stdout
     assert run("check", "lag", "--warning", "10000", "--interval", "0").stdout.startswith("OK")
     assert run("check", "lag", "--critical", "2000", "--interval", "0", code=2).stdout.startswith("CRITICAL")
@@ -71,7 +71,7 @@ def test_check_prints_the_format_of_nagios(run: Run, said: Statuses) -> None:
         (["lag", "--interval", "-1"], "range"),
     ],
 )
-def test_check_rejects_unusable_options(run: Run, said: Statuses, words: list[str], text: str) -> None:
+def test_check_rejects_unusable_options(run: Run, node_statuses: Statuses, words: list[str], text: str) -> None:
     assert text in run("check", *words, code=2).stderr
 
 
@@ -118,18 +118,18 @@ def test_doctor_examines_a_directory_a_node_or_a_file(run: Run, run_json: Any, d
     } == {("n3", "configuration")}
 
 
-def test_can_stop_says_whether_a_node_may_stop(run: Run, run_json: Any, directory: Path, said: Statuses) -> None:
+def test_can_stop_says_whether_a_node_may_stop(run: Run, run_json: Any, directory: Path, node_statuses: Statuses) -> None:
     assert "n1 may stop" in run("cluster", "can-stop", "n1").stdout
-    said["n3"] = None
+    node_statuses["n3"] = None
     assert run_json("cluster", "can-stop", "n1", code=1)["may_stop"] is False
     assert "n2 must not stop" in run("cluster", "can-stop", "--config", str(directory / "n2" / "node.toml"), code=1).stdout
     assert "Name the NODE" in run("cluster", "can-stop", code=2).stderr
-    said.update(dict.fromkeys(said))
+    node_statuses.update(dict.fromkeys(node_statuses))
     run("cluster", "can-stop", "n1", code=69)
 
 
 def test_node_stop_does_not_stop_a_node_that_is_needed(
-    run: Run, directory: Path, said: Statuses, monkeypatch: pytest.MonkeyPatch
+    run: Run, directory: Path, node_statuses: Statuses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals: list[int] = []
     pids = [123]
@@ -140,18 +140,18 @@ def test_node_stop_does_not_stop_a_node_that_is_needed(
         pids.clear()
 
     monkeypatch.setattr(nodes, "send", send)
-    said["n3"] = None
+    node_statuses["n3"] = None
     config = str(directory / "n1" / "node.toml")
     assert "would stand still" in run("node", "stop", "--config", config, code=1).stderr
     assert not signals
     assert "has stopped" in run("node", "stop", "--config", config, "--force").stdout
     pids.append(123)
-    said["n1"] = None
+    node_statuses["n1"] = None
     assert "has stopped" in run("node", "stop", "--config", config).stdout, "no leader serves anyway"
     assert signals == [123, 123]
 
 
-def test_a_bundle_has_a_manifest_and_no_secret(run: Run, run_json: Any, directory: Path, said: Statuses) -> None:
+def test_a_bundle_has_a_manifest_and_no_secret(run: Run, run_json: Any, directory: Path, node_statuses: Statuses) -> None:
     key = json.loads((directory / "admin.json").read_text())
     (directory / "n1" / "node.log").write_text(f"somebody wrote {key['secret']} into the log\n")
     found = run_json("bundle", "--output", "b.tar.gz")
@@ -177,13 +177,13 @@ def test_a_bundle_has_a_manifest_and_no_secret(run: Run, run_json: Any, director
     assert "exists already" in run("bundle", "--output", "b.tar.gz", code=1).stderr
 
 
-def test_top_prints_once(run: Run, market: Run, client: FakeClient, said: Statuses) -> None:
+def test_top_prints_once(run: Run, market: Run, client: FakeClient, node_statuses: Statuses) -> None:
     market("order", "place", "BTC-USD", "buy", "1", "--price", "100", "--as", "alice")
     output = run("top", "--count", "1", "--interval", "0.1").stdout
     assert "leader" in output
     assert "BTC-USD" in output
     assert "100" in output
-    said["n2"] = None
+    node_statuses["n2"] = None
     assert "does not answer" in run("top", "--count", "1", "--interval", "0.1").stdout
     answer = json.loads(run("top", "--json", "--interval", "0.1").stdout)
     assert [each["node_id"] for each in answer["nodes"]] == ["n1", "n3"]

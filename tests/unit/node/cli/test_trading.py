@@ -328,8 +328,8 @@ def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, ru
     )
     refused = market("product", "put", "BTC-EUR", "--base", "BTC", "--quote", "USD", "--taker-fee", "0.003", code=1).stderr
     assert "product set" in refused
-    said = market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
-    assert said == "BTC-EUR taker_fee: 0.003 (before: 0)\n"
+    output = market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
+    assert output == "BTC-EUR taker_fee: 0.003 (before: 0)\n"
     found = {view["id"]: view for view in run_json("product", "list")}["BTC-EUR"]
     named = ("max_size", "maker_fee", "taker_fee", "status")
     assert tuple(found[name] for name in named) == ("1000", "0.002", "0.003", "auction")

@@ -28,15 +28,15 @@ async def node(tmp_path: Path) -> AsyncIterator[FakeNode]:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-async def changes(node: FakeNode, tmp_path: Path, said: list[str]) -> AsyncIterator[MemberChanges]:
+async def changes(node: FakeNode, tmp_path: Path, lines: list[str]) -> AsyncIterator[MemberChanges]:
     """Return changes of a cluster whose directory exists and whose leader is a node in this process."""
     initialise(tmp_path / "c", 3, base_port=7000)
-    made = MemberChanges(LocalCluster(tmp_path / "c"), said.append)
+    made = MemberChanges(LocalCluster(tmp_path / "c"), lines.append)
     await made._client.close()
     made._client = ClusterClient(addresses({"n1": node}), deadline=1.0)
     yield made
@@ -44,7 +44,7 @@ async def changes(node: FakeNode, tmp_path: Path, said: list[str]) -> AsyncItera
 
 
 async def test_a_learner_that_does_not_catch_up_is_reported_with_where_to_look(
-    changes: MemberChanges, node: FakeNode, said: list[str]
+    changes: MemberChanges, node: FakeNode, lines: list[str]
 ) -> None:
     node.raft.unreachable = {"n4"}
     with pytest.raises(
@@ -52,21 +52,21 @@ async def test_a_learner_that_does_not_catch_up_is_reported_with_where_to_look(
         match=r"n4 is a learner without a vote yet after 0 s \(not connected\).*repeat the command to wait longer",
     ):
         await changes.add(N4, 0.0)
-    assert said[1].startswith("n4: added with log entry ")
-    assert "quorumbook node start --config node.toml" in said[2]
+    assert lines[1].startswith("n4: added with log entry ")
+    assert "quorumbook node start --config node.toml" in lines[2]
     added = node.raft.membership.get("n4")
     assert added is not None
     node.raft.membership = msgspec.structs.replace(
         node.raft.membership, members=(*node.raft.membership.others("n4"), msgspec.structs.replace(added, role=Role.VOTER))
     )
     await changes.add(N4, 5.0)
-    assert said[-1] == "n4 is a voter now"
-    assert "n4 is a member already: a voter" in said
+    assert lines[-1] == "n4 is a voter now"
+    assert "n4 is a member already: a voter" in lines
 
 
-async def test_a_read_only_node_is_done_when_it_has_caught_up(changes: MemberChanges, said: list[str]) -> None:
+async def test_a_read_only_node_is_done_when_it_has_caught_up(changes: MemberChanges, lines: list[str]) -> None:
     await changes.add(msgspec.structs.replace(N4, read_only=True), 5.0)
-    assert said[-1] == "n4 is read-only now"
+    assert lines[-1] == "n4 is read-only now"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_addresses_are_checked_before_anything_is_made(changes: MemberChan
 
 
 async def test_an_unknown_node_is_a_mistake_and_a_removed_one_is_not(
-    changes: MemberChanges, node: FakeNode, said: list[str], tmp_path: Path
+    changes: MemberChanges, node: FakeNode, lines: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(DirectoryError, match="no node 'n9'; members are: n1, n2, n3"):
         await changes.remove("n9")
@@ -107,7 +107,7 @@ async def test_an_unknown_node_is_a_mistake_and_a_removed_one_is_not(
     assert identity.stage_of(config) is identity.Stage.REMOVED
     assert LocalCluster(tmp_path / "c").node_ids == ["n1", "n2"]
     await changes.remove("n3")
-    assert said[-2] == "n3 is not a member of the cluster"
+    assert lines[-2] == "n3 is not a member of the cluster"
 
 
 async def test_a_leader_that_nobody_can_take_over_from_is_not_removed(

@@ -156,11 +156,13 @@ def test_the_doctor_examines_a_running_node(path: Path) -> None:
     write_log(load(path).data_path, 30)
     pid_file = PidFile.acquire(load(path).data_path / PID_FILE)
     try:
-        said = status("n1", "leader", applied_index=20, members=[member("n1"), member("n2", clock_skew=2.0)], abi=ABI)
-        assert "that the node has applied" in found(path, "log", status=said)[0].text
+        node_status = status("n1", "leader", applied_index=20, members=[member("n1"), member("n2", clock_skew=2.0)], abi=ABI)
+        assert "that the node has applied" in found(path, "log", status=node_status)[0].text
         assert found(path, "log")[0].level is Severity.UNKNOWN, "the applied index of a silent node is not known"
-        assert any("+2.000 s" in finding.text and finding.level for finding in found(path, "clock", status=said))
-        assert all(finding.level is Severity.CRITICAL for finding in found(path, "ports", status=said)), "nobody listens there"
+        assert any("+2.000 s" in finding.text and finding.level for finding in found(path, "clock", status=node_status))
+        assert all(finding.level is Severity.CRITICAL for finding in found(path, "ports", status=node_status)), (
+            "nobody listens there"
+        )
         other = status("n1", abi="another")
         assert any("another one" in finding.text for finding in found(path, "versions", status=other))
     finally:

@@ -57,16 +57,16 @@ class Cluster:
 
     @staticmethod
     def status_of(**changes: object) -> Any:
-        said: dict[str, object] = {
+        defaults: dict[str, object] = {
             "software": "0.3.0", "levels": LEVELS, "level": "0.2.0", "level_abi": V0_2_0.abi, "ready": True, "applied_index": 10,
         }  # fmt: skip
-        return SimpleNamespace(**{**said, **changes})
+        return SimpleNamespace(**{**defaults, **changes})
 
     async def _ask(self, member: MemberStatus) -> Any:
-        said = self.statuses[member.node_id]
-        if isinstance(said, Exception):
-            raise said
-        return said
+        defaults = self.statuses[member.node_id]
+        if isinstance(defaults, Exception):
+            raise defaults
+        return defaults
 
     async def _prepare(self, member: MemberStatus, abi: str) -> None:
         assert abi == (OWN if self.level is V0_2_0 else V0_2_0).abi
@@ -170,7 +170,7 @@ def resealing(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "defaults"),
     [
         (down, "n3: does not answer (no connection): start it, or remove it"),
         (too_old, "n2: runs version 0.2.0, which cannot change to level 0.3.0: install 0.3.0 or later"),
@@ -183,15 +183,15 @@ def resealing(cluster: Cluster) -> None:
     ],
 )
 async def test_the_problems_of_a_level_change_are_named_and_nothing_changes(
-    cluster: Cluster, make: Callable[[Cluster], None], said: str
+    cluster: Cluster, make: Callable[[Cluster], None], defaults: str
 ) -> None:
     make(cluster)
     report = await cluster.change.change("0.3.0", check=True)
-    assert any(said in problem for problem in report.problems), report.problems
+    assert any(defaults in problem for problem in report.problems), report.problems
     with pytest.raises(RequestFailed) as refused:
         await cluster.change.change("0.3.0", check=False)
     assert refused.value.code is FailCode.CONFLICT
-    assert said in refused.value.message
+    assert defaults in refused.value.message
     assert not cluster.proposed
     assert not cluster.held
 
@@ -204,7 +204,7 @@ async def test_an_unknown_level_is_refused_and_the_present_one_changes_nothing(c
 
 
 @pytest.mark.parametrize(
-    ("at", "to", "earlier", "said"),
+    ("at", "to", "earlier", "defaults"),
     [
         (OWN, "0.2.0", False, "0.2.0 is an earlier level than 0.3.0, which is in force: use quorumbook cluster downgrade"),
         (V0_2_0, "0.3.0", True, "0.3.0 is a later level than 0.2.0, which is in force: use quorumbook cluster upgrade"),
@@ -212,11 +212,11 @@ async def test_an_unknown_level_is_refused_and_the_present_one_changes_nothing(c
 )
 @pytest.mark.parametrize("check", [False, True])
 async def test_an_upgrade_never_goes_back_and_a_downgrade_never_forth(
-    cluster: Cluster, at: Level, to: str, said: str, *, earlier: bool, check: bool
+    cluster: Cluster, at: Level, to: str, defaults: str, *, earlier: bool, check: bool
 ) -> None:
     if at is OWN:
         cluster.at_the_later_level()
-    with pytest.raises(RequestFailed, match=said) as refused:
+    with pytest.raises(RequestFailed, match=defaults) as refused:
         await cluster.change.change(to, check=check, earlier=earlier)
     assert refused.value.code is FailCode.BAD_REQUEST
     assert not cluster.proposed
@@ -224,7 +224,7 @@ async def test_an_upgrade_never_goes_back_and_a_downgrade_never_forth(
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "defaults"),
     [
         (down, "n3: does not answer (no connection): start it, or remove it"),
         (too_old, "n2: runs version 0.2.0, which cannot change to level 0.2.0: install 0.3.0 or later"),
@@ -235,14 +235,14 @@ async def test_an_upgrade_never_goes_back_and_a_downgrade_never_forth(
         (resealing, "API keys are being encrypted again"),
     ],
 )
-async def test_a_return_is_refused_for_the_same_reasons(cluster: Cluster, make: Callable[[Cluster], None], said: str) -> None:
+async def test_a_return_is_refused_for_the_same_reasons(cluster: Cluster, make: Callable[[Cluster], None], defaults: str) -> None:
     cluster.at_the_later_level()
     make(cluster)
     for name, status in cluster.statuses.items():
         if hasattr(status, "level_abi") and status.levels:
             status.level, status.level_abi = "0.3.0", OWN.abi
             cluster.statuses[name] = status
-    with pytest.raises(RequestFailed, match=re.escape(said)) as refused:
+    with pytest.raises(RequestFailed, match=re.escape(defaults)) as refused:
         await cluster.change.change("0.2.0", check=False, earlier=True)
     assert refused.value.code is FailCode.CONFLICT
     assert not cluster.proposed
@@ -305,7 +305,7 @@ def membership_changed(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "defaults"),
     [
         (used, "table order: terms is in use"),
         (member_lost, "n3: does not answer"),
@@ -314,11 +314,11 @@ def membership_changed(cluster: Cluster) -> None:
     ],
 )
 async def test_the_entry_is_not_proposed_if_the_check_says_no_or_anything_changed(
-    cluster: Cluster, make: Callable[[Cluster], None], said: str
+    cluster: Cluster, make: Callable[[Cluster], None], defaults: str
 ) -> None:
     cluster.at_the_later_level()
     make(cluster)
-    with pytest.raises(RequestFailed, match=f"nothing was changed: .*{said}"):
+    with pytest.raises(RequestFailed, match=f"nothing was changed: .*{defaults}"):
         await cluster.change.change("0.2.0", check=False)
     assert [decode_level_entry(payload) for payload in cluster.proposed] == [CheckLevel(OWN, V0_2_0)]
     assert not cluster.failed

@@ -157,7 +157,7 @@ def test_outcomes_of_every_reply_cache_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (PutFirm(OPERATOR, "f", "acme"), r"table firm: 0\.2\.0 has no such table \(1 row, the first is acme\)"),
         (SetSwitches(OPERATOR, "s", Scope.ACCOUNT, "ann", 1), r"table switch: 0\.2\.0 has no such table"),
@@ -167,9 +167,9 @@ def test_outcomes_of_every_reply_cache_are_kept() -> None:
         ),
     ],
 )
-def test_features_in_use_are_named_as_obstacles(command: AnyCommand, said: str) -> None:
+def test_features_in_use_are_named_as_obstacles(command: AnyCommand, message: str) -> None:
     up = market(command)
-    with pytest.raises(LossError, match=said):
+    with pytest.raises(LossError, match=message):
         lowered(up, V0_2_0)
     up.check()
 
