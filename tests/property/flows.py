@@ -161,7 +161,7 @@ def fortunes() -> list[AnyCommand]:
 
 def run(seed: int, batches: int) -> dict[str, object]:
     """Apply a flow. Returns digests of all results."""
-    random, engine, told = Random(seed), Engine(), sha256()
+    random, engine, digest = Random(seed), Engine(), sha256()
     engine.apply(Batch(1, [*foundations((1_000, 3_000), 5_000), *fortunes()]))
     time, number = 1, 0
     for place in range(batches):
@@ -179,21 +179,21 @@ def run(seed: int, batches: int) -> dict[str, object]:
         batch = Batch(time, commands)
         applied = engine.apply_entry(encode_batch(batch)) if random.random() < 0.5 else engine.apply(batch)
         for outcome in applied.encoded_outcomes:
-            told.update(outcome)
+            digest.update(outcome)
         for event in applied.encoded_events:
-            told.update(event)
-        told.update(msgspec.msgpack.encode([applied.outcomes, applied.events]))
-        told.update(engine.state_hash)
+            digest.update(event)
+        digest.update(msgspec.msgpack.encode([applied.outcomes, applied.events]))
+        digest.update(engine.state_hash)
         if place % 7 == 0:
-            told.update(b"".join(key + row for _, rows in engine.tables() for key, row in rows))
+            digest.update(b"".join(key + row for _, rows in engine.tables() for key, row in rows))
         if place % 10 == 5:
             for chunk in engine.freeze(whole=random.random() < 0.2):
-                told.update(msgspec.msgpack.encode(chunk))
+                digest.update(msgspec.msgpack.encode(chunk))
         if place % 25 == 20:
             engine = Engine.restore(dict(engine.tables()), verified=random.random() < 0.5)
         engine.check()
-        told.update(msgspec.msgpack.encode(_reads(engine)))
-    return {"core": statemachine.CORE, "sequence": engine.sequence, "hash": engine.state_hash.hex(), "told": told.hexdigest()}
+        digest.update(msgspec.msgpack.encode(_reads(engine)))
+    return {"core": statemachine.CORE, "sequence": engine.sequence, "hash": engine.state_hash.hex(), "digest": digest.hexdigest()}
 
 
 def _reads(engine: Engine) -> list[object]:

@@ -181,8 +181,8 @@ def sent(random: Random, command: AnyCommand) -> AnyCommand:
     return replace(command, account_id=random.choice(SENDERS))
 
 
-def venue_flow(random: Random, count: int, told: list[object]) -> Flow:
-    """Yield a flow with everything. `told` gets the events and outcomes while it runs."""
+def venue_flow(random: Random, count: int, results: list[object]) -> Flow:
+    """Yield a flow with everything. `results` gets the events and outcomes while it runs."""
     for number in range(count):
         chance = random.random()
         command: AnyCommand | int
@@ -193,11 +193,11 @@ def venue_flow(random: Random, count: int, told: list[object]) -> Flow:
         elif chance < 0.29:
             command = access_command(random, number)
         elif chance < 0.34:
-            waiting = [outcome.proposal_id for outcome in told if isinstance(outcome, Proposed)][-2:]
+            waiting = [outcome.proposal_id for outcome in results if isinstance(outcome, Proposed)][-2:]
             decision = random.choice([*Decision, Decision.APPROVE, Decision.APPROVE])
             command = DecideProposal(random.choice(SENDERS), f"c{number}", random.choice([*waiting, *waiting, 1]), decision)
         elif chance < 0.38:
-            command = correction(random, number, [event for event in told if isinstance(event, OrderMatched)])
+            command = correction(random, number, [event for event in results if isinstance(event, OrderMatched)])
         elif chance < 0.44:
             command = control_command(random, number)
         elif chance < 0.48:

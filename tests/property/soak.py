@@ -33,7 +33,7 @@ OPERATORS = (control_command, control_command, calendar_command, access_command,
 
 def round_of(seed: int, count: int) -> dict[str, object]:
     """Apply a round of commands. Returns digests of all results."""
-    random, engine, told = Random(seed), Engine(), sha256()
+    random, engine, digest = Random(seed), Engine(), sha256()
     engine.apply(Batch(1, [*foundations((1_000, 3_000), 50_000), *fortunes(), *operators()]))
     now, number, checked = 1, 0, 0
     while number < count:
@@ -45,15 +45,15 @@ def round_of(seed: int, count: int) -> dict[str, object]:
             commands.append(sent(random, make(random, number)))
         applied = engine.apply_entry(encode_batch(Batch(now, commands)))
         for part in (*applied.encoded_outcomes, *applied.encoded_events):
-            told.update(part)
+            digest.update(part)
         if number - checked >= STEP:
             checked = number
             engine.check()
             tables = dict(engine.tables())
-            told.update(b"".join(key + row for rows in tables.values() for key, row in rows))
+            digest.update(b"".join(key + row for rows in tables.values() for key, row in rows))
             engine = Engine.restore(tables)
     engine.check()
-    return {"core": statemachine.CORE, "sequence": engine.sequence, "hash": engine.state_hash.hex(), "told": told.hexdigest()}
+    return {"core": statemachine.CORE, "sequence": engine.sequence, "hash": engine.state_hash.hex(), "digest": digest.hexdigest()}
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ class Court:
     def __init__(self, ground: list[AnyCommand]) -> None:
         self.engine = Engine()
         self.books, self.judges = Books(), dict[str, BookJudge]()
-        self.told: list[object] = []
+        self.results: list[object] = []
         self.scales: dict[str, int] = {}
         self.products: dict[str, Product] = {}
         for command in ground:
@@ -223,7 +223,7 @@ class Court:
 
     def apply(self, now: int, command: AnyCommand | None) -> None:
         applied = self.engine.apply(Batch(now, [command] if command is not None else []))
-        self.told += [*applied.events, *applied.outcomes]
+        self.results += [*applied.events, *applied.outcomes]
         self.scales = {row.currency: row.scale for row in self.engine.currencies()}
         for row in self.engine.products():
             self.products[row.product_id] = Product(row, self.scales[row.base], self.scales[row.quote])
@@ -270,9 +270,9 @@ class Court:
             assert sum(amount for (_, of_currency), amount in self.books.accounts.items() if of_currency == name) == 0
 
 
-def flow_of(kind: str, random: Random, told: list[object]) -> Iterator[AnyCommand | int]:
+def flow_of(kind: str, random: Random, results: list[object]) -> Iterator[AnyCommand | int]:
     if kind == "venue":
-        for command, _ in venue_flow(random, 250, told):
+        for command, _ in venue_flow(random, 250, results):
             yield command
         return
     make = busy_command if kind == "busy" else auction_command
@@ -288,7 +288,7 @@ def test_a_judge_from_outside_finds_nothing(kind: str, seed: int) -> None:
     random = Random(seed)
     court = Court([*foundations(random.choice([(0, 0), (1_000, 3_000), (-1_000, 3_000)]), 5_000), *operators()])
     now = 1
-    for command in flow_of(kind, random, court.told):
+    for command in flow_of(kind, random, court.results):
         now += SECOND * (command if isinstance(command, int) else 1)
         court.apply(now, None if isinstance(command, int) else command)
         court.compare()
@@ -304,7 +304,7 @@ def test_the_judge_finds_every_fault() -> None:
     for number in range(120):
         court.apply(number * SECOND + 2, busy_command(random, number))
     judged, name = court.judges[PRODUCTS[1]], PRODUCTS[1]
-    for event in court.told:
+    for event in court.results:
         if isinstance(event, AnyEvent) and event.product_id == name:
             messages.append(court.public(event, court.products[name]))
 

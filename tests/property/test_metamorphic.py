@@ -289,7 +289,7 @@ def test_trading_of_others_in_another_product_changes_nothing(seed: int) -> None
         for stream, (accounts, product) in zip(streams, sides, strict=True):
             if of_one(command, accounts, product):
                 stream.append(command)
-    told: list[list[list[object]]] = []
+    event_lists: list[list[list[object]]] = []
     money = []
     for way in range(2):
         engine = Engine()
@@ -306,11 +306,11 @@ def test_trading_of_others_in_another_product_changes_nothing(seed: int) -> None
             events += engine.apply(Batch(SECOND, [streams[turn][at[turn]]])).events
             at[turn] += 1
         engine.check()
-        told.append([renumbered([event for event in events if event.product_id == name]) for name in PRODUCTS])
+        event_lists.append([renumbered([event for event in events if event.product_id == name]) for name in PRODUCTS])
         money.append(
             [(row.currency, row.available, row.hold) for name in ("ann", "bob", "dan", "eve") for row in engine.balances(name)]
         )
-    assert told[0] == told[1]
+    assert event_lists[0] == event_lists[1]
     assert money[0] == money[1]
 
 

@@ -161,11 +161,11 @@ def compare(
     money: int,
     flow: Iterable[tuple[AnyCommand | int, bool]],
     ground: Sequence[AnyCommand] = (),
-    told: list[object] | None = None,
+    results: list[object] | None = None,
 ) -> Twin:
     """Give both the same commands and compare everything after each. Where the flag says so, the engine is restarted
     before the command. Each command takes one second. A number in place of a command lets so many seconds pass without
-    a command. `told` gets the events and outcomes at once, for a flow that depends on them.
+    a command. `results` gets the events and outcomes at once, for a flow that depends on them.
     """
     engine, twin = Engine(), Twin()
 
@@ -186,8 +186,8 @@ def compare(
             engine = restore(engine)
         now = twin.now + SECOND * (command if isinstance(command, int) else 1)
         applied = engine.apply(Batch(now, [] if isinstance(command, int) else [command]))
-        if told is not None:
-            told += [*applied.events, *applied.outcomes]
+        if results is not None:
+            results += [*applied.events, *applied.outcomes]
         twin.tick(now)
         if not isinstance(command, int):
             assert_answer(applied.outcomes[0], twin.apply(command), twin)
@@ -276,9 +276,9 @@ def test_the_engine_does_what_the_twin_does_for_those_who_run_the_venue(seed: in
     meanwhile. The twin does all work at once.
     """
     monkeypatch.setattr(pending, "ARRIVAL_WORK", 1_000)
-    random, told = Random(seed), list[object]()
+    random, results = Random(seed), list[object]()
     fees, money = random.choice([(0, 0), (1_000, 3_000), (-1_000, 3_000)]), random.choice([600, 50_000])
-    compare(fees, money, venue_flow(random, 300, told), operators(), told)
+    compare(fees, money, venue_flow(random, 300, results), operators(), results)
 
 
 def restore(engine: Engine) -> Engine:

@@ -296,9 +296,9 @@ class Twin(TwinAccess):
     def tell_amended(self, order: TwinOrder, before: PlaceOrder, old: int, *, requeued: bool, rested: bool | None = None) -> None:
         c, rests = order.command, order in self.resting if rested is None else rested
         left = order.slice or order.left
-        told = (before.side, before.price, self.public(order, old), self.public(order, left), False, rests, False)
+        event_fields = (before.side, before.price, self.public(order, old), self.public(order, left), False, rests, False)
         reason = ChangeReason.AMENDED
-        self.tell("OrderChanged", order, order.order_id, order.owner, *told, reason, c.price, c.stop_price, requeued)
+        self.tell("OrderChanged", order, order.order_id, order.owner, *event_fields, reason, c.price, c.stop_price, requeued)
 
     def replace(self, c: ReplaceOrder) -> object:
         old = self.named(c)

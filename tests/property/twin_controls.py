@@ -116,8 +116,8 @@ class TwinControls(TwinFees):
         for product in sorted(self.products):
             if scope is Scope.VENUE or (scope is Scope.PRODUCT and product == name):
                 self.sequences[product] += 1
-                told = (scope, command.switches, command.note)
-                self.facts.append(("TradingSwitched", product, self.sequences[product], *told))
+                event_fields = (scope, command.switches, command.note)
+                self.facts.append(("TradingSwitched", product, self.sequences[product], *event_fields))
         if command.switches & Switch.KILL:
             self.kill(scope, name)
         return "ok"
@@ -209,8 +209,8 @@ class TwinControls(TwinFees):
     def say_auction(self, name: str, *, extended: bool = False) -> None:
         """Emit what the auction would do now."""
         self.sequences[name] += 1
-        told = (*self.auction(name), self.until.get(name, 0), extended)
-        self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
+        event_fields = (*self.auction(name), self.until.get(name, 0), extended)
+        self.facts.append(("AuctionIndicated", name, self.sequences[name], *event_fields))
 
     def by_chance(self, what: str, name: str, earliest: int, most: int) -> int:
         """Return the random end of a call."""
@@ -425,8 +425,8 @@ class TwinControls(TwinFees):
             return
         order.command = msgspec.structs.replace(c, price=price)
         size = self.public(order, order.left)
-        told = (c.side, c.price, size, size, False, False, False, ChangeReason.REPRICED, price, 0, False)
-        self.tell("OrderChanged", order, order.order_id, order.owner, *told)
+        event_fields = (c.side, c.price, size, size, False, False, False, ChangeReason.REPRICED, price, 0, False)
+        self.tell("OrderChanged", order, order.order_id, order.owner, *event_fields)
         super().rest(order)
         before = self.limit_states.get(name)
         if before is None or before[0] is not c.side:

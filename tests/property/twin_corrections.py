@@ -45,8 +45,8 @@ class TwinCorrections(TwinControls):
         self.corrected.append((c.product_id, c.trade_id))
         self.sequences[c.product_id] += 1
         kind, left = (CorrectionKind.PRICE, (c.buyer_fee, c.seller_fee)) if c.new_price else (CorrectionKind.BUST, (0, 0))
-        told = (kind, c.trade_id, c.buyer_id, c.seller_id, c.size, c.price, c.new_price, *left)
-        self.facts.append(("TradeCorrected", c.product_id, self.sequences[c.product_id], *told))
+        event_fields = (kind, c.trade_id, c.buyer_id, c.seller_id, c.size, c.price, c.new_price, *left)
+        self.facts.append(("TradeCorrected", c.product_id, self.sequences[c.product_id], *event_fields))
         return "ok"
 
     def correction_fault(self, c: CorrectTrade, product: PutProduct) -> Reason | None:

@@ -153,8 +153,8 @@ class TwinOptions(TwinCorrections):
         """Let it enter like a queued order: what the product does not accept is cancelled."""
         c = order.command
         size = self.public(order, c.size)
-        told = (c.client_oid, c.side, c.order_type, c.price, size, c.funds)
-        self.tell("OrderReceived", order, order.order_id, order.owner, *told)
+        event_fields = (c.client_oid, c.side, c.order_type, c.price, size, c.funds)
+        self.tell("OrderReceived", order, order.order_id, order.owner, *event_fields)
         status = self.products[c.product_id].status
         if self.switched_off(order.owner, c.product_id, c.side):
             self.leave(order, DoneReason.KILLED)
@@ -186,8 +186,8 @@ class TwinOptions(TwinCorrections):
 
     def tell_trailed(self, order: TwinOrder) -> None:
         c = order.command
-        told = (c.side, 0, 0, 0, False, False, False, 4, 0, c.stop_price, False)
-        self.tell("OrderChanged", order, order.order_id, order.owner, *told)
+        event_fields = (c.side, 0, 0, 0, False, False, False, 4, 0, c.stop_price, False)
+        self.tell("OrderChanged", order, order.order_id, order.owner, *event_fields)
 
     # -- lifetimes
     # -----------------------------------------------------------------------------------------------------------------

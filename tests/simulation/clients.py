@@ -91,7 +91,7 @@ class Surroundings(Protocol):
     def request(self, node: str, message: Submit | Query, reply: Reply) -> None:
         """Send a message. The answer may never arrive."""
 
-    def told(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
+    def on_outcome(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
         """Record that a client got an outcome of the command with that number."""
 
 
@@ -227,7 +227,7 @@ class Client:
         if isinstance(answer, Results):
             attempt.outcomes = answer.outcomes
             for command, outcome in zip(call.commands, answer.outcomes, strict=True):
-                self._world.told(command, outcome, call.number)
+                self._world.on_outcome(command, outcome, call.number)
         elif isinstance(answer, Answer) or answer.code is FailCode.NOT_FOUND:
             self._seen(call, attempt, bytes(answer.body) if isinstance(answer, Answer) else None, sequence)
         else:

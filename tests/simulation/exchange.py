@@ -355,7 +355,7 @@ class ExchangeWorld(World):
             assert isinstance(message, Query)
             self._guarded(node, lambda: parts.service.query(GATEWAY, message, send))
 
-    def told(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
+    def on_outcome(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
         """See `clients.Surroundings`."""
         self.counts["duplicates"] += outcome.duplicate
         self.acknowledged.setdefault(_encode(command), outcome.sequence)

@@ -156,8 +156,8 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def _agree_market(self) -> None:
         """Check that all nodes report the same trades and statistics, also after restarts and installed snapshots."""
         for product in self.market():
-            told = _encode([list(product.trades), product.figures])
-            self._ledger.agree(self._node, "market", (product.product_id, product.sequence), told)
+            market_data = _encode([list(product.trades), product.figures])
+            self._ledger.agree(self._node, "market", (product.product_id, product.sequence), market_data)
 
 
 class Later(Future[T]):

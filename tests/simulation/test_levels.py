@@ -319,8 +319,8 @@ class _CarelessIncoming(IncomingSnapshot):
         manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
         known = {name: tables[name] for name in dict(states.empty(V0_2_0).tables())}
         known["outcome"] = [(key, row) for key, row in known["outcome"] if "/" not in msgspec.msgpack.decode(key)[0]]
-        told = kept_market.decode(self._sink.attachment(kept_market.FILE), manifest.index)
-        return states.restored(V0_2_0.abi, known), told
+        market_data = kept_market.decode(self._sink.attachment(kept_market.FILE), manifest.index)
+        return states.restored(V0_2_0.abi, known), market_data
 
 
 class SnapshotOfTheNextLevel(WrongSoftware):

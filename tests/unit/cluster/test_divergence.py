@@ -217,8 +217,8 @@ class TestFiveNodes:
         own(watch, 640, GOOD)
         for node, digest in (("n2", BAD), ("n3", BAD), ("n4", GOOD)):
             assert says(watch, node, 640, digest) == []
-        told = says(watch, "n5", 640, GOOD)
-        assert told == [(to, StateDigest(TERM, 640, node, GOOD)) for to in ("n2", "n3") for node in ("n1", "n4", "n5")]
+        announced = says(watch, "n5", 640, GOOD)
+        assert announced == [(to, StateDigest(TERM, 640, node, GOOD)) for to in ("n2", "n3") for node in ("n1", "n4", "n5")]
 
     def test_one_of_two_against_three_leaves(self) -> None:
         watch = watch_of(5)

@@ -154,8 +154,8 @@ class TestCommit:
         assert node.raft.commit_index == node.raft_log.last_index
         assert not node.sent_messages(m.AppendEntries), "no round for the commit alone"
         node.propose(b"two")
-        (told,) = {message.commit_index for message in node.sent_messages(m.AppendEntries)}
-        assert told == node.raft_log.last_index - 1
+        (sent_index,) = {message.commit_index for message in node.sent_messages(m.AppendEntries)}
+        assert sent_index == node.raft_log.last_index - 1
 
     def test_a_commit_index_is_sent_soon_if_there_are_no_entries(self) -> None:
         node = self.committed()

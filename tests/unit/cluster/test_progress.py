@@ -125,8 +125,8 @@ def test_a_leader_steps_down_by_the_voters_alone() -> None:
 
 def test_a_message_with_only_a_commit_is_not_answered_unless_it_does_not_fit() -> None:
     node = led_by_n2()
-    told = m.AppendEntries(1, 2, 2, 1, [], quiet=True)
-    assert node.hear("n2", told) == []
+    message = m.AppendEntries(1, 2, 2, 1, [], quiet=True)
+    assert node.hear("n2", message) == []
     assert node.raft.commit_index == 2
     beyond = m.AppendEntries(1, 3, 3, 1, [], quiet=True)
     assert [reply.reset for reply in node.hear("n2", beyond) if isinstance(reply, m.AppendReply)] == [True]

@@ -227,14 +227,14 @@ class TestLeadership:
 
     def test_changes_are_reported_once_with_the_leader(self) -> None:
         node = Node()
-        told: list[tuple[str, str]] = []
-        node.raft.on_role_change.append(lambda role, leader: told.append((role, leader)))
+        changes: list[tuple[str, str]] = []
+        node.raft.on_role_change.append(lambda role, leader: changes.append((role, leader)))
         node.elect()
         node.raft.tick()
         node.append("n2", 9, after=last_of(node))
         node.raft.tick()
         node.raft.tick()
-        assert told == [("candidate", ""), ("leader", "n1"), ("follower", "n2")]
+        assert changes == [("candidate", ""), ("leader", "n1"), ("follower", "n2")]
 
 
 class TestReady:

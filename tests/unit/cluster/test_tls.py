@@ -71,8 +71,8 @@ async def test_long_messages_come_whole(contexts: tuple[ssl.SSLContext, ssl.SSLC
 
 async def test_a_defect_ends_that_connection_and_is_logged(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     server, client = contexts
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     async with listening(server, Broken) as port:
         for _ in range(2):
             with contextlib.suppress(ConnectionError):
@@ -80,8 +80,8 @@ async def test_a_defect_ends_that_connection_and_is_logged(contexts: tuple[ssl.S
                 async with asyncio.timeout(5):
                     assert await reader.read() == b""
                 writer.close()
-    assert [str(context["exception"]) for context in told] == ["a defect"] * 2
-    assert all("handle" not in context for context in told), "a callback's exception would end the node"
+    assert [str(context["exception"]) for context in errors] == ["a defect"] * 2
+    assert all("handle" not in context for context in errors), "a callback's exception would end the node"
 
 
 async def test_bytes_that_are_no_handshake_are_logged_and_end_the_connection(

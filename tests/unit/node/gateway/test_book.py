@@ -205,7 +205,7 @@ def test_books_equal_the_engines_under_commands_of_the_venue(seed: int) -> None:
     gateway's books and those that foreign clients keep.
     """
     random, engine, time = Random(seed), Engine(), 10**18
-    told: list[object] = []
+    results: list[object] = []
     engine.apply(Batch(time, [*foundations((1_000, 3_000), 100_000), *operators()]))
     books_of: dict[str, tuple[Product, Book, PriceBook]] = {}
     for row in engine.products():
@@ -215,7 +215,7 @@ def test_books_equal_the_engines_under_commands_of_the_venue(seed: int) -> None:
         product = Product(row, base.scale, quote.scale)
         books_of[row.product_id] = product, Book(), PriceBook(level3(engine, product))
     batch: list[AnyCommand] = []
-    for step, _ in venue_flow(random, 700, told):
+    for step, _ in venue_flow(random, 700, results):
         if not isinstance(step, int):
             batch.append(step)
             if random.random() < 0.5:
@@ -223,7 +223,7 @@ def test_books_equal_the_engines_under_commands_of_the_venue(seed: int) -> None:
         time += random.choice([0, 1, 10**8]) + (step * 10**9 if isinstance(step, int) else 0)
         applied = engine.apply(Batch(time, batch))
         batch = []
-        told += [*applied.outcomes, *applied.events]
+        results += [*applied.outcomes, *applied.events]
         for event in applied.events:
             if event.product_id in books_of and not isinstance(event, OrderReported | StreamNoted):
                 product, book, foreign = books_of[event.product_id]

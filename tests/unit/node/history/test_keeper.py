@@ -92,17 +92,17 @@ def test_the_rows_equal_the_engines(tmp_path: Path, command: Callable[[Random, i
 
 def venue(node: NodeLog, seed: int, count: int) -> list[AnyEvent]:
     """Everything that traders and operators do: options, collars, switches, calendars, corrections, users, consent."""
-    random, told, events = Random(seed), list[object](), list[AnyEvent]()
+    random, results, events = Random(seed), list[object](), list[AnyEvent]()
 
     def add(commands: list[AnyCommand], seconds: float) -> None:
         applied = node.add(commands, seconds=seconds)
-        told.extend([*applied.outcomes, *applied.events])
+        results.extend([*applied.outcomes, *applied.events])
         events.extend(applied.events)
 
     add(foundations((1_000, 3_000), MONEY), 1)
     add(operators(), 1)
     batch: list[AnyCommand] = []
-    for step, _ in venue_flow(random, count, told):
+    for step, _ in venue_flow(random, count, results):
         if isinstance(step, int):
             add(batch, step)
             batch = []
