@@ -328,7 +328,7 @@ def newest(connection: Connection, home: Path, table: Table, wanted: RowRequest)
     for note in _partitions(connection, table, wanted):
         if len(rows) == wanted.limit and rows[-1][id_of(table).name] > note["last_id"]:
             break
-        rows = latest([*rows, *_read(home, note, table, wanted)], wanted.order, wanted.limit)
+        rows = latest([*rows, *_read(home, dict(note), table, wanted)], wanted.order, wanted.limit)
     return rows
 
 

@@ -82,9 +82,9 @@ def test_a_missing_or_damaged_file_is_named(three_days: NodeLog) -> None:
     assert paths
     past = HistoryReader(three_days.config)
     for path in paths:  # a flipped bit in a page, where it would be another number
-        content = bytearray(path.read_bytes())
-        content[len(content) // 3] ^= 1
-        path.write_bytes(content)
+        changed = bytearray(path.read_bytes())
+        changed[len(changed) // 3] ^= 1
+        path.write_bytes(changed)
     with pytest.raises(HistoryError, match=r"parquet/trades/day=.*cannot be read: its SHA-256"):
         past.trades("ETH-USD", 10, 0)
     for content in (b"", b"no parquet", b"PAR1" + bytes(100) + b"PAR1", None):
