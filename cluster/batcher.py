@@ -55,28 +55,25 @@ class Refusal(Enum):
 _REFUSAL = {ProposeError.NOT_LEADER: Refusal.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN: Refusal.OUTCOME_UNKNOWN}
 
 
-class _Queued(Generic[Item]):
+class _Queued(msgspec.Struct, Generic[Item]):
     """An item that waits, with its units, its size in bytes and its callback."""
 
-    __slots__ = ("done", "item", "size", "units")
-
-    def __init__(self, item: Item, units: int, size: int, done: ItemDone) -> None:
-        self.item = item
-        self.units = units
-        self.size = size
-        self.done = done
+    item: Item
+    units: int
+    size: int
+    done: ItemDone
 
 
-class _Share(Generic[Item]):
-    """The waiting items of one share, in order. `start` is when the first of them starts, in virtual time."""
+class _Share(msgspec.Struct, Generic[Item]):
+    """The waiting items of one share: the first, and those behind it in order. `start` is when the first one starts, in
+    virtual time. Nearly every share has one item, so the queue of the others is created with the second.
+    """
 
-    __slots__ = ("items", "key", "start", "units")
-
-    def __init__(self, key: Hashable, start: float) -> None:
-        self.key = key
-        self.start = start
-        self.units = 0
-        self.items: deque[_Queued[Item]] = deque()
+    key: Hashable
+    start: float
+    units: int
+    first: _Queued[Item]
+    behind: deque[_Queued[Item]] | None = None
 
 
 class _Turns(Generic[Item]):
@@ -88,6 +85,9 @@ class _Turns(Generic[Item]):
 
     def __init__(self) -> None:
         self.units = 0
+        self.size = 0
+        self._behind = 0
+        """The number of items that wait behind another one of their share."""
         self._now = 0.0
         self._number = 0
         self._shares: dict[Hashable, _Share[Item]] = {}
@@ -107,35 +107,55 @@ class _Turns(Generic[Item]):
         """Queue an item after those of its share."""
         share = self._shares.get(key)
         if share is None:
-            share = self._shares[key] = _Share(key, max(self._now, self._ahead.pop(key, 0.0)))
+            start = max(self._now, self._ahead.pop(key, 0.0)) if self._ahead else self._now
+            share = self._shares[key] = _Share(key, start, queued.units, queued)
             self._push(share)
-        share.items.append(queued)
-        share.units += queued.units
+        else:
+            if share.behind is None:
+                share.behind = deque()
+            share.behind.append(queued)
+            share.units += queued.units
+            self._behind += 1
         self.units += queued.units
+        self.size += queued.size
 
     def first(self) -> _Queued[Item]:
         """Return the item whose turn it is."""
-        return self._heap[0][2].items[0]
+        return self._heap[0][2].first
 
     def pop(self) -> _Queued[Item]:
         """Remove the item whose turn it is, and return it."""
         active = len(self._heap)
         start, _, share = heapq.heappop(self._heap)
-        queued = share.items.popleft()
+        queued = share.first
         self._now = max(start, self._now + queued.units / active)
         share.units -= queued.units
         self.units -= queued.units
+        self.size -= queued.size
         share.start += queued.units
-        if share.items:
+        if share.behind:
+            share.first = share.behind.popleft()
+            self._behind -= 1
             self._push(share)
         else:
             self._leave(share)
         self._forget()
         return queued
 
+    def pop_all(self, units_max: int, size_max: int) -> list[_Queued[Item]] | None:
+        """Remove all items and return them in the order of their turns, if they fit into these limits and each share has
+        one item. That is the usual case, and takes no bookkeeping for later turns: the queue is empty afterwards. In all
+        other cases return None, and change nothing.
+        """
+        if self._behind or self.units > units_max or self.size > size_max:
+            return None
+        waiting = [share.first for _, _, share in sorted(self._heap)]
+        self._begin_again()
+        return waiting
+
     def clear(self) -> list[_Queued[Item]]:
         """Remove all items, and return them."""
-        waiting = [queued for share in self._shares.values() for queued in share.items]
+        waiting = [queued for share in self._shares.values() for queued in (share.first, *(share.behind or ()))]
         self._begin_again()
         return waiting
 
@@ -161,7 +181,7 @@ class _Turns(Generic[Item]):
                 del self._ahead[key]
 
     def _begin_again(self) -> None:
-        self.units, self._now = 0, 0.0
+        self.units, self.size, self._behind, self._now = 0, 0, 0, 0.0
         self._shares, self._heap, self._ahead, self._ends = {}, [], {}, []
 
 
@@ -238,11 +258,12 @@ class Batcher(Generic[Item]):
         assert units > 0
         if size > self.bytes_max:
             self._refuse(done, Refusal.TOO_LARGE)
-        elif not self.has_room(units, share):
+        elif self._turns.units and not self.has_room(units, share):
             self._refuse(done, Refusal.OVERLOADED)
         else:
             self._turns.add(share, _Queued(item, units, size, done))
-            self._schedule()
+            if not self._scheduled:
+                self._schedule()
 
     def has_room(self, units: int, share: Hashable) -> bool:
         """Return whether so many units of a share may queue now. An empty queue takes any number."""
@@ -289,16 +310,22 @@ class Batcher(Generic[Item]):
         """Propose batches while items wait and proposing is allowed."""
         self._scheduled = False
         while self._turns and self._may_propose and not self._holds:
-            batch = self._take()
+            batch, units = self._take()
             self._in_flight += 1
+            self._units_in_flight += units
+            self.counts.units += units
             self.counts.proposals += 1
-            self._propose(self._encode([queued.item for queued in batch]), partial(self._resolved, batch))
+            self._propose(self._encode([queued.item for queued in batch]), partial(self._resolved, batch, units))
 
-    def _take(self) -> list[_Queued[Item]]:
-        """Return the items of the next proposal: as many as fit, at least one. The next item is never skipped in favour
-        of a smaller one.
+    def _take(self) -> tuple[list[_Queued[Item]], int]:
+        """Return the items of the next proposal and their units: as many as fit, at least one. The next item is never
+        skipped in favour of a smaller one.
         """
         turns = self._turns
+        waiting = turns.units
+        everything = turns.pop_all(self._units_max, self.bytes_max)
+        if everything is not None:
+            return everything, waiting
         batch = [turns.pop()]
         units, size = batch[0].units, batch[0].size
         while turns:
@@ -308,14 +335,12 @@ class Batcher(Generic[Item]):
             batch.append(turns.pop())
             units += queued.units
             size += queued.size
-        self.counts.units += units
-        self._units_in_flight += units
-        return batch
+        return batch, units
 
-    def _resolved(self, batch: list[_Queued[Item]], result: ProposeResult) -> None:
+    def _resolved(self, batch: list[_Queued[Item]], units: int, result: ProposeResult) -> None:
         """Answer the items of a batch with the result of its proposal."""
         self._in_flight -= 1
-        self._units_in_flight -= sum(queued.units for queued in batch)
+        self._units_in_flight -= units
         if self._turns:
             self._schedule()
         if result.error is not None:
@@ -330,4 +355,4 @@ class Batcher(Generic[Item]):
             end = start + queued.units
             queued.done(None, values[start:end])
             start = end
-        assert start == len(values), f"{start} units were proposed and {len(values)} results came back"
+        assert units == len(values), f"{units} units were proposed and {len(values)} results came back"

@@ -115,10 +115,16 @@ class Bucket:
         """Spend `cost`, even beyond what is left, if one unit may be spent now, and return 0. Otherwise return the
         seconds to wait.
         """
-        seconds = self.wait(now)
-        if not seconds:
-            self._left -= cost
-        return seconds
+        left = self._left + (now - self._at) * self._rate
+        if left > self._burst:
+            left = self._burst
+        self._at = now
+        lacking = min(1.0, self._burst) - left
+        if lacking > _ROUNDING:
+            self._left = left
+            return lacking / self._rate
+        self._left = left - cost
+        return 0.0
 
     def full(self, now: float) -> bool:
         """Return whether the bucket equals a new one."""
@@ -168,7 +174,14 @@ class Shares(Generic[Payer]):
 
     def overdraw(self, payer: Payer, cost: float) -> float:
         """See `Bucket.overdraw`."""
-        return self._bucket(payer).overdraw(self._clock(), cost) if self.rate else 0.0
+        if not self.rate:
+            return 0.0
+        bucket = self._buckets.get(payer)
+        if bucket is None:
+            bucket = self._bucket(payer)
+        else:
+            self._buckets.move_to_end(payer)
+        return bucket.overdraw(self._clock(), cost)
 
     def spend(self, payer: Payer, cost: float) -> None:
         """Charge the payer for a request that turned out to cost more."""

@@ -63,7 +63,7 @@ class EngineKeys:
             RequestFailed: CONFLICT without a cluster key, or for an encrypted key that this node cannot decrypt;
                 BAD_REQUEST for a secret or passphrase that no key can have.
         """
-        kinds = set(map(type, commands))
+        kinds = set(map(type, commands)) if len(commands) > 1 else (type(commands[0]),)
         if DecideProposal in kinds:
             self._check_approvals(commands)
         if PutApiKey not in kinds:

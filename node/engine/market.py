@@ -140,10 +140,10 @@ class LatestTrades:
         self._unready = len(self._trades)
         """Number of the newest trades that `_public` does not hold yet."""
 
-    def append(self, trade: bytes) -> None:
-        """Append a trade."""
-        self._trades.append(trade)
-        self._unready = min(self._unready + 1, len(self._trades))
+    def extend(self, trades: Sequence[bytes]) -> None:
+        """Append trades, oldest first."""
+        self._trades.extend(trades)
+        self._unready = min(self._unready + len(trades), len(self._trades))
 
     def all(self) -> list[bytes]:
         """Return all trades, oldest first."""

@@ -231,29 +231,35 @@ class EngineService:
         if not commands:
             send(Results(request.request_id, []))
             return
-        try:
-            commands = principal.own(commands, self._permission_of_decision)
-        except RequestFailed as error:
-            send(self._failure(request.request_id, error))
-            return
-        if commands is not request.commands:
-            request = msgspec.structs.replace(request, commands=commands)
+        if not principal.node:
+            try:
+                commands = principal.own(commands, self._permission_of_decision)
+            except RequestFailed as error:
+                send(self._failure(request.request_id, error))
+                return
+            if commands is not request.commands:
+                request = msgspec.structs.replace(request, commands=commands)
         share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
-            failed = self._overdrawn(request.request_id, share, commands_cost(commands))
-            if failed is not None:
-                send(failed)
+            seconds = self.account_rates.overdraw(share, commands_cost(commands))
+            if seconds:
+                send(self._overdrawn(request.request_id, share, seconds))
                 return
-        if self._raft.is_leader or not self._waits_for_leader(
-            share, len(commands), lambda: self._submit(request, share, size, send)
-        ):
+        if not self._raft.is_leader:
+            if not self._waits_for_leader(share, len(commands), lambda: self._submit_later(request, share, size, send)):
+                send(self._not_here(request.request_id))
+        else:
             self._submit(request, share, size, send)
 
-    def _overdrawn(self, request_id: int, account_id: str, cost: float) -> Failed | None:
-        """Charge an account, and return None. If its share is used up, return the answer that says so."""
-        seconds = self.account_rates.overdraw(account_id, cost)
-        if not seconds:
-            return None
+    def _submit_later(self, request: Submit, share: str, size: int, send: Send) -> None:
+        """Queue commands that have waited for a leader, if this node leads."""
+        if self._raft.is_leader:
+            self._submit(request, share, size, send)
+        else:
+            send(self._not_here(request.request_id))
+
+    def _overdrawn(self, request_id: int, account_id: str, seconds: float) -> Failed:
+        """Return the answer to a request of an account whose share is used up for so many seconds."""
         text = f"account {account_id!r} has used up its share of {self.account_rates.rate:g} units a second"
         return self._failure(request_id, rate_limited(text, seconds))
 
@@ -286,12 +292,12 @@ class EngineService:
         return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
     def _submit(self, request: Submit, share: str, size: int, send: Send) -> None:
-        """Queue commands for the log, or send why not."""
+        """Queue commands for the log, or send why not. This node leads."""
         commands = request.commands
-        if self.stopping or not self._raft.is_leader:
+        if self.stopping:
             send(self._not_here(request.request_id))
             return
-        if self.seeding is not None:
+        if self._seeding is not None and self.seeding is not None:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
         if doubt := self._doubt():
@@ -377,9 +383,9 @@ class EngineService:
         charge(cost)
         if principal.node and isinstance(request.query, OrdersQuery):
             # A gateway does not know how many orders the engine reads for a list, so their account pays for them here.
-            failed = self._overdrawn(request.request_id, request.query.account_id, cost)
-            if failed is not None:
-                send(failed)
+            seconds = self.account_rates.overdraw(request.query.account_id, cost)
+            if seconds:
+                send(self._overdrawn(request.request_id, request.query.account_id, seconds))
                 return
         if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))

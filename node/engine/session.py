@@ -32,7 +32,7 @@ from node.engine.outgoing import Outgoing
 from node.engine.principal import Principal, gateway
 from node.engine.submissions import rate_limited
 from node.errors import FramingError, RequestFailed
-from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, request_id_of
+from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, pack_all, request_id_of
 from node.native.protocol import (
     FRAME_MAX,
     PROTOCOL_VERSION,
@@ -150,6 +150,8 @@ class Session(asyncio.Protocol):
         self._paused = False
         self._scheduled = False
         self._replaying = False
+        self._results: list[Results] = []
+        """Outcomes of the entry that is being answered."""
         self._reads = 0
         self._address = ""
         self._malformed = Bucket(MALFORMED_RATE, MALFORMED_BURST, time.monotonic())
@@ -295,7 +297,7 @@ class Session(asyncio.Protocol):
         """Process received requests while the client reads the answers, has budget, and the session's turn is not over."""
         unread, clock = self._unread, time.monotonic
         until = clock() + TURN_MAX
-        while unread and self.writable:
+        while unread and self._open and not self._paused:
             if self.key_id:
                 seconds = self._wait()
                 if seconds:
@@ -351,8 +353,6 @@ class Session(asyncio.Protocol):
 
     def _message(self, body: bytes) -> None:
         """Handle a message of the client."""
-        if not self._open:
-            return
         if self.key_id:
             self._charge(Cost.length(len(body)))
         try:
@@ -366,7 +366,7 @@ class Session(asyncio.Protocol):
             return
         if not principal.node:
             self._principal = principal = self._service.gate.refresh(principal)
-        if isinstance(request, Submit):
+        if type(request) is Submit:
             self._service.submit(principal, request, len(body), self._submitted)
         else:
             self._charge(Cost.REQUEST)
@@ -376,15 +376,35 @@ class Session(asyncio.Protocol):
         """Charge for commands. Their account pays for them. The key pays for a refused request, because refusals would
         otherwise be free.
         """
+        if type(message) is Results and message.outcomes:
+            if not self._results:
+                self._service.answered[self] = None
+            self._results.append(message)
+            return
         if isinstance(message, Failed):
             self._charge(Cost.REQUEST)
-        elif isinstance(message, Results) and message.outcomes:
-            self._service.answered[self] = None
         self._reply(message)
 
     def flush(self) -> None:
         """Write the queued answers now. See `EngineService.answered`."""
+        if self._results:
+            self._write_results()
         self._out.flush()
+
+    def _write_results(self) -> None:
+        """Encode the outcomes of one entry together. Long ones are written one by one, as all other messages."""
+        results, self._results = self._results, []
+        if not self._open:
+            return
+        try:
+            frames = pack_all(results)
+        except FramingError:
+            frames = b""
+        if 0 < len(frames) <= WRITE_HIGH:
+            self.send(frames)
+        else:
+            for message in results:
+                self._reply(message)
 
     def _malformed_message(self, error: MalformedError) -> None:
         """Answer a malformed message. Too many of them end the session."""
@@ -554,6 +574,8 @@ class Session(asyncio.Protocol):
         """Send a message."""
         if not self._open:
             return
+        if self._results:
+            self._write_results()  # they come first
         if isinstance(message, LongAnswer):
             for chunk in message.frame():
                 self.send(chunk)

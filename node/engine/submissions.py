@@ -30,7 +30,7 @@ def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
     pays for commands of several accounts or of the operator.
     """
     account_id = commands[0].account_id
-    if account_id == OPERATOR or is_sender(account_id):
+    if account_id == OPERATOR or ("/" in account_id and is_sender(account_id)):
         return principal.name
     if len(commands) > 1 and any(command.account_id != account_id for command in commands):
         return principal.name
@@ -39,6 +39,8 @@ def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
 
 def commands_cost(commands: Sequence[AnyCommand]) -> float:
     """Return the cost of commands, in units of `node.budget`."""
+    if len(commands) == 1:
+        return Cost.CANCEL_ALL if type(commands[0]) is CancelAll else Cost.COMMAND
     many = list(map(type, commands)).count(CancelAll)
     return many * Cost.CANCEL_ALL + (len(commands) - many) * Cost.COMMAND
 

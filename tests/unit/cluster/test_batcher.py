@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.batcher import Batcher, Refusal
+from cluster.batcher import Batcher, Refusal, _Queued, _Turns
 from cluster.raft import Done, ProposeError, ProposeResult
 
 Item = tuple[int, int]
@@ -253,6 +253,37 @@ class TestShares:
         assert steady == 1_000
         shown = next(place for place, items in enumerate(bench.sealed) if any(number == 1_999 for number, _ in items))
         assert sum(units for items in bench.sealed[:shown] for number, units in items if number < 1_000) <= 1_000 + 100
+
+    @settings(max_examples=40)
+    @given(
+        taken=st.integers(0, 6),
+        items=st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 9)), max_size=12),
+        last=st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 9)), min_size=1, max_size=8),
+    )
+    def test_a_queue_that_is_taken_whole_is_in_the_order_of_the_turns(
+        self, taken: int, items: list[tuple[str, int]], last: list[tuple[str, int]]
+    ) -> None:
+        """Taking all items at once gives the order of taking one after the other, whatever was taken before."""
+        whole, single = (_Turns[Item](), _Turns[Item]())
+        for turns in (whole, single):
+            for number, (share, units) in enumerate(items):
+                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None))
+            for _ in range(min(taken, len(items))):
+                turns.pop()
+            for number, (share, units) in enumerate(last, 100):
+                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None))
+        assert whole.pop_all(whole.units - 1, 10_000) is None
+        assert whole.pop_all(10_000, whole.size - 1) is None
+        found = whole.pop_all(whole.units, whole.size)
+        held = [whole.units_of(share) for share in "abcdefgh"]
+        expected = []
+        while single:
+            expected.append(single.pop().item)
+        if found is not None:
+            assert [queued.item for queued in found] == expected
+            assert (held, bool(whole), whole.units, whole.size) == ([0] * 8, False, 0, 0)
+        else:
+            assert len({item[0] for item in expected}) > sum(1 for units in held if units), "a share has two items"
 
     def test_one_share_fills_at_most_half_of_the_queue(self) -> None:
         bench = Bench(queue_max=100)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.engine.feed import EVENTS_PER_FRAME, Audience, Feed, FeedError, Ring, Subscription, TooOldError
+from node.engine.feed import EVENTS_PER_FRAME, UNREAD_MAX, Audience, Feed, FeedError, Ring, Subscription, TooOldError
 from node.engine.market import decode, encode
 from node.native.framing import FrameSplitter
 from node.native.protocol import Events, response_decoder
@@ -396,6 +396,16 @@ class TestAudiences:
         publish(feed, 1, 3)
         assert readers[0].frames[0] is readers[1].frames[0]
         assert readers[2].frames[0] is readers[3].frames[0]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_trades_are_counted_once_whenever_somebody_asks(asked: bool) -> None:
+    feed, count = Feed(5_000), 2 * UNREAD_MAX + 7
+    for sequence in range(1, count + 1, 3):
+        feed.publish(*encoded(*(matched(number, number) for number in range(sequence, min(sequence + 3, count + 1)))))
+        assert not asked or feed.figures("BTC-USD").minutes[-1].volume == 5 * min(sequence + 2, count)
+    assert feed.figures("BTC-USD").minutes[-1].volume == feed.freeze()[0].figures.hours[-1].volume == 5 * count
+    assert [trade.trade_id for trade in feed.trades("BTC-USD", 1)] == [count]
 
 
 def test_the_latest_trades_come_newest_first() -> None:

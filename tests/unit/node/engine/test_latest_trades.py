@@ -27,7 +27,7 @@ def test_trades_come_newest_first_whatever_was_requested_before(kept: int, steps
     for step in steps:
         if step == "trade":
             plain.append(b"%d" % len(plain))
-            trades.append(plain[-1])
+            trades.extend(plain[-1:])
             continue
         assert isinstance(step, int)
         expected = list(reversed(plain[-kept:]))[:step]
