@@ -187,10 +187,10 @@ class Guard:
         if kind is not m.AppendEntries and kind is not m.Heartbeat:
             self._incoming[kind](peer, message)
             return True
-        core = self.core
-        before = (core.role, core.leader_id, self._raft_log.term, core.commit_index)
+        core, term = self.core, self._raft_log.term
+        before = core.standing
         self._incoming[kind](peer, message)
-        return before != (core.role, core.leader_id, self._raft_log.term, core.commit_index)
+        return before != core.standing or term != self._raft_log.term
 
     def _introduced(self, peer: str, message: m.Introduction) -> None:
         """Pass a peer's introduction to the owner, with what the peer has acknowledged. An objection is sent back."""

@@ -136,6 +136,8 @@ class Members:
 
     def refuse_queued(self) -> None:
         """Answer pending changes, because this node does not lead."""
+        if not self._queue:
+            return
         queue, self._queue = self._queue, []
         leader = self.core.leader_id
         for _, done in queue:

@@ -286,10 +286,12 @@ class Raft:
     def _tick(self) -> None:
         """Do the work of one tick in its order: send, sync, commit, apply."""
         self._ticked_at = self._clock()
-        self._refuse()
+        if self._refusals:
+            self._refuse()
         if self._captures.begin_if_due() and self.is_leader:
             self.barrier(lambda _result: None)
-        self._append_proposals()
+        if self._proposals:
+            self._append_proposals()
         self._replication.send_due()
         # This node counts its own durable entries, so it syncs before it advances the commit index.
         self._raft_log.sync()
@@ -317,14 +319,15 @@ class Raft:
 
     def due_in(self) -> float:
         """Return the seconds until the next tick, unless the node is woken before; 0 or less if a tick is due."""
-        since = self._clock() - self._ticked_at
+        now = self._clock()
+        since = now - self._ticked_at
         if self._stopped or self._failure is not None:
             return IDLE_MAX - since
         if self._captures.under_way or self._senders.any or self._receiver.whole is not None:
             return POLL - since
         if self._core.leads:
-            return min(self._replication.due_at() - self._clock(), IDLE_MAX - since)
-        due = self._core.election_deadline - self._clock()
+            return min(self._replication.due_at() - now, IDLE_MAX - since)
+        due = self._core.election_deadline - now
         if due <= 0:
             return STANDING_POLL - since  # a campaign was due, and something prevented it
         return min(due, IDLE_MAX - since)

@@ -238,8 +238,9 @@ class RaftLog:
 
     def sync(self) -> None:
         """Make log, term and vote durable. Cheap when nothing changed."""
-        self._log.sync()
-        self._durable_index = self.last_index if self._entries else 0
+        if self._log.dirty:
+            self._log.sync()
+        self._durable_index = self._entries[-1].index if self._entries else 0
         if self._state_dirty:
             self._store()
 
@@ -290,10 +291,9 @@ class RaftLog:
 
     def term_at(self, index: int) -> int | None:
         """Return the term of an entry; None when it is not in memory."""
-        position = index - self._entries[0].index
-        if 0 <= position < len(self._entries):
-            return self._entries[position].term
-        return None
+        entries = self._entries
+        position = index - entries[0].index
+        return entries[position].term if 0 <= position < len(entries) else None
 
     @property
     def durable_index(self) -> int:

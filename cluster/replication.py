@@ -165,7 +165,7 @@ class Replication:
         peer.check(self._raft_log.last_index)
         if peer.next_index <= self._raft_log.last_index and peer.flow is not Flow.SNAPSHOT and message.reset:
             self.unsent = True
-        return self.unsent or message.from_future or (news and self._can_commit())
+        return self.unsent or message.from_future or (news and self._to_commit() > 0)
 
     def _recovering(self, peer: Progress, message: m.AppendReply, next_index: int) -> None:
         """Handle an answer of a recovering node: send it entries, do not count it, and let it vote again after an entry
@@ -195,17 +195,20 @@ class Replication:
 
     # ------------------------------------------------------------------ commits
 
-    def _committed_index(self) -> int:
-        return min(self._peers.committed_index(self._raft_log.durable_index), self._raft_log.durable_index)
-
-    def _can_commit(self) -> bool:
-        index = self._committed_index()
-        return index > self._core.commit_index and self._raft_log.term_at(index) == self._raft_log.term
+    def _to_commit(self) -> int:
+        """Return the index up to which entries can be committed now, or 0 if nothing is new."""
+        raft_log, committed = self._raft_log, self._core.commit_index
+        if committed == raft_log.last_index:
+            return 0
+        durable = raft_log.durable_index
+        index = min(self._peers.committed_index(durable), durable)
+        return index if index > committed and raft_log.term_at(index) == raft_log.term else 0
 
     def advance(self) -> None:
         """Commit the entries that a majority of the voters has."""
-        if self._core.leads and self._can_commit():
-            self._core.commit_to(self._committed_index())
+        index = self._to_commit() if self._core.leads else 0
+        if index:
+            self._core.commit_to(index)
             self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_SENT_AFTER)
 
     # ------------------------------------------------------------------ the lead
@@ -214,7 +217,7 @@ class Replication:
         """Step down if no majority of the voters has answered for a while, because another node may lead."""
         if not self._core.leads:
             return
-        voters = 1 + sum(peer.votes for peer in self._peers)
+        voters = 1 + self._peers.voters
         answering = 1 + self._peers.voters_since(self._clock() - self._settings.leader_fallback)
         if 2 * answering <= voters:
             self._core.step_down()

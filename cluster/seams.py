@@ -243,7 +243,15 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     def leader_id(self) -> str:
         """The id of the leader that this node knows, or ""."""
         leader = self._SyncObj__raftLeader
-        return cast(str, leader.id) if leader is not None else ""
+        if leader is None:
+            return ""
+        node_id: str = leader.id
+        return node_id
+
+    @property
+    def standing(self) -> tuple[int, object, int]:
+        """Role, leader and commit index, only to be compared with those of another moment."""
+        return self._SyncObj__raftState, self._SyncObj__raftLeader, self._SyncObj__raftCommitIndex
 
     @property
     def no_op_index(self) -> int:
@@ -299,19 +307,20 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def apply_committed(self) -> None:
         """Apply committed entries, one slice at a time, so that heartbeats and messages are handled between two slices."""
-        end = min(self.commit_index, self.applied_index + self._slice_entries)
-        if end == self.applied_index:
+        applied = self.applied_index
+        end = min(self.commit_index, applied + self._slice_entries)
+        if end == applied:
             return
         until = self._now() + SLICE_SECONDS
-        while self.applied_index < end:
-            entry = self._log.entry(self.applied_index + 1)
+        while applied < end:
+            entry = self._log.entry(applied + 1)
             if not self._hooks.can_apply(entry):
                 return
-            self._SyncObj__raftLastApplied = entry.index
+            self._SyncObj__raftLastApplied = applied = entry.index
             self._hooks.apply(entry)
             if self._now() > until:
                 break
-        if self.applied_index < self.commit_index:
+        if applied < self.commit_index:
             self._hooks.more_to_apply()
 
     # ------------------------------------------------------------------ the leader's part
