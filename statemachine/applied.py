@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import overload
 
 import msgspec
 
@@ -11,6 +12,44 @@ from statemachine.events import AnyEvent, AnyOutcome
 
 _outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
 _event: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
+
+
+class Pieces(Sequence[bytes]):
+    """Encoded values that stand one after the other in `joined`. Each is cut out when it is needed."""
+
+    __slots__ = ("_ends", "joined")
+
+    def __init__(self, joined: bytes, ends: Sequence[int]) -> None:
+        self.joined = joined
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(_pieces(self.joined, self._ends))
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        ends = self._ends
+        if isinstance(place, slice):
+            return _pieces(self.joined, ends)[place]
+        start = 0 if place in (0, -len(ends)) else ends[place - 1]
+        return self.joined[start : ends[place]]
+
+    def with_tag(self, tag: int) -> list[bytes]:
+        """Return the values with a tag below 128. It is the first element of an array of less than 16 elements, or of
+        more.
+        """
+        joined, start, found = self.joined, 0, []
+        for end in _listed(self._ends):
+            if joined[start + (1 if joined[start] < 0xDC else 3)] == tag:
+                found.append(joined[start:end])
+            start = end
+        return found
 
 
 class AppliedBatch:
@@ -67,6 +106,11 @@ class AppliedBatch:
         return _pieces(self._event_bytes, self._event_ends)
 
     @property
+    def packed_events(self) -> Pieces:
+        """msgpack of all events, not cut yet."""
+        return Pieces(self._event_bytes, self._event_ends)
+
+    @property
     def outcomes(self) -> list[AnyOutcome]:
         """The outcomes, decoded on first use."""
         if self._outcomes is None:
@@ -91,4 +135,9 @@ class AppliedBatch:
 
 
 def _pieces(encoded: bytes, ends: Sequence[int]) -> list[bytes]:
-    return [encoded[start:end] for start, end in pairwise([0, *ends])]
+    return [encoded[start:end] for start, end in pairwise([0, *_listed(ends)])]
+
+
+def _listed(ends: Sequence[int]) -> Sequence[int]:
+    """Return the numbers as a list, which is faster to walk through than the compiled writer's memory."""
+    return ends.tolist() if isinstance(ends, memoryview) else ends

@@ -15,16 +15,15 @@ waiting stop order.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import chain
 from typing import Protocol
 
 import msgspec
 
 from node.engine.market import TAIL_KEPT, TAILS_KEPT, LatestTrades, Market, SavedProduct, array, trades_of
+from node.engine.ring import BLOCK, Ring
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
@@ -49,9 +48,6 @@ from statemachine.types import OrderType, StopType
 EVENTS_PER_FRAME = 2_000
 """An event has at most about 400 bytes, so a frame stays below 1 MB. A busy apply makes a few hundred events."""
 
-BLOCK = 1_000
-"""Events of one block, which is kept or dropped as a whole. A small ring has smaller blocks."""
-
 TRADES_KEPT = 1_000
 """Trades that `TradesQuery` can return for a product."""
 
@@ -61,8 +57,8 @@ readers that reconnect.
 """
 
 UNREAD_MAX = 1_000
-"""Events of a product above which their trades are counted, although nobody asks for them: about 0.5 ms of work. Fewer
-are kept, because a node without readers then does nothing for a trade, and counting many at once is cheaper.
+"""Events of all products above which their trades are counted, although nobody asks: about 0.5 ms of work. Counting many
+at once is cheaper than counting those of each entry.
 """
 
 FRAMES_KEPT = 64
@@ -101,15 +97,6 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
 }
 
 
-class _Head(msgspec.Struct, array_like=True):
-    """The first bytes of an encoded event."""
-
-    tag: int
-    product_id: str
-    product_sequence: int
-
-
-_heads = msgspec.msgpack.Decoder(_Head)
 _events = msgspec.msgpack.Decoder(AnyEvent)
 _trades = msgspec.msgpack.Decoder(OrderMatched)
 _encode_event = msgspec.msgpack.Encoder().encode
@@ -148,72 +135,6 @@ class Subscriber(Protocol):
         """Called when the subscription has ended because the ring no longer holds its next event."""
 
 
-class Ring:
-    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and always all events of the
-    latest apply.
-
-    Events are stored in blocks, and all events of one apply are in one block. The oldest block is dropped when
-    `capacity` newer events exist, so a single apply cannot push out its own events or those just before. Bound:
-    `capacity`, the events of the largest apply, and a block.
-    """
-
-    def __init__(self, capacity: int, next_sequence: int = 1, events: Sequence[bytes] = ()) -> None:
-        assert capacity > 0
-        assert next_sequence > len(events)
-        self._capacity = capacity
-        self._block = max(1, min(BLOCK, capacity // 8))
-        self._blocks: list[list[bytes]] = []
-        self._starts: list[int] = []
-        """The sequence of each block's first event."""
-        self._count = 0
-        self.next_sequence = next_sequence - len(events)
-        for at in range(0, len(events), self._block):
-            self.extend(events[at : at + self._block])
-
-    @property
-    def first_sequence(self) -> int:
-        """Sequence of the oldest event kept, or `next_sequence` if the ring is empty."""
-        return self.next_sequence - self._count
-
-    def extend(self, events: Sequence[bytes]) -> None:
-        """Append events that continue the sequence. O(1) per event."""
-        assert _heads.decode(events[0]).product_sequence == self.next_sequence, "events of a product have no gap"
-        last = self.next_sequence + len(events) - 1
-        assert _heads.decode(events[-1]).product_sequence == last, "events of a product have no gap"
-        blocks, starts = self._blocks, self._starts
-        if blocks and len(blocks[-1]) + len(events) <= self._block:
-            blocks[-1] += events
-        else:
-            blocks.append(list(events))
-            starts.append(self.next_sequence)
-        self._count += len(events)
-        self.next_sequence += len(events)
-        while self._count - len(blocks[0]) >= self._capacity:
-            self._count -= len(blocks.pop(0))
-            del starts[0]
-
-    def slice(self, start: int, count: int) -> list[bytes]:
-        """Return up to `count` events from sequence `start` on. `start` must be a kept sequence or the next one. The
-        result also ends where a block ends.
-        """
-        assert self.first_sequence <= start <= self.next_sequence
-        if start == self.next_sequence:
-            return []
-        at = bisect_right(self._starts, start) - 1
-        begin = start - self._starts[at]
-        return self._blocks[at][begin : begin + count]
-
-    def latest(self, count: int) -> list[bytes]:
-        """Return the latest events, up to `count`, oldest first."""
-        found: list[list[bytes]] = []
-        for block in reversed(self._blocks):
-            if count <= 0:
-                break
-            found.append(block[-count:])
-            count -= len(block)
-        return list(chain.from_iterable(reversed(found)))
-
-
 class Subscription:
     """One reader's position in one product. `next_sequence` is the next event to send; it equals the ring's while the
     reader is live.
@@ -232,43 +153,42 @@ class Subscription:
 class _Channel:
     """A product's ring, trades and readers. The dicts serve as ordered sets.
 
-    `_unread` are events whose trades are not counted yet: `UNREAD_MAX` and those of one apply, at most.
+    `_unread` are events whose trades are not counted yet. `Feed` bounds their number.
     """
 
     def __init__(self, capacity: int, next_sequence: int, saved: SavedProduct | None = None) -> None:
         self.ring = Ring(capacity, next_sequence, saved.tail if saved is not None else ())
         self._trades = LatestTrades(TRADES_KEPT, _redacted, saved.trades if saved is not None else ())
         self._statistics = Statistics(saved.figures if saved is not None else None)
-        self._unread: list[bytes] = []
+        self._unread: list[Sequence[bytes]] = []
         self.live: dict[Subscription, None] = {}
         self.behind: dict[Subscription, None] = {}
 
     def extend(self, events: Sequence[bytes]) -> None:
         """Store the events of one apply."""
         self.ring.extend(events)
-        self._unread += events
-        if len(self._unread) > UNREAD_MAX:
-            self._read()
+        self._unread.append(events)
 
     @property
     def trades(self) -> LatestTrades:
         """The latest trades."""
-        self._read()
+        self.read()
         return self._trades
 
     @property
     def statistics(self) -> Statistics:
         """The figures of all trades."""
-        self._read()
+        self.read()
         return self._statistics
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Count the trades of the events that are not counted yet."""
-        trades = trades_of(self._unread)
+        for events in self._unread:
+            trades = trades_of(events)
+            self._trades.extend(trades)
+            for trade in trades:
+                self._statistics.add(_trades.decode(trade))
         self._unread.clear()
-        self._trades.extend(trades)
-        for trade in trades:
-            self._statistics.add(_trades.decode(trade))
 
 
 class Feed:
@@ -283,6 +203,8 @@ class Feed:
         self._events_kept = events_kept
         self._channels: dict[str, _Channel] = {}
         self._frames: OrderedDict[tuple[str, int, int, Audience], bytes] = OrderedDict()
+        self._unread: dict[_Channel, None] = {}
+        self._unread_count = 0
         self.frames_made = 0
         """Number of frames encoded since the start."""
 
@@ -296,10 +218,21 @@ class Feed:
         for product_id, group in _by_product(product_ids, events):
             channel = self._channel(product_id)
             channel.extend(group)
+            self._unread[channel] = None
             if channel.live:
                 self._send_live(channel, product_id, group)
             if channel.behind:
                 self._send_behind(channel)
+        self._unread_count += len(events)
+        if self._unread_count > UNREAD_MAX:
+            self._read()
+
+    def _read(self) -> None:
+        """Count the trades of the latest events."""
+        for channel in self._unread:
+            channel.read()
+        self._unread.clear()
+        self._unread_count = 0
 
     def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
         """Restart after a snapshot replaced the state. The argument maps each product id to its last sequence in the
@@ -308,6 +241,7 @@ class Feed:
         Args:
             saved: the market data in the snapshot. Data that does not end at the product's last sequence is ignored.
         """
+        self._read()
         old, self._channels = self._channels, {}
         self._frames.clear()
         for product_id, last in sequences.items():

@@ -14,14 +14,16 @@ That takes some 50 us; decoding, redacting and encoding a thousand trades took t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from typing import cast, overload
 
 import msgspec
 
 from node.native.framing import array_head
 from node.statistics import Figures
+from statemachine.applied import Pieces
 from statemachine.events import AnyEvent, OrderMatched
 
 FILE = "MARKET"
@@ -78,19 +80,47 @@ _arrays = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _events = msgspec.msgpack.Decoder(AnyEvent)
 
 _ARRAY_MAX = 2**32
-_TRADE = OrderMatched.__struct_config__.tag
+_TRADE = cast(int, OrderMatched.__struct_config__.tag)
 
 
 def array(events: Sequence[bytes]) -> msgspec.Raw:
     """Return encoded events as one msgpack array."""
     assert len(events) < _ARRAY_MAX
-    return msgspec.Raw(b"\xdd" + len(events).to_bytes(4, "big") + b"".join(events))
+    return msgspec.Raw(b"\xdd" + len(events).to_bytes(4, "big") + _joined(events))
 
 
-def trades_of(events: Iterable[bytes]) -> list[bytes]:
+def _joined(events: Sequence[bytes]) -> bytes:
+    if isinstance(events, Pieces):
+        return events.joined
+    return b"".join(map(_joined, events.parts) if isinstance(events, Tail) else events)
+
+
+class Tail(Sequence[bytes]):
+    """The events of several sequences, one after the other. They are not copied."""
+
+    def __init__(self, parts: Sequence[Sequence[bytes]]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain.from_iterable(self.parts)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        return list(self)[place]
+
+
+def trades_of(events: Sequence[bytes]) -> list[bytes]:
     """Return the `OrderMatched` among encoded events: their tag is the first element of an array of less than 16
     elements, or of more.
     """
+    if isinstance(events, Pieces):
+        return events.with_tag(_TRADE)
     return [event for event in events if event[1 if event[0] < 0xDC else 3] == _TRADE]
 
 

@@ -183,7 +183,7 @@ class ReplicatedEngine:
         if applied.keys_put:
             self.keys_changed(applied.keys_put)
         if applied.event_products:
-            self._feed.publish(applied.event_products, applied.encoded_events)
+            self._feed.publish(applied.event_products, applied.packed_events)
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:

@@ -5,16 +5,19 @@ is impossible.
 from __future__ import annotations
 
 import typing
+from itertools import accumulate
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.engine.feed import EVENTS_PER_FRAME, UNREAD_MAX, Audience, Feed, FeedError, Ring, Subscription, TooOldError
+from node.engine.feed import EVENTS_PER_FRAME, UNREAD_MAX, Audience, Feed, FeedError, Subscription, TooOldError
 from node.engine.market import decode, encode
+from node.engine.ring import Ring
 from node.native.framing import FrameSplitter
 from node.native.protocol import Events, response_decoder
+from statemachine.applied import Pieces
 from statemachine.events import (
     AnyEvent,
     AuctionIndicated,
@@ -117,7 +120,7 @@ class TestRing:
                 assert 1 <= len(part) <= 5
             assert ring.slice(ring.next_sequence, 5) == []
             for count in (1, 10, 10_000):
-                assert ring.latest(count) == kept[-count:]
+                assert list(ring.latest(count)) == kept[-count:]
 
     def test_the_events_of_one_entry_stay_in_the_ring_until_its_capacity_of_later_events_has_arrived(self) -> None:
         ring = Ring(100)
@@ -132,7 +135,7 @@ class TestRing:
         events = encoded(*(opened(sequence) for sequence in range(31, 41)))[1]
         ring = Ring(20, 41, events)
         assert (ring.first_sequence, ring.next_sequence) == (31, 41)
-        assert ring.latest(20) == events
+        assert list(ring.latest(20)) == events
 
     def test_a_gap_is_a_defect(self) -> None:
         ring = Ring(10)
@@ -396,6 +399,37 @@ class TestAudiences:
         publish(feed, 1, 3)
         assert readers[0].frames[0] is readers[1].frames[0]
         assert readers[2].frames[0] is readers[3].frames[0]
+
+
+def test_events_that_are_not_cut_yet_are_the_same_events() -> None:
+    """The engine gives the events of an apply as joined bytes, and most are never cut."""
+    feeds, readers = (Feed(700), Feed(700)), [[Reader(audience) for audience in Audience] for _ in range(2)]
+    for feed, pair in zip(feeds, readers, strict=True):
+        for reader in pair:
+            subscribe(feed, reader, 0)
+    sequence = 1
+    for count in (1, 3, 90, 20, 1, 1_500, 2):
+        events = [matched(number, number) if number % 3 else opened(number) for number in range(sequence, sequence + count)]
+        sequence += count
+        products, single = encoded(*events)
+        pieces = Pieces(b"".join(single), list(accumulate(map(len, single))))
+        assert (list(pieces), len(pieces), pieces[-1], pieces[0], pieces[1:]) == (
+            single,
+            count,
+            single[-1],
+            single[0],
+            single[1:],
+        )
+        assert pieces[-count] == single[0]
+        feeds[0].publish(products, single)
+        feeds[1].publish(products, pieces)
+        assert encode(1, feeds[0].freeze()) == encode(1, feeds[1].freeze())
+        late = Reader()
+        for feed in feeds:
+            subscribe(feed, late, max(1, sequence - 4))
+        assert late.sequences == 2 * list(range(max(1, sequence - 4), sequence))
+    assert [reader.frames for reader in readers[0]] == [reader.frames for reader in readers[1]]
+    assert list(feeds[1].freeze()[0].tail)[-2:] == single
 
 
 @pytest.mark.parametrize("asked", [False, True])
