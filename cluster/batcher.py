@@ -103,13 +103,20 @@ class _Turns(Generic[Item]):
         share = self._shares.get(key)
         return 0 if share is None else share.units
 
-    def add(self, key: Hashable, queued: _Queued[Item]) -> None:
-        """Queue an item after those of its share."""
+    def has_room(self, key: Hashable, units: int, units_max: int) -> bool:
+        """Return whether so many units of a share fit into a queue of `units_max`. An empty queue takes any number."""
+        return not self.units or self.units_of(key) + units <= units_max - self.units
+
+    def add(self, key: Hashable, queued: _Queued[Item], units_max: int) -> bool:
+        """Queue an item after those of its share. Return False, and do nothing, if there is no room for it."""
         share = self._shares.get(key)
+        if self.units and (0 if share is None else share.units) + queued.units > units_max - self.units:
+            return False
         if share is None:
             start = max(self._now, self._ahead.pop(key, 0.0)) if self._ahead else self._now
             share = self._shares[key] = _Share(key, start, queued.units, queued)
-            self._push(share)
+            self._number += 1
+            heapq.heappush(self._heap, (start, self._number, share))
         else:
             if share.behind is None:
                 share.behind = deque()
@@ -118,6 +125,7 @@ class _Turns(Generic[Item]):
             self._behind += 1
         self.units += queued.units
         self.size += queued.size
+        return True
 
     def first(self) -> _Queued[Item]:
         """Return the item whose turn it is."""
@@ -258,17 +266,14 @@ class Batcher(Generic[Item]):
         assert units > 0
         if size > self.bytes_max:
             self._refuse(done, Refusal.TOO_LARGE)
-        elif self._turns.units and not self.has_room(units, share):
+        elif not self._turns.add(share, _Queued(item, units, size, done), self._queue_max):
             self._refuse(done, Refusal.OVERLOADED)
-        else:
-            self._turns.add(share, _Queued(item, units, size, done))
-            if not self._scheduled:
-                self._schedule()
+        elif not self._scheduled:
+            self._schedule()
 
     def has_room(self, units: int, share: Hashable) -> bool:
-        """Return whether so many units of a share may queue now. An empty queue takes any number."""
-        turns = self._turns
-        return not turns or turns.units_of(share) + units <= self._queue_max - turns.units
+        """Return whether so many units of a share may queue now."""
+        return self._turns.has_room(share, units, self._queue_max)
 
     def hold(self) -> Release:
         """Hold all proposals until the returned function is called. Proposals in flight continue, and items may queue.

@@ -35,8 +35,11 @@ class Entries:
         Raises:
             RequestFailed: BAD_REQUEST, naming the command, the field and the level. No command was proposed.
         """
+        abi = self._abi()
+        if abi == ABI:
+            return
         try:
-            check_commands(self._abi(), commands)
+            check_commands(abi, commands)
         except NotAtLevelError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
 

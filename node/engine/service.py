@@ -31,7 +31,7 @@ from node.engine.modes import Mode, Modes
 from node.engine.principal import Gate, Principal
 from node.engine.queries import BadQueryError, LogChunks, NotFoundError, Views, rows_of
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.submissions import commands_cost, queue, rate_limited, share_of
+from node.engine.submissions import CHUNK, commands_cost, queue_chunks, rate_limited, share_of
 from node.errors import RequestFailed
 from node.keys.encryption import ClusterKeys
 from node.native.protocol import (
@@ -324,7 +324,12 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        queue(self._batcher, encrypted, size + growth + UNIT_BYTES * len(commands), done, share)
+        count = len(encrypted)
+        size += growth + UNIT_BYTES * count
+        if count <= CHUNK:
+            self._batcher.submit(encrypted, count, size, done, share)
+        else:
+            queue_chunks(self._batcher, encrypted, size, done, share)
 
     def _encode_batch(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]

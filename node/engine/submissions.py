@@ -50,17 +50,15 @@ def rate_limited(what: str, seconds: float) -> RequestFailed:
     return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")
 
 
-def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand], size: int, done: ItemDone, share: str) -> None:
-    """Submit commands to the batcher in order. Many commands are split into chunks, so that other shares have their
-    turns in between.
+def queue_chunks(
+    batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand], size: int, done: ItemDone, share: str
+) -> None:
+    """Submit many commands to the batcher in order, in chunks, so that other shares have their turns in between.
 
     `size` bounds their bytes in the log. `done` gets the outcomes of all commands, or one refusal for all. If only some
     chunks were applied, the refusal is OUTCOME_UNKNOWN, and the client may send the same commands with the same ids
     again.
     """
-    if len(commands) <= CHUNK:
-        batcher.submit(commands, len(commands), size, done, share)
-        return
     if size > batcher.bytes_max:
         done(Refusal.TOO_LARGE, ())
         return

@@ -267,11 +267,11 @@ class TestShares:
         whole, single = (_Turns[Item](), _Turns[Item]())
         for turns in (whole, single):
             for number, (share, units) in enumerate(items):
-                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None))
+                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None), 10_000)
             for _ in range(min(taken, len(items))):
                 turns.pop()
             for number, (share, units) in enumerate(last, 100):
-                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None))
+                turns.add(share, _Queued((number, units), units, 10, lambda _refusal, _results: None), 10_000)
         assert whole.pop_all(whole.units - 1, 10_000) is None
         assert whole.pop_all(10_000, whole.size - 1) is None
         found = whole.pop_all(whole.units, whole.size)
