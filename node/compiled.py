@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODULES = ("gateway.http.messages", "gateway.http.connection", "gateway.direct")
+MODULES = ("gateway.http.messages", "gateway.http.connection", "gateway.plain_order", "gateway.direct")
 """The compiled modules, named from this package on."""
 
 ROOT = Path(__file__).parent

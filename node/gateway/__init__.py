@@ -5,7 +5,8 @@ OpenAPI document is generated from these structs.
 
 - app: every route, and the application that serves them
 - calls: a request on its way to a handler and back: signature, limits, failures
-- orders: placing, cancelling and listing orders; amending changes and pairs them, direct is the fast path
+- orders: placing, cancelling and listing orders; amending changes and pairs them, direct is the fast path, and
+  plain_order reads and writes its numbers
 - market: time, products, books, tickers, trades
 - accounts: balances, fees, deposits, withdrawals and transfers of a trader
 - history: fills, ledgers, transfers, candles: calls that the history answers (history_source queries it)
@@ -29,7 +30,7 @@ OpenAPI document is generated from these structs.
 - http/: the HTTP server
 
 `node/fix` uses its backend, catalogue and feeds. The command line and the load test use the texts of ids and words.
-`CODE` says whether direct, http.connection and http.messages run compiled or plain (`node.compiled`).
+`CODE` says whether direct, plain_order, http.connection and http.messages run compiled or plain (`node.compiled`).
 """
 
 from node.compiled import choose

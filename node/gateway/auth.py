@@ -123,6 +123,8 @@ class Authenticator:
     now: Callable[[], float] = time.time
     on_change: Callable[[list[str]], None] = lambda _key_ids: None
     _keys: OrderedDict[str, ApiKey] = field(default_factory=OrderedDict)
+    _identities: dict[str, Identity] = field(default_factory=dict)
+    """The latest identity of each key. It holds for this key object and one address, which the key allows."""
     _asking: dict[str, asyncio.Task[ApiKey | None]] = field(default_factory=dict)
     _outdated: set[str] = field(default_factory=set)
     _unproven: AddressShares = field(default_factory=lambda: AddressShares(UNPROVEN_PER_SECOND, UNPROVEN_BURST))
@@ -165,11 +167,17 @@ class Authenticator:
         if key is None or _TIMESTAMP.fullmatch(timestamp) is None or abs(self.now() - float(timestamp)) > self.age_max:
             return None
         message = f"{timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
-        proven = key.proves(claim.signature, message) and same_text(claim.passphrase, key.passphrase)
-        if not proven or not key.allows(address):
+        if not key.proves(claim.signature, message) or not same_text(claim.passphrase, key.passphrase):
             return None
+        identity = self._identities.get(claim.key_id)
+        if identity is None or identity.key is not key or identity.address != address:
+            if not key.allows(address):
+                return None
+            if len(self._identities) >= KEYS_KEPT:
+                self._identities.clear()
+            identity = self._identities[claim.key_id] = _identity(key, address)
         self._keys.move_to_end(claim.key_id)
-        return _identity(key, address)
+        return identity
 
     async def _looked_up(self, claim: Claim, address: str, message: bytes, *, at_leader: bool) -> ApiKey:
         """Return the key, as the engine has it now, if it has signed the message. Raises ApiError."""
@@ -231,6 +239,7 @@ class Authenticator:
             key_ids = [*key_ids, self.admin.key_id] if key_ids else key_ids
         for key_id in key_ids or list(self._keys):
             self._keys.pop(key_id, None)
+            self._identities.pop(key_id, None)
         self._outdated.update(key_id for key_id in key_ids or self._asking if key_id in self._asking)
         self.on_change(key_ids)
 

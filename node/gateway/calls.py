@@ -316,16 +316,6 @@ class Call:
             found.require(self.route.permission)
         return found
 
-    def signs(self, command: AnyCommand) -> bool:
-        """Return whether a command's id comes from the request's signature."""
-        return bool(self._signed_id) and command.command_id == self._signed_id
-
-    def carried_out(self, outcomes: Sequence[AnyOutcome]) -> None:
-        """Record the effect of the request, if its command ids come from its signature."""
-        if self._signed_id:
-            self.gateway.replays.done(self._signed_id, outcomes)
-            self.request.origin.answered.append(self._signed_id)
-
     async def _once(self, commands: Sequence[AnyCommand], begun: Outcomes | None) -> list[AnyOutcome]:
         """Apply commands whose ids come from a signature, unless this request was applied before."""
         replays, resent = self.gateway.replays, Resent()
@@ -343,7 +333,7 @@ class Call:
         except BaseException:
             replays.undone(self.signed_id)
             raise
-        self.carried_out(outcomes)
+        carried_out(self.gateway, self.request, self.signed_id, outcomes)
         before = find(commands, outcomes, self.known, resent=resent.happened)
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(with_new_ids(commands))
@@ -365,6 +355,12 @@ class Call:
         origin = self.request.origin
         distinct = origin.direct and not origin.shared and not self.request.early and self.signed_id in origin.answered
         return distinct and all(isinstance(command, PlaceOrder | CancelOrder | CancelAll) for command in commands)
+
+
+def carried_out(gateway: Gateway, request: Request, signed_id: str, outcomes: Sequence[AnyOutcome]) -> None:
+    """Record the effect of a request whose command ids come from its signature."""
+    gateway.replays.done(signed_id, outcomes)
+    request.origin.answered.append(signed_id)
 
 
 Handler = Callable[[Call], Awaitable[Answer[Any]]]

@@ -72,7 +72,7 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 ROLES = ("leader", "follower", "candidate")
 
 
-class _Answers:
+class AnswerCounts:
     """A route's answers: the number of each status, and the latencies: the number in each bucket, of which the last is
     unbounded, and the sum in seconds.
     """
@@ -84,6 +84,14 @@ class _Answers:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
+    def add(self, status: int, seconds: float) -> None:
+        """Count one answer and its latency in seconds. Every request calls this, so it only adds to plain counters,
+        which `Metrics.collect` converts.
+        """
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
 
 class Metrics(Collector):
     """The metrics of one process, in a separate registry, so that two gateways in one test do not share counts."""
@@ -92,7 +100,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._labels = {"node": node_id, "worker": str(worker)}
         own, names = self.registry, ["node", "worker"]
-        self._answers: dict[tuple[str, str], _Answers] = {}
+        self._answers: dict[tuple[str, str], AnswerCounts] = {}
         own.register(self)
         self._refusals = Counter(
             "quorumbook_http_refused",
@@ -135,15 +143,15 @@ class Metrics(Collector):
         self.sent = self._sent.labels(**self._labels)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request and its latency in seconds. Every request calls this, so it only adds to plain
-        counters, which `collect` converts.
-        """
-        answers = self._answers.get((method, route))
-        if answers is None:
-            answers = self._answers[method, route] = _Answers()
-        answers.statuses[status] = answers.statuses.get(status, 0) + 1
-        answers.counts[bisect_left(BUCKETS, seconds)] += 1
-        answers.total += seconds
+        """Count one answered request and its latency in seconds."""
+        self.answers(method, route).add(status, seconds)
+
+    def answers(self, method: str, route: str) -> AnswerCounts:
+        """Return the counts of a route."""
+        counts = self._answers.get((method, route))
+        if counts is None:
+            counts = self._answers[method, route] = AnswerCounts()
+        return counts
 
     def collect(self) -> Iterable[Metric]:
         """Return the counts of `request` and of the node, for the registry."""

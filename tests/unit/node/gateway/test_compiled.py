@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node import compiled, gateway
-from node.gateway import direct
+from node.gateway import direct, plain_order
 from node.gateway.http import connection, messages
 from statemachine.core import COMPILED, PLAIN, compiled_directory
 from tests.cores import run
@@ -21,7 +21,7 @@ needs_compiled_gateway = pytest.mark.skipif(
 
 
 def test_the_modules_that_run_are_those_that_are_shown() -> None:
-    compiled_ones = [not str(module.__file__).endswith(".py") for module in (messages, connection, direct)]
+    compiled_ones = [not str(module.__file__).endswith(".py") for module in (messages, connection, plain_order, direct)]
     assert len(compiled_ones) == len(compiled.MODULES)
     assert compiled_ones == [gateway.CODE == COMPILED] * len(compiled_ones)
 

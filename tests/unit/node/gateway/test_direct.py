@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.errors import ConnectionLost, RequestFailed
+from node.gateway import values
 from node.gateway.catalogue import Product
-from node.gateway.direct import plain_json
 from node.gateway.errors import ApiError
 from node.gateway.limits import Limits
 from node.gateway.orders import OrderJson
+from node.gateway.plain_order import plain_json, units
 from node.native.protocol import FailCode
+from statemachine.decimals import DecimalError
 from statemachine.events import OrderState, OrderTerms
 from statemachine.limits import AMOUNT_MAX
 from statemachine.tables import ProductRow
@@ -205,8 +208,8 @@ _ORDERS = st.builds(
     remaining=_AMOUNTS,
     hold=_AMOUNTS,
     filled_size=_AMOUNTS,
-    executed_value=_AMOUNTS,
-    fill_fees=_AMOUNTS,
+    executed_value=st.integers(0, 2**64),
+    fill_fees=st.integers(-AMOUNT_MAX, AMOUNT_MAX),
     status=st.sampled_from(OrderStatus),
     done_reason=st.sampled_from(DoneReason),
     done_at=_TIMES,
@@ -223,6 +226,25 @@ def test_the_text_of_a_plain_order_is_that_of_its_struct(order: OrderState, base
     product = Product(ProductRow("BTC-USD", "BTC", "USD", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE), base_scale, quote_scale)
     body = plain_json(order, product)
     rare = order.funds or order.stop or order.expires_at or order.queued or order.terms is not None or not order.size
-    assert (body is None) is bool(rare)
+    assert (body is None) is bool(rare) or order.executed_value == 2**64
     if body is not None:
         assert body == msgspec.json.encode(OrderJson.of(order, product))
+
+
+def _converted(convert: Callable[[Any, int], int], text: object, scale: int) -> object:
+    """Return the units, or the text of the refusal."""
+    try:
+        return convert(text, scale)
+    except (DecimalError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+_DECIMALS = st.one_of(
+    st.from_regex(r"[0-9]{0,12}\.?[0-9]{0,10}", fullmatch=True),
+    st.sampled_from(["-1", "1e2", "1..2", "\u0661", "9223372036854775808", 7]),
+)
+
+
+@given(_DECIMALS, st.integers(0, 12))
+def test_amounts_are_read_as_everywhere(text: object, scale: int) -> None:
+    assert _converted(units, text, scale) == _converted(values.units, text, scale)
