@@ -15,7 +15,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import Element, fromstring
 
 from node.errors import QuorumbookError
-from node.fix.tags import MSG_TYPE
+from node.fix.tags import MSG_TYPE, RAW_DATA
 from node.fix.wire import FixFrame
 
 Value = TypeVar("Value")
@@ -28,6 +28,8 @@ COMP_ID, SENDING_TIME_PROBLEM, INVALID_TYPE, REPEATED, OUT_OF_ORDER, GROUP_COUNT
 """Values of SessionRejectReason."""
 
 SEQ_NUM_MAX = 2**62
+TAG_MAX = 10**9
+"""The largest tag number. The standard's user-defined tags end below it."""
 _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TIME = re.compile(r"([0-9]{8}-[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{3,9}))?", re.ASCII)
 _REPEATABLE = frozenset({55, 269})
@@ -87,8 +89,9 @@ class FixMessage:
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:
-        """Raise FieldError if a field is unknown, does not belong to the message type, is empty or repeated, or is a
-        header field after a body field.
+        """Raise FieldError if a field is unknown, does not belong to the message type, is empty or repeated, is not
+        printable ASCII, or is a header field after a body field. So no later step finds a value that it cannot read or
+        repeat in an answer.
         """
         if self._frame.fault:
             raise FieldError(0, INVALID_TAG, f"the fields cannot be read ({self._frame.fault[:64]})")
@@ -96,8 +99,8 @@ class FixMessage:
         in_header = True
         allowed = fields_by_type().get(self.type)
         for tag, value in self._pairs:
-            if tag <= 0:
-                raise FieldError(tag, INVALID_TAG, "a tag is a positive number")
+            if not 0 < tag <= TAG_MAX:
+                raise FieldError(0, INVALID_TAG, f"a tag is a number from 1 to {TAG_MAX}")
             if allowed is not None and tag not in allowed:
                 reason = NOT_OF_TYPE if tag in known() else INVALID_TAG
                 raise FieldError(tag, reason, f"a message of type {self.type} has no field {tag} here")
@@ -109,6 +112,8 @@ class FixMessage:
                 raise FieldError(tag, NO_VALUE, f"field {tag} has no value")
             if tag in seen and tag not in _REPEATABLE:
                 raise FieldError(tag, REPEATED, f"field {tag} comes twice")
+            if tag != RAW_DATA:
+                _ascii(tag, value)
             seen.add(tag)
 
     def has(self, tag: int) -> bool:

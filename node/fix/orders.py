@@ -11,16 +11,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from node.errors import RequestFailed
+from node.errors import QuorumbookError, RequestFailed
 from node.fix import reports, tags
-from node.fix.fields import FieldError, FixMessage
+from node.fix.fields import INCORRECT, FieldError, FixMessage
 from node.fix.logon import CancelOnDisconnect, Terms
 from node.fix.sending import Answers, Done, Item, StreamSender, no_answer
 from node.fix.wire import Fields, timestamp
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue, Product
 from node.gateway.errors import REASONS, BadRequestError, UnknownHereError
-from node.gateway.values import NAME, order_number, to_units
+from node.gateway.values import NAME, order_number, order_text, to_units
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, OrderOptions, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
@@ -29,6 +29,9 @@ from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, Sto
 
 UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "3", "6", "4"
 """Values of BusinessRejectReason."""
+
+REQUEST_ID_MAX = 64
+"""Characters of an OrdStatusReqID."""
 
 TO_CANCEL, TO_REPLACE = "1", "2"
 """Values of CxlRejResponseTo."""
@@ -54,6 +57,10 @@ _CXL_REJECTS = {
     Reason.COMMAND_ID_REUSED: "6",
 }
 """Values of CxlRejReason; 99 is any other."""
+
+_MASS_REJECTS = {Reason.UNKNOWN_PRODUCT: "1"}
+"""Values of MassCancelRejectReason; 99 is any other."""
+_USED_BEFORE = "a request with this ClOrdID was carried out before"
 
 _ORDER_TYPES = {
     tags.MARKET: (OrderType.MARKET, False),
@@ -109,15 +116,14 @@ class OrderEntry:
         except _Refusal as refusal:
             self._sender.send(_rejected(message, refusal), number)
             return
-        again = message.flag(tags.POSS_DUP) or message.flag(tags.POSS_RESEND)
-        self._sender.submissions.put(Item(command, self._after_placing(message, number, again=again)))
+        self._sender.submissions.put(Item(command, self._after_placing(message, number, again=_again(message))))
 
     def _after_placing(self, message: FixMessage, number: int, *, again: bool) -> Done:
         """Return how to answer the outcome. If another message placed an order with this ClOrdID before, the new one is
         rejected. A repeated message is not.
         """
 
-        def done(outcome: AnyOutcome, resent: bool) -> Answers:
+        async def done(outcome: AnyOutcome, resent: bool) -> Answers:
             if isinstance(outcome, Rejected):
                 text, _ = _words(outcome)
                 return [(_rejected(message, _Refusal(_ORD_REJECTS.get(outcome.reason, "99"), text)), number)]
@@ -199,16 +205,32 @@ class OrderEntry:
         self._submit_change(command, message, number, TO_REPLACE)
 
     def _submit_change(self, command: CancelOrder | AmendOrder, message: FixMessage, number: int, response_to: str) -> None:
-        """Submit a change of an order. The client gets a reject, or the reports of its report stream."""
+        """Submit a change of an order. The client gets a reject, or the reports of its report stream. A second request
+        with the same ClOrdID changes nothing and has no reports, so it is rejected, unless it is a repeated message.
+        """
+        again = _again(message)
 
-        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
+        async def done(outcome: AnyOutcome, resent: bool) -> Answers:
             if isinstance(outcome, Rejected):
-                text, _ = _words(outcome)
-                return [(_cancel_reject(message, response_to, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
-            self._sender.settled(number)
-            return []
+                reason, text = _CXL_REJECTS.get(outcome.reason, "99"), _words(outcome)[0]
+            elif outcome.duplicate and not again and not resent:
+                reason, text = "6", _USED_BEFORE
+            else:
+                self._sender.settled(number)
+                return []
+            order = await self._order_of(command)
+            return [(_cancel_reject(message, response_to, reason, text, order), number)]
 
         self._sender.submissions.put(Item(command, done))
+
+    async def _order_of(self, command: CancelOrder | AmendOrder) -> OrderState | None:
+        """Return the order that a rejected request names, or None if there is none or no leader answers."""
+        try:
+            query = OrderQuery(self._account_id, command.order_id, command.client_oid)
+            order: OrderState = await self._backend.query_leader(query)
+        except QuorumbookError:
+            return None
+        return order
 
     async def _mass_cancel(self, message: FixMessage, number: int) -> None:
         """Handle an OrderMassCancelRequest."""
@@ -217,8 +239,11 @@ class OrderEntry:
         symbol = message.text(tags.SYMBOL) if kind == "1" else ""
         side = message.choice(tags.SIDE, tags.SIDES) if message.has(tags.SIDE) else 0
 
-        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
-            return [(_mass_report(message, kind, symbol, outcome), number)]
+        again = _again(message)
+
+        async def done(outcome: AnyOutcome, resent: bool) -> Answers:
+            used = outcome.duplicate and not again and not resent
+            return [(_mass_report(message, kind, symbol, outcome, used=used), number)]
 
         self._sender.submissions.put(Item(CancelAll(self._account_id, f"f:q:{name}", symbol, side), done))
 
@@ -268,6 +293,8 @@ class OrderEntry:
         """Handle an OrderStatusRequest."""
         order_id, client_oid = _named(message, tags.CL_ORD_ID)
         request_id = message.optional(tags.ORD_STATUS_REQ_ID) or ""
+        if len(request_id) > REQUEST_ID_MAX:
+            raise FieldError(tags.ORD_STATUS_REQ_ID, INCORRECT, f"OrdStatusReqID has at most {REQUEST_ID_MAX} characters")
         await self._sender.submissions.idle()  # the answer includes the effect of earlier requests
         try:
             order: OrderState = await self._backend.query(OrderQuery(self._account_id, order_id, client_oid))
@@ -279,6 +306,11 @@ class OrderEntry:
             return
         product = await self._catalogue.product(order.product_id)
         self._sender.send(reports.status_report(order, product, request_id, time.time_ns()), number)
+
+
+def _again(message: FixMessage) -> bool:
+    """Return whether the client says that it may have sent the message before. Raises FieldError."""
+    return message.flag(tags.POSS_DUP) or message.flag(tags.POSS_RESEND)
 
 
 class _Refusal(Exception):  # noqa: N818 - of an order, before it is sent
@@ -319,15 +351,16 @@ def _rejected(message: FixMessage, refusal: _Refusal, *, status: bool = False) -
     return [*fields, (tags.TEXT, refusal.text), (tags.TRANSACT_TIME, timestamp(time.time_ns()))]
 
 
-def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str) -> Fields:
-    """Return the fields of an OrderCancelReject."""
-    order_id = message.optional(tags.ORDER_ID) or "NONE"
+def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str, order: OrderState | None = None) -> Fields:
+    """Return the fields of an OrderCancelReject. OrderID and OrdStatus are those of the order. If it is not known, the
+    standard wants NONE and 8.
+    """
     return [
         (tags.MSG_TYPE, "9"),
-        (tags.ORDER_ID, order_id),
+        (tags.ORDER_ID, order_text(order.order_id) if order is not None else "NONE"),
         (tags.CL_ORD_ID, message.text(tags.CL_ORD_ID)),
         (tags.ORIG_CL_ORD_ID, message.optional(tags.ORIG_CL_ORD_ID) or "NONE"),
-        (tags.ORD_STATUS, reports.REJECTED),
+        (tags.ORD_STATUS, reports.order_status(order) if order is not None else reports.REJECTED),
         (tags.CXL_REJ_RESPONSE_TO, response_to),
         (tags.CXL_REJ_REASON, reason),
         (tags.TEXT, text),
@@ -335,21 +368,25 @@ def _cancel_reject(message: FixMessage, response_to: str, reason: str, text: str
     ]
 
 
-def _mass_report(message: FixMessage, kind: str, symbol: str, outcome: AnyOutcome) -> Fields:
-    """Return the fields of an OrderMassCancelReport."""
+def _mass_report(message: FixMessage, kind: str, symbol: str, outcome: AnyOutcome, *, used: bool) -> Fields:
+    """Return the fields of an OrderMassCancelReport. With `used` the request has the ClOrdID of an earlier one, and
+    cancelled nothing.
+    """
     refused = outcome if isinstance(outcome, Rejected) else None
     fields: Fields = [
         (tags.MSG_TYPE, "r"),
         (tags.CL_ORD_ID, message.text(tags.CL_ORD_ID)),
         (tags.MASS_REPORT_ID, f"{message.text(tags.CL_ORD_ID)}-{outcome.sequence}"),
         (tags.MASS_CANCEL_TYPE, kind),
-        (tags.MASS_CANCEL_RESPONSE, "0" if refused else kind),
+        (tags.MASS_CANCEL_RESPONSE, "0" if refused or used else kind),
     ]
     if symbol:
         fields.append((tags.SYMBOL, symbol))
     if refused is not None:
-        fields += [(tags.MASS_CANCEL_REJ_REASON, "1" if symbol else "99"), (tags.TEXT, _words(refused)[0])]
-    if isinstance(outcome, Cancelled):
+        fields += [(tags.MASS_CANCEL_REJ_REASON, _MASS_REJECTS.get(refused.reason, "99")), (tags.TEXT, _words(refused)[0])]
+    elif used:
+        fields += [(tags.MASS_CANCEL_REJ_REASON, "99"), (tags.TEXT, _USED_BEFORE)]
+    elif isinstance(outcome, Cancelled):
         fields.append((tags.TOTAL_AFFECTED, str(len(outcome.orders))))
         if outcome.pending:
             fields.append((tags.TEXT, "more orders leave with the next entries of the log"))
@@ -372,8 +409,12 @@ def _name(message: FixMessage, tag: int) -> str:
 
 
 def _named(message: FixMessage, tag: int) -> tuple[int, str]:
-    """Return the order id or the client's id that field `tag` holds. Raises FieldError."""
+    """Return the order id or the client's id that field `tag` holds. Raises FieldError, also for a client's id beside an
+    order id that no order can have.
+    """
     given = message.optional(tags.ORDER_ID)
+    if given is not None and message.has(tag):
+        _name(message, tag)
     if given is not None:
         try:
             return order_number(given), ""
@@ -412,4 +453,4 @@ def _above_zero(message: FixMessage, tag: int, scale: int, name: str) -> int:
 def _lifetime(message: FixMessage) -> int:
     """Return the nanoseconds from the first sending to ExpireTime, which a repeated message keeps. Raises FieldError."""
     first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
-    return min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1)
+    return max(0, min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1))

@@ -41,7 +41,7 @@ def build(config: NodeConfig, backend: Backend) -> FixServer:
 
 async def run(config: NodeConfig, stop: asyncio.Event) -> None:
     """Serve FIX until `stop` is set."""
-    server = build(config, backend_of(config))
+    server = build(config, backend_of(config, redirect=False))  # FIX has no redirect
     revocation = Revocation(server.auth, server.connections)
     watching = asyncio.create_task(CertificateWatch(config).run())
     counting = asyncio.create_task(keep_writing(counts_file(config.data_path, "fix"), server.counts.families))

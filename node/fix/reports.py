@@ -121,7 +121,7 @@ def status_report(order: OrderState, product: Product, request_id: str, time_ns:
         (tags.CL_ORD_ID, order.client_oid or order_text(order.order_id)),
         (tags.EXEC_ID, f"{order.product_id}-status-{order.order_id}-{time_ns}"),
         (tags.EXEC_TYPE, STATUS),
-        (tags.ORD_STATUS, _status(order.status is OrderStatus.DONE, order.done_reason, order.filled_size)),
+        (tags.ORD_STATUS, order_status(order)),
         (tags.SYMBOL, order.product_id),
         (tags.SIDE, SIDE_CODES[order.side]),
         *_terms(order, product),
@@ -130,6 +130,11 @@ def status_report(order: OrderState, product: Product, request_id: str, time_ns:
     if request_id:
         fields.append((tags.ORD_STATUS_REQ_ID, request_id))
     return [*fields, (tags.TRANSACT_TIME, timestamp(time_ns))]
+
+
+def order_status(order: OrderState) -> str:
+    """Return the OrdStatus of an order."""
+    return _status(order.status is OrderStatus.DONE, order.done_reason, order.filled_size)
 
 
 def _types(report: OrderReported) -> tuple[str, str]:

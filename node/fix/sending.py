@@ -19,7 +19,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,11 +83,11 @@ _NEVER = frozenset({FailCode.BAD_REQUEST, FailCode.FORBIDDEN})
 
 Answers = list[tuple[Fields, int]]
 """Messages to send, each with the number of the client's message that it settles."""
-Done = Callable[[AnyOutcome, bool], Answers]
+Done = Callable[[AnyOutcome, bool], Awaitable[Answers]]
 """Returns the answers to a command's outcome. The flag says that this session may have sent the command before."""
 
 
-def no_answer(_outcome: AnyOutcome, _resent: bool) -> Answers:
+async def no_answer(_outcome: AnyOutcome, _resent: bool) -> Answers:
     """Return no answer, because the stream reports the outcome."""
     return []
 
@@ -211,14 +211,14 @@ class Submissions:
             resent.note()
             await backoff.wait()
         for item, outcome in zip(batch, outcomes, strict=True):
-            for fields, taken in item.done(outcome, resent.happened):
+            for fields, taken in await item.done(outcome, resent.happened):
                 self._answers.append(self._noting(fields, taken))
 
     def _noting(self, fields: Fields, taken: int) -> Item:
         """Return the command that writes a message and the number of the client's processed messages into the stream."""
         return Item(self._note(join(fields) if fields else "", taken), self._check_note, settles=taken > 0)
 
-    def _check_note(self, outcome: AnyOutcome, _resent: bool) -> Answers:
+    async def _check_note(self, outcome: AnyOutcome, _resent: bool) -> Answers:
         if isinstance(outcome, Rejected):
             self._refused(outcome)
         return []

@@ -144,22 +144,23 @@ class FixConnection:
             self.close("no Logon in time")
             return
         except LogonRefusedError as error:
-            await self.refuse(FixMessage(frame) if frame is not None else None, str(error))
+            await self.refuse(_names(FixMessage(frame)) if frame is not None else None, str(error))
             return
         if terms is not None:
             self.identity = terms.identity
             self.needed = Permission.TRADE if terms.service is Service.ORDERS else Permission.VIEW
             await self._server.serve(self, terms)
 
-    async def refuse(self, message: FixMessage | None, why: str) -> None:
-        """Send a Logout to a client that is not logged on. Its MsgSeqNum is 1, because nothing was sent before."""
+    async def refuse(self, names: tuple[str, str] | None, why: str) -> None:
+        """Send a Logout to a client that is not logged on. Its MsgSeqNum is 1, because nothing was sent before. `names`
+        are the TargetCompID and SenderCompID of the client's message, or None if the client sent nothing.
+        """
         log.info("FIX logon from %s refused: %s", self.address, why)
         self._server.counts.refused_logons += 1
-        if message is not None:
-            names = [message.optional(tag) if _sound(message, tag) else None for tag in (tags.TARGET, tags.SENDER)]
+        if names is not None:
             fields: Fields = [(tags.MSG_TYPE, "5"), (tags.TEXT, why)]
             with contextlib.suppress(ConnectionError):
-                await self.write(encode(names[0] or "NONE", names[1] or "NONE", 1, fields, time.time_ns()))
+                await self.write(encode(*names, 1, fields, time.time_ns()))
         self.close(why)
 
     async def serve(self, session: FixSession, running: list[Coroutine[None, None, None]]) -> None:
@@ -226,12 +227,15 @@ class FixConnection:
         return self._frames.pop(0)
 
 
-def _sound(message: FixMessage, tag: int) -> bool:
-    """Return whether a message has a valid value of a field."""
-    try:
-        return message.optional(tag) is not None
-    except QuorumbookError:
-        return False
+def _names(message: FixMessage) -> tuple[str, str]:
+    """Return TargetCompID and SenderCompID of a message, or NONE in place of one that is missing or invalid."""
+    found: list[str] = []
+    for tag in (tags.TARGET, tags.SENDER):
+        try:
+            found.append(message.optional(tag) or "NONE")
+        except QuorumbookError:
+            found.append("NONE")
+    return found[0], found[1]
 
 
 @dataclass
@@ -316,7 +320,7 @@ class FixServer:
     async def serve(self, connection: FixConnection, terms: Terms) -> None:
         """Serve the service for which a client logged on."""
         if self._logons.take(terms.sender):
-            await connection.refuse(None, "too many Logons")
+            await connection.refuse((terms.target, terms.sender), "too many Logons")
         elif terms.service is Service.MARKET:
             await self._serve_market(connection, terms)
         else:
@@ -325,10 +329,12 @@ class FixServer:
     async def _serve_market(self, connection: FixConnection, terms: Terms) -> None:
         """Serve a session of market data."""
         if terms.number != 1:
-            await connection.refuse(None, "a session of market data begins with MsgSeqNum 1")
+            await connection.refuse((terms.target, terms.sender), "a session of market data begins with MsgSeqNum 1")
             return
         if not self._markets.enter(terms.sender):
-            await connection.refuse(None, f"a key has at most {MARKET_SESSIONS_PER_KEY} sessions of market data")
+            await connection.refuse(
+                (terms.target, terms.sender), f"a key has at most {MARKET_SESSIONS_PER_KEY} sessions of market data"
+            )
             return
         sender = LocalSender(connection, terms)
         market = MarketData(self.feeds, self.catalogue, sender, self.keys, terms.sender)
@@ -345,6 +351,12 @@ class FixServer:
     async def _serve_stream(self, connection: FixConnection, terms: Terms) -> None:
         """Serve order entry or drop copy, whose messages come from the report stream."""
         row = await self._stream(terms)
+        if row is None and terms.number > 1:
+            # Messages of an earlier life of the session would be executed anew.
+            await connection.refuse(
+                (terms.target, terms.sender), "the exchange has no numbers of this session: log on with ResetSeqNumFlag=Y"
+            )
+            return
         expected = 1 if terms.reset or row is None else row.taken + 1
         origin = secrets.token_hex(8)
         too_low = terms.number < expected
@@ -359,12 +371,14 @@ class FixServer:
             origin,
             join(answer),
             terms.number if terms.number == expected else 0,
-            open=True,
+            open=not too_low,
             reset=terms.reset,
         )
         (outcome,) = await self.backend.submit([note])
         if isinstance(outcome, Rejected):
-            await connection.refuse(None, f"the session cannot be opened ({outcome.detail}); log on with ResetSeqNumFlag=Y")
+            await connection.refuse(
+                (terms.target, terms.sender), f"the session cannot be opened ({outcome.detail}); log on with ResetSeqNumFlag=Y"
+            )
             return
         assert isinstance(outcome, Noted), outcome
         before = self._streams.get(terms.stream_id)
@@ -375,19 +389,23 @@ class FixServer:
         sender = StreamSender(self.backend, self.catalogue, connection, terms, origin, outcome)
         try:
             with self.counts.session(terms.service):
-                await self._run_stream(connection, terms, sender, expected, too_low=too_low)
+                await self._run_stream(connection, terms, sender, (expected, outcome.sequence), too_low=too_low)
         finally:
             if self._streams.get(terms.stream_id) is connection:
                 del self._streams[terms.stream_id]
 
     async def _run_stream(
-        self, connection: FixConnection, terms: Terms, sender: StreamSender, expected: int, *, too_low: bool
+        self, connection: FixConnection, terms: Terms, sender: StreamSender, begun: tuple[int, int], *, too_low: bool
     ) -> None:
-        """Run a session whose numbers are part of the replicated state."""
+        """Run a session whose numbers are part of the replicated state. `begun` are the number of the client's next
+        message, and the sequence of the command that opened the stream.
+        """
+        expected, opened = begun
         orders = OrderEntry(self.backend, self.catalogue, sender, terms)
         handle = orders.handle if terms.service is Service.ORDERS else _copies_only(sender)
         session = FixSession(terms, expected, sender, connection, handle)
         submitting = asyncio.create_task(sender.submissions.run())
+        submitting.add_done_callback(lambda _: connection.close("the session's commands ended"))
         try:
             if too_low:
                 sender.close()
@@ -407,7 +425,8 @@ class FixServer:
             here_again = self._streams.get(terms.stream_id) is not connection
             if cancels and not here_again and not sender.taken_over:
                 async with asyncio.timeout(CANCEL_SECONDS):
-                    await orders.cancel_on_disconnect()
+                    if await self._is_latest(terms, opened):
+                        await orders.cancel_on_disconnect()
         except TimeoutError:
             log.warning("FIX session of %s: its orders were not cancelled in time", terms.sender)
         finally:
@@ -423,6 +442,19 @@ class FixServer:
             with contextlib.suppress(QuorumbookError):  # no node answers; the next check decides
                 if not await self._doorkeeper.sees(terms.identity, terms.account_id):
                     connection.close(f"the user may not see the account {terms.account_id} any more")
+
+    async def _is_latest(self, terms: Terms, opened: int) -> bool:
+        """Return whether the client has not logged on anywhere after the command `opened`. This node may have been cut
+        off from the others meanwhile. Asks until the leader answers.
+        """
+        while True:
+            try:
+                row = await self._stream(terms)
+            except QuorumbookError as error:
+                log.debug("stream %s: %s", terms.stream_id, error)
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return row is not None and row.opened == opened
 
     async def _stream(self, terms: Terms) -> StreamRow | None:
         """Return the leader's row of the session's stream."""

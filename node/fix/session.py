@@ -79,6 +79,7 @@ class FixSession:
             "3": self._reject,
             "5": self._logout,
             "A": self._logon,
+            "j": self._reject,  # a reject of a reject would not end
         }
 
     @property

@@ -26,6 +26,11 @@ MESSAGE_MAX = 8_192
 is shorter.
 """
 
+VALUE_MAX = 256
+"""Characters of a value in a note. Values of clients are checked to be shorter; the exchange would reject a note of more
+than `limits.NOTE_MAX` characters, and the session could not go on.
+"""
+
 FIELDS_MAX = 256
 """Fields of a client's message. Splitting a field takes 3 us, and a request for the market data of 100 products has
 about 120.
@@ -65,9 +70,11 @@ class FixFrame:
             message = parser.get_message()
         except ParsingError as error:
             self.fault = f"{type(error).__name__}: {error}"
+            self.pairs = _first_three(raw)
             return
         if message is None:
             self.fault = "a field has no end"
+            self.pairs = _first_three(raw)
         else:
             self.fault = f"more than {FIELDS_MAX} fields" if crowded else ""
             self.pairs = [(int(tag), value) for tag, value in message.pairs]
@@ -82,6 +89,12 @@ class FixFrame:
 def _beginning(raw: bytes) -> bytes:
     """Return the first fields of a frame, with a trailer at which the parser ends."""
     return b"\x01".join([*raw.split(b"\x01", FIELDS_READ)[:FIELDS_READ], b"10=000", b""])
+
+
+def _first_three(raw: bytes) -> list[tuple[int, bytes]]:
+    """Return BeginString, BodyLength and MsgType of a frame whose other fields cannot be split."""
+    parts = [part.partition(b"=") for part in raw.split(b"\x01", 3)[:3]]
+    return [(int(tag), value) for tag, _, value in parts]
 
 
 class Framer:
@@ -173,8 +186,10 @@ def encode(sender: str, target: str, number: int, fields: Sequence[tuple[int, st
 
 
 def join(fields: Iterable[tuple[int, str]]) -> str:
-    """Return fields as the text of a note (`commands.NoteStream`). An SOH in a value becomes a space."""
-    return SOH.join(f"{tag}={value.replace(SOH, ' ')}" for tag, value in fields)
+    """Return fields as the text of a note (`commands.NoteStream`). An SOH in a value becomes a space, and a value is cut
+    at `VALUE_MAX`.
+    """
+    return SOH.join(f"{tag}={value[:VALUE_MAX].replace(SOH, ' ')}" for tag, value in fields)
 
 
 def split(text: str) -> Fields:

@@ -34,13 +34,14 @@ SHUTDOWN_TIMEOUT = 2.0
 """Seconds in which requests under way may end after SIGTERM."""
 
 
-def backend_of(config: NodeConfig) -> NodeBackend:
-    """Return the backend of a node, which reaches other nodes with the node's certificate. It needs a running event loop."""
+def backend_of(config: NodeConfig, *, redirect: bool) -> NodeBackend:
+    """Return the backend of a node, which reaches other nodes with the node's certificate. It needs a running event loop.
+    With `redirect` a follower answers NotLeaderError instead of forwarding a command.
+    """
     addresses = {node.node_id: node.native for node in config.nodes}
     cluster = ClusterClient(
         addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}", abi=ABI
     )
-    redirect = config.http.followers == "redirect"
     backend = NodeBackend(str(config.engine_socket), cluster, config.http.deadline, redirect=redirect)
     tracer = tracer_of(config, "gateway")
     backend.trace = tracer.gateway if tracer is not None else None
@@ -49,7 +50,8 @@ def backend_of(config: NodeConfig) -> NodeBackend:
 
 async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
     """Serve HTTP until `stop` is set."""
-    app = Application(build(config, backend_of(config), worker))
+    backend = backend_of(config, redirect=config.http.followers == "redirect")
+    app = Application(build(config, backend, worker))
     tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
     watching = asyncio.create_task(CertificateWatch(config).run())
     try:
