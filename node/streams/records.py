@@ -42,6 +42,20 @@ HIDDEN: Mapping[type, frozenset[str]] = {PutApiKey: frozenset({"secret", "passph
 UNPUBLISHED = frozenset({OrderReported, StreamNoted})
 """Events of report streams. They repeat other events for the sessions of one account."""
 
+RECORD_MAX = 900_000
+"""Bytes of a value. Kafka accepts a message of 1 MB and NATS one of 1 MiB by default, with key and headers. A record that
+the broker never accepts would end the stream, and a customer can cause one: the outcome of `CancelAll` has up to 3,000
+orders, and a rejected command has texts of any length.
+"""
+
+CUTS: tuple[tuple[int, int], ...] = ((4_096, 1_000), (256, 100), (64, 10))
+"""Characters of a text and members of a list that are left in a command which is too large: the first pair that
+suffices. With the last one every command is small.
+"""
+
+KEY_MAX = 200
+"""Characters of a key. The name of a sender is shorter; only a rejected command has a longer one."""
+
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -105,11 +119,13 @@ class RecordWriter:
         return Record(self._names[EVENTS], event.product_id, self._encode(body), event.product_sequence, kind)
 
     def _command(self, step: HistoryStep) -> Record:
-        """Return the record of a command with its outcome."""
+        """Return the record of a command with its outcome. If it is too large for a broker, its texts and lists are cut,
+        and it says so.
+        """
         command, outcome = step.command, step.outcome
         assert command is not None
         kind = kind_of(type(command))
-        body = {
+        body: dict[str, Any] = {
             "schema": SCHEMA,
             "type": kind,
             "sequence": self._number(step.sequence),
@@ -117,7 +133,12 @@ class RecordWriter:
             "command": _fields(command, self._text),
             "outcome": None if outcome is None else {"type": kind_of(type(outcome)), **_fields(outcome, self._text)},
         }
-        return Record(self._names[COMMANDS], command.account_id, self._encode(body), step.sequence, kind)
+        value = self._encode(body)
+        for limits in CUTS:
+            if len(value) <= RECORD_MAX:
+                break
+            value = self._encode({name: _cut(part, *limits) for name, part in body.items()} | {"cut": True})
+        return Record(self._names[COMMANDS], command.account_id[:KEY_MAX], value, step.sequence, kind)
 
     def _account(self, engine: Engine, account_id: str, step: HistoryStep) -> Record:
         """Return the record of the balances of an account."""
@@ -166,6 +187,17 @@ def _plain(value: object, text: bool) -> object:
         return [_plain(each, text) for each in value]
     if isinstance(value, dict):
         return {str(name): _plain(each, text) for name, each in value.items()}
+    return value
+
+
+def _cut(value: object, characters: int, members: int) -> object:
+    """Return a plain value with texts and lists of at most these lengths."""
+    if isinstance(value, str | bytes):
+        return value[:characters]
+    if isinstance(value, list):
+        return [_cut(each, characters, members) for each in value[:members]]
+    if isinstance(value, dict):
+        return {name: _cut(each, characters, members) for name, each in value.items()}
     return value
 
 

@@ -49,8 +49,8 @@ class _Schemas:
         return self._object(kind_of(kind), {"schema": {"const": SCHEMA}, **fields})
 
     def command(self, kind: type[msgspec.Struct]) -> dict[str, Any]:
-        """Return the schema of a record of a command."""
-        return self._object(
+        """Return the schema of a record of a command. The field `cut` is there if the record was too large."""
+        found = self._object(
             kind_of(kind),
             {
                 "schema": {"const": SCHEMA},
@@ -60,6 +60,8 @@ class _Schemas:
                 "outcome": {"anyOf": [{"$ref": "#/$defs/outcome"}, {"type": "null"}]},
             },
         )
+        found["properties"]["cut"] = {"const": True}
+        return found
 
     def outcome(self, kind: type[msgspec.Struct]) -> dict[str, Any]:
         return self._object(kind_of(kind), self._fields(kind))

@@ -9,7 +9,7 @@ import pytest
 
 from node.history.projection import apply
 from node.streams.broker import Record
-from node.streams.records import RecordWriter
+from node.streams.records import KEY_MAX, RECORD_MAX, RecordWriter
 from node.streams.schema import text as schema_text
 from statemachine.commands import (
     AnyCommand,
@@ -147,3 +147,29 @@ def test_a_record_has_the_headers_that_its_consumers_compare() -> None:
     """Only the position tells apart two balances of an account that changed with time alone."""
     record = Record("quorumbook.accounts", "ann", b"{}", 7, "balances", 3, 2)
     assert record.headers() == {"sequence": "7", "type": "balances", "place": "3.2"}
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_a_command_that_is_too_large_for_a_broker_is_cut(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka and NATS accept 1 MB. The stream published such a record again and again, and never continued."""
+    huge = PlaceOrder("a" * 3_000_000, "\x00" * 400_000, "\u20ac" * 400_000, Side.BUY, OrderType.LIMIT, 1, 1)
+    (record,) = made(form, [huge])
+    assert len(record.value) < RECORD_MAX
+    assert len(record.key) == KEY_MAX
+    body = json.loads(record.value) if form == "json" else msgspec.msgpack.decode(record.value)
+    assert (body["cut"], body["type"], body["outcome"]["type"]) == (True, "place_order", "rejected")
+    assert body["command"]["product_id"] == "\u20ac" * 4_096
+    orders: list[AnyCommand] = [
+        PlaceOrder("alice", f"o{n}", "BTC-USD", Side.BUY, OrderType.LIMIT, 100, 10**8, client_oid=f"o{n}") for n in range(110)
+    ]
+    whole = made(form, SETUP, orders, [CancelAll("alice", "all")])[-2]
+    monkeypatch.setattr("node.streams.records.RECORD_MAX", len(whole.value) - 1)
+    record = made(form, SETUP, orders, [CancelAll("alice", "all")])[-2]
+    assert (record.kind, len(record.value) < len(whole.value)) == ("cancel_all", True)
+    body = json.loads(record.value) if form == "json" else msgspec.msgpack.decode(record.value)
+    assert (body["cut"], len(body["outcome"]["orders"])) == (True, 100)
+
+
+def test_a_command_with_few_orders_is_whole() -> None:
+    (cancel,) = [each for each in made("json", SETUP, TRADING) if each.kind == "cancel_all"]
+    assert "cut" not in json.loads(cancel.value)
