@@ -28,7 +28,6 @@ from statemachine.limits import (
     CANCEL_ALL_AFTER_MAX,
     CANCEL_ALL_AFTER_MIN,
     MASS_CANCELS_PER_ACCOUNT,
-    TIME_MAX,
 )
 from statemachine.reject import Reject
 from statemachine.state import State
@@ -50,9 +49,9 @@ def cancel_all_after(state: State, account: Account, command: CancelAllAfter) ->
         timers.remove(state, kind, name, tag)
         answer.armed(state, 0)
         return None
-    longest = min(CANCEL_ALL_AFTER_MAX, TIME_MAX - state.time)
-    if not CANCEL_ALL_AFTER_MIN <= command.timeout <= longest:
-        return Reject(Reason.INVALID_TIMEOUT, "timeout", f"expected 0, or {CANCEL_ALL_AFTER_MIN} to {longest} nanoseconds")
+    if not CANCEL_ALL_AFTER_MIN <= command.timeout <= CANCEL_ALL_AFTER_MAX:
+        text = f"expected 0, or {CANCEL_ALL_AFTER_MIN} to {CANCEL_ALL_AFTER_MAX} nanoseconds"
+        return Reject(Reason.INVALID_TIMEOUT, "timeout", text)
     known = (int(kind), name, tag) in state.records["timer"]
     if not known and state.cancel_afters.get(name, 0) >= CANCEL_AFTERS_PER_ACCOUNT:
         return Reject(Reason.TOO_MANY_TIMERS, "session", f"at most {CANCEL_AFTERS_PER_ACCOUNT} timers an account")

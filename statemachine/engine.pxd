@@ -15,8 +15,9 @@ cdef int _PLACE
 cdef int _CANCEL
 cdef Py_ssize_t _FINGERPRINT
 cdef int _REJECTS
+cdef wide _LOG_TIME_MAX
 
-@cython.locals(command_ends=list, outcomes=bytes, events=bytes)
+@cython.locals(time=wide, command_ends=list, outcomes=bytes, events=bytes)
 cdef object _apply(State state, EntryReader entry)
 @cython.locals(account=Account, replies=ReplyCache, seen=bytes)
 cdef int _answer(State state, EntryReader entry) except -1

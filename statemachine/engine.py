@@ -37,6 +37,7 @@ from statemachine.freezing import Frozen, changes_since_freeze, freeze
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import (
     AMOUNT_MAX,
+    LOG_TIME_MAX,
     OPERATOR,
     REJECTS_CACHED,
     TRANSFER_LIFETIME,
@@ -64,6 +65,7 @@ _PLACE = 7
 _CANCEL = 8
 _FINGERPRINT: int = FINGERPRINT_SIZE
 _REJECTS: int = REJECTS
+_LOG_TIME_MAX = LOG_TIME_MAX
 
 _REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _TOO_MANY_TRANSFERS = Reject(
@@ -106,7 +108,9 @@ class Engine:
 
     @property
     def time(self) -> int:
-        """The time of the latest batch, in nanoseconds since the epoch. Never runs backwards."""
+        """The time of the latest batch, in nanoseconds since the epoch. It never runs backwards, and is at most
+        `limits.LOG_TIME_MAX`.
+        """
         return self._state.time
 
     @property
@@ -469,8 +473,9 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
 
     The running hash covers the bytes of the entry in the log, and its outcomes and events.
     """
-    if entry.time > state.time:
-        state.time = entry.time
+    time = min(entry.time, _LOG_TIME_MAX)
+    if time > state.time:
+        state.time = time
     elif entry.count == 0:
         return AppliedBatch(b"", [], b"", [], [], [], [])
     state.events.clear()

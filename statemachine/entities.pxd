@@ -155,6 +155,7 @@ cdef class Placing:
     cdef public wide funds
     cdef public wide stop_price
     cdef public wide cancel_after
+    cdef public wide life_min
     cdef public int side
     cdef public int order_type
     cdef public int time_in_force

@@ -21,7 +21,7 @@ from sortedcontainers import SortedDict
 from statemachine.commands import AmendOrder, CancelOrder, NewOrder, PlaceOrder, ReplaceOrder
 from statemachine.events import OrderState, OrderTerms
 from statemachine.exact import fee, notional
-from statemachine.limits import AMOUNT_MAX
+from statemachine.limits import AMOUNT_MAX, CANCEL_AFTER_MIN
 from statemachine.reply_cache import ReplyCache
 from statemachine.tables import BalanceRow, CurrencyRow, ProductLimitsRow, ProductRow
 from statemachine.types import (
@@ -492,13 +492,15 @@ class Account:
 
 class Placing:
     """The fields of a `commands.PlaceOrder`, by the same names, before validation. Numbers may be of any size.
-    Validation adds the product, and the fee rates that the order gets.
+    Validation adds the product, and the fee rates that the order gets. `life_min` is the shortest `cancel_after` that is
+    valid.
     """
 
     __slots__ = (
         "cancel_after",
         "client_oid",
         "funds",
+        "life_min",
         "maker_fee_ppm",
         "order_type",
         "post_only",
@@ -529,6 +531,7 @@ class Placing:
         self.stop: int = 0
         self.stop_price = 0
         self.cancel_after = 0
+        self.life_min = CANCEL_AFTER_MIN
         self.maker_fee_ppm = 0
         self.taker_fee_ppm = 0
 

@@ -162,7 +162,12 @@ CANCEL_AFTER_MAX = 366 * 86_400 * 10**9
 """The longest life of a good-till-time order in nanoseconds: a year."""
 
 TIME_MAX = 2**63 - 1
-"""The largest expiry time, in nanoseconds since the epoch: in the year 2262."""
+"""The largest time of an expiry or a timer, in nanoseconds since the epoch: in the year 2262."""
+
+LOG_TIME_MAX = TIME_MAX - CANCEL_AFTER_MAX
+"""The largest time of the log, in nanoseconds since the epoch. An entry of a later time counts as one of this time. So
+no time that the rules compute from it exceeds `TIME_MAX`: none is more than `CANCEL_AFTER_MAX` ahead.
+"""
 
 STREAMS = 250
 """Report streams of all accounts together. A node keeps about 5 MB of a full stream for readers that reconnect."""

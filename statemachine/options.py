@@ -74,6 +74,7 @@ def _lifetime(state: State, product: Product, placing: Placing, options: OrderOp
         if at:
             return Reject(Reason.INVALID_ORDER, "expires_at", "an order that is good for a day leaves at its end")
         at = phases.session_end(state, product)
+        placing.life_min = 1  # the day may end within a second
     if at:
         if placing.time_in_force != _GTT or placing.cancel_after:
             return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "expected a good-till-time order without it")

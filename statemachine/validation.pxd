@@ -19,9 +19,7 @@ cdef int _GTT
 cdef int _FOK
 cdef int _MEETING
 cdef wide _AMOUNT_MAX
-cdef wide _CANCEL_AFTER_MIN
 cdef wide _CANCEL_AFTER_MAX
-cdef wide _TIME_MAX
 cdef Py_ssize_t _OPEN_ORDERS_MAX
 
 @cython.locals(product=Product, waits=bint)
@@ -34,8 +32,7 @@ cdef object _market_shape(Placing command)
 cdef object _market_numbers(Product product, Placing command)
 cpdef object check_size(Product product, wide size)
 cpdef object check_stop(Product product, Placing command)
-@cython.locals(longest=wide)
-cdef object _cancel_after(State state, Placing command)
+cdef object _cancel_after(Placing command)
 @cython.locals(oid=str, known=Order, by_oid=OrdersByOid)
 cdef object _client_oid(Account account, Placing command, bint waits)
 cpdef bint can_rest(int order_type, int time_in_force) noexcept

@@ -36,7 +36,6 @@ from statemachine.limits import (
     OPERATOR,
     SCALE_MAX,
     SECRET_MAX,
-    TIME_MAX,
 )
 from statemachine.reject import Reject
 from statemachine.state import State
@@ -54,9 +53,7 @@ _GTT: int = TimeInForce.GTT
 _FOK: int = TimeInForce.FOK
 _MEETING: int = Opening.MEETING
 _AMOUNT_MAX = AMOUNT_MAX
-_CANCEL_AFTER_MIN = CANCEL_AFTER_MIN
 _CANCEL_AFTER_MAX = CANCEL_AFTER_MAX
-_TIME_MAX = TIME_MAX
 _OPEN_ORDERS_MAX = OPEN_ORDERS_PER_ACCOUNT
 
 
@@ -288,7 +285,7 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     if command.stop or command.stop_price:
         reject = reject or check_stop(product, command)
     if command.cancel_after or command.time_in_force == _GTT:
-        reject = reject or _cancel_after(state, command)
+        reject = reject or _cancel_after(command)
     waits = product.busy or state.work >= state.work_max
     command.maker_fee_ppm, command.taker_fee_ppm = product.maker_fee_ppm, product.taker_fee_ppm
     if state.fee_rules:
@@ -402,14 +399,13 @@ def check_stop(product: Product, command: Placing) -> Reject | None:
     return None
 
 
-def _cancel_after(state: State, command: Placing) -> Reject | None:
+def _cancel_after(command: Placing) -> Reject | None:
     """Check how long a good-till-time order may rest."""
     if command.time_in_force != _GTT:
         return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
-    longest = _TIME_MAX - state.time
-    longest = min(longest, _CANCEL_AFTER_MAX)  # apart, because the compiled minimum has the type of its operands
-    if not _CANCEL_AFTER_MIN <= command.cancel_after <= longest:
-        return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
+    if not command.life_min <= command.cancel_after <= _CANCEL_AFTER_MAX:
+        text = f"expected {CANCEL_AFTER_MIN} to {CANCEL_AFTER_MAX} nanoseconds"
+        return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", text)
     return None
 
 

@@ -14,9 +14,10 @@ import pytest
 from statemachine.commands import AnyCommand, Batch, Grant, PutApiKey, PutUser, SetAccess, decode_batch, encode_batch
 from statemachine.engine import Engine
 from statemachine.events import Rejected
-from statemachine.limits import AMOUNT_MAX, EVENTS_PER_ENTRY, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
+from statemachine.limits import AMOUNT_MAX, EVENTS_PER_ENTRY, LOG_TIME_MAX, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
 from statemachine.types import Permission, Role, Scope
-from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, foundations
+from tests.property.operators import operators, venue_flow
+from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, SECOND, foundations
 
 KINDS: tuple[type[Any], ...] = AnyCommand.__args__
 NUMBERS = [0, 1, 2, 4, 25, 36, 40, 100, 10**9, 2**31, 2**62, AMOUNT_MAX, AMOUNT_MAX + 1, 2**64 - 1, -1, -(2**63)]
@@ -129,10 +130,15 @@ def _need_consent(engine: Engine) -> None:
     assert not any(isinstance(outcome, Rejected) for outcome in engine.apply(Batch(2, commands)).outcomes)
 
 
-def test_the_largest_time_is_accepted() -> None:
-    engine = Engine()
-    engine.apply(Batch(1, foundations((0, 0), 100)))
-    engine.apply(Batch(2**64 - 1, [any_command(Random(1), 1)]))
-    assert engine.time == 2**64 - 1
+@pytest.mark.parametrize("begins", [0, LOG_TIME_MAX - 3_600 * SECOND, 2**63, 2**64 - 1], ids=str)
+def test_the_venue_runs_at_the_first_and_the_latest_times(begins: int) -> None:
+    """Calendars, halts, timers and proposals compute times ahead of the log's time, which stops at its largest one."""
+    random, engine, told, now = Random(2), Engine(), list[object](), begins
+    engine.apply(Batch(0, [*foundations((1_000, 3_000), 50_000), *operators()]))
+    for command, _ in venue_flow(random, 80, told):
+        now = min(now + (command if isinstance(command, int) else 1) * SECOND, 2**64 - 1)
+        applied = engine.apply(Batch(now, [] if isinstance(command, int) else [command]))
+        told += [*applied.outcomes, *applied.events]
+        assert engine.time == min(now, LOG_TIME_MAX)
     engine.check()
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()

@@ -32,6 +32,7 @@ from statemachine.commands import (
 from statemachine.types import (
     ChangeReason,
     DoneReason,
+    GoodFor,
     OrderType,
     ProductStatus,
     Reason,
@@ -340,7 +341,8 @@ class Twin(TwinAccess):
         if reject is not None:
             return reject
         lasting = c.time_in_force is TimeInForce.GTT
-        if lasting != (c.cancel_after != 0) or (lasting and not 10**9 <= c.cancel_after <= 366 * 24 * 3600 * 10**9):
+        shortest = 1 if c.options is not None and c.options.good_for is GoodFor.DAY else 10**9
+        if lasting != (c.cancel_after != 0) or (lasting and not shortest <= c.cancel_after <= 366 * 24 * 3600 * 10**9):
             return Reason.INVALID_CANCEL_AFTER
         if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.known()):
             return Reason.COMMAND_ID_REUSED

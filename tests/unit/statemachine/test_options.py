@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec.structs import replace
+
 from statemachine.commands import (
     AnyCommand,
     Batch,
@@ -15,15 +18,16 @@ from statemachine.commands import (
     PutProduct,
 )
 from statemachine.engine import Engine
-from statemachine.events import Armed, Cancelled, OrderDone, Rejected
+from statemachine.events import Armed, Cancelled, OrderDone, Placed, Rejected
 from statemachine.limits import (
     CANCEL_AFTERS_PER_ACCOUNT,
+    DAY_NS,
     MASS_CANCELS_PER_ACCOUNT,
     OPERATOR,
     TRAILING_PER_PRODUCT,
     WORK_PER_ENTRY,
 )
-from statemachine.types import DoneReason, OrderType, Reason, Side, StopType
+from statemachine.types import DoneReason, GoodFor, OrderType, Reason, Side, StopType, TimeInForce
 
 SECOND = 10**9
 PRODUCT = "XBT-USD"
@@ -134,3 +138,15 @@ def test_the_number_of_trailing_stops_is_bounded_and_they_move_together() -> Non
     assert {each.stop_price for each in engine.orders("ann", limit=10_000)} == {1_400}
     engine.check()
     assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+@pytest.mark.parametrize("before", [2 * SECOND, SECOND, 1])
+def test_an_order_that_is_good_for_the_day_enters_in_the_last_second_of_the_day(before: int) -> None:
+    engine = market()
+    good = replace(order(1, Side.BUY, 100, OrderOptions(good_for=GoodFor.DAY)), time_in_force=TimeInForce.GTT)
+    (outcome,) = engine.apply(Batch(DAY_NS - before, [good])).outcomes
+    assert isinstance(outcome, Placed)
+    assert outcome.order.expires_at == DAY_NS
+    (done,) = engine.apply(Batch(DAY_NS, [])).events
+    assert isinstance(done, OrderDone)
+    assert done.reason is DoneReason.EXPIRED
