@@ -8,8 +8,8 @@ A product whose limits have a time `limit_ns` has them. Then:
 - What may not rest is cancelled (`DoneReason.COLLARED`) and begins nothing: the remainder of a market order, an
   immediate-or-cancel order, an order that is one of a pair, and an order whose notional at the collar is too large.
 - In a limit state trading continues. The collar stays, whatever trades.
-- The limit state is left as soon as no order of its side rests at the collar: all were traded or cancelled. That is
-  checked after each command. It also ends when the product's limits no longer have a `limit_ns`.
+- The limit state is left as soon as no order of its side rests at the collar: all were traded, cancelled or expired. That
+  is checked after each command, and before the halt or the call would begin. It also ends when the product's limits no longer have a `limit_ns`.
 - If it is not left within `limit_ns`, the halt or the call begins (`volatility`). A status that the operator sets, or a
   phase that the calendar begins, ends it.
 - A next trade that is outside the collar on its other side, because resting orders are, interrupts at once.

@@ -104,6 +104,9 @@ def _due(state: State, timer: TimerRow) -> None:
     product, found = state.products[timer.subject], state.records["interruption"].get(timer.subject)
     assert found is not None, "a timer without an interruption"
     row = product.controls
+    if found.limit_side and not limit_states.is_in(product, found.limit_side):
+        limit_states.end(state, product)  # the last order at the collar expired by now
+        return
     if found.limit_side:
         assert row is not None, "a limit state without limits"
         _interrupt(state, product, row)

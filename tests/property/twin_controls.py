@@ -435,9 +435,10 @@ class TwinControls(TwinFees):
             self.interrupted[name] = (self.products[name].status, False, until, 0)
             self.note(name, StatusCause.LIMIT_STATE, until)
 
-    def leave_limit_states(self) -> None:
+    def leave_limit_states(self, only: str = "") -> None:
         """End limit states in which no order rests at the collar any more, or whose limits were removed."""
-        for name, (side, low, high) in sorted(self.limit_states.items()):
+        states = {name: state for name, state in self.limit_states.items() if only in ("", name)}
+        for name, (side, low, high) in sorted(states.items()):
             limits, price = self.limits.get(name), self.at_collar(name, side, (low, high))
             mine = [o.command.price for o in self.resting if o.product.product_id == name and o.command.side is side]
             there = any(each >= price if side is Side.BUY else each <= price for each in mine)
@@ -457,7 +458,9 @@ class TwinControls(TwinFees):
     def end_interruption(self, name: str) -> None:
         """End a halt or a call whose time is over."""
         if name in self.limit_states:
-            self.interrupt(name)
+            self.leave_limit_states(name)
+            if name in self.limit_states:
+                self.interrupt(name)
             return
         resume, halted, _, extensions = self.interrupted[name]
         limits = self.limits.get(name)
