@@ -1,6 +1,8 @@
 """Compare the engine with the second model over many seeds.
 
 python -m tests.property.second_model [--seed 0] [--runs 1000] [--entries 150]
+
+Each seed runs four times: with traders alone, in a venue with all its rules, and both of them hurried (`judge.run`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import time
 
 import statemachine
 from tests.property.second_model.judge import run
+
+WAYS = [(venue, hurried) for venue in (False, True) for hurried in (False, True)]
 
 
 def main() -> None:
@@ -22,12 +26,12 @@ def main() -> None:
     begun, orders, trades = time.monotonic(), 0, 0
     for seed in range(options.seed, options.seed + options.runs):
         try:
-            model = run(seed, options.entries)
+            models = [run(seed, options.entries, venue=venue, hurried=hurried) for venue, hurried in WAYS]
         except BaseException:
             print(f"seed {seed}", flush=True)
             raise
-        orders += model.last_id
-        trades += sum(product.trades for product in model.products.values())
+        orders += sum(model.last_id for model in models)
+        trades += sum(each.trades for model in models for each in model.products.values())
     elapsed = time.monotonic() - begun
     print(f"{options.runs:,} seeds, {statemachine.CORE} core: {orders:,} orders, {trades:,} trades, {elapsed:,.0f} s: equal")
 

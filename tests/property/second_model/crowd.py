@@ -57,6 +57,7 @@ class Crowd:
         self.random = random
         self.model = model
         self.number = 0
+        self.has_exits = True
 
     def begin(self) -> list[AnyCommand]:
         """Return the commands that make the venue. Rebates are always less than the fee of any taker."""
@@ -79,8 +80,7 @@ class Crowd:
         self.number += 1
         name, chance = f"c{self.number}", self.random.random()
         for product in self.model.products.values():
-            stuck = product.status is not ProductStatus.ONLINE and product.interruption is None
-            if stuck and self.random.random() < 0.06:
+            if self.is_stuck(product) and self.random.random() < 0.06:
                 return self.restated(product, name, ProductStatus.ONLINE)
         on = [key for key, switches in self.model.switches.items() if switches]
         if on and self.random.random() < 0.12:
@@ -95,6 +95,10 @@ class Crowd:
         if chance < 0.42:
             return self.pair(name, trader)
         return self.order(name, trader)
+
+    def is_stuck(self, product: Product) -> bool:
+        """Return whether the operator should let a product trade again."""
+        return product.status is not ProductStatus.ONLINE and product.interruption is None
 
     # -- numbers
 
@@ -141,7 +145,7 @@ class Crowd:
             self.lifetime(fields, options)
         if rare() < 0.15:
             fields["size"], options["display_size"] = product.lot * random.choice([4, 5, 10, 20]), self.size(product)
-        if rare() < 0.15 and not market:
+        if rare() < 0.15 and not market and self.has_exits:
             self.exits(product, side, fields["price"], options)
         if rare() < 0.2:
             options["session"] = random.choice("pq")
@@ -186,11 +190,11 @@ class Crowd:
     def change(self, name: str, trader: str) -> AnyCommand:
         """Return a cancel, an amendment or a replacement."""
         random = self.random
-        own = [order for order in self.model.open if order.owner == trader and order.terms.client_oid]
+        own = [order for order in self.model.open if order.owner == trader and order.client_oid]
         if not own:
             return CancelOrder(trader, name, 0, "none")
         order, chance = random.choice(own), random.random()
-        oid, product = order.terms.client_oid, order.product
+        oid, product = order.client_oid, order.product
         if chance < 0.25:
             return CancelOrder(trader, name, 0, oid)
         if chance < 0.35:
@@ -214,7 +218,7 @@ class Crowd:
             fields["price"] = self.price(product, order.price)
         if random.random() < (0.6 if order.stop else 0.03):
             fields["stop_price"] = self.price(product, order.stop_price)
-        return AmendOrder(order.owner, name, 0, order.terms.client_oid, **fields)
+        return AmendOrder(order.owner, name, 0, order.client_oid, **fields)
 
     # -- money, and the operator
 

@@ -57,7 +57,8 @@ class Following(Halting):
 
     def switched_off(self, product: Product, account: str) -> int:
         """Return the sum of the switches that hold for an account in a product."""
-        scopes = ((Scope.VENUE, ""), (Scope.PRODUCT, product.name), (Scope.ACCOUNT, account))
+        firm = Scope.FIRM, self.firms.get(account, "")
+        scopes = ((Scope.VENUE, ""), (Scope.PRODUCT, product.name), firm, (Scope.ACCOUNT, account))
         off = 0
         for key in scopes:
             off |= self.switches.get(key, 0)
@@ -163,4 +164,8 @@ class Following(Halting):
         self.last_id += 1
         order.order_id, order.place = self.last_id, Place.NEW
         self.open.append(order)
-        self.known.setdefault((order.owner, order.terms.client_oid), []).append(order)
+        self.known.setdefault((order.owner, order.client_oid), []).append(order)
+        self.count_order(order)
+
+    def count_order(self, order: Order) -> None:
+        """Count an accepted order for the risk limits of its account."""

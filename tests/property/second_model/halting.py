@@ -125,7 +125,9 @@ class Halting(Trading):
         now, limits = product.interruption, product.limits
         assert now is not None
         if now.kind is Kind.LIMIT_STATE:
-            self.interrupt(product)
+            self.leave_limit_states()
+            if product.interruption is not None:
+                self.interrupt(product)
         elif now.kind is Kind.HALT and limits is not None and limits.call_ns:
             self.call(product, now.resume)
         else:

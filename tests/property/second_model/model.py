@@ -13,17 +13,25 @@ from statemachine.commands import (
     CancelAll,
     CancelAllAfter,
     CancelOrder,
+    CorrectTrade,
     Deposit,
+    FollowCalendar,
     OpenAccount,
     OrderOptions,
     PlaceOrder,
     PlacePair,
+    PutCalendar,
     PutCurrency,
     PutFeeOverride,
     PutFeeTiers,
+    PutFirm,
+    PutGroup,
+    PutMember,
     PutProduct,
     PutProductLimits,
+    PutRiskLimits,
     ReplaceOrder,
+    SetCalendar,
     SetSwitches,
     Transfer,
     Withdraw,
@@ -34,57 +42,67 @@ from statemachine.types import (
     GoodFor,
     OrderType,
     ProductStatus,
+    Scope,
     Side,
     StopType,
     Switch,
     TimeInForce,
 )
-from tests.property.second_model.following import Following
-from tests.property.second_model.orders import DAY, PPM, RESTING, SECOND, TRADING, Order, Place, Product, Refused
+from tests.property.second_model.limiting import Limiting
+from tests.property.second_model.orders import DAY, PPM, RESTING, SECOND, TRADING, Order, Place, Product, Refused, need
+
+Answer = tuple[bool, bool]
+"""Whether a command was accepted, and whether it came before."""
 
 
-def need(condition: bool) -> None:
-    """Refuse the command unless a condition holds."""
-    if not condition:
-        raise Refused
-
-
-class SecondModel(Following):
+class SecondModel(Limiting):
     """The exchange."""
 
     def __init__(self) -> None:
         super().__init__()
         self.timers: dict[tuple[str, str], int] = {}
+        self.first: dict[tuple[str, str], tuple[AnyCommand, bool]] = {}
+        """Commands by account and id, and whether they were accepted."""
 
-    def apply(self, time: int, commands: Iterable[AnyCommand]) -> list[bool]:
-        """Apply a log entry. Returns whether each command was accepted."""
-        self.trades, self.done, accepted = [], [], []
+    def apply(self, time: int, commands: Iterable[AnyCommand]) -> list[Answer]:
+        """Apply a log entry. Returns the answer to each command. Its trades, and the orders that it ends, go to `trades` and `done`."""
+        answers = list[Answer]()
         self.now = max(self.now, time)
         self.pass_time()
         self.leave_limit_states()
         for command in commands:
-            accepted.append(False)
+            name = command.account_id, command.command_id
+            if name in self.first:
+                before, accepted = self.first[name]
+                answers.append((accepted, True) if before == command else (False, False))
+                continue
+            accepted = False
             with suppress(Refused):
                 self.carry_out(command)
-                accepted[-1] = True
+                accepted = True
+            self.first[name] = command, accepted
+            answers.append((accepted, False))
             self.follow()
             self.leave_limit_states()
-        return accepted
+        return answers
 
     def pass_time(self) -> None:
-        """Expire orders, then do what the timers say, the earliest first. At one moment, halts and calls come first."""
+        """Expire orders, then do what the timers say, the earliest first. At one moment, calendars and halts come first."""
         over = [order for order in self.open if order.expires and order.expires <= self.now]
         for order in sorted(over, key=lambda order: (order.expires, order.order_id)):
             self.leave(order, DoneReason.EXPIRED)
         self.follow()
         while True:
             due = [(at, 1, *key) for key, at in self.timers.items() if at <= self.now]
+            due += [(at, -1, name, "") for at, name in self.boundaries()]
             states = [(product.interruption, product.name) for product in self.products.values()]
             due += [(state.ends, 0, name, "") for state, name in states if state is not None and state.ends <= self.now]
             if not due:
                 return
             _, kind, name, session = min(due)
-            if kind:
+            if kind < 0:
+                self.read_calendar(name)
+            elif kind:
                 del self.timers[name, session]
                 self.cancel_all(CancelAll(name, "", session=session), DoneReason.TIMER)
             else:
@@ -142,8 +160,19 @@ class SecondModel(Following):
                 self.put_limits(command)
             case SetSwitches():
                 self.set_switches(command)
+            case PutRiskLimits():
+                self.put_risk(command)
+            case PutMember():
+                self.firms[command.member_id] = command.firm_id
+                self.kill(Scope.FIRM, command.firm_id)
+            case PutCalendar() | SetCalendar() | PutGroup():
+                self.change_calendars(command)
+            case FollowCalendar():
+                need(self.follow_again(command))
+            case CorrectTrade():
+                self.correct(command)
             case _:
-                assert isinstance(command, OpenAccount)
+                assert isinstance(command, OpenAccount | PutFirm)
 
     # -- the operator
 
@@ -156,6 +185,8 @@ class SecondModel(Following):
         product.min_size, product.max_size = c.min_size, c.max_size
         product.rates = c.maker_fee_ppm, c.taker_fee_ppm
         product.interruption = None
+        if self.calendar_of(product) is not None:
+            self.by_hand.add(product.name)
         if c.status is product.status:
             return
         collected = [order for order in self.open if order.product is product and order.place is Place.COLLECTED]
@@ -176,8 +207,14 @@ class SecondModel(Following):
 
     def set_switches(self, c: SetSwitches) -> None:
         self.switches[c.scope, c.name] = c.switches
+        self.kill(c.scope, c.name)
+
+    def kill(self, scope: Scope, name: str) -> None:
+        """Cancel the orders of a scope whose kill switch is on."""
         for order in sorted(self.open, key=lambda order: order.order_id):
-            if c.switches & Switch.KILL and c.name in ("", order.owner, order.product.name):
+            names = {Scope.VENUE: "", Scope.PRODUCT: order.product.name, Scope.ACCOUNT: order.owner}
+            names[Scope.FIRM] = self.firms.get(order.owner, "")
+            if self.switches.get((scope, name), 0) & Switch.KILL and names[scope] == name:
                 self.leave(order, DoneReason.KILLED)
 
     # -- checks
@@ -227,7 +264,8 @@ class SecondModel(Following):
         at = c.options.expires_at if c.options is not None else 0
         given = bool(c.cancel_after) + bool(at) + (good_for is GoodFor.DAY)
         need(given == (c.time_in_force is TimeInForce.GTT))
-        expires = self.now + c.cancel_after if c.cancel_after else at or ((self.now // DAY + 1) * DAY if given else 0)
+        ends = self.day_ends(self.products[c.product_id]) if good_for is GoodFor.DAY else 0
+        expires = self.now + c.cancel_after if c.cancel_after else at or ends
         need(not given or good_for is GoodFor.DAY or SECOND <= expires - self.now <= 366 * DAY)
         return expires
 
@@ -245,8 +283,10 @@ class SecondModel(Following):
         off = self.switched_off(product, order.owner)
         need(not off & (Switch.KILL | (Switch.BUY_OFF if order.buys else Switch.SELL_OFF)))
         self.check_limits(order)
-        if c.client_oid and not amended:
-            known = self.known.get((order.owner, c.client_oid), [])
+        self.check_counts(order, without, 1, amended)
+        self.check_risk(order, without)
+        if order.client_oid and not amended:
+            known = self.known.get((order.owner, order.client_oid), [])
             need(all(other.place is None or other in without for other in known))
         self.check_money(order, without)
         if order.stop:
@@ -313,6 +353,7 @@ class SecondModel(Following):
         need(not c.client_oid or c.client_oid != c.stop_client_oid)
         self.admit(limit)
         self.admit(stop)
+        self.check_counts(limit, (), 2)
         need(limit.product.status is ProductStatus.AUCTION or not self.makers(limit))
         self.accept(limit)
         self.accept(stop)
@@ -322,10 +363,10 @@ class SecondModel(Following):
 
     def named(self, c: CancelOrder | AmendOrder | ReplaceOrder) -> Order:
         """Return the open order that a command names by its `client_oid`, if it may be cancelled."""
-        known = self.known.get((c.account_id, c.client_oid), [])
-        need(bool(known) and known[-1].place is not None)
-        need(c.product_id in ("", known[-1].product.name) and known[-1].product.status is not ProductStatus.OFFLINE)
-        return known[-1]
+        known = [order for order in self.known.get((c.account_id, c.client_oid), []) if order.place is not None]
+        need(bool(known))
+        need(c.product_id in ("", known[0].product.name) and known[0].product.status is not ProductStatus.OFFLINE)
+        return known[0]
 
     def cancel_all(self, c: CancelAll, reason: DoneReason) -> None:
         """Cancel the selected orders. Only a timer cancels those of offline products."""
@@ -346,6 +387,17 @@ class SecondModel(Following):
         self.let_in(new)
 
     def amend(self, order: Order, c: AmendOrder) -> None:
+        """Change an order, and its `client_oid`."""
+        name = c.new_client_oid
+        known = self.known.setdefault((order.owner, name), []) if name else []
+        need(name == order.client_oid or not known)
+        self.amend_numbers(order, c)
+        if name and name != order.client_oid:
+            self.known[order.owner, order.client_oid].remove(order)
+            order.client_oid = name
+            known.append(order)
+
+    def amend_numbers(self, order: Order, c: AmendOrder) -> None:
         need(order.partner is None and order not in self.triggered)
         need(not c.size or order.size > 0)
         need(not c.price or order.is_limit)

@@ -21,6 +21,12 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
     """The exchange rejects the command."""
 
 
+def need(condition: bool) -> None:
+    """Refuse the command unless a condition holds."""
+    if not condition:
+        raise Refused
+
+
 class Place(Enum):
     """Where an order that is not done is."""
 
@@ -119,7 +125,11 @@ class Order:
     reason: DoneReason = DoneReason.NONE
     done_at: int = 0
     partner: Order | None = None
+    client_oid: str = ""
     collar: tuple[int, int] = (0, ENDLESS)
+
+    def __post_init__(self) -> None:
+        self.client_oid = self.terms.client_oid
 
     @property
     def buys(self) -> bool:
@@ -174,7 +184,7 @@ class Order:
         done, rests = self.place is None, self.place is Place.BOOK
         return {
             "account_id": self.owner,
-            "client_oid": self.terms.client_oid,
+            "client_oid": self.client_oid,
             "side": self.terms.side,
             "price": self.price,
             "size": self.size,

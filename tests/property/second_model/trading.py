@@ -22,9 +22,13 @@ class Trading:
         self.earned: dict[str, int] = {}
         self.open: list[Order] = []
         self.done: list[Order] = []
-        """The orders that were done in this entry."""
+        """The orders that were done since the caller emptied the list."""
         self.known: dict[tuple[str, str], list[Order]] = {}
         """All orders by account and `client_oid`."""
+        self.firms: dict[str, str] = {}
+        """The firms of accounts."""
+        self.sides: dict[tuple[str, int], tuple[str, ...]] = {}
+        """Buyer and seller of each trade."""
         self.last_id = 0
         self.arrivals = 0
         self.trades: list[Trade] = []
@@ -89,6 +93,9 @@ class Trading:
         order.fees += fee
         return fee
 
+    def count_volume(self, account: str, currency: str, worth: int) -> None:
+        """Count what an account trades for its risk limits."""
+
     def counts(self, currency: str) -> bool:
         """Return whether volumes in a currency are counted."""
         names = [("", product.name) for product in self.products.values() if product.quote == currency]
@@ -142,11 +149,15 @@ class Trading:
             if order.money is not None:
                 order.money -= worth + (fee if order.buys else 0)
             self.note(order)
+            self.count_volume(order.owner, product.quote, worth)
             if self.counts(product.quote):
                 days = self.volumes.setdefault((order.owner, product.quote), {})
                 days[self.now // DAY] = days.get(self.now // DAY, 0) + worth
         self.earned[product.quote] = self.earned.get(product.quote, 0) + maker_fee + taker_fee
         product.trades += 1
+        self.sides[product.name, product.trades] = tuple(
+            order.owner for order in sorted((maker, taker), key=lambda each: not each.buys)
+        )
         product.last_price = price
         product.prices.append(price)
         ids = maker.order_id, taker.order_id
