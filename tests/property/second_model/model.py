@@ -148,6 +148,12 @@ class SecondModel(Limiting):
                 self.timers.pop((command.account_id, command.session), None)
                 if command.timeout:
                     self.timers[command.account_id, command.session] = self.now + command.timeout
+            case _:
+                self.operate(command)
+
+    def operate(self, command: AnyCommand) -> None:
+        """Carry out a command of the operator that sets rules, or corrects a trade."""
+        match command:
             case PutFeeTiers():
                 key = ("", command.product_id) if command.product_id else (command.currency, "")
                 need(not command.product_id or self.products[command.product_id].quote == command.currency)
