@@ -104,5 +104,5 @@ def compare(engine: Engine, model: SecondModel, without: tuple[str, ...] = ()) -
             book = [(order.price, order.shown, order.order_id) for order in model.book(product, side)]
             assert engine.book_orders(name, side) == book
         found = engine.auction(name)
-        expected = model.indication(product) if product.status is ProductStatus.AUCTION else None
-        assert (found[:3] if found is not None else None) == expected
+        indicated = model.indication(product) if product.status is ProductStatus.AUCTION else None
+        assert (found[:3] if found is not None else None) == indicated
