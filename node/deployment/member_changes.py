@@ -39,7 +39,7 @@ Report = Callable[[str], None]
 
 
 class Addition(msgspec.Struct, frozen=True):
-    """A node to add. Empty addresses are chosen. `start`: run it on this machine."""
+    """A node to add. The command chooses addresses that are empty. `start`: run the node on this machine."""
 
     node_id: str
     raft: str = ""

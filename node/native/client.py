@@ -373,7 +373,7 @@ async def _check_levels(connection: NativeConnection) -> None:
     unreadable.
 
     Raises:
-        RequestFailed: CONFLICT: it cannot, and leads. NOT_LEADER: it cannot, and another node leads.
+        RequestFailed: CONFLICT: the node cannot, and it leads. NOT_LEADER: the node cannot, and another one leads.
     """
     welcome = connection.welcome
     if welcome.levels:

@@ -200,12 +200,12 @@ def compare(
 
 @given(rates, st.integers(1, 600), st.lists(st.tuples(st.one_of(commands, st.integers(0, 6)), st.booleans()), max_size=60))
 @settings(max_examples=150)
-def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand | int, bool]]) -> None:
+def test_the_engine_equals_the_twin(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand | int, bool]]) -> None:
     compare(fees, money, flow)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
+def test_the_engine_equals_the_twin_in_a_busy_market(seed: int) -> None:
     random = Random(seed)
     fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])
     flow: list[tuple[AnyCommand | int, bool]] = [
@@ -216,7 +216,7 @@ def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_engine_does_what_the_twin_does_from_auction_to_auction(seed: int) -> None:
+def test_the_engine_equals_the_twin_from_auction_to_auction(seed: int) -> None:
     random = Random(seed)
     fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])
     compare(
@@ -225,7 +225,7 @@ def test_the_engine_does_what_the_twin_does_from_auction_to_auction(seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
+def test_the_engine_equals_the_twin_under_controls(seed: int) -> None:
     random = Random(seed)
     fees = random.choice([(0, 0), (1_000, 3_000)])
     flow: list[tuple[AnyCommand | int, bool]] = [
@@ -236,7 +236,7 @@ def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_engine_does_what_the_twin_does_with_options(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_equals_the_twin_with_options(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow has exits, trailing stops, lifetimes, sessions and the dead man's switch. The twin does all work at
     once.
     """
@@ -255,7 +255,7 @@ def test_the_engine_does_what_the_twin_does_with_options(seed: int, monkeypatch:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
+def test_the_engine_equals_the_twin_under_fee_rules(seed: int) -> None:
     """Days pass in this flow, so that volume gets old."""
     random = Random(seed)
     flow: list[tuple[AnyCommand | int, bool]] = []
@@ -271,7 +271,7 @@ def test_the_engine_does_what_the_twin_does_under_fee_rules(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_engine_does_what_the_twin_does_for_those_who_run_the_venue(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_equals_the_twin_for_operators_of_the_venue(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow has calendars, users with roles, keys, consent, corrections of trades, and all that traders do
     meanwhile. The twin does all work at once.
     """

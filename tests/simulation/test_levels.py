@@ -292,7 +292,7 @@ class WrongSoftware(LevelWorld):
         super()._end_faults()
 
 
-def test_a_node_of_the_former_version_gets_nothing_of_the_next_level() -> None:
+def test_a_node_of_the_former_version_refuses_data_of_the_next_level() -> None:
     counts: Counter[str] = Counter()
     for seed in range(3):
         world = WrongSoftware(seed)

@@ -312,7 +312,7 @@ class TestSnapshots:
             node.raft.tick()
         assert [reply for reply in node.sent_messages(m.AppendReply) if reply.success] == []
 
-    def test_while_it_is_checked_the_node_answers_and_does_not_serve_what_it_has_as_current(self) -> None:
+    def test_a_node_is_not_ready_while_a_received_snapshot_is_checked(self) -> None:
         node = follower(*TWO_TO_FIVE, commit=5)
         node.snapshots.check_polls = 3
         node.hear("n2", chunk_of(stored(40, 1), 1))

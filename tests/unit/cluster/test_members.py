@@ -178,7 +178,7 @@ class TestLeader:
         node.acknowledge("n4")
         assert node.members()["n4"] is Role.VOTER
 
-    def test_a_read_only_member_stays_what_it_is(self) -> None:
+    def test_a_read_only_member_stays_read_only(self) -> None:
         node = leader()
         node.guard.on_connected("n4")
         node.change(AddMember(Member("n4", Role.READ_ONLY)))

@@ -76,7 +76,7 @@ class TestTicks:
         node.now += 0.051
         assert node.raft.due_in() <= 0
 
-    def test_a_follower_that_nobody_leads_ticks_when_its_timeout_is_over(self) -> None:
+    def test_a_follower_without_a_leader_ticks_at_its_timeout(self) -> None:
         node = follower()
         node.now += 0.3
         node.raft.tick()

@@ -153,7 +153,7 @@ def test_answers_keep_a_transfer_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert senders.busy("n2")
 
 
-def test_after_a_loss_it_continues_from_what_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_loss_the_transfer_continues_from_the_acknowledged_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     list(senders.due(5))
     assert [chunk.offset for chunk in senders.acknowledged("n2", m.SnapshotAck(5, 40, 128))] == [192, 256]

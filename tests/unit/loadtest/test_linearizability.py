@@ -191,7 +191,7 @@ def test_a_command_that_took_effect_although_it_was_refused_is_found(exchange: E
     assert exchange.kinds() == [AnomalyKind.REFUSED_BUT_APPLIED]
 
 
-def test_a_command_that_nobody_sent_is_found(exchange: Exchange) -> None:
+def test_a_command_that_no_client_sent_is_found(exchange: Exchange) -> None:
     exchange.apply(Deposit("ann", "usd-2", "USD", 1))
     assert exchange.kinds() == [AnomalyKind.NOT_SENT]
     assert exchange.judged(complete=False).holds

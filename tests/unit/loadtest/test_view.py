@@ -48,7 +48,7 @@ def test_the_terminal_shows_the_same_facts() -> None:
         assert fact in text
 
 
-def test_nothing_is_said_before_the_first_answer() -> None:
+def test_nothing_is_printed_before_the_first_answer() -> None:
     text = io.StringIO()
     view = View(Console(file=text))
     view.refresh()

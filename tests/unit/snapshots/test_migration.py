@@ -281,7 +281,7 @@ def test_a_command_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
         log.convert(back.convert(encoded(foundations()[0])))
 
 
-def test_without_a_way_the_message_says_what_would_be_needed(tmp_path: Path) -> None:
+def test_without_a_chain_of_migrations_the_error_names_the_missing_one(tmp_path: Path) -> None:
     with pytest.raises(
         MigrationError, match=r"no migration leads from .*version 0\.0\.2.*without a default.*quorumbook migrate new"
     ):

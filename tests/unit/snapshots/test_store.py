@@ -82,7 +82,7 @@ def test_an_engine_comes_back_as_it_was(directory: Path) -> None:
     assert restored.full_hash() == engine.full_hash()
 
 
-def test_what_is_built_takes_the_tables_in_their_order_or_fails_as_it_does(directory: Path) -> None:
+def test_build_gives_the_tables_in_their_order(directory: Path) -> None:
     content = tables(5_000)
     manifest = made(directory, 5, content)
     store = SnapshotStore(directory)

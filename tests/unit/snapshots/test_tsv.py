@@ -228,7 +228,7 @@ def _whole_numbers(kind: object, name: str, seen: set[type]) -> Iterator[str]:
                 yield from _whole_numbers(each, name, seen)
 
 
-def test_every_whole_number_of_the_tables_is_said_to_be_an_amount_a_time_or_just_a_number() -> None:
+def test_every_whole_number_of_the_tables_is_declared_as_an_amount_a_time_or_a_plain_number() -> None:
     """A column without such a declaration would be exported in smallest units beside decimals, as `stop_price` once
     was.
     """

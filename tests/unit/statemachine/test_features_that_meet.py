@@ -60,7 +60,7 @@ def iceberg(command_id: str, size: int, price: int, display: int, side: Side = S
     return change(limit("ann", command_id, side, size, price), options=OrderOptions(display_size=display))
 
 
-def test_the_position_counts_what_an_iceberg_hides() -> None:
+def test_the_position_counts_the_hidden_size_of_an_iceberg() -> None:
     engine = market()
     send(engine, risk(currency="XBT", position_max=MONEY + 1_000))
     placed(engine, iceberg("iceberg", 1_000, 5, 10))

@@ -136,7 +136,7 @@ async def test_waiting_ends_when_a_node_has_ended(cluster: LocalCluster) -> None
         await cluster.wait_ready(60)
 
 
-async def test_waiting_ends_at_its_deadline_and_says_who_is_not_ready(
+async def test_waiting_ends_at_its_deadline_and_names_nodes_that_are_not_ready(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.start()

@@ -27,7 +27,7 @@ def moved(members: list[Member], node_id: str, **changes: str) -> list[Member]:
     return [msgspec.structs.replace(each, **changes) if each.node_id == node_id else each for each in members]
 
 
-def test_nothing_is_said_where_all_agree(config: NodeConfig) -> None:
+def test_equal_addresses_give_no_warning(config: NodeConfig) -> None:
     members = list(first_members(config))
     assert {member.role for member in members} == {Role.VOTER}
     found = Addresses(config, lambda: (members, 9))

@@ -55,7 +55,7 @@ def test_a_directory_that_was_replaced_does_not_come_back(tmp_path: Path) -> Non
     node(tmp_path / "n2", "n2", Body("new", 1, "b")).objected("n1", objection)
 
 
-def test_a_log_that_ends_before_what_it_acknowledged_is_noticed_by_the_leader(tmp_path: Path) -> None:
+def test_the_leader_detects_a_log_that_ends_before_an_acknowledged_entry(tmp_path: Path) -> None:
     """Formerly the node was never ready, the leader believed that it had everything, and no log said so."""
     leader = node(tmp_path / "n1", "n1", Body("d1", 1, "x"))
     assert meet(leader, Body("d2", 1, "a"), last_index=162, acknowledged=162) is None

@@ -44,7 +44,7 @@ async def test_a_follower_that_lacks_an_entry_is_asked_again() -> None:
     assert leader.asked == 3
 
 
-async def test_with_nobody_to_ask_it_does_not_wait() -> None:
+async def test_without_a_connected_peer_the_stop_does_not_wait() -> None:
     leader = Leader(0, connected=False)
     assert not await asked(leader)
     assert leader.asked == 1

@@ -29,7 +29,7 @@ async def refused(client: Client) -> str:
 
 
 class TestLogon:
-    async def test_the_answer_repeats_what_holds(self) -> None:
+    async def test_the_answer_to_a_logon_gives_the_values_in_force(self) -> None:
         async with serving() as served:
             client = await served.connect()
             client.logon(heartbeat=10_000)

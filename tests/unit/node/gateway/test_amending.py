@@ -154,7 +154,7 @@ async def test_each_order_of_a_pair_cancels_the_other(exchange: Exchange) -> Non
         assert (status, answer["field"]) == (400, field), answer
 
 
-async def test_a_timer_cancels_what_is_open_when_it_goes_off(exchange: Exchange) -> None:
+async def test_a_timer_cancels_the_open_orders_when_it_goes_off(exchange: Exchange) -> None:
     order = await exchange.order("alice", "buy", "50", "2")
     status, armed = await exchange.call("alice", "POST", "/orders/cancel-all-after", {"timeout": 60})
     assert status == 200, armed

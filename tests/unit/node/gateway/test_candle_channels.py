@@ -17,7 +17,7 @@ def row(message: Any) -> list[Any]:
     return figures
 
 
-async def test_a_candle_begins_with_what_was_traded_before(exchange: Exchange) -> None:
+async def test_the_first_message_of_a_candle_includes_earlier_trades(exchange: Exchange) -> None:
     for price in ("100", "90", "120", "110"):
         await trade(exchange, price)
     socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["candles_60", "candles_86400"])

@@ -200,7 +200,7 @@ async def test_an_address_that_only_makes_trouble_is_cut_before_it_is_read(monke
         assert (await served.talk(GET, eof=True)).startswith(b"HTTP/1.1 200"), "a trusted proxy is not cut"
 
 
-async def test_a_client_that_ignores_refusals_gets_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_ignores_refusals_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each refusal is delayed, and the next request of the connection waits behind it."""
     monkeypatch.setattr(limits, "REFUSAL_PAUSE", 30.0)
     async with serving() as served:

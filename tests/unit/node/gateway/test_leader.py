@@ -100,7 +100,7 @@ async def test_an_answer_404_names_the_sequence_of_the_node(exchange: Exchange) 
     assert (response.status, response.headers["x-quorumbook-sequence"]) == (404, "4711")
 
 
-async def test_a_node_without_a_majority_leads_nobody_to_a_leader_that_may_be_gone(exchange: Exchange) -> None:
+async def test_a_node_without_a_majority_names_no_leader(exchange: Exchange) -> None:
     exchange.backend.leads, exchange.backend.status = False, {"quorum": False, "ready": False}
     await exchange.gateway.monitor.poll()
     status, answer = await exchange.get("/products/BTC-USD/book?consistency=linearizable")
@@ -313,7 +313,7 @@ async def test_a_command_in_progress_goes_to_the_next_leader_with_its_id(
     assert here.sent == elsewhere.sent == [[COMMAND]]
 
 
-async def test_a_command_goes_to_another_node_without_the_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_goes_to_another_node_without_their_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = FakeConnection(OUTCOME)
     assert await backend(monkeypatch, ConnectionLost("nobody"), elsewhere).submit([COMMAND]) == [OUTCOME]
 

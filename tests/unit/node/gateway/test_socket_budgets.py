@@ -140,7 +140,7 @@ class TestMessages:
         refused = await exchange.client.get("/ws", headers=UPGRADE)
         assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
 
-    async def test_pings_are_answered_with_what_they_said(self, exchange: Exchange) -> None:
+    async def test_a_pong_repeats_the_data_of_its_ping(self, exchange: Exchange) -> None:
         socket = await exchange.client.ws_connect("/", autoping=False)
         await socket.ping(b"are you there")
         async with asyncio.timeout(10):

@@ -120,7 +120,7 @@ async def test_owners_see_more_than_others(exchange: Exchange) -> None:
         assert secret not in everything
 
 
-async def test_a_fee_rate_is_the_orders_whatever_the_rounding(exchange: Exchange) -> None:
+async def test_the_fee_rate_is_that_of_the_order_in_spite_of_rounding(exchange: Exchange) -> None:
     """A second fill pays a unit less for what the first one paid too much. A resting order keeps the rate of its entry."""
     alice = await subscribe(exchange, product_ids=["BTC-USD"], channels=["user"], **exchange.socket_signature("alice"))
     bob = await subscribe(exchange, product_ids=["BTC-USD"], channels=["user"], **exchange.socket_signature("bob"))

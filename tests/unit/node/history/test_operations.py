@@ -13,7 +13,7 @@ from tests.property.worlds import foundations
 from tests.unit.node.history.logs import NodeLog
 
 
-def test_each_command_of_the_operator_says_who_sent_it(tmp_path: Path) -> None:
+def test_each_command_of_the_operator_names_its_sender(tmp_path: Path) -> None:
     node = NodeLog(tmp_path / "cluster")
     node.add(foundations((0, 0), 50_000))
     key = PutApiKey(OPERATOR, "key", "k-bare", OPERATOR, "c2VjcmV0", "hidden", Permission.ACCOUNTS)

@@ -80,7 +80,7 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monke
     assert earlier.stored()["volumes"]
 
 
-def test_the_way_to_the_schema_of_0_1_0_and_back_keeps_what_it_could_know(tmp_path: Path) -> None:
+def test_a_migration_to_the_schema_of_0_1_0_and_back_keeps_its_columns(tmp_path: Path) -> None:
     """`quorumbook rollback` migrates to it if the version before was 0.1.0."""
     whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
     for each in (whole, earlier):

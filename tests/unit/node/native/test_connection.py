@@ -107,7 +107,7 @@ class TestConnection:
             await connection.close()
 
     @pytest.mark.parametrize("address", ["nonsense", "localhost:http", "unix:/does/not/exist/engine.sock", "127.0.0.1:1"])
-    async def test_a_connection_to_nobody_fails(self, address: str) -> None:
+    async def test_a_connection_without_a_listener_fails(self, address: str) -> None:
         with pytest.raises(ConnectionLost):
             await NativeConnection.open(address)
 

@@ -224,7 +224,7 @@ def test_a_log_without_its_beginning_cannot_be_audited(cluster: Path) -> None:
         audit_directory(cluster)
 
 
-def test_nothing_to_audit_is_said(cluster: Path, tmp_path: Path) -> None:
+def test_a_directory_without_a_log_is_reported(cluster: Path, tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="no node here has a log"):
         audit_directory(cluster)
     with pytest.raises(AuditError, match="no node in it"):

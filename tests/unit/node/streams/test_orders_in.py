@@ -79,7 +79,7 @@ def test_an_invalid_record_of_an_order_is_explained(changed: dict[str, Any], tex
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"[]", b"{}", b"\xff\xfe", b"null", b"[" * 100_000])
-def test_no_bytes_raise_anything_else(data: bytes) -> None:
+def test_any_bytes_raise_only_this_error(data: bytes) -> None:
     with pytest.raises(BadRecordError):
         command_of(data, "k:orders:0:1", PRODUCTS)
 

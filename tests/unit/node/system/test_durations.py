@@ -33,7 +33,7 @@ def test_the_difference_of_two_histograms_is_the_observations_between(before: li
     assert counted(*before, *between).since(counted(*before)).counts == counted(*between).counts
 
 
-def test_after_a_restart_all_counts() -> None:
+def test_after_a_restart_every_observation_counts() -> None:
     assert counted(0.1).since(counted(0.1, 0.1)).count == 1
     assert counted(0.1).since(None).count == 1
 

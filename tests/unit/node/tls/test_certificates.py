@@ -228,7 +228,7 @@ def test_an_end_is_warned_of_once_a_day(
     assert caplog.text.count("quorumbook pki renew") == (2 if warnings else 0)
 
 
-def test_the_end_is_said_when_it_comes(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_expired_certificate_is_logged(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     time = [0.0]
     watch = CertificateWatch(config_of(directory), clock=lambda: time[0])
     time[0] = watch.expires - 10.0
