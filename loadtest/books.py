@@ -226,7 +226,7 @@ class BookFollower:
         """
         end = time.monotonic() + seconds
         while True:
-            answered = await _answered(url, self.product_id, end)
+            answered = await _book_of(url, self.product_id, end)
             if answered is None:
                 return f"{url} does not answer with a book of {self.product_id}"
             sequence = answered.sequence
@@ -245,7 +245,7 @@ class BookFollower:
         return "" if self.level2.levels == answered.levels() else f"{self.product_id} differs at level 2"
 
 
-async def _answered(url: str, product_id: str, end: float) -> Level3 | None:
+async def _book_of(url: str, product_id: str, end: float) -> Level3 | None:
     """Return a node's book, or None if it does not answer before `end`, in monotonic seconds."""
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < end:

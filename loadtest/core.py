@@ -168,7 +168,7 @@ def measure_memory(orders: int) -> float:
     return (_resident() - before - remembered) / orders
 
 
-def shown(pairs_by_name: dict[str, Pairs], parts: dict[str, float]) -> str:
+def figures_text(pairs_by_name: dict[str, Pairs], parts: dict[str, float]) -> str:
     """Return the figures as text."""
     lines = [f"{statemachine.CORE} core, Python {sys.version.split()[0]}, CPU time"]
     for name, pairs in pairs_by_name.items():
@@ -197,7 +197,7 @@ def main(as_json: bool, rounds: int, operations: int, orders: int | None) -> Non
     else:
         ground, entries = own_entries(operations)
         found["replay 1 M"] = [(replay(ground, entries) * 1_000_000 / operations, 0.0)]
-        print(shown(found, stages(min(operations, 30_000))))
+        print(figures_text(found, stages(min(operations, 30_000))))
 
 
 if __name__ == "__main__":

@@ -174,13 +174,13 @@ def _read_tables(
     database: Any, counts: Mapping[str, int], keep: Keep | None, hasher: RowHasher
 ) -> tuple[list[TableSummary], bytes]:
     """Read and hash all rows. Returns the summaries of the tables and the hash of all of them."""
-    for name, chunk in _hashed(database, counts, hasher):
+    for name, chunk in _hashed_chunks(database, counts, hasher):
         if keep is not None:
             keep(name, chunk)
     return hasher.finish()
 
 
-def _hashed(database: Any, counts: Mapping[str, int], hasher: RowHasher) -> Iterator[tuple[str, list[Row]]]:
+def _hashed_chunks(database: Any, counts: Mapping[str, int], hasher: RowHasher) -> Iterator[tuple[str, list[Row]]]:
     """Yield the rows of all tables, in chunks, each with the name of its table. Another thread hashes them."""
     with ThreadPoolExecutor(1, "row hasher") as thread:
         for name, count in counts.items():
@@ -202,7 +202,7 @@ def check_manifest(directory: Path, manifest: Manifest) -> None:
     Raises:
         SnapshotDamagedError: something differs or cannot be read.
     """
-    with _opened(directory, manifest) as database:
+    with _open_database(directory, manifest) as database:
         _compare_manifest(directory, database, manifest)
 
 
@@ -219,7 +219,7 @@ def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -
     Raises:
         SnapshotDamagedError: something differs or cannot be read; rows that `keep` got before must not be used then.
     """
-    with _opened(directory, manifest) as database:
+    with _open_database(directory, manifest) as database:
         _compare_manifest(directory, database, manifest)
         reading = _Reading(directory, database, manifest)
         for name, chunk in reading.chunks:
@@ -239,7 +239,7 @@ def made_of_tables(directory: Path, manifest: Manifest, make: Callable[[Mapping[
         SnapshotDamagedError: as `read_tables`, also where `make` refused the rows for that reason. Other exceptions of
             `make` pass.
     """
-    with _opened(directory, manifest) as database:
+    with _open_database(directory, manifest) as database:
         _compare_manifest(directory, database, manifest)
         reading = _Reading(directory, database, manifest)
         try:
@@ -265,11 +265,11 @@ class _Reading:
         self._database = database
         self._manifest = manifest
         self._hasher = RowHasher(by_table=False)
-        self.chunks = self._named()
+        self.chunks = self._named_chunks()
 
-    def _named(self) -> Iterator[tuple[str, list[Row]]]:
+    def _named_chunks(self) -> Iterator[tuple[str, list[Row]]]:
         """Yield all chunks with the names of their tables. Raises SnapshotDamagedError."""
-        chunks = _hashed(self._database, self._manifest.row_counts, self._hasher)
+        chunks = _hashed_chunks(self._database, self._manifest.row_counts, self._hasher)
         while True:
             try:
                 chunk = next(chunks, None)
@@ -312,9 +312,9 @@ class _TablesInOrder(Mapping[str, Iterator[Row]]):
         return iter(self._counts)
 
     def __getitem__(self, name: str) -> Iterator[Row]:
-        return chain.from_iterable(self._of(name, self._counts[name]))
+        return chain.from_iterable(self._chunks_of(name, self._counts[name]))
 
-    def _of(self, name: str, count: int) -> Iterator[list[Row]]:
+    def _chunks_of(self, name: str, count: int) -> Iterator[list[Row]]:
         """Yield the chunks of one table. Tables must be read in their order."""
         while count > 0:
             found = self._ahead or next(self._chunks, None)
@@ -327,7 +327,7 @@ class _TablesInOrder(Mapping[str, Iterator[Row]]):
 
 
 @contextlib.contextmanager
-def _opened(directory: Path, manifest: Manifest) -> Iterator[Any]:
+def _open_database(directory: Path, manifest: Manifest) -> Iterator[Any]:
     """Open a snapshot's database for reading."""
     names = list(manifest.row_counts)
     try:

@@ -201,10 +201,10 @@ class Columns:
     def row(self, values: Mapping[str, Any]) -> tuple[list[Any], msgspec.Struct]:
         """Return key and row from the values of all columns."""
         row = self._codec.make({name: value for name, value in values.items() if name not in self._only_key})
-        return [values[part] if part in self._only_key else _reached(row, part) for part in self._key], row
+        return [values[part] if part in self._only_key else _value_at(row, part) for part in self._key], row
 
 
-def _reached(row: msgspec.Struct, path: str) -> Any:
+def _value_at(row: msgspec.Struct, path: str) -> Any:
     """Return the value of a field, or of a field of a nested struct."""
     value: Any = row
     for name in path.split("."):

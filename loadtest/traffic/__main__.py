@@ -198,7 +198,7 @@ class OwnCluster:
                     process.terminate()
             self._say("waiting until all nodes have caught up, then reading their logs ...")
             verdict = await self._judge(scenario)
-        result = _finished(options, code, limit, marks)
+        result = _result_of(options, code, limit, marks)
         result.checks += verdict.checks
         return result
 
@@ -248,7 +248,7 @@ def _pace(options: Options) -> Sequence[str]:
     return ("--arrivals", str(options.arrivals)) if options.arrivals else ()
 
 
-def _finished(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> LoadResult:
+def _result_of(options: Options, code: int, limit: tuple[float, float], marks: Sequence[Mark]) -> LoadResult:
     """Return the result of Locust's processes. Raises `LoadTestError`."""
     try:
         result = read(options.results)
@@ -267,7 +267,7 @@ def _finished(options: Options, code: int, limit: tuple[float, float], marks: Se
 
 async def _on_running(options: Options, directory: Path) -> LoadResult:
     code = await Locust(options, directory).run(options.minutes * 60, options.results, *_pace(options))
-    return _finished(options, code, (0.0, 0.0), [])
+    return _result_of(options, code, (0.0, 0.0), [])
 
 
 def _clear(results: Path) -> None:

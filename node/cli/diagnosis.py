@@ -127,7 +127,7 @@ def _unknown_on_error(function: Function) -> Function:
     return wrapper
 
 
-def _explained() -> str:
+def _thresholds_help() -> str:
     """Return the checks and their thresholds for `--help`."""
     lines = []
     for name, (limits, meaning) in LIMITS.items():
@@ -137,7 +137,7 @@ def _explained() -> str:
 
 
 @click.command(
-    epilog="\b\nThresholds:\n" + _explained(),
+    epilog="\b\nThresholds:\n" + _thresholds_help(),
     help="""Check the health of the cluster: ask every node over the network, and run the named checks, or all.
 
     \b

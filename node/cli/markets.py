@@ -239,7 +239,7 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
             command = msgspec.structs.replace(command, status=row.status)
         if not replace:
             command = msgspec.structs.replace(command, expected_version=row.version if row is not None else 0)
-        if row is not None and not replace and _again(row, command) != command:
+        if row is not None and not replace and _put_unchanged(row, command) != command:
             raise Declined(
                 f"{product_id} exists already with other values. Change single values with `product set`, or give --replace: then every value "
                 "without an option, except the status, returns to its default"
@@ -254,7 +254,7 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
     _show_put(run(target, work), product_id, as_json)
 
 
-def _again(row: ProductRow, command: PutProduct) -> PutProduct:
+def _put_unchanged(row: ProductRow, command: PutProduct) -> PutProduct:
     """Return the command that puts the product as it is."""
     changes = {} if command.keep_status else {"status": row.status}
     return put_again(row, command.command_id, **changes)

@@ -143,7 +143,7 @@ def migrate(
         _finalize(places(directory))
         return
     with progress("rehearsal") as bar:
-        rehearsals = [_rehearsed(place, target, bar, quiet=as_json) for place in places(directory)]
+        rehearsals = [_rehearse(place, target, bar, quiet=as_json) for place in places(directory)]
     if as_json:
         print_json([_as_json(each, with_diff) for each in rehearsals])
         return
@@ -161,7 +161,7 @@ def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
     return directory or default_place()
 
 
-def _rehearsed(place: NodeData, target: str | None, shown: ProgressBar, *, quiet: bool) -> Rehearsal:
+def _rehearse(place: NodeData, target: str | None, shown: ProgressBar, *, quiet: bool) -> Rehearsal:
     """Rehearse on a copy of a node's data. Each stage is a line on stderr, unless `quiet`, and has a bar."""
     stage = ""
 

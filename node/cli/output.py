@@ -121,7 +121,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total or None)
 
 
-def _is_watched(console: Console) -> bool:
+def _is_interactive(console: Console) -> bool:
     """Return whether a person sees stderr: it is a terminal, not that of a CI run, and the command does not print JSON."""
     context = click.get_current_context(silent=True)
     if context is not None and context.params.get("as_json"):
@@ -138,7 +138,7 @@ def progress(what: str, total: float | None = None) -> Iterator[ProgressBar]:
     CI, or with `--json`. `total`: the number of steps, None if it is not known (yet).
     """
     console = plain_console(stderr=True)
-    if not _is_watched(console):
+    if not _is_interactive(console):
         yield ProgressBar()
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())

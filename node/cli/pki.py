@@ -14,7 +14,7 @@ from node.cli.program import Commands
 from node.cli.target import Target, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster
-from node.deployment.renewing import Held, begin_roll, finish_roll, held, renew
+from node.deployment.renewing import Held, begin_roll, certificates_of, finish_roll, renew
 from node.deployment.statuses import Statuses
 from node.errors import DirectoryError
 from node.tls.certificates import WARN_DAYS, Validity, days_left
@@ -39,7 +39,7 @@ def show_certificates(target: Target, as_json: bool) -> None:
     """
     local = LocalCluster(target.directory)
     statuses = asyncio.run(local.status())
-    certificates = held(local.layout)
+    certificates = certificates_of(local.layout)
     now = time.time()
     if as_json:
         print_json([_view(each, statuses) for each in certificates])

@@ -38,7 +38,7 @@ def txlog() -> None:
     """Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."""
 
 
-def _opened(target: Target, node_id: str | None, source: Path | None) -> tuple[logs.Txlog, NodeConfig | None]:
+def _open_log(target: Target, node_id: str | None, source: Path | None) -> tuple[logs.Txlog, NodeConfig | None]:
     """Return the log in the file `source`, or a node's log. `source` may also be a directory, as in older versions."""
     if source is not None and source.is_file():
         return logs.of_file(source), None
@@ -65,7 +65,7 @@ def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, wit
     if len(rest) > 1:
         raise click.UsageError("Expected one FILE.")
     destination = rest[0] if rest else Path("-")
-    lines = logs.to_lines(_opened(target, node_id, source)[0], secrets=not without_secrets)
+    lines = logs.to_lines(_open_log(target, node_id, source)[0], secrets=not without_secrets)
     if str(destination) == "-":
         for line in lines:
             click.echo(line)
@@ -101,7 +101,7 @@ def show_log(source: Path | None, target: Target, node_id: str | None, first: in
 
     Amounts are decimals if the log, from its first entry, or the node's newest snapshot has the currencies' digits.
     """
-    log, config = _opened(target, node_id, source)
+    log, config = _open_log(target, node_id, source)
     rows = list(_views(config).rows(log, first, last))
     if as_json:
         print_json(rows)
@@ -154,7 +154,7 @@ def replay_log(
 
     Exit code 1 if they differ.
     """
-    log, config = _opened(target, node_id, source)
+    log, config = _open_log(target, node_id, source)
     with progress("the log is applied", None) as bar:
         snapshot = _snapshot(config)
         last = until if until is not None else snapshot[1].sequence if snapshot is not None else None
@@ -254,9 +254,9 @@ class LogViews:
                 yield {**head, "command": "-", "account": "", "id": "", "what": "time passes: orders may expire"}
             for command in entry.batch.commands:
                 named = {"command": type(command).__name__, "account": command.account_id, "id": command.command_id}
-                yield {**head, **named, "what": self.what(command)}
+                yield {**head, **named, "what": self.fields_text(command)}
 
-    def what(self, command: AnyCommand) -> str:
+    def fields_text(self, command: AnyCommand) -> str:
         """Return the fields of a command that have a value, as `name=value`."""
         fields = plain(command)
         assert isinstance(fields, dict)

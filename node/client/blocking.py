@@ -119,7 +119,7 @@ class Client(Blocking[AsyncClient]):
     ) -> None:
         self._loop = Loop()
         try:
-            self._client = self._loop.run(_made(key, account, nodes, authority, deadline))
+            self._client = self._loop.run(_create_client(key, account, nodes, authority, deadline))
         except BaseException:
             self._loop.close()
             raise
@@ -244,6 +244,8 @@ class Client(Blocking[AsyncClient]):
         return self._loop.iterate(self._client.events(product_id, from_sequence))
 
 
-async def _made(key: str | Path | KeyFile, account: str, nodes: Sequence[str], authority: str, deadline: float) -> AsyncClient:
+async def _create_client(
+    key: str | Path | KeyFile, account: str, nodes: Sequence[str], authority: str, deadline: float
+) -> AsyncClient:
     """Create the client on its loop."""
     return AsyncClient(key, account=account, nodes=nodes, authority=authority, deadline=deadline)

@@ -160,7 +160,7 @@ class AsyncRestClient:
 
     async def _try(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
         """Send a request to the first node once. Returns the status and the decoded answer."""
-        call = self._opened().request(method, self._urls[0] + target, data=data or None, headers=headers, ssl=self._tls)
+        call = self._open_session().request(method, self._urls[0] + target, data=data or None, headers=headers, ssl=self._tls)
         async with asyncio.timeout(TRY_S), call as answer:
             text = await answer.read()
         try:
@@ -168,7 +168,7 @@ class AsyncRestClient:
         except msgspec.DecodeError:
             return answer.status, text.decode("utf-8", "replace")
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         return self._session
@@ -191,7 +191,7 @@ class AsyncRestClient:
         while True:
             refusal: RestError | None = None
             try:
-                async with self._opened().ws_connect(
+                async with self._open_session().ws_connect(
                     self._urls[0] + "/ws", ssl=self._tls, heartbeat=5.0, max_msg_size=MESSAGE_MAX
                 ) as socket:
                     await socket.send_str(msgspec.json.encode(self._subscription(product_id, channel, position)).decode())

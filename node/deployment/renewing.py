@@ -38,7 +38,7 @@ class Held(msgspec.Struct, frozen=True):
     trusted: bool
 
 
-def held(layout: ClusterDirectory) -> list[Held]:
+def certificates_of(layout: ClusterDirectory) -> list[Held]:
     """Return the certificates in the cluster's directory: the authorities, newest first, and the nodes'.
 
     Raises:
@@ -47,7 +47,7 @@ def held(layout: ClusterDirectory) -> list[Held]:
     authorities = _certificates(layout.directory / "ca.pem")
     found = [Held("authority", validity(each), True) for each in authorities]
     for node_id in layout.node_ids:
-        own = _certificates(_own(layout.configs[node_id]))[0]
+        own = _certificates(_certificate_path(layout.configs[node_id]))[0]
         found.append(Held(node_id, validity(own), any(signed_by(own, each) for each in authorities)))
     return found
 
@@ -76,7 +76,7 @@ def renew(
         pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime)
         # The key first: a process that reads between the two writes finds a pair that does not fit, and reads again.
         files.replace(config.path(config.tls.key), pair.key, 0o600)
-        files.replace(_own(config), pair.certificate)
+        files.replace(_certificate_path(config), pair.certificate)
         renewed[node_id] = validity(x509.load_pem_x509_certificate(pair.certificate))
     return renewed
 
@@ -114,7 +114,9 @@ def finish_roll(layout: ClusterDirectory) -> list[str]:
     if len(authorities) == 1:
         raise SetupError("only one authority is trusted: there is nothing to finish")
     late = [
-        node_id for node_id in layout.node_ids if not signed_by(_certificates(_own(layout.configs[node_id]))[0], authorities[0])
+        node_id
+        for node_id in layout.node_ids
+        if not signed_by(_certificates(_certificate_path(layout.configs[node_id]))[0], authorities[0])
     ]
     if late:
         raise SetupError(
@@ -166,13 +168,13 @@ def _fits(certificate: x509.Certificate, key: bytes, directory: Path) -> bool:
         raise SetupError(f"{directory / 'ca.key'}: expected a private key in PEM") from error
 
 
-def _own(config: NodeConfig) -> Path:
+def _certificate_path(config: NodeConfig) -> Path:
     return config.path(config.tls.certificate)
 
 
 def _hosts(config: NodeConfig) -> list[str]:
     """Return the node's hosts by its configuration, and the others that its present certificate names."""
-    present = pki.certified_hosts(_certificates(_own(config))[0])
+    present = pki.certified_hosts(_certificates(_certificate_path(config))[0])
     return list(dict.fromkeys([*hosts_of(config.address(config.node_id)), *present]))
 
 

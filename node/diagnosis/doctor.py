@@ -128,10 +128,10 @@ class Doctor:
         )
         for name, check in checks:
             self._report(name)
-            findings += self._made(name, check)
+            findings += self._run_check(name, check)
         return findings
 
-    def _made(self, name: str, check: Check) -> list[Finding]:
+    def _run_check(self, name: str, check: Check) -> list[Finding]:
         """Return the findings of a check. A check that cannot be made is a finding too."""
         try:
             return list(check())
@@ -346,7 +346,7 @@ class Doctor:
             if address is None or (name == "http" and not config.http.processes):
                 continue
             if runs:
-                yield self._reached(
+                yield self._connect(
                     f"{name} {listen}",
                     address,
                     Severity.CRITICAL,
@@ -374,9 +374,9 @@ class Doctor:
             address = split_address(raft)
             if node_id != config.node_id and address is not None:
                 todo = f"start {node_id}, or open the port in the firewall between the machines"
-                yield self._reached(f"{node_id} at {raft}", address, Severity.WARNING, todo, check="other nodes")
+                yield self._connect(f"{node_id} at {raft}", address, Severity.WARNING, todo, check="other nodes")
 
-    def _reached(self, what: str, address: tuple[str, int], level: Severity, todo: str, *, check: str = "ports") -> Finding:
+    def _connect(self, what: str, address: tuple[str, int], level: Severity, todo: str, *, check: str = "ports") -> Finding:
         """Return the finding of a connection to an address."""
         host = "127.0.0.1" if address[0] == "0.0.0.0" else "::1" if address[0] == "[::]" else address[0].strip("[]")
         begun = time.perf_counter()

@@ -101,7 +101,7 @@ def build(config: NodeConfig, known: identity.DirectoryIdentity, modes: Modes) -
     )
     joining.raft = raft
     changed.request_snapshot = raft.request_snapshot
-    machine.beside = _beside(raft)
+    machine.beside = _thread_runner(raft)
     entries = Entries(lambda: raft.abi_at_end)
     start = secrets.token_hex(8)
     addresses = Addresses(config, lambda: _members_of(raft))
@@ -194,7 +194,7 @@ class DiskFigures:
         return found
 
 
-def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
+def _thread_runner(raft: Raft) -> Callable[[Callable[[], None]], object]:
     """Return a function that runs work in a thread with the garbage collector off, and wakes Raft at the end."""
     loop = asyncio.get_running_loop()
 

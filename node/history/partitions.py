@@ -97,7 +97,7 @@ def archive_days(
         end = nanoseconds(before)
         partitions = []
         with alone(config.history_path):
-            for table, time, condition in _moved():
+            for table, time, condition in _movable_tables():
                 with engine.connect() as connection:
                     days = list(_days(connection, table, time, condition, end))
                 for number, day in enumerate(days):
@@ -126,7 +126,7 @@ def alone(home: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
+def _movable_tables() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
     """Return what moves of a table: the column with the time, and the condition that rows must meet."""
     return [
         (tables.trades, tables.trades.c.time, None),

@@ -75,7 +75,7 @@ def compare(data: Path, directories: Sequence[Path], progress: HistoryProgress, 
         return LogMatch.OTHER, None
     if applied < progress.log_index:
         return LogMatch.LATER, None
-    entry = _entry(directories, progress.log_index, applied) or _marked(data / SNAPSHOTS, progress.log_index)
+    entry = _entry(directories, progress.log_index, applied) or _entry_of_snapshot(data / SNAPSHOTS, progress.log_index)
     if entry is None:
         return LogMatch.UNKNOWN, None
     same = progress.term in (0, entry.term) and (progress.abi != ABI or progress.digest == digest_of(entry))
@@ -114,7 +114,7 @@ def engine_for(entry: LogEntry, engine: Engine, directories: Sequence[Path]) -> 
     return states.empty(level_at_start(directories)) if entry.index == 1 else engine
 
 
-def _marked(snapshots: Path, index: int) -> LogEntry | None:
+def _entry_of_snapshot(snapshots: Path, index: int) -> LogEntry | None:
     """Return the entry from a snapshot's manifest, which has the last two entries that the snapshot covers."""
     for path in snapshot_paths(snapshots) if snapshots.is_dir() else []:
         try:

@@ -129,12 +129,12 @@ class HistoryReader:
         # One transaction: a fill of one side must not be newer than the page of the other side.
         with self._engine.connect() as connection:
             makers, takers = (newest(connection, self._home, tables.trades, side) for side in (maker, taker))
-            own = latest(_own(makers, takers, account_id), maker.order, page.limit)
+            own = latest(_own_trades(makers, takers, account_id), maker.order, page.limit)
             if product_id or order_id or len(own) < page.limit:
                 return own
             last = own[-1]["sequence"], own[-1]["trade_id"]
             makers, takers = (newest(connection, self._home, tables.trades, _at(side, last)) for side in (maker, taker))
-            more = _own(makers, takers, account_id)
+            more = _own_trades(makers, takers, account_id)
         return own + [row for row in more if row not in own]
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: PageRequest) -> list[Row]:
@@ -285,7 +285,7 @@ def _paged(where: Where, order: tuple[str, str], page: PageRequest) -> RowReques
     return RowRequest(within, order, page.limit, first, last, _times("time", page))
 
 
-def _own(makers: Sequence[Row], takers: Sequence[Row], account_id: str) -> list[Row]:
+def _own_trades(makers: Sequence[Row], takers: Sequence[Row], account_id: str) -> list[Row]:
     """Return the account's trades of those found by maker and by taker."""
     own = [row for row in makers if row["maker_account_id"] == account_id]
     return own + [row for row in takers if row["taker_account_id"] == account_id]

@@ -124,12 +124,12 @@ def differences(
     """Return the tables whose columns or rows differ, in the order of the old schema, then added tables. O(everything)."""
     pairs = [(table, names[table]) for table in before] + [("", table) for table in after if table not in names.values()]
     for was, now in pairs:
-        found = _compared(_Side(was, before, old), _Side(now, after, new))
+        found = _compare_table(_Side(was, before, old), _Side(now, after, new))
         if found.is_any:
             yield found
 
 
-def _compared(was: _Side, now: _Side) -> TableDifference:
+def _compare_table(was: _Side, now: _Side) -> TableDifference:
     """Compare two states of a table, by key where both have the same key."""
     # A key of other columns does not show which new row an old row has become.
     pairs = was.keyed() if was.key == now.key else {}

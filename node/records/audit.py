@@ -114,7 +114,7 @@ class _Replay:
         for command, outcome in zip(batch.commands, outcomes, strict=True):
             self.commands += 1
             if not outcome.duplicate:
-                self.applied.setdefault((command.account_id, command.command_id), []).append(_applied(command, outcome))
+                self.applied.setdefault((command.account_id, command.command_id), []).append(_facts_of(command, outcome))
         self._note_hash()
 
     def _note_hash(self) -> None:
@@ -176,7 +176,7 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
         raise AuditError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
+def _facts_of(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
     """Return the facts about a replayed command with which an acknowledgement is compared."""
     remembered = not (isinstance(outcome, Rejected) and outcome.reason in NOT_REMEMBERED)
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0

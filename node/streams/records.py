@@ -82,7 +82,7 @@ class RecordWriter:
         """Return the records of one log entry's steps, in order. `engine` is in the state after them; `index` is the
         log index.
         """
-        made = self._made(engine, steps)
+        made = self._records_of(engine, steps)
         return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
 
     def cuts(self, engine: Engine, index: int) -> list[Record]:
@@ -101,7 +101,7 @@ class RecordWriter:
         value = self._encode(body)
         return [Record(topic, CUT, value, engine.sequence, CUT, index) for topic in self.topics]
 
-    def _made(self, engine: Engine, steps: Iterable[HistoryStep]) -> list[Record]:
+    def _records_of(self, engine: Engine, steps: Iterable[HistoryStep]) -> list[Record]:
         """Return the records of an entry: events, commands, balances."""
         made: list[Record] = []
         touched: dict[str, HistoryStep] = {}

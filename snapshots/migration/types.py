@@ -34,9 +34,9 @@ class Types:
 
     def tables(self) -> dict[str, type[msgspec.Struct]]:
         """Return the row types by table name."""
-        return {table.name: self._named(table.row) for table in self._schema.tables}
+        return {table.name: self._named_type(table.row) for table in self._schema.tables}
 
-    def _named(self, name: str) -> Any:
+    def _named_type(self, name: str) -> Any:
         if name not in self._made:
             struct = self._schema.structs.get(name)
             self._made[name] = self._enum(name) if struct is None else self._struct(name, struct)
@@ -68,7 +68,7 @@ class Types:
         """Return the Python type of a type of a schema."""
         match node.kind:
             case "ref":
-                return self._named(node.name)
+                return self._named_type(node.name)
             case "union":
                 return functools.reduce(operator.or_, (self._type(part) for part in node.parts))
             case "list":

@@ -20,7 +20,7 @@ from node.cli import main
 from node.cluster_directory import ClusterDirectory, KeyFile
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.deployment.renewing import FORMER_KEY, begin_roll, finish_roll, held, renew
+from node.deployment.renewing import FORMER_KEY, begin_roll, certificates_of, finish_roll, renew
 from node.deployment.setup import Host, initialise
 from node.errors import ConfigError, SetupError
 from node.system import files
@@ -113,7 +113,7 @@ async def test_an_authority_is_changed_while_all_trust_each_other(directory: Pat
         await all_is_well()
     assert finish_roll(layout) == ["n1", "n2", "n3"]
     await all_is_well()
-    found = held(layout)
+    found = certificates_of(layout)
     assert [each.place for each in found] == ["authority", "n1", "n2", "n3"]
     assert all(each.trusted for each in found)
     assert not (directory / FORMER_KEY).exists()
@@ -155,7 +155,7 @@ def test_an_interrupted_renewal_can_be_repeated(directory: Path, monkeypatch: py
             except ConfigError as error:
                 unfit.append(str(error))
         renew(ClusterDirectory(directory), ["n1", "n2", "n3"], now(), LONG)
-        assert all(each.trusted for each in held(ClusterDirectory(directory)))
+        assert all(each.trusted for each in certificates_of(ClusterDirectory(directory)))
         assert [config_of(directory, node_id).node_id for node_id in ("n1", "n2", "n3")] == ["n1", "n2", "n3"]
     assert len(unfit) == 3
     assert all("`quorumbook pki renew` was interrupted, repeat it" in text for text in unfit)
@@ -179,8 +179,8 @@ def test_an_interrupted_roll_can_be_repeated(directory: Path, monkeypatch: pytes
         layout = ClusterDirectory(directory)
         if not interrupted(monkeypatch, lambda layout=layout: finish_roll(layout), at):  # type: ignore[misc]
             break
-    assert all(each.trusted for each in held(ClusterDirectory(directory)))
-    assert len(held(ClusterDirectory(directory))) == 4
+    assert all(each.trusted for each in certificates_of(ClusterDirectory(directory)))
+    assert len(certificates_of(ClusterDirectory(directory))) == 4
 
 
 def test_a_renewed_certificate_names_the_hosts_of_its_node(directory: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_renewed_certificate_names_the_hosts_of_its_node(directory: Path) -> N
 def test_no_certificate_outlives_its_authority(directory: Path) -> None:
     layout = ClusterDirectory(directory)
     made = renew(layout, ["n1"], now(), datetime.timedelta(days=36_500))
-    assert made["n1"].ends <= held(layout)[0].validity.ends
+    assert made["n1"].ends <= certificates_of(layout)[0].validity.ends
 
 
 def test_files_that_do_not_fit_leave_the_former_ones_in_use(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
