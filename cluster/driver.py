@@ -94,7 +94,7 @@ class RaftDriver:
             self._arm(max(WAIT_MIN, wait))
 
     def stop(self) -> None:
-        """Let `run` return, also if it begins later."""
+        """Let `run` return, even if it begins later."""
         self._stopping = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

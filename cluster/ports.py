@@ -144,7 +144,7 @@ class SnapshotSink(Protocol):
         """
 
     def abort(self) -> None:
-        """Discard the snapshot, also after `finish`. A result that `poll` has returned stays valid."""
+        """Discard the snapshot, even after `finish`. A result that `poll` has returned stays valid."""
 
 
 class SnapshotRefusedError(ClusterError):

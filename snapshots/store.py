@@ -149,7 +149,7 @@ class SnapshotStore:
         return path
 
     def attachment(self, manifest: Manifest, name: str) -> bytes | None:
-        """Return a file that lies beside the tables, compared with the seal; None where the snapshot has none of that
+        """Return a file beside the tables, compared with the seal; None where the snapshot has none of that
         name.
 
         Raises:

@@ -83,7 +83,7 @@ def _change(target: Target, version: str, *, as_json: bool, check: bool, command
 
 async def _everywhere(report: LevelReport, access: Access, bar: ProgressBar, *, with_snapshot: bool) -> list[str]:
     """Wait until every member that answers is at the new level. With `with_snapshot` also until each has a snapshot of
-    it: from then on the earlier version can start on the member's data, also after a kill. Returns what is missing at
+    it: from then on the earlier version can start on the member's data, even after a kill. Returns what is missing at
     the end of the time.
     """
 

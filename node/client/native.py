@@ -230,7 +230,7 @@ class AsyncClient:
     # ------------------------------------------------------------------ streams
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[AnyEvent, None]:
-        """Yield a product's events from a sequence on (0: from now), each once and in order, also across failures of
+        """Yield a product's events from a sequence on (0: from now), each once and in order, even across failures of
         nodes. Amounts are in smallest units; `Product.size` and `Product.price` convert them to decimals. Raises
         RequestFailed (TOO_OLD, NOT_FOUND).
         """

@@ -83,7 +83,7 @@ class _Side:
         level[order_id] = remaining
 
     def will_be_read(self, price: int) -> bool:
-        """Return whether an order that opens at this price now will be read on a later page. It stands behind all
+        """Return whether an order that opens at this price now will be read on a later page. It comes after all
         others of its price.
         """
         if self.whole:

@@ -122,10 +122,10 @@ class LogDisk(RealDisk):
 
 
 def leave_to_former(config: NodeConfig, level: Level, disk: LogDisk) -> None:
-    """Remove what software of an earlier level would refuse: log segments and snapshots of a later level that the
-    newest snapshot covers. So that software can start on the data, also after a kill. Called at the start, after each
-    snapshot and at the stop, in the thread that writes the log. Does nothing where the log still needs such a segment,
-    or at this software's own level.
+    """Remove log segments and snapshots of a later level that the newest snapshot covers, because software of an
+    earlier level would refuse them. Without them it can start on the data, even after a kill. Called at the start,
+    after each snapshot and at the stop, in the thread that writes the log. Does nothing where the log still needs such
+    a segment, or at this software's own level.
 
     Raises:
         OSError, SnapshotError, ClusterError: they cannot be read or removed.

@@ -314,7 +314,7 @@ async def key_list(call: Call) -> Answer[list[KeyJson]]:
 
 
 async def create_key(call: Call) -> Answer[NewKeyJson]:
-    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase, also if the key waits
+    """POST /admin/keys: create an API key. Only this answer contains its secret and passphrase, even if the key waits
     for consent.
     """
     request = parse(call.body, NewKeyRequest)

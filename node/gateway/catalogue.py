@@ -218,7 +218,7 @@ class Catalogue:
         return self.products[product_id]
 
     async def listed(self, product_id: str) -> Product:
-        """Return the product as `recent`, also if it was listed a moment ago and this node has not applied that yet.
+        """Return the product as `recent`, even if it was listed a moment ago and this node has not applied that yet.
         Sessions use this, because they cannot forward a message to the leader.
 
         Raises:

@@ -487,7 +487,7 @@ class Feeds:
         self.occupied.set()
 
     def leave(self, session: SocketSession) -> None:
-        """Remove a session, if it is there."""
+        """Remove a session, if the feed has it."""
         self.sessions.pop(session, None)
         if not self.sessions:
             self.occupied.clear()

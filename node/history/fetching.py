@@ -1,8 +1,8 @@
 """Fetches log segments from other nodes, for a history whose own node no longer has them because it installed a
 snapshot.
 
-A segment is copied as it lies on the other node's disk. The entries that are missing here, and that the other node has
-applied, become a segment beside the node's own log, and the history reads it like any other segment. Nodes ask each
+A segment is copied byte for byte from the other node's disk. The entries that are missing here, and that the other node
+has applied, become a segment beside the node's own log, and the history reads it like any other segment. Nodes ask each
 other over the native protocol with certificates on both sides. They transfer chunks of 256 KiB and at most
 `BYTES_PER_SECOND`, so the other node's engine reads and sends at most 16 chunks a second.
 """

@@ -1,7 +1,7 @@
 """The data that a node keeps when the level changes, so that `quorumbook rollback` can return to the former version.
 
 It keeps the newest snapshot of the former level, with its files as hard links, and the log after it up to the entry
-before the change of the level. The data lies in `data/former/ABI`, as after a migration with all nodes stopped, until
+before the change of the level. The data is in `data/former/ABI`, as after a migration with all nodes stopped, until
 `quorumbook migrate --finalize`.
 """
 

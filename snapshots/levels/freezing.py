@@ -6,7 +6,7 @@ name of its own.
 
 A node of a later version runs this very code for each entry that was written at the release's level. So outcomes,
 texts, hashes and snapshots are those of the release by construction. Nothing in an archive is ever changed; a test
-compares each with the digest that stands in `level.py`.
+compares each with its digest in `level.py`.
 
 The archive has the plain sources. The sources of the compiled core are left out: both cores give the same results, and
 the archive must work without a compiler.

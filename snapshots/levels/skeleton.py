@@ -17,7 +17,7 @@ from statemachine.engine import Engine
 
 _ENGINE = '''"""The exchange of version {version}: its frozen core behind the interface of the present engine.
 
-Everything that goes into the log, comes out of an entry or lies in a snapshot is made by the frozen core.
+The frozen core makes everything that is in the log, in a snapshot or in the result of an entry.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The exchange of version 0.2.0: its frozen core behind the interface of the present engine.
 
-Everything that goes into the log, comes out of an entry or lies in a snapshot is made by the frozen core, in its
+The frozen core makes everything that is in the log, in a snapshot or in the result of an entry, in its
 encoding. The schema is append-only, so the present structs read what it wrote: fields that came later have their
 defaults. Only reads are this module's own work.
 """

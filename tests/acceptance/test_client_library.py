@@ -107,7 +107,7 @@ def test_streams_and_orders_continue_when_the_leader_dies(make_ground: MakeGroun
                     }
                     await rest.place(body)
                 opened.add(oid)
-            assert {each.client_oid for each in await native.orders("BTC-USD")} == opened, "each is there once"
+            assert {each.client_oid for each in await native.orders("BTC-USD")} == opened, "each was placed once"
             last = (await native.book("BTC-USD")).sequence
             assert await reached(lambda: all(numbers and numbers[-1] >= last for numbers in seen.values()), 30.0), seen
             for reader in readers:

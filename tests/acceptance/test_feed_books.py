@@ -1,4 +1,4 @@
-"""Books that are rebuilt from every node's feed equal the engine's book, also after cancels and the death of the
+"""Books that are rebuilt from every node's feed equal the engine's book, even after cancels and the death of the
 leader.
 """
 

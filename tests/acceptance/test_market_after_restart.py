@@ -1,4 +1,4 @@
-"""After a restart of one node or of all nodes every node has the same market data as before, also without a history."""
+"""After a restart of one node or of all nodes every node has the same market data as before, even without a history."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ async def play(stage: Stage, name: str, run: list[str], modules: str) -> tuple[d
         if killed:
             await stage.bring_back(killed)
     orders = {order.client_oid: order_text(order.order_id) for order in await stage.open_orders(name)}
-    assert kill["placed"] == orders, "every order is there once, as it was answered"
+    assert kill["placed"] == orders, "every order was placed once, as it was answered"
     assert len(orders) == ORDERS
     assert max(kill["span"], kill["longest"]) < PAUSE_MAX, kill["texts"]
     figures = f"{kill['failures']} failed requests within {kill['span']:.1f} s; the slowest order took {kill['longest']:.1f} s"

@@ -48,7 +48,7 @@ def stream(broker: Broker, batches: int = BATCHES) -> int:
 
 
 def check(servers: str, batches: int = BATCHES) -> None:
-    """Check that each record is there once, and that each key's records are in order."""
+    """Check that each record was published once, and that each key's records are in order."""
     found = consumed(servers)
     assert sorted(value for _, value, _ in found) == sorted(f"{index}.{n}" for index in range(1, batches + 1) for n in range(20))
     by_key = defaultdict(list)

@@ -1,4 +1,4 @@
-"""`python -m tests.golden.write VERSION`: keep a data directory of this software. What is there already is never
+"""`python -m tests.golden.write VERSION`: keep a data directory of this software. An existing directory is never
 written again.
 """
 

@@ -108,7 +108,7 @@ def shrink(incidents: Sequence[Incident], fails: Callable[[list[Incident]], bool
     None of its incidents can be left out, unless `runs_max` ends the search before.
 
     Args:
-        fails: runs the world with a list; true if the violation is there.
+        fails: runs the world with a list; true if the violation occurs.
         runs_max: the number of runs.
     """
     kept = list(incidents)

@@ -14,8 +14,8 @@ Pair = frozenset[str]
 class Network:
     """Carries messages between nodes by the clock of the world.
 
-    Messages keep their order while a connection lasts, as with TCP. Late copies go beyond TCP: a message may arrive once
-    more, soon or much later, also over another connection. The protocol must tolerate this.
+    Messages keep their order while a connection lasts, as with TCP. Late copies go beyond TCP: a message may arrive
+    once more, soon or much later, even over another connection. The protocol must tolerate this.
 
     Attributes:
         links: connections that are up.

@@ -154,7 +154,7 @@ class WatchedEngine(ReplicatedEngine, Machine):
         return self.engine.sequence, self.engine.time, self.level.version
 
     def _agree_market(self) -> None:
-        """Check that all nodes report the same trades and statistics, also after restarts and installed snapshots."""
+        """Check that all nodes report the same trades and statistics, even after restarts and installed snapshots."""
         for product in self.market():
             market_data = _encode([list(product.trades), product.figures])
             self._ledger.agree(self._node, "market", (product.product_id, product.sequence), market_data)

@@ -129,7 +129,7 @@ class SimSink:
 
 
 class SimSnapshots:
-    """See `cluster.ports.Snapshots`. `store` outlives the process. A snapshot in it is complete or absent, also if the
+    """See `cluster.ports.Snapshots`. `store` outlives the process. A snapshot in it is complete or absent, even if the
     process dies.
     """
 

@@ -149,8 +149,8 @@ def lose_power(store: Store, random: Random | None, paths: dict[int, Path]) -> N
     """Make the live directory what the disk has after the power was lost. The file system must be unmounted.
 
     Args:
-        random: None: nothing that was not synced is there. Else of each file and each directory a random part of what
-            waited is there, in order, the last write torn at a sector's border.
+        random: None: only synced data is left. Else a random part of the pending writes of each file and directory is
+            left too, in order, the last one torn at a sector's border.
         paths: where files with waiting writes lie in the live directory, by id; those that have no name are lost.
     """
     store.load()

@@ -161,7 +161,7 @@ def test_killed_anywhere_the_next_start_has_it_whole(
         if not (config.data_path / cutover.READY).exists() and (config.data_path / cutover.FORMER).exists():
             assert look(config.data_path).abi == BROUGHT_TO.abi
         elif not (config.data_path / cutover.READY).exists():
-            assert contents(config.data_path) == old, "nothing is changed before all is there"
+            assert contents(config.data_path) == old, "nothing is changed before the conversion is complete"
     assert ends == {"killed", "done"}
     at_start(config, known)
     check_migrated(config)

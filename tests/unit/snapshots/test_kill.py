@@ -126,7 +126,7 @@ def test_a_writer_killed_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: P
     assert codes[0][1] is False
     killed = [whole for code, whole in codes if code != 0]
     assert len(killed) > 15
-    # Once it is there, it stays.
+    # Once the snapshot exists, it stays.
     assert killed == sorted(killed)
     if replaced == 5:
         assert True in killed

@@ -415,7 +415,7 @@ async def test_a_command_that_was_killed_is_given_again_at_each_step(cluster: Cl
         assert (await first).index == 11
     cluster.level = OWN if to == "0.3.0" else V0_2_0
     report = await cluster.change.change(to, check=False)
-    assert (report.old, report.to, report.index) == (to, to, 0), "it is there"
+    assert (report.old, report.to, report.index) == (to, to, 0), "the level is in force already"
     assert not cluster.held
 
 

@@ -110,7 +110,7 @@ async def test_the_entry_uses_the_state_that_was_prepared_during_trading(node: N
     assert (node.machine.engine.state_hash, node.machine.engine.full_hash()) == (whole.state_hash, whole.full_hash())
     assert node.shadow() is None
     node.trade(10)
-    await node.preparation.prepare(OWN.abi)  # it is there: nothing happens
+    await node.preparation.prepare(OWN.abi)  # the state is prepared already: nothing happens
     assert node.shadow() is None
 
 

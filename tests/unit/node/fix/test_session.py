@@ -120,7 +120,7 @@ class TestLogon:
 
 class TestWork:
     async def test_a_message_of_too_many_fields_is_rejected_unread(self) -> None:
-        """1,500 fields took 5 ms, as much as 50 orders, also before the Logon. Such a message was charged as one."""
+        """1,500 fields took 5 ms, as much as 50 orders, even before the Logon. Such a message was charged as one."""
         async with serving() as served:
             client = await served.logged_on()
             client.send("D", *[(58, "a")] * 1_500)

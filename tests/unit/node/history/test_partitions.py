@@ -1,4 +1,4 @@
-"""Old days move to Parquet files. Another program can read them, and every row is in one place, also if the move is
+"""Old days move to Parquet files. Another program can read them, and every row is in one place, even if the move is
 interrupted.
 """
 
