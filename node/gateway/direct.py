@@ -68,7 +68,7 @@ _DAMAGED = Response(500, b'{"message":"Internal error"}')
 _FIELDS = frozenset({"product_id", "side", "type", "price", "size", "client_oid", "time_in_force", "post_only", "stp"})
 """Fields of a plain order."""
 
-_SELDOM = frozenset({"content-encoding", "origin"})
+_SELDOM = ("content-encoding", "origin")
 """Headers with which a request takes the normal path. Browsers send the second one."""
 
 KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER, PASSPHRASE_HEADER = SIGNED_HEADERS

@@ -3,6 +3,14 @@ cimport cython
 
 from node.gateway.http.messages cimport Origin, Request, Response
 
+cdef Py_ssize_t _HEADERS_MAX
+cdef Py_ssize_t _HEAD_MAX
+cdef Py_ssize_t _BODY_MAX
+cdef int _BEGIN
+cdef int _HEAD
+cdef int _BODY
+cdef int _NOTHING
+
 cdef dict _METHODS
 cdef dict _NAMES
 
@@ -25,10 +33,11 @@ cdef class Connection:
     cdef Origin _origin
     cdef object _parser
     cdef readonly object _pending
-    cdef object _reading
+    cdef int _reading
     cdef object _server
     cdef object _successor
     cdef bytes _target
+    cdef int _timed
     cdef object _transport
     cdef Py_ssize_t _unsent
     cdef bint _upgrading
@@ -39,6 +48,7 @@ cdef class Connection:
 
     cdef object _begin(self)
     cdef object _feed(self, bytes data)
+    cdef object _set_deadline(self)
     @cython.locals(name=bytes, key=str, text=str)
     cpdef object on_header(self, bytes name, bytes value)
     @cython.locals(headers=dict, version=str)

@@ -18,7 +18,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
-from enum import Enum
 from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -45,6 +44,12 @@ _LENGTH_DIGITS = 10
 _PROGRESS = 4_096
 """Minimum bytes of a waiting answer that a client must accept within `limits.WRITE_TIMEOUT`."""
 _NEVER = float("inf")
+_HEADERS_MAX, _HEAD_MAX, _BODY_MAX = limits.HEADERS_MAX, limits.HEAD_MAX, limits.BODY_MAX
+
+_BEGIN, _HEAD, _BODY, _NOTHING = range(4)
+"""The next expected input: the first byte of a request, its head, its body, or nothing, because the connection is
+closing and further input is discarded. They are numbers, because each request compares them about ten times.
+"""
 
 
 class _Refusal(Exception):  # noqa: N818 - never leaves this module: it stops the parser
@@ -55,17 +60,6 @@ class _Refusal(Exception):  # noqa: N818 - never leaves this module: it stops th
         self.status = status
         self.message = message
         self.kind = kind
-
-
-class _Reading(Enum):
-    """The next expected input."""
-
-    BEGIN = "begin"
-    """The first byte of a request."""
-    HEAD = "head"
-    BODY = "body"
-    NOTHING = "nothing"
-    """The connection is closing. Further input is discarded."""
 
 
 class Connection:
@@ -95,6 +89,7 @@ class Connection:
         "_server",
         "_successor",
         "_target",
+        "_timed",
         "_transport",
         "_unsent",
         "_upgrading",
@@ -110,7 +105,7 @@ class Connection:
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._successor: asyncio.Protocol | None = None
-        self._reading = _Reading.BEGIN
+        self._reading = self._timed = _BEGIN
         self._pending: deque[Request | Response] = deque()
         self._busy = False
         self._keep_alive = False
@@ -144,7 +139,7 @@ class Connection:
         """Parse bytes of the client."""
         if self._successor is not None:
             self._successor.data_received(data)
-        elif self._reading is not _Reading.NOTHING:
+        elif self._reading != _NOTHING:
             if self._held or len(data) > limits.SLICE:
                 self._held += data
                 self._feed_held()
@@ -157,7 +152,7 @@ class Connection:
             return bool(self._successor.eof_received())
         waits = self._busy or bool(self._pending) or bool(self._held)
         if not self._held:
-            self._reading = _Reading.NOTHING
+            self._reading = _NOTHING
         assert self._transport is not None
         return waits and self._transport.get_extra_info("sslcontext") is None  # TLS has no half-closed connections
 
@@ -187,7 +182,7 @@ class Connection:
         """The connection has ended. A request under way is still carried out."""
         self._transport = None
         self._parser = cast(httptools.HttpRequestParser, None)  # breaks the reference cycle; nothing is parsed any more
-        self._reading = _Reading.NOTHING
+        self._reading = _NOTHING
         self._pending.clear()
         self._held = b""
         self._wake()
@@ -211,12 +206,12 @@ class Connection:
 
     def _feed_held(self) -> None:
         """Parse the held bytes while the pipeline has room. While it has none, reading is paused."""
-        while self._held and self._reading is not _Reading.NOTHING and len(self._pending) < limits.PIPELINED_MAX:
+        while self._held and self._reading != _NOTHING and len(self._pending) < limits.PIPELINED_MAX:
             chunk, self._held = self._held[: limits.SLICE], self._held[limits.SLICE :]
             self._feed(chunk)
         if self._transport is None or self._transport.is_closing():
             return
-        if self._held and self._successor is None and self._reading is not _Reading.NOTHING:
+        if self._held and self._successor is None and self._reading != _NOTHING:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -226,9 +221,11 @@ class Connection:
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
-            if self._reading is _Reading.HEAD and self._fed > limits.HEAD_MAX:
-                raise _Refusal(431, f"The head of a request has at most {limits.HEAD_MAX} bytes", "head")
-            if self._reading is _Reading.BODY and self._fed > limits.HEAD_MAX + limits.CHUNKED_MAX:
+            if self._reading != self._timed and not self._busy:
+                self._set_deadline()
+            if self._reading == _HEAD and self._fed > _HEAD_MAX:
+                raise _Refusal(431, f"The head of a request has at most {_HEAD_MAX} bytes", "head")
+            if self._reading == _BODY and self._fed > _HEAD_MAX + limits.CHUNKED_MAX:
                 raise _Refusal(413, "The body is too large", "body")
         except _Refusal as refusal:
             self._refuse(refusal)
@@ -242,12 +239,19 @@ class Connection:
         except httptools.HttpParserError as error:
             self._refuse(_Refusal(400, f"This is not HTTP/1.1: {error}", "malformed"))
 
+    def _set_deadline(self) -> None:
+        """Set the deadline of a head or a body that is not complete. Most requests arrive at once and need none."""
+        self._timed = self._reading
+        if self._reading == _HEAD:
+            self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
+        elif self._reading == _BODY:
+            self._deadline = self._loop.time() + limits.BODY_TIMEOUT
+
     def on_message_begin(self) -> None:
         """The parser has seen the first byte of a request."""
-        self._reading = _Reading.HEAD
+        self._reading = _HEAD
+        self._timed = _BEGIN
         self._early = self._busy or bool(self._pending)
-        if not self._busy:
-            self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
         """The parser has read a part of the request target."""
@@ -258,13 +262,13 @@ class Connection:
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser has read a header, or a trailer of a chunked body, which is ignored."""
         self._header_count += 1
-        if self._reading is _Reading.BODY:
-            if self._header_count > 2 * limits.HEADERS_MAX:
+        if self._reading == _BODY:
+            if self._header_count > 2 * _HEADERS_MAX:
                 raise _Refusal(413, "A chunked body has too many trailers", "body")
             return
         self._head_size += len(name) + len(value)
-        if self._header_count > limits.HEADERS_MAX or self._head_size > limits.HEAD_MAX:
-            text = f"A request has at most {limits.HEADERS_MAX} headers of together {limits.HEAD_MAX} bytes"
+        if self._header_count > _HEADERS_MAX or self._head_size > _HEAD_MAX:
+            text = f"A request has at most {_HEADERS_MAX} headers of together {_HEAD_MAX} bytes"
             raise _Refusal(431, text, "head")
         key = _NAMES.get(name)
         if key is None:
@@ -279,9 +283,7 @@ class Connection:
     def on_headers_complete(self) -> None:
         """The head is complete. Raises _Refusal if the request is ambiguous."""
         headers, version = self._headers, self._parser.get_http_version()
-        self._reading = _Reading.BODY
-        if not self._busy:
-            self._deadline = self._loop.time() + limits.BODY_TIMEOUT
+        self._reading = _BODY
         if version not in ("1.1", "1.0"):
             raise _Refusal(505, "The HTTP version must be 1.1 or 1.0", "malformed")
         if not isinstance(headers.get("host", "" if version == "1.0" else None), str):
@@ -292,8 +294,8 @@ class Connection:
         if not isinstance(length, str) or not length.isdigit():
             raise _Refusal(400, "Content-Length must be given once", "malformed")
         digits = length.lstrip("0")  # `int` raises ValueError for a text of more than 4,300 digits, zeros included
-        if len(digits) > _LENGTH_DIGITS or int(digits or "0") > limits.BODY_MAX:
-            raise _Refusal(413, f"A body has at most {limits.BODY_MAX} bytes", "body")
+        if len(digits) > _LENGTH_DIGITS or int(digits or "0") > _BODY_MAX:
+            raise _Refusal(413, f"A body has at most {_BODY_MAX} bytes", "body")
         has_body = coding is not None or digits != ""
         self._upgrading = self._parser.should_upgrade()
         if self._upgrading and has_body:
@@ -309,8 +311,8 @@ class Connection:
         """The parser has read a part of the body."""
         self._body.append(body)
         self._body_size += len(body)
-        if self._body_size > limits.BODY_MAX:
-            raise _Refusal(413, f"A body has at most {limits.BODY_MAX} bytes", "body")
+        if self._body_size > _BODY_MAX:
+            raise _Refusal(413, f"A body has at most {_BODY_MAX} bytes", "body")
         if len(self._body) > limits.PIECES_MAX:
             raise _Refusal(413, f"A body arrives in at most {limits.PIECES_MAX} pieces", "body")
 
@@ -334,7 +336,7 @@ class Connection:
 
     def _take(self, request: Request) -> None:
         """Serve a request now, or queue it behind earlier ones."""
-        self._reading = _Reading.BEGIN if request.keep_alive else _Reading.NOTHING
+        self._reading = _BEGIN if request.keep_alive else _NOTHING
         if self._busy or self._pending or not self._writable:
             self._pending.append(request)
         else:
@@ -354,7 +356,7 @@ class Connection:
             self._refuse(_Refusal(400, "An upgrade must wait for the answers before it", "malformed"))
             return
         assert self._transport is not None
-        self._reading, self._deadline = _Reading.NOTHING, _NEVER
+        self._reading, self._deadline = _NOTHING, _NEVER
         rest, self._held = rest + self._held, b""
         self._successor = successor = self._server.socket_protocol()
         successor.connection_made(self._transport)
@@ -451,19 +453,20 @@ class Connection:
             return
         if self._held:
             self._feed_held()
-        if self._busy or self._reading is _Reading.NOTHING:
+        if self._busy or self._reading == _NOTHING:
             if not self._busy:
                 self._close()
             return
-        timeout = limits.IDLE_TIMEOUT if self._reading is _Reading.BEGIN else limits.HEAD_TIMEOUT
+        self._timed = self._reading
+        timeout = limits.IDLE_TIMEOUT if self._reading == _BEGIN else limits.HEAD_TIMEOUT
         self._deadline = self._loop.time() + timeout
 
     def _refuse(self, refusal: _Refusal) -> None:
         """Answer a refused request after the answers before it, and stop reading."""
-        if self._reading is _Reading.NOTHING:
+        if self._reading == _NOTHING:
             return  # the last answer of the connection is already queued
         self._server.refused(refusal.kind, self.peer)
-        self._reading, self._held = _Reading.NOTHING, b""
+        self._reading, self._held = _NOTHING, b""
         response = failure(refusal.status, refusal.message)
         if self._busy or self._pending or not self._writable:
             self._pending.append(response)
@@ -476,7 +479,7 @@ class Connection:
         """
         if self._transport is None or self._transport.is_closing():
             return
-        self._reading = _Reading.NOTHING
+        self._reading = _NOTHING
         self._transport.write(response.encode(keep_alive=False))
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -484,7 +487,7 @@ class Connection:
 
     def _close(self) -> None:
         """Close after the answer is sent. `tick` cuts off a client that does not accept it."""
-        self._reading = _Reading.NOTHING
+        self._reading = _NOTHING
         self._deadline = self._loop.time() + limits.WRITE_TIMEOUT
         if self._transport is not None:
             self._transport.close()
@@ -518,13 +521,13 @@ class Connection:
     def _timed_out(self) -> None:
         """End a connection whose time is over. A request that has begun to arrive gets 408."""
         assert self._transport is not None
-        if self._reading is _Reading.BODY or (self._reading is _Reading.HEAD and self._fed):
+        if self._reading == _BODY or (self._reading == _HEAD and self._fed):
             self._refuse(_Refusal(408, "the request did not arrive in time", "slow"))
-        elif self._reading is _Reading.NOTHING:
+        elif self._reading == _NOTHING:
             self._transport.abort()
         else:
             self._transport.close()
-            self._deadline, self._reading = self._loop.time() + limits.WRITE_TIMEOUT, _Reading.NOTHING
+            self._deadline, self._reading = self._loop.time() + limits.WRITE_TIMEOUT, _NOTHING
 
     def cut(self, kind: str) -> None:
         """End the connection at once, and count it as `kind`."""

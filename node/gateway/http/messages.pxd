@@ -28,7 +28,8 @@ cdef class Request:
 
     cpdef object header(self, str name)
     cpdef list headers(self, str name)
-    cpdef bint has_any(self, frozenset names) except -1
+    @cython.locals(name=str)
+    cpdef bint has_any(self, tuple names) except -1
 
 
 cdef class Response:
