@@ -10,7 +10,7 @@ ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulati
 CLUSTERS := tests/documentation tests/chaos tests/attack tests/acceptance
 FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
-CORE_SOURCES := setup.py node/compiled.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd node/gateway/*.pxd node/gateway/*.pyx node/gateway/http/*.pxd) node/gateway/plain_order.py node/gateway/direct.py node/gateway/http/connection.py node/gateway/http/messages.py
+CORE_SOURCES := setup.py node/compiled.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd node/gateway/*.pxd node/gateway/*.pyx node/gateway/http/*.pxd node/native/*.pxd) node/native/framing.py node/native/arrivals.py node/native/submissions.py node/gateway/plain_order.py node/gateway/direct.py node/gateway/http/connection.py node/gateway/http/messages.py
 
 .PHONY: setup core loadtest demo demo-many upgrade-demo test check lint types layers tests bench bench-snapshots bench-install soak soak-core chaos attack kills simulate clean help clients api-docs conformance
 

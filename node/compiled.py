@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODULES = ("gateway.http.messages", "gateway.http.connection", "gateway.plain_order", "gateway.direct")
-"""The compiled modules, named from this package on."""
+MODULES = (
+    *("native.framing", "native.arrivals", "native.submissions"),
+    *("gateway.http.messages", "gateway.http.connection", "gateway.plain_order", "gateway.direct"),
+)
+"""The compiled modules, named from this package on. `gateway.plain_order` has a twin, `plain_order.pyx`, that is
+compiled instead.
+"""
 
 ROOT = Path(__file__).parent
 

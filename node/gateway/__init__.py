@@ -30,7 +30,8 @@ OpenAPI document is generated from these structs.
 - http/: the HTTP server
 
 `node/fix` uses its backend, catalogue and feeds. The command line and the load test use the texts of ids and words.
-`CODE` says whether direct, plain_order, http.connection and http.messages run compiled or plain (`node.compiled`).
+`CODE` says whether direct, plain_order, http.connection, http.messages and their part of `node.native` run compiled or
+plain (`node.compiled`).
 """
 
 from node.compiled import choose

@@ -12,15 +12,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import FULL, ClusterClient, NativeConnection
-from node.native.connection import KeysCallback, OutcomesTaker
+from node.native.connection import KeysCallback
 from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode
+from node.native.submissions import Deadlines, OutcomesTaker
 from node.system.tasks import Backoff
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
@@ -136,7 +136,7 @@ class NodeBackend:
         self._deadline = deadline
         self._connection: NativeConnection | None = None
         self._connecting = asyncio.Lock()
-        self._deadlines = _Deadlines()
+        self._deadlines = Deadlines()
         self._watcher: asyncio.Task[None] | None = None
         self._lost: dict[str, Lost] = {}
         self._on_keys: KeysCallback = lambda _key_ids: None
@@ -150,7 +150,7 @@ class NodeBackend:
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
         """See `Backend.enqueue`."""
         assert self._connection is not None, "the caller has checked the connection"
-        self._connection.enqueue_for(commands, outcomes)
+        self._connection.submissions.add(commands, outcomes)
         self._deadlines.watch(outcomes, asyncio.get_running_loop().time() + self._deadline)
 
     async def submit(
@@ -398,46 +398,6 @@ def _too_many(failure: RequestFailed) -> ApiError:
     if failure.code is FailCode.OVERLOADED:
         return ApiError(429, "Too many requests: the queue is full and nothing was done", headers=headers)
     return ApiError(429, "Private rate limit exceeded", reason="rate_limit", detail=failure.message, headers=headers)
-
-
-class _Deadlines:
-    """Ends futures whose time is over, with TimeoutError.
-
-    `asyncio.timeout` costs a timer and a context for each command. All commands have the same timeout, so their
-    deadlines are in order, and one timer serves all.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[float, OutcomesTaker]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self, future: OutcomesTaker, end: float) -> None:
-        """End the future at `end` (loop time), which must not be earlier than previous deadlines. Completed futures are
-        dropped.
-        """
-        waiting = self._waiting
-        while waiting and waiting[0][1].done():
-            waiting.popleft()
-        waiting.append((end, future))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(end, self._look)
-
-    def close(self) -> None:
-        """Cancel the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        """End what waited until its deadline, and set the timer for the next one."""
-        self._timer = None
-        loop, waiting = asyncio.get_running_loop(), self._waiting
-        now = loop.time()
-        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
-            _, future = waiting.popleft()
-            if not future.done():
-                future.set_exception(TimeoutError())
-        if waiting:
-            self._timer = loop.call_at(waiting[0][0], self._look)
 
 
 async def _end_with(connection: NativeConnection, arrived: _Arrived) -> None:

@@ -66,14 +66,29 @@ class Owner(Protocol):
         """Called when the connection has ended, or must end for this reason."""
 
 
-class Arrivals(asyncio.Protocol):
+class Arrivals:
     """Receives a connection's bytes, and passes its messages to the owner; see the module.
+
+    It has the methods of `asyncio.Protocol` and does not inherit them, because a compiled class has no plain base.
 
     Attributes:
         transport: the connection, or None before it is made.
         ended: set when the connection has ended.
         writable: set while more bytes may be written.
     """
+
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_crowded",
+        "_owner",
+        "_scheduled",
+        "_splitter",
+        "_waiting",
+        "ended",
+        "transport",
+        "writable",
+    )
 
     def __init__(self, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:
         self._owner = owner
@@ -108,6 +123,10 @@ class Arrivals(asyncio.Protocol):
         else:
             self._urgent_first()
             self._balance()
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`."""
+        return False
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, overload
+from typing import Any, Protocol, Self, cast, overload
 
 import msgspec
 
@@ -63,7 +63,6 @@ from node.native.protocol import (
     RightsQuery,
     StatusQuery,
     StreamQuery,
-    Submit,
     Subscribe,
     Subscribed,
     TradesQuery,
@@ -71,6 +70,7 @@ from node.native.protocol import (
     Welcome,
     frame,
 )
+from node.native.submissions import WRITTEN_AT, Submissions
 from node.system.sockets import reachable
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, OrderMatched, OrderState
@@ -80,29 +80,6 @@ CONNECT_TIMEOUT = 2.0
 """Seconds to open a connection, including TLS handshake and greeting."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for which `close` waits until written bytes are sent."""
-JOINED_MAX = 500
-"""Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below
-300 kB: far below `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
-
-WRITTEN_AT = 32
-"""Submissions that are written in the middle of a turn, over a Unix socket. While a gateway goes on to parse requests,
-the engines work on the first ones. Otherwise many clients that wait for their answers end up in step: the gateway waits
-for the engines, and the engines wait for the gateway (docs/performance.md).
-"""
-
-_OF_ONE = frozenset(
-    {
-        FailCode.BAD_REQUEST,
-        FailCode.UNAUTHORIZED,
-        FailCode.FORBIDDEN,
-        FailCode.NOT_FOUND,
-        FailCode.CONFLICT,
-        FailCode.RATE_LIMITED,
-        FailCode.OVERLOADED,
-    }
-)
-"""Refusals of a frame that a single command in it may have caused. No command of the frame was applied."""
-
 EventsCallback = Callable[[Events], None]
 EndCallback = Callable[[RequestFailed], None]
 KeysCallback = Callable[[list[str]], None]
@@ -162,30 +139,6 @@ class _Subscription:
         self.on_end = on_end
 
 
-class OutcomesTaker(Protocol):
-    """The receiver of outcomes: a future, or an object with the same methods."""
-
-    def done(self) -> bool:
-        """Return whether the outcomes have arrived or are no longer wanted."""
-
-    def set_result(self, outcomes: list[AnyOutcome], /) -> None:
-        """Set the outcomes."""
-
-    def set_exception(self, error: Exception, /) -> None:
-        """Set the error instead of outcomes."""
-
-
-class _Submission:
-    """Commands that one caller submitted, and the receiver of their outcomes."""
-
-    __slots__ = ("account_id", "commands", "outcomes")
-
-    def __init__(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
-        self.account_id = commands[0].account_id if commands else ""
-        self.commands = commands
-        self.outcomes = outcomes
-
-
 class NativeConnection:
     """One connection. Many requests may be pending at once.
 
@@ -198,16 +151,12 @@ class NativeConnection:
         self.close_reason = ""
         self.reading = True
         self.welcome: Welcome
-        self._former = False
         self._wire = Arrivals(self)
         self._request_ids = itertools.count(1)
+        self.submissions = Submissions(self._wire, self._request_ids, self.lost)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._ahead: set[int] = set()
         """Requests whose answers go ahead of events."""
-        self._queued: list[_Submission] = []
-        self._flushing = False
-        self._written_at = 0
-        self._submitted: dict[int, list[_Submission]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._on_keys: KeysCallback | None = None
         self._greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
@@ -251,7 +200,7 @@ class NativeConnection:
             RequestFailed: the node's version does not support the request.
             ValueError: the request is too long.
         """
-        return frame(narrowed(message) if self._former else message)
+        return frame(narrowed(message) if self.submissions.former else message)
 
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands. Returns their outcomes in the same order, durable on a quorum.
@@ -272,95 +221,12 @@ class NativeConnection:
         them.
         """
         outcomes: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
-        self.enqueue_for(list(commands), outcomes)
+        self.submissions.add(list(commands), outcomes)
         return outcomes
 
-    def enqueue_for(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
-        """Send commands. `outcomes` gets the result or the error of `submit`, once."""
-        if self.closed.is_set():
-            outcomes.set_exception(ConnectionLost(self.close_reason))
-            return
-        self._queued.append(_Submission(commands, outcomes))
-        if len(self._queued) == self._written_at:
-            self.flush()
-        elif not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
     def flush(self) -> None:
-        """Write queued submissions, in frames of whole submissions. While the transport accepts no more, they wait for
-        `resume_writing`.
-        """
-        if not self._wire.writable.is_set():
-            return
-        self._flushing = False
-        queued, self._queued = self._queued, []
-        frames: list[bytes] = []
-        joined: list[_Submission] = []
-        size = 0
-        for submission in queued:
-            if submission.outcomes.done():
-                continue
-            count = len(submission.commands)
-            if joined and (size + count > JOINED_MAX or submission.account_id != joined[0].account_id):
-                frames += self._frames(joined)
-                joined, size = [], 0
-            joined.append(submission)
-            size += count
-        if joined:
-            frames += self._frames(joined)
-        if frames and self._wire.transport is not None:
-            self._wire.transport.write(b"".join(frames))
-
-    def _frames(self, joined: list[_Submission]) -> list[bytes]:
-        """Encode these submissions as one frame. Returns no frame if the connection is closed. If they do not fit into
-        one frame, each submission has its own.
-        """
-        if self.closed.is_set() or self._wire.transport is None:
-            _fail(joined, lambda: ConnectionLost(self.close_reason))
-            return []
-        request_id = next(self._request_ids)
-        commands = (
-            list(joined[0].commands) if len(joined) == 1 else [each for submission in joined for each in submission.commands]
-        )
-        try:
-            data = self._encoded(Submit(request_id, commands))
-        except (RequestFailed, ValueError, OverflowError, TypeError) as error:
-            if len(joined) > 1:
-                return [data for submission in joined for data in self._frames([submission])]
-            joined[0].outcomes.set_exception(error)
-            return []
-        self._submitted[request_id] = joined
-        return [data]
-
-    def _applied(self, results: Results) -> None:
-        """Give each submission its own outcomes."""
-        joined, outcomes = self._submitted.pop(results.request_id), results.outcomes
-        if len(joined) == 1 and len(joined[0].commands) == len(outcomes):
-            if not joined[0].outcomes.done():
-                joined[0].outcomes.set_result(outcomes)
-            return
-        if sum(len(submission.commands) for submission in joined) != len(outcomes):
-            self._submitted[results.request_id] = joined
-            self.lost("the node answered with another number of outcomes")
-            return
-        start = 0
-        for submission in joined:
-            end = start + len(submission.commands)
-            if not submission.outcomes.done():
-                submission.outcomes.set_result(outcomes[start:end])
-            start = end
-
-    def _not_applied(self, joined: list[_Submission], error: RequestFailed) -> None:
-        """Handle the refusal of a frame. A fault of one submission must not affect the others. No command was applied,
-        so each submission is sent separately.
-        """
-        if len(joined) > 1 and error.code in _OF_ONE:
-            alone = [data for submission in joined if not submission.outcomes.done() for data in self._frames([submission])]
-            if alone and self._wire.transport is not None:
-                self._wire.transport.write(b"".join(alone))
-            return
-        _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
+        """See `arrivals.Owner`."""
+        self.submissions.flush()
 
     async def _query(self, query: AnyQuery, linearizable: bool = False, *, ahead: bool = False) -> Any:
         """Send a query and decode its answer. With `ahead` the answer overtakes events that arrived before it."""
@@ -510,15 +376,19 @@ class NativeConnection:
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
             with reachable(Path(address.removeprefix("unix:"))) as name:
-                transport, _ = await loop.create_unix_connection(lambda: self._wire, name)
+                transport, _ = await loop.create_unix_connection(self._protocol, name)
             transport.set_write_buffer_limits(0)  # uvloop then writes at once, and not at the end of the turn
-            self._written_at = WRITTEN_AT
+            self.submissions.written_at = WRITTEN_AT
             return
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise ConnectionLost(f"{address!r} is neither unix:/path nor host:port")
         shutdown = None if tls is None else CLOSE_TIMEOUT
-        await loop.create_connection(lambda: self._wire, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
+        await loop.create_connection(self._protocol, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Return the receiver of the connection's bytes."""
+        return cast(asyncio.Protocol, self._wire)
 
     async def _request(self, message: _Request) -> Any:
         """Send a request, and wait for its answer."""
@@ -538,8 +408,7 @@ class NativeConnection:
         """Send a message after those submitted before. Raises ConnectionLost."""
         if not self._wire.writable.is_set():
             await self._wire.writable.wait()
-        if self._queued:
-            self.flush()  # what was submitted before goes first
+        self.submissions.flush()  # what was submitted before goes first
         transport = self._wire.transport
         if self.closed.is_set() or transport is None:
             raise ConnectionLost(self.close_reason)
@@ -551,13 +420,13 @@ class NativeConnection:
 
     def is_urgent(self, request_id: int) -> bool:
         """See `arrivals.Owner`."""
-        return request_id in self._submitted or request_id in self._ahead
+        return self.submissions.waits(request_id) or request_id in self._ahead
 
     def received(self, message: msgspec.Struct) -> None:
         """Handle a message of the node."""
         match message:
-            case Results() if message.request_id in self._submitted:
-                self._applied(message)
+            case Results():
+                self.submissions.applied(message)
             case Answer() | Subscribed():
                 self._answer(message.request_id, message)
             case Events():
@@ -581,7 +450,7 @@ class NativeConnection:
         """Accept the greeting of a node with the same version of the protocol."""
         if self._greeting.done():
             return
-        self._former = is_former(welcome.abi)
+        self.submissions.former = is_former(welcome.abi)
         if welcome.version == PROTOCOL_VERSION:
             self._greeting.set_result(welcome)
             return
@@ -591,9 +460,7 @@ class NativeConnection:
     def _failed(self, failed: Failed) -> None:
         """Pass an error to the request that it answers."""
         error = RequestFailed(failed.code, failed.message, failed.leader)
-        joined = self._submitted.pop(failed.request_id, None)
-        if joined is not None:
-            self._not_applied(joined, error)
+        if self.submissions.refused(failed.request_id, error):
             return
         answer = self._waiting.pop(failed.request_id, None)
         if answer is not None:
@@ -631,23 +498,13 @@ class NativeConnection:
         for answer in waiting.values():
             if not answer.done():
                 answer.set_exception(ConnectionLost(reason))
-        submitted, self._submitted = self._submitted, {}
-        for joined in (self._queued, *submitted.values()):
-            _fail(joined, lambda: ConnectionLost(reason))
-        self._queued = []
+        self.submissions.end(reason)
         if not self._greeting.done():
             self._greeting.set_exception(ConnectionLost(reason))
             self._greeting.exception()
         self._subscriptions.clear()
         if self._on_keys is not None:
             self._on_keys([])
-
-
-def _fail(joined: Sequence[_Submission], error: Callable[[], Exception]) -> None:
-    """Set a separate error for each caller that still waits."""
-    for submission in joined:
-        if not submission.outcomes.done():
-            submission.outcomes.set_exception(error())
 
 
 def hello(credentials: Credentials | None, client: str, now: float) -> Hello:

@@ -119,7 +119,8 @@ class FrameSplitter:
             if body > end:
                 self._needed = LENGTH_BYTES
                 return frames, start
-            length = int.from_bytes(data[start:body], "big")
+            high = data[start]  # a number of 64 bits in the compiled module
+            length = (high << 24) | (data[start + 1] << 16) | (data[start + 2] << 8) | data[start + 3]
             if not 0 < length <= self.limit:
                 raise FramingError(f"a frame of {length} bytes was announced; 1 to {self.limit} are allowed")
             if body + length > end:

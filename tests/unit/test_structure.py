@@ -56,7 +56,6 @@ SMALL_MODULES = {
     "loadtest/locust_loop.py": "the only module that knows gevent",
     "loadtest/traffic/arrival.py": "open and closed loop: an idea with a source, whatever the requests are",
     "node/fix/counting.py": "the figures for Prometheus; with the server in one file it would pass the limit",
-    "node/native/narrowing.py": "the protocol of version 0.2.0: it goes with that version",
     "node/gateway/http/tls_port.py": "decides about a connection before HTTP begins, and a server without TLS does not use it",
     "node/gateway/plain_order.py": "has a compiled twin, plain_order.pyx, which replaces the whole module",
     "snapshots/migration/types.py": "types of a described schema, which no stored type knows",

@@ -22,8 +22,9 @@ from node.gateway.backend import Lost, Outcomes, Resent
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
 from node.keys.credentials import Credentials, sign
-from node.native.connection import KeysCallback, OutcomesTaker
+from node.native.connection import KeysCallback
 from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
+from node.native.submissions import OutcomesTaker
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome

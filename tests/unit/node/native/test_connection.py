@@ -18,8 +18,9 @@ import pytest
 from node.cluster_directory import ClusterDirectory
 from node.deployment.setup import initialise
 from node.errors import ConnectionLost, RequestFailed
-from node.native.connection import JOINED_MAX, WRITTEN_AT, NativeConnection
+from node.native.connection import NativeConnection
 from node.native.protocol import PROTOCOL_VERSION, FailCode, Failed, StatusQuery, Submit, Welcome, frame
+from node.native.submissions import JOINED_MAX, WRITTEN_AT
 from node.tls import pki
 from statemachine.commands import PutApiKey
 from statemachine.events import Placed
@@ -194,7 +195,7 @@ class TestJoining:
             ids = [each.order.order_id for outcomes in found for each in outcomes if isinstance(each, Placed)]
             assert ids == sorted(ids)
             assert len(ids) == JOINED_MAX + 3
-            assert connection._submitted == {}
+            assert connection.submissions.waiting == 0
             await connection.close()
 
     async def test_the_first_ones_are_written_before_the_turn_ends(self, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ class TestJoining:
             connection = await NativeConnection.open(node.address)
             await connection.submit(WORLD)
             outcomes = [connection.enqueue([buy(number, price=1)]) for number in range(WRITTEN_AT + 3)]
-            assert sum(map(len, connection._submitted.values())) == WRITTEN_AT
+            assert connection.submissions.waiting == WRITTEN_AT
             assert connection._wire.transport is not None
             assert connection._wire.transport.get_write_buffer_size() == 0, "the kernel has them"
             assert len(await asyncio.gather(*outcomes)) == WRITTEN_AT + 3
