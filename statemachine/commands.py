@@ -189,6 +189,9 @@ class CancelAll(Command, frozen=True, tag=9):
     `product_id`: only orders of this product ("": any). `side`: 1 for buys, 2 for sells, 0 for both. `price_min` and
     `price_max`: only limit orders with a price in this range, both ends included, and market orders with a stop price
     in it; 0 leaves that end open; a range needs a product. `session`: only orders with this tag ("": all).
+
+    `disconnected`: a connection that asked for it has ended. Orders of offline products leave, too, and the reason is
+    `DoneReason.TIMER`, as with `CancelAllAfter`: the client cannot cancel them later.
     """
 
     product_id: str = ""
@@ -196,6 +199,7 @@ class CancelAll(Command, frozen=True, tag=9):
     price_min: int = 0
     price_max: int = 0
     session: str = ""
+    disconnected: bool = False
 
 
 class Transfer(Command, frozen=True, tag=10):

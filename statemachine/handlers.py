@@ -360,7 +360,8 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | N
     reject = validation.cancel_all(state, command)
     if reject is not None:
         return reject
-    chosen = pending.Chosen(command.product_id, command.side, command.price_min, command.price_max, command.session)
+    reason = int(DoneReason.TIMER) if command.disconnected else _CANCELLED
+    chosen = pending.Chosen(command.product_id, command.side, command.price_min, command.price_max, command.session, reason)
     found = pending.cancel_all(state, account, chosen)
     if isinstance(found, Reject):
         return found

@@ -173,8 +173,7 @@ STREAMS = 250
 """Report streams of all accounts together. A node keeps about 5 MB of a full stream for readers that reconnect."""
 
 STREAMS_PER_ACCOUNT = 16
-"""Report streams that one account may ever create. Streams are never deleted, because their numbers must not restart.
-"""
+"""Report streams of one account. A further one ends an inactive one (`streams`)."""
 
 STREAMS_ACTIVE = 4
 """Active report streams of one account. Each costs one report for every event of one of the account's orders."""

@@ -10,11 +10,15 @@ the same reports under the same numbers.
   client's first.
 - `taken` counts the client's messages that need not be sent again. It is a lower bound: a message that is sent again
   has the same command id.
-- An account has at most `limits.STREAMS_ACTIVE` active streams; opening a further one deactivates the one of its kind
-  that was opened first, and another kind only if there is none. So drop copies, which a user who may only view the
-  account can open, do not end its order entry. An inactive stream gets no reports, and its client must restart its
-  numbering.
-- A stream is never deleted, so that its numbers never restart.
+- An account has at most `limits.STREAMS_ACTIVE` active streams; opening a further one deactivates one whose key is
+  revoked, else the one of its kind that was opened first, and another kind only if there is none. So drop copies, which
+  a user who may only view the account can open, do not end its order entry. An inactive stream gets no reports, and its
+  client must restart its numbering.
+- The number of streams is limited, for an account and for all. A further one ends a stream whose key is revoked, else
+  the inactive one that was opened first: its client must restart its numbering anyway. An active stream of a valid key
+  never ends.
+- Numbers never restart, also under a name that is used again. A new stream begins after the highest number of all
+  streams, and streams end only where a new one begins, so no stream ever had a higher number.
 """
 
 from __future__ import annotations
@@ -89,6 +93,8 @@ def validate(state: State, account: Account, command: NoteStream) -> Reject | No
     if stream is None:
         return _validate_new(state, account, command)
     if stream.account_id != account.account_id:
+        if command.open and command.reset and _is_left(state, stream):
+            return None  # the key belongs to another account now
         return Reject(Reason.INVALID_STREAM, "stream_id", "it is another account's")
     if not stream.active and not (command.open and command.reset):
         return Reject(Reason.INVALID_STREAM, "reset", "the stream rests: its client has to count anew")
@@ -99,23 +105,22 @@ def _validate_new(state: State, account: Account, command: NoteStream) -> Reject
     """Check that a new report stream may be created."""
     if not command.open:
         return Reject(Reason.INVALID_STREAM, "open", "there is no such stream")
-    own = sum(1 for stream in state.streams.values() if stream.account_id == account.account_id)
-    if len(state.streams) >= STREAMS or own >= STREAMS_PER_ACCOUNT:
-        text = f"at most {STREAMS_PER_ACCOUNT} of an account, {STREAMS} in all"
+    crowd = _crowd(state, account)
+    if crowd and _to_end(state, crowd) is None:
+        text = f"at most {STREAMS_PER_ACCOUNT} of an account, {STREAMS} in all, and all of them are active"
         return Reject(Reason.TOO_MANY_STREAMS, "stream_id", text)
     return None
 
 
 def note(state: State, account: Account, command: NoteStream) -> Stream:
-    """Execute a valid command. O(streams of the account)."""
+    """Execute a valid command. O(streams)."""
     stream = state.streams.get(command.stream_id)
-    if stream is None:
-        stream = Stream(StreamRow(command.stream_id, account.account_id, 0, 0, 0, 0, False))
-        state.streams[command.stream_id] = stream
+    if stream is None or stream.account_id != account.account_id:
+        stream = _begin(state, account, command.stream_id)
     if command.open:
         stream.opened = state.sequence
         if not stream.active:
-            _wake(account, stream)
+            _wake(state, account, stream)
     if command.reset:
         stream.base, stream.taken = stream.sequence, 0
     if command.taken > stream.taken:
@@ -127,12 +132,58 @@ def note(state: State, account: Account, command: NoteStream) -> Stream:
     return stream
 
 
-def _wake(account: Account, stream: Stream) -> None:
+def _begin(state: State, account: Account, stream_id: str) -> Stream:
+    """Create a stream, in place of one that another account left under this name, or of one that the limits end."""
+    before = max((each.sequence for each in state.streams.values()), default=0)
+    if stream_id in state.streams:
+        _end(state, state.streams[stream_id])
+    elif crowd := _crowd(state, account):
+        ends = _to_end(state, crowd)
+        assert ends is not None, "validated"
+        _end(state, ends)
+    stream = Stream(StreamRow(stream_id, account.account_id, before, before, 0, 0, False))
+    state.streams[stream_id] = stream
+    return stream
+
+
+def _crowd(state: State, account: Account) -> list[Stream]:
+    """Return the streams of which one must end before the account can have another one, or nothing."""
+    own = [stream for stream in state.streams.values() if stream.account_id == account.account_id]
+    if len(own) >= STREAMS_PER_ACCOUNT:
+        return own
+    return list(state.streams.values()) if len(state.streams) >= STREAMS else []
+
+
+def _to_end(state: State, crowd: list[Stream]) -> Stream | None:
+    """Return the stream that ends first, or None if all are active and have a valid key."""
+    found = [(not left, each.opened, each.stream_id) for each in crowd if (left := _is_left(state, each)) or not each.active]
+    return state.streams[min(found)[2]] if found else None
+
+
+def _end(state: State, stream: Stream) -> None:
+    """Delete a stream."""
+    if stream.active:
+        _rest(state.accounts[stream.account_id], stream)
+    del state.streams[stream.stream_id]
+
+
+def _is_left(state: State, stream: Stream) -> bool:
+    """Return whether no valid key can open the stream any more. Its name is the id of a key of its account, or the
+    account, a colon and the id of a user's key (`node.fix.logon.Terms.stream_id`).
+    """
+    name, account_id = stream.stream_id.rpartition("/")[0], stream.account_id
+    own = state.api_keys.get(name)
+    if own is not None and own.permissions and own.owner_id == account_id:
+        return False
+    of_user = state.api_keys.get(name.removeprefix(f"{account_id}:")) if name.startswith(f"{account_id}:") else None
+    return of_user is None or not of_user.permissions
+
+
+def _wake(state: State, account: Account, stream: Stream) -> None:
     """Make a stream active; this may deactivate another one, of the same kind if there is one."""
     active = account.streams or []
     if len(active) >= STREAMS_ACTIVE:
-        same = [each for each in active if _kind(each) == _kind(stream)]
-        _rest(account, min(same or active, key=lambda each: each.opened))
+        _rest(account, min(active, key=lambda each: (not _is_left(state, each), _kind(each) != _kind(stream), each.opened)))
     stream.active = True
     _list(account, stream)
 

@@ -16,14 +16,14 @@ waiting stop order.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 
 from node.engine.market import TAIL_KEPT, TAILS_KEPT, LatestTrades, Market, SavedProduct, array, trades_of
-from node.engine.ring import BLOCK, Ring
+from node.engine.ring import BLOCK, Ring, sequence_of
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
@@ -207,6 +207,8 @@ class Feed:
         self._unread_count = 0
         self.frames_made = 0
         """Number of frames encoded since the start."""
+        self.streams = 0
+        """Number of report streams in the feed, those that have ended included."""
 
     def publish(self, product_ids: Sequence[str], events: Sequence[bytes]) -> None:
         """Store the events of one apply, and send them to all live readers.
@@ -216,7 +218,7 @@ class Feed:
             events: encoded, as `statemachine.events` says.
         """
         for product_id, group in _by_product(product_ids, events):
-            channel = self._channel(product_id)
+            channel = self._of_stream(product_id, group) if is_stream(product_id) else self._channel(product_id)
             channel.extend(group)
             self._unread[channel] = None
             if channel.live:
@@ -226,6 +228,26 @@ class Feed:
         self._unread_count += len(events)
         if self._unread_count > UNREAD_MAX:
             self._read()
+
+    def end_streams(self, left: Container[str]) -> None:
+        """Forget the report streams that are not among these, and end their subscriptions."""
+        for name in [name for name in self._channels if is_stream(name) and name not in left]:
+            channel = self._channels.pop(name)
+            for subscription in (*channel.live, *channel.behind):
+                subscription.subscriber.feed_ended(subscription, "the report stream has ended")
+        self.streams = sum(map(is_stream, self._channels))
+
+    def _of_stream(self, name: str, events: Sequence[bytes]) -> _Channel:
+        """Return the channel of a report stream. A new stream begins with any number, also under a name that was used
+        before: then there is a gap before its first event.
+        """
+        channel = self._channel(name)
+        first = sequence_of(events[0])
+        if first > channel.ring.next_sequence:
+            for subscription in list(channel.live):
+                self._fall_behind(channel, subscription, channel.ring.next_sequence)
+            channel.ring = Ring(self._capacity(name), first)
+        return channel
 
     def _read(self) -> None:
         """Count the trades of the latest events."""
@@ -256,6 +278,7 @@ class Feed:
                     subscription.live = False
                 self._channel(product_id).behind[subscription] = None
                 self.resume(subscription)
+        self.streams = sum(map(is_stream, self._channels))
 
     def subscribe(self, subscriber: Subscriber, request_id: int, product_id: str, from_sequence: int) -> Subscription:
         """Create a subscription. Nothing is sent yet: the caller first answers with its `next_sequence`, then calls
@@ -362,6 +385,7 @@ class Feed:
         channel = self._channels.get(product_id)
         if channel is None:
             self._channels[product_id] = channel = _Channel(self._capacity(product_id), 1)
+            self.streams += is_stream(product_id)
         return channel
 
     def _capacity(self, name: str) -> int:

@@ -26,6 +26,7 @@ from snapshots.levels.level import (
 from snapshots.levels.lowering import LossError
 from snapshots.levels.states import apply, converted, empty, level_of, takes_effect
 from statemachine.engine import Engine
+from statemachine.limits import STREAMS
 
 if TYPE_CHECKING:
     from snapshots.levels.returning import PreparedReturn
@@ -184,6 +185,8 @@ class ReplicatedEngine:
             self.keys_changed(applied.keys_put)
         if applied.event_products:
             self._feed.publish(applied.event_products, applied.packed_events)
+            if self._feed.streams > STREAMS:
+                self._feed.end_streams(self.engine.sequences())
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:

@@ -24,6 +24,11 @@ class _Head(msgspec.Struct, array_like=True):
 _heads = msgspec.msgpack.Decoder(_Head)
 
 
+def sequence_of(event: bytes) -> int:
+    """Return the product sequence of an encoded event."""
+    return _heads.decode(event).product_sequence
+
+
 class _Block:
     """Events that are kept or dropped together. The events of an apply are cut out when somebody asks for an event of
     the block: on a node without readers that are behind, nobody does.

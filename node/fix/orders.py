@@ -268,7 +268,9 @@ class OrderEntry:
 
     async def cancel_on_disconnect(self) -> None:
         """Cancel the orders that the session's terms name, and wait for the outcome."""
-        self._sender.submissions.put(Item(CancelAll(self._account_id, self._mark("cod"), session=self._cancelled_tag), no_answer))
+        self._sender.submissions.put(
+            Item(CancelAll(self._account_id, self._mark("cod"), session=self._cancelled_tag, disconnected=True), no_answer)
+        )
         self._arm(0)
         await self._sender.submissions.idle()
 

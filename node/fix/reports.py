@@ -31,6 +31,7 @@ _RESTATEMENTS = {
 _REASONS = {
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "its time is over",
+    DoneReason.TIMER: "the client was gone, or did not set its timer again in time",
     DoneReason.KILLED: "the kill switch cancelled it, or trading was switched off",
     DoneReason.COLLARED: "the next trade would have been outside the price collar",
     DoneReason.MAKERS_MAX: "it met as many resting orders as one order may meet",

@@ -385,7 +385,8 @@ class OnDisconnect:
             return
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                (outcome,) = await self._backend.submit([CancelAll(timer.account_id, self._command_id(), session=timer.session)])
+                cancel = CancelAll(timer.account_id, self._command_id(), session=timer.session, disconnected=True)
+                (outcome,) = await self._backend.submit([cancel])
                 if isinstance(outcome, Cancelled):
                     await self._backend.submit([CancelAllAfter(timer.account_id, self._command_id(), 0, timer.session)])
         except (TimeoutError, QuorumbookError, RequestFailed) as error:

@@ -197,10 +197,10 @@ class Twin(TwinAccess):
             and command.side in (0, order.command.side)
             and command.session in ("", self.session(order))
             and low <= (order.command.price or order.command.stop_price) <= high
-            and self.products[order.product.product_id].status is not ProductStatus.OFFLINE
+            and (command.disconnected or self.products[order.product.product_id].status is not ProductStatus.OFFLINE)
         ]
         for order in going:
-            self.leave(order, DoneReason.CANCELLED)
+            self.leave(order, DoneReason.TIMER if command.disconnected else DoneReason.CANCELLED)
         return going
 
     # -- amending

@@ -307,7 +307,8 @@ def options_command(random: Random, number: int) -> AnyCommand:
         timeout = random.choice([0, 1, 2, 5, 5, 20, 100_000]) * SECOND
         return CancelAllAfter(account, command_id, timeout, tag, random.random() < 0.3)
     if kind < 0.08:
-        return CancelAll(account, command_id, random.choice(["", *PRODUCTS]), 0, session=tag)
+        product_id = random.choice(["", *PRODUCTS])
+        return CancelAll(account, command_id, product_id, 0, session=tag, disconnected=tag == "s2" and not product_id)
     if kind < 0.12:
         status = random.choice([ProductStatus.AUCTION] * 4 + [ProductStatus.ONLINE] * 6 + list(ProductStatus))
         return product(random.choice(PRODUCTS), *random.choice([(0, 0), (33_333, 100_000)]), status, command_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from statemachine.commands import (
     AmendOrder,
@@ -18,14 +19,16 @@ from statemachine.commands import (
     NoteStream,
     OrderOptions,
     PlaceOrder,
+    PutApiKey,
 )
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, Noted, OrderReported, Rejected, StreamNoted
-from statemachine.limits import NOTE_MAX, STREAMS_ACTIVE, STREAMS_PER_ACCOUNT
+from statemachine.limits import NOTE_MAX, OPERATOR, STREAMS_ACTIVE, STREAMS_PER_ACCOUNT
 from statemachine.types import OrderType, Reason, ReportKind, Side, StopType
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 STREAM = "ann-key/o"
+SECRET = "c2VjcmV0c2VjcmV0"
 
 
 def opened(engine: Engine, stream_id: str = STREAM, account: str = "ann", **more: Any) -> Noted:
@@ -148,27 +151,90 @@ def test_invalid_notes_are_refused_and_leave_no_trace() -> None:
     engine.check()
 
 
-def test_the_number_of_streams_is_bounded_and_the_oldest_becomes_inactive() -> None:
+def key(engine: Engine, key_id: str, account: str = "ann", permissions: int = 3) -> None:
+    """Add, change or revoke an API key."""
+    command = PutApiKey(OPERATOR, f"put-{engine.sequence}", key_id, account, SECRET, "passphrase", permissions)
+    assert not isinstance(send(engine, command), Rejected)
+
+
+def test_the_oldest_active_stream_becomes_inactive_and_the_oldest_inactive_one_ends() -> None:
+    """A user who may view the account could use up its streams for ever, and so could keys that are changed each month."""
     engine = market()
+    for number in range(STREAMS_PER_ACCOUNT + 1):
+        key(engine, f"key{number}")
     for number in range(STREAMS_ACTIVE + 1):
-        opened(engine, f"key{number}/o")
+        opened(engine, f"key{number}/o", text="logon")
     first = engine.stream("key0/o")
     assert first is not None
     assert not first.active
     resting = send(engine, note("key0/o", text="x"))
     assert isinstance(resting, Rejected)
-    assert opened(engine, "key0/o", reset=True).number == 0
+    assert opened(engine, "key0/o", reset=True).number == 1
     for number in range(STREAMS_ACTIVE + 1, STREAMS_PER_ACCOUNT):
         opened(engine, f"key{number}/o")
-    outcome = send(engine, note("more/o", open=True))
-    assert isinstance(outcome, Rejected)
-    assert outcome.reason is Reason.TOO_MANY_STREAMS
+    further = opened(engine, f"key{STREAMS_PER_ACCOUNT}/o", text="logon")
+    assert engine.stream("key1/o") is None
+    assert engine.stream("key2/o") is not None
+    assert further.number == further.base + 1
+    assert further.base >= max(number for name, number in engine.sequences().items() if "/" in name) - 1
+    again = opened(engine, "key1/o", text="logon")
+    assert again.base >= further.number, "numbers of a stream never restart"
     engine.check()
+
+
+def test_streams_of_revoked_keys_end_first_and_active_ones_of_valid_keys_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statemachine.streams.STREAMS", 3)
+    engine = market()
+    for name, account in (("a", "ann"), ("b", "bob"), ("u", OPERATOR), ("c", "ann")):
+        key(engine, name, account)
+    opened(engine, "a/o")
+    opened(engine, "b/o", "bob")
+    opened(engine, "ann:u/d")
+    refused = send(engine, note("c/o", open=True))
+    assert isinstance(refused, Rejected)
+    assert refused.reason is Reason.TOO_MANY_STREAMS
+    key(engine, "b", "bob", permissions=0)
+    opened(engine, "c/o")
+    assert (engine.stream("b/o"), engine.account_exists("bob")) == (None, True)
+    key(engine, "u", OPERATOR, permissions=0)
+    assert isinstance(send(engine, note("b/o", "bob", open=True)), Noted)
+    assert engine.stream("ann:u/d") is None
+    engine.check()
+
+
+def test_a_key_that_changes_its_account_begins_a_stream_of_its_own() -> None:
+    engine = market()
+    key(engine, "a")
+    before = opened(engine, "a/o", text="logon")
+    assert isinstance(send(engine, note("a/o", "bob", open=True, reset=True)), Rejected)
+    key(engine, "a", "bob")
+    assert isinstance(send(engine, note("a/o", "bob", open=True)), Rejected), "its client has to count anew"
+    begun = opened(engine, "a/o", "bob", reset=True)
+    assert begun.base == before.number
+    stream = engine.stream("a/o")
+    assert stream is not None
+    assert (stream.account_id, stream.active) == ("bob", True)
+    engine.check()
+
+
+def test_the_stream_of_a_revoked_key_rests_first() -> None:
+    engine = market()
+    for number in range(STREAMS_ACTIVE + 1):
+        key(engine, f"k{number}")
+        if number < STREAMS_ACTIVE:
+            opened(engine, f"k{number}/o")
+    key(engine, "k2", permissions=0)
+    opened(engine, f"k{STREAMS_ACTIVE}/o")
+    active = [number for number in range(STREAMS_ACTIVE + 1) if (found := engine.stream(f"k{number}/o")) and found.active]
+    assert 2 not in active
+    assert len(active) == STREAMS_ACTIVE
 
 
 def test_a_drop_copy_displaces_drop_copies_before_order_entry() -> None:
     """A user who may only view an account can open drop copies. Four of them ended the reports of its order entry."""
     engine = market()
+    for name in ("trader", *(f"{who}{number}" for who in ("viewer", "other") for number in range(STREAMS_ACTIVE + 2))):
+        key(engine, name)
     opened(engine, "trader/o")
     for number in range(STREAMS_ACTIVE + 2):
         opened(engine, f"viewer{number}/d")

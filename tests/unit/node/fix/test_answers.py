@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from msgspec.structs import replace
 
 from node.budget import Shares
 from node.config.settings import NodeConfig
@@ -15,10 +14,10 @@ from node.fix import process
 from node.fix.wire import VALUE_MAX, join
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
-from statemachine.commands import NoteStream
+from statemachine.commands import NoteStream, PutProduct
 from statemachine.events import AnyEvent
-from statemachine.limits import NOTE_MAX, STREAMS_ACTIVE
-from statemachine.types import Side
+from statemachine.limits import NOTE_MAX, OPERATOR
+from statemachine.types import ProductStatus, Side
 from tests.unit.node.fix.harness import PRODUCT, Client, FixBackend, exchange, serving, trade_with
 from tests.unit.node.fix.test_session_cases import with_checksum
 from tests.unit.node.gateway.harness import config
@@ -198,9 +197,8 @@ async def test_followers_serve_fix_although_http_redirects(monkeypatch: pytest.M
 async def test_a_logon_that_the_exchange_refuses_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection ended without a word, although docs/fix.md promises a Logout with the reason."""
     async with serving() as served:
-        for number in range(STREAMS_ACTIVE + 1):
-            note = NoteStream("alice", f"n{number}", f"key{number}/o", "n1", open=True)
-            served.backend.apply(note if number else replace(note, stream_id="alice-key/o"))
+        served.backend.apply(NoteStream("alice", "1", "alice-key/o", "n1", open=True))
+        served.backend.apply(NoteStream("alice", "2", "alice-key/o", "n1", close=True))
         client = await served.connect()
         client.logon(reset=False)
         assert "ResetSeqNumFlag=Y" in (await client.end())[-1][58]
@@ -213,3 +211,17 @@ async def test_a_logon_that_the_exchange_refuses_is_answered(monkeypatch: pytest
             again = await served.connect()
             again.logon()
             assert text in (await again.next())[58 if text else 35]
+
+
+async def test_orders_of_an_offline_product_leave_with_the_connection() -> None:
+    """Only the timer of a node that died reached them. They traded when the product was online again."""
+    async with serving() as served:
+        client = await served.logged_on("alice-key", "QUORUMBOOK", (8013, "S"))
+        client.order("goes")
+        await client.next()
+        row = served.backend.engine.product(PRODUCT)
+        assert row is not None
+        sizes = (row.tick, row.lot, row.min_size, row.max_size, 0, 0)
+        served.backend.apply(PutProduct(OPERATOR, "offline", PRODUCT, "BTC", "USD", *sizes, ProductStatus.OFFLINE))
+        client.writer.close()
+        await until(lambda: not served.backend.engine.orders("alice"), seconds=3.0)

@@ -246,6 +246,15 @@ class TestCancelOnDisconnect:
         await socket.close()
         await self.gone(exchange, 0)
 
+    async def test_orders_of_an_offline_product_leave_too(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        await exchange.order("alice", "buy", "50", "1")
+        await ask(socket, "cancel_on_disconnect", "1", timeout=20)
+        offline = {"status": "offline"}
+        assert (await exchange.call("admin", "PATCH", "/admin/products/BTC-USD", offline))[0] == 200
+        await socket.close()
+        await self.gone(exchange, 0)
+
     async def test_a_cleared_cancel_on_disconnect_cancels_nothing(self, exchange: Exchange) -> None:
         socket = await trader(exchange)
         await exchange.order("alice", "buy", "50", "1")
