@@ -136,7 +136,10 @@ class OrderEntry:
         return done
 
     async def _place_command(self, message: FixMessage, client_oid: str) -> PlaceOrder:
-        """Return the command of a NewOrderSingle. Raises FieldError, _Refusal."""
+        """Return the command of a NewOrderSingle. It has every field of the message, also those that do not go with its
+        type: the exchange rejects them, and an order never trades without a term that its client gave. Raises FieldError,
+        _Refusal.
+        """
         product = await self._product(message)
         side = message.choice(tags.SIDE, tags.SIDES)
         order_type, stops = message.choice(tags.ORD_TYPE, _ORDER_TYPES)
@@ -153,7 +156,7 @@ class OrderEntry:
             product.row.product_id,
             side,
             order_type,
-            _units(message, tags.PRICE, product.quote_scale, "Price") if limited else 0,
+            _units(message, tags.PRICE, product.quote_scale, "Price"),
             _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
             _above_zero(message, tags.CASH_ORDER_QTY, product.quote_scale, "CashOrderQty"),
             time_in_force,
@@ -161,8 +164,8 @@ class OrderEntry:
             stp,
             client_oid,
             (StopType.ENTRY if side is Side.BUY else StopType.LOSS) if stops else StopType.NONE,
-            _units(message, tags.STOP_PX, product.quote_scale, "StopPx") if stops else 0,
-            _lifetime(message) if time_in_force is TimeInForce.GTT else 0,
+            _units(message, tags.STOP_PX, product.quote_scale, "StopPx"),
+            _lifetime(message) if time_in_force is TimeInForce.GTT or message.has(tags.EXPIRE_TIME) else 0,
             OrderOptions(session=self._tag),
         )
 
@@ -453,6 +456,8 @@ def _above_zero(message: FixMessage, tag: int, scale: int, name: str) -> int:
 
 
 def _lifetime(message: FixMessage) -> int:
-    """Return the nanoseconds from the first sending to ExpireTime, which a repeated message keeps. Raises FieldError."""
+    """Return the nanoseconds from the first sending to ExpireTime, which a repeated message keeps: at least one, because
+    0 means that there is no ExpireTime. Raises FieldError.
+    """
     first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
-    return max(0, min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1))
+    return max(1, min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1))

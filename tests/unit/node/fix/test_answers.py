@@ -225,3 +225,22 @@ async def test_orders_of_an_offline_product_leave_with_the_connection() -> None:
         served.backend.apply(PutProduct(OPERATOR, "offline", PRODUCT, "BTC", "USD", *sizes, ProductStatus.OFFLINE))
         client.writer.close()
         await until(lambda: not served.backend.engine.orders("alice"), seconds=3.0)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        {40: 2, 44: 1, 99: 5},
+        {40: 1, 44: 1},
+        {40: 3, 99: 5, 44: 1},
+        {40: 2, 44: 1, 126: "20990101-00:00:00"},
+        {40: 2, 44: 1, 126: "20010101-00:00:00"},
+    ],
+)
+async def test_a_term_that_does_not_go_with_the_order_type_is_refused(term: dict[int, object]) -> None:
+    """It was ignored: a protective stop order with OrdType 2 traded at once, and a market order at any price."""
+    async with serving() as served:
+        client = await served.logged_on()
+        client.send("D", *ORDER, (38, "0.05"), *term.items())
+        report = await client.next()
+        assert (report[35], report[150], report[39]) == ("8", "8", "8")
