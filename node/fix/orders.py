@@ -27,7 +27,7 @@ from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejec
 from statemachine.limits import CANCEL_AFTER_MAX
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 
-UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "3", "6", "4"
+OTHER_REASON, UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "0", "3", "6", "4"
 """Values of BusinessRejectReason."""
 
 REQUEST_ID_MAX = 64

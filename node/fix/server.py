@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from node.budget import AddressShares, Cost, Places, Shares, caller_of
 from node.config.settings import FixConfig
@@ -238,6 +239,16 @@ def _names(message: FixMessage) -> tuple[str, str]:
     return found[0], found[1]
 
 
+class _Begun(NamedTuple):
+    """How a session of a report stream begins: the number of the client's next message, the sequence of the command that
+    opened the stream, and whether the exchange knows the numbers of the session.
+    """
+
+    expected: int
+    opened: int
+    known: bool
+
+
 @dataclass
 class FixServer:
     """Accepts connections and serves each one the service for which it logs on."""
@@ -351,12 +362,6 @@ class FixServer:
     async def _serve_stream(self, connection: FixConnection, terms: Terms) -> None:
         """Serve order entry or drop copy, whose messages come from the report stream."""
         row = await self._stream(terms)
-        if row is None and terms.number > 1:
-            # Messages of an earlier life of the session would be executed anew.
-            await connection.refuse(
-                (terms.target, terms.sender), "the exchange has no numbers of this session: log on with ResetSeqNumFlag=Y"
-            )
-            return
         expected = 1 if terms.reset or row is None else row.taken + 1
         origin = secrets.token_hex(8)
         too_low = terms.number < expected
@@ -370,7 +375,7 @@ class FixServer:
             terms.stream_id,
             origin,
             join(answer),
-            terms.number if terms.number == expected else 0,
+            terms.number if terms.number == expected or row is None else 0,
             open=not too_low,
             reset=terms.reset,
         )
@@ -389,21 +394,20 @@ class FixServer:
         sender = StreamSender(self.backend, self.catalogue, connection, terms, origin, outcome)
         try:
             with self.counts.session(terms.service):
-                await self._run_stream(connection, terms, sender, (expected, outcome.sequence), too_low=too_low)
+                await self._run_stream(
+                    connection, terms, sender, _Begun(expected, outcome.sequence, row is not None or terms.reset), too_low=too_low
+                )
         finally:
             if self._streams.get(terms.stream_id) is connection:
                 del self._streams[terms.stream_id]
 
     async def _run_stream(
-        self, connection: FixConnection, terms: Terms, sender: StreamSender, begun: tuple[int, int], *, too_low: bool
+        self, connection: FixConnection, terms: Terms, sender: StreamSender, begun: _Begun, *, too_low: bool
     ) -> None:
-        """Run a session whose numbers are part of the replicated state. `begun` are the number of the client's next
-        message, and the sequence of the command that opened the stream.
-        """
-        expected, opened = begun
+        """Run a session whose numbers are part of the replicated state."""
         orders = OrderEntry(self.backend, self.catalogue, sender, terms)
         handle = orders.handle if terms.service is Service.ORDERS else _copies_only(sender)
-        session = FixSession(terms, expected, sender, connection, handle)
+        session = FixSession(terms, begun.expected, sender, connection, handle)
         submitting = asyncio.create_task(sender.submissions.run())
         submitting.add_done_callback(lambda _: connection.close("the session's commands ended"))
         try:
@@ -411,7 +415,7 @@ class FixServer:
                 sender.close()
                 session.stop()
             else:
-                session.begin(terms.number)
+                session.begin(terms.number, known=begun.known)
             running = [sender.run(), sender.run_resends()]
             trades = terms.service is Service.ORDERS and not too_low
             cancels = trades and terms.cancel is not CancelOnDisconnect.NONE
@@ -425,7 +429,7 @@ class FixServer:
             here_again = self._streams.get(terms.stream_id) is not connection
             if cancels and not here_again and not sender.taken_over:
                 async with asyncio.timeout(CANCEL_SECONDS):
-                    if await self._is_latest(terms, opened):
+                    if await self._is_latest(terms, begun.opened):
                         await orders.cancel_on_disconnect()
         except TimeoutError:
             log.warning("FIX session of %s: its orders were not cancelled in time", terms.sender)

@@ -26,7 +26,7 @@ from node.fix.fields import (
     FixMessage,
 )
 from node.fix.logon import Terms
-from node.fix.orders import NOT_AUTHORIZED, UNAVAILABLE, business_reject
+from node.fix.orders import NOT_AUTHORIZED, OTHER_REASON, UNAVAILABLE, business_reject
 from node.fix.sending import Link, Sender
 from node.fix.wire import Fields
 
@@ -40,6 +40,8 @@ APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V", "e"})
 """Message types that a client of any service may send. Another known type is answered with a BusinessMessageReject, and
 an unknown type with a Reject.
 """
+
+_NOT_KNOWN = "sent before the Logon of a session that the exchange does not know: send it under another number"
 
 Handler = Callable[[FixMessage, int], Awaitable[None]]
 
@@ -68,6 +70,7 @@ class FixSession:
         self._link = link
         self._handle = handle
         self._asked_to = 0
+        self._unknown_before = 0
         self._received = time.monotonic()
         self._tested = False
         self._beating = False
@@ -87,8 +90,11 @@ class FixSession:
         """Whether a Logout was sent."""
         return self._ended
 
-    def begin(self, number: int) -> None:
-        """Record the number of the client's Logon."""
+    def begin(self, number: int, *, known: bool = True) -> None:
+        """Record the number of the client's Logon. If the exchange does not know the numbers of the session, it may have
+        forgotten them with the outcomes of requests. It then carries out no request with a lower number.
+        """
+        self._unknown_before = 0 if known else number
         if number > self.expected:
             self._ask_for_gap(number)
         else:
@@ -137,17 +143,17 @@ class FixSession:
     def look(self) -> None:
         """Send a Heartbeat or TestRequest if it is due. The caller calls it a few times a second."""
         interval = self._terms.heartbeat
+        if self._sender.quiet_seconds < interval:
+            self._beating = False
+        elif not self._beating and not self._ended:
+            self._beating = True  # without a leader it is delayed, and one is enough
+            self._sender.send([(tags.MSG_TYPE, "0")])
         quiet = time.monotonic() - self._received
         if quiet > LOST_AFTER * interval:
             self._link.close("no message from the client")
         elif quiet > TEST_AFTER * interval and not self._tested:
             self._tested = True
             self._sender.send([(tags.MSG_TYPE, "1"), (tags.TEST_REQ_ID, f"T{time.time_ns()}")])
-        if self._sender.quiet_seconds < interval:
-            self._beating = False
-        elif not self._beating and not self._ended:
-            self._beating = True  # without a leader it is delayed, and one is enough
-            self._sender.send([(tags.MSG_TYPE, "0")])
 
     # Numbers
 
@@ -227,6 +233,8 @@ class FixSession:
             if len(kind) > 2 or not kind.isalnum():
                 raise FieldError(tags.MSG_TYPE, INVALID_TYPE, "there is no such MsgType")
             await self._handle(message, number)
+        elif number < self._unknown_before:
+            self._sender.send(business_reject(message, number, OTHER_REASON, _NOT_KNOWN), number)
         elif not self.allowed:
             self._sender.send(business_reject(message, number, NOT_AUTHORIZED, "the API key may not do this any more"), number)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from node.budget import Shares
 from node.config.settings import NodeConfig
 from node.fix import process
-from node.fix.wire import VALUE_MAX, join
+from node.fix.wire import VALUE_MAX, join, timestamp
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from statemachine.commands import NoteStream, PutProduct
@@ -118,14 +119,27 @@ async def test_a_business_reject_is_not_rejected(target: str) -> None:
         assert (await client.next())[35] == "0"
 
 
-async def test_a_session_without_numbers_begins_with_one() -> None:
-    """A ResendRequest from 1 on would execute the orders of an earlier life of the session once more."""
+async def test_requests_from_before_a_session_that_is_not_known_are_not_carried_out() -> None:
+    """The exchange ended the session's stream, and has forgotten the outcomes of its orders. The client sends them again,
+    because the exchange asks for all messages before its Logon.
+    """
     async with serving() as served:
         client = await served.connect()
-        client.number = 57
+        client.number = 3
         client.logon(reset=False)
-        assert "ResetSeqNumFlag=Y" in (await client.end())[-1][58]
-        assert served.backend.engine.stream("alice-key/o") is None
+        assert [(await client.next())[35] for _ in range(2)] == ["A", "2"]
+        again = ((43, "Y"), (122, timestamp(time.time_ns())))
+        client.send("4", (123, "Y"), (36, 2), *again, number=1)
+        client.send("D", *ORDER, (40, 2), (44, 1), (38, "0.05"), *again, number=2)
+        refused = await client.next()
+        assert (refused[35], refused[45], refused[380]) == ("j", "2", "0")
+        client.send("4", (123, "Y"), (36, 4), *again, number=3)
+        client.order("new")
+        assert (await client.next())[11] == "new"
+        assert [order.client_oid for order in served.backend.engine.orders("alice")] == ["new"]
+        row = served.backend.engine.stream("alice-key/o")
+        assert row is not None
+        assert row.taken >= 3, "a later Logon does not ask for them once more"
 
 
 class Behind(FixBackend):
