@@ -384,7 +384,7 @@ class Account:
 
     Attributes:
         oldest, newest: the ends of the queue of open orders, including those that wait off the book. Ids only grow, so
-            the queue is in the order of ids, also after a restore.
+            the queue is in the order of ids, even after a restore.
         open_count: the number of open orders.
         done: the latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`.
         done_count: orders ever done; the last of `done` has the number `done_count`.

@@ -2,12 +2,12 @@
 
 - A product follows its own calendar, or else that of its group, or else that of the venue, or none.
 - A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction,
-  continuous is online. At the end of a call its auction opens at one price, also if the product is closed afterwards.
+  continuous is online. At the end of a call its auction opens at one price, even if the product is closed afterwards.
 - A status that the operator sets overrides the calendar until the operator lets the product follow it again
-  (`commands.FollowCalendar`), also if it is the status that the product has already.
+  (`commands.FollowCalendar`), even if it is the status that the product has already.
 - The end of a call is delayed by a random time of up to `random_ns` (`chance`). If the indicative price moves late, the
   call is extended.
-- If the time jumps over phases, the product enters only the last of them, also if it is of the same kind as the phase
+- If the time jumps over phases, the product enters only the last of them, even if it is of the same kind as the phase
   before the jump. An auction whose call was in progress opens first.
 
 Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange,

@@ -51,28 +51,37 @@ class State:
         orders: every known order, open or recently done. `done_count` of them are done.
         balance_count, outcome_count: sums over all accounts, the operator included.
         next_expiry: a time before which no order expires; 0 if no order has an expiry time.
-        busy: the products with unfinished work. mass_cancels: the unfinished `CancelAll`s (`pending`).
-        records: the tables whose rows are kept as structs. streams: all report streams, by name.
-        guarded: whether the operator has set controls. limited: the products in a limit state.
-        fee_rules: whether there are fee tiers or overrides. fee_currencies: the currencies with tiers. fee_floors: the
-            makers' and the takers' rates of all overrides by product, the lowest first (`fees`).
+        busy: the products with unfinished work.
+        mass_cancels: the unfinished `CancelAll`s (`pending`).
+        records: the tables whose rows are kept as structs.
+        streams: all report streams, by name.
+        guarded: whether the operator has set controls.
+        limited: the products in a limit state.
+        fee_rules: whether there are fee tiers or overrides.
+        fee_currencies: the currencies with tiers.
+        fee_floors: the makers' and the takers' rates of all overrides by product, the lowest first (`fees`).
         user_keys: the ids of the users' keys that are not revoked.
         cancel_afters: the number of timers of `CancelAllAfter` of each account that has one.
         changes: what changed since the last freeze, for snapshots.
 
     The current batch, which is not part of the state:
-        events: its events, encoded, each with a mark at its end. event_products: the product of each.
-        outcomes: its outcomes, encoded. keys_put: the API keys whose permissions it may have changed.
+        events: its events, encoded, each with a mark at its end.
+        event_products: the product of each.
+        outcomes: its outcomes, encoded.
+        keys_put: the API keys whose permissions it may have changed.
         work: its units of work so far. It begins no more than `work_max`, and an order meets at most `makers_max`
             resting orders (`limits`).
 
     The current command, which is not part of the state either:
-        outcome: its outcome. placing, cancelling: its fields. unchanged: whether it changed nothing.
+        outcome: its outcome.
+        placing, cancelling: its fields.
+        unchanged: whether it changed nothing.
         lowest, highest: the prices between which it traded.
-        noted: orders with options that traded or left (`linked`). The partners of the first `unlinked` of them have left.
+        noted: orders with options that traded or left (`linked`). The partners of the first `unlinked` of them have
+            left.
         requested: the order that it cancels or amends, if the order's account has report streams.
-        sender: the sender of a command of the operator. by_venue: whether the sender has the permission for the whole
-            venue.
+        sender: the sender of a command of the operator.
+        by_venue: whether the sender has the permission for the whole venue.
     """
 
     def __init__(self) -> None:

@@ -410,7 +410,7 @@ def _cancel_after(command: Placing) -> Reject | None:
 
 
 def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | None:
-    """Check that no open order has this client_oid, also after the reply cache has dropped the command that entered it."""
+    """Check that no open order has this client_oid, even after the reply cache has dropped the command that entered it."""
     oid = command.client_oid
     if oid:
         if not is_command_id(oid):

@@ -208,7 +208,7 @@ def _disk(seen: Observation, limits: Thresholds) -> list[Finding]:
     for node_id, status in _alive(seen).items():
         free, size = status.counters.get("disk_free_bytes"), status.counters.get("disk_size_bytes")
         if free is None or not size:
-            found.append(Finding(Severity.UNKNOWN, node_id, "disk", "the node does not say"))
+            found.append(Finding(Severity.UNKNOWN, node_id, "disk", "the node does not report it"))
             continue
         share = 100 * free / size
         level = limits.level(share)

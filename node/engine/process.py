@@ -1,8 +1,8 @@
 """`python -m node.engine.process --config node.toml [--rejoin]`: a node's engine, until SIGTERM.
 
 One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native
-protocol take turns on it. So this module needs no locks, and any long operation delays a heartbeat. `parts` makes what
-runs on it.
+protocol take turns on it. So this module needs no locks, and any long operation delays a heartbeat. `parts`
+builds the objects that run on it.
 
 Exit codes: see `node.exit_codes`.
 """

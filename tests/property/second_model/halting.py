@@ -19,7 +19,7 @@ class Halting(Trading):
         return sorted(rows, key=lambda order: (order.rank[0], order.place is Place.COLLECTED, order.arrival))
 
     def indication(self, product: Product) -> tuple[int, int, int]:
-        """Price, size and surplus of an opening at this moment; zeros if nothing would trade."""
+        """Return price, size and surplus of an opening at this moment; zeros if nothing would trade."""
         buys, sells = self.taking_part(product, Side.BUY), self.taking_part(product, Side.SELL)
         if not buys or not sells:
             return 0, 0, 0

@@ -70,7 +70,7 @@ def test_a_clock_that_is_behind_and_a_node_that_is_away_stop_commits_and_are_nam
     assert "a majority of the voters is connected, and n1 leads" in caplog.text
 
 
-def test_a_clock_that_is_behind_alone_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_single_slow_clock_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     view = View()
     for _ in range(50):
         view.outlook.look(THREE, {"n1", "n2", "n3"}, "n1", votes=True, refusers=frozenset({"n3"}))

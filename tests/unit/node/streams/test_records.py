@@ -97,7 +97,7 @@ def test_no_record_has_a_secret(form: str) -> None:
     assert not [record for record in records if b"c2VjcmV0" in record.value or b"hush" in record.value]
 
 
-def test_msgpack_says_the_same_with_integers() -> None:
+def test_records_in_msgpack_equal_those_in_json_with_integers() -> None:
     texts, packed = made("json", SETUP, TRADING), made("msgpack", SETUP, TRADING)
     assert [record.key for record in texts] == [record.key for record in packed]
     trade = msgspec.msgpack.decode(next(record for record in packed if record.kind == "order_matched").value)
