@@ -183,6 +183,7 @@ generator = Generator()
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
+    """Add this load's options to Locust's."""
     group = parser.add_argument_group("Quorumbook")
     group.add_argument(
         "--arrivals",

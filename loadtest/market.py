@@ -131,6 +131,9 @@ def _put_product(spec: ProductSpec) -> PutProduct:
 
 
 def _put_key(person: Trader) -> PutApiKey:
+    """Return the command that puts a trader's key. Its id depends on the secret, because a new secret is another
+    command.
+    """
     permissions = Permission.VIEW | Permission.TRADE | Permission.TRANSFER
     mark = hashlib.sha256(person.secret.encode()).hexdigest()[:12]
     return PutApiKey(

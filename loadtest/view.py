@@ -107,6 +107,7 @@ class View:
             self.console.print(f"{now - self._begin:5.1f} s  {plain_line(self.scene)}", markup=False, soft_wrap=True)
 
     def _render(self) -> Group:
+        """Return the whole view: nodes, figures, books and the latest events."""
         happened = Text("\n".join(self._events))
         return Group(
             nodes_table(self.scene),

@@ -348,6 +348,8 @@ class Codecs:
         raise TypeError(f"a table has a field of type {info!r}, which has no text yet")
 
     def _list(self, item: CellCodec) -> CellCodec:
+        """Return the codec of a list. Its cells are JSON."""
+
         def decode(value: Plain) -> list[Any]:
             if not isinstance(value, list):
                 raise ValueFault(f"expected a list, not {shown(value)}")
@@ -356,6 +358,7 @@ class Codecs:
         return CellCodec(lambda value: [item.encode(each) for each in value], decode, "json")
 
     def _tuple(self, items: list[CellCodec]) -> CellCodec:
+
         def decode(value: Plain) -> tuple[Any, ...]:
             if not isinstance(value, list) or len(value) != len(items):
                 raise ValueFault(f"expected a list of {len(items)}, not {shown(value)}")

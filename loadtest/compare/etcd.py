@@ -89,6 +89,7 @@ class Etcd:
             )
 
     def _stop(self) -> None:
+        """Stop all members. One that does not end in time is killed."""
         for member in self._members:
             member.send_signal(signal.SIGTERM)
         for member in self._members:

@@ -106,6 +106,7 @@ async def _everywhere(report: LevelReport, access: Access, bar: ProgressBar, *, 
 
 
 def _show(report: LevelReport, behind: list[str], *, as_json: bool, check: bool, command: str) -> None:
+    """Print the report of a change of the level. `behind` are lines about members that are not at it yet."""
     if as_json:
         print_json(
             {

@@ -230,6 +230,7 @@ def _as_json(rehearsal: Rehearsal, with_diff: bool) -> dict[str, Any]:
 
 
 def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
+    """Print a rehearsal: its steps, checks, counts and, if asked for, the rows that differ."""
     built, titles = rehearsal.built, rehearsal.chains.releases.title
     name = rehearsal.place.node_id or str(rehearsal.place.data)
     if built is None:

@@ -280,6 +280,7 @@ def _alternative_names(node_id: str, hosts: Iterable[str]) -> list[x509.GeneralN
 
 
 def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey) -> KeyPair:
+    """Sign a certificate for `key`. Returns both in PEM."""
     certificate = builder.sign(signer, hashes.SHA256())
     return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
