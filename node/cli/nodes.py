@@ -177,7 +177,7 @@ def stop(path: Path, force: bool, seconds: float) -> None:
     if not force:
         verdict, _ = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
         if not verdict.may_stop and not verdict.stands_still:
-            raise NodeStartError(f"{config.node_id} is not stopped: {verdict.text}. --force stops it nevertheless")
+            raise NodeStartError(f"{config.node_id} is not stopped: {verdict.text}. --force stops it anyway")
     started = time.monotonic()
     send(pid, signal.SIGTERM)
     while locked_pid(pid_file) == pid:

@@ -53,7 +53,7 @@ def check_start(config: NodeConfig, known: DirectoryIdentity, *, has_snapshot: b
         )
     if source == "dataset" and known.stage is not Stage.NEW:
         raise DataDirectoryError(
-            f'start.from is "dataset", and this node has run on {config.data_path} already; set it to "auto" to go on with what is there'
+            f'start.from is "dataset", and this node has run on {config.data_path} already; set it to "auto" to continue with this data'
         )
 
 

@@ -126,7 +126,7 @@ class NodeStream:
 
     def _begin_cut(self, index: int) -> None:
         """Bring the engine to log entry `index`, after which a rollback undid published entries. `advance` continues."""
-        log.warning("a rollback undid what is published after log entry %d: the stream is cut back", index)
+        log.warning("a rollback undid events that were published after log entry %d: the stream is cut back", index)
         self._pending, self._cut_to = None, index
         self._restore(index)
 
@@ -231,7 +231,7 @@ class NodeStream:
         if entry.index == self._position.index and self._position.term not in (0, entry.term):
             raise StreamError(
                 f"the broker has log entry {entry.index} of term {self._position.term}, and this log one of term {entry.term}: a rollback undid "
-                "what was published. Consumers must know of this: begin with another streams.prefix"
+                "published events. Consumers must know of this: begin with another streams.prefix"
             )
         steps = self._apply(entry)
         return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._position.index else []
