@@ -51,7 +51,7 @@ SKEWED = [member("n1"), member("n2", clock_skew=-0.9), member("n3", clock_skew=5
         ("commit", {"n1": status("n1", "leader", durations=SLOW)}, Severity.WARNING, "p99 500 ms (now)"),
         ("disk", {"n2": status("n2", counters={"disk_free_bytes": 10, "disk_size_bytes": 100})}, Severity.WARNING, "10 % free"),
         ("disk", {"n2": status("n2", counters={"disk_free_bytes": 1, "disk_size_bytes": 100})}, Severity.CRITICAL, "1 % free"),
-        ("disk", {"n2": status("n2", counters={})}, Severity.UNKNOWN, "does not say"),
+        ("disk", {"n2": status("n2", counters={})}, Severity.UNKNOWN, "does not report it"),
         ("certificates", {"n2": status("n2", certificate_expires=int(NOW) + 20 * 86_400)}, Severity.WARNING, "20 days left"),
         ("certificates", {"n2": status("n2", certificate_expires=int(NOW) - 86_400)}, Severity.CRITICAL, "-1 days left"),
         ("clock", {"n1": status("n1", "leader", members=SKEWED)}, Severity.CRITICAL, "+5.000 s"),
