@@ -100,6 +100,19 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _listening_place(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return the address family and the address on which to listen. Of a name's addresses an IPv4 address is preferred.
+
+    Raises:
+        OSError: the name does not resolve.
+    """
+    found: dict[int, str] = {}
+    for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        found.setdefault(family, str(place[0]))
+    chosen = socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
+    return chosen, (found[chosen], port)
+
+
 class _Connection:
     """One established connection to a peer. `preferred`: the greater id of the two made it."""
 
@@ -210,9 +223,8 @@ class TlsWire:
         handshakes.
         """
         loop = asyncio.get_running_loop()
-        host, port = split_address(self._settings.listen)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=100) as listener:
+        family, place = _listening_place(*split_address(self._settings.listen))
+        with socket.create_server(place, family=family, backlog=100) as listener:
             listener.setblocking(False)
             self._listener = listener
             while True:

@@ -106,6 +106,10 @@ class Supervisor:
             self._hurry.set()
         self._stopping.set()
 
+    def end_with_terminal(self) -> None:
+        """Begin to stop, unless that has begun."""
+        self._stopping.set()
+
     async def run(self) -> int:
         """Run the node. Returns the exit code for this process: 0 after a requested stop, otherwise the engine's."""
         self._pipe, write_end = os.pipe()
@@ -304,13 +308,23 @@ async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: N
     http = config.http.listen if config.http.processes else ""
     supervisor = Supervisor(engine, gateways, report=lambda line: log.warning("%s", line), http=http)
     bounding = asyncio.create_task(_bound_log(config))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.request_stop)
+    stop_on_signals(supervisor)
     try:
         return await supervisor.run()
     finally:
         bounding.cancel()
+
+
+def stop_on_signals(supervisor: Supervisor) -> None:
+    """Let SIGTERM and SIGINT stop the node, and SIGHUP, which is the end of its terminal, unless it is ignored (nohup).
+
+    A terminal and its shell may both send SIGHUP, so a second one does not kill.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, supervisor.end_with_terminal)
 
 
 async def _bound_log(config: NodeConfig) -> None:

@@ -318,6 +318,8 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
             "history.database",
             "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
         )
+    if config.history.enabled and database.startswith("postgresql:") and find_spec("psycopg") is None:
+        raise fault("history.database", "expected no PostgreSQL: it needs an extra, pip install 'quorumbook[postgresql]'")
 
 
 def _is_database(text: str) -> bool:

@@ -63,6 +63,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), "", f"expected UTF-8 text; byte {error.start} is not") from error
+    if text.startswith("\ufeff"):
+        raise ConfigError(str(path), "", "expected UTF-8 text without a byte order mark, which stands at its beginning")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

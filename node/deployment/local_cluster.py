@@ -164,7 +164,7 @@ class LocalCluster:
         end = time.monotonic() + seconds
         while True:
             statuses = await self.status()
-            waiting = [node_id for node_id in chosen if not _is_ready(statuses.get(node_id))]
+            waiting = [node_id for node_id in chosen if not (_is_ready(statuses.get(node_id)) and self._has_its_ports(node_id))]
             waiting += [node_id for node_id in chosen if node_id not in waiting and not await self._takes_http(node_id)]
             if not waiting and leader_of(statuses):
                 return {node_id: statuses[node_id] for node_id in chosen}
@@ -177,6 +177,13 @@ class LocalCluster:
                 detail = "; ".join(_short(node_id, statuses.get(node_id)) for node_id in chosen)
                 raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
             await asyncio.sleep(0.05)
+
+    def _has_its_ports(self, node_id: str) -> bool:
+        """Return whether the engine on this data directory listens. If not, an earlier one, whose directory was deleted while it
+        ran, may answer in its place.
+        """
+        note = locked_note(self.layout.configs[node_id].data_path / ENGINE_PID_FILE)
+        return note not in ("", Mode.STARTED, Mode.BOOTSTRAPPING)
 
     def _prepares(self, node_id: str) -> bool:
         """Return whether a node's engine is still reading or migrating its data and cannot answer yet."""

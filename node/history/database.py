@@ -34,7 +34,11 @@ BUSY_TIMEOUT = 300.0
 
 
 def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
-    """Return the database. No connection opens before the first use. With `read_only` every attempt to write fails."""
+    """Return the database. No connection opens before the first use. With `read_only` every attempt to write fails.
+
+    Raises:
+        HistoryError: PostgreSQL's client library is not installed.
+    """
     url = database_url(config)
     if url.get_backend_name() == "sqlite":
         made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
@@ -46,9 +50,13 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
         options += " -cdefault_transaction_read_only=on"
     # All reads of one transaction see the same moment, as in SQLite.
     isolation = "REPEATABLE READ" if read_only else "READ COMMITTED"
-    return create_engine(
-        url, connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT}, pool_pre_ping=True, isolation_level=isolation
-    )
+    arguments = {"options": options, "connect_timeout": CONNECT_TIMEOUT}
+    try:
+        return create_engine(url, connect_args=arguments, pool_pre_ping=True, isolation_level=isolation)
+    except ImportError as error:
+        raise HistoryError(
+            f"history.database is PostgreSQL's, whose library cannot be used ({error}): pip install 'quorumbook[postgresql]'"
+        ) from None
 
 
 def database_url(config: NodeConfig) -> URL:

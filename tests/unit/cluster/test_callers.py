@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from cluster import wire
 from cluster.callers import (
     ADDRESSES_MAX,
     LINES_BURST,
@@ -134,3 +137,11 @@ def test_many_addresses_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) ->
     now.seconds += 60
     refusals.note("n2", "another ABI")
     assert "another ABI; 980 other refusals were not logged" in caplog.text
+
+
+@pytest.mark.parametrize(("addresses", "chosen"), [(["::1"], "::1"), (["::1", "127.0.0.1"], "127.0.0.1")])
+def test_a_name_may_have_only_an_ipv6_address(addresses: list[str], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    families = {"::1": socket.AF_INET6, "127.0.0.1": socket.AF_INET}
+    found = [(families[each], socket.SOCK_STREAM, 6, "", (each, 7001)) for each in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert wire._listening_place("n1.example", 7001) == (families[chosen], (chosen, 7001))

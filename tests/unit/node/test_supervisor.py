@@ -18,7 +18,7 @@ import pytest
 from node import exit_codes, supervisor
 from node.config.file import load
 from node.deployment.setup import initialise
-from node.supervisor import ChildSpec, Patience, Supervisor, describe_exit
+from node.supervisor import ChildSpec, Patience, Supervisor, describe_exit, stop_on_signals
 from node.system import logs
 from node.system.processes import alive, descendants
 from tests.waiting import until
@@ -186,6 +186,26 @@ async def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
     supervisor.request_stop()
     assert await task == 128 + signal.SIGKILL
     assert time.monotonic() - begun < DEADLINE / 2
+
+
+async def test_the_end_of_the_terminal_stops_the_node_in_order(tmp_path: Path) -> None:
+    """The terminal and its shell may both send SIGHUP, which kills nothing. Under nohup it stays ignored."""
+    loop = asyncio.get_running_loop()
+    ended = Supervisor(spec("engine", tmp_path, engine=True), [], report=lambda line: None)
+    stop_on_signals(ended)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert await ended.run() == 0
+    assert not ended._hurry.is_set()
+    loop.remove_signal_handler(signal.SIGHUP)
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_on_signals(ended)
+        assert not loop.remove_signal_handler(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 async def test_a_stop_during_a_pause_starts_nothing_more(tmp_path: Path) -> None:

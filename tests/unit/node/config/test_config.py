@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.config.checks import RANGES, split_address
-from node.config.file import load
+from node.config.file import changed, load
 from node.config.settings import RENAMED, NodeConfig, gateways_of_node
 from node.deployment.setup import Host, initialise
 from node.errors import ConfigError
@@ -222,10 +222,21 @@ def test_text_that_is_not_toml_is_refused(home: Path) -> None:
     assert error.key == ""
     assert "not TOML" in error.text
     assert "line 2" in error.text
+    assert "byte order mark" in fault(home, "\ufeff" + (home / "node.toml").read_text(encoding="utf-8")).text
     path = home / "latin.toml"
     path.write_bytes(b'cluster_id = "caf\xe9"\n')
     with pytest.raises(ConfigError, match="expected UTF-8 text; byte 17 is not"):
         load(path)
+
+
+def test_a_database_whose_library_is_missing_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the gateways would end at each start, and the node would have no HTTP."""
+    settings = {"history.enabled": True, "history.database": "postgresql://u:p@db.example/market"}
+    text = changed((home / "node.toml").read_text(encoding="utf-8"), settings)
+    monkeypatch.setattr("node.config.checks.find_spec", lambda _name: None)
+    error = fault(home, text)
+    assert error.key == "history.database"
+    assert "pip install 'quorumbook[postgresql]'" in error.text
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -150,9 +151,24 @@ async def test_waiting_ends_at_its_deadline_and_names_nodes_that_are_not_ready(
 
     monkeypatch.setattr(cluster, "status", reported)
     monkeypatch.setattr(cluster, "_takes_http", takes_http)
-    with pytest.raises(NodeStartError, match=r"n2 is follower in term 1, applied 5, not ready; n3 does not answer"):
-        await cluster.wait_ready(0.1)
-    assert list(await cluster.wait_ready(0.1, ["n1"])) == ["n1"]
+    with listening_engines(cluster, "n1", "n2"):
+        with pytest.raises(NodeStartError, match=r"n2 is follower in term 1, applied 5, not ready; n3 does not answer"):
+            await cluster.wait_ready(0.1)
+        assert list(await cluster.wait_ready(0.1, ["n1"])) == ["n1"]
+    # An engine whose data directory was deleted while it ran answers, and no engine runs on the new directory.
+    with pytest.raises(NodeStartError, match="not ready within"):
+        await cluster.wait_ready(0.1, ["n1"])
+
+
+@contextmanager
+def listening_engines(cluster: LocalCluster, *node_ids: str) -> Iterator[None]:
+    """Let engines hold the nodes' data directories, as if they listened."""
+    locks = [PidFile.acquire(cluster.layout.configs[node_id].data_path / ENGINE_PID_FILE) for node_id in node_ids]
+    for lock in locks:
+        lock.note(Mode.READY)
+    yield
+    for lock in locks:
+        lock.release()
 
 
 async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +197,8 @@ async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster
         with monkeypatch.context() as patch:
             # A hundred seconds pass from look to look.
             patch.setattr("node.deployment.local_cluster.time", SimpleNamespace(monotonic=lambda: 100.0 * looks))
-            assert list(await cluster.wait_ready(150)) == ["n1", "n2", "n3"]
+            with listening_engines(cluster, "n2", "n3"):
+                assert list(await cluster.wait_ready(150)) == ["n1", "n2", "n3"]
     finally:
         lock.release()
 
