@@ -102,14 +102,13 @@ def _database() -> Iterator[None]:
 
 def _standing_or_fault(config: NodeConfig, sequence: int | None) -> Standing:
     """Return how far the history of a node goes, or why it cannot be read."""
-    from node.history.database import database_url
+    from node.history.database import place
 
     try:
         with _database():
             return _standing(config, sequence)
     except HistoryError as error:
-        place = database_url(config).render_as_string(hide_password=True)
-        return Standing(config.node_id, place, 0, 0, 0, -1, [], str(error))
+        return Standing(config.node_id, place(config), 0, 0, 0, -1, [], str(error))
 
 
 def _standing(config: NodeConfig, sequence: int | None) -> Standing:

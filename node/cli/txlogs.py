@@ -21,6 +21,7 @@ from node.records.exporting import newest_state
 from node.records.txlog import Txlog
 from node.system import files
 from snapshots.errors import NoSnapshotError
+from snapshots.levels.states import restored
 from snapshots.manifest import Manifest
 from snapshots.tsv_values import UNITS, Scales, Unit, ValueFault, time_text
 from statemachine.commands import AnyCommand, Batch, PutCurrency, PutProduct
@@ -179,13 +180,11 @@ def replay_log(
     )
     if not freeze_clock:
         engine.apply(Batch(time.time_ns(), []))
+    lines = list(logs.differences(engine, snapshot[1])) if diff and snapshot is not None else []
     if as_json:
-        print_json(result)
+        print_json({**msgspec.structs.asdict(result), "differences": lines} if diff else result)
     else:
-        click.echo(describe(result))
-    if diff and snapshot is not None:
-        for line in logs.differences(engine, snapshot[1]):
-            click.echo(line)
+        click.echo("\n".join([describe(result), *lines]))
     if result.agrees is False:
         raise click.exceptions.Exit(1)
 
@@ -206,7 +205,7 @@ def _base(log: logs.Txlog, snapshot: tuple[Manifest, Engine] | None, until: int 
     """
     if log.first_index == 1 or snapshot is None or (until is not None and snapshot[0].sequence > until):
         return None
-    return snapshot[0].index, Engine.restore(dict(snapshot[1].tables()))
+    return snapshot[0].index, restored(snapshot[0].abi, dict(snapshot[1].tables()))
 
 
 def describe(result: ReplayResult) -> str:

@@ -10,6 +10,7 @@ migration here only where a column changes."""
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateSchema
 
@@ -65,6 +67,17 @@ def database_url(config: NodeConfig) -> URL:
         return URL.create("sqlite", database=str(config.history_path / "history.sqlite"))
     url = make_url(config.history.database)
     return url.set(drivername="postgresql+psycopg") if url.get_backend_name() == "postgresql" else url
+
+
+def place(config: NodeConfig) -> str:
+    """Return the database's URL without a password, for a person."""
+    return database_url(config).render_as_string(hide_password=True)
+
+
+def is_damaged(error: DatabaseError) -> bool:
+    """Return whether an error says that the file of SQLite is damaged. Another attempt changes nothing then."""
+    # sqlite3 raises the base class for SQLITE_CORRUPT and SQLITE_NOTADB, and a subclass for a full disk or a lock.
+    return type(error.orig) is sqlite3.DatabaseError
 
 
 def schema_name(node_id: str) -> str:

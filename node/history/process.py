@@ -14,13 +14,13 @@ from math import inf
 from pathlib import Path
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 
 from cluster.errors import ClusterError, MissingEntriesError
 from node.config.settings import NodeConfig
 from node.config.start import GaveUp, begin, config_option, pause, stop_event
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
-from node.history.database import connect, prepare
+from node.history.database import connect, is_damaged, place, prepare
 from node.history.fetching import Fetcher, FetchResult
 from node.history.keeper import Keeper
 from node.history.partitions import archive_days
@@ -134,7 +134,24 @@ class LogFollower:
 
 
 async def run(config: NodeConfig) -> None:
-    """Keep the history until SIGTERM or SIGINT."""
+    """Keep the history until SIGTERM or SIGINT.
+
+    Raises:
+        GaveUp: the database must not be used, or is damaged.
+        QuorumbookError, SnapshotError, ClusterError, SQLAlchemyError, OSError: the history cannot go on now.
+    """
+    try:
+        await _run(config)
+    except DatabaseError as error:
+        if not is_damaged(error):
+            raise
+        raise GaveUp(
+            f"the history cannot continue: {place(config)} is damaged ({error.orig}). Stop the node, move {config.history_path} away, and start "
+            "it: the history is rebuilt (docs/history.md)"
+        ) from error
+
+
+async def _run(config: NodeConfig) -> None:
     stop = stop_event()
     try:
         keeper = open_keeper(config)
@@ -169,6 +186,8 @@ def main(path: Path) -> None:
         config = begin(path, "history")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(run(config))
+    except DBAPIError as error:
+        raise click.ClickException(f"the history stops: {place(config)}: {error.orig}") from None
     except (QuorumbookError, SnapshotError, ClusterError, SQLAlchemyError, OSError) as error:
         raise click.ClickException(f"the history stops: {error}") from None
 

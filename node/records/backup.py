@@ -30,6 +30,7 @@ from node.keys.encryption import ClusterKeys
 from node.system.processes import PID_FILE, PidFile
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
 from snapshots.frames import Begin, change_frames
+from snapshots.levels.level import ACCEPTED
 from snapshots.levels.states import restored
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.naming import snapshot_path, snapshot_paths
@@ -157,7 +158,7 @@ def back_up(directory: Path, target: Path, progress: Progress = no_progress) -> 
         paths = snapshot_paths(directory) if directory.is_dir() else []
         if not paths:
             break
-        store = store or SnapshotStore(target, keep=sys.maxsize)
+        store = store or SnapshotStore(target, keep=sys.maxsize, accepts=ACCEPTED)
         with contextlib.suppress(FileNotFoundError), _source(paths[-1]) as source:
             return _copy(source, store, "the snapshot", progress)
     raise NoSnapshotError(f"{directory}: there is no snapshot; take one first")
@@ -247,7 +248,7 @@ def _restore_node(path: Path, config: NodeConfig, progress: Progress) -> None:
     the disk for a lost one.
     """
     directory = snapshots_of(config)
-    store = SnapshotStore(directory, keep=1)
+    store = SnapshotStore(directory, keep=1, accepts=ACCEPTED)
     with _source(path) as source:
         manifest = _copy(source, store, f"{config.node_id}: the snapshot", progress)
     mark = mark_of(manifest)

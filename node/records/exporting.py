@@ -22,8 +22,8 @@ from node.system import files, software
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.errors import SnapshotError
 from snapshots.job import JobState
-from snapshots.levels.level import ACCEPTED
-from snapshots.levels.states import present_tables, restored
+from snapshots.levels.level import ACCEPTED, OWN
+from snapshots.levels.states import converted, level_of, restored
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
@@ -84,6 +84,9 @@ async def snapshot_now(config: NodeConfig, seconds: float = SNAPSHOT_SECONDS) ->
 def export_tables(config: NodeConfig, target: Path, progress: Progress) -> tuple[Manifest, dict[str, int]]:
     """Write a node's newest snapshot as TSV files. Returns the snapshot's manifest and the number of rows by table.
 
+    The files are of this software's level. A state of the level before is converted as by the change of the level, because a
+    cluster that begins with it would otherwise refuse it.
+
     Args:
         progress: called with bytes while the snapshot is copied, and with rows while the files are written.
 
@@ -94,10 +97,12 @@ def export_tables(config: NodeConfig, target: Path, progress: Progress) -> tuple
     if target.exists() and any(target.iterdir()):
         raise DirectoryError(f"{target} is not empty; name another directory")
     manifest, engine = newest_state(config, progress)
+    if level_of(engine) is not OWN:
+        engine = converted(engine, level_of(engine), OWN)
     total = sum(manifest.row_counts.values())
     progress(TABLES_WRITTEN, 0, total)
     with files.filled(target), files.named(target):
-        return manifest, write_tables(target, present_tables(engine), progress=lambda rows: progress(TABLES_WRITTEN, rows, total))
+        return manifest, write_tables(target, dict(engine.tables()), progress=lambda rows: progress(TABLES_WRITTEN, rows, total))
 
 
 def import_tables(source: Path, layout: ClusterDirectory, progress: Progress) -> Engine:

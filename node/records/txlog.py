@@ -42,7 +42,7 @@ from snapshots.levels.level import (
     is_level_entry,
 )
 from snapshots.levels.narrowing import NotAtLevelError
-from snapshots.levels.states import apply, commands_of, empty, encoded, encoded_migrated, is_migrated, restored
+from snapshots.levels.states import apply, commands_of, empty, encoded, encoded_migrated, is_migrated, present_tables, restored
 from snapshots.manifest import Manifest
 from snapshots.tsv import TableLines, title
 from snapshots.tsv_values import Codecs, Scales, ValueFault, time_text, time_value
@@ -347,7 +347,7 @@ def differences(one: Engine, other: Engine) -> Iterator[str]:
     """Yield rows that only one of two states has, as lines of TSV by table: `- ` for the first state, `+ ` for the
     second.
     """
-    first, second = dict(one.tables()), dict(other.tables())
+    first, second = present_tables(one), present_tables(other)
     first_lines, second_lines = TableLines(first), TableLines(second)
     for name in TABLES:
         first_rows, second_rows = set(first[name]), set(second[name])

@@ -7,11 +7,16 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
+import pytest
 
-from node.config.file import change_settings
+from node.config.file import change_settings, load
 from node.config.settings import HistoryConfig
+from node.config.start import GaveUp
+from node.deployment.setup import initialise
+from node.history.process import run
 from node.history.queries import HistoryReader
 from node.native.framing import FrameSplitter, decode_request, pack
 from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
@@ -65,3 +70,13 @@ async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
             process.send_signal(signal.SIGTERM)
             code = await process.wait()
     assert code == 0
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 10, b"SQLite format 3\0" + b"\x41" * 4_080])
+async def test_a_damaged_database_is_named_and_not_tried_again(tmp_path: Path, content: bytes) -> None:
+    """Formerly the process was started again every few seconds, and its message named no file."""
+    config = load(initialise(tmp_path / "cluster", 1)[0])
+    config.history_path.mkdir()
+    (config.history_path / "history.sqlite").write_bytes(content)
+    with pytest.raises(GaveUp, match=r"/history\.sqlite is damaged .* move .*/data/history away"):
+        await run(config)

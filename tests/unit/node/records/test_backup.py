@@ -7,19 +7,23 @@ from pathlib import Path
 import pytest
 
 from cluster.ports import LogEntry, SnapshotMark
+from node.cli.records import warn_of_keys
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
 from node.data_directory import identity
 from node.data_directory.marks import encode_mark
 from node.deployment.setup import initialise
 from node.errors import DataDirectoryError, DirectoryError
-from node.records import backup
+from node.records import backup, exporting, txlog
 from snapshots.job import JobState
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, OWN, V0_2_0
 from snapshots.manifest import SnapshotFields
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, OpenAccount
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
+from tests.unit.snapshots.levels.markets import Market
 from tests.unit.snapshots.making import wait
 
 MARK = SnapshotMark(LogEntry(b"\x00last", 3, 1), LogEntry(b"\x00before", 2, 1))
@@ -96,3 +100,31 @@ def test_a_backup_s_directory_that_cannot_be_is_named(snapshot: Path, layout: Cl
         backup.back_up(snapshot.parent, Path("/proc/nowhere"))
     with pytest.raises(DataDirectoryError, match="name another directory"):
         backup.back_up(snapshot.parent, layout.configs["n1"].data_path)
+
+
+def test_a_state_of_the_level_before_is_copied_restored_and_exported(tmp_path: Path) -> None:
+    """A cluster of this software stays at the level before until `cluster upgrade`. Its backup begins a cluster at that level,
+    its export one at this software's level.
+    """
+    market = Market(0)
+    engine = states.empty(V0_2_0)
+    for batch in (market.foundations(), *market.batches(20)):
+        engine.apply_entry(states.encoded(V0_2_0.abi, batch.time, batch.commands))
+    old, restored, imported = (
+        ClusterDirectory(initialise(tmp_path / name, 1)[0].parent.parent) for name in ("old", "restored", "imported")
+    )
+    fields = SnapshotFields(3, 1, encode_mark(MARK), engine.sequence, "0", 1, engine.full_hash())
+    store = SnapshotStore(backup.snapshots_of(old.configs["n1"]), abi=V0_2_0.abi, accepts=ACCEPTED)
+    assert wait(store.begin(fields, dict(engine.tables()))) is JobState.DONE
+
+    manifest = backup.back_up(backup.snapshots_of(old.configs["n1"]), tmp_path / "backup")
+    assert manifest.abi == V0_2_0.abi
+    _, state = backup.restore(tmp_path / "backup" / f"{3:020d}", restored)
+    warn_of_keys(state, restored)
+    (copied,) = backup.listed(backup.snapshots_of(restored.configs["n1"]))
+    assert (copied.manifest.abi, copied.manifest.full_hash) == (V0_2_0.abi, engine.full_hash())
+
+    exporting.export_tables(old.configs["n1"], tmp_path / "tables", backup.no_progress)
+    raised = exporting.import_tables(tmp_path / "tables", imported, backup.no_progress)
+    assert raised.full_hash() == states.converted(engine, V0_2_0, OWN).full_hash()
+    assert not list(txlog.differences(engine, state))
