@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -59,7 +59,7 @@ class Staleness(msgspec.Struct, frozen=True):
 class Starts(msgspec.Struct, frozen=True):
     """The contents of `starts.json`: how often an engine was started on this directory."""
 
-    starts: int
+    starts: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 
 
 _Evidence = TypeVar("_Evidence", Divergence, Staleness)

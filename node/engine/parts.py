@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import secrets
@@ -219,11 +220,33 @@ def _open_disk(config: NodeConfig, known: identity.DirectoryIdentity, durations:
     disk = levels.LogDisk(
         config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives, synced=durations.fsync.observe
     )
+    _check_archive(config.data_path / "log", archive)
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
         raise DataDirectoryError(
             f"{config.data_path / 'log'}: the term and the vote of this node are gone. {identity.REJOIN_ADVICE}"
         )
     return disk
+
+
+def _check_archive(log: Path, archive: Path) -> None:
+    """Check that a segment can be moved to the archive. Otherwise the node would stop at its first snapshot.
+
+    Raises:
+        DataDirectoryError: they are on different file systems.
+        OSError: they cannot be written.
+    """
+    trial = log / "archive.tmp"  # a name that the log ignores
+    trial.touch()
+    try:
+        trial.replace(archive / trial.name).unlink()
+    except OSError as error:
+        trial.unlink(missing_ok=True)
+        if error.errno != errno.EXDEV:
+            raise
+        raise DataDirectoryError(
+            f"{archive}: expected the file system of {log}: segments of the log are renamed into it. Put the whole data directory on one "
+            "file system"
+        ) from error
 
 
 def _raft_settings(config: NodeConfig, known: identity.DirectoryIdentity) -> RaftSettings:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -49,6 +50,7 @@ _REWIND = "rewind.json"
 """The `Rewind` of a rollback, beside the data that it puts back."""
 
 _PARTS = (SNAPSHOTS, LOG)
+_Kept = TypeVar("_Kept")
 
 
 class MigrationRecord(msgspec.Struct, frozen=True):
@@ -90,12 +92,21 @@ def rewinds(data: Path) -> list[Rewind]:
         DataDirectoryError: the file cannot be read.
     """
     path = data / REWINDS
+    return _decoded(path, list[Rewind], "a list of rollbacks") if path.exists() else []
+
+
+def _decoded(path: Path, kind: type[_Kept], what: str) -> _Kept:
+    """Return the contents of a file. Raises DataDirectoryError if it is something else, and OSError if it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Rewind])
-    except FileNotFoundError:
-        return []
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataDirectoryError(f"{path}: not a list of rollbacks: {error}") from error
+        raise DataDirectoryError(
+            f"{path}: not {what}: {error}. With the other nodes up, move the data directory away and start the node with --rejoin"
+        ) from error
+
+
+def _record_in(directory: Path) -> MigrationRecord:
+    return _decoded(directory / RECORD, MigrationRecord, "the record of a migration")
 
 
 def former(data: Path) -> list[MigrationRecord]:
@@ -104,12 +115,7 @@ def former(data: Path) -> list[MigrationRecord]:
     Raises:
         DataDirectoryError: a record cannot be read.
     """
-    records = []
-    for path in (data / FORMER).glob(f"*/{RECORD}"):
-        try:
-            records.append(msgspec.json.decode(path.read_bytes(), type=MigrationRecord))
-        except msgspec.DecodeError as error:
-            raise DataDirectoryError(f"{path}: not the record of a migration: {error}") from error
+    records = [_record_in(path.parent) for path in (data / FORMER).glob(f"*/{RECORD}")]
     return sorted(records, key=lambda record: record.migrated_at)
 
 
@@ -143,9 +149,14 @@ def commit(data: Path, record: MigrationRecord) -> None:
 
 
 def finish(data: Path) -> bool:
-    """Finish an interrupted switch or rollback. Returns whether there was one."""
+    """Finish an interrupted switch or rollback. Returns whether there was one.
+
+    Raises:
+        DataDirectoryError: a record of it is damaged.
+        OSError: files cannot be read or written.
+    """
     if (data / READY).is_dir():
-        record = msgspec.json.decode((data / READY / RECORD).read_bytes(), type=MigrationRecord)
+        record = _record_in(data / READY)
         aside = data / FORMER / record.from_abi
         aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         _exchange(data, data / READY, aside)
@@ -197,11 +208,11 @@ def _finish_back(data: Path) -> None:
     """Complete a rollback. Safe to repeat after an interruption."""
     back, aside = data / BACK, data / _UNDONE
     if (back / _REWIND).exists():  # version 0.2.0 wrote none
-        rewind = msgspec.json.decode((back / _REWIND).read_bytes(), type=Rewind)
+        rewind = _decoded(back / _REWIND, Rewind, "the record of a rollback")
         if rewind not in (known := rewinds(data)):
             files.replace(data / REWINDS, msgspec.json.encode([*known, rewind]))
     if (back / LOG).is_dir():
-        record = msgspec.json.decode((back / RECORD).read_bytes(), type=MigrationRecord)
+        record = _record_in(back)
         _drop_archived(data / ARCHIVE, back / LOG, record)
     aside.mkdir(mode=0o700, exist_ok=True)
     _exchange(data, back, aside)

@@ -30,7 +30,7 @@ from node.migration import cutover
 from node.migration.contents import LOG, SNAPSHOTS, check_known, look
 from node.migration.cutover import way_back, ways_back
 from node.migration.rehearsal import places, rehearse
-from node.migration.start import at_start
+from node.migration.start import at_start, finish_interrupted
 from node.system import software
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
@@ -525,6 +525,13 @@ def test_an_unreadable_record_of_a_migration_is_reported(config: NodeConfig, old
     at_start(config, known)
     record = config.data_path / cutover.FORMER / ONE.abi / cutover.RECORD
     assert json.loads(record.read_bytes())["to_abi"] == FOUR.abi
-    record.write_text("{}")
-    with pytest.raises(DataDirectoryError, match="not the record of a migration"):
-        way_back(config.data_path)
+    for content in (b"{}", b'{"from_abi":"\xff"}'):
+        record.write_bytes(content)
+        with pytest.raises(DataDirectoryError, match="not the record of a migration"):
+            way_back(config.data_path)
+    for directory, name, what in ((cutover.READY, cutover.RECORD, "a migration"), (cutover.BACK, "rewind.json", "a rollback")):
+        (config.data_path / directory).mkdir()
+        (config.data_path / directory / name).write_bytes(b"{")
+        with pytest.raises(DataDirectoryError, match=f"{name}: not the record of {what}"):
+            finish_interrupted(config)
+        shutil.rmtree(config.data_path / directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
-from node.engine import startup
+from node.engine import parts, startup
+from node.errors import DataDirectoryError
 from node.migration.contents import Found
 from node.native.protocol import Welcome
 from snapshots.abi import ABI
@@ -51,3 +53,20 @@ def test_the_first_of_a_rolling_start_changes_nothing(config: NodeConfig, monkey
 def test_nodes_that_are_down_are_no_obstacle(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "look", lambda path: Found(path, OLD, None, None))
     startup.check_other_nodes(config)
+
+
+def test_an_archive_on_another_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formerly the node stopped at its first snapshot, and so did every other node that was set up in the same way."""
+    log, archive = tmp_path / "log", tmp_path / "archive"
+    log.mkdir()
+    archive.mkdir()
+    parts._check_archive(log, archive)
+
+    def across(_self: Path, _target: Path) -> Path:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "replace", across)
+    with pytest.raises(DataDirectoryError, match=r"/archive: expected the file system of .*/log"):
+        parts._check_archive(log, archive)
+    assert not list(log.iterdir())
+    assert not list(archive.iterdir())
