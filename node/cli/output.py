@@ -155,13 +155,23 @@ def plain_console(**options: Any) -> Console:
     return Console(highlight=False, markup=False, emoji=False, **options)
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters as escapes. A note of another user could otherwise move the cursor, rename the
+    window, or hide a line of an administrator's terminal.
+    """
+    return text.translate(_CONTROLS)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:
     """Make a table; the columns named in `right` are numbers."""
     made = Table(title=title or None, title_justify="left")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(visible(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

@@ -122,11 +122,12 @@ def schema_checksum() -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def prepare(engine: Engine, node_id: str) -> None:
+def prepare(engine: Engine, cluster_id: str, node_id: str) -> None:
     """Create the schema or bring it up to date in one transaction, and check the result.
 
     Raises:
-        HistoryError: the database has the schema of a later version, or one that was changed by other means.
+        HistoryError: the database is the history of another node, whose software may not know the new schema, or it has the
+            schema of a later version, or one that was changed by other means.
         sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
     """
     with engine.begin() as connection:
@@ -138,12 +139,29 @@ def prepare(engine: Engine, node_id: str) -> None:
             raise HistoryError(
                 f"{_name(engine)} has schema {revision}, which this version does not know: a later version made it"
             )
+        own = tables.progress.c
+        owner = connection.execute(select(own.cluster_id, own.node_id)).first() if revision is not None else None
+        if owner is not None:
+            check_owner(*owner, cluster_id, node_id)
         if revision == scripts.get_current_head():
             check(connection)
             return
         command.upgrade(alembic_config(connection), "head")
         connection.execute(tables.checksum.delete())
         connection.execute(tables.checksum.insert().values(id=1, checksum=schema_checksum()))
+
+
+def check_owner(found_cluster: str, found_node: str, cluster_id: str, node_id: str) -> None:
+    """Check that a database is the history of a node.
+
+    Raises:
+        HistoryError: it is that of another one.
+    """
+    if (found_cluster, found_node) != (cluster_id, node_id):
+        raise HistoryError(
+            f"the database is the history of {found_node} of {found_cluster}, not of {node_id} of {cluster_id}: "
+            "give each node a database of its own"
+        )
 
 
 def head() -> str:

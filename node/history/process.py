@@ -63,7 +63,7 @@ def open_keeper(config: NodeConfig) -> Keeper:
     config.history_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = connect(config)
     try:
-        prepare(engine, config.node_id)
+        prepare(engine, config.cluster_id, config.node_id)
         store = HistoryStore(engine, config.cluster_id, config.node_id)
         return Keeper(config, store, StateStore(config.history_path / "state", STATE_EVERY, STATE_SECONDS))
     except BaseException:

@@ -16,6 +16,7 @@ from sqlalchemy.sql.dml import Insert
 from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import Candle
+from node.history.database import check_owner
 from node.history.partitions import RowRequest, newest
 from node.history.projection import HistoryRows, Row
 from statemachine.types import DoneReason, OrderStatus
@@ -73,11 +74,8 @@ class HistoryStore:
             if row is None:
                 identity = {"id": 1, "cluster_id": cluster_id, "node_id": node_id}
                 connection.execute(insert(tables.progress).values(**identity, **msgspec.structs.asdict(HistoryProgress())))
-            elif (row["cluster_id"], row["node_id"]) != (cluster_id, node_id):
-                raise HistoryError(
-                    f"the database is the history of {row['node_id']} of {row['cluster_id']}, not of {node_id} of {cluster_id}: "
-                    "give each node a database of its own"
-                )
+            else:
+                check_owner(row["cluster_id"], row["node_id"], cluster_id, node_id)
         self.progress = HistoryProgress() if row is None else progress_of(row)
 
     def close(self) -> None:

@@ -141,3 +141,5 @@ def test_text_of_a_user_is_printed_as_it_is(market: Run) -> None:
     for note in ("[/] out", "[red] in", ":cat: up"):
         market("user", "put", "u", "viewer", "--note", note)
         assert note in market("user", "list").stdout
+    market("user", "put", "u", "viewer", "--note", "a\x1b]0;title\x07\x9bb")
+    assert r"a\x1b]0;title\x07\x9bb" in market("user", "list").stdout

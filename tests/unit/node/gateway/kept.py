@@ -53,7 +53,7 @@ async def running_with_history(directory: Path) -> AsyncIterator[Exchange]:
     node = msgspec.structs.replace(config(), directory=str(directory), history=HistoryConfig(True))
     node.history_path.mkdir(parents=True)
     database = connect(node)
-    prepare(database, node.node_id)
+    prepare(database, node.cluster_id, node.node_id)
     store = HistoryStore(database, node.cluster_id, node.node_id)
     try:
         async with running(KeptBackend(store), node) as exchange:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text, update
+from sqlalchemy import inspect, text, update
 
 from node.errors import HistoryError
 from node.history import tables
@@ -67,6 +68,11 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monke
         busy(each, 3, 300)
     whole.follow()
     make_0001(earlier, whole)
+    own, earlier.config = earlier.config, msgspec.structs.replace(earlier.config, cluster_id="another")
+    with pytest.raises(HistoryError, match="is the history of n1 of history, not of n1 of another"):
+        earlier.keeper()  # whose software may not know this version's schema, so it stays as it is
+    earlier.config = own
+    assert "operations" not in inspect(connect(own)).get_table_names()
 
     def fail(*_: object) -> None:
         raise HistoryError("the disk is full")
