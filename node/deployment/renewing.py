@@ -73,7 +73,11 @@ def renew(
     renewed = {}
     for node_id in node_ids:
         config = layout.configs[node_id]
+        former = validity(_certificates(_certificate_path(config))[0])
         pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime)
+        if validity(x509.load_pem_x509_certificate(pair.certificate)).ends == former.ends:
+            # Both end with the authority. The end is what a running node says of the certificate that it uses.
+            pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime - datetime.timedelta(seconds=1))
         # The key first: a process that reads between the two writes finds a pair that does not fit, and reads again.
         files.replace(config.path(config.tls.key), pair.key, 0o600)
         files.replace(_certificate_path(config), pair.certificate)
