@@ -483,7 +483,7 @@ def from_cell(text: str, kind: str) -> Plain:
         raise ValueFault(f"expected true or false, not {shown(text)}")
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise ValueFault(f"expected JSON, not {shown(text)} ({error})") from None
 
 

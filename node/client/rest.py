@@ -165,7 +165,7 @@ class AsyncRestClient:
             text = await answer.read()
         try:
             return answer.status, msgspec.json.decode(text) if text else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return answer.status, text.decode("utf-8", "replace")
 
     def _open_session(self) -> aiohttp.ClientSession:

@@ -213,7 +213,7 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
                 batch = Batch(time_value(line.time), commands) if line.level is None else Batch(0, [])
                 payload = encoded_migrated(batch.time, commands) if line.migrated else b""
                 entry = TxEntry(line.index, line.term, batch, payload, line.level)
-            except (msgspec.DecodeError, UnicodeDecodeError, ValueFault, NotAtLevelError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueFault, NotAtLevelError) as error:
                 raise TxlogError(f"{path}, line {number}: {error}") from error
             if entry.index <= before:
                 raise TxlogError(f"{path}, line {number}: expected an index above {before}, not {entry.index}")

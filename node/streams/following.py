@@ -117,12 +117,12 @@ class NodeStream:
 
     def _forget_undone(self) -> None:
         """After a rollback, remove the stream's state and fetched segments, which may include undone entries."""
-        now = cutover.rewinds(self._config.data_path)
+        now = str(len(cutover.rewinds(self._config.data_path))).encode()
         seen = self._config.streams_path / SEEN
-        if len(now) != (int(seen.read_text()) if seen.exists() else 0):
+        if now != (seen.read_bytes() if seen.exists() else b"0"):  # a damaged file, too
             for name in (STATE, FETCHED):
                 durable.remove(self._config.streams_path / name)
-            files.replace(seen, str(len(now)).encode())
+            files.replace(seen, now)
 
     def _begin_cut(self, index: int) -> None:
         """Bring the engine to log entry `index`, after which a rollback undid published entries. `advance` continues."""

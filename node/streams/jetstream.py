@@ -126,7 +126,7 @@ class JetStreamBroker:
             return None, 0
         try:
             return msgspec.json.decode(message.data or b"", type=StreamProgress), int(message.seq or 0)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BrokerError(f"{self._prefix}.places: its last message is not a position of a stream: {error}") from error
 
     async def _publish(self, records: Sequence[Record], position: StreamProgress) -> None:

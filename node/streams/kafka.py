@@ -170,7 +170,7 @@ class KafkaBroker:
             return None
         try:
             return msgspec.json.decode(last.value() or b"", type=StreamProgress)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BrokerError(f"{self._places}: its last record is not a position of a stream: {error}") from error
 
     def _read_ends(self) -> None:

@@ -68,7 +68,7 @@ def read(path: Path) -> list[Family] | None:
     try:
         with path.open("rb") as file:
             found = msgspec.json.decode(file.read(SIZE_MAX), type=_File)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return found.families if abs(time.time() - found.written_at) < STALE_S else None
 

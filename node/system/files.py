@@ -115,5 +115,5 @@ def decoded_lines(path: Path, decoder: msgspec.json.Decoder[T], fault: Callable[
         for number, line in enumerate(lines, 1):
             try:
                 yield decoder.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise fault(f"{path}, line {number}: {error}") from error

@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from snapshots.errors import TsvError
 from snapshots.tsv import TableLines, TsvSchema, parse, read_tables, tsv_files, write_tables
-from snapshots.tsv_values import PLAIN_NUMBERS, UNITS
+from snapshots.tsv_values import PLAIN_NUMBERS, UNITS, ValueFault, from_cell
 from statemachine.commands import Batch, Deposit, OpenAccount, PlaceOrder, PutApiKey, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
@@ -100,6 +100,11 @@ def test_outcomes_are_json_with_the_same_conventions(exported: Path) -> None:
     placed = (exported / "Outcome.tsv").read_text()
     assert '"kind":"Placed","sequence":7,"time":"2026-03-01T12:00:00.25Z"' in placed
     assert '"price":"100","size":"0.5"' in placed
+
+
+def test_a_cell_with_too_many_brackets_is_named() -> None:
+    with pytest.raises(ValueFault, match="expected JSON"):
+        from_cell("[" * 100_000, "dict")
 
 
 def test_only_the_owner_may_read_the_file(exported: Path) -> None:

@@ -248,6 +248,9 @@ def test_a_line_that_is_not_an_acknowledgement_is_named(cluster: Path, text: str
     path.write_text('{"account_id":"alice","command_id":"t1","kind":"transferred","sequence":3,"more":1}\n' + text + "\n")
     with pytest.raises(AuditError, match=r"acks.jsonl, line 2: "):
         audit_directory(cluster, path)
+    path.write_bytes(b'{"account_id":"\xff","command_id":"c","kind":"done"}\n')
+    with pytest.raises(AuditError, match=r"acks.jsonl, line 1: "):
+        audit_directory(cluster, path)
 
 
 def test_a_payload_that_is_not_a_batch_is_named(cluster: Path) -> None:

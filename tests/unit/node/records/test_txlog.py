@@ -103,6 +103,7 @@ def test_differences_are_rows() -> None:
         ('"side":"buy"', '"side":"bye"', r"line 3: commands\.0\.side: expected one of buy, sell, not 'bye'"),
         ('"kind":"PutCurrency"', '"kind":"Nothing"', r'line 2: commands\.0: expected an object with "kind" one of PutCurrency, '),
         ('"time":"2026', '"time":"soon 2026', "line 2: expected a time such as"),
+        ('"commands":', '"commands":' + "[" * 2_000, "line 2: "),
     ],
 )
 def test_a_fault_is_reported_with_its_line(tmp_path: Path, right: str, wrong: str, message: str) -> None:

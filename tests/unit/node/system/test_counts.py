@@ -28,7 +28,10 @@ def test_old_figures_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read(path) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"written_at": 1e99, "families": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"\xff", b'{"written_at": 1, "families": [{"name": "\xff"}]}', b'{"written_at": 1e99, "families": []}'],
+)
 def test_a_damaged_file_says_nothing(tmp_path: Path, content: bytes) -> None:
     path = counts_file(tmp_path, "fix")
     path.write_bytes(content)
