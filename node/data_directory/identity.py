@@ -87,7 +87,9 @@ def read(config: NodeConfig, *, restoring: bool = False) -> DirectoryIdentity:
             problem = "does not exist"
         else:
             problem = f"has no {FILE}" if _contents(config.data_path) else "is empty"
-        raise DataDirectoryError(f"data directory {config.data_path} {problem}. {REJOIN_ADVICE}")
+        raise DataDirectoryError(
+            f"data directory {config.data_path} {problem}. If its disk is not mounted, mount it. {REJOIN_ADVICE}"
+        )
     for name, found, wanted in (
         ("cluster", identity.cluster_id, config.cluster_id),
         ("node", identity.node_id, config.node_id),
