@@ -14,13 +14,14 @@ from __future__ import annotations
 import datetime
 import logging
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from alembic import command
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, insert, inspect, select, text, update
 from sqlalchemy import Engine as Database
 
 from cluster.log import command_of, read_segments
@@ -157,12 +158,26 @@ def set_aside(config: NodeConfig, mark: str) -> str:
     database = connect(config)
     try:
         name = schema_name(config.node_id)
-        aside_name = f"{name}_{mark.replace('-', '_')}"[:63]
         with database.begin() as connection:
+            taken = inspect(connection).get_schema_names()
+            aside_name = _free_schema(f"{name}_{mark.replace('-', '_')}", taken)
             connection.execute(text(f'ALTER SCHEMA "{name}" RENAME TO "{aside_name}"'))
         return f"schema {aside_name}"
     finally:
         database.dispose()
+
+
+SCHEMA_NAME_MAX = 63
+"""Characters of a name in PostgreSQL."""
+
+
+def _free_schema(wanted: str, taken: Collection[str]) -> str:
+    """Return the name, with a number where it already exists."""
+    number, found = 1, wanted[:SCHEMA_NAME_MAX]
+    while found in taken:
+        number += 1
+        found = f"{wanted[: SCHEMA_NAME_MAX - len(str(number)) - 1]}_{number}"
+    return found
 
 
 def _free(path: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from node.errors import HistoryError
 from node.history import tables
-from node.history.cutting import cut
+from node.history.cutting import _free_schema, cut
 from node.history.database import connect
 from node.history.partitions import archive_days, up_to
 from node.history.store import HistoryProgress
@@ -70,6 +70,15 @@ def test_a_history_of_another_log_is_set_aside_and_a_new_one_begins(tmp_path: Pa
     assert rows(node) == rows(calm)
     aside.rename(node.config.history_path / "history.sqlite")
     assert node.stored() == had
+
+
+def test_a_second_history_that_is_set_aside_has_a_name_of_its_own() -> None:
+    """Formerly PostgreSQL refused the name of the first one, and the history ended at each start."""
+    names: list[str] = []
+    for _ in range(3):
+        names.append(_free_schema("quorumbook_" + "n" * 32 + "_of_another_log_123456", names))
+    assert len(set(names)) == 3
+    assert {len(name) for name in names} == {63}
 
 
 def test_a_history_from_before_terms_were_stored_is_compared_by_its_orders(tmp_path: Path) -> None:
