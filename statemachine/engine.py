@@ -481,7 +481,8 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
     state.events.clear()
     state.outcomes.clear()
     state.work = 0
-    if state.busy or state.mass_cancels.rows or state.killing or 0 < state.next_expiry <= state.time:
+    state.moment = timers.first_moment(state) if state.timers else state.time
+    if state.busy or state.mass_cancels.rows or state.killing or 0 < state.next_expiry <= state.moment:
         pending.go_on(state)
     if state.timers:
         timers.go_off(state)

@@ -56,8 +56,7 @@ _FOR_AUCTION: int = GoodFor.AUCTION
 def go_on(state: State) -> None:
     """Expire orders and continue unfinished work, at the beginning of an entry."""
     limit = PENDING_WORK_PER_ENTRY
-    if 0 < state.next_expiry <= state.time:
-        _begin_expiries(state, limit)
+    expire(state)
     if state.killing:
         kills.cancel_on(state, limit)
     if not state.busy and not state.mass_cancels.rows:
@@ -73,6 +72,13 @@ def go_on(state: State) -> None:
         if share <= 0:
             return
         work_on(state, state.busy[name], state.work + share)
+
+
+def expire(state: State) -> bool:
+    """Expire orders up to `State.moment`. Returns whether none is left that the entry could not expire any more."""
+    if 0 < state.next_expiry <= state.moment:
+        return _begin_expiries(state, max(PENDING_WORK_PER_ENTRY - state.work, 0))
+    return True
 
 
 def is_unfinished(state: State, product: Product) -> bool:
@@ -100,14 +106,14 @@ def _in_turn(state: State, names: list[str]) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _begin_expiries(state: State, limit: int) -> None:
+def _begin_expiries(state: State, limit: int) -> bool:
     """Expire orders of all products, the earliest first. If they are more than the entry may expire, later entries
-    continue for each product. O(products + expired orders).
+    continue for each product. Returns whether all have expired that can. O(products + expired orders).
     """
     expired: list[tuple[int, int]] = []
     due = [product for product in state.products.values() if product.expiring and product.opening != _MEETING]
     for product in due:
-        expired.extend(islice(product.expiring.irange(None, (state.time, state.last_order_id)), limit + 1 - len(expired)))
+        expired.extend(islice(product.expiring.irange(None, (state.moment, state.last_order_id)), limit + 1 - len(expired)))
     if len(expired) <= limit:
         for _, order_id in sorted(expired):
             order = state.orders[order_id]
@@ -118,8 +124,9 @@ def _begin_expiries(state: State, limit: int) -> None:
         if product.expiring:
             first = product.expiring.peekitem(0)[0][0]
             state.next_expiry = min(state.next_expiry or first, first)
-            if first <= state.time:
+            if first <= state.moment:
                 state.set_busy(product)
+    return len(expired) <= limit
 
 
 def work_on(state: State, product: Product, limit: int) -> None:
@@ -141,7 +148,7 @@ def _expire(state: State, product: Product, limit: int) -> bool:
     expiring = product.expiring
     while expiring:
         (expires_at, _), order = expiring.peekitem(0)
-        if expires_at > state.time:
+        if expires_at > state.moment:
             break
         if state.work >= limit:
             return False

@@ -18,6 +18,7 @@ cdef class State:
     cdef public long long sequence
     cdef public long long last_order_id
     cdef public unsigned long long time
+    cdef public unsigned long long moment
     cdef public bytes hash
     cdef readonly dict currencies
     cdef readonly dict products

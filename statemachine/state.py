@@ -69,6 +69,7 @@ class State:
         event_products: the product of each.
         outcomes: its outcomes, encoded.
         keys_put: the API keys whose permissions it may have changed.
+        moment: the time up to which orders expire: that of the timer that fires, else that of the batch (`timers`).
         work: its units of work so far. It begins no more than `work_max`, and an order meets at most `makers_max`
             resting orders (`limits`).
 
@@ -88,6 +89,7 @@ class State:
         self.sequence = 0
         self.last_order_id = 0
         self.time = 0
+        self.moment = 0
         self.hash = bytes(16)
         self.currencies: dict[str, Currency] = {}
         self.products: dict[str, Product] = {}

@@ -2,7 +2,9 @@
 
 A timer has a kind, a subject and a tag, which together identify it, and a time. It fires with the first log entry of
 that time or later, before the entry's first command. At most `limits.TIMERS_PER_ENTRY` fire with one entry, the
-earliest first; the others fire with the next entries. If no client sends commands, the leader proposes an entry when
+earliest first; the others fire with the next entries. Timers and the expiries of orders happen in the order of their
+times, expiries first at one moment: an order that leaves after an auction takes part in it, however late the entry
+comes. If no client sends commands, the leader proposes an entry when
 the next timer is due (`Engine.next_expiry`). The handler of its kind defines the action, and may set the timer again.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from statemachine import pending
 from statemachine.limits import TIMERS_PER_ENTRY
 from statemachine.state import State
 from statemachine.tables import TimerRow
@@ -56,15 +59,25 @@ def next_due(state: State) -> int:
     return first
 
 
+def first_moment(state: State) -> int:
+    """Return the time of the first timer that is due, or that of the batch if none is."""
+    return min(state.time, next_due(state))
+
+
 def go_off(state: State) -> None:
-    """Fire the timers that are due."""
+    """Fire the timers that are due, each after the orders that expire before. Then expire those that expire later."""
     for _ in range(TIMERS_PER_ENTRY):
         if not state.timers:
-            return
+            break
         at, kind, subject, tag = state.timers.peekitem(0)[0]
         if at > state.time or state.work >= state.work_max:
-            return
+            break
+        state.moment = at
+        if not pending.expire(state):
+            break
         row = state.records["timer"].get(kind, subject, tag)
         assert row is not None, "the index of timers has one that is not set"
         remove(state, row.kind, subject, tag)
         HANDLERS[kind](state, row)
+    state.moment = state.time
+    pending.expire(state)

@@ -56,9 +56,6 @@ class Twin(TwinAccess):
         """Set the time to `now`. Everything until the next tick happens at this time."""
         self.facts = []
         self.now = now
-        going = [order for order in self.known() if 0 < order.expires <= now]
-        for order in sorted(going, key=lambda order: (order.expires, order.order_id)):
-            self.leave(order, DoneReason.EXPIRED)
         self.go_off()
         self.settle()
         self.leave_limit_states()

@@ -230,7 +230,16 @@ class TwinOptions(TwinCorrections):
     def go_off(self) -> None:
         """Do what is due, the earliest first."""
         while due := [clock for clock in self.clocks() if clock[0] <= self.now]:
-            self.strike(*min(due)[1:])
+            at, *first = min(due)
+            self.expire(at)
+            self.strike(*first)
+        self.expire(self.now)
+
+    def expire(self, until: int) -> None:
+        """Let the orders leave whose time is over."""
+        going = [order for order in self.known() if 0 < order.expires <= until]
+        for order in sorted(going, key=lambda order: (order.expires, order.order_id)):
+            self.leave(order, DoneReason.EXPIRED)
 
     def strike(self, kind: Timer, name: str, tag: str) -> None:
         if kind is Timer.INTERRUPTION:

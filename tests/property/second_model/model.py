@@ -87,19 +87,19 @@ class SecondModel(Limiting):
         return answers
 
     def pass_time(self) -> None:
-        """Expire orders, then do what the timers say, the earliest first. At one moment, calendars and halts come first."""
-        over = [order for order in self.open if order.expires and order.expires <= self.now]
-        for order in sorted(over, key=lambda order: (order.expires, order.order_id)):
-            self.leave(order, DoneReason.EXPIRED)
-        self.follow()
+        """Expire orders and do what the timers say, the earliest first. At one moment: expiries, calendars, halts, timers."""
         while True:
             due = [(at, 1, *key) for key, at in self.timers.items() if at <= self.now]
             due += [(at, -1, name, "") for at, name in self.boundaries()]
             states = [(product.interruption, product.name) for product in self.products.values()]
             due += [(state.ends, 0, name, "") for state, name in states if state is not None and state.ends <= self.now]
+            at, kind, name, session = min(due, default=(self.now, 0, "", ""))
+            over = [order for order in self.open if 0 < order.expires <= at]
+            for order in sorted(over, key=lambda order: (order.expires, order.order_id)):
+                self.leave(order, DoneReason.EXPIRED)
+            self.follow()
             if not due:
                 return
-            _, kind, name, session = min(due)
             if kind < 0:
                 self.read_calendar(name)
             elif kind:
