@@ -57,7 +57,8 @@ class Crowd:
         self.random = random
         self.model = model
         self.number = 0
-        self.has_exits = True
+        self.hurried = False
+        """Whether entries leave work to the next ones: then there are no exits and no limits of positions."""
 
     def begin(self) -> list[AnyCommand]:
         """Return the commands that make the venue. Rebates are always less than the fee of any taker."""
@@ -145,7 +146,7 @@ class Crowd:
             self.lifetime(fields, options)
         if rare() < 0.15:
             fields["size"], options["display_size"] = product.lot * random.choice([4, 5, 10, 20]), self.size(product)
-        if rare() < 0.15 and not market and self.has_exits:
+        if rare() < 0.15 and not market and not self.hurried:
             self.exits(product, side, fields["price"], options)
         if rare() < 0.2:
             options["session"] = random.choice("pq")

@@ -25,15 +25,15 @@ def run(seed: int, entries: int, *, venue: bool = False, hurried: bool = False) 
     sometimes the engine is restored from its tables.
 
     Args:
-        venue: the venue also has firms, risk limits, calendars and corrections, and commands come again.
-        hurried: an entry has one command and may do so little work that most of it is left to the next entries. There
-            are no exits, because those enter between the entries of a cascade.
+        venue: the venue also has firms, risk limits, calendars and corrections, and commands come again. hurried: an
+        entry has one command and may do so little work that most of it is left to the next entries. There are no exits,
+        because those enter between the entries of a cascade, and no limits of positions, whose sums are work.
     """
     random, engine, model = Random(seed), Engine(), SecondModel()
     crowd, now = (VenueCrowd if venue else Crowd)(random, model), _BEGIN
     if venue:
         now = random.choice([_BEGIN, *((midnight - 20) * SECOND for midnight in _MIDNIGHTS)])
-    crowd.has_exits = not hurried
+    crowd.hurried = hurried
     commands: Sequence[AnyCommand] = crowd.begin()
     for number in range(entries):
         if random.random() < 0.02:
@@ -65,7 +65,7 @@ def _give(
         now += 1
         events += engine.apply(Batch(now, [])).events
         model.apply(now, [])
-    return now + hurried
+    return now
 
 
 def _trade(event: OrderMatched) -> tuple[object, ...]:

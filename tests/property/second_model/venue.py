@@ -106,7 +106,7 @@ class VenueCrowd(Crowd):
             case 1:
                 money = random.choice([0, 100, 1_000, 3_000]), random.choice([0, 3_000, 10_000])
                 return PutRiskLimits(OPERATOR, name, *scope, "USD", 0, 0, *money)
-        sizes = random.choice([0, 100, 1_000]), 0, random.choice([0, 1_000, 2_000, 3_200])
+        sizes = random.choice([0, 100, 1_000]), 0, random.choice([0, 1_000, 2_000, 3_200]) * (not self.hurried)
         return PutRiskLimits(OPERATOR, name, *scope, "ETH", 0, 0, *sizes)
 
     def calendar(self, name: str) -> AnyCommand:
