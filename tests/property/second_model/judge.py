@@ -25,9 +25,10 @@ def run(seed: int, entries: int, *, venue: bool = False, hurried: bool = False) 
     sometimes the engine is restored from its tables.
 
     Args:
-        venue: the venue also has firms, risk limits, calendars and corrections, and commands come again. hurried: an
-        entry has one command and may do so little work that most of it is left to the next entries. There are no exits,
-        because those enter between the entries of a cascade, and no limits of positions, whose sums are work.
+        venue: the venue also has firms, risk limits, calendars and corrections, and commands come again.
+        hurried: an entry has one command and may do so little work that most of it is left to the next entries. There
+            are no exits, because those enter between the entries of a cascade, and no limits of positions, whose sums
+            are work.
     """
     random, engine, model = Random(seed), Engine(), SecondModel()
     crowd, now = (VenueCrowd if venue else Crowd)(random, model), _BEGIN
