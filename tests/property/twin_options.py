@@ -230,9 +230,9 @@ class TwinOptions(TwinCorrections):
     def go_off(self) -> None:
         """Do what is due, the earliest first."""
         while due := [clock for clock in self.clocks() if clock[0] <= self.now]:
-            at, *first = min(due)
+            at, kind, name, tag = min(due)
             self.expire(at)
-            self.strike(*first)
+            self.strike(kind, name, tag)
         self.expire(self.now)
 
     def expire(self, until: int) -> None:
