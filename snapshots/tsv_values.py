@@ -358,7 +358,6 @@ class Codecs:
         return CellCodec(lambda value: [item.encode(each) for each in value], decode, "json")
 
     def _tuple(self, items: list[CellCodec]) -> CellCodec:
-
         def decode(value: Plain) -> tuple[Any, ...]:
             if not isinstance(value, list) or len(value) != len(items):
                 raise ValueFault(f"expected a list of {len(items)}, not {shown(value)}")
