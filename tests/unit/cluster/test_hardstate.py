@@ -66,3 +66,12 @@ def test_a_file_cut_short_is_noticed(size: int) -> None:
     disk.replace(hardstate.FILE, disk.read(hardstate.FILE)[:size])
     with pytest.raises(LogDamagedError):
         hardstate.load(disk)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(1), bytes(4), bytes(64)])
+def test_a_file_of_zeros_is_damaged(data: bytes) -> None:
+    """A file system may leave a file with its length and without its contents after a power loss."""
+    disk = SimDisk(random.Random(1))
+    disk.replace(hardstate.FILE, data)
+    with pytest.raises(LogDamagedError, match=r"hardstate: offset 0: .*--rejoin"):
+        hardstate.load(disk)

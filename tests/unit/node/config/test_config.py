@@ -231,7 +231,7 @@ def test_text_that_is_not_toml_is_refused(home: Path) -> None:
 
 def test_a_database_whose_library_is_missing_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the gateways would end at each start, and the node would have no HTTP."""
-    settings = {"history.enabled": True, "history.database": "postgresql://u:p@db.example/market"}
+    settings: dict[str, bool | str] = {"history.enabled": True, "history.database": "postgresql://u:p@db.example/market"}
     text = changed((home / "node.toml").read_text(encoding="utf-8"), settings)
     monkeypatch.setattr("node.config.checks.find_spec", lambda _name: None)
     error = fault(home, text)
