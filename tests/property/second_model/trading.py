@@ -201,6 +201,8 @@ class Trading:
             makers = self.makers(order)
             return DoneReason.COLLARED if makers and not low <= makers[0].price <= high else DoneReason.CANCELLED
         while order.left or order.by_funds:
+            if order.by_funds and order.filled and order.money == 0:
+                break
             makers = self.makers(order)
             if not makers:
                 break
