@@ -192,14 +192,15 @@ async def test_the_end_of_the_terminal_stops_the_node_in_order(tmp_path: Path) -
     """The terminal and its shell may both send SIGHUP, which kills nothing. Under nohup it stays ignored."""
     loop = asyncio.get_running_loop()
     ended = Supervisor(spec("engine", tmp_path, engine=True), [], report=lambda line: None)
-    stop_on_signals(ended)
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert await ended.run() == 0
-    assert not ended._hurry.is_set()
-    loop.remove_signal_handler(signal.SIGHUP)
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup themselves
     try:
+        stop_on_signals(ended)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert await ended.run() == 0
+        assert not ended._hurry.is_set()
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         stop_on_signals(ended)
         assert not loop.remove_signal_handler(signal.SIGHUP)
     finally:
