@@ -30,12 +30,6 @@ follower one message less, and a follower applies it this much later. The time i
 after the other, so that its next order carries the commit of the one before.
 """
 
-FLOW_INTERVAL_MAX = 0.01
-"""Seconds between two sends of entries up to which the leader expects the next entries soon. It then waits longer with
-the commit index, `FLOW_WAIT` times that interval and so 15 ms at most, because the next entries carry it.
-"""
-FLOW_WAIT = 1.5
-
 NEVER = float("inf")
 
 
@@ -68,8 +62,6 @@ class Replication:
         self._clock = clock
         self._heartbeat_at = 0.0
         self._commit_told_at = NEVER
-        self._entries_sent_at = -NEVER
-        self._interval = 0.0
         self.unsent = False
 
     def begin(self) -> None:
@@ -101,24 +93,13 @@ class Replication:
 
     def send(self) -> None:
         """Send to each peer its next entries or a heartbeat. All of these messages are answered."""
-        moment = self._clock()
-        if self.unsent:
-            self._note_interval(moment)
         self.unsent = False
-        self._heartbeat_at = moment + self._settings.heartbeat
+        self._heartbeat_at = self._clock() + self._settings.heartbeat
         self._commit_told_at = NEVER
         now, encoded = self._clocks.now(), dict[int, tuple[bytes, int]]()
         for peer in self._peers:
             if peer.node_id in self._peers.connected:
                 self._send_to(peer, now, encoded)
-
-    def _note_interval(self, now: float) -> None:
-        """Note the seconds since entries were last sent; 0 after a pause. Entries often leave in pairs, so a long interval
-        counts for some time after it.
-        """
-        interval = now - self._entries_sent_at
-        self._entries_sent_at = now
-        self._interval = max(interval, 0.75 * self._interval) if interval <= FLOW_INTERVAL_MAX else 0.0
 
     def _send_to(self, peer: Progress, now: int, encoded: dict[int, tuple[bytes, int]]) -> None:
         """Send a peer the entries that it lacks, as far as they are allowed, or begin to send the snapshot."""
@@ -228,8 +209,7 @@ class Replication:
         index = self._to_commit() if self._core.leads else 0
         if index:
             self._core.commit_to(index)
-            wait = max(COMMIT_SENT_AFTER, FLOW_WAIT * self._interval)
-            self._commit_told_at = min(self._commit_told_at, self._clock() + wait)
+            self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_SENT_AFTER)
 
     # ------------------------------------------------------------------ the lead
 

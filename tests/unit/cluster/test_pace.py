@@ -9,7 +9,7 @@ import pytest
 from cluster import messages as m
 from cluster.ports import CaptureState, LogEntry
 from cluster.raft import IDLE_MAX, POLL
-from cluster.replication import COMMIT_SENT_AFTER, FLOW_INTERVAL_MAX, FLOW_WAIT
+from cluster.replication import COMMIT_SENT_AFTER
 from tests.simulation.disk import SimDisk
 from tests.unit.cluster.fakes import Node, command
 
@@ -163,30 +163,6 @@ class TestCommit:
         node.now += COMMIT_SENT_AFTER + 0.0001
         node.raft.tick()
         assert {message.commit_index for message in node.sent_messages(m.AppendEntries)} == {node.raft_log.last_index}
-
-    def test_in_a_steady_flow_the_next_entries_carry_the_commit_index(self) -> None:
-        node = self.committed()
-        for place, seconds in enumerate((0.004, 0.008, 0.0001, 0.009, FLOW_INTERVAL_MAX - 1e-6)):
-            node.forget_sent_messages()
-            if place > 1:
-                node.now += seconds - 1e-5
-                node.raft.tick()
-                assert not node.sent_messages(m.AppendEntries), "the next entries are expected"
-                node.now += 1e-5
-            else:
-                node.now += seconds
-            node.propose(b"more")
-            node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
-            node.raft.tick()
-        node.forget_sent_messages()
-        assert COMMIT_SENT_AFTER < node.raft.due_in() <= FLOW_WAIT * FLOW_INTERVAL_MAX + 1e-9
-        node.now += FLOW_WAIT * FLOW_INTERVAL_MAX + 1e-5
-        node.raft.tick()
-        assert {message.commit_index for message in node.sent_messages(m.AppendEntries)} == {node.raft_log.last_index}
-        node.propose(b"after a pause")
-        node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
-        node.raft.tick()
-        assert node.raft.due_in() <= COMMIT_SENT_AFTER + 1e-9
 
 
 class TestEntriesLeaveFirst:
