@@ -5,12 +5,17 @@ position are the next records. Their order is the same on every node, so the str
 continues. A node that has just restarted makes small batches, so that may take several. No position is published before
 all are skipped: it would be after records that it does not cover. If a second process publishes, the condition of the
 first process fails, and the first process is fenced.
+
+Messages leave without waiting for each other's answers. So a condition on the number of the last message is not enough:
+if the second process publishes one message in between, the next message of the first one is refused, and the one after
+that has the right number again. Each message therefore also names the message before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -32,8 +37,15 @@ ANSWER_S = 10.0
 IN_FLIGHT = 256
 """Messages that wait for their acknowledgements together."""
 
+WRONG_LAST_MESSAGE = 10_070
 WRONG_LAST_SEQUENCE = 10_071
+"""JetStream's error codes (`JSStreamWrongLastMsgIDErrF`, `JSStreamWrongLastSequenceErrF`)."""
+MESSAGE_ID = "Nats-Msg-Id"
+EXPECTED_ID = "Nats-Expected-Last-Msg-Id"
 EXPECTED = "Nats-Expected-Last-Sequence"
+
+DUPLICATE_WINDOW_S = 1.0
+"""Seconds for which the server remembers ids to recognise duplicates. This process never sends an id twice."""
 
 
 class JetStreamBroker:
@@ -56,6 +68,10 @@ class JetStreamBroker:
         """The expected stream sequence of the last message."""
         self._skip = 0
         """Records after the last position, which were already published."""
+        self._run = ""
+        """The first part of the ids of messages, another one after each `begin`."""
+        self._last_id = ""
+        """The id of the last message, or "" before the first one of this run."""
 
     def begin(self) -> StreamProgress | None:
         """See `Broker.begin`."""
@@ -108,13 +124,14 @@ class JetStreamBroker:
         try:
             await context.stream_info(self._stream)
         except NotFoundError:
-            await context.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
+            await context.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"], duplicate_window=DUPLICATE_WINDOW_S)
         # The end first: what another process publishes meanwhile is behind it, and fences this one.
         self._last = (await context.stream_info(self._stream)).state.last_seq
         position, at = await self._standing()
         if at > self._last:
             raise FencedError("another process publishes")
         self._skip = self._last - at
+        self._run, self._last_id = secrets.token_hex(8), ""
         return position
 
     async def _standing(self) -> tuple[StreamProgress | None, int]:
@@ -140,16 +157,26 @@ class JetStreamBroker:
         for start in range(0, len(left), IN_FLIGHT):
             chunk = left[start : start + IN_FLIGHT]
             sent = [
-                context.publish(subject, value, headers={**headers, EXPECTED: str(self._last + number)}, timeout=ANSWER_S)
+                context.publish(subject, value, headers={**headers, **self._conditions(self._last + number)}, timeout=ANSWER_S)
                 for number, (subject, value, headers) in enumerate(chunk)
             ]
             for answer in await asyncio.gather(*sent, return_exceptions=True):
-                if isinstance(answer, APIError) and answer.err_code == WRONG_LAST_SEQUENCE:
+                if isinstance(answer, APIError) and answer.err_code in (WRONG_LAST_SEQUENCE, WRONG_LAST_MESSAGE):
                     raise FencedError(str(answer.description))
                 if isinstance(answer, BaseException):
                     raise BrokerError(str(answer) or type(answer).__name__)
             self._last += len(chunk)
         self._skip = 0
+
+    def _conditions(self, last: int) -> dict[str, str]:
+        """Return the headers of the next message, which must follow the message with the number `last`. The first message
+        of a run follows one of an unknown id, but its number was read by `begin`.
+        """
+        headers = {EXPECTED: str(last), MESSAGE_ID: f"{self._run}.{last + 1}"}
+        if self._last_id:
+            headers[EXPECTED_ID] = self._last_id
+        self._last_id = headers[MESSAGE_ID]
+        return headers
 
 
 async def _note(error: Exception) -> None:
