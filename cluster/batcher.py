@@ -109,14 +109,13 @@ class _Turns(Generic[Item]):
 
     def add(self, key: Hashable, queued: _Queued[Item], units_max: int) -> bool:
         """Queue an item after those of its share. Return False, and do nothing, if there is no room for it."""
-        share = self._shares.get(key)
-        if self.units and (0 if share is None else share.units) + queued.units > units_max - self.units:
+        if not self.has_room(key, queued.units, units_max):
             return False
+        share = self._shares.get(key)
         if share is None:
             start = max(self._now, self._ahead.pop(key, 0.0)) if self._ahead else self._now
             share = self._shares[key] = _Share(key, start, queued.units, queued)
-            self._number += 1
-            heapq.heappush(self._heap, (start, self._number, share))
+            self._push(share)
         else:
             if share.behind is None:
                 share.behind = deque()

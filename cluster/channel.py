@@ -73,11 +73,6 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self.heard = self._loop.time()
-        if self._take is not None and not self._rest and not self.ended.done():
-            body = len(data) - _PREFIX
-            if 0 < body <= FRAME_MAX and int.from_bytes(data[:_PREFIX], "big") == body:
-                self._pass_on([bytes(data[_PREFIX:])])  # one frame and nothing else, the usual case
-                return
         self._rest += data
         if self._take is None:
             if len(self._rest) > HELLO_MAX:
@@ -130,13 +125,9 @@ class Channel(asyncio.Protocol):
 
     def _cut(self) -> None:
         """Pass on the complete frames."""
+        assert self._take is not None, "serve was called"
         frames, used, fault = self._complete()
         del self._rest[:used]
-        self._pass_on(frames, fault)
-
-    def _pass_on(self, frames: list[bytes], fault: WireRefusedError | None = None) -> None:
-        """Pass frames on, then raise the fault of the next one, if it has one."""
-        assert self._take is not None, "serve was called"
         try:
             for number, body in enumerate(frames, 1):
                 if not self._take(body, number < len(frames)):

@@ -80,17 +80,10 @@ class Clocks:
 
     def heard(self, peer: str, their_now: int) -> None:
         """Record the clock in a peer's message; 0 if the message has none."""
-        if not their_now:
-            return
-        samples = self._samples.get(peer)
-        if samples is None:
-            samples = self._samples[peer] = deque(maxlen=SAMPLES)
-        skew = (their_now - self._time.now()) / 1e9
-        samples.append(skew)
-        # The skew did not pass the limit before, or the peer would be in one of the two sets. So it does not pass it now.
-        if -SKEW_WARNING < skew < SKEW_WARNING and peer not in self._skewed_since and peer not in self._warned:
-            return
-        self._judge(peer, max(samples))
+        if their_now:
+            samples = self._samples.setdefault(peer, deque(maxlen=SAMPLES))
+            samples.append((their_now - self._time.now()) / 1e9)
+            self._judge(peer, max(samples))
 
     def skew(self, peer: str) -> float | None:
         """Return the seconds by which the peer's clock is ahead of this node's, negative if behind; None if it is unknown."""

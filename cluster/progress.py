@@ -148,7 +148,6 @@ class Peers:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._by_id: dict[str, Progress] = {}
-        self._voters = 0
         self.connected: set[str] = set()
 
     def __iter__(self) -> Iterator[Progress]:
@@ -181,7 +180,6 @@ class Peers:
                 peer = Progress(node_id, roles[node_id], last_index + 1, answered_at=self._clock())
             peer.votes = roles[node_id]
             self._by_id[node_id] = peer
-        self._voters = sum(roles.values())
 
     def begin_term(self, last_index: int) -> None:
         """Reset all records, because this node became leader with a log that ends at `last_index`."""
@@ -190,11 +188,7 @@ class Peers:
 
     def voters_since(self, moment: float) -> int:
         """Return the number of voters that have answered since that time."""
-        count = 0
-        for peer in self._by_id.values():
-            if peer.votes and peer.answered_at > moment:
-                count += 1
-        return count
+        return sum(peer.votes and peer.answered_at > moment for peer in self)
 
     def committed_index(self, own_index: int) -> int:
         """Return the index up to which a majority of the voters has the log; this node has it up to `own_index`."""
@@ -202,8 +196,3 @@ class Peers:
         held.append(own_index)
         held.sort()
         return held[(len(held) - 1) // 2]
-
-    @property
-    def voters(self) -> int:
-        """The number of the voters among the other members."""
-        return self._voters

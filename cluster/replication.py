@@ -217,7 +217,7 @@ class Replication:
         """Step down if no majority of the voters has answered for a while, because another node may lead."""
         if not self._core.leads:
             return
-        voters = 1 + self._peers.voters
+        voters = 1 + sum(peer.votes for peer in self._peers)
         answering = 1 + self._peers.voters_since(self._clock() - self._settings.leader_fallback)
         if 2 * answering <= voters:
             self._core.step_down()

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from cluster.ports import DiskFile
 
@@ -31,20 +30,15 @@ RESERVE = 2
 """Reserve descriptors for a shortage: one for a file, one for a directory."""
 
 
-def _raise_named(error: OSError, path: Path) -> NoReturn:
-    """Raise the error of a system call on a descriptor again, with the path."""
-    if error.filename is None and error.errno is not None:
-        raise type(error)(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
-    raise error
-
-
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Let an OSError of a system call on a descriptor name the path."""
     try:
         yield
     except OSError as error:
-        _raise_named(error, path)
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise
 
 
 class Opener:
@@ -125,29 +119,23 @@ class RealFile:
 
     def append(self, data: bytes) -> None:
         """Append all bytes."""
-        try:
-            written = os.write(self._fd, data)
-            while written < len(data):
-                written += os.write(self._fd, memoryview(data)[written:])
-        except OSError as error:
-            _raise_named(error, self._path)
+        view = memoryview(data)
+        with _named(self._path):
+            while view:
+                view = view[os.write(self._fd, view) :]
 
     def sync(self) -> None:
         """fdatasync, unless the operator gave up durability (`raft.fsync = false`)."""
         if self._fsync:
             begun = time.perf_counter()
-            try:
+            with _named(self._path):
                 os.fdatasync(self._fd)
-            except OSError as error:
-                _raise_named(error, self._path)
             self._synced(time.perf_counter() - begun)
 
     def truncate(self, size: int) -> None:
         """Cut to `size` bytes."""
-        try:
+        with _named(self._path):
             os.ftruncate(self._fd, size)
-        except OSError as error:
-            _raise_named(error, self._path)
 
     def close(self) -> None:
         """Close the file."""

@@ -115,16 +115,10 @@ class Bucket:
         """Spend `cost`, even beyond what is left, if one unit may be spent now, and return 0. Otherwise return the
         seconds to wait.
         """
-        left = self._left + (now - self._at) * self._rate
-        if left > self._burst:
-            left = self._burst
-        self._at = now
-        lacking = min(1.0, self._burst) - left
-        if lacking > _ROUNDING:
-            self._left = left
-            return lacking / self._rate
-        self._left = left - cost
-        return 0.0
+        seconds = self.wait(now)
+        if not seconds:
+            self._left -= cost
+        return seconds
 
     def full(self, now: float) -> bool:
         """Return whether the bucket equals a new one."""
@@ -174,14 +168,7 @@ class Shares(Generic[Payer]):
 
     def overdraw(self, payer: Payer, cost: float) -> float:
         """See `Bucket.overdraw`."""
-        if not self.rate:
-            return 0.0
-        bucket = self._buckets.get(payer)
-        if bucket is None:
-            bucket = self._bucket(payer)
-        else:
-            self._buckets.move_to_end(payer)
-        return bucket.overdraw(self._clock(), cost)
+        return self._bucket(payer).overdraw(self._clock(), cost) if self.rate else 0.0
 
     def spend(self, payer: Payer, cost: float) -> None:
         """Charge the payer for a request that turned out to cost more."""

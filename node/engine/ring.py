@@ -91,8 +91,8 @@ class Ring:
     def extend(self, events: Sequence[bytes]) -> None:
         """Append events that continue the sequence, and that nobody changes later. O(1) per event."""
         count, first = len(events), self.next_sequence
-        assert _heads.decode(events[0]).product_sequence == first, "events of a product have no gap"
-        assert _heads.decode(events[-1]).product_sequence == first + count - 1, "events of a product have no gap"
+        assert sequence_of(events[0]) == first, "events of a product have no gap"
+        assert sequence_of(events[-1]) == first + count - 1, "events of a product have no gap"
         blocks = self._blocks
         if blocks and blocks[-1].count + count <= self._block:
             blocks[-1].extend(events)

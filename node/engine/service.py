@@ -297,7 +297,7 @@ class EngineService:
         if self.stopping:
             send(self._not_here(request.request_id))
             return
-        if self._seeding is not None and self.seeding is not None:
+        if self.seeding is not None:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
         if doubt := self._doubt():
