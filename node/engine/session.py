@@ -32,7 +32,7 @@ from node.engine.outgoing import Outgoing
 from node.engine.principal import Principal, gateway
 from node.engine.submissions import rate_limited
 from node.errors import FramingError, RequestFailed
-from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, pack_all, request_id_of
+from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, request_id_of
 from node.native.protocol import (
     FRAME_MAX,
     PROTOCOL_VERSION,
@@ -397,7 +397,7 @@ class Session(asyncio.Protocol):
         if not self._open:
             return
         try:
-            frames = pack_all(results)
+            frames = b"".join(map(pack, results))
         except FramingError:
             frames = b""
         if 0 < len(frames) <= WRITE_HIGH:

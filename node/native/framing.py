@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
 from types import UnionType
 
 import msgspec
@@ -49,22 +48,6 @@ def pack(message: msgspec.Struct) -> bytes:
     if len(body) > RESPONSE_MAX:
         raise FramingError(f"an answer of {len(body)} bytes passes the limit of {RESPONSE_MAX}")
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
-
-
-def pack_all(messages: Sequence[msgspec.Struct]) -> bytes:
-    """Encode messages that a node sends, as one frame each.
-
-    Raises:
-        FramingError: one of them is longer than `RESPONSE_MAX`.
-    """
-    parts: list[bytes] = []
-    for message in messages:
-        body = _encode(message)
-        size = len(body)
-        if size > RESPONSE_MAX:
-            raise FramingError(f"an answer of {size} bytes passes the limit of {RESPONSE_MAX}")
-        parts += (size.to_bytes(LENGTH_BYTES, "big"), body)
-    return b"".join(parts)
 
 
 def array_head(count: int) -> bytes:
